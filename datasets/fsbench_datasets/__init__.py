@@ -1,1 +1,1 @@
-"""The built-in data sets, registered through the same entry point as anyone's."""
+"""The built-in data sets, registered through the same entry point as third-party ones."""

@@ -1,4 +1,4 @@
-"""Steps that mend a public set: the command, the folder to rename, the images to move."""
+"""Hints for fixing a public set: the command to run, the folder to rename, the images to move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEARCH_FOLDERS = 5000
 
 
 def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
-    """Steps that mend the images of a catalog set."""
+    """Steps that fix missing images of a catalog set."""
     prepare = f"fsbench data prepare {entry.name}"
     return Steps(
         f"{prepare} fetches them or says how to get them; or ",
@@ -29,9 +29,9 @@ def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
 
 
 def folder_problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str] = ()) -> str:
-    """The problem with the folders below the data roots, or an empty text.
+    """The problem with the folders below the data roots and its fix, or an empty text.
 
-    probes: paths of some listed images, to look for them elsewhere.
+    probes: relative paths of some listed images, to search for them elsewhere.
     """
     problem = _problem(entry, roots, probes)
     return f"{problem}; otherwise fsbench data prepare {entry.name}" if problem else ""
@@ -54,7 +54,7 @@ def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> 
 
 
 def unlisted_problem(entry: PublicSet, roots: Sequence[Path], holds: Callable[[Path], bool]) -> str:
-    """The same for a set without lists; `holds`: whether class folders are in a folder."""
+    """`folder_problem` for a set without lists; `holds`: True for a folder with class folders."""
     named = {_squashed(part) for part in _parts(entry)} | _aliases(entry)
     named.discard("")
     near = [f for root in roots for f in subfolders(root) if _squashed(f.name) in named]
@@ -76,7 +76,7 @@ def unlisted_problem(entry: PublicSet, roots: Sequence[Path], holds: Callable[[P
 
 
 def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
-    """The folder to rename when it has a name that is not looked for; else empty."""
+    """The step to rename a folder whose name differs from the expected one; else empty."""
     for aliases in (frozenset[str](), _aliases(entry)):
         for root in roots:
             for relative in (*entry.images, *entry.folders):
@@ -87,7 +87,11 @@ def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
 
 
 def _other_name(root: Path, relative: str, accepted: Set[str], aliases: Set[str]) -> str:
-    """The first part of a path that is there otherwise written, or as one of the aliases."""
+    """The step to rename the first missing part of `relative`; empty if there is no candidate.
+
+    A candidate is a folder whose name matches the part but for case and punctuation or, at the
+    root, matches an alias.
+    """
     here = root
     for part in filter(None, relative.split("/")):
         if not (here / part).is_dir():
@@ -105,7 +109,7 @@ def _parts(entry: PublicSet) -> set[str]:
 
 
 def _aliases(entry: PublicSet) -> frozenset[str]:
-    """Other usual names of a data set's folder."""
+    """Other usual names of a data set's folder, in squashed form."""
     title = entry.title.partition(" (")[0]
     stem = (entry.split_file or "").removeprefix("split_zhou_").removesuffix(".json")
     return frozenset(_squashed(name) for name in (entry.name, title, stem)) - {""}
@@ -116,9 +120,9 @@ def _squashed(name: str) -> str:
 
 
 def root_above(folder: Path, relatives: Sequence[str]) -> Path | None:
-    """The folder below which `folder` is one of the known places; None when there is none.
+    """The data root from which one of `relatives` leads to `folder`; None when there is none.
 
-    A set that was unpacked into a folder of its own name has to be moved, and is no such place.
+    A folder with the set's own name is no data root: a set unpacked there has to be moved.
     """
     names = {relative.partition("/")[0] for relative in relatives}
     for relative in filter(None, relatives):
@@ -130,12 +134,12 @@ def root_above(folder: Path, relatives: Sequence[str]) -> Path | None:
 
 
 def displaced(roots: Iterable[Path], probes: Sequence[str]) -> Path | None:
-    """The folder below a root from which all of these relative paths exist; None when not found."""
+    """The first folder at or below a root in which all these relative paths exist, or None."""
     return _first(roots, lambda folder: all(file_size(folder / probe) >= 0 for probe in probes))
 
 
 def _first(roots: Iterable[Path], holds: Callable[[Path], bool]) -> Path | None:
-    """The first folder that `holds` says yes to, the roots themselves included."""
+    """The first folder for which `holds` is true, breadth first from the roots; else None."""
     waiting = deque((root, 0) for root in roots if root.is_dir())
     for _ in range(SEARCH_FOLDERS):
         if not waiting:
@@ -149,5 +153,5 @@ def _first(roots: Iterable[Path], holds: Callable[[Path], bool]) -> Path | None:
 
 
 def listed(folders: Sequence[Path]) -> str:
-    """Folders in a sentence."""
+    """The folders as comma-separated text."""
     return ", ".join(map(str, folders))

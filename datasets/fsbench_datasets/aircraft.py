@@ -1,4 +1,4 @@
-"""FGVC-Aircraft from its own lists: one variant per line, and one list of images per role."""
+"""FGVC-Aircraft from its own lists: a list of variants (classes) and an image list per role."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ VARIANTS = "variants.txt"
 
 @dataclass(frozen=True)
 class AircraftLists:
-    """The variant lists in the first folder that has any of them; a label is a line number."""
+    """The lists in the first folder that has any of them.
+
+    Labels number the variants that occur in the image lists, in the order of variants.txt.
+    """
 
     name: str
     roots: tuple[Path, ...]
@@ -26,11 +29,14 @@ class AircraftLists:
     step: Callable[[], str]
 
     def found(self) -> bool:
-        """True when any of the lists is there."""
+        """True when any of the lists exists."""
         return self._folder() is not None
 
     def load(self) -> Loaded:
-        """All lists, in the order of the files; ids are file names in the images folder."""
+        """Load all lists in file order; ids are file names in the images folder.
+
+        DataMissingError when a list is missing, damaged or contradicts another.
+        """
         folder = self._folder()
         if folder is None:
             raise self._missing(self.absent()[0])
@@ -47,7 +53,7 @@ class AircraftLists:
         return Loaded(pools, names, tuple(_unlisted(variants, names)))
 
     def absent(self) -> tuple[str, str]:
-        """The missing files with their places, and the step that mends it."""
+        """The missing files and where they are expected, and the step that fixes it."""
         what = f"no {VARIANTS} and no image lists in {' or '.join(map(str, self.folders))}"
         elsewhere = displaced(self.roots, [VARIANTS])
         if elsewhere is None:
@@ -85,7 +91,7 @@ class AircraftLists:
         return rows
 
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """(line number, text) of the lines that are not blank; Windows line ends are accepted."""
+        """(line number, stripped text) of the non-blank lines; Windows line ends are accepted."""
         try:
             text = path.read_text("utf-8-sig")
         except (OSError, ValueError) as error:

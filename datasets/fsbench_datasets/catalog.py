@@ -1,7 +1,7 @@
-"""The public sets as data: where each lies, what it should hold, how it is prompted.
+"""The public sets as data: folders, expected counts and prompt template of each.
 
-`catalog.toml` holds them; `PUBLIC_SETS` are its entries, and `PublicSet.open` opens one. Reading
-the catalog imports no reader of images.
+`PUBLIC_SETS` holds the entries of `catalog.toml`; `PublicSet.open` opens one. Importing this module
+imports no image reader.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PublicSet:
     folders: the data set's folder names below a data root; CoOp's place comes first, then
         CLIP-LoRA's, then torchvision's.
     images: the folders, in the same order, that item ids start from.
-    counts: images per role in the published set; a role that it does not have is left out.
+    counts: images per role in the published set; roles that it does not have are omitted.
     layout: how lists and labels are stored. `split`: a split file of CoOp's schema; `aircraft`:
         the lists of FGVC-Aircraft; `imagenet`: train and val by synset, in folders or archives;
         `synsets` and `numbers`: test images only, in folders named by synset or by class number.
@@ -66,7 +66,7 @@ class PublicSet:
         return f"{DRIVE}{self.split_id}" if self.split_id else COOP_GUIDE
 
     def card(self, name: str = "") -> DatasetCard:
-        """Known facts without looking at files, under the set's own name or another."""
+        """Known facts, without access to files; `name` replaces the set's own name."""
         return DatasetCard(
             name or self.name,
             self.title,
@@ -80,7 +80,7 @@ class PublicSet:
         )
 
     def open(self) -> Dataset:
-        """The set, searched for below every data root."""
+        """Open the set, searching below every data root."""
         module, function = OPENERS[self.layout]
         opener = getattr(importlib.import_module(f"fsbench_datasets.{module}"), function)
         dataset: Dataset = opener(self, data_roots())
@@ -89,7 +89,7 @@ class PublicSet:
 
 @cache
 def read_table(file: str) -> dict[str, Any]:
-    """A TOML file beside this one, with tuples for lists."""
+    """The content of a TOML file beside this module, with lists as tuples."""
     with Path(__file__).with_name(file).open("rb") as stream:
         return {name: _frozen(value) for name, value in tomllib.load(stream).items()}
 
@@ -109,25 +109,28 @@ PUBLIC_SETS = tuple(_sets())
 
 
 def public_set(name: str) -> PublicSet:
-    """The entry of a catalog name."""
+    """The catalog entry with this name."""
     return next(entry for entry in PUBLIC_SETS if entry.name == name)
 
 
 def by_split_file(file_name: str) -> PublicSet | None:
-    """The entry whose published split file has this name."""
+    """The entry whose published split file has this name; None when there is none."""
     return next((entry for entry in PUBLIC_SETS if entry.split_file == file_name), None)
 
 
 def places(roots: Iterable[Path], relatives: Iterable[str]) -> tuple[Path, ...]:
-    """Every relative path below every root, root by root; a root may be the first folder itself."""
+    """Every relative path below every root, in root order, without duplicates.
+
+    If a root has the name of a path's first folder, the path is also tried without that folder.
+    """
     relatives = tuple(relatives)
     return tuple(dict.fromkeys(p for root in roots for r in relatives for p in _below(root, r)))
 
 
 def split_file_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ...]:
-    """Places of the split file: the set's folder, the root, `splits`, beside or in the images.
+    """Paths of the split file: the set's folders, the root, `splits/`, beside and in the images.
 
-    Root by root, so that the first root's files win.
+    In root order, so that files of the first root take precedence.
     """
     name = entry.split_file or ""
     found: list[Path] = []

@@ -1,7 +1,6 @@
-"""Role and class of every image in a tree of folders, and what is left out.
+"""Assigns a role and a class to every image in a tree of class folders.
 
-`find_images` is the entry. The tree is read once and in sorted order; nothing is left out without a
-line that says so.
+Main entry point: `find_images`. Every omission of files is reported by a line in `left_out`.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_lists import shortened
 from fsbench_datasets.trees import Tree, ending, read_tree
 
-# How a folder of results is known, which a run in the folder of images leaves there.
+# Subfolder that identifies a results store, which a run may have created among the images.
 RECORDS = "records"
 SPLIT_FILES = "fsbench-split"
 
 
 def _leaves_of(root: Path, tree: Tree) -> list[Tree]:
-    """The folders of images in a tree, and the empty ones: its classes.
+    """The class folders of a tree: folders with images, and folders without any subfolder.
 
     UsageError for a folder with images both in it and below it.
     """
@@ -42,7 +41,7 @@ def _leaves_of(root: Path, tree: Tree) -> list[Tree]:
 
 
 def _without_images(root: Path, tree: Tree) -> str:
-    """The reason for which it is no class."""
+    """Error text for a folder without readable images, which cannot be a class."""
     folder = root / tree.path
     if tree.unread:
         return (
@@ -58,7 +57,7 @@ def _without_images(root: Path, tree: Tree) -> str:
 
 
 def refuse_empty(root: Path, classes: Sequence[Tree]) -> None:
-    """DataMissingError for classes without any image that can be read: all of them at once."""
+    """Raise one DataMissingError for all classes without readable images."""
     empty = [folder for folder in classes if not folder.images.count]
     if empty:
         others = [folder.path for folder in empty[1:]]
@@ -67,7 +66,7 @@ def refuse_empty(root: Path, classes: Sequence[Tree]) -> None:
 
 
 def unread_lines(folders: list[Tree]) -> Iterator[str]:
-    """A line per kind of images that cannot be read here, with what mends it."""
+    """A line per image format that cannot be read here, with its remedy."""
     kinds: dict[str, list[str]] = {}
     for folder in folders:
         for name in folder.unread:
@@ -78,7 +77,7 @@ def unread_lines(folders: list[Tree]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of images. parts: of its path below the folder of its role, without the role."""
+    """A class folder. parts: its path below the role folder or root, without the role's part."""
 
     role: str
     parts: tuple[str, ...]
@@ -87,9 +86,9 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class Found:
-    """The images of a folder by role (`UNSPLIT` where no folder names one), by label, then by id.
+    """The images by role (`UNSPLIT` without role folders), sorted by label, then by id.
 
-    left_out: what is not used, a line per reason.
+    left_out: a line per reason why files are not used.
     """
 
     pools: Mapping[str, ItemList]
@@ -98,16 +97,16 @@ class Found:
 
     @cached_property
     def folders(self) -> Mapping[str, Tree]:
-        """The folders by the prefix of the names in them."""
+        """Folders by `prefix` (path with a trailing slash)."""
         return {folder.prefix: folder for folder in self.tree.walk()}
 
 
 def find_images(name: str, root: Path) -> Found:
-    """All images below a folder; UsageError or DataMissingError where classes are not clear.
+    """Find all images below a folder; UsageError or DataMissingError if its classes are unclear.
 
-    Folders `train`, `val` and `test` (in any case, with their other usual names) stand above the
-    class folders or in each of them. A class is a folder of images, and is called by its own name,
-    or by its path where another class has the same name.
+    Folders `train`, `val` and `test` (in any case, or one of the aliases in `ROLE_NAMES`) are
+    either above the class folders or in each of them. A class is a folder of images; its class name
+    is the folder name, or the path where another class has the same folder name.
     """
     tree = read_tree(root)
     top = _unwrapped(tree)
@@ -122,7 +121,7 @@ def find_images(name: str, root: Path) -> Found:
         pools.setdefault(folder.role, []).append(run)
     if not roles and any(folder.role for folder in classes):
         del pools[UNSPLIT]
-    # No class folder lies in another one: the ids are in order where the folders are.
+    # No class folder contains another, so sorting the folders sorts the ids.
     ordered = {
         role: ItemList(sorted(runs, key=lambda run: (run.label, run.folder)))
         for role, runs in pools.items()
@@ -131,7 +130,7 @@ def find_images(name: str, root: Path) -> Found:
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """The folder itself, or the one that it holds in place of class folders."""
+    """Skip wrappers: descend while the only folder holds folders, no images, and is no role."""
     while not tree.holds_images:
         below = [inner for inner in tree.below if not _is_store(inner)]
         if len(below) != 1 or not below[0].below or below[0].holds_images or _role(below[0]):
@@ -145,9 +144,9 @@ def _role(folder: Tree) -> str:
 
 
 def _role_folders(root: Path, top: Tree) -> tuple[dict[str, Tree], list[Tree]]:
-    """The folders of the roles, none where no folder names one; and the folders beside them.
+    """Role to folder, empty if the roles are not at this level; and the folders beside them.
 
-    A folder without folders of images in it is a class, whatever its name.
+    A folder without image folders in it is a class, whatever its name.
     """
     found: dict[str, list[Tree]] = {}
     for folder in top.below:
@@ -168,7 +167,7 @@ def _role_folders(root: Path, top: Tree) -> tuple[dict[str, Tree], list[Tree]]:
 
 
 def _refuse_bare(root: Path, top: Tree) -> None:
-    """DataMissingError where images lie in `train` and the like with no class folder between."""
+    """DataMissingError if all folders are role folders that hold images directly."""
     bare = [folder for folder in top.below if _role(folder) and folder.holds_images]
     if bare and len(bare) == len(top.below):
         raise _no_classes(root, bare[0])
@@ -217,13 +216,13 @@ def _below(leaf: Tree, folder: Tree) -> tuple[str, ...]:
 
 
 def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
-    """A class name per folder; UsageError for two that differ in case or blanks alone."""
+    """Class name of each folder; UsageError if two differ only in case or whitespace."""
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
     ends: dict[str, int] = {}
     for parts in paths:
         end = parts[-1].casefold()
         ends[end] = ends.get(end, 0) + 1
-    # Where all that differs is case, the path does not tell them apart either.
+    # If paths differ only in case, even the full path is no distinct class name.
     folded = {tuple(part.casefold() for part in parts) for parts in paths}
     if len(folded) < len(paths):
         raise _twins(name, classes)
@@ -243,7 +242,7 @@ def _twins(name: str, classes: Sequence[ClassFolder]) -> UsageError:
 def _left_out(
     tree: Tree, top: Tree, roles: Mapping[str, Tree], beside: Sequence[Tree]
 ) -> Iterator[str]:
-    """A line for each reason why files are not used."""
+    """Yield a line for each reason why files are not used."""
     unused = [inner.path for inner in beside if not _is_store(inner)]
     if unused:
         above = " and ".join(folder.name for folder in roles.values())

@@ -18,9 +18,9 @@ from fsbench_datasets.split_lists import classnames_of
 
 @dataclass(frozen=True)
 class SplitFile:
-    """Lists in a split file of CoOp's schema, the first of some places.
+    """Lists in a split file of CoOp's schema; the first existing path in `places` is used.
 
-    missing: see `Lists.absent`; damaged: what mends a file that cannot be used.
+    missing: see `Lists.absent`; damaged: the fix that is appended to the error of a damaged file.
     """
 
     name: str
@@ -29,7 +29,7 @@ class SplitFile:
     damaged: str = ""
 
     def found(self) -> bool:
-        """True when the file is there."""
+        """True when the file exists."""
         return any(path.is_file() for path in self.places)
 
     def load(self) -> Loaded:
@@ -42,7 +42,7 @@ class SplitFile:
         return Loaded(pools, classnames_of(pools))
 
     def absent(self) -> tuple[str, str]:
-        """The missing file with its places, and the step that mends it."""
+        """The missing file and where it is expected, and the step that fixes it."""
         return self.missing()
 
 
@@ -86,7 +86,7 @@ def _absent(entry: PublicSet, roots: Sequence[Path]) -> tuple[str, str]:
 
 
 def open_coop(argument: str) -> ListedImages:
-    """A folder that holds one split file of CoOp's schema, and images in it or one level below."""
+    """The data set for `coop:PATH`: one split file, image paths start there or one level below."""
     folder = one_place(argument)
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"

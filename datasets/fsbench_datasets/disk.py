@@ -1,4 +1,4 @@
-"""Images and class folders on the disk: which names count, and how large a file is."""
+"""File system helpers: image and system folder names, subfolders and file sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fewshot_bench.api.sources import image_endings
 
-# What systems and programs leave beside photographs, in lower case; hidden names are left out too.
+# Files and folders that systems and programs create beside photographs, in lower case; hidden names
+# are skipped as well.
 SYSTEM_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information")
     + ("lost+found", "__pycache__")
@@ -17,18 +18,18 @@ SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 
 def is_image(name: str) -> bool:
-    """True for the name of a visible image file that can be read here."""
+    """True for the name of a visible (not dotted) file with an image extension readable here."""
     stem, _, extension = name.rpartition(".")
     return stem != "" and name[0] != "." and extension.lower() in image_endings()
 
 
 def is_system_folder(name: str) -> bool:
-    """True for a folder name under which a system or a program keeps its own things."""
+    """True for the name of a folder that an operating system or a program creates for itself."""
     return name.casefold() in SYSTEM_FOLDERS
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, in case-sensitive order; none when it cannot be read."""
+    """The visible subfolders in case-sensitive order; empty when the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if e.name[0] != "." and e.is_dir()]
@@ -38,7 +39,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def file_size(file: str | Path | os.DirEntry[str]) -> int:
-    """The bytes of a regular file; -1 where there is none."""
+    """Size of a regular file in bytes; -1 if there is none."""
     try:
         found = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)
     except (OSError, ValueError):

@@ -26,9 +26,9 @@ DIGITS_TRAIN, DIGITS_VAL = 40, 20
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Images (n, h, w) or (n, h, w, 3) uint8, labels (n,) int64, split (n,) with 0, 1, 2 = roles.
+    """Images (n, h, w) or (n, h, w, 3) uint8, labels (n,) int64, split (n,) as index into ROLES.
 
-    `order` (n,) is the order in which the pools list the images.
+    `order` (n,) holds image indices in the order in which the pools list them.
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
@@ -40,7 +40,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A data set that is served from arrays; the number in an id is the index into them."""
+    """A data set served from arrays; the number in an id is the index of its image."""
 
     known: DatasetCard
     load: Callable[[], Arrays]
@@ -50,7 +50,7 @@ class Embedded:
         return self._card
 
     def items(self) -> Pools:
-        """The pools, in the order of the arrays' `order`."""
+        """The pools, in the order given by `Arrays.order`."""
         return self._pools
 
     def read(self, item: Item) -> bytes:
@@ -184,7 +184,7 @@ def _load_digits() -> Arrays:
 def _digits_table() -> np.ndarray[Any, np.dtype[np.float64]]:
     """(1797, 65): the pixels of a digit (0 to 16) and its label.
 
-    Scikit-learn's file is read without scikit-learn where it can be: importing it takes a second.
+    Scikit-learn's data file is read directly if found, since importing the package takes a second.
     """
     spec = find_spec("sklearn")
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -1,4 +1,7 @@
-"""Image folders: one folder per class, with or without train, val and test folders above them."""
+"""`folder:PATH`: one folder per class, with or without train, val and test folders.
+
+Main entry point: `open_folder`.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,11 @@ SPLIT_NAME = "fsbench-split.json"
 class ImageFolder:
     """A data set made of the images below one folder; ids are paths relative to it.
 
-    `find_images` says which are its classes.
+    `find_images` defines the classes.
 
-    holdout: the share of each class that is held out where there are no test folders; splits: the
-    folder where splits are kept that were made so; lenient: whether images that a kept split lists
-    may be missing; whole: whether nothing is held out of the images to train on.
+    holdout: share of each class held out as test images if there are no test folders; splits:
+    folder where such splits are stored; lenient: images of a stored split may be missing; whole:
+    hold out no images for validation or testing.
     """
 
     name: str
@@ -56,7 +59,7 @@ class ImageFolder:
     whole: bool = False
 
     def card(self) -> DatasetCard:
-        """Class names are those of the folders, in case-sensitive order."""
+        """Facts and counts; class names are folder names in case-sensitive order."""
         return self._card
 
     @cached_property
@@ -86,15 +89,15 @@ class ImageFolder:
         return file_stamp(self.root / item.id)
 
     def look_again(self) -> Sequence[str]:
-        """Look at every file; returns the folders with other sizes than were kept."""
+        """Read all file sizes anew; returns the folders whose cached sizes differ."""
         return look_again(self.root)
 
     def undivided(self) -> ImageFolder:
-        """The same images, none held out for validation or testing."""
+        """The same data set, with no images held out for validation or testing."""
         return replace(self, whole=True)
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep a split that was made here; None where the folders are the split."""
+        """Store a split that was made here; None if there are test folders, or with `whole`."""
         if "test" in self._found.pools or self.whole:
             return None
         return self._places.keep(self._lists[0], beside=beside)
@@ -111,7 +114,7 @@ class ImageFolder:
         return kept_text(made_of, lambda: revision_of(pools, self._sizes(pools)))
 
     def _sizes(self, pools: Mapping[str, ItemList]) -> Iterator[bytes]:
-        """A line with the bytes of each image, -1 where there is none; a folder is read once."""
+        """A line per image with its size in bytes, -1 if missing; sizes are unpacked per folder."""
         folders = self._found.folders
         lines: dict[int, bytes] = {}
         for folder, runs in _by_folder(pools).items():
@@ -129,7 +132,7 @@ class ImageFolder:
 
     @cached_property
     def _lists(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
-        """The pools, notes, and the ids that a kept split has and the tree has not."""
+        """The pools, notes, and the ids that are in a stored split but not in the tree."""
         given = self._found.pools
         if self.whole:
             pools, note = undivided(given)
@@ -152,7 +155,10 @@ class ImageFolder:
         return pools, note
 
     def _kept(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
-        """The split that is kept, and what came to the folder since; or a new one."""
+        """Load the stored split and note later images, or make a new split.
+
+        DataMissingError when a listed image is absent, unless `lenient`.
+        """
         note = share_note("val" in self._found.pools, self.holdout)
         stored = self._places.found()
         if stored is None:
@@ -165,7 +171,7 @@ class ImageFolder:
         return pools, (kept_note(note, stored), *filter(None, [later])), outside
 
     def _compared(self, pools: Pools, stored: Path) -> tuple[tuple[str, ...], str]:
-        """The ids that the tree has no image for; and a note on images that came later."""
+        """The listed ids without an image in the tree, and a note on images added later."""
         found = self._found
         made_of = (
             f"compared {lists_digest(pools)} {lists_digest(found.pools)} "
@@ -182,7 +188,7 @@ class ImageFolder:
         return tuple(outside), later
 
     def _not_found(self, listed: Mapping[str, Sequence[Run]]) -> Iterator[str]:
-        """The ids that the tree has no image for, as far as it was looked at."""
+        """The listed ids without an image in the tree, which omits hidden and undecodable files."""
         folders = self._found.folders
         for folder, runs in listed.items():
             sizes = folders[folder].bytes_by_name() if folder in folders else {}
@@ -191,7 +197,7 @@ class ImageFolder:
                 yield from (folder + name for name in names if sizes.get(name, -1) < 0)
 
     def _refuse_absent(self, id: str, stored: Path) -> None:
-        """DataMissingError for an image of a kept split that is not there."""
+        """DataMissingError if an image of a stored split is not a file."""
         path = self.root / id
         if path.is_symlink() and not path.exists():
             raise DataMissingError(
@@ -225,7 +231,7 @@ def open_folder(
 
 
 def _by_folder(pools: Pools) -> dict[str, list[Run]]:
-    """The images that pools list of each folder."""
+    """The runs in the pools by folder."""
     found: dict[str, list[Run]] = {}
     for role in ROLES:
         for run in packed(pools[role]).runs:
@@ -234,7 +240,7 @@ def _by_folder(pools: Pools) -> dict[str, list[Run]]:
 
 
 def _later(found: Mapping[str, ItemList], listed: Mapping[str, Sequence[Run]], stored: Path) -> str:
-    """A note on images that are there and that the stored split does not know."""
+    """A note on images in the folder that the stored split does not list; empty without any."""
     added: list[str] = []
     for run in (run for items in found.values() for run in items.runs):
         known = {name for one in listed.get(run.folder, ()) for name in one.names.listed()}

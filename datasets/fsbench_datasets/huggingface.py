@@ -1,7 +1,7 @@
-"""`hf:NAME`: a data set of the Hugging Face hub, or a folder that `save_to_disk` has written.
+"""`hf:NAME`: a data set of the Hugging Face hub, or a folder (such as one of `save_to_disk`).
 
-`open_hub` is the entry. Columns of images and labels are found by type; the `datasets` package is
-imported when one is opened, and it never decodes an image.
+Main entry point: `open_hub`. Image and label columns are found by type. The `datasets` package is
+imported on first use, and it never decodes an image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OLDEST = 4
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of image and label; `classnames` where the label's type has them."""
+    """Names of the image and label columns; `classnames` if the label's type has them."""
 
     image: str
     label: str
@@ -41,7 +41,7 @@ class Columns:
 
 
 def find_columns(name: str, features: Mapping[str, Any], image: str, label: str) -> Columns:
-    """The columns that were named, or those of the right type; UsageError lists what is there."""
+    """The requested columns, else those of the right type; UsageError lists the columns."""
     for asked in (image, label):
         if asked and asked not in features:
             raise UsageError(f"{name} has no column '{asked}': found {_described(features)}")
@@ -86,7 +86,7 @@ def _described(features: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """One split: `rows` is its data set, in arrow format; relative paths start from `base`."""
+    """One split: `rows` is its data set, in arrow format; image paths are relative to `base`."""
 
     split: str
     role: str
@@ -95,7 +95,7 @@ class Table:
     base: Path
 
     def labeled(self, name: str) -> Iterator[Row]:
-        """A row per image; UsageError where labels are kept secret."""
+        """A row per image; UsageError if labels are withheld (None or -1) or of a wrong type."""
         column = self.rows.select_columns([self.columns.label])[:].column(0).to_pylist()
         secret = sum(label is None or label == SECRET for label in column)
         if secret:
@@ -114,11 +114,11 @@ class Table:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
-        """By row: the path below `base` where every image is a file there, else split and row.
+        """Item ids by row: paths relative to `base` if all images are files there, else split/row.
 
-        A folder of images has the ids that `folder:` gives them, and so the same picks.
+        An image folder thus has the same ids, and the same few-shot picks, as with `folder:`.
         """
-        # A set of the hub has no folder of its own: where its files are kept must not matter.
+        # A hub set has no folder of its own: ids must not depend on where its files are cached.
         paths = (self._paths() or []) if self.base.is_absolute() else []
         for base in (str(self.base), os.path.realpath(self.base)):
             below = [os.path.relpath(os.path.join(base, path), base) for path in paths]
@@ -127,7 +127,7 @@ class Table:
         return tuple(f"{self.split}/{number:08d}" for number in range(len(self.rows)))
 
     def _paths(self) -> list[str] | None:
-        """Paths of the images where each of the table is a file of its own."""
+        """Image paths if every image is a separate file; else None."""
         column = self.rows.select_columns([self.columns.image])[:].column(0).combine_chunks()
         if _is_struct(column):
             if len(column) != column.field("bytes").null_count:
@@ -148,7 +148,7 @@ class Table:
         return (self.base / path).read_bytes()
 
     def stamp(self, number: int) -> Stamp | None:
-        """By the arrow files and the row, or by the image's own file; None without any file."""
+        """Stamp by the arrow files and the row, or of the image's own file; None without files."""
         cell = self._cell(number)
         content = cell["bytes"] if _is_struct(cell) else cell
         if not content.is_valid or "string" in str(content.type):
@@ -172,7 +172,7 @@ def _is_struct(cell: Any) -> bool:
 
 
 def _parts(value: Any) -> tuple[bytes | None, str | None]:
-    """Bytes and path of an image as it is stored."""
+    """(bytes, path) of a stored image; None for a part that is absent."""
     if isinstance(value, Mapping):
         return value.get("bytes"), value.get("path")
     if isinstance(value, bytes):
@@ -197,7 +197,7 @@ def first_line(error: BaseException) -> str:
 
 
 def missing(name: str, problem: str) -> DataMissingError:
-    """The error for a set that cannot be had."""
+    """The error for a data set that cannot be loaded."""
     return DataMissingError(
         f"{name} cannot be loaded: {problem}; check the name and the network, or download it on "
         "another machine and give hf:PATH of its folder"
@@ -206,7 +206,7 @@ def missing(name: str, problem: str) -> DataMissingError:
 
 @dataclass(frozen=True)
 class Place:
-    """The argument of `hf:`: a folder, or a name on the hub with revision and configuration.
+    """The parsed argument of `hf:`: a folder, or a hub name with revision and configuration.
 
     chosen: columns and splits by the keys `image`, `label`, `train`, `val`, `test`.
     """
@@ -219,7 +219,7 @@ class Place:
 
     @classmethod
     def of(cls, argument: str) -> Place:
-        """`NAME[@REVISION][:CONFIG][?KEY=VALUE&...]`, or `PATH[?KEY=VALUE&...]`."""
+        """Parse `NAME[@REVISION][:CONFIG][?KEY=VALUE&...]` or `PATH[?KEY=VALUE&...]`."""
         whole, mark, query = argument.partition("?")
         if Path(argument).expanduser().is_dir():
             whole, mark = argument, ""
@@ -241,7 +241,7 @@ class Place:
         return cls(None, match[1], match[2], match[3], chosen)
 
     def canonical(self, argument: str) -> str:
-        """The argument with a folder's path written shortest."""
+        """The argument, with a folder's path in its unique spelling (see `one_spelling`)."""
         if self.folder is None:
             return argument
         _, mark, query = argument.partition("?") if self.chosen else ("", "", "")
@@ -250,7 +250,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Hub:
-    """The images of one data set; ids are `split/row`, or paths in a folder of images."""
+    """The images of one data set; ids are `split/row`, or relative paths (see `Table.ids`)."""
 
     name: str
     place: Place
@@ -277,7 +277,7 @@ class Hub:
         return table.read(number)
 
     def stamp(self, id: str) -> Stamp | None:
-        """The stamp of one image; None when the data set is not kept in files."""
+        """The stamp of one image; None when the data set is not stored in files."""
         table, number = self._find(id)
         return table.stamp(number)
 
@@ -359,7 +359,7 @@ def _query(argument: str, query: str) -> dict[str, str]:
 
 
 def _package(name: str) -> Any:
-    """The `datasets` package; DataMissingError without it, or with one that could run scripts."""
+    """The `datasets` package; DataMissingError if it is absent or may run a data set's scripts."""
     needed = f"{name} needs the package datasets, version {OLDEST} or newer"
     try:
         package = importlib.import_module("datasets")
@@ -381,9 +381,9 @@ def _load(name: str, place: Place) -> Mapping[str, Any]:
         with _quiet():
             loaded = _open(package, place)
         for rows in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
-            # Reading from a damaged arrow file can end the process.
+            # Reading from a damaged arrow file can crash the process.
             rows.data.validate(full=True)
-    except Exception as error:  # of many packages: network, hub, arrow, file system
+    except Exception as error:  # Many packages can fail here: network, hub, arrow, file system.
         if "config" in first_line(error).casefold() and isinstance(error, ValueError):
             problem = " ".join(str(error).split())
             raise UsageError(f"{name}: {problem} (hf:NAME:CONFIG says which)") from None
@@ -403,7 +403,7 @@ def _open(package: Any, place: Place) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of the hub's client: what fails is told once, in the end."""
+    """Silence warnings of the hub's client: a failure is reported once, by the final error."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -418,7 +418,7 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _roles(name: str, splits: list[str], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Split name to role, train first; UsageError when that is not clear."""
+    """Split name to role, train first; UsageError when the roles are unclear."""
     if not splits:
         raise missing(name, "it has no splits")
     asked = {chosen[role]: role for role in ROLES if role in chosen}

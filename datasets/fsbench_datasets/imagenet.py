@@ -1,7 +1,7 @@
-"""ImageNet from class folders or from the original archives, with its items in an order of its own.
+"""ImageNet from class folders, the original archives, or Kaggle's flat folder with its table.
 
-`open_imagenet` is the entry. Each role has a source: class folders, the archives as they are
-published, or a flat folder with Kaggle's table. Items and picks are the same from all of them.
+Main entry point: `open_imagenet`. Items, their order and few-shot picks are the same for all of
+these sources.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from fsbench_datasets.tar import Member, Part, read_member, tar_index
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
-# In the folder that Kaggle's ILSVRC/ lies in.
+# Located in the folder that contains Kaggle's ILSVRC/.
 SOLUTION = "LOC_val_solution.csv"
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d+)\.JPEG", re.IGNORECASE)
 SYNSET = re.compile(r"n\d{8}")
-# The validation images are what is tested on; validation images are held out of train.
+# The official validation images serve as test pool; few-shot validation images come from train.
 FOLDERS = {"train": "train", "test": "val"}
 # The folder with train/ and val/ in Kaggle's archive, and the name of the archive.
 KAGGLE, COMPETITION = "ILSVRC/Data/CLS-LOC", "imagenet-object-localization-challenge"
@@ -72,7 +72,7 @@ class Folders:
     place: Path
 
     def classes(self) -> Mapping[str, Names]:
-        """The folders and what is in them."""
+        """Class folders and their file names, sorted."""
         found = class_files(self.place)
         check_synsets(list(found), self.place)
         return found
@@ -88,12 +88,12 @@ class Folders:
 
 @dataclass(frozen=True)
 class TrainArchive:
-    """The archive of one archive per synset."""
+    """The train archive, which contains one inner archive per synset."""
 
     place: Path
 
     def classes(self) -> Mapping[str, Names]:
-        """The inner archives and what is in them."""
+        """Inner archives and their file names, sorted."""
         found = {synset: _images(part, self.place) for synset, part in sorted(self._parts.items())}
         check_synsets(list(found), self.place)
         if not found:
@@ -108,7 +108,7 @@ class TrainArchive:
         return read_member(self.place, self._member(synset, name))
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The archive's stamp, with the member."""
+        """The archive's stamp with the member's size and name; None without the archive."""
         return _member_stamp(self.place, self._member(synset, name), f"{synset}/{name}")
 
     def _member(self, synset: str, name: str) -> Member:
@@ -123,13 +123,13 @@ class TrainArchive:
 
 @dataclass(frozen=True)
 class ValArchive:
-    """The flat archive of validation images; their classes stand in the development kit."""
+    """The flat archive of validation images; the development kit lists their classes."""
 
     place: Path
     devkits: tuple[Path, ...]
 
     def classes(self) -> Mapping[str, Names]:
-        """Images by the synset of their number."""
+        """Image names by synset, found by image number in the development kit."""
         synsets = validation_synsets(self._devkit())
         found: dict[str, list[str]] = {}
         for name in _images(self._part, self.place).listed():
@@ -151,7 +151,7 @@ class ValArchive:
         return read_member(self.place, self._part.find(name))
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
-        """The archive's stamp, with the member."""
+        """The archive's stamp with the member's size and name; None without the archive."""
         return _member_stamp(self.place, self._part.find(name), name)
 
     def _devkit(self) -> Path:
@@ -170,13 +170,13 @@ class ValArchive:
 
 @dataclass(frozen=True)
 class FlatFolder:
-    """Validation images in one folder; their classes stand in the table that Kaggle gives along."""
+    """Validation images in one flat folder, with classes from Kaggle's table."""
 
     place: Path
     table: Path
 
     def classes(self) -> Mapping[str, Names]:
-        """Images by the synset of their line; DataMissingError for one that has none."""
+        """Image names by synset; DataMissingError for an image without a line in the table."""
         synsets = solution_synsets(self.table)
         found: dict[str, list[str]] = {}
         for name in sorted(filter(is_image, os.listdir(self.place))):
@@ -201,7 +201,7 @@ class FlatFolder:
 
 
 def solution_synsets(table: Path) -> dict[str, str]:
-    """Image name without its ending to synset, from lines such as `ILSVRC2012_val_1,n01 85 1 9`."""
+    """Image name without extension to synset, from lines such as `ILSVRC2012_val_1,n01 85 1 9`."""
     try:
         lines = table.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -234,7 +234,7 @@ def _member_stamp(archive: Path, member: Member, name: str) -> Stamp | None:
 
 @dataclass(frozen=True)
 class ImageNet:
-    """Images by synset; ids are `train/<synset>/<file>` and `val/<synset>/<file>` in any storage.
+    """ImageNet; ids are `train/<synset>/<file>` and `val/<synset>/<file>` for every source.
 
     bases: folders that may hold train/ and val/; archives: folders that may hold the archives.
     """
@@ -245,7 +245,7 @@ class ImageNet:
     step: Callable[[], str]
 
     def card(self) -> DatasetCard:
-        """Known facts; classes, counts and revision as well where train and val are there."""
+        """Known facts; also classes, counts and revision if train and val are present."""
         return self._card
 
     @cached_property
@@ -257,7 +257,7 @@ class ImageNet:
         return synset_card(self.known, self._synsets, self._pools, folder, source.place.parent)
 
     def items(self) -> Pools:
-        """`train` and `test`, by synset and file name; there is no `val` pool."""
+        """`train` and `test`, sorted by synset and file name; there is no `val` pool."""
         return self._pools
 
     def read(self, item: Item) -> bytes:
@@ -290,7 +290,7 @@ class ImageNet:
         return source
 
     def _find(self, role: str) -> Source | None:
-        """Class folders where there are any, else what Kaggle gives, else the archive."""
+        """The source of a role: class folders, else Kaggle's flat folder, else the archive."""
         for base in self.bases:
             folder = base / FOLDERS[role]
             if any(SYNSET.fullmatch(f.name) for f in subfolders(folder)):
@@ -354,7 +354,7 @@ class ImageNet:
 
 
 def _solution(base: Path) -> Path | None:
-    """Kaggle's table of validation classes, in the folder of the images or in one above it."""
+    """Kaggle's table of validation classes, in `base` or up to three folders above; or None."""
     return next((t for f in (base, *base.parents[:3]) if (t := f / SOLUTION).is_file()), None)
 
 
@@ -366,7 +366,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _unsorted(folder: Path) -> str:
-    """The problem with a folder that is there and has no class folders."""
+    """The problem with an existing folder without class folders; empty if it does not exist."""
     if not folder.is_dir():
         return ""
     names = _listed(folder)

@@ -1,4 +1,4 @@
-"""ImageNet variants that are only tested on, in folders named by synset or by class number."""
+"""Test-only ImageNet variants, in folders named by synset or by class number."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from fsbench_datasets.synsets import (
 class Variant:
     """Test images of ImageNet classes; ids are `<class folder>/<file>`.
 
-    The classes are those that have a folder, in ImageNet's order. numbers: whether folders are
-    named by class number (0 to 999) instead of by synset.
+    The classes are those that have a folder, in ImageNet's order. numbers: folders are named by
+    class number (0 to 999) instead of by synset.
     """
 
     known: DatasetCard
@@ -35,7 +35,7 @@ class Variant:
     step: Callable[[], str]
 
     def card(self) -> DatasetCard:
-        """Known facts; classes, counts and revision as well where the images are there."""
+        """Known facts; also classes, counts and revision if the images are present."""
         return self._card
 
     @cached_property
@@ -53,7 +53,7 @@ class Variant:
         return (self._base / item.id).read_bytes()
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The file's stamp."""
+        """The stamp of the image file; None when it is missing."""
         return file_stamp(self._base / item.id)
 
     def recipe(self) -> Recipe:
@@ -62,7 +62,7 @@ class Variant:
 
     @cached_property
     def _found(self) -> Path | None:
-        """The first place with a class folder."""
+        """The first of `bases` that contains a class folder."""
         named = ((base, (f.name for f in subfolders(base))) for base in self.bases)
         return next((base for base, names in named if any(map(self._synset, names))), None)
 

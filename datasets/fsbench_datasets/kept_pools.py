@@ -1,7 +1,7 @@
-"""Pools made from the lists of a folder, kept in the user's cache by the digest of these lists.
+"""Derived pools and texts in the user's cache, keyed by a text with the digest of their inputs.
 
-`kept_pools` and `kept_text` are the entries. Nothing that is kept can be out of date: other lists
-have another digest.
+Main entry points: `kept_pools` and `kept_text`. A cache entry is never stale, because changed
+inputs give another key.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fewshot_bench.api.sources import (
     packed,
 )
 
-# Another one where lists are kept in another form, or other ones are made of the same lists.
+# Change it when the encoding changes, or when the same inputs yield other results.
 VERSION = 1
 
 
 def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList]:
-    """The result of `make`, packed, which is called unless the result is kept.
+    """Return the packed pools from the cache, or call `make` and cache its result.
 
-    made_of: a text of which there is one for each result.
+    made_of: the cache key; it determines the result uniquely.
     """
     key = f"pools {VERSION}\0{made_of}"
     content = kept_list(key)
@@ -40,7 +40,7 @@ def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList
 
 
 def kept_text(made_of: str, make: Callable[[], str]) -> str:
-    """The result of `make`, in the same way."""
+    """Return the text from the cache, or call `make` and cache its result."""
     key = f"text {VERSION}\0{made_of}"
     content = kept_list(key)
     if content is not None:
@@ -51,12 +51,12 @@ def kept_text(made_of: str, make: Callable[[], str]) -> str:
 
 
 def lists_digest(pools: Mapping[str, Sequence[Item]]) -> str:
-    """Equal for equal pools that are packed alike."""
+    """SHA-256 digest of pools; equal pools have equal digests if they consist of the same runs."""
     return hashlib.sha256(_encoded(pools)).hexdigest()
 
 
 def _encoded(pools: Mapping[str, Sequence[Item]]) -> bytes:
-    """A line of JSON with a row per run, and the names."""
+    """A line of JSON with a row per run, then the packed names of all runs."""
     runs = [(role, run) for role, items in pools.items() for run in packed(items).runs]
     rows = [
         [role, run.folder, run.label, run.classname, run.count, len(run.names.packed)]

@@ -1,4 +1,7 @@
-"""From rows of images with labels or class names to pools whose labels are 0 to n - 1."""
+"""Turns rows of images with labels or class names into pools whose labels are 0 to n - 1.
+
+Main entry point: `label_rows`.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ from fsbench_datasets.split_lists import plain_text
 
 # Columns and keys that hold a class name.
 NAME_KEYS = ("class", "classname", "class_name")
-# Whole numbers, also as tables with missing values write them (3.0).
+# Integers, also in the form that tables with missing values use (3.0).
 NUMBER = re.compile(r"(-?[0-9]{1,9})(?:\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image: a whole number as `label` (with or without a name), or the class name itself.
+    """One image: `label` is an integer (with or without `classname`), or the class name itself.
 
-    `where` says where the row stands, for errors: "line 7".
+    `where` is the row's position for error messages, such as "line 7".
     """
 
     id: str
@@ -35,10 +38,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Labeled:
-    """Pools as they were listed (`UNSPLIT` for rows without a role).
+    """Pools by listed role (`UNSPLIT` for rows without a role), sorted by label, then by id.
 
-    classnames: by label; None where the rows have labels alone, and placeholders as names.
-    twins: two of the names that differ in case or blanks alone, where there are some.
+    classnames: by label; None if the rows have only integer labels; items then have placeholders.
+    twins: two class names that differ only in case or whitespace; empty without such a pair.
     """
 
     pools: Pools
@@ -47,11 +50,11 @@ class Labeled:
 
 
 def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None = None) -> Labeled:
-    """Check the rows and give every one a label and a class name; UsageError names a bad row.
+    """Check the rows and give each a label and a class name; UsageError names a bad row.
 
-    classnames: known beforehand, by label. Without them, class names are sorted, and whole numbers
-    have to run from 0 without gaps. Pools list class by class, in the order of the labels, and
-    within a class by the ids, so that few-shot picks do not depend on the container.
+    classnames: known class names by label. Without them, labels number the sorted class names;
+    integer labels must run from 0 without gaps. Pools are sorted by label, then by id, so that
+    few-shot picks do not depend on the container format.
     """
     if not rows:
         raise UsageError(f"{name} lists no images: expected at least two classes")
@@ -75,7 +78,7 @@ def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None 
 
 
 def in_order(pools: Mapping[str, Iterable[Item]]) -> Pools:
-    """The pools of any container in one order: by label, then by id."""
+    """Sort each pool by label, then by id."""
     return {
         role: tuple(sorted(items, key=lambda item: (item.label, item.id)))
         for role, items in pools.items()
@@ -84,12 +87,12 @@ def in_order(pools: Mapping[str, Iterable[Item]]) -> Pools:
 
 @cache
 def tidy_name(text: str) -> str:
-    """A class name without blanks around it, with single ones inside, and composed accents."""
+    """A class name in Unicode form NFC, stripped, with runs of whitespace as single blanks."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def twin_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The first two distinct names that differ in case or blanks alone; empty without such."""
+    """The first two distinct names that differ only in case or whitespace; empty if none do."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(tidy_name(name).casefold(), name)
@@ -99,7 +102,7 @@ def twin_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _tidy(row: Row) -> Row:
-    """The row with class names as they are compared; what is no plain text is refused later."""
+    """The row with tidied class names; text that is not plain is left for later checks."""
     label, classname = row.label, row.classname
     if isinstance(label, str) and plain_text(label.strip()):
         label = tidy_name(label)
@@ -129,7 +132,7 @@ def check_text(name: str, text: str, what: str, where: str) -> str:
 
 
 def number_or_name(label: int | str) -> int | str:
-    """A label as it is written: a whole number where the text is one, else the class name."""
+    """Parse a label: an integer if its text is one, else the class name unchanged."""
     text = str(label).strip()
     found = NUMBER.fullmatch(text)
     return int(found[1]) if found else label
@@ -160,7 +163,7 @@ def _check_roles(name: str, rows: Sequence[Row]) -> None:
 def _names(
     name: str, rows: Sequence[Row], classnames: Sequence[str] | None
 ) -> tuple[tuple[str, ...], bool]:
-    """Class names by label, and whether they are real."""
+    """Class names by label, and False if they are placeholders."""
     if classnames is not None:
         _check_known(name, rows, classnames)
         return tuple(map(tidy_name, classnames)), True
@@ -201,7 +204,7 @@ def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> N
 
 
 def _numbered(name: str, rows: Sequence[Row]) -> Mapping[int, str]:
-    """The names that stand beside whole-number labels, by label."""
+    """Label to the class name given beside it; UsageError unless names and labels match 1 to 1."""
     found: dict[int, Row] = {}
     owners: dict[str, Row] = {}
     for row in rows:

@@ -1,4 +1,7 @@
-"""Data sets whose lists stand in files, apart from the folder of images that they name."""
+"""Data sets whose lists are in files separate from the image folder.
+
+Main entry point: `ListedImages`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ SAMPLE = 24
 
 @dataclass(frozen=True)
 class Loaded:
-    """The pools as they are listed, class names by label, and notes for the card."""
+    """The pools in list order, class names by label, and notes for the card."""
 
     pools: Pools
     classnames: tuple[str, ...]
@@ -38,25 +41,26 @@ class Lists(Protocol):
     """The lists of a data set."""
 
     def found(self) -> bool:
-        """True when there is anything to load."""
+        """True when there are lists to load."""
         ...
 
     def load(self) -> Loaded:
-        """Everything that is listed; DataMissingError when it is damaged."""
+        """Load all lists; DataMissingError when they are damaged."""
         ...
 
     def absent(self) -> tuple[str, str]:
-        """The missing files with their places, and the step that mends it."""
+        """The missing files and where they are expected, and the step that fixes it."""
         ...
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps that mend a data set whose images are missing, all or some.
+    """Steps that fix a data set with missing images.
 
     prepare: the command that fetches them, ending with "; or ", or an empty text.
-    place: where they go. incomplete: `FOLDER` stands for the folder of the images.
-    hint: from the paths of some listed images (none when there are no lists) to what is wrong with
+    place: where the images belong. incomplete: the step when some images are missing, with `FOLDER`
+        as placeholder for the image folder.
+    hint: function from the paths of some listed images (none without lists) to the problem with
         the folders, or an empty text.
     """
 
@@ -66,13 +70,13 @@ class Steps:
     hint: Callable[[Sequence[str]], str] = lambda probes: ""
 
     def images(self, hint: str) -> str:
-        """The step for missing images, given a `hint` that may be empty."""
+        """The step when no images are found: `hint`, or the general step if it is empty."""
         return hint or self.prepare + self.place
 
 
 @dataclass(frozen=True)
 class ListedImages:
-    """One data set: what is known of it, its lists, and where its images may lie."""
+    """One data set: its known facts, its lists, and the possible folders of its images."""
 
     known: DatasetCard
     lists: Lists
@@ -80,7 +84,7 @@ class ListedImages:
     steps: Steps
 
     def card(self) -> DatasetCard:
-        """Known facts; class names, counts and revision as well where the lists are there."""
+        """Known facts; also class names, counts and revision if the lists are present."""
         if not self.lists.found():
             return self.known
         loaded = self._loaded
@@ -97,7 +101,7 @@ class ListedImages:
         )
 
     def items(self) -> Pools:
-        """The pools in the order of the lists; DataMissingError when anything is absent."""
+        """The pools in list order; DataMissingError when lists or images are missing."""
         pools, _ = self._loaded.pools, self._base
         missing = [
             item.id for item, size in zip(self._items(), self._sizes, strict=True) if size < 0
@@ -125,7 +129,7 @@ class ListedImages:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        """Bytes of every listed image, -1 where there is none."""
+        """Size in bytes of every listed image; -1 if it is missing."""
         base = self._found_base
         return [-1 if base is None else file_size(f"{base}/{item.id}") for item in self._items()]
 
@@ -137,7 +141,7 @@ class ListedImages:
 
     @cached_property
     def _found_base(self) -> Path | None:
-        """The folder that holds most of a spread sample of the listed images, if it holds any."""
+        """The folder with most images of a spread-out sample of the lists; None if none has any."""
         sample = [item.id for pool in self._loaded.pools.values() for item in _spread(pool)]
         held = {base: _held(base, sample) for base in self.image_places if base.is_dir()}
         best = max(held, key=lambda base: held[base], default=None)
@@ -163,7 +167,7 @@ class ListedImages:
         return f"no images {probes} in {', '.join(map(str, there))} ({steps})"
 
     def _foreign(self) -> str:
-        """A word of doubt where the lists have another number of classes than the set."""
+        """A hint if the number of classes in the lists differs from the published set's."""
         found, expected = len(self._loaded.classnames), self.known.expected_classes
         if not expected or found == expected:
             return ""
@@ -191,7 +195,7 @@ class ListedImages:
 
 @dataclass(frozen=True)
 class PublicImages(ListedImages):
-    """The same for a set of the catalog, whose files can be fetched."""
+    """`ListedImages` of a catalog set, whose files can be fetched."""
 
     def recipe(self) -> Recipe:
         """The files to fetch and where they go."""
@@ -208,7 +212,7 @@ def _held(base: Path, ids: Sequence[str]) -> int:
 
 
 def _too_deep(base: Path, id: str) -> str:
-    """The step when an image that is listed in `a` lies in `a/a`; else empty."""
+    """The step for an image that is in `a/a` instead of the listed folder `a`; else empty."""
     folder = (base / id).parent
     deep = folder / folder.name
     if file_size(deep / Path(id).name) < 0:

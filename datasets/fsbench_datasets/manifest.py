@@ -1,7 +1,7 @@
-"""`manifest:FILE`: a table of image paths with labels or class names, and maybe splits.
+"""`manifest:FILE`: a table of image paths with labels or class names, optionally with splits.
 
-`open_manifest` is the entry. CSV, TSV, JSON lines, JSON and Parquet are read as records, each with
-its place in the file for messages.
+Main entry point: `open_manifest`. CSV, TSV, JSON lines, JSON and Parquet are read as records, each
+with its position in the file for error messages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABEL, SPLIT = "label", "split"
 
 
 def read_records(path: Path) -> list[Record]:
-    """Every record with where it stands ("line 7"); UsageError names what cannot be read."""
+    """Every record with its position ("line 7"); UsageError names an unreadable part."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
@@ -160,7 +160,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _plain(path: Path, types: Any, schema: Any) -> list[str]:
-    """The columns of text and whole numbers; others would be read for nothing."""
+    """The columns of text, integers and booleans; others are not read, as they are not used."""
     for field in schema:
         if field.name.casefold() == "image" and types.is_struct(field.type):
             raise UsageError(
@@ -189,14 +189,14 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images that a manifest lists; ids are paths relative to its folder where they can be."""
+    """The images in a manifest; ids are paths relative to its folder, or absolute ones outside."""
 
     name: str
     path: Path
     lenient: bool = False
 
     def listing(self) -> Listing:
-        """The rows, checked; DataMissingError says how many files are absent."""
+        """The checked rows; DataMissingError if files are absent, unless `lenient`."""
         rows = read_rows(self.name, self.path)
         labeled = label_rows(self.name, rows)
         sizes = [file_size(self._base / row.id) for row in rows]
@@ -224,7 +224,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class KeptSplit:
-    """Completes the lists of a manifest; test images that are made can be kept."""
+    """Completes the pools of a manifest; a split made here can be stored."""
 
     name: str
     path: Path
@@ -242,7 +242,7 @@ class KeptSplit:
         return apply_split(stored, self.path, given), kept_note(note, stored)
 
     def keep(self, given: Pools, made: Pools, *, beside: bool) -> Path | None:
-        """Keep the pools that were made of the lists; None where nothing was made."""
+        """Store the pools made from the listed ones; None if no split was made."""
         return self._places.keep(made, beside=beside) if _is_made(given) else None
 
     @property
@@ -252,7 +252,7 @@ class KeptSplit:
 
 
 def _is_made(given: Pools) -> bool:
-    """True when test images are held out of the listed ones."""
+    """True when test images have to be held out of the listed ones."""
     return bool(not given.get("test") and (given.get("train") or given.get(UNSPLIT)))
 
 
@@ -286,7 +286,7 @@ def read_rows(name: str, path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns by their meaning; "" for one that is not there."""
+    """Column names by their meaning; "" for an absent column."""
 
     path: str
     label: str
@@ -295,7 +295,7 @@ class _Columns:
 
     @classmethod
     def of(cls, name: str, records: Sequence[Record]) -> _Columns:
-        """The columns by name, in any case; UsageError says which were found."""
+        """Find the columns by name, ignoring case; UsageError lists the columns found."""
         every = list(dict.fromkeys(str(key) for _, values in records for key in values))
         columns = cls(
             _one(name, every, PATHS),
@@ -370,7 +370,7 @@ class _Reader:
         return check_text(self.name, str(self._field(values, column, where)), column, where)
 
     def _id(self, text: str, where: str) -> str:
-        """The path below the manifest's folder where it lies there, else the path as written."""
+        """The normalized path; absolute paths inside the manifest's folder become relative."""
         if "://" in text:
             raise UsageError(
                 f"{self.name}: '{text}' ({where}) is an address: expected a file on this machine "

@@ -1,4 +1,4 @@
-"""A data set made of rows from anywhere: a manifest, tar shards, a hub data set, a package."""
+"""Data sets built from labeled rows of a `Source`: manifest, tar shards, hub set or package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Complete = Callable[[Pools], tuple[Pools, str]]
 
 
 def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) -> UsageError:
-    """The error for two class names that no prompt tells apart; `where`: what to rename."""
+    """The error for two class names that differ only in case or whitespace; `where`: their places.
+
+    Prompts cannot distinguish such names.
+    """
     named = " and ".join(f"'{text}'" for text in twins)
     places = f" ({' and '.join(where)})" if where else ""
     mend = "rename one" if where else "mend one, or give all names with --classnames FILE"
@@ -30,7 +33,7 @@ def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) ->
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a source, as it lists them.
+    """The labeled images of a source and the facts for its card.
 
     contents: bytes that change when images are replaced; they enter the revision.
     """
@@ -45,7 +48,7 @@ class Listing:
 
 
 class Source(Protocol):
-    """Source of the images."""
+    """Lists and reads the images of an `OwnSet`."""
 
     def listing(self) -> Listing:
         """All images with labels; DataMissingError or UsageError when they cannot be listed."""
@@ -56,16 +59,16 @@ class Source(Protocol):
         ...
 
     def stamp(self, id: str) -> Stamp | None:
-        """The stamp of an image; None when there is none."""
+        """The stamp of an image; None when it cannot be determined."""
         ...
 
 
 @runtime_checkable
 class Keeper(Protocol):
-    """A way to complete lists whose outcome can be kept in a file."""
+    """A `Complete` function whose split can be stored in a file."""
 
     def keep(self, given: Pools, made: Pools, *, beside: bool) -> Path | None:
-        """Keep `made` of what was `given`; returns the file."""
+        """Store the pools `made` from the pools `given`; returns the file, or None."""
         ...
 
 
@@ -73,8 +76,8 @@ class Keeper(Protocol):
 class OwnSet:
     """The data set of a source.
 
-    complete: makes the pools that were not listed, with a note. A source that has labels without
-    names is refused, unless placeholders may stand for them because all names are given elsewhere.
+    complete: fills in the pools that are not listed; also returns a note. placeholders: accept
+    labels without class names (and near-duplicate names), because all names are given elsewhere.
     """
 
     name: str
@@ -110,25 +113,25 @@ class OwnSet:
         return self.source.read(item.id)
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of one image; None when there is none."""
+        """The stamp of one image; None when it cannot be determined."""
         return self.source.stamp(item.id)
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep a split that was made here, where the source is one whose splits are kept."""
+        """Store a split that was made here; None if `complete` is no `Keeper` or stores nothing."""
         if not isinstance(self.complete, Keeper):
             return None
         return self.complete.keep(self._listing.labeled.pools, self._lists[0], beside=beside)
 
     def undivided(self) -> OwnSet:
-        """The same images, none held out for validation or testing."""
+        """The same data set, with no images held out for validation or testing."""
         return replace(self, complete=undivided)
 
     def unnamed(self) -> OwnSet:
-        """The same data set, with placeholders where the source has labels without names."""
+        """The same data set, with placeholder names for labels without class names."""
         return replace(self, placeholders=True)
 
     def _own_templates(self) -> tuple[bytes, ...]:
-        """Addition to the revision for prompts of the source's own."""
+        """Prompt templates that belong to the source, as contents for the revision."""
         templates = self._listing.templates
         return () if templates == SIMPLE_TEMPLATES else lines_of(templates)
 

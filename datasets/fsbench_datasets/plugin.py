@@ -1,4 +1,4 @@
-"""Registers the built-in data sets; no reader is imported before a data set is used."""
+"""Register the built-in data sets; a reader is imported only when its data set is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEMO = ("digits", "letters", "shapes")
 
 @hookimpl
 def register_datasets(register: Callable[..., None]) -> None:
-    """The embedded demo suite, the public sets, a set from PyPI, and families for own data."""
+    """Register the demo suite, the public sets, a set from PyPI, and prefixes for user data."""
     for name in DEMO:
         register(name, f"fsbench_datasets.embedded:{name}", suites=("demo",))
     for entry in PUBLIC_SETS:

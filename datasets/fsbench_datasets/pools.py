@@ -1,4 +1,7 @@
-"""Train, val and test pools from lists that lack some of them: what is missing is held out."""
+"""Train, val and test pools from lists that lack some of them, by holding out images.
+
+Main entry point: `complete`. The held-out images depend on the ids only, not on their order.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ Sizes = Callable[[str, int], tuple[int, int]]
 
 
 def check_holdout(name: str, holdout: float | None) -> None:
-    """UsageError for a share that leaves nothing for the test pool or nothing to train on."""
+    """UsageError for a share that leaves no images for the test pool or for training."""
     if holdout is not None and not 0 < holdout < 1 - VAL_SHARE:
         raise UsageError(
             f"{name}: --holdout {holdout}: expected a share above 0 and below {1 - VAL_SHARE:g} "
@@ -38,11 +41,12 @@ def check_holdout(name: str, holdout: float | None) -> None:
 
 
 def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str]:
-    """All three pools, and a note on where they come from.
+    """All three pools, and a note on their origin.
 
-    given: pools by role; images that nobody assigned stand under `UNSPLIT`. What is held out is
-    chosen per class, by a digest of the ids, so that it does not depend on the order of the lists.
-    UsageError when a class has too few images, or --holdout was given and there are test images.
+    given: pools by role; `UNSPLIT` holds images without a role. Held-out images are chosen per
+    class by a digest of their ids, independently of list order. Without train images, the train
+    pool is empty. UsageError when a class has too few images, when there are validation images
+    only, or when `holdout` is given although there are test images.
     """
     base = given.get("train") or given.get(UNSPLIT) or ()
     val, test = given.get("val", ()), given.get("test", ())
@@ -67,9 +71,9 @@ def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str
 
 
 def undivided(given: Pools) -> tuple[Pools, str]:
-    """All that may be trained on in the train pool, nothing held out; and a note on that.
+    """Pools with all train and val images in `train` and an empty `val`, and a note on that.
 
-    given: as for `complete`. Images that came as test images stay apart.
+    given: as for `complete`. Listed test images stay in `test`.
     """
     base = given.get("train") or given.get(UNSPLIT) or ()
     val, test = given.get("val", ()), given.get("test", ())
@@ -79,7 +83,7 @@ def undivided(given: Pools) -> tuple[Pools, str]:
 
 
 def share_note(validation: bool, holdout: float | None) -> str:
-    """Note on how test images were held out, of lists with or without validation images."""
+    """Note on how test images are held out; validation: the lists have validation images."""
     share = TEST_SHARE if holdout is None else holdout
     if validation:
         return f"{100 * share:g} % of each train class is held out as test images"
@@ -88,9 +92,9 @@ def share_note(validation: bool, holdout: float | None) -> str:
 
 
 def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, ItemList]:
-    """The rest, the val and the test images, each in the order of the list.
+    """The remaining, the val and the test images, each in list order.
 
-    sizes: class name and number of its images to the numbers of val and test images.
+    sizes: function (class name, number of images) -> (number of val, number of test images).
     """
     whole = packed(items)
     counts = label_counts(whole)
@@ -102,7 +106,7 @@ def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, Ite
 
 
 def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
-    """held: numbers of val and test images by label."""
+    """Pools `rest`, `val` and `test`; held: (val, test) image counts by label."""
     classes: dict[int, list[Run]] = {}
     for run in items.runs:
         classes.setdefault(run.label, []).append(run)
@@ -118,7 +122,7 @@ def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
 
 
 def _divided_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Run]]:
-    """The three parts of each run of one class."""
+    """Yield the rest, val and test parts of each run of one class."""
     ranked = sorted((id for run in runs for id in run.ids), key=_rank)
     held = dict.fromkeys(ranked[:val], 1) | dict.fromkeys(ranked[val : val + test], 2)
     for run in runs:
@@ -129,7 +133,7 @@ def _divided_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Ru
 
 
 def check_classes(name: str, pools: Pools) -> None:
-    """UsageError for fewer than two classes, or a class without train images where others have."""
+    """UsageError for fewer than two classes, or if only some classes have train images."""
     labels = {label for role in ROLES for label in label_counts(pools[role])}
     if len(labels) < 2:
         raise UsageError(
@@ -147,7 +151,10 @@ def check_classes(name: str, pools: Pools) -> None:
 
 
 def _made(name: str, share: float, validation: bool, classname: str, count: int) -> tuple[int, int]:
-    """At least one image to train on and one to test; of two, none is for validation."""
+    """(val, test) counts that leave an image for train and test each; no val if there are two.
+
+    UsageError for a class with fewer than two images.
+    """
     if count < 2:
         raise UsageError(
             f"{name}: class '{classname}' has {count} image: expected 2 or more, one each for "
@@ -158,7 +165,7 @@ def _made(name: str, share: float, validation: bool, classname: str, count: int)
 
 
 def _val_only(_: str, count: int) -> tuple[int, int]:
-    """A class with one image keeps it for training."""
+    """(val, 0) counts; a class with one image keeps it for training."""
     return (_part(count, VAL_SHARE) if count > 1 else 0), 0
 
 

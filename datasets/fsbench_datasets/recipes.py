@@ -1,4 +1,4 @@
-"""Recipes of the public sets for `fsbench data prepare`: `recipe_of` reads `recipes.toml`."""
+"""Download recipes of the public sets for `fsbench data prepare`, read from `recipes.toml`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from fewshot_bench.api.sources import Recipe, RemoteFile
 from fsbench_datasets.catalog import DRIVE, PublicSet, public_set, read_table
 
-# CoOp's split files, pinned by commit. The seven of this repository have the sizes of the published
-# ones, to the byte.
+# CoOp's split files, pinned by commit. The seven files of this repository have exactly the sizes of
+# the published ones.
 SPLIT_MIRROR = (
     "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/"
     "c7e7e68ae4eeadfab98e7886b2d6c9cf48a7ceb5/splits/"
@@ -24,7 +24,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 def _split_file(entry: PublicSet, mirrored: bool = True, **facts: Any) -> RemoteFile:
-    """CoOp's split file: from a mirror, then from the authors; it may lie in any known folder."""
+    """CoOp's split file: mirror first, then the authors' copy; accepted in any known folder."""
     name, first = entry.split_file or "", entry.folders[0]
     mirrors = (f"{SPLIT_MIRROR}{name}",) if mirrored else ()
     return RemoteFile(

@@ -1,7 +1,7 @@
-"""`wds:PATTERN`: images in tar shards of the webdataset convention, read at their place.
+"""`wds:PATTERN`: images in tar shards of the webdataset convention, read without unpacking.
 
-`open_shards` is the entry. Members that share a key are a sample, one of them an image, one its
-label. Shards and samples come in an order that the file system has no part in.
+Main entry point: `open_shards`. Members that share a key form a sample with an image and a label.
+The order of shards and samples does not depend on the file system.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Shard:
 
 
 def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
-    """The base folder and the shards, sorted by name.
+    """The base folder and the shards, sorted by path.
 
     argument: patterns with ranges {000..003} and wildcards, or folders, separated by semicolons;
-    `train=PATTERN` gives the role, else words in the shard's path do. DataMissingError where no
-    shard is found, UsageError where roles are unclear.
+    `train=PATTERN` gives the role, else words in the shard's path do. DataMissingError if no shard
+    is found or one of a range is missing, UsageError if roles are unclear.
     """
     parts = [_part(name, text.strip()) for text in argument.split(";") if text.strip()]
     if not parts:
@@ -83,12 +83,12 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
 
 
 def title_of(argument: str) -> str:
-    """The folder of the first pattern, for people."""
+    """A readable title: the name of the first pattern's folder."""
     return Path(_fixed(_part("wds:", argument.partition(";")[0].strip())[1])).name
 
 
 def canonical(argument: str) -> str:
-    """One text for the argument, however its paths are written."""
+    """The argument with its paths in their unique spelling."""
     parts = [_split(text.strip()) for text in argument.split(";") if text.strip()]
     return ";".join(f"{role}={_plain(path)}" if role else _plain(path) for role, path in parts)
 
@@ -102,19 +102,19 @@ def _plain(pattern: str) -> str:
 
 
 def _elsewhere(pattern: str) -> bool:
-    """A stream or a program's output, which is no place on this machine."""
+    """True for a URL or a pipe, which is not a local path."""
     return "://" in pattern or pattern.startswith("pipe:")
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Explicit role and pattern."""
+    """Explicit role (`UNSPLIT` if there is none) and pattern."""
     head, equals, pattern = text.partition("=")
     role = ROLE_NAMES.get(head.casefold(), UNSPLIT) if equals else UNSPLIT
     return (role, pattern) if role else (UNSPLIT, text)
 
 
 def _part(name: str, text: str) -> tuple[str, str]:
-    """Explicit role and absolute pattern."""
+    """Explicit role and absolute pattern; UsageError for a URL or a pipe."""
     role, pattern = _split(text)
     if _elsewhere(pattern):
         raise UsageError(f"{name}: '{pattern}': expected files on this machine (download them)")
@@ -122,7 +122,7 @@ def _part(name: str, text: str) -> tuple[str, str]:
 
 
 def _fixed(pattern: str) -> str:
-    """The folder that all shards of a pattern lie below."""
+    """The folder above all shards of a pattern: its leading part without wildcards or ranges."""
     if os.path.isdir(pattern):
         return pattern
     parts = Path(pattern).parts[:-1]
@@ -151,7 +151,7 @@ def _expand(name: str, pattern: str) -> list[Path]:
 
 
 def _ranges(name: str, pattern: str) -> list[str]:
-    """The pattern for every number of every {first..last}; zeros in front are kept."""
+    """The pattern for every number of every {first..last}; leading zeros are preserved."""
     match = RANGE.search(pattern)
     if match is None:
         if "{" in pattern:
@@ -184,7 +184,7 @@ def _shard(name: str, path: Path, base: Path, role: str) -> Shard:
 
 
 def _role(name: str, relative: Path) -> str:
-    """The role that the file's name says, else the folders above it."""
+    """The role named in the file name, else in the nearest folder above; UsageError for several."""
     for part in (relative.stem, *reversed(relative.parts[:-1])):
         words = re.split(r"[-_.]", part.casefold())
         roles = {ROLE_NAMES[word] for word in words if word in ROLE_NAMES}
@@ -200,7 +200,7 @@ def _role(name: str, relative: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labeled image of a shard; `label` is a whole number or the class name itself."""
+    """One labeled image of a shard; `label` is an integer or the class name itself."""
 
     key: str
     extension: str
@@ -218,7 +218,7 @@ Samples = tuple[Sample, ...]
 
 
 def shard_samples(name: str, shard: Path) -> Samples:
-    """The samples of a shard in its order; UsageError names a sample that is not whole."""
+    """The samples in shard order; UsageError for a sample without one image and a valid label."""
     return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encoded, _decoded)
 
 
@@ -317,13 +317,13 @@ def _decoded(content: Any, end: int) -> Samples:
 
 @dataclass(frozen=True)
 class Shards:
-    """The samples of some tar archives; ids are `shard/key.extension`."""
+    """The samples of tar shards; ids are `shard/key.extension`."""
 
     name: str
     argument: str
 
     def listing(self) -> Listing:
-        """All samples, shard by shard; the archives are walked once, without the images."""
+        """All samples, shard by shard; archives are scanned once (then cached), skipping images."""
         samples = self._samples
         rows = [
             Row(id, sample.label, sample.classname, shard.role, f"{shard.path}, {sample.key}")
@@ -344,7 +344,7 @@ class Shards:
         return read_member(shard.path, sample.image)
 
     def stamp(self, id: str) -> Stamp | None:
-        """The stamp of the image: of its shard, and its place in it."""
+        """The image's stamp: the shard's stamp with offset and size; None without the shard."""
         shard, sample = self._find(id)
         whole = file_stamp(shard.path)
         if whole is None:
@@ -366,7 +366,7 @@ class Shards:
 
     @cached_property
     def _samples(self) -> dict[str, tuple[Shard, Sample]]:
-        """Id to shard and sample, in the order of the shards and of their members."""
+        """Id to (shard, sample), in the order of the shards and of their members."""
         _refuse_other_kinds(self.name, self._beside(TYPE))
         return {
             f"{shard.name}/{sample.image_name}": (shard, sample)
@@ -394,7 +394,10 @@ class Shards:
         return templates
 
     def _beside(self, file_name: str) -> list[str] | None:
-        """The lines of a text file that lies with the shards; None when there is none."""
+        """The lines of a text file beside the shards; None when there is none.
+
+        If the base folder is named like a role, its parent is searched too.
+        """
         folders = [self._base, *(shard.path.parent for shard in self._shards)]
         if self._base.name.casefold() in ROLE_NAMES:
             folders.append(self._base.parent)

@@ -1,4 +1,4 @@
-"""Shared by the data sets here: names, counts and digests of lists, and notes on them."""
+"""Helpers shared by the data sets: class names, counts, revisions and notes of image lists."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def classnames_of(pools: Pools) -> tuple[str, ...]:
 
 
 def class_ids_of(classnames: Sequence[str]) -> tuple[str, ...]:
-    """Distinct ids by label where classes share a name (`bank`, `crane#1`, `crane#2`), else none.
+    """Distinct ids by label if classes share a name (`bank`, `crane#1`, `crane#2`), else empty.
 
-    A name with a number sign gets its label too, so that no id can be that of another class.
+    A name with a number sign also gets its label appended, so that ids cannot collide.
     """
     count = Counter(classnames)
     if len(count) == len(classnames):
@@ -40,9 +40,9 @@ def counts_of(pools: Pools) -> dict[str, int]:
 
 
 def copy_note(card: DatasetCard, classes: int, counts: Mapping[str, int]) -> Iterator[str]:
-    """A note when a copy has other classes or counts than the published set, where that is known.
+    """Yield a note if a copy differs from the published set in classes or counts, where known.
 
-    card: what is known of the published set; classes, counts: those of the copy.
+    card: facts of the published set; classes, counts: those of the copy.
     """
     expected = card.expected_counts
     if expected and (counts, classes) != (expected, card.expected_classes):
@@ -69,7 +69,7 @@ def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
 
 
 def lines_of(values: Iterable[object]) -> tuple[bytes, ...]:
-    """Values such as the sizes of files, a line each, for a revision."""
+    """A line of bytes per value (such as a file size), for a revision."""
     return tuple(f"{value}\n".encode() for value in values)
 
 
@@ -79,7 +79,7 @@ def plain_text(text: str) -> bool:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are; control characters are escaped."""
+    """The first names and the number of others; names that are not plain text are escaped."""
     shown = [name if plain_text(name) else ascii(name)[1:-1] for name in names[:SHOWN]]
     more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
     return ", ".join([*shown, *more])

@@ -1,4 +1,4 @@
-"""Splits that are made once and kept: with the results, or beside the data."""
+"""Splits that are made once and stored: with the results, or beside the data."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fsbench_datasets.split_lists import ROLES
 
 @dataclass(frozen=True)
 class SplitPlaces:
-    """Places where a split may be kept; a file beside the data goes first.
+    """Possible files of a stored split; a file beside the data takes precedence.
 
-    kept: None where no results are known.
+    beside: file beside the data; kept: file with the results, None without a results folder.
     """
 
     beside: Path
@@ -29,10 +29,10 @@ class SplitPlaces:
     def of(
         cls, beside: Path, subject: Path, holdout: float | None, splits: Path | None
     ) -> SplitPlaces:
-        """beside: a name that ends in .json; subject: the folder or file that is split.
+        """Derive both files; a non-default `holdout` adds a suffix, so that splits never mix.
 
-        splits: the folder of kept splits. Another share than the default one has another file, so
-        that two splits are never taken for one another.
+        beside: a path that ends in .json; subject: the folder or file that is split; splits: the
+        folder of stored splits.
         """
         suffix = "" if holdout in (None, TEST_SHARE) else f"-holdout-{holdout!r}"
         key = hashlib.sha256(os.fsencode(subject.resolve())).hexdigest()[:16]
@@ -40,14 +40,15 @@ class SplitPlaces:
         return cls(beside.with_name(f"{beside.stem}{suffix}.json"), kept)
 
     def found(self) -> Path | None:
-        """The kept split, if there is one."""
+        """The file of the stored split; None when there is none."""
         places = (self.beside, self.kept)
         return next((path for path in places if path is not None and path.is_file()), None)
 
     def keep(self, pools: Pools, *, beside: bool) -> Path | None:
-        """Write the split, unless one is kept; returns its file, None where no results are known.
+        """Write the split unless one is stored; returns its file, or None without a target.
 
-        UsageError where the folder cannot be written to; its mark is respected by root too.
+        UsageError if the folder is not writable. With `beside`, a folder without write permission
+        bits is refused even for root.
         """
         found = self.found()
         target = self.beside if beside else self.kept
@@ -69,7 +70,7 @@ class SplitPlaces:
 def load_kept(path: Path) -> Pools:
     """The pools of a split file; DataMissingError when it is damaged.
 
-    They are read from the user's cache where they were kept there for a file of these bytes.
+    Parsed pools are cached under the file's SHA-256 digest.
     """
     try:
         digest = _digest(path)
@@ -84,14 +85,14 @@ def _digest(path: Path) -> str:
 
 
 def kept_note(note: str, stored: Path | None) -> str:
-    """Note on how the pools were made, and the file that keeps it."""
+    """`note` on how the pools were made, with the file in which the split is stored."""
     return f"{note}, kept in {stored}" if stored else f"{note}; the first run keeps it"
 
 
 def apply_split(path: Path, source: Path, given: Pools) -> Pools:
-    """The images of `given` in the pools that the stored split says, in the order of `given`.
+    """The images of `given` in the pools of the stored split, in the order of `given`.
 
-    UsageError when the split and the list `source` are not about the same images and labels.
+    UsageError when the split and the manifest `source` differ in images, labels or roles.
     """
     places = _read(path)
     parts: dict[str, list[Item]] = {role: [] for role in ROLES}

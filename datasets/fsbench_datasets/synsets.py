@@ -1,8 +1,7 @@
-"""ImageNet's 1000 classes by synset (`n01440764`): names, folders, numbers of the development kit.
+"""ImageNet's 1000 classes by synset (`n01440764`): names, folders, development kit numbers.
 
-`synset_names` has the classes in the order of their labels. The kit numbers them in another order,
-which has been the same since 2012 and lies here as a list; its validation images are listed by
-those numbers (`validation_synsets`).
+`synset_names` lists the classes in label order. The development kit lists its validation images by
+class numbers in another order, unchanged since 2012 and stored here as a list (`kit_synsets`).
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ def _parsed(text: str) -> Iterator[tuple[str, str]]:
 def synset_card(
     known: DatasetCard, synsets: tuple[str, ...], pools: Pools, folder: Path, beside: Path
 ) -> DatasetCard:
-    """The card of a copy with these classes; pools without `val`.
+    """The card of an ImageNet copy with these classes; `pools` has no `val`.
 
-    beside: a copy of the class names may lie in this folder, or in the one above.
+    beside: a copy of the class names may be in this folder or its parent.
     """
     counts = {role: len(items) for role, items in pools.items()}
     notes = (
@@ -76,7 +75,7 @@ def synset_card(
 
 
 def _local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
-    """A note when a copy of the names beside the images differs from the built-in names."""
+    """A note if classnames.txt near the images is unreadable or differs from the built-in names."""
     path = next((f / LOCAL_NAMES for f in folders if (f / LOCAL_NAMES).is_file()), None)
     if path is None:
         return ()
@@ -95,7 +94,7 @@ def _local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
 
 
 def class_files(folder: Path) -> dict[str, Names]:
-    """Class folder to image names, both in case-sensitive order; no file is looked at.
+    """Class folder to image names, both in case-sensitive order; folders are only listed.
 
     DataMissingError for a class folder without images, and for a name that is not plain text.
     """
@@ -121,7 +120,7 @@ def check_plain(name: str, place: Path) -> None:
 
 
 def check_synsets(found: Sequence[str], place: Path) -> None:
-    """DataMissingError for a class that is not among ImageNet's 1000."""
+    """DataMissingError if a class is not among ImageNet's 1000."""
     unknown = [synset for synset in found if synset not in synset_names()]
     if unknown:
         raise DataMissingError(
@@ -133,13 +132,13 @@ def check_synsets(found: Sequence[str], place: Path) -> None:
 
 @cache
 def kit_synsets() -> Mapping[str, str]:
-    """`ILSVRC2012_ID` of the kit's meta.mat, as text, to synset; another order than the labels."""
+    """`ILSVRC2012_ID` of the kit's meta.mat, as text, to synset; not in label order."""
     text = files("fsbench_datasets").joinpath(ORDER_FILE).read_text("ascii")
     return {str(number): synset for number, synset in enumerate(text.split(), 1)}
 
 
 def validation_synsets(devkit: Path) -> tuple[str, ...]:
-    """The synset of every validation image, by image number less one.
+    """The synset of every validation image; index 0 is image number 1.
 
     DataMissingError when the kit is damaged or lacks the list of class numbers.
     """
@@ -152,7 +151,7 @@ def validation_synsets(devkit: Path) -> tuple[str, ...]:
 
 
 def _read(devkit: Path) -> bytes:
-    """The list of class numbers; a name is enough, whatever the folders are called."""
+    """Content of the list of class numbers, found by file name in any folder of the archive."""
     found = None
     try:
         with tarfile.open(devkit, "r:*") as archive:

@@ -1,7 +1,7 @@
-"""Members of uncompressed tar archives, read at their place and never unpacked.
+"""Random access to members of uncompressed tar archives, which are never unpacked.
 
-`tar_index` lists an archive, `read_member` reads a member. Indexes are kept in the cache folder for
-as long as the archive is the same; every place in one is checked before it is used.
+`tar_index` lists an archive, `read_member` reads a member. Indexes are cached under the archive's
+file stamp; all offsets and sizes of a cached index are checked before use.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fewshot_bench.api.sources import cache_root, file_stamp
 BLOCK = 512
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 VERSION = 2
-# `fsbench cache rm` knows files of this name as left behind by a process that was killed.
+# `fsbench cache rm` recognizes files with this prefix as leftovers of killed processes.
 TEMPORARY = ".fsbench-tmp~"
-# What a file of anything may raise when it is taken for an index.
+# Errors that a file with arbitrary content may cause when it is decoded as an index.
 DAMAGE = (
     OSError,
     ValueError,
@@ -51,10 +51,10 @@ class Member:
 
 
 def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Member, ...]:
-    """The regular files of an archive, in its order.
+    """The regular files of an archive, in archive order.
 
-    `start` and `size` (bytes) select an archive that is a member of the file. DataMissingError
-    names an archive that cannot be read, is compressed, ends early or is damaged.
+    `start` and `size` (bytes) select an archive nested in the file. DataMissingError names an
+    archive that cannot be read, is compressed, truncated or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Mem
 
 
 def read_member(path: Path, member: Member) -> bytes:
-    """The content of a member; OSError when it cannot be read whole."""
+    """The content of a member; OSError when it cannot be read completely."""
     with path.open("rb") as file:
         file.seek(member.offset)
         content = file.read(member.size)
@@ -79,7 +79,7 @@ def read_member(path: Path, member: Member) -> bytes:
 
 
 class _Window:
-    """A file that ends at `end`; positions stay those of the whole file."""
+    """View of a file that ends at `end`; positions are those in the whole file."""
 
     def __init__(self, file: IO[bytes], start: int, end: int) -> None:
         self.end = end
@@ -91,7 +91,7 @@ class _Window:
         return self._file.tell()
 
     def seek(self, position: int) -> int:
-        """Move to a position of the whole file."""
+        """Move to a position in the whole file."""
         return self._file.seek(position)
 
     def read(self, count: int) -> bytes:
@@ -102,7 +102,7 @@ class _Window:
 def _listed(window: _Window) -> Iterator[Member]:
     _refuse_compressed(window)
     place = window.tell()
-    # Mode "r:" never unpacks, and positions in `window` are those of the outer file.
+    # Mode "r:" never decompresses, and positions in `window` are those in the outer file.
     with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
         for info in archive:
             if info.offset_data <= place or info.size < 0:
@@ -129,7 +129,7 @@ def _member(info: tarfile.TarInfo, end: int) -> Member:
 
 
 def _check_end(window: _Window, offset: int) -> None:
-    """The tarfile module takes a broken header for the end; a real end is a block of zeros."""
+    """ValueError unless a block of zeros ends the archive: tarfile also stops at a bad header."""
     window.seek(offset)
     block = window.read(BLOCK)
     if len(block) < BLOCK:
@@ -140,14 +140,14 @@ def _check_end(window: _Window, offset: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Files of an archive by name, sorted; `offsets` and `sizes` are those in the outer file."""
+    """Files of an archive, sorted by name; `offsets` and `sizes` are bytes in the outer file."""
 
     names: tuple[str, ...]
     offsets: array[int]
     sizes: array[int]
 
     def find(self, name: str) -> Member:
-        """The place of a file; FileNotFoundError when it is not in the archive."""
+        """The member with this name; FileNotFoundError when it is not in the archive."""
         index = bisect_left(self.names, name)
         if index == len(self.names) or self.names[index] != name:
             raise FileNotFoundError(f"the archive has no '{name}'")
@@ -158,7 +158,7 @@ Parts = Mapping[str, Part]
 
 
 def tar_index(path: Path, *, nested: bool) -> Parts:
-    """The files of an archive under "", or those of the archives inside it under their stems.
+    """The files of an archive under the key "", or, if nested, of its inner .tar files by stem.
 
     Folders in names are dropped. DataMissingError names an archive that is truncated or damaged.
     """
@@ -212,10 +212,10 @@ def kept(
     encode: Callable[[Found], Any],
     decode: Callable[[Any, int], Found],
 ) -> Found:
-    """The result of `make` for an archive, which is read through once; its errors pass.
+    """Return the cached index of an archive, or call `make` and cache its result.
 
-    encode: to what JSON can hold; decode: back again, given the archive's size in bytes. An index
-    that `decode` refuses (see `DAMAGE`) is made again.
+    encode: to JSON-compatible data; decode: back again, given the archive's size in bytes. An index
+    for which `decode` raises an error in `DAMAGE` is rebuilt. Errors of `make` propagate.
     """
     stamp = file_stamp(archive)
     if stamp is None:
@@ -234,7 +234,7 @@ def kept(
 
 
 def check_places(offsets: Any, sizes: Any, end: int) -> None:
-    """ValueError when a member is not within the first `end` bytes of its archive."""
+    """ValueError when a member is not within the first `end` bytes of the file."""
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
     if ends and (min(offsets) < 0 or min(sizes) < 0 or max(ends) > end):
         raise ValueError("a place outside of the archive")
@@ -246,7 +246,7 @@ def _file(about: Mapping[str, Any]) -> Path:
 
 
 def _store(about: Mapping[str, Any], found: Any) -> None:
-    # Without a cache that can be written to, the archive is read through every time.
+    # If the cache is not writable, the archive is scanned every time.
     with contextlib.suppress(OSError, RuntimeError):
         path = _file(about)
         path.parent.mkdir(parents=True, exist_ok=True)

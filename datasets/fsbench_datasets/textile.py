@@ -16,7 +16,7 @@ from fsbench_datasets.split_lists import lines_of
 
 PACKAGE = "conformal_clip_data"
 BELOW = "data/textile_images/simulated"
-# Folder to class name; images per folder as the package's description counts them.
+# Folder to class name and number of images, as given in the package's description.
 CLASSES = {
     "nominal": ("no defect", 1000),
     "local": ("a local defect", 500),
@@ -32,7 +32,7 @@ class Textile:
     """The images in the installed package; ids are `folder/file`."""
 
     def listing(self) -> Listing:
-        """All images; DataMissingError without the package, or when it lacks some."""
+        """All images; DataMissingError if the package is absent or has another number of images."""
         names = [classname for classname, _ in CLASSES.values()]
         rows = [
             Row(f"{folder}/{path.name}", label)

@@ -1,9 +1,8 @@
-"""A tree of folders of images: read in one pass, and kept for as long as it stays the same.
+"""Trees of image folders, cached so that only changed folders are listed again.
 
-`read_tree` is the entry. Each folder is listed once, in sorted order, and no file is looked at but
-for its size, where sizes are asked for. The tree is kept in the user's cache folder with each
-folder's inode and times: the next reader lists those folders alone that have changed. A file that
-was replaced in place leaves its folder as it was; `SAMPLE` files are compared by size each time.
+Main entry point: `read_tree`; files are examined for their size at most. A cached folder is valid
+while its inode and times are unchanged; since replacing a file in place changes neither, the sizes
+of about `SAMPLE` files are compared on every read.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_image, is_system_f
 from fsbench_datasets.split_lists import plain_text
 
 VERSION = 1
-# All files of a tree of so many images, and as many of a larger one.
+# Number of files whose sizes are compared on every read: all files of a smaller tree.
 SAMPLE = 10_000
-# As git does: a folder that changed this shortly before it was listed may change again unseen,
-# where the file system's clock is coarse.
+# As in git: a folder that changed this shortly before it was listed may change again without a new
+# time stamp, since the file system's clock may be coarse.
 RACY_NS = 2 * 10**9
 
 
@@ -39,10 +38,11 @@ RACY_NS = 2 * 10**9
 class Tree:
     """One folder. path: relative to the root, empty for the root itself.
 
-    images: names of what can be read here; unread: of images that cannot; others: of other files;
-    system: of folders that a system or program made. Hidden names are nowhere. sizes: of the
-    images, packed; empty where none were asked for. stamp: changes when names come or go; empty
-    where that is not certain.
+    images: names of the image files that can be decoded here; unread: of images in formats that
+    cannot; others: of other files; system: of folders made by operating systems or programs.
+    Hidden names are in none of them. sizes: compressed sizes of the images, empty if not
+    requested. stamp: changes when names are added or removed; empty if that is not guaranteed.
+    below: the subfolders.
     """
 
     path: str
@@ -61,26 +61,26 @@ class Tree:
 
     @property
     def holds_images(self) -> bool:
-        """True when images lie directly in it, readable or not."""
+        """True when images lie directly in this folder, whether their format is readable or not."""
         return bool(self.images.count or self.unread)
 
     @property
     def prefix(self) -> str:
-        """The path with a slash, before which the names in it stand."""
+        """The path with a trailing slash, to prepend to file names; empty for the root."""
         return f"{self.path}/" if self.path else ""
 
     def id(self, name: str) -> str:
-        """The path of a file in it."""
+        """The path of a file in this folder, relative to the root."""
         return self.prefix + name
 
     def bytes_by_name(self) -> dict[str, int]:
-        """The size of each image; -1 where there is no regular file."""
+        """Image name to size in bytes; -1 if it is not a regular file."""
         sizes = array("q")
         sizes.frombytes(zlib.decompress(self.sizes))
         return dict(zip(self.images.listed(), sizes, strict=True))
 
     def sizes_digest(self) -> str:
-        """Equal where all sizes, here and below, are."""
+        """SHA-256 digest of all folder paths and image sizes, here and below."""
         sha = hashlib.sha256()
         for folder in self.walk():
             sha.update(f"{folder.prefix}\0{len(folder.sizes)}\0".encode() + folder.sizes)
@@ -94,11 +94,11 @@ class Tree:
 
 
 def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tree:
-    """The tree below a folder; links are followed, names are in case-sensitive order.
+    """Read the tree below a folder; links are followed, names are in case-sensitive order.
 
-    sizes: whether files are looked at for their sizes; depth: how far below `root` folders are
-    listed. UsageError for names that are no plain text, and for links that lead in circles;
-    OSError for a folder that cannot be listed.
+    sizes: also read file sizes; depth: number of levels below `root` to list (None: all).
+    UsageError for names that are not plain text and for circular links; OSError for a folder that
+    cannot be listed.
     """
     key = _key(root, sizes, depth)
     before = _kept(key)
@@ -112,9 +112,9 @@ def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tr
 
 
 def look_again(root: Path) -> tuple[str, ...]:
-    """Look at every file, whatever is kept, and keep what is found.
+    """Read all folders and file sizes anew, ignoring the cached tree, and cache the result.
 
-    Returns the folders of which something else was kept.
+    Returns the paths of the folders whose cached sizes differ.
     """
     key = _key(root, True, None)
     before = _kept(key)
@@ -129,20 +129,20 @@ def look_again(root: Path) -> tuple[str, ...]:
 
 
 def ending(name: str) -> str:
-    """The ending of a file name, in lower case."""
+    """The file extension in lower case, without the dot; empty if there is none."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the folders of a tree that are not `known`, by path, or that have changed."""
+    """Reads a tree, reusing folders in `known` (by path) that have not changed."""
 
     root: Path
     sizes: bool
     known: Mapping[str, Tree]
 
     def read(self, path: str, depth: int | None, above: tuple[tuple[int, int], ...] = ()) -> Tree:
-        """One folder and those below it; above: device and inode of each on the way here."""
+        """Read one folder and its subfolders; above: (device, inode) of each parent folder."""
         taken, found = time.time_ns(), os.stat(self.root / path)
         here = found.st_dev, found.st_ino
         if here in above:
@@ -160,13 +160,13 @@ class _Reader:
             stamp = ()
         tree = self.known.get(path)
         if tree is not None and stamp and tree.stamp == stamp:
-            # A link to a folder may lead nowhere now.
+            # A cached link to a folder may be broken by now; then this folder is listed again.
             with suppress(OSError):
                 return self._entered(tree, depth, (*above, here))
         return self._entered(self._listed(path, stamp), depth, (*above, here))
 
     def _entered(self, tree: Tree, depth: int | None, above: tuple[tuple[int, int], ...]) -> Tree:
-        """The tree with what is below it now; itself where nothing has changed."""
+        """The tree with its subfolders read; the same object if none of them changed."""
         deeper = None if depth is None else depth - 1
         below = [self.read(inner.path, deeper, above) for inner in tree.below if depth != 0]
         if len(below) == len(tree.below) and all(map(operator.is_, below, tree.below)):
@@ -214,12 +214,12 @@ class _Reader:
 
 
 def _unlisted(path: str) -> Tree:
-    """A folder of which nothing but the path is known."""
+    """Placeholder for a folder that has not been listed: only its path is set."""
     return Tree(path, Names.of(()), (), (), (), zlib.compress(b"", 1), (), ())
 
 
 def _sample_differs(root: Path, tree: Tree, known: Mapping[str, Tree]) -> bool:
-    """True when a file of a folder that was not listed anew has another size than is kept."""
+    """True if, in a sample of files from reused folders, any size differs from the cached one."""
     same = [folder for folder in tree.walk() if known.get(folder.path) is folder]
     count = sum(folder.images.count for folder in same)
     step = max(1, count // SAMPLE)
@@ -235,12 +235,12 @@ def _sample_differs(root: Path, tree: Tree, known: Mapping[str, Tree]) -> bool:
 
 
 def _key(root: Path, sizes: bool, depth: int | None) -> str:
-    """Another one where other files are images: readers of formats may be installed later."""
+    """Cache key; includes the image extensions, because decoders may be installed later."""
     return f"tree {VERSION}\0{root.resolve()}\0{sizes}\0{depth}\0{' '.join(image_endings())}"
 
 
 def _encoded(tree: Tree) -> bytes:
-    """A line of JSON with a row per folder, each before those below it, and the packed parts."""
+    """A line of JSON with a row per folder in pre-order, then the packed names and sizes."""
     folders = list(tree.walk())
     rows = [
         [f.path, f.stamp, f.images.count, len(f.images.packed), len(f.sizes), len(f.below)]

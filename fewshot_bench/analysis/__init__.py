@@ -1,1 +1,1 @@
-"""From records to numbers that are shown: tables, statistics, audits, sweeps."""
+"""From records to displayed results: tables, statistics, audits, sweeps."""

@@ -1,7 +1,7 @@
-"""A comparison of methods: records to a table, and the table in every format.
+"""A comparison of methods: from records to a table, and the table in every format.
 
-`compare` builds the table for the command line and the library; `Comparison` is what a person at
-work in Python holds. The numbers are those of `fsbench compare`.
+`compare` builds the table for the command line and the library; `Comparison` is the object of the
+Python API. The numbers are those of `fsbench compare`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def compare(
     metrics: Iterable[str],
     warn: Callable[[str], None],
 ) -> tuple[Table, list[Record]]:
-    """The table of these records, and those of them whose numbers can be used.
+    """The table of these records, and the records that it uses (without damaged logits).
 
-    metrics: what is to be shown; records that lack them get them from their logits. warn: prints
-    that a plug-in's columns are left out. UsageError when records must not stand in one table,
-    DataMissingError where the logits of all are damaged.
+    metrics: names of the metrics to show, computed from logits for records that lack them. warn:
+    called for metrics that cannot be computed and for plug-ins whose columns are left out.
+    UsageError when records must not share one table, DataMissingError if the logits of all are
+    damaged.
     """
     metrics = set(metrics)
     completed = outcomes.completed(records, metrics)
@@ -54,13 +55,13 @@ def compare(
     columns = _plugin_columns(warn)
     table = build(usable, options, columns, answers)
     if columns is not None and columns.failed:
-        # Lines that stood before the failure have columns of that plug-in.
+        # Rebuild without columns of the failed plug-ins, which earlier lines still have.
         table = build(usable, options, columns, answers)
     return table, usable
 
 
 def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
-    """The built-in metrics, and those of plug-ins that were asked for."""
+    """The built-in metrics, and the requested metrics of plug-ins."""
     from fewshot_bench.api.plugins import has_third_party
 
     if not has_third_party():
@@ -75,7 +76,7 @@ def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) -> Answers | None:
-    """The reader of predictions for tests of differences; None where nothing is to be tested."""
+    """The reader of predictions for tests; None without a baseline and without crossed seeds."""
     seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
     crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
     if not (options.baseline or crossed):
@@ -92,7 +93,7 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) ->
 
 
 def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
-    """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
+    """Drop records whose logits are known to be damaged; DataMissingError if none is left."""
     damaged = {damage.path for damage in outcomes.damaged}
     if not damaged:
         return list(records)
@@ -107,7 +108,7 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
 
 
 class _PluginColumns:
-    """The plug-ins' extra columns; those of one that fails are left out, with a warning."""
+    """The plug-ins' extra columns; a plug-in that fails is left out, with a warning."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
@@ -162,12 +163,12 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes that belong to the numbers."""
+        """The notes below the table."""
         return tuple(self.table.notes)
 
     @property
     def missing_commands(self) -> tuple[str, ...]:
-        """The commands that would run the cells that are missing."""
+        """Commands that run the missing cells."""
         return tuple(self.table.commands)
 
     def __str__(self) -> str:
@@ -191,15 +192,15 @@ class Comparison:
         return layout.document(self.table, form)
 
     def to_html(self, path: Target = None) -> str:
-        """Tables of HTML with what the terminal shows."""
+        """HTML tables with the content of the terminal output."""
         return _written(self._repr_html_(), path)
 
     def to_markdown(self, path: Target = None) -> str:
-        """Tables of Markdown."""
+        """Markdown tables."""
         return _written(self._text("markdown"), path)
 
     def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
-        """Tables of LaTeX (booktabs); caption, label: of the layout of papers."""
+        """LaTeX tables (booktabs); caption, label: only for the paper layout."""
         from fewshot_bench.analysis.formats import latex
 
         if self.layout != "paper":
@@ -214,11 +215,11 @@ class Comparison:
         return _written(self._text("csv"), path)
 
     def to_json(self, path: Target = None) -> str:
-        """The same rows, and what is true of all of them."""
+        """The rows of `to_csv`, with metadata that holds for all of them."""
         return _written(self._text("json"), path)
 
     def to_frame(self) -> pd.DataFrame:
-        """The same rows as a pandas data frame; UsageError without pandas."""
+        """The rows of `to_csv` as a pandas data frame; UsageError without pandas."""
         shown = self._document("csv")
         return frame(shown.rows, shown.heads)
 
@@ -229,7 +230,7 @@ class Comparison:
         if not panels(self.table):
             raise UsageError(f"no record here has the metric {self.table.metric} to draw")
         drawn = figure(self.table)
-        # A notebook shows it without pyplot, which would keep it open.
+        # Lets notebooks display the figure without pyplot, which would keep it open.
         vars(drawn)["_repr_png_"] = partial(_png, drawn)
         return drawn
 
@@ -241,7 +242,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A pandas data frame of rows; columns: its columns where there is no row."""
+    """A pandas data frame of rows; columns: its columns if there are no rows."""
     pandas = require("pandas", "pandas", "a data frame")
     return pandas.DataFrame(list(rows), columns=None if rows else list(columns))
 

@@ -1,4 +1,4 @@
-"""Conditions that must be equal in one table, and the refusal to mix them."""
+"""Conditions that must be equal in one table; `refuse_mixed` rejects records that differ."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from fewshot_bench.api.spec import (
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import digest_of, option_name
 
-# Conditions of a data set, both chosen by `--own-data`.
+# Names of conditions of a data set; both are filtered by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
-# Why two records of one split state other images, and what to do.
+# Reason why two records of one split state different images, and the advice.
 OTHER_IMAGES = "the files of the data set were other ones"
 IMAGES_ADVICE = (
     "give fsbench run again, which computes again what other images gave, or remove the records "
@@ -46,7 +46,7 @@ STALE_ADVICE = (
 
 
 def condition(spec: RunSpec, name: str) -> str:
-    """A condition as text: what the table shows and the option of its name takes."""
+    """A condition as text, as shown in the table and accepted by the option of the same name."""
     return CONDITIONS[name].text(getattr(spec, name))
 
 
@@ -57,18 +57,18 @@ def values_of(records: Sequence[Record], name: str) -> set[str]:
 
 
 def own_data(spec: RunSpec) -> str:
-    """A short digest of a person's own class names, templates and hold-out; `none` without."""
+    """A short digest of the user's own data and the images skipped in the data set, or `none`."""
     if not spec.data:
         return "none"
     skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
-    # What is left out of a target shows in its revision.
+    # Images skipped in a target already change its revision.
     data = without_skipped(spec.data)
     data |= {SKIPPED: skipped} if skipped else {}
     return data_digest(data) if data else "none"
 
 
 def data_text(spec: RunSpec) -> str:
-    """The digest of own data alone, whatever images are left out; `none` without."""
+    """The digest of own data without skipped images, or `none`."""
     if not spec.data:
         return "none"
     data = without_skipped(spec.data)
@@ -76,12 +76,12 @@ def data_text(spec: RunSpec) -> str:
 
 
 def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options on own data, without the images that are left out of it."""
+    """The own-data options without the skipped images."""
     return {name: value for name, value in data.items() if name != SKIPPED}
 
 
 def data_digest(data: Mapping[str, Any]) -> str:
-    """The first 12 digits of the SHA-256 of what was said about a person's own data."""
+    """The first 12 digits of the SHA-256 of the own-data options as canonical JSON."""
     return digest_of(canonical_json(dict(data)), 12)
 
 
@@ -95,9 +95,9 @@ def refuse_mixed(
 ) -> None:
     """Raise UsageError unless all records were made under one set of conditions.
 
-    place: where they would stand together. otherwise: the way out that ends the message. filtered:
-    whether the command has all filters of `fsbench compare`. columns: `columns_of` the records,
-    where they are there already.
+    place: description of the output, for the message. otherwise: alternative that ends the message.
+    filtered: whether the command has all filters of `fsbench compare`. columns: `columns_of` the
+    records, if already built.
     """
     for name in CONDITIONS:
         if len(values_of(records, name)) > 1:
@@ -108,7 +108,7 @@ def refuse_mixed(
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(columns or columns_of(records)):
         if name == "options" and not filtered:
-            # A sweep is over options.
+            # A sweep varies the options.
             continue
         advice = _local_advice(name, counts, filtered)
         raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, {otherwise}")
@@ -139,22 +139,22 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
 
 
 def code(record: Record) -> str:
-    """The first digits of the digest of the method's code; `unknown` where a record has none."""
+    """The first 12 digits of the digest of the method's code, or `unknown`."""
     return code_text(record.entry("environment", "code"))
 
 
 def code_text(stated: object) -> str:
-    """The same by what a record states of the code."""
+    """As `code`, from the entry `environment.code` of a record."""
     return (code_digest(stated) or UNKNOWN)[:12]
 
 
 def code_of(record: Record) -> str:
-    """Among which records the code must be one: those of a method in one version."""
+    """Text for method and version; records that share it must have the same code."""
     return f"'{record.spec.method}@{record.spec.method_version}'"
 
 
 def digest(record: Record) -> str:
-    """The digest of the record's split; empty when it has none (a cell that failed early)."""
+    """The digest of the record's split; empty if absent (the cell failed early)."""
     return str(record.split.get("digest") or "")
 
 
@@ -166,11 +166,11 @@ def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_see
     return f"'{row}' on {_split_text(evaluated, shots, split_seed)}, seed {train_seed}"
 
 
-# Columns of facts that are no field of the specification.
+# Columns that are not fields of `RunSpec`.
 FACTS: Facts = {
     "row": lambda record: _row_name(record),
     "own data": lambda record: own_data(record.spec),
-    "said data": lambda record: data_text(record.spec),
+    "data text": lambda record: data_text(record.spec),
     "options text": Shared("options", canonical_json),
     "split": digest,
     "split start": lambda record: digest(record)[:12],
@@ -183,17 +183,17 @@ FACTS: Facts = {
     "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
     "status": attrgetter("status"),
-    # What failed has no number that could be mixed with others.
+    # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")
-# One place in a table holds one kept model of a method.
+# Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
-# What must be equal, and the text of its places.
+# Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
-    (Rule(OWN_DATA, ("dataset",), "said data"), "'{}'".format),
-    # Asked where own data is the same, so that only the images differ.
+    (Rule(OWN_DATA, ("dataset",), "data text"), "'{}'".format),
+    # Reported only if own data is equal, so that only the skipped images differ.
     (Rule(SKIPPED_IMAGES, ("dataset",), "own data"), "'{}'".format),
     (Rule("revision", ("dataset",), "revision"), "'{}'".format),
     (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
@@ -204,11 +204,11 @@ _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     (Rule("model", _MODEL, "model", ("kept model",)), _model_text),
     (Rule("options", ("row",), "options text"), "'{}'".format),
 )
-# Facts that may tell rows apart, in the order of their parts of a label.
+# Facts that distinguish rows if they differ, in the order of their parts of a label.
 _LABELED = (
     Rule("code", ("row",), "code"),
-    Rule(OWN_DATA, ("dataset",), "said data"),
-    Rule(SKIPPED_IMAGES, ("dataset", "said data"), "own data"),
+    Rule(OWN_DATA, ("dataset",), "data text"),
+    Rule(SKIPPED_IMAGES, ("dataset", "data text"), "own data"),
     Rule("revision", ("dataset",), "revision"),
     Rule("target revision", ("target",), "target_revision", ("target",)),
     Rule("model", _MODEL, "picks", ("kept model",)),
@@ -242,9 +242,9 @@ def _local_conflicts(columns: RecordColumns) -> list[tuple[str, str, Counter[str
 def assign_rows(
     records: Sequence[Record], columns: RecordColumns | None = None
 ) -> dict[str, tuple[Row, list[Record]]]:
-    """Records by row label: the method with its overrides, and what differs between records.
+    """Records by row label: the method with its overrides, and all facts that differ.
 
-    columns: `columns_of` the records, where they are there already.
+    columns: `columns_of` the records, if already built.
     """
     columns = columns or columns_of(records)
     differing = [name for name in CONDITIONS if len(values_of(records, name)) > 1]
@@ -265,7 +265,7 @@ def assign_rows(
 
 
 def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    """By method and version, `clip-lora`, or `clip-lora@1` where another version is there too."""
+    """Names by (method, version): `clip-lora`, or `clip-lora@1` if several versions occur."""
     versions: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
         versions[record.spec.method].add(record.spec.method_version)
@@ -278,7 +278,7 @@ def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
 
 
 def _row_name(record: Record) -> str:
-    """Method, version and overrides, which make a row of their own."""
+    """Method, version and overrides, which identify a row."""
     spec = record.spec
     return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
 
@@ -288,7 +288,7 @@ def _short(name: str, value: str) -> str:
 
 
 def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
-    """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
+    """By record id, the label parts that distinguish code, own data, revisions, splits, options."""
     labels: defaultdict[int, list[str]] = defaultdict(list)
     for rule in _LABELED:
         for record, _, value in rule.conflicts(columns):

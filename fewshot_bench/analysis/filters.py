@@ -1,6 +1,6 @@
-"""Filters: which records go into a table, and in which version of a method.
+"""Filters that choose the records of a table, and the version of each method.
 
-`select` and `current` are the entries; a value that no record has is refused with the closest one.
+`select` and `current` are the entries; the error for an unknown value suggests the closest one.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def select(
 ) -> list[Record]:
     """The records that match every filter; UsageError for a value that no record has.
 
-    names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`; conditions: one
-    value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
-    data set or of the target), `own_data` and `code`, which leaves other methods alone.
+    names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`. conditions: one
+    value for each condition of the table; a prefix suffices for `weights`, `revision` (of the data
+    set or of the target), `own_data` and `code`. `code` does not filter other methods.
     """
     named = {name: text for name, text in names.items() if text}
     given = {name: text for name, text in conditions.items() if text is not None}
@@ -61,14 +61,14 @@ def select(
 
 
 def split_list(text: str, known: Iterable[str]) -> list[str]:
-    """The names in a comma list; commas inside brackets, or of a known name, do not separate."""
+    """Split a comma list, except inside brackets, or if the whole text is a known name."""
     if text in set(known):
         return [text]
     return [part.strip() for part in _COMMA.split(text) if part.strip()]
 
 
 def order(names: str | None, found: Iterable[str]) -> list[str]:
-    """`found` in the order of the comma list that asked for them, else sorted."""
+    """`found` in the order of the comma list `names`, else sorted."""
     found = sorted(set(found))
     if not names:
         return found
@@ -77,36 +77,36 @@ def order(names: str | None, found: Iterable[str]) -> list[str]:
 
 
 def place(wanted: Sequence[str], name: str) -> int:
-    """Position of a name in a list; after its end when it is not there."""
+    """Position of a name in a list; the length of the list if absent."""
     return wanted.index(name) if name in wanted else len(wanted)
 
 
 def method_names(spec: RunSpec) -> tuple[str, ...]:
-    """By what `--method` finds a cell: method and label, with or without its version.
+    """Names by which `--method` finds a cell: method and label, with or without version.
 
-    Of a method in a file shorter paths and the class alone, too.
+    For a method in a file, also its aliases and the class name alone.
     """
     own = spec.method, *method_references.aliases(spec.method), *_class_name(spec)
     return (*own, *(method_label(name, spec.overrides) for name in own), *versioned_names(spec))
 
 
 def _class_name(spec: RunSpec) -> tuple[str, ...]:
-    """That of a method in a file."""
+    """The class name of a method in a file; empty for others."""
     found = method_references.parts(spec.method)
     return found[1:] if found else ()
 
 
 def versioned_names(spec: RunSpec) -> tuple[str, ...]:
-    """`clip-lora@1` and `clip-lora@1[rank=4]`: the names that ask for this version."""
+    """Names that select this version, such as `clip-lora@1` and `clip-lora@1[rank=4]`."""
     own = spec.method, *method_references.aliases(spec.method)
     named = [f"{name}@{spec.method_version}" for name in own]
     return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
 
 
 def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
-    """The methods of a comma list, as `method_names` has them where they are there.
+    """The methods of a comma list, spelled as in `method_names` if any record has them.
 
-    A suite stands for those of its methods that are there.
+    A suite expands to those of its methods that occur in the records.
     """
     from fewshot_bench.api.registry import registry
 
@@ -120,7 +120,7 @@ def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
 
 
 def asked_datasets(text: str, known: Set[str]) -> list[str]:
-    """The data sets of a comma list as `fsbench run` reads it, places as records spell them."""
+    """The data sets of a comma list, split as by `fsbench run`; paths spelled as in records."""
     listed, places = split_list(text, known), split_names(text)
     if text not in known and ("\\" in text or any("," in name for name in places)):
         listed = list(places)
@@ -128,7 +128,7 @@ def asked_datasets(text: str, known: Set[str]) -> list[str]:
 
 
 def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
-    """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
+    """Names by which `--dataset` finds a cell: data set, target, and its name in the table."""
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
 
 
@@ -164,7 +164,7 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
 
 
 def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
-    """Records of the code of that digest; methods that have none of it stay as they are."""
+    """Keep records with this code; do not filter methods of which no record has it."""
     having = {code_of(record) for record in records if code(record).startswith(text[:12])}
     if not having:
         known = {code(record) for record in records}
@@ -182,17 +182,17 @@ def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
 
 
 _PARTS = re.compile(r"\d+|[a-z]+")
-# What stands before a release of the same number, in this order.
+# Pre-release words, which sort before the release of the same number, in this order.
 _BEFORE = ("dev", "a", "alpha", "b", "beta", "c", "rc", "pre", "preview")
-# A place in the order of versions: before the end of the text, its end, a word, a number.
+# Sort keys of version parts: pre-release word, end of text, other word, number.
 _EARLIER, _END, _WORD, _NUMBER = range(4)
 Key = tuple[tuple[int, int, str], ...]
 
 
 class Shown(NamedTuple):
-    """Records for a table, and what to say about versions that are not among them.
+    """Records for a table, with notes on versions left out or outdated.
 
-    older: (method, version) of records that are not of the newest version, which no run computes.
+    older: (method, version) of shown records not of the newest version; no command computes them.
     """
 
     records: list[Record]
@@ -201,7 +201,7 @@ class Shown(NamedTuple):
 
 
 def version_key(version: str) -> tuple[Key, str]:
-    """By what versions sort: numbers by size (`1.10` after `1.9`), `2rc1` before `2`."""
+    """Sort key for versions: numbers by value (`1.10` after `1.9`), `2rc1` before `2`."""
     found = []
     for part in _PARTS.findall(version.lower().removeprefix("v")):
         if part.isdigit():
@@ -214,7 +214,7 @@ def version_key(version: str) -> tuple[Key, str]:
 
 
 def split_version(name: str) -> tuple[str, str]:
-    """`NAME@VERSION` in its parts; the version is empty where a registered method is named so."""
+    """Split `NAME@VERSION`; the version is empty if absent or if a method has the whole name."""
     from fewshot_bench.api.registry import registry
 
     known = registry().methods.entries
@@ -233,10 +233,10 @@ def newest(records: Iterable[Record]) -> dict[str, str]:
 
 
 def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | None) -> Shown:
-    """The chosen records of the newest versions, and those of older ones that are asked for.
+    """The chosen records of the newest versions, and of older versions requested by name.
 
-    every: all records of the store, which say what the newest is. methods: the comma list that asks
-    for methods, where `clip-lora@1` asks for a version. UsageError where only older ones match.
+    every: all records of the store, which determine the newest versions. methods: the comma list of
+    `--method`, in which `clip-lora@1` requests a version. UsageError if only older versions match.
     """
     last = newest(every)
     asked = set(asked_methods(methods, every)) if methods else set()
@@ -256,7 +256,7 @@ def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | No
 def older_versions(
     records: Iterable[Record], last: Mapping[str, str]
 ) -> frozenset[tuple[str, str]]:
-    """The (method, version) of records that are not of the newest versions."""
+    """The (method, version) pairs of records whose version is not the newest."""
     pairs = {(record.spec.method, record.spec.method_version) for record in records}
     return frozenset(pair for pair in pairs if pair[1] != last[pair[0]])
 

@@ -1,7 +1,7 @@
-"""A kept model in use: `load_model` opens a folder, `Model` classifies images with it.
+"""Inference with a kept model: `load_model` opens a folder, `Model` classifies images.
 
-Opening runs nothing from the folder. Images go through the code that runs go through, so that
-logits are those of the run, bit for bit on one device.
+Opening executes no code from the folder. Images pass through the same code as in runs, so that the
+logits equal those of the run, bit for bit on one device.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ if TYPE_CHECKING:
     from fewshot_bench.profiling.meter import Meter
 
 BATCH = 1024
-"""Images per question to a classifier: some encode their prompts anew for each."""
+"""Images per call of a classifier: some encode their prompts again in each call."""
 EXIF = ("ignore", "rotate")
 _ARGUMENTS = {"top": whole(1), "batch": whole(1)}
-# Views of images and counts of work are one per process.
+# Image views and work accounting are global to the process.
 _ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one image, the most probable first, or why there are none.
+    """The classes of one image, most probable first, or in `problem` why there are none.
 
-    rejected: the first probability is below the one that the model asks for.
+    rejected: the highest probability is below the model's rejection threshold.
     """
 
     image: str
@@ -70,14 +70,14 @@ class Prediction:
     problem: str = ""
 
     def row(self) -> dict[str, str | float | None]:
-        """By the names of `columns`."""
+        """The prediction as a row with the names of `columns`; a rejected class is None."""
         kept = (None, *self.classes[1:]) if self.rejected else self.classes
         pairs = itertools.chain(*zip(kept, self.probabilities, strict=True))
         return dict(zip(columns(len(kept)), (self.image, *pairs), strict=True))
 
 
 def columns(count: int) -> list[str]:
-    """Names of the columns of predictions with so many classes."""
+    """Column names of predictions with `count` classes."""
     names = ["class", "runner_up", *(f"class_{place}" for place in range(3, count + 1))]
     probabilities = ["probability", "runner_up_probability"]
     probabilities += [f"probability_{place}" for place in range(3, count + 1)]
@@ -86,7 +86,7 @@ def columns(count: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Neighbor:
-    """A training image near an image: its class, the cosine of their features, and its number."""
+    """A kept training image: class, cosine similarity to the given image, and its number."""
 
     classname: str
     similarity: float
@@ -95,9 +95,9 @@ class Neighbor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """A fitted method that was kept, ready to classify; several threads may ask it at once.
+    """A kept fitted method, ready to classify; thread-safe.
 
-    config: all that was kept beside its tensors. backbone, classifier: as loaded.
+    config: everything that was kept except the tensors. backbone, classifier: as loaded.
     """
 
     path: Path
@@ -115,10 +115,10 @@ class Model:
         """One row per image: image, class, probability, runner_up, runner_up_probability.
 
         images: paths, PIL images, numpy arrays (h, w, 3) of uint8, torch tensors (3, h, w) of uint8
-        or of floats from 0 to 1, mixed; or one of them. top: 3 adds class_3 and probability_3, and
-        so on. The class is None where the model rejects and the probability is too low. batch:
-        images in memory at once. DataMissingError for an image that cannot be used; UsageError
-        without pandas.
+        or of floats from 0 to 1, also mixed; or a single one. top: 3 adds class_3 and
+        probability_3, and so on. The class is None if its probability is below the model's
+        rejection threshold. batch: images in memory at once. DataMissingError for an unusable
+        image; UsageError without pandas.
         """
         head = frame([], columns(max(2, top)))
         rows = [one.row() for one in self._all(images, top, batch)]
@@ -129,7 +129,7 @@ class Model:
         return self.measured_logits(images, None, batch=batch)
 
     def measured_logits(self, images: Any, meter: Meter | None, *, batch: int = BATCH) -> Tensor:
-        """As `logits`; meter: is billed the work, where one is given."""
+        """As `logits`; the work is billed to `meter` if given."""
         import torch
 
         checked(_ARGUMENTS, {"batch": batch})
@@ -146,14 +146,14 @@ class Model:
 
     @cached_property
     def support(self) -> Support | None:
-        """Training images that were kept with it; StoreError where their file is damaged."""
+        """Training images kept with the model, if any; StoreError if their file is damaged."""
         return read_support(self.path, self.config, self.backbone.embed_dim)
 
     def nearest(self, images: Any, *, count: int = 3) -> list[list[Neighbor]]:
-        """The nearest of the kept training images, for each image, the most similar first.
+        """The nearest kept training images for each image, most similar first.
 
-        images: as `predict` takes them. By the features of the frozen backbone, whatever the method
-        made of them. UsageError for a model without training images.
+        images: as in `predict`. Compares features of the frozen backbone, whatever the method made
+        of them. UsageError for a model without training images.
         """
         import torch
 
@@ -180,9 +180,9 @@ class Model:
     def stream(
         self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
     ) -> Iterator[Prediction]:
-        """Predictions in order, as they come; an image that cannot be used has a `problem`.
+        """Yield predictions in order; an unusable image has a `problem`.
 
-        images: as `predict` takes them; no more than a few batches are held at once.
+        images: as in `predict`, consumed lazily: only a few batches are held at once.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         count = min(max(2, top), len(self.classnames))
@@ -206,14 +206,14 @@ class Model:
             yield one
 
     def _softmax(self, logits: Tensor) -> Tensor:
-        # The highest first: a small temperature leaves no number infinite.
+        # Subtract the maximum first, so that a small temperature causes no overflow.
         values = logits.double()
         return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
 
     def _answers(
         self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
-        """Names of the images of a batch, what `ask` says of the usable ones, why not by place."""
+        """Per batch: image names, result of `ask` for usable images, problems by index."""
         from fewshot_bench.images.given import named, prepared
         from fewshot_bench.utils.prefetch import Ahead
 
@@ -233,7 +233,7 @@ class Model:
             loading.close()
 
     def _asked(self, source: ImageSource, meter: Meter | None = None) -> Tensor:
-        """(n, classes) float32 on the CPU; StoreError where the tensors cannot be these."""
+        """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
         from fewshot_bench.images.features import filled, image_view
@@ -241,7 +241,7 @@ class Model:
         if not len(source):
             return torch.empty(0, len(self.classnames))
         with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
-            # A copy, so that what one answer leaves behind does not reach the next one.
+            # Copy the classifier, so that state left by one call does not affect the next one.
             ask, order = copy.copy(self.classifier).logits, filled(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
             with _fitting(self.path, self.config), meter.phase("predict"):
@@ -275,12 +275,12 @@ class Model:
 def load_model(
     path: str | PathLike[str], *, device: str = "auto", method: type | None = None
 ) -> Model:
-    """A model in a folder, or on a hub; StoreError or UsageError, in one line, if it is of no use.
+    """A model in a folder or on a hub; StoreError or UsageError, in one line, if it is unusable.
 
-    path: a folder, or `hub:USER/NAME@revision`; a warning names the commit where the name does not.
+    path: a folder, or `hub:USER/NAME@revision`; a warning names the commit if the name does not.
     device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
-    registers (of a file or a notebook). DataMissingError where the backbone is not to be had. A
-    warning where the code of the method differs from that of the fit.
+    registers (of a file or a notebook). DataMissingError if the backbone is not available. Warns if
+    the code of the method differs from that of the fit.
     """
     return open_model(path, device, method, partial(warnings.warn, stacklevel=4))
 
@@ -293,7 +293,7 @@ def open_model(
     *,
     precision: str = "",
 ) -> Model:
-    """As `load_model`; `warn` gets warnings. precision: another one than that of the fit."""
+    """As `load_model`; `warn` gets warnings. precision: overrides that of the fit."""
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
     path = model_folder(name, warn)
     config, tensors = read_model(path)
@@ -313,7 +313,7 @@ def open_model(
 def _method(
     path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
 ) -> Any:
-    """The method with its hyper-parameters, if it is the one that was fitted."""
+    """The method with the hyper-parameters of the fit; UsageError if it is another version."""
     known = registry()
     if given is None and config.method not in known.methods.entries:
         error = known.methods.unknown(config.method, known.methods.entries, "fsbench list methods")
@@ -368,7 +368,7 @@ def _device(name: str) -> str:
 
 
 def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
-    """The backbone of the fit, with the same weights and the same size of images."""
+    """The backbone of the fit; StoreError if its weights or its image size differ."""
     from fewshot_bench.backbones import loading
 
     if config.precision not in PRECISIONS or config.exif not in EXIF:
@@ -400,7 +400,7 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
 def _as_in_runs(
     features: FeatureCache, backbone: LoadedBackbone, meter: Meter | None = None
 ) -> Iterator[Meter]:
-    """The state of torch and of the harness in which runs ask classifiers; the meter of the work.
+    """Set the state of torch and of the harness as in runs; yield the meter of the work.
 
     For one thread at a time.
     """
@@ -420,7 +420,7 @@ def _as_in_runs(
 
 @contextmanager
 def _fitting(path: Path, config: ModelConfig) -> Iterator[None]:
-    """StoreError in one line for whatever tensors that are not those of the method lead to."""
+    """Turn errors caused by tensors that do not fit the method into a one-line StoreError."""
     import torch
 
     try:
@@ -446,7 +446,7 @@ def _line(error: Exception) -> str:
 
 
 def _listed(images: Any) -> Iterable[Any]:
-    """Images that were given, one or several."""
+    """The given images as an iterable; a single image becomes a tuple."""
     one = isinstance(images, str | PathLike) or len(getattr(images, "shape", ())) == 3
     if one or (hasattr(images, "getexif") and hasattr(images, "mode")):
         return (images,)
@@ -456,6 +456,6 @@ def _listed(images: Any) -> Iterable[Any]:
 
 
 def _refuse(names: Sequence[str], problems: Mapping[int, str]) -> None:
-    """DataMissingError for the first image that cannot be used."""
+    """Raise DataMissingError for the first unusable image."""
     for place, problem in problems.items():
         raise DataMissingError(f"{names[place]} {problem}; leave it out, or mend it")

@@ -1,7 +1,7 @@
-"""Facts of many records as columns, so that what must be equal is compared as tuples.
+"""Columnar view of many records, in which equality checks compare tuples.
 
-`RecordColumns` is the entry; `Rule` is a fact that must have one value in each of its places. Every
-column is computed once and has the order of the records.
+`RecordColumns` is the entry; a `Rule` is a fact that must have a single value in each place. Every
+column is computed once and follows the order of the records.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Place = tuple[Hashable, ...]
 
 
 def distinct(values: Iterable[Any]) -> Collection[Any]:
-    """Each object once; records of a store share what is equal."""
+    """Deduplicate by identity, which is cheap: records of a store share equal objects."""
     return {id(value): value for value in values}.values()
 
 
 class Shared(NamedTuple):
-    """A fact of the values of another column, which records of a store mostly share."""
+    """A fact derived from another column, computed once per distinct value object."""
 
     column: str
     fact: Callable[[Any], Any]
 
 
 class Joint(NamedTuple):
-    """A fact of the values of several columns."""
+    """A fact derived from several columns, row by row."""
 
     columns: tuple[str, ...]
     fact: Callable[..., Any]
@@ -44,16 +44,16 @@ class Stated(NamedTuple):
 
 
 Fact = Take | Shared | Joint | Stated
-# Stands for an entry that is not there; no record has it.
+# Marks an absent entry; no record can contain this object.
 _ABSENT = object()
 Facts = Mapping[str, Fact]
 
 
 class RecordColumns:
-    """The columns of these records by name.
+    """Columns of these records, computed on first access and cached by name.
 
-    A name is one of `facts`, or `part.entry` (`environment.threads`), or a field of the
-    specification.
+    A name is a key of `facts`, a `part.entry` of the record (`environment.threads`), or a field of
+    its `RunSpec`.
     """
 
     def __init__(self, records: Sequence[Record], facts: Facts) -> None:
@@ -67,15 +67,15 @@ class RecordColumns:
         return self._known[name]
 
     def add(self, facts: Facts) -> None:
-        """Further facts."""
+        """Register further facts."""
         self._facts |= facts
 
     def rows(self, names: Iterable[str]) -> Iterable[Place]:
-        """One tuple for each record."""
+        """Values of the named columns, one tuple per record."""
         return zip(*(self[name] for name in names), strict=True)
 
     def load(self, names: Iterable[str]) -> None:
-        """Read what these facts are of, the entries of one field together."""
+        """Load the source columns of these facts, all entries of one field in a single read."""
         fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for name in self._sources(names):
             field, _, entry = name.partition(".") if "." in name else ("", "", name)
@@ -93,7 +93,7 @@ class RecordColumns:
                 self._known[f"{field}.{entry}" if field else entry] = column
 
     def _sources(self, names: Iterable[str]) -> Iterator[str]:
-        """The columns that others are made of, in the end."""
+        """Resolve derived facts to the columns that they are ultimately computed from."""
         for name in names:
             fact = self._facts.get(name)
             if isinstance(fact, Shared):
@@ -107,7 +107,7 @@ class RecordColumns:
         fact = self._facts.get(name)
         if isinstance(fact, Shared):
             values = self[fact.column]
-            # All of them are there until the end, so that no two have one id.
+            # `values` keeps every object alive, so no two of them share an id.
             facts = {id(one): fact.fact(one) for one in distinct(values)}
             return [facts[id(one)] for one in values]
         if isinstance(fact, Joint):
@@ -124,10 +124,10 @@ class RecordColumns:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A fact with one value in each place.
+    """A fact that must have a single value in each place.
 
-    name: of the fact. place: columns that name a place. value: the column of its values. needs:
-    columns without which a record stands in no place.
+    name: the fact. place: columns whose values identify a place. value: the column of the fact.
+    needs: columns that must all be truthy, otherwise the record is ignored.
     """
 
     name: str
@@ -137,7 +137,7 @@ class Rule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All that it reads."""
+        """All columns that the rule reads."""
         return (*self.place, self.value, *self.needs)
 
     def differing(self, columns: RecordColumns) -> set[Place]:

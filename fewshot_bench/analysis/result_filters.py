@@ -1,6 +1,6 @@
-"""Values of filters of `Results.where`: names, classes and objects of methods, options.
+"""Filter values of `Results.where`: names, classes and objects of methods, options.
 
-`words_of` gives them as `fsbench compare` takes them; `of_methods` chooses by objects.
+`words_of` converts them to the notation of `fsbench compare`; `of_methods` filters by objects.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def several(value: Any) -> tuple[Any, ...]:
 
 
 def words_of(value: Any) -> str:
-    """Values as filters of `fsbench compare` have them: `1,4`, `none`."""
+    """Values in the notation of `fsbench compare`: `1,4`, `none`."""
     if isinstance(value, str):
         return value
     return join_names(_word(one) for one in several(value))
@@ -40,9 +40,9 @@ def is_method_object(value: Any) -> bool:
 
 
 def of_methods(records: Sequence[Record], methods: Sequence[Any]) -> Sequence[Record]:
-    """The records of these methods; of an object those with its values alone.
+    """The records of these methods; an object matches only records with its option values.
 
-    UsageError for one that no record has.
+    UsageError for a method that no record has.
     """
     from fewshot_bench.analysis.filters import select
 
@@ -60,7 +60,7 @@ def of_methods(records: Sequence[Record], methods: Sequence[Any]) -> Sequence[Re
 
 
 def with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
-    """The records with these hyper-parameters; UsageError for what none of them has."""
+    """The records with these hyper-parameters; UsageError for a name or value that none has."""
     if not isinstance(asked, Mapping):
         raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
     for name, values in asked.items():
@@ -82,7 +82,7 @@ def _label(record: Record) -> str:
 
 def _word(value: Any) -> str:
     if isinstance(value, type):
-        # One of a notebook lies in a file of its own in the store.
+        # A method of a notebook is stored in a file of its own.
         return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
     if is_method_object(value):
         return method_label(short(_word(type(value))), changed_options(value))

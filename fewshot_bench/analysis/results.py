@@ -1,7 +1,7 @@
 """Results of a store in Python: `Results` holds records, and shows, filters and compares them.
 
-`load` reads a store; `fewshot_bench.run` returns the same of the cells that it was asked for.
-Results do not change: filters return new ones.
+`load` reads a store; `fewshot_bench.run` returns `Results` of the requested cells. `Results` are
+immutable: filters return new ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.model import Model
     from fewshot_bench.store.answer_files import Stored
 
-# Filters that take several values, and those of one condition of a run.
+# Filters that are comma lists, and filters of one condition of a run.
 _LISTS = ("method", "dataset", "classes", "shots", "seeds")
 _CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
@@ -81,10 +81,10 @@ Value = str | int | type | None
 class CellPredictions:
     """Predictions of one cell, image by image; arrays are in the order of `ids`.
 
-    ids, labels (n,) and predicted (n,): the test images, their class indices and those predicted;
-    classnames: by class index. confidences, label_probabilities: (n,) the probability of the
-    predicted class and of the label. ranks: (n,) of the label among all classes, 1 where it is
-    predicted. All of these are there whatever was kept of the logits (`--keep-logits`).
+    ids, labels (n,) and predicted (n,): the test images, their true and predicted class indices.
+    classnames: by class index. confidences, label_probabilities: (n,) probability of the predicted
+    class and of the label. ranks: (n,) rank of the label among all classes, 1 if it is predicted.
+    All of these are available whatever was kept of the logits (`--keep-logits`).
     """
 
     ids: tuple[str, ...] = field(repr=False)
@@ -102,18 +102,18 @@ class CellPredictions:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        """(n, classes) float32; StoreError where they were not kept.
+        """(n, classes) float32; StoreError if they were not kept.
 
-        They were rounded to 16 bits below the highest of each image, unless an earlier version
-        stored them: the logarithm of a probability p is off by 0.0005 (ln classes - ln p) at most.
+        Stored as float16 gaps to the highest logit of each image, except by earlier versions: the
+        logarithm of a probability p is off by at most 0.0005 (ln classes - ln p).
         """
         return self._stored.answers.logits
 
     @property
     def top(self) -> tuple[np.ndarray, np.ndarray]:
-        """(n, 5) classes and their probabilities, the most probable first; of fewer classes, all.
+        """(n, 5) classes and their probabilities, most probable first; fewer if there are fewer.
 
-        StoreError where they were not kept.
+        StoreError if they were not kept.
         """
         if self._stored.top is None:
             raise StoreError(
@@ -124,13 +124,13 @@ class CellPredictions:
 
     @property
     def correct(self) -> np.ndarray:
-        """(n,) bool."""
+        """(n,) bool: whether the prediction equals the label."""
         found: np.ndarray = self.predicted == self.labels
         return found
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(n, classes), the softmax of the logits; StoreError where they were not kept."""
+        """(n, classes) softmax of the logits; StoreError if they were not kept."""
         import numpy as np
 
         shifted = self.logits.astype(np.float64)
@@ -164,9 +164,9 @@ class CellPredictions:
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """Records of a store, in the order in which they were asked for.
+    """Records of a store, in the order of the request.
 
-    missing: data sets that could not be used, with why.
+    missing: data sets that could not be used, with the reason.
     """
 
     store: Path
@@ -176,7 +176,7 @@ class Results:
     _asked: Mapping[str, str] = field(default_factory=dict)
 
     def records(self) -> list[Record]:
-        """All records: cells that are done, that failed, and that are not applicable."""
+        """All records: of finished, failed and inapplicable cells."""
         return list(self._records)
 
     def __iter__(self) -> Iterator[Record]:
@@ -197,14 +197,14 @@ class Results:
     ) -> Results:
         """The results that match all filters; UsageError for a value that no record has.
 
-        predicate: a function of a record. filters, each one value or several: `method` (by class
-        or object, too), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
+        predicate: a function of a record. filters, each one value or several: `method` (also a
+        class or object), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
         `val`, `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`,
         `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
-        # What can be read once is read here.
+        # Materialize iterators, which can be consumed only once.
         filters = {n: tuple(v) if isinstance(v, Iterator) else v for n, v in filters.items()}
         chosen = self._records
         for name, value in filters.items():
@@ -239,7 +239,7 @@ class Results:
         raise unknown("filter", name, known, "docs/python.md")
 
     def predictions(self, record: Record) -> CellPredictions:
-        """Predictions of a cell that is done; StoreError where they cannot be read."""
+        """Predictions of a finished cell; StoreError if they cannot be read."""
         import numpy as np
 
         from fewshot_bench.analysis.table.per_class import class_names
@@ -260,9 +260,9 @@ class Results:
         )
 
     def model(self, record: Record, *, device: str = "auto", method: type | None = None) -> Model:
-        """The model of a cell that was run with `keep_models`; StoreError where there is none.
+        """The model of a cell that was run with `keep_models`; StoreError if there is none.
 
-        device, method: as `load_model` takes them.
+        device, method: as in `load_model`.
         """
         from fewshot_bench.analysis.model import load_model
 
@@ -273,8 +273,8 @@ class Results:
     def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.
 
-        metrics: of plug-ins, beside all built-in ones. What a record lacks is computed from its
-        logits.
+        metrics: metrics of plug-ins, in addition to all built-in ones. Metrics that a record lacks
+        are computed from its logits.
         """
         asked = checked({"metrics": names("names of metrics", 0)}, locals())["metrics"]
         known = known_metrics(asked)
@@ -302,13 +302,13 @@ class Results:
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
 
-        baseline: a method, by name, class or object, to which differences are shown, paired on
-        identical splits. metric: shown and ranked. columns: what stands beside it; None for all
-        costs. sort: the best first by a metric, the cheapest by a cost. rename: other names for
-        methods, data sets and averages. layout: `groups`, a table per data set, or `paper`, methods
-        x data sets, with no room for columns. allow_mixed: whether records of different conditions
-        may stand in one table, as rows of their own. UsageError for names that are not known, and
-        for records that must not stand in one table.
+        baseline: a method (name, class or object) to which differences are shown, paired on
+        identical splits. metric: the metric that is shown and ranked. columns: further columns;
+        None for all costs. sort: a metric (best first) or a cost (cheapest first). rename: new
+        names for methods, data sets and averages. layout: `groups`, a table per data set, or
+        `paper`, methods x data sets, with no room for columns. allow_mixed: whether records of
+        different conditions may share one table, as separate rows. UsageError for unknown names,
+        and for records that must not share one table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
@@ -390,7 +390,7 @@ class Results:
 
 
 def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
-    """The results in a store; DataMissingError where it holds none."""
+    """The results in a store; DataMissingError if it holds no readable record."""
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")
@@ -402,7 +402,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 
 
 def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
-    """The records that a store has of these cells."""
+    """The records of these cells that a store has."""
     store = Store(folder.absolute())
     found = tuple(store.held(cells).values())
     _warn_of_damage(store, 4)
@@ -410,7 +410,7 @@ def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str])
 
 
 def _read(folder: Path) -> tuple[Record, ...]:
-    """All readable records; a warning names the others."""
+    """All readable records; warns about damaged ones."""
     store = Store(folder.absolute())
     found = tuple(store.records()) if folder.is_dir() else ()
     _warn_of_damage(store, 4)
@@ -418,7 +418,7 @@ def _read(folder: Path) -> tuple[Record, ...]:
 
 
 def _warn_of_damage(where: Outcomes | Store, level: int = 3) -> None:
-    """Name what is damaged, at a line of code so many levels up."""
+    """Warn about each damaged file; `level` is the stack level of the warning."""
     for damage in where.damaged:
         warnings.warn(f"not used: {damage}", stacklevel=level)
 
@@ -430,7 +430,7 @@ def _shown(record: Record) -> str:
     return str((record.error or {}).get("message") or "")
 
 
-# Fields of the specification by the name of their column; some are columns under other names.
+# Column name: field of `RunSpec`; some names differ.
 _SPEC = {
     "method": "method",
     "method_version": "method_version",
@@ -450,7 +450,7 @@ HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "
 
 
 def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
-    """A record as one row: what was asked, what came out, what it cost."""
+    """A record as one row: specification, status, metrics, costs, error, options."""
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
     return {

@@ -1,8 +1,8 @@
-"""The face for methods that adapt the encoders; called, it lists the names of backbones.
+"""Public API for methods that adapt the encoders; calling the module lists backbone names.
 
-A method gets its towers from a `Backbone`; the names here are what it types and adapts them with
-(docs/plugins.md). The room's name is that of a function of the library's face,
-`fewshot_bench.backbones()`.
+A method gets its towers from a `Backbone`; the names here serve to annotate and adapt them
+(docs/plugins.md). The module is callable, since the library's function `fewshot_bench.backbones()`
+has the same name.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Attention over packed prompts: all sequences look at a shared prefix, then at themselves.
+"""Attention over packed prompts: sequences attend to a shared prefix and to themselves.
 
-There is one prefix, or one for each run of the sequences. Scores against a prefix are one product
-for all its sequences, so its keys and values are never copied, and their gradients are summed by a
-product as well. Softmax runs over both parts together.
+`attend` and `attend_pooled` are the entry points, for one prefix or one per run of the sequences.
+Scores against a prefix are one product for all its sequences, so that its keys and values are never
+copied, and a product sums their gradients, too; softmax runs over both parts together.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from fewshot_bench.backbones.packing import Group, Layout
 
 
 def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
-    """Every token looks at the prefix and, up to itself, at its own sequence.
+    """Every token attends to the prefix and, causally, to its own sequence.
 
-    qkv: (t, 3 width), queries, keys and values side by side; returns (t, width).
+    qkv: (t, 3 width), queries, keys and values concatenated; returns (t, width).
     """
     mixed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
     return mixed
 
 
 def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int) -> Tensor:
-    """One query per sequence, q (n, width), among keys and values (t, 2 width)."""
+    """One query per sequence, q (n, width), attends to keys and values (t, 2 width)."""
     mixed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
     return mixed
 
@@ -82,9 +82,9 @@ class _Packed(torch.autograd.Function):
 
 
 class _Part:
-    """A group of sequences (or the prefix, which has nothing before it) and what it must not see.
+    """A group of sequences, or the prefix itself (behind: False), and its attention mask.
 
-    hidden: True where a query may not look, (length, length) or (count, 1, length).
+    hidden: mask, True for masked keys, (length, length) or (count, 1, length).
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class _Part:
         return self._apart(x[:, self.group.rows], self.group.length)
 
     def take_queries(self, x: Tensor) -> Tensor:
-        """The same of queries, of which there may be one per sequence."""
+        """The same for queries, of which `pooled` parts have one per sequence."""
         return self._apart(x[:, self._queries], 1 if self.pooled else self.group.length)
 
     def _apart(self, x: Tensor, length: int) -> Tensor:
@@ -151,15 +151,15 @@ def _long(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _own(weights: Tensor, keys: Tensor) -> Tensor:
-    """The columns of a sequence's own keys, (heads * count, queries, length)."""
+    """The columns of weights for a sequence's own keys, (heads * count, queries, length)."""
     own = weights[..., weights.shape[-1] - keys.shape[1] :]
     return own.reshape(keys.shape[0], -1, keys.shape[1])
 
 
 def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tensor:
-    """(heads * runs, count * queries, prefix + length): softmax over the prefix and the own.
+    """(heads * runs, count * queries, prefix + length): softmax over prefix and own keys.
 
-    count: the sequences of the part behind one prefix.
+    count: the number of the part's sequences behind one prefix.
     """
     scale = queries.shape[-1] ** -0.5
     first = queries.view(prefix.shape[0], -1, queries.shape[-1]) @ prefix.mT
@@ -172,7 +172,7 @@ def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tens
 
 
 def _mix(weights: Tensor, values: Tensor, prefix: Tensor) -> Tensor:
-    """(heads * count, queries, d): weights times the values of the prefix and the own."""
+    """(heads * count, queries, d): weights times the values of the prefix and the sequence."""
     own = _own(weights, values)
     first = weights[..., : prefix.shape[1]] @ prefix
     return torch.baddbmm(first.view(own.shape[0], -1, first.shape[-1]), own, values)

@@ -1,6 +1,7 @@
 """FLOPs of transformer blocks, forward and backward: two per multiplication and addition.
 
-Enter at `block_flops` and `gradient_flops`; a layout and the tensors of a block decide.
+`block_flops` and `gradient_flops` are the entry points; counts follow from a layout and the tensors
+of a block.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def block_flops(parts: Parts, layout: Layout, *, pooled: bool) -> int:
 def gradient_flops(cost: int, parts: Parts, layout: Layout, pooled: bool, *, into: bool) -> int:
     """The backward pass of a block whose forward pass took `cost`.
 
-    Every product has one gradient product for its input, and one more for its matrix where that is
-    trained; attention has twice its own. Where nothing before the matrices q, k and v is trained
-    (`into` is False, and so is the norm), their input has none.
+    Every product has one gradient product for its input, and another for its matrix if that is
+    trained; attention costs twice its forward pass. If nothing before the matrices q, k and v is
+    trained (`into` is False and the norm is frozen), their input needs no gradient.
     """
     gradient = cost + _attention(parts, layout, pooled=pooled)
     if not (into or parts["ln_1.weight"].requires_grad or parts["ln_1.bias"].requires_grad):

@@ -1,6 +1,7 @@
 """FLOPs of branches, which are code of methods: matrix products are counted as they run.
 
-Enter at `counted`. Nothing is watched while nobody counts (`fewshot_bench.profiling.cost`).
+`counted` is the entry point. Nothing is traced unless costs are being counted
+(`fewshot_bench.profiling.cost`).
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def counted(branch: Callable[[], Tensor | None]) -> Tensor | None:
-    """The result of a branch; its FLOPs are counted, forward and, when that comes, backward.
+    """Run a branch and count its FLOPs, also those of a later backward pass.
 
-    The gradients of a product, for its input and for its matrix, are two more products.
+    The gradients of a product, for its input and its matrix, are two further products.
     """
     if not is_counting() or torch.compiler.is_exporting():
         return branch()
@@ -44,7 +45,7 @@ def counted(branch: Callable[[], Tensor | None]) -> Tensor | None:
         with products:
             added = branch()
     finally:
-        # A block that is computed again ends where nothing more is needed.
+        # Recomputing a block may stop early, by an exception, once it has all needed tensors.
         count(flops=products.flops)
     if added is not None:
         count_backward(added, 2 * products.flops)

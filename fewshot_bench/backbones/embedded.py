@@ -28,7 +28,7 @@ def identity() -> str:
 
 
 def shape() -> Shape:
-    """Its sizes, which need no weights."""
+    """The backbone's sizes, without loading weights."""
     from fewshot_bench.backbones.shape import shape_in
 
     return shape_in(json.loads(_file(CONFIG))["model_cfg"])
@@ -57,7 +57,7 @@ def _tokenizer() -> Any:
 
 @functools.cache
 def _module() -> nn.Module:
-    """The model in float32; token rows that were never trained come from a frozen stream."""
+    """The model in float32; untrained token embeddings come from a stable random stream."""
     import numpy as np
     import torch
     from open_clip import CLIP
@@ -79,7 +79,7 @@ def _module() -> nn.Module:
 
 
 def prepare() -> None:
-    """Build what every copy of it shares, so that loading one takes little time."""
+    """Build the parts that all copies share, so that loading one takes little time."""
     _module()
     _tokenizer()
 

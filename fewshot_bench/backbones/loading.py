@@ -64,7 +64,7 @@ def parse(name: str) -> Name:
 
 
 def check(name: str) -> None:
-    """Refuse a name that cannot be loaded, before anything else is done; imports no torch."""
+    """Reject a name that cannot be loaded, without loading its weights."""
     registry().backbones.refuse_conflict(name)
     if name in registry().backbones.entries or name.startswith("hf-hub:"):
         return
@@ -100,7 +100,7 @@ def _known_model(name: str, parsed: Name) -> None:
 
 
 def model_config(model: str) -> dict[str, Any] | None:
-    """open_clip's configuration of one of its models; None where it has none of that name."""
+    """open_clip's configuration of one of its models; None for an unknown name."""
     import open_clip
 
     found: dict[str, Any] | None = open_clip.get_model_config(model)
@@ -108,7 +108,7 @@ def model_config(model: str) -> dict[str, Any] | None:
 
 
 def identity(name: str) -> str:
-    """Identity of the weights before they are loaded: a file's SHA-256, else the name."""
+    """Identity of weights before loading: files' SHA-256 or a registered one's own; else empty."""
     if name in registry().backbones.entries:
         target = registry().backbones.find(name).load()
         digest = getattr(target, "identity", None)
@@ -121,14 +121,14 @@ def identity(name: str) -> str:
 
 
 def check_weights(name: str) -> None:
-    """DataMissingError, after one request, where weights are not here and cannot be fetched."""
+    """DataMissingError, after one request, if weights are not here and cannot be fetched."""
     source = _source(name)
     if source is not None:
         check_source(name, source)
 
 
 def needs_fetching(name: str) -> bool:
-    """True when weights would come over the network; no request is made."""
+    """True if weights would be downloaded; makes no request."""
     source = _source(name)
     return source is not None and not is_here(source)
 
@@ -140,7 +140,7 @@ def repository_of(name: str) -> str:
 
 
 def _source(name: str) -> Source | None:
-    """The source of weights that are in no local file."""
+    """The source of weights that are not local files; None for registered and local ones."""
     if name in registry().backbones.entries or name.startswith("local-dir:"):
         return None
     if name.startswith(HUB):
@@ -154,7 +154,7 @@ def _source(name: str) -> Source | None:
 
 
 def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
-    """The backbone `name` on `device`; DataMissingError when its weights are not to be had."""
+    """The backbone `name` on `device`; DataMissingError if its weights are unavailable."""
     if name in registry().backbones.entries:
         loaded: LoadedBackbone = registry().backbones.find(name).load()(device, precision)
         return loaded
@@ -241,7 +241,7 @@ def _build(
 
 
 def _check_activation(name: str, model: Any, quick: bool | None) -> None:
-    """Refuse a model whose activation is not the one that its weights were trained with."""
+    """Reject a model whose activation is not the one that its weights were trained with."""
     found = any(type(child).__name__ == "QuickGELU" for child in model.modules())
     if quick is not None and quick != found and hasattr(model.visual, "transformer"):
         raise UsageError(
@@ -252,9 +252,9 @@ def _check_activation(name: str, model: Any, quick: bool | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence log lines about models without weights and requests that are tried again.
+    """Silence log lines about models without weights and about retried requests.
 
-    What they end in is an error of ours, in one line.
+    A failure still raises a one-line error of this package.
     """
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

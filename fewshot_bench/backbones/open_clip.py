@@ -1,6 +1,6 @@
 """open_clip models as backbones: towers that encode images and texts, with adapters.
 
-`OpenClipBackbone` is the entry; features equal those of the model's own forward pass.
+`OpenClipBackbone` is the entry point; features equal those of the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], 
 
 
 def activation_name(module: nn.Module) -> str:
-    """The class names of its activations."""
+    """The class names of a module's GELU activations, joined by +; `other` without any."""
     names = {type(child).__name__ for child in module.modules() if "GELU" in type(child).__name__}
     return "+".join(sorted(names)) or "other"
 
@@ -113,7 +113,7 @@ class OpenClipBackbone:
         return tokens.to(self.device)
 
     def _check_lengths(self, prompts: Sequence[str], tokens: Tensor) -> None:
-        """open_clip cuts long prompts without a word; a cut class name would be a wrong number."""
+        """UsageError for long prompts: open_clip silently truncates them, with wrong results."""
         encode = getattr(self.tokenizer, "encode", None)
         context = getattr(self.tokenizer, "context_length", None)
         if encode is None or not context:
@@ -145,7 +145,7 @@ class OpenClipBackbone:
         return features.float()
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """(n, embed_dim) raw float32 features of prompts, kept by the harness where it runs."""
+        """(n, embed_dim) raw float32 features of prompts, cached when run by the harness."""
         return cached_text(self, prompts, lambda: self._encode_text(prompts))
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class OpenClipBackbone:
         return F.normalize(mean, dim=-1)
 
     def _image_encoder(self) -> Callable[[Tensor], Tensor]:
-        """The functional tower, which is faster, or the model's own encoder where there is none."""
+        """The functional tower, which is faster, or the model's own encoder if unsupported."""
         try:
             return self.image_tower().encode
         except UnsupportedBackboneError:
@@ -190,13 +190,13 @@ class OpenClipBackbone:
         return features
 
     def image_tower(self) -> ImageTower:
-        """Functional image encoder, proved equal to the model's own on first use."""
+        """Functional image encoder, compared with the model's own on first use (in fp32)."""
         if self._image_tower is None:
             self._image_tower = _read(self._read_image_tower)
         return _tower(self._image_tower)
 
     def text_tower(self) -> TextTower:
-        """Functional text encoder, proved equal to the model's own on first use."""
+        """Functional text encoder, compared with the model's own on first use (in fp32)."""
         if self._text_tower is None:
             self._text_tower = _read(self._read_text_tower)
         return _tower(self._text_tower)
@@ -228,7 +228,7 @@ class OpenClipBackbone:
         theirs: Callable[[Tensor], Tensor],
         batch: Tensor,
     ) -> None:
-        """UnsupportedBackboneError when the functional tower is not the same function."""
+        """UnsupportedBackboneError if the functional tower's features differ; fp32 only."""
         if self.precision != "fp32":
             return
         with not_counted():
@@ -252,7 +252,7 @@ class OpenClipBackbone:
         return sha.hexdigest()
 
     def fingerprint(self) -> str:
-        """Digest of every weight, buffer, flag and hook, and of what the backbone answers with."""
+        """Digest of every weight, buffer, flag and hook, and of the backbone's own state."""
         sha = hashlib.sha256()
         for name, child in self.module.named_modules():
             sha.update(f"{name} {type(child).__qualname__} {_attributes(child)}".encode())
@@ -269,7 +269,7 @@ class OpenClipBackbone:
         return sha.hexdigest()
 
     def _towers_match(self) -> bool:
-        """True when the towers that were handed out still hold the module's weights."""
+        """True if the cached towers still hold the module's weights."""
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
         if isinstance(image, VisionTower | TimmTower):
@@ -281,7 +281,7 @@ class OpenClipBackbone:
 
 @functools.lru_cache(maxsize=8)
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(3, 1, 1) on a device, copied there once."""
+    """Channel values as (3, 1, 1) on a device, copied there once."""
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
@@ -289,7 +289,7 @@ _Tower = TypeVar("_Tower")
 
 
 def _read(read: Callable[[], _Tower]) -> _Tower | UnsupportedBackboneError:
-    """A tower, or why there is none: found out once."""
+    """The tower, or the error that it is unsupported, so that both are cached."""
     try:
         return read()
     except UnsupportedBackboneError as error:
@@ -303,7 +303,7 @@ def _tower(found: _Tower | UnsupportedBackboneError) -> _Tower:
 
 
 def _attributes(module: Any) -> list[str]:
-    """Plain attributes with their values, others by name, and how many hooks there are."""
+    """Plain attributes with their values, other attributes by name, and numbers of hooks."""
     plain = (bool, int, float, str, tuple, type(None))
     found = []
     for key, value in sorted(vars(module).items()):

@@ -1,7 +1,7 @@
 """Packing of many token sequences into one matrix: a shared prefix first, then groups by length.
 
-Several runs of the sequences, each behind a prefix of its own, are packed in one matrix as well.
-Rows of padding are computed but never billed, and no token attends to another sequence.
+`pack` is the entry point; several runs of the sequences, each behind its own prefix, also fit in
+one matrix. Padding within a group is computed, and no token attends to another sequence.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A group of sequences costs as much as computing this many tokens more, in a model this wide.
+# Overhead of a group of sequences, in tokens of computation, for a model of this width.
 GROUP_TOKENS, GROUP_WIDTH = {"cpu": 8, "other": 1024}, 512
 
 
 @dataclass(frozen=True)
 class Group:
-    """`count` sequences of `length` tokens from row `row` on; `first` is the first one's number."""
+    """`count` sequences of `length` tokens from row `row` on; first: index of the first one."""
 
     row: int
     count: int
@@ -43,10 +43,10 @@ class Group:
 class Layout:
     """Layout of flat tokens: `prefix` shared rows, then (count, length) sequences per group.
 
-    With `runs`, that many prefixes of so many rows come first, and in every group the sequences
-    behind the first one, those behind the second, and so on.
-    `pooled` (n,) are the rows that are read in the end, one per sequence, in the order of the
-    groups. Text is `causal`: no token looks at later ones. Images are not, and have no prefix.
+    With `runs`, that many prefixes of `prefix` rows each come first; every group then holds the
+    sequences of the first run, those of the second, and so on.
+    `pooled` (n,) are the rows that are read out at the end, one per sequence, in the order of the
+    groups. Text is `causal`: no token attends to later ones. Images are not, and have no prefix.
     """
 
     prefix: int
@@ -73,12 +73,12 @@ class Layout:
 
     @functools.cached_property
     def prefix_hidden(self) -> Tensor:
-        """(prefix, prefix) True where a query of the prefix may not look."""
+        """(prefix, prefix) attention mask of the prefix: True for masked keys."""
         return self._later(self.prefix)
 
     @functools.cached_property
     def hidden(self) -> tuple[Tensor, ...]:
-        """Per group (length, length): True where a query may not look in its own sequence."""
+        """Per group (length, length) mask within a sequence: True for masked keys."""
         return tuple(self._later(group.length) for group in self.groups)
 
     def _later(self, length: int) -> Tensor:
@@ -86,7 +86,7 @@ class Layout:
 
     @functools.cached_property
     def pooled_hidden(self) -> tuple[Tensor, ...]:
-        """Per group (count, 1, length): where a pooled token may not look in its own sequence."""
+        """Per group (count, 1, length) mask of the pooled tokens: True for masked keys."""
         return tuple(self._after(group) for group in self.groups)
 
     def _after(self, group: Group) -> Tensor:
@@ -98,10 +98,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Packing:
-    """Sequences after a shared prefix, without padding.
+    """Sequences after a shared prefix, padded only within groups of similar length.
 
-    rows (t,) are indices into the suffixes (n, s), laid flat; positions (t,) their places in the
-    sequence; `order` (n,) restores the order of the sequences, None where it never changed.
+    rows (t,) are indices into the flattened suffixes (n, s); positions (t,) their positions in the
+    sequence; `order` (n,) restores the order of the sequences, None if it did not change.
     """
 
     layout: Layout
@@ -111,11 +111,11 @@ class Packing:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed, every prefix once."""
+        """The number of computed tokens, with every prefix once."""
         return self.layout.runs * self.layout.prefix + self.rows.shape[0]
 
     def repeated(self, runs: int) -> Packing:
-        """All sequences behind each of `runs` prefixes; of one run. No read on the host."""
+        """Repeat a packing of one run behind `runs` prefixes, without reads on the host."""
         layout, device = self.layout, self.rows.device
         if runs == 1:
             return self
@@ -139,9 +139,9 @@ class Packing:
         )
 
     def divide(self, parts: int) -> list[Part]:
-        """At most `parts` parts of about as many tokens each, in the order of the groups.
+        """Split a packing of one run into at most `parts` parts with similar numbers of tokens.
 
-        Of one run.
+        The parts are in the order of the groups.
         """
         layout, total = self.layout, len(self.rows)
         pieces: dict[int, list[tuple[int, int, int]]] = {}
@@ -153,7 +153,7 @@ class Packing:
         return [self._part(pieces[index]) for index in sorted(pieces)]
 
     def _part(self, sequences: list[tuple[int, int, int]]) -> Part:
-        """The part of these consecutive sequences: number, first row and length of each."""
+        """The part of consecutive sequences, given as index, first row and length of each."""
         (first, start, _), (last, begin, length) = sequences[0], sequences[-1]
         prefix, device = self.layout.prefix, self.rows.device
         own = slice(start - prefix, begin + length - prefix)
@@ -175,11 +175,11 @@ class Packing:
 
 @dataclass(frozen=True)
 class Part:
-    """Some sequences of a packing, and where they lie in the whole.
+    """Some sequences of a packing, and their indices in the whole packing.
 
-    packed: the part as a packing of its own, of the same suffixes; rows (t,) are its tokens among
-    those of the whole, the prefix included, and pooled (m,) its pooled rows among all pooled ones;
-    members (m,): which sequences its features belong to, in their order.
+    packed: the part as its own packing, of the same suffixes; rows (t,): indices of its tokens in
+    the whole, including the prefix; pooled (m,): indices of its pooled rows among all pooled rows;
+    members (m,): indices of the sequences that its features belong to, in their order.
     """
 
     packed: Any
@@ -189,10 +189,10 @@ class Part:
 
 
 def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -> Packing:
-    """Packs suffixes (n, width) that end at index `end` (n,), behind `prefix` shared tokens.
+    """Pack suffixes (n, width) that end at index `end` (n,), behind `prefix` shared tokens.
 
     The narrower the model, the more padding is cheaper than another group. Reads the lengths on
-    the host, so it is done once per task and not once per step.
+    the host, and so is called once per task, not once per step.
     """
     ends = end.tolist()
     index = torch.arange(width)
@@ -215,10 +215,10 @@ def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -
 
 
 def _by_length(ends: list[int], overhead: int) -> list[tuple[list[int], int]]:
-    """Sequences in groups of similar length, padded to the longest of the group.
+    """Group sequences by similar length, padded to the longest of the group.
 
-    Of all ways to cut the sorted lengths, the one with the least padding, where each further group
-    costs as much as `overhead` tokens.
+    Of all ways to split the sorted lengths, the one with the fewest tokens, where each group adds
+    the cost of `overhead` tokens.
     """
     members: dict[int, list[int]] = {}
     for index, end in enumerate(ends):

@@ -1,7 +1,7 @@
 """The tensors of a tower by name, and a tower with some of them replaced.
 
-`tower_parameters` and `replaced` serve both towers: names of blocks are open_clip's, such as
-`blocks.0.ln_1.weight`, names outside the blocks are those of the tower's fields.
+`tower_parameters` and `replaced` serve all towers: names within blocks are open_clip's, such as
+`blocks.0.ln_1.weight`, and names outside of blocks are the tower's fields.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Tower = TypeVar("_Tower")
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm as tensors (width,); the result has the type of its input."""
+    """A LayerNorm as tensors (width,); the result has the dtype of its input."""
 
     weight: Tensor
     bias: Tensor
@@ -37,7 +37,7 @@ class Norm:
 
 
 def read_norm(module: Any) -> Norm | None:
-    """The norm of an open_clip module; None where it is no plain LayerNorm."""
+    """The norm of an open_clip module; None if it is not a LayerNorm with weight and bias."""
     if not isinstance(module, torch.nn.LayerNorm) or module.weight is None or module.bias is None:
         return None
     return Norm(module.weight.detach(), module.bias.detach(), module.eps)
@@ -60,8 +60,8 @@ def tower_parameters(tower: Any) -> dict[str, Tensor]:
 def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     """The tower with these tensors in place of its own, differentiable in them.
 
-    Matrices take the type of the frozen ones, so that trained float32 values run in 16 bits.
-    ContractError for a name that the tower has not, or another shape.
+    Tensors are cast to the dtype of the frozen ones, so that trained float32 values run in 16 bits.
+    ContractError for an unknown name or a different shape.
     """
     known = tower_parameters(tower)
     fields: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from fewshot_bench.backbones.loading import model_config, parse
 from fewshot_bench.backbones.weights import CONFIG, HUB, read_config
 
 LOCAL = "local-dir:"
-# No image tower of the field is wider (EVA02-E).
+# The widest published image tower (EVA02-E).
 WIDEST = 1792
 
 
@@ -20,8 +20,8 @@ WIDEST = 1792
 class Shape:
     """Sizes of a backbone.
 
-    width: of its features; image: height and width of its images; weights: bytes that it takes in
-    memory, about; tower: width of its image tower, that of rows before the projection.
+    width: of its features; image: height and width of its images; weights: approximate bytes in
+    memory; tower: width of its image tower, which is that of rows before the projection.
     """
 
     width: int
@@ -30,12 +30,12 @@ class Shape:
     tower: int = WIDEST
 
 
-# Of a backbone whose configuration is not known: no CLIP of the field has wider features.
+# For backbones without a known configuration: no published CLIP has wider features.
 UNKNOWN = Shape(1280, (336, 336), 0)
 
 
 def shape_of(name: str) -> Shape:
-    """The shape of a backbone by name; `UNKNOWN` where only loading it would tell."""
+    """The shape of a backbone by name; `UNKNOWN` if only loading would reveal it."""
     if name in registry().backbones.entries:
         shape = getattr(registry().backbones.find(name).load(), "shape", None)
         return shape() if callable(shape) else UNKNOWN
@@ -67,7 +67,7 @@ def _config(name: str) -> Mapping[str, Any] | None:
 
 
 def _values(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
-    """Values of a CLIP: transformers have 12 width^2 a block; a ResNet-50 has 38 million."""
+    """Parameters of a CLIP: 12 width^2 per transformer block; 38 million for a ResNet-50."""
     layers, width = vision.get("layers", 12), vision.get("width", 768)
     image = 12 * layers * width**2 if isinstance(layers, int) else sum(layers) * 38e6 / 16
     tokens = text.get("vocab_size", 49408) * text.get("width", 512)

@@ -1,4 +1,4 @@
-"""CLIP's text transformer as a function: the shared prefix once, nothing after end of text."""
+"""CLIP's text transformer: computes the shared prefix once, and nothing after end of text."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
 class PackedText:
     """Tokenized prompts, ready for the blocks: embeddings with positions, prefix first.
 
-    embedded: (t, width). Made once per task: the steps of a training run read no token again.
-    ids, places (t,): the tokens and their positions; source: the embeddings of tokens and positions
-    that `embedded` was made of, a tower with others makes its own.
+    embedded: (t, width), computed once per task, so that training steps read no tokens again.
+    ids, places (t,): the tokens and their positions; source: the token and position embeddings that
+    `embedded` was computed from; a tower with other embeddings recomputes it.
     """
 
     embedded: Tensor
@@ -37,11 +37,11 @@ class PackedText:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed."""
+        """The number of computed tokens."""
         return self.packing.tokens
 
     def divide(self, parts: int) -> list[Part]:
-        """At most `parts` parts, each with packed prompts of its own."""
+        """At most `parts` parts, each with its own packed prompts."""
         return [
             dataclasses.replace(part, packed=self._of(part)) for part in self.packing.divide(parts)
         ]
@@ -70,16 +70,16 @@ class TextTower(Tower):
     context_length: int
     bias: Tensor | None = None
     both_ways: str = ""
-    """Empty where texts are causal; else `last` or `argmax`, the token that is read."""
+    """Empty for causal attention; else the pooled token: `last` or `argmax`."""
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (...,) to token embeddings (..., width), without positions."""
         return self.token_embedding[tokens]
 
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedText:
-        """(n, context) token ids as the blocks take them: the shared prefix once, no padding.
+        """Pack (n, context) token ids for the blocks: the shared prefix once, then suffixes.
 
-        prefix: at most so many tokens of all that the prompts share stand in it.
+        prefix: the maximum length of the shared prefix.
         """
         if self.both_ways:
             return self._pack_whole(tokens)
@@ -94,7 +94,7 @@ class TextTower(Tower):
         return PackedText(embedded, packing, ids, places, self._source)
 
     def _pack_whole(self, tokens: Tensor) -> PackedText:
-        """Whole sequences, padding included, where every token looks at all."""
+        """Pack whole sequences, including padding, where every token attends to all."""
         (prompts, length), device = tokens.shape, tokens.device
         starts = torch.arange(0, prompts * length, length, device=device)
         last = self.both_ways == "last"
@@ -131,7 +131,7 @@ class TextTower(Tower):
         return self._encode(x, packed.packing, adapter, edits, recompute)
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
-        """The packing of prompts given as embeddings (`encode_embeddings`), made once per task."""
+        """The packing for prompts given as embeddings (`encode_embeddings`), made once per task."""
         if self.both_ways:
             raise UnsupportedBackboneError(
                 "prompts given as embeddings: this text encoder looks both ways and at padding, so "
@@ -155,9 +155,9 @@ class TextTower(Tower):
         edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,).
+        """Encode embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,).
 
-        (n, embed) raw features; (runs, n, embed) of prefixes (runs, p, width).
+        Returns (n, embed) raw features; (runs, n, embed) for prefixes (runs, p, width).
         """
         start, length = prefix.shape[-2], suffix.shape[1]
         packing = packing or self.pack_lengths(start, end, length)
@@ -188,7 +188,7 @@ class TextTower(Tower):
         return features + self.bias
 
     def _ordered(self, edits: Edits, packing: Packing) -> Edits:
-        """The edits with values of each prompt in the order of the packing."""
+        """Validate edits, and reorder their values per prompt to the order of the packing."""
         if edits.rows is not None:
             raise ContractError("Edits.rows in a text tower: texts are read at their end alone")
         if self.both_ways and edits.tokens:
@@ -236,7 +236,7 @@ def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
 
 
 def _projection(text: Any) -> tuple[Tensor, Tensor | None]:
-    """(width, embed) and (embed,) of a parameter or a linear layer."""
+    """Projection (width, embed) and bias (embed,) or None, of a parameter or linear layer."""
     own = text.text_projection
     if isinstance(own, nn.Linear):
         return own.weight.detach().T, None if own.bias is None else own.bias.detach()

@@ -1,7 +1,8 @@
 """Vision transformers of timm behind open_clip's interface: SigLIP, EVA02-CLIP, MobileCLIP.
 
-`read_timm_tower` is the entry. Blocks are those of `transformer.py`; what precedes and follows them
-are timm's own modules, frozen, so that features equal those of the model's own forward pass.
+`read_timm_tower` is the entry point. Blocks are those of `transformer.py`; the layers before and
+after them are timm's own modules, frozen, so that features equal those of the model's own forward
+pass.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 @dataclasses.dataclass(frozen=True)
 class TimmTower(Tower):
-    """Frozen blocks between a stem, pixels to tokens, and a read-out, rows to features.
+    """Frozen blocks between a stem (pixels to tokens) and a read-out (rows to features).
 
     whole: the read-out pools over all tokens, not over the class token alone. marked: the first
-    token is a class token. flops: of the stem and of the read-out, per image.
+    token is a class token. flops: FLOPs of the stem and of the read-out, per image.
     """
 
     encoder: ClassVar[Encoder] = "vision"
@@ -76,7 +77,7 @@ class TimmTower(Tower):
         return dataclasses.replace(layout, pooled=torch.arange(number * length, device=device))
 
     def _possible(self, edits: Edits) -> Edits:
-        """The edits; UnsupportedBackboneError for those that have no meaning here."""
+        """Validate edits; UnsupportedBackboneError for those that this tower does not support."""
         reason = ""
         if edits.rows is not None or not edits.projected:
             reason = "Edits.rows and projected=False: its read-out is not a projection of rows"
@@ -138,7 +139,7 @@ def _flops(run: Callable[[], Any]) -> int:
 
 
 def _places(rope: Tensor, marked: int) -> Tensor:
-    """(tokens, 2 d) sine and cosine, none of them turning the first `marked` tokens."""
+    """(tokens, 2 d) sine and cosine, with no rotation for the first `marked` tokens."""
     sine, cosine = rope.detach().chunk(2, dim=-1)
     still = torch.zeros(marked, sine.shape[-1]).to(sine)
     sine = torch.cat([still, sine])
@@ -158,7 +159,7 @@ _JOINED = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc1_g",
 
 
 def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: str) -> Block:
-    """A block of timm; UnsupportedBackboneError where it computes something else."""
+    """Read a block of timm; UnsupportedBackboneError for unsupported parameters or attention."""
     parameters = {name: value.detach() for name, value in block.named_parameters()}
     parts: dict[str, Tensor] = {}
     for name, value in parameters.items():
@@ -186,7 +187,7 @@ def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: st
 
 
 def _joined(owner: Any, names: tuple[str, ...], fused: Any) -> tuple[Tensor, Tensor]:
-    """Weights and biases of layers that stand side by side; a missing bias is zero."""
+    """Concatenated weights and biases of layers, or those of `fused`; a missing bias is zero."""
     layers = [fused] if fused is not None else [getattr(owner, name) for name in names]
     weight = torch.cat([layer.weight.detach() for layer in layers])
     biases = [

@@ -1,7 +1,7 @@
-"""Token rows written into packed sequences: `write_tokens`, between two blocks.
+"""Token rows written into packed sequences between two blocks, by `write_tokens`.
 
-Shared rows of texts lie in the shared prefix, which stays shared. Rows that differ from prompt to
-prompt lie behind a prefix of one token.
+Rows shared by texts are in the shared prefix, which stays shared. Rows that differ between prompts
+are behind a prefix of one token.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fewshot_bench.utils.errors import ContractError
 
 
 def write_tokens(x: Tensor, layout: Layout, tokens: Sequence[Tokens]) -> tuple[Tensor, Layout]:
-    """Tokens (t, width) and their layout with rows inserted or replaced, one after the other."""
+    """Insert or replace rows of tokens (t, width) by each edit in turn; also the new layout."""
     for one in tokens:
         x, layout = _text(x, layout, one) if layout.causal else _images(x, layout, one)
     return x, layout
 
 
 def read_rows(layout: Layout, rows: Sequence[int]) -> Layout:
-    """A layout of images whose pooled rows are those at `rows` of each final sequence."""
+    """A layout of images whose pooled rows are those at indices `rows` of each sequence."""
     (count, length), device = layout.shape[0], layout.pooled.device
     wrong = [row for row in rows if not -length <= row < length]
     if wrong:
@@ -57,7 +57,7 @@ def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
 
 
 def check_prompts(one: Tokens, prompts: int) -> None:
-    """ContractError for values of each prompt where there are more or fewer prompts."""
+    """ContractError if values per prompt are for another number of prompts."""
     if one.values.dim() == 3 and len(one.values) != prompts:
         raise ContractError(f"Tokens.values of {len(one.values)} prompts: there are {prompts}")
 
@@ -91,7 +91,7 @@ def _text(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
 
 
 def _in_prefix(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
-    """Rows that all sequences of a run share, in its prefix."""
+    """Insert or replace rows in the prefix, shared by all sequences of a run."""
     inserted = one.count if one.mode == "insert" else 0
     if layout.prefix < 1 + one.count - inserted:
         raise ContractError(
@@ -110,7 +110,7 @@ def _in_prefix(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[
 
 
 def _behind(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
-    """Rows of each prompt (n, rows, width), in the order of the layout, behind its start token."""
+    """Write rows per prompt (n, rows, width), in the order of the layout, after the start token."""
     prompts, inserted = len(layout.pooled), one.count if one.mode == "insert" else 0
     check_prompts(one, prompts)
     if layout.prefix != 1 or layout.runs != 1:

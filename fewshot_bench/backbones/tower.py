@@ -1,6 +1,6 @@
-"""The part of a tower that follows from its blocks: sizes, tensors by name, merged updates.
+"""Base of towers, as far as it depends on blocks: sizes, tensors by name, merged updates.
 
-`Tower` is the base of all three; a tower adds what precedes and follows its blocks, and encodes.
+`Tower` is the base of all three towers; each adds `encode` and the parts around its blocks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Tower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: Tower) -> bool:
-        """True when both hold the same weights."""
+        """True if both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> Self:

@@ -1,7 +1,7 @@
 """Transformer blocks of CLIP: their frozen weights and their forward pass over packed tokens.
 
-`Block` reads the weights of open_clip's modules; a block that differs from CLIP's pre-norm block is
-refused, so features always equal those of the model's own forward pass.
+`read_blocks` and `run_blocks` are the entry points; a block that differs from CLIP's pre-norm block
+is rejected, so that features always equal those of the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _NAMES = {
 class Block:
     """Frozen weights of one residual attention block; `parts` maps open_clip's names to tensors.
 
-    `attn.norm` and `mlp.norm` among the parts are norms before o and proj. gated: fc holds gates
-    and values, one above the other, and its activation is that of the gates times the values.
-    rotary (tokens, 2 d): sine and cosine of the rotation of queries and keys, None for none; those
-    of the class token turn nothing.
+    Parts `attn.norm` and `mlp.norm`, if present, are norms before o and proj. gated: fc stacks the
+    rows of gates and values, and the hidden layer is the activation of the gates times the values.
+    rotary (tokens, 2 d): sine and cosine of the rotation of queries and keys, None without one; the
+    class token is not rotated.
     """
 
     parts: Mapping[str, Tensor]
@@ -73,7 +73,7 @@ class Block:
         return self.parts[name][rows]
 
     def fused(self, matrices: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """(d_out, d_in) and (d_out,) of matrices that stand side by side: q, or k and v ..."""
+        """Weight (d_out, d_in) and bias (d_out,) of adjacent matrices: q, or k and v ..."""
         (name, first), (_, last) = self._locate(matrices[0]), self._locate(matrices[-1])
         rows = slice(first.start, last.stop)
         bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
@@ -96,7 +96,7 @@ class Block:
 
 
 def same_tensors(one: Any, other: Any) -> bool:
-    """True when two towers of one kind hold equal tensors."""
+    """True if two towers of one kind hold equal tensors."""
     if isinstance(one, Tensor):
         places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (one, other)]
         return places[0] == places[1] or torch.equal(one, other)
@@ -113,8 +113,8 @@ def same_tensors(one: Any, other: Any) -> bool:
 def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
     """The blocks of an open_clip transformer, matrices in `dtype`.
 
-    Reads by parameter name, so that it does not matter which attention class open_clip uses;
-    UnsupportedBackboneError when a block has parts that this code does not compute.
+    Reads by parameter name, so that the attention class of open_clip does not matter;
+    UnsupportedBackboneError if the parameters of a block differ from those of CLIP's block.
     """
     blocks = []
     for index, module in enumerate(transformer.resblocks):
@@ -147,9 +147,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def quick_mlp(x: Tensor, block: Block) -> Tensor:
-    """The frozen MLP of a block with QuickGELU: its factors go through the products.
+    """The frozen MLP of a block with QuickGELU, whose factors are merged into the products.
 
-    silu(1.702 (x W' + b)) W' / 1.702 + b, with no pass over the wide hidden layer but silu's own.
+    silu(1.702 (x W' + b)) W' / 1.702 + b, with no pass over the wide hidden layer except silu.
     """
     (first, offset), (second, bias) = block.fused(("fc",)), block.fused(("proj",))
     hidden = F.silu(torch.addmm(offset, x, first.T, beta=QUICK, alpha=QUICK))
@@ -168,9 +168,9 @@ def run_blocks(
 ) -> Tensor:
     """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
 
-    `recompute` keeps only the input of each block for the backward pass and computes the rest
-    again: the same numbers, in a fraction of the memory, for a third more work. Token rows of
-    `edits` at layer 0 of images are in `x` already, before the norm that precedes the blocks.
+    `recompute` keeps only the input of each block for the backward pass and recomputes the rest:
+    equal results, in a fraction of the memory, for a third more work. Token rows of `edits` at
+    layer 0 of images are in `x` already, inserted before the norm that precedes the blocks.
     """
     last = len(blocks) - 1
     fused = adapter if isinstance(adapter, FusedAdapter) else None
@@ -197,7 +197,7 @@ def run_blocks(
 
 
 def _replayed(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
-    """`run(x)`, computed again for the backward pass with the random numbers of the first time."""
+    """`run(x)`, recomputed for the backward pass with the random state of the first run."""
     before = fused.snapshot() if fused else None
     calls = 0
 
@@ -244,7 +244,7 @@ class _Pass:
         return self._rest(x[self.layout.pooled], own, attended)
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
-        """The block behind its attention, for the rows that go on (n, width)."""
+        """The block after its attention, for the remaining rows (n, width)."""
         attended = self._inner(attended, "attn.norm")
         x = _plus(x, self._branched("attn", normed, self._product(("o",), attended)))
         second = self._norm(x, 2)
@@ -252,7 +252,7 @@ class _Pass:
         return self._branched("block", normed, x)
 
     def _branched(self, point: Point, normed: Tensor, output: Tensor) -> Tensor:
-        """The output of a part of the block, and what the branch adds to it."""
+        """The output of a part of the block, plus the result of the branch, if any."""
         if self.branch is None:
             return output
         added = counted(partial(self.branch, self.encoder, self.layer, point, normed, output))
@@ -264,7 +264,7 @@ class _Pass:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[index - 1])
 
     def _product(self, matrices: tuple[str, ...], x: Tensor) -> Tensor:
-        """x W' + b of matrices that stand side by side in one parameter, plus their updates."""
+        """x W' + b of adjacent matrices in one parameter, plus the adapter's updates."""
         weight, bias = self.block.fused(matrices)
         product = F.linear(x, weight, bias)
         if self.adapter is None:
@@ -292,7 +292,7 @@ class _Pass:
         return self._product(("proj",), self._inner(hidden, "mlp.norm"))
 
     def _inner(self, x: Tensor, name: str) -> Tensor:
-        """Behind a norm within the block, where it has one of this name."""
+        """Apply the inner norm of this name, if the block has one."""
         weight = self.block.parts.get(f"{name}.weight")
         if weight is None:
             return x
@@ -300,7 +300,7 @@ class _Pass:
         return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[0])
 
     def _adapted(self, *matrices: str) -> bool:
-        """True when an adapter may add to one of these matrices."""
+        """True if an adapter may update one of these matrices."""
         if self.fused is None:
             return self.adapter is not None
         return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)
@@ -318,7 +318,7 @@ class _Pass:
         return self._everywhere(q, *kv.chunk(2, dim=-1))
 
     def _everywhere(self, *parts: Tensor) -> Tensor:
-        """Sequences of one length without a mask."""
+        """Attention within sequences of one length, without a mask."""
         count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         if self.block.rotary is not None:
@@ -328,7 +328,7 @@ class _Pass:
 
 
 def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
-    """(n, heads, length, d) with pairs of neighboring values turned by the angle of their place."""
+    """(n, heads, length, d) with pairs of adjacent values rotated by their position's angle."""
     sine, cosine = rotary.chunk(2, dim=-1)
     pairs = x.view(*x.shape[:-1], -1, 2)
     turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
@@ -336,5 +336,5 @@ def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
 
 
 def _plus(x: Tensor, product: Tensor) -> Tensor:
-    """x + product, in the memory of the product, which nobody else reads."""
+    """x + product, in place of the product if dtypes match: it is not used elsewhere."""
     return product.add_(x) if product.dtype == x.dtype else x + product

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer as a function that an adapter can act in."""
+"""CLIP's vision transformer as a function with support for adapters and edits."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ class VisionTower(Tower):
 def read_out(
     pooled: Tensor, norm: Norm, projection: Tensor, edits: Edits | None, order: Tensor | None = None
 ) -> Tensor:
-    """Pooled rows (n, width) behind the last norm, in their order, projected unless edits say no.
+    """Normalize pooled rows (n, width), reordered by `order`, and project unless edits disable it.
 
-    Counts the product and its gradients.
+    Counts the FLOPs of the projection and its gradients.
     """
     pooled = pooled if order is None else pooled[order]
     normed = norm(pooled)

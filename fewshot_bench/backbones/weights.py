@@ -1,7 +1,7 @@
-"""Files of weights and their `open_clip_config.json`: found, checked and fetched.
+"""Sources of weights and their `open_clip_config.json`: located and checked before loading.
 
-open_clip and the Hub's client retry for a minute where there is no network; one request decides
-it at once here.
+`check_source` and `read_config` are the entry points. Without a network, open_clip and the Hub's
+client retry for a minute; here, one request decides at once.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 SECONDS = 10
 HUB = "hf-hub:"
-# The files of a repository that open_clip looks for, in its order.
+# Files of a repository that open_clip tries, in its order.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# Where open_clip keeps what does not come from the Hub.
+# Folder of open_clip for weights that do not come from the Hub.
 DIRECT = Path("~/.cache/clip")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A repository of the Hub with the files that will do, or an address."""
+    """A repository of the Hub with its candidate files, or a URL."""
 
     repository: str = ""
     files: tuple[str, ...] = ()
@@ -35,14 +35,14 @@ class Source:
 
     @property
     def step(self) -> str:
-        """The way to get the weights by other means."""
+        """Instruction to get the weights by other means, for error messages."""
         if self.repository:
             return f"fetch them where there is a network (hf download {self.repository})"
         return f"put {self.url} into {DIRECT}"
 
 
 def source_of(name: str, config: Mapping[str, Any]) -> Source | None:
-    """The source of open_clip's weights; config: that of the tag, empty for `hf-hub:NAME`."""
+    """The source of open_clip's weights; config: of the tag, empty for `hf-hub:NAME`."""
     if name.startswith(HUB):
         return Source(name.removeprefix(HUB).partition("@")[0], HUB_FILES)
     if config.get("hf_hub"):
@@ -53,7 +53,7 @@ def source_of(name: str, config: Mapping[str, Any]) -> Source | None:
 
 
 def check_source(name: str, source: Source) -> None:
-    """DataMissingError where weights are not on this machine and cannot be had from another one."""
+    """DataMissingError if weights are not on this machine and cannot be downloaded."""
     if is_here(source):
         return
     if offline.is_on():
@@ -70,7 +70,7 @@ def check_source(name: str, source: Source) -> None:
 
 
 def is_here(source: Source) -> bool:
-    """True when one of the files is on this machine, where open_clip looks for it."""
+    """True if one of the files is on this machine, where open_clip looks for it."""
     if source.url:
         return (DIRECT.expanduser() / source.url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache
@@ -80,7 +80,7 @@ def is_here(source: Source) -> bool:
 
 
 def _failure(source: Source) -> str | None:
-    """The reason for which the host of the weights cannot be reached; None where it answers."""
+    """The reason why the weights cannot be fetched; None if their host answers."""
     try:
         if source.url:
             _ask(source.url)
@@ -97,7 +97,7 @@ def _ask(url: str) -> None:
     try:
         urllib.request.urlopen(request, timeout=SECONDS).close()
     except urllib.error.HTTPError as error:
-        # Who answers is there; some allow no HEAD.
+        # With any other status, the host is reachable; some hosts do not allow HEAD.
         if error.code in (401, 403, 404, 410):
             raise
 
@@ -116,7 +116,7 @@ def _ask_hub(source: Source) -> None:
 
 
 CONFIG = "open_clip_config.json"
-# Above any published model; a vocabulary may have a million words.
+# Above all published models; a vocabulary may have a million words.
 LARGEST, MOST_LAYERS = 1 << 20, 512
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pt.gz", ".npz")
 
@@ -145,7 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(model: Any, where: str) -> None:
-    """UsageError for a model config that would run code of others, or take all memory."""
+    """UsageError for a model config that would run remote code or exhaust memory."""
     for key, value in _values(model):
         if key == "trust_remote_code" and value:
             raise UsageError(
@@ -160,7 +160,7 @@ def check_config(model: Any, where: str) -> None:
 
 
 def _values(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with the key that it stands under."""
+    """Every leaf value with the key that it is under."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             yield from _values(value, str(key))
@@ -172,9 +172,9 @@ def _values(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_room(model: Mapping[str, Any], folder: Path) -> None:
-    """UsageError when the weights in a folder are far too small for the model of the config.
+    """UsageError if the weights in a folder are far too small for the model of the config.
 
-    Such a model would take memory for nothing: not a byte per parameter is there to fill it.
+    Such a model would waste memory: the files have less than a byte per parameter.
     """
     sizes = [path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHTS)]
     least = sum(_parameters(model.get(part)) for part in ("text_cfg", "vision_cfg"))
@@ -186,7 +186,7 @@ def check_room(model: Mapping[str, Any], folder: Path) -> None:
 
 
 def _parameters(tower: Any) -> int:
-    """A lower bound of the parameters of a transformer; 0 where the config is of another kind."""
+    """A lower bound of a transformer's number of parameters; 0 for any other kind of config."""
     if not isinstance(tower, Mapping) or {"timm_model_name", "hf_model_name"} & set(tower):
         return 0
     given = [tower.get(key) for key in ("width", "layers", "vocab_size", "context_length")]

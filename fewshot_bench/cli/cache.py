@@ -1,4 +1,4 @@
-"""`fsbench cache`: list, remove and measure what is cached, without loading any of it."""
+"""`fsbench cache`: list, remove and measure cache files, without loading their content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.text import size_text
 
 LONGEST_HEAD = 1 << 20
-# What reading a damaged file may raise.
+# Errors that reading a damaged file may raise.
 DAMAGE = (
     OSError,
     ValueError,
@@ -34,7 +34,7 @@ DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of a cache; data set and number of images where it tells them."""
+    """One cache file, with its data set and number of images if the file states them."""
 
     file: CacheFile
     dataset: str = ""
@@ -42,7 +42,7 @@ class Entry:
 
 
 def entries(files: Iterable[CacheFile]) -> list[Entry]:
-    """The entries of files by their own descriptions."""
+    """Entries of cache files, from the descriptions in the files."""
     return [_entry(file) for file in files]
 
 
@@ -129,7 +129,7 @@ def list_files(store: Path) -> None:
 
 
 def _shown(entry: Entry) -> str:
-    """The beginning of a file's name, with what is wrong with it."""
+    """The beginning of a file's name, with its problem if it has one."""
     from fewshot_bench.utils.cache_dir import OLD
 
     if entry.file.temporary:

@@ -72,7 +72,7 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
 
 
 def _with_class(result: CheckResult, broken: Sequence[BrokenRule], kind: type) -> CheckResult:
-    """A result, failed where the class breaks the rule under the name that it is registered by."""
+    """The result, failed if the class breaks this rule under its registered name."""
     for rule in broken:
         if rule.check == result.name and result.outcome == "passed":
             return _of_class(rule, kind)
@@ -90,7 +90,7 @@ def _unbuilt(kind: type) -> list[BrokenRule]:
 
 
 def _report_broken(failed: Iterable[CheckResult]) -> None:
-    """One line per broken rule; those with one reason at one place share it."""
+    """Print broken rules; rules with the same reason and place share a line."""
     alike: dict[tuple[str, str], list[str]] = {}
     for result in failed:
         names = alike.setdefault((" ".join(result.reason.split()), result.place), [])
@@ -101,7 +101,7 @@ def _report_broken(failed: Iterable[CheckResult]) -> None:
 
 
 def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) -> None:
-    """Keep the result for the records of what this code computes; failing to harms nothing."""
+    """Keep the result for records computed by this code; a failure to write is only a warning."""
     from fewshot_bench.testing import KIT_VERSION
 
     names = tuple(result.name for result in failed)
@@ -112,7 +112,7 @@ def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) 
 
 
 def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:
-    """The method's instance in its quick variant, with the options that were given."""
+    """An instance of the method, in its quick variant unless `full`, with the given options."""
     values: dict[str, Any] = {}
     for text in options:
         key, equals, value = text.partition("=")

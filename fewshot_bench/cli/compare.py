@@ -1,6 +1,6 @@
-"""`fsbench compare`: tables from the store, in two layouts, with a figure and predictions beside.
+"""`fsbench compare`: tables from the store, in two layouts, optional figure and predictions.
 
-`command` is the entry: it reads options, builds the table by `analysis.comparison` and prints it.
+`command` is the entry point: it builds the table with `analysis.comparison` and prints it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Block = Mapping[str, list[Any]]
 
 
 def check_predictions(path: Path | None) -> None:
-    """UsageError for a file that cannot be written, before anything is read."""
+    """UsageError for an unusable --predictions file, before anything is read."""
     if path is None:
         return
     check_file("--predictions", path, ENDINGS)
@@ -52,7 +52,7 @@ def check_predictions(path: Path | None) -> None:
 
 
 def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
-    """UsageError unless the file has one of these endings and a folder that is there."""
+    """UsageError unless the file has one of these endings and its folder exists."""
     if path.suffix.lower() not in endings:
         raise UsageError(f"{option} '{path}': expected a name that ends in {', '.join(endings)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -62,7 +62,7 @@ def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
 def write_predictions(
     path: Path, table: Table, records: Sequence[Record], outcomes: Outcomes
 ) -> None:
-    """Write the file, and say on stderr what is in it."""
+    """Write the predictions, and summarize the file on stderr."""
     from fewshot_bench.analysis.table.predictions import Predictions
 
     outcomes.prepare(records)
@@ -126,7 +126,7 @@ def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Blo
 
 
 def _clean(text: str) -> str:
-    """Text that is UTF-8: file names need not be."""
+    """Text as valid UTF-8: file names may contain other bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -139,7 +139,7 @@ def _parquet() -> tuple[Any, Any]:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUTS = ("groups", "paper")
-# What LaTeX takes as the name of a label without any escape.
+# Label names that LaTeX accepts without escapes.
 _LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
 _FILE: Any = click.Path(path_type=Path)
 _OPTIONS = (
@@ -174,7 +174,7 @@ _OPTIONS = (
 
 
 def paper_options(command: Command) -> Command:
-    """Add all of them to a command."""
+    """Add the options of layout, figure and predictions to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -182,14 +182,14 @@ def paper_options(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class Paper:
-    """The layout of papers, if it was asked for."""
+    """The options of `--layout paper`; `asked`: True if that layout was requested."""
 
     asked: bool
     label: str
     caption: str
 
     def check(self, form: str, others: Mapping[str, object]) -> None:
-        """UsageError for options that do not go together, before anything is read."""
+        """UsageError for options that exclude each other, before anything is read."""
         for name, text in (("label", self.label), ("caption", self.caption)):
             if text and not self.asked:
                 raise UsageError(f"--{name} belongs to --layout paper: add it, or leave this out")
@@ -219,7 +219,7 @@ class Paper:
 
 
 def check_figure(path: Path | None, per_class: bool) -> None:
-    """UsageError for a file that cannot be drawn to, before anything is read."""
+    """UsageError for an unusable --figure file, before anything is read."""
     if path is None:
         return
     check_file("--figure", path, FIGURES)
@@ -229,7 +229,7 @@ def check_figure(path: Path | None, per_class: bool) -> None:
 
 
 def write_figure(path: Path, table: Table) -> None:
-    """Draw the file, and say on stderr what is in it."""
+    """Draw the figure, and report the number of panels on stderr."""
     from fewshot_bench.analysis.table.figure import draw, panels
 
     count = len(panels(table))

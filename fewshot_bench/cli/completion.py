@@ -1,6 +1,6 @@
-"""Shell completion of names that are registered.
+"""Shell completion of registered names.
 
-Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
+Nothing heavy is imported, and nothing may be printed: it would appear in the line being typed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def one_of(*sources: Source) -> Complete:
 
 
 def several_of(*sources: Source) -> Complete:
-    """Complete the last name of a comma-separated list, with none that it holds already."""
+    """Complete the last name of a comma-separated list, without names already in it."""
 
     def complete(
         ctx: click.Context, param: click.Parameter, incomplete: str
@@ -55,7 +55,7 @@ def methods() -> Iterable[str]:
 
 
 def datasets() -> Iterable[str]:
-    """Registered data sets; families such as `folder:` go on with what a person names."""
+    """Registered data sets, without families such as `folder:`, which need an argument."""
     from fewshot_bench.api.registry import registry
 
     return (name for name in registry().datasets.entries if not name.endswith(":"))
@@ -69,7 +69,7 @@ def suites() -> Iterable[str]:
 
 
 def suites_of_methods() -> Iterable[str]:
-    """Suites of methods, the one of all of them too."""
+    """Suites of methods, including the one of all methods."""
     from fewshot_bench.api.registry import EVERY, registry
 
     return [EVERY, *registry().methods.suites()]
@@ -90,7 +90,7 @@ def engines() -> Iterable[str]:
 
 
 def metrics() -> Iterable[str]:
-    """Metrics, those of plug-ins too."""
+    """Metrics, including those of plug-ins."""
     from fewshot_bench.api.metrics import METRICS
     from fewshot_bench.api.registry import registry
 
@@ -106,14 +106,14 @@ def options() -> Iterable[str]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drop what is printed inside, such as by a plug-in while it is imported."""
+    """Discard output printed inside, such as by a plug-in on import."""
     nowhere = io.StringIO()
     with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
         yield
 
 
 def _names(sources: Iterable[Source]) -> list[str]:
-    """All names in order; a plug-in that fails gives none, and commands print why."""
+    """All names, sorted; a source that fails gives none, and commands report the reason."""
     found: list[str] = []
     for source in sources:
         with contextlib.suppress(Exception), silence():
@@ -122,7 +122,7 @@ def _names(sources: Iterable[Source]) -> list[str]:
 
 
 def _pretrained() -> list[str]:
-    """Read, not imported, since open_clip imports torch."""
+    """MODEL/TAG names, parsed from open_clip's source, since importing it would import torch."""
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
         return []
@@ -145,5 +145,5 @@ def _pretrained() -> list[str]:
 
 
 def _keywords(call: ast.expr) -> list[str]:
-    """Names of the arguments of `dict(...)`, where it is one."""
+    """Keyword argument names of a call such as `dict(...)`; empty for other expressions."""
     return [word.arg for word in call.keywords if word.arg] if isinstance(call, ast.Call) else []

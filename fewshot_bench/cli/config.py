@@ -60,7 +60,7 @@ def _kind(value: object) -> str:
 
 
 def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
-    """Config values as defaults of the command's options, converted by the options' own types."""
+    """Config values as defaults of the command's options, whose types will convert them."""
     known = {
         name.lstrip("-"): parameter
         for parameter in command.get_params(click.Context(command))
@@ -135,7 +135,7 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
     if path.suffix == ".toml":
         text = "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
     else:
-        # What YAML takes for the end of a line would not come back as it is.
+        # YAML would not read back unescaped characters that it takes for line ends.
         plain = json.dumps(kept, ensure_ascii=False, default=str).isprintable()
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=plain)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

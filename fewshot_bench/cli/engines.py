@@ -1,4 +1,4 @@
-"""Options of commands that run cells: where, how, and what engines and plug-ins declare."""
+"""Options of commands that run cells: engine, devices, limits, and options of plug-ins."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ _OPTIONS = (
         help="Keep the model of every cell that is computed in the store (models/KEY).",
     ),
 )
-# Before the names of values whose options are declared, so that they are none of a command's own.
+# Prefix of parameter names of declared options, so that they differ from the command's own.
 DECLARED = "declared_"
-# The last of them; what plug-ins declare follows it in the help.
+# The last of these options; options declared by plug-ins follow it in the help.
 _LAST = "keep_models"
 
 
@@ -87,10 +87,10 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RunCommand(click.Command):
-    """A command that runs cells; it takes the options that engines and plug-ins declare."""
+    """A command that runs cells, and accepts the options declared by engines and plug-ins."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Its own options and the declared ones."""
+        """The command's own options and the declared ones."""
         own = super().get_params(ctx)
         with silence() if ctx.resilient_parsing else nullcontext():
             registry()
@@ -98,7 +98,7 @@ class RunCommand(click.Command):
         return [*own[:place], *map(_parameter, _declared().values()), *own[place:]]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does; PluginError for an option that two plug-ins declare."""
+        """Parse as click does; PluginError for an option that two plug-ins declare."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -107,7 +107,7 @@ class RunCommand(click.Command):
 
 
 def _declared() -> dict[str, list[tuple[str, Option]]]:
-    """Options by key, each with the engines that declare it; those of all engines with none."""
+    """Options by key, each as (engine, option) pairs; options of all engines have an empty name."""
     found: dict[str, list[tuple[str, Option]]] = {}
     for catalog, of_engine in ((registry().options, False), (registry().engines, True)):
         for entry in catalog.entries.values():
@@ -117,7 +117,7 @@ def _declared() -> dict[str, list[tuple[str, Option]]]:
 
 
 def _parameter(declared: list[tuple[str, Option]]) -> click.Option:
-    """An option that hands its text over as it is; the chosen engine reads it."""
+    """A click option that passes its text on unchanged, for the chosen engine to parse."""
     first = declared[0][1]
     more: dict[str, Any] = {"is_flag": True} if first.flag else {"type": str}
     if first.multiple:
@@ -129,7 +129,7 @@ def _parameter(declared: list[tuple[str, Option]]) -> click.Option:
 
 
 def _helps(declared: list[tuple[str, Option]]) -> Iterator[str]:
-    """One sentence for all engines that say the same."""
+    """Help texts, one for all engines that share it."""
     texts: dict[str, list[str]] = {}
     for engine, option in declared:
         default = f"  [default: {option.default}]" if option.default else ""
@@ -141,7 +141,7 @@ def _helps(declared: list[tuple[str, Option]]) -> Iterator[str]:
 
 
 def take_engine(values: dict[str, Any]) -> EngineChoice:
-    """Take the engine and all that is declared out of the options of a command."""
+    """Pop the engine, its settings and all declared options from the options of a command."""
     declared = [name for name in values if name.startswith(DECLARED)]
     given = {name.removeprefix(DECLARED): values.pop(name) for name in declared}
     settings = {name: values.pop(name) for name in SETTINGS}

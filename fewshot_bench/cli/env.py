@@ -1,4 +1,4 @@
-"""`fsbench env`: facts for a bug report: the machine, its software, installed plug-ins.
+"""`fsbench env`: facts for a bug report on the machine, its software and installed plug-ins.
 
 Values of environment variables that look like a secret are hidden.
 """
@@ -53,7 +53,7 @@ def _text(value: Any) -> str:
 
 
 def collect() -> dict[str, Any]:
-    """Everything, as JSON-able values in the order in which people read it."""
+    """All facts as JSON-able values, in reading order."""
     import psutil
     import torch
 
@@ -81,7 +81,7 @@ def collect() -> dict[str, Any]:
 
 
 def variables(values: Mapping[str, str]) -> dict[str, str]:
-    """Those that can change a run; what looks like a secret is hidden."""
+    """The variables that can change a run; values that look like secrets are hidden."""
     return {
         name: "(hidden)" if _SECRET.search(name) else _URL_LOGIN.sub("//(hidden)@", values[name])
         for name in sorted(values)

@@ -1,4 +1,4 @@
-"""Options that choose records of a store, as `fsbench compare` has them."""
+"""Options that select records of a store, shared by `fsbench compare` and other commands."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _LAST = (
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all of them to a command; it gets them by name."""
+    """Add the filter options to a command, which receives them by name."""
     for option in reversed(_LAST):
         command = option(command)
     command = condition_filters(command)
@@ -69,7 +69,7 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def chosen(folder: Path, values: dict[str, str | None]) -> Shown:
     """The records of a store that match; UsageError for a value that no record has.
 
-    Of every method the newest version, unless `--method NAME@VERSION` asks for another one.
+    Selects the newest version of every method, unless `--method NAME@VERSION` names another one.
     """
     from fewshot_bench.store.store import Store
 
@@ -79,7 +79,7 @@ def chosen(folder: Path, values: dict[str, str | None]) -> Shown:
 def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
-    """The same of an open store; every_version: older ones, too."""
+    """`chosen` for an open store; every_version: include older versions."""
     from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
 
     every = read_records(store)
@@ -90,7 +90,7 @@ def chosen_of(
 
 
 def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:
-    """Those that match, in any version."""
+    """The records that match the filters, in any version."""
     from fewshot_bench.analysis.filters import select
 
     names = {name: values[name] for name in LISTED}
@@ -99,7 +99,7 @@ def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> lis
 
 
 def read_records(store: Store) -> Sequence[Record]:
-    """All records of a store; damaged ones are named on stderr."""
+    """`listed`, but UsageError if the store is no folder, DataMissingError if it has no records."""
     folder = store.path
     refuse_file(folder)
     records = listed(store)
@@ -113,13 +113,13 @@ def read_records(store: Store) -> Sequence[Record]:
 
 
 def refuse_file(folder: Path) -> None:
-    """UsageError for a store that is no folder."""
+    """UsageError if the store exists and is no folder."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
 
 
 def listed(store: Store) -> list[Record]:
-    """All records of a store; what is damaged is named on stderr."""
+    """All records of a store; damaged ones are named on stderr."""
     records = list(store.records())
     for damage in store.damaged:
         click.echo(f"not used: {damage}", err=True)

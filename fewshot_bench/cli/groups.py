@@ -1,6 +1,6 @@
-"""Command groups whose subcommands are imported when they are used.
+"""Command groups whose subcommands are imported on first use.
 
-`LazyGroup` lists them by name and short help; a name that does not exist gets a suggestion.
+`LazyGroup` lists them by name and short help; an unknown name gets a suggestion.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from fewshot_bench.utils.errors import suggestion
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command that is not imported yet: "package.module:attribute", and its short help."""
+    """A command to import on use: its "package.module:attribute", and its short help."""
 
     target: str
     short_help: str
 
     def load(self) -> click.Command:
-        """Import it."""
+        """Import the command."""
         module, _, attribute = self.target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
 
 class LazyGroup(click.Group):
-    """A group of commands, some of which are not imported yet; in the order of use."""
+    """A group of commands, some of which are imported on first use."""
 
     def __init__(
         self, *args: Any, subcommands: Mapping[str, LazyCommand] | None = None, **more: Any
     ) -> None:
-        """subcommands: those that are imported when they are used."""
+        """subcommands: commands that are imported on first use."""
         super().__init__(*args, **more)
         self.lazy = dict(subcommands or {})
 
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
         self.lazy[name] = LazyCommand(target, short_help)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The lazy ones, then the others."""
+        """Names of lazy commands, then of the others."""
         return [*self.lazy, *(name for name in self.commands if name not in self.lazy)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion."""
+        """Resolve as click does; an unknown command gets a suggestion."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             raise click.UsageError(
@@ -82,7 +82,7 @@ def _short_help(group: click.Group, name: str) -> str:
 def subcommands(
     package: str, prefix: str, short_helps: Mapping[str, str]
 ) -> dict[str, LazyCommand]:
-    """Commands of a group, each `command` of a module `PREFIX_NAME` of a package."""
+    """Lazy commands of a group: `command` of the module `{package}.{prefix}{name}`, by name."""
     return {
         name: LazyCommand(f"{package}.{prefix}{name}:command", text)
         for name, text in short_helps.items()

@@ -1,4 +1,4 @@
-"""`fsbench list`: what is registered, and by whom."""
+"""`fsbench list`: registered names and their origins."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _metrics() -> None:
 
 
 def _options() -> None:
-    """Those of plug-ins; each engine's own are shown with it."""
+    """Print options of plug-ins; options of an engine are shown with the engine."""
     known = registry().options
     width = max((len(name) for name in known.entries), default=0)
     for name in known.names():

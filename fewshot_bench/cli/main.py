@@ -20,7 +20,7 @@ from fewshot_bench.utils.version import __version__
 if TYPE_CHECKING:
     from fewshot_bench.api.registry import Registry
 
-# Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
+# Short helps are copied here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = subcommands(
     "fewshot_bench.cli",
     "",
@@ -45,15 +45,15 @@ COMMANDS = subcommands(
 
 
 class Commands(LazyGroup):
-    """The commands of the core, then those that plug-ins register."""
+    """The core commands, then those registered by plug-ins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those of the core, of built-in plug-ins, of others."""
+        """Names of core commands, then of each plug-in's commands."""
         plugins = plugin_commands()
         return [*self.lazy, *(name for group in plugins for name in group.list_commands(ctx))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command of the core needs no plug-in to be imported."""
+        """The command of this name; for core commands, no plug-in is imported."""
         if cmd_name in self.lazy:
             return super().get_command(ctx, cmd_name)
         for group in plugin_commands():
@@ -62,7 +62,7 @@ class Commands(LazyGroup):
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """All of them as one list."""
+        """Write all commands as one list."""
         merged = LazyGroup("all", subcommands=self.lazy)
         for group in plugin_commands():
             merged.lazy |= group.lazy
@@ -126,8 +126,8 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: errors that we raise on purpose become one line and their exit code."""
-    # Records are many small objects without cycles, which are not to be looked for all the time.
+    """Entry point: expected errors become one line and their exit code."""
+    # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(100_000, 50, 100)
     try:
         offline.enforce_if_asked()
@@ -151,7 +151,7 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except ValueError as error:
-        # What the operating system's functions say, whichever path it was.
+        # The message of os functions for a path with a null character.
         if "embedded null" not in str(error):
             raise
         _fail("a path holds the character \\0, which no file can have; check what was given", 2)
@@ -179,7 +179,7 @@ def _option_hint(error: click.UsageError) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    # Text from files and servers must not reach the terminal as commands.
+    # Text from files and servers must not reach the terminal as escape sequences.
     plain = printable(" ".join(message.split()), LONGEST_MESSAGE)
     click.echo(f"error: {plain}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Options, and types of options, that several commands share."""
+"""Options and option types shared by several commands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names, as `split_names` reads it."""
+    """A comma-separated list of names, parsed by `split_names`."""
 
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to a tuple of names without blanks around them."""
+        """Convert text to a tuple of stripped names."""
         if isinstance(value, tuple):
             return value
         names = split_names(str(value))
@@ -39,16 +39,16 @@ class Names(click.ParamType[Any]):
 
 
 class Numbers(click.ParamType[Any]):
-    """A comma-separated list of whole numbers and ranges: `1,2,4`, `1-3`; of some words too."""
+    """A comma-separated list of whole numbers, ranges and optional words: `1,2,4`, `1-3`."""
 
     name = "numbers"
 
     def __init__(self, words: Mapping[str, int] | None = None) -> None:
-        """words: what stands for a number."""
+        """words: words with the numbers that they represent."""
         self.words = words or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to a tuple of numbers."""
+        """Convert text to a tuple of numbers."""
         if isinstance(value, tuple):
             return value
         numbers: list[int] = []
@@ -76,10 +76,10 @@ class Numbers(click.ParamType[Any]):
 
 
 class ListOption(click.Option):
-    """An option with names, which may be given in parts: `-m a -m b` is `-m a,b`."""
+    """An option with a list of names, which may be repeated: `-m a -m b` is `-m a,b`."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Ask for all that is given, not for the last."""
+        """Make the parser collect all values, not only the last."""
         self.multiple = True
         try:
             super().add_to_parser(parser, ctx)
@@ -87,7 +87,7 @@ class ListOption(click.Option):
             self.multiple = False
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """The list of all parts."""
+        """Convert all values, joined by commas."""
         return super().type_cast_value(ctx, ",".join(value) if isinstance(value, list) else value)
 
 
@@ -97,28 +97,28 @@ def list_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
 
 
 class MetricName(click.ParamType[Any]):
-    """The name of a metric, built-in or of a plug-in, or one of some other words."""
+    """The name of a metric, built-in or of a plug-in, or one of `words`."""
 
     name = "metric"
 
     def __init__(
         self, use: str = "", fits: Callable[[Metric], bool] | None = None, words: Iterable[str] = ()
     ) -> None:
-        """fits: which metrics can be taken, all without it; use: what for, for the error."""
+        """fits: predicate for accepted metrics (None: all); use: the requirement, for the error."""
         self.use, self.fits, self.words = use, fits, tuple(words)
 
     @property
     def names(self) -> list[str]:
-        """The words and built-in metrics that can be taken."""
+        """The accepted built-in metrics and words."""
         fits = self.fits or (lambda _: True)
         return [*(name for name, metric in METRICS.items() if fits(metric)), *self.words]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """`[top1|ece|NAME]`: a plug-in's metric by its name."""
+        """`[top1|ece|NAME]`, where NAME is a plug-in's metric."""
         return f"[{'|'.join([*self.names, 'NAME'])}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name as it is; UsageError for an unknown metric, or one that cannot be taken."""
+        """The name unchanged; UsageError for an unknown metric, or one that is not accepted."""
         if value in self.names:
             return value
         from fewshot_bench.api.registry import registry
@@ -138,19 +138,19 @@ class MetricName(click.ParamType[Any]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Built-in metrics."""
+        """Complete accepted built-in metrics and words."""
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
 class Number(click.ParamType[Any]):
-    """A whole number of no more digits than one of `Numbers`; how small is the request's matter."""
+    """A whole number with the same digit limit as `Numbers`; the request checks its minimum."""
 
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to a number."""
+        """Convert text to a number."""
         text = str(value).strip()
         if not _is_number(text.removeprefix("-")):
             self.fail(f"'{text:.60}' is no whole number", param, ctx)
@@ -162,12 +162,12 @@ class Number(click.ParamType[Any]):
 
 
 class Size(click.ParamType[Any]):
-    """Bytes, as `read_size` reads them."""
+    """A size in bytes, parsed by `read_size`."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Text to a number of bytes."""
+        """Convert text to a number of bytes."""
         try:
             return read_size(value)
         except ValueError:
@@ -206,7 +206,7 @@ device_option = click.option(
 
 
 def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:
-    """`--format`, handed over as `form`, the first one by default; text: its help."""
+    """`--format`, passed as `form`, by default the first of `formats`; text: its help."""
     return click.option(
         "--format",
         "form",
@@ -218,7 +218,7 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
 
 
 def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Command], Command]:
-    """`--store` as a path; text: its help; names: that of the parameter, where it is another."""
+    """`--store` as a path; text: its help; names: the parameter name, if it is not `store`."""
     return click.option(
         "--store",
         *names,
@@ -231,7 +231,7 @@ def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Com
 
 
 def condition_options(command: Command) -> Command:
-    """The options of `fsbench run` for conditions of a run, as `RunSpec` declares them."""
+    """Add the options of `fsbench run` for the conditions that `RunSpec` declares."""
     for about in reversed([*CONDITIONS.values()]):
         if about.option:
             command = _condition_option(about)(command)
@@ -254,7 +254,7 @@ def _condition_option(about: Condition) -> Callable[[Command], Command]:
 
 
 def condition_filters(command: Command) -> Command:
-    """The options that choose records by the conditions that `RunSpec` declares."""
+    """Add the options that select records by the conditions that `RunSpec` declares."""
     for about in reversed([*CONDITIONS.values()]):
         more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
         name = option_name(about.name)

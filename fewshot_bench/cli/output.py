@@ -18,7 +18,7 @@ from fewshot_bench.utils.text import printable
 
 
 def say(text: str) -> None:
-    """Print text on stdout; characters that would steer the terminal are replaced."""
+    """Print text on stdout; control characters are replaced."""
     click.echo("\n".join(map(printable, text.split("\n"))))
 
 
@@ -37,27 +37,27 @@ def write_text(path: Path | None, text: str) -> None:
 
 
 def terminal_width(least: int = 40) -> int | None:
-    """The columns of the terminal that stdout is, at least so many; None where it is none."""
+    """The width of the terminal in columns, at least `least`; None if stdout is no terminal."""
     if not sys.stdout.isatty():
         return None
     return max(os.get_terminal_size(sys.stdout.fileno()).columns, least)
 
 
 class Style(TypedDict):
-    """Style of text: escape codes of a terminal or none, and columns."""
+    """Style of text: whether it has terminal escape codes, and its width in columns."""
 
     styled: bool
     width: int | None
 
 
 def terminal_style(output: Path | None) -> Style:
-    """That of the terminal, or plain for a file and a pipe."""
+    """The style of the terminal; plain for a file or a pipe."""
     width = terminal_width() if output is None else None
     return {"styled": width is not None, "width": width}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file as a whole; a device or a pipe is written to as it is."""
+    """Replace a file atomically; a device or a pipe is written to directly."""
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
@@ -70,9 +70,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
-    """A file to write that takes the place of `path` when all went well.
+    """Yield a temporary file that replaces `path` if no error occurs.
 
-    option: names the file; UsageError where it cannot be written.
+    option: the option that names the file, for the UsageError if it cannot be written.
     """
     try:
         real = path.resolve()
@@ -90,18 +90,18 @@ def _unwritten(path: Path, error: OSError, option: str) -> UsageError:
     return UsageError(f"cannot write '{path}': {error.strerror}; choose another file with {option}")
 
 
-# What matplotlib says of a character that its font does not have.
+# Part of matplotlib's warning about a character that its font lacks.
 GLYPH = "missing from font"
 
 
 def drawn(draw: Callable[[], bytes], suffix: str) -> bytes:
-    """The bytes that `draw` makes for a file with this ending."""
+    """The bytes that `draw` returns for a file with this ending; its warnings go to stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         data = draw()
     texts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
     lacking = [text for text in texts if GLYPH in text]
-    # In SVG text stays text, and who shows it has other fonts.
+    # SVG keeps text as text, and viewers use their own fonts.
     if lacking and suffix != ".svg":
         text = f"{len(lacking)} characters are boxes in the figure, whose font lacks them"
         click.echo(f"warning: {text}; draw to .svg", err=True)

@@ -1,6 +1,6 @@
 """`fsbench run`: parse the options, call `engines.matrix`, print.
 
-What is asked for is checked before anything trains; what was stored stays, however a run ends.
+The request is checked before anything trains; stored records stay, however a run ends.
 """
 
 from __future__ import annotations
@@ -55,28 +55,28 @@ class TerminalReporter:
     """Messages of a run: progress on stdout, problems on stderr."""
 
     def info(self, text: str) -> None:
-        """A line on stdout."""
+        """Print a line on stdout."""
         say(text)
 
     def notice(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         click.echo(printable(text), err=True)
 
     def warning(self, text: str) -> None:
-        """The same, as a warning."""
+        """Print a warning on stderr."""
         self.notice(f"warning: {text}")
 
     def unusable(self, text: str) -> None:
-        """The same, as an error."""
+        """Print an error on stderr."""
         self.notice(f"error: {text}")
 
     def failures(self, lines: Sequence[str]) -> None:
-        """Lines on stderr."""
+        """Print lines on stderr."""
         for line in lines:
             self.notice(line)
 
     def results(self, folder: Path) -> None:
-        """The line on where results lie, with the command that shows them."""
+        """Print the folder of the results, with the command that shows them."""
         click.echo(f"results in {folder}; fsbench compare --store {folder}")
 
     def progress(
@@ -87,9 +87,9 @@ class TerminalReporter:
 
 
 def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
-    """The request of the options of `fsbench run`, by their names there.
+    """The request for the options of `fsbench run`, given by their names there.
 
-    UsageError for own data that cannot be used.
+    UsageError for unusable own data (class names, templates, held-out share).
     """
     from fewshot_bench.runner.own_data import read_own_data
     from fewshot_bench.runner.request import OTHERS, Request
@@ -111,13 +111,13 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
 
 
 def call_of(values: Mapping[str, Any]) -> CallOptions:
-    """Options of this call alone."""
+    """The options that apply only to this call."""
     known = {field.name for field in fields(CallOptions)}
     return CallOptions(**{name: value for name, value in values.items() if name in known})
 
 
 def run_matrix(conditions: Conditions, engines: EngineChoice, values: Mapping[str, Any]) -> int:
-    """Run what options of `fsbench run` ask for; returns the exit code."""
+    """Run the matrix that options of `fsbench run` describe; returns the exit code."""
     from fewshot_bench.engines import matrix
 
     interrupt_on_signals()
@@ -243,7 +243,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
     """Options that describe the run, without those of this call alone (--dry-run ...).
 
-    In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
+    `auto` is replaced by its resolved value, so that the file gives the same cells anywhere.
     """
     values = {
         name.removeprefix(DECLARED): value

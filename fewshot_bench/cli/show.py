@@ -135,7 +135,7 @@ def _hyperparameters(cls: type) -> None:
     try:
         fields = hyperparameters(cls)
     except (Exception, SystemExit):
-        # The reason stands among the broken rules.
+        # The reason was printed with the broken rules.
         return
     say("hyper-parameters (set with -o name=value):")
     for field in fields:
@@ -150,7 +150,7 @@ def _hyperparameters(cls: type) -> None:
 
 
 def _record(name: str, store: Path) -> None:
-    """The result of a cell, or the reason for none with the whole traceback."""
+    """Print the result of a cell, or the reason for its failure with the full traceback."""
     from fewshot_bench.engines.failures import reasons, trace_lines
     from fewshot_bench.engines.progress import outcome
     from fewshot_bench.store.lookup import find

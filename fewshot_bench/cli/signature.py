@@ -1,4 +1,4 @@
-"""`fsbench signature`: the line that stands under a table, and the command that it stands for."""
+"""`fsbench signature`: the signature line under a table, and the commands that it encodes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def command(
 
 
 def cells_of(line: str) -> list[RunSpec]:
-    """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
+    """The cells that an `fsbench run` line would compute on this installation."""
     from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.run import request_of
@@ -83,12 +83,12 @@ def cells_of(line: str) -> list[RunSpec]:
 
 
 def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
-    """Differences between a line and this installation: versions of methods, weights, revisions."""
+    """Differences between a signature and this installation: versions, weights, lists, cells."""
     from fewshot_bench.analysis.signature import parse, signature_of
     from fewshot_bench.api.record import Record
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
-    # Where the data is not here there is no cell, and no line of none.
+    # Without the data there are no cells, and `line` is empty.
     line = signature_of([Record(cell, "done") for cell in cells.values()])
     here = parse(line).matrices if line else ()
     there = signature.matrices
@@ -108,7 +108,7 @@ def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
 
 
 def _same(what: str, there: str, here: str) -> bool:
-    """Versions are equal or not; of digests a line written by hand may give fewer digits."""
+    """True for equal versions, or a digest that starts with the line's, which may be shortened."""
     return there == here if what == "version of" else here.startswith(there)
 
 

@@ -1,7 +1,7 @@
 """`fsbench splits`: splits as files that can be shown, shared, used and checked.
 
-`command` is the group; `show` and `export` start from a data set. `Subject` is a data set that was
-opened, `Draws` the few-shot picks that are meant. Commands on files are in `splits_files`.
+`command` is the group; `show` and `export` start from a data set. `Subject` is an open data set,
+`Draws` the requested few-shot picks. Commands on files are in `splits_files`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def command() -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A data set that was opened: its name as a run writes it, its card and its lists."""
+    """An open data set: its name as in records, its card and its lists."""
 
     name: str
     card: DatasetCard
@@ -89,7 +89,7 @@ class Subject:
 
     @property
     def lists(self) -> Pools:
-        """The lists that there are, in the order train, val, test."""
+        """The existing lists, in the order train, val, test."""
         return {role: self.pools[role] for role in ROLES if role in self.pools}
 
 
@@ -103,7 +103,7 @@ class Draws:
     val: str
 
     def of(self, subject: Subject) -> Iterator[Split]:
-        """The splits of a data set; UsageError for what cannot be drawn from it."""
+        """The splits of a data set; UsageError if they cannot be drawn from it."""
         check_train(subject.name, subject.pools, self.val)
         for shots in self.shots:
             for seed in self.seeds:
@@ -119,7 +119,7 @@ class Draws:
 
 
 def draw_options(command: Command) -> Command:
-    """The options that say which few-shot picks are meant."""
+    """Add the options that select few-shot picks to a command."""
     for option in (
         click.option(
             "--val",
@@ -143,7 +143,7 @@ def draw_options(command: Command) -> Command:
 
 
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
-    """The picks that were asked for; None without --shots, for the lists of the whole data set."""
+    """The requested picks; None without --shots, for the lists of the whole data set."""
     if shots is None:
         if seeds is not None:
             raise click.UsageError(
@@ -154,18 +154,18 @@ def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
 
 
 def opened(name: str) -> Subject:
-    """The data set of a name; DataMissingError when its images or lists are not there."""
+    """Open the data set of this name; DataMissingError if its images or lists are absent."""
     dataset = registry().dataset(name)
     card = dataset.card()
-    # `folder:a/` and `folder:a` are one data set, under the name that a run writes.
+    # `folder:a/` and `folder:a` are one data set, under the name that records hold.
     same_family = ":" in name and card.name.partition(":")[0] == name.partition(":")[0]
     return Subject(card.name if same_family else name, card, dataset.items())
 
 
 def file_or_name(text: str) -> Path | None:
-    """The file that is meant; None when a registered data set is.
+    """The path of a split file; None if `text` names a registered data set.
 
-    A data set's name goes first: a file of the same name is `./NAME`.
+    A data set's name takes precedence: write `./NAME` for a file of the same name.
     """
     known = registry().datasets.entries
     if text in known or (":" in text and f"{text.partition(':')[0]}:" in known):
@@ -198,12 +198,12 @@ def show(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
 
 
 def line(label: str, text: str) -> None:
-    """One aligned line."""
+    """Print one aligned line."""
     say(f"  {label:<10} {text}")
 
 
 def show_lists(subject: Subject) -> None:
-    """The lists of a data set."""
+    """Print the lists of a data set."""
     say(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
     for role, items in subject.lists.items():
         line(role, f"{len(items)} images")
@@ -214,7 +214,7 @@ def show_lists(subject: Subject) -> None:
 
 
 def show_draw(split: Split, val: str) -> None:
-    """The picks of one setting."""
+    """Print the picks of one setting."""
     title = f"{split.shots}-shot, seed {split.seed}, protocol {split.protocol}, val {val}"
     say(f"{split.dataset}: {title}")
     for role, items in (("train", split.train), ("val", split.val)):
@@ -331,7 +331,7 @@ def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFil
 
 
 def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
-    """One path per file; UsageError when several files were to become one."""
+    """One path per file; UsageError if several files would go into one, or the ending is wrong."""
     ending = f".{ENDINGS[format]}"
     new_folder = not output.suffix and not output.exists()
     if len(files) == 1 and not new_folder and not output.is_dir():

@@ -1,6 +1,6 @@
 """`fsbench splits import` and `fsbench splits verify`: lists and picks of files.
 
-Nothing is taken over that does not fit the data set; what is published is compared and said.
+Files that do not fit the data set are refused; lists and picks are compared with published ones.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def import_file(
 
 
 def _refuse_other_name(file: SplitFile, dataset: str) -> None:
-    """UsageError for a file of another registered set; names with a path differ by machine."""
+    """UsageError for a file of another data set; names with paths, which vary, are not compared."""
     if file.dataset and file.dataset != dataset and ":" not in file.dataset + dataset:
         raise UsageError(
             f"{file.path} is a split of '{file.dataset}', not of '{dataset}' (use --dataset "
@@ -115,7 +115,7 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
 
 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
-    """True when the data set reads the lists that were just imported."""
+    """A text on whether the data set reads the lists that were just imported."""
     try:
         pools = opened(dataset).pools
     except DataMissingError as error:
@@ -199,7 +199,7 @@ def _usable(file: SplitFile, subject: Subject) -> SplitFile:
 
 
 def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
-    """Facts on imported picks: published or not, and the overlap with our own draws."""
+    """Facts on imported picks: similarity to our own draws, and whether they are published."""
     rows = [(name, compared_with_draw(found, subject.pools, name)) for name in SAMPLERS]
     split = as_split(found, subject.name, "coop")
     rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
@@ -252,7 +252,7 @@ def verify(what: str, dataset: str | None) -> None:
 
 
 def _suite(names: list[str]) -> tuple[bool, bool]:
-    """Check every data set of a suite: whether a check failed, and whether a set is not there."""
+    """Check every data set of a suite; returns (a check failed, a data set is absent)."""
     failed = absent = False
     for name in names:
         say(f"{name}:")
@@ -265,7 +265,7 @@ def _suite(names: list[str]) -> tuple[bool, bool]:
 
 
 def _report(checks: Iterable[Check]) -> bool:
-    """Print checks as they are done; whether one failed."""
+    """Print each check as it completes; returns True if one failed."""
     failed = False
     for state, name, text in checks:
         failed |= state == FAILED
@@ -293,7 +293,7 @@ def _of_dataset(name: str) -> Iterator[Check]:
 
 
 def _published_draw(drawn: PublishedDraw) -> str:
-    """Comparison of a draw with the published one, as a line."""
+    """One line that compares a draw with the published picks."""
     setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
     if split is None:
         return f"{setting}: {drawn.problem}"
@@ -324,7 +324,7 @@ def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
 
 
 def _against(file: SplitFile, name: str) -> Iterator[Check]:
-    """A file beside the data set that it belongs to."""
+    """Check a file against its data set."""
     subject = opened(name)
     try:
         found = mapped(file, subject.pools, subject.name)
@@ -334,7 +334,7 @@ def _against(file: SplitFile, name: str) -> Iterator[Check]:
     yield OK, "data set", f"every image is in {subject.name}, with the same label and class name"
     if not file.is_draw:
         return
-    # Two spellings of one path are seen once they are the data set's images.
+    # Two spellings of one path are detected only after mapping to the data set's images.
     yield _checked("images", lambda: checks.check_overlap(found))
     yield _checked("pools", lambda: checks.check_pools(found, subject.pools, subject.name))
     if file.positions:
@@ -365,7 +365,7 @@ def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
 
 
 def _published(file: SplitFile, name: str) -> Check:
-    """Lists beside the published ones of their data set, or of the one that they belong to."""
+    """Compare lists with the published ones of the named data set, else of the best match."""
     known = published_splits()
     expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")
     equal = [n for n, p in known.items() if p.lists_sha256 == file.digest]

@@ -1,6 +1,6 @@
 """`fsbench store`: check, merge, prune and clean stores of results.
 
-Each command enters through `opened` or `changing`; nothing is removed that was not shown.
+`opened` opens a store, `changing` locks it for `merge` and `rm`; removals are reported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ this_store = store_option("The store.", "folder")
 
 
 def opened(folder: Path) -> Store:
-    """A store that is there; UsageError and DataMissingError when it is not."""
+    """Open an existing store; UsageError if it is no folder, DataMissingError without records."""
     from fewshot_bench.store.store import Store
 
     store = Store(folder)
@@ -60,21 +60,21 @@ def opened(folder: Path) -> Store:
 
 
 def counted(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
-    """`3 done, 1 failed`, in the order of `names`, without what there is none of."""
+    """`3 done, 1 failed`, in the order of `names`, without zeros; `nothing` if all are zero."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name]) or nothing
 
 
 def show(kind: str, path: Path, text: str) -> None:
-    """One finding on one line; text from files must not reach the terminal as commands."""
+    """Print one finding on one line, without control characters that files may contain."""
     line = f"{kind}: {path}" + (f": {text}" if text else "")
     click.echo(" ".join("".join(c if c.isprintable() else " " for c in line).split()))
 
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Hold a store's lock while results that are there already are changed.
+    """Hold a store's lock while existing results are changed.
 
-    Runs take no lock: they write cells whole.
+    Runs take no lock: they write cells atomically.
     """
     from fewshot_bench.utils.locks import exclusive
 
@@ -232,7 +232,7 @@ def _chosen(
 
 
 def _with_keys(records: Sequence[Record], keys: Sequence[str]) -> Sequence[Record]:
-    """The records whose keys begin so; UsageError for a KEY that none begins with."""
+    """The records whose keys start with one of `keys`; UsageError for a KEY without a record."""
     for key in keys:
         if len(key) < SHORTEST_KEY:
             raise UsageError(f"'{key}': give at least {SHORTEST_KEY} digits of a cell's key")
@@ -265,7 +265,7 @@ def _line(one: Chosen) -> str:
 
 
 def _confirm(count: int) -> None:
-    """Ask; UsageError where there is nobody to ask, or the answer is no."""
+    """Ask for confirmation; UsageError if stdin is no terminal, or the answer is no."""
     if not sys.stdin.isatty():
         raise UsageError("nothing was removed: add --yes to remove these records")
     if not click.confirm(f"remove {_count(count)}?", default=False):
@@ -273,7 +273,7 @@ def _confirm(count: int) -> None:
 
 
 def _removed(store: Store, found: Sequence[Chosen]) -> int:
-    """Remove them; returns how many are still there."""
+    """Remove the chosen records; returns the number that could not be removed."""
     from fewshot_bench.store.clean import remove
 
     left = size = 0

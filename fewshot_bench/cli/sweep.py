@@ -1,6 +1,6 @@
 """`fsbench sweep`: run a method under many options, and draw them.
 
-A sweep keeps its cells in a store of its own, apart from the results that tables are made of.
+A sweep keeps its cells in a separate store, apart from the results used in tables.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ Test = Callable[["RunSpec"], bool]
 
 @dataclass(frozen=True)
 class Axes:
-    """A method, the options that are swept, those with one value, and every configuration.
+    """A method, its swept options, those with one value, and every configuration.
 
-    `configurations` are (version, options as canonical JSON), as they stand in records. version:
-    the one that was asked for in place of the installed one, known by its overrides; else empty.
+    `configurations`: pairs of version and options as canonical JSON, as in records. version: a
+    requested version other than the installed one, matched by overrides only; else empty.
     """
 
     method: str
@@ -64,7 +64,7 @@ class Axes:
 
 
 def sweep_axes(method: str, options: Sequence[str]) -> Axes:
-    """Options with their values, checked by the method; UsageError when none has several.
+    """The axes of a sweep, checked by the method; UsageError if no option has several values.
 
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
@@ -100,12 +100,12 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
 
 
 def own_store(store: Path) -> Path:
-    """The store of a sweep, apart from the results that tables are made of."""
+    """The separate store for the sweeps of a store."""
     return store if store.name == SWEEPS else store / SWEEPS
 
 
 def _records(store: Path) -> list[Record]:
-    """Those of the sweeps in a store, and of the store itself, each cell once."""
+    """Records of the sweep store and of the store itself, each cell once."""
     folders = dict.fromkeys(folder for folder in (own_store(store), store) if folder.exists())
     found: dict[str, Record] = {}
     for folder in folders or (store,):
@@ -115,9 +115,9 @@ def _records(store: Path) -> list[Record]:
 
 
 def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
-    """The records of these configurations that match the options that were given.
+    """The records of these configurations that match the given options.
 
-    values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
+    values: options of `fsbench run` by name, and `engines`. DataMissingError if no record matches.
     """
     records = [r for r in _records(values["store"]) if r.spec.method == axes.method]
     mine = [record for record in records if _belongs(record.spec, axes)]
@@ -133,7 +133,7 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
 
 
 def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
-    """The records with a plug-in's metric, where one of the two stores has their logits."""
+    """The records with a plug-in's metric added, if one of the two stores has their logits."""
     from fewshot_bench.store.predictions import Outcomes
 
     for folder in dict.fromkeys((own_store(store), store)):
@@ -157,7 +157,7 @@ def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
-    """Records of the store that match the request in part, or the method alone."""
+    """A text on records of the store that match the request only in part."""
     if mine:
         return f"{len(mine)} records of it, none under the other options given"
     if not records:
@@ -178,7 +178,7 @@ def _belongs(spec: RunSpec, axes: Axes) -> bool:
 
 
 def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
-    """The test of a cell for an option of `fsbench run`."""
+    """Predicates on cells for an option of `fsbench run`; empty if it does not restrict them."""
     value: Any = values.get(name)
     if name == "dataset":
         names = _datasets(value)
@@ -200,7 +200,7 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "protocol":
         return _protocol(values)
     if name in CONDITIONS:
-        # What was not asked for is as the protocol says.
+        # An option that was not given is determined by the protocol.
         unasked = value is None and CONDITIONS[name].default is not None
         return [] if unasked else [lambda spec: getattr(spec, name) == value]
     if name in ("classnames", "templates", "holdout"):
@@ -212,17 +212,17 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
 
 
 def _datasets(names: Sequence[str]) -> set[str]:
-    """Those of suites one by one, and places as records spell them."""
+    """Data set names with suites expanded, and paths also as spelled in records."""
     from fewshot_bench.api.registry import registry
 
-    # Names that only the store knows are data sets too.
+    # Names of data sets that only the store contains are kept as they are.
     suites = registry().datasets.suites()
     listed = {one for name in names for one in suites.get(name, [name])}
     return listed | {spelled_once(name) for name in listed}
 
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:
-    """A preset stands for the sampling, the validation and the prompts."""
+    """Predicates for `--protocol`; a preset sets sampling, validation and prompts."""
     from fewshot_bench.api.spec import PRESETS
 
     name = values["protocol"]
@@ -237,7 +237,7 @@ FIGURES = (".svg", ".png", ".pdf")
 TEXTS = {".csv": "csv", ".json": "json"}
 FORMATS = ("terminal", "csv", "json")
 WIDTH = 120
-# Options of `fsbench run` that the sweep has of its own, or has no use for.
+# Options of `fsbench run` that the sweep redefines or does not need.
 _OWN = ("method", "dataset", "option", "config", "save_config")
 
 
@@ -348,7 +348,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _apart(form: str) -> Any:
-    """Redirect the messages of a run, which must not stand among CSV or JSON."""
+    """Redirect the messages of a run to stderr, so that they do not mix with CSV or JSON."""
     return (
         contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
     )

@@ -1,4 +1,4 @@
-"""`fsbench worker`: take part in a job of --engine slurm or ray, as their scripts do."""
+"""`fsbench worker`: take part in a job, as the scripts of --engine slurm or ray do."""
 
 from __future__ import annotations
 

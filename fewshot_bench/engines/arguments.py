@@ -1,6 +1,6 @@
 """`ARGUMENTS` of `fewshot_bench.run`, each with the kind of its values.
 
-What fits is still checked by the plan, which knows names and what can go together.
+Only types and ranges are checked here; the plan checks names and combinations.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _options(value: Any) -> tuple[Option, ...]:
 
 
 _NAME = text("a name")
-# Every argument of `run` but `classnames` and what engines and plug-ins declare.
+# Every argument of `run` except `classnames` and options declared by engines and plug-ins.
 ARGUMENTS: Mapping[str, Kind] = {
     "methods": Kind("at least one name, class or object of a method", _methods),
     "datasets": names("at least one name of a data set"),
@@ -83,7 +83,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "keep_models": FLAG,
     "feature_budget": optional(Kind(SIZES, read_size)),
 }
-# Those that a `Request` takes as they are.
+# Arguments that are passed to `Request` unchanged.
 ASKED = (
     *("datasets", "shots", "seeds", "split_seed", "options", "protocol", "val", "prompts"),
     *("limit", "classes", "transfer", "keep_split", "exif", "skip_damaged"),

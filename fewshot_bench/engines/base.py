@@ -23,11 +23,11 @@ from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
 from fewshot_bench.utils.errors import FsbenchError
 
 Progress = Callable[[RunSpec, int, int], None]
-# How often a cell is tried whose worker was lost.
+# Maximum tries of a cell whose worker is lost.
 TRIES = 2
 # Seconds without any sign of life after which a worker counts as hanging.
 HANG_SECONDS = 600.0
-# Seconds that hooks get after the last record; results are stored by then.
+# Seconds granted to hooks after the last record; all results are stored by then.
 HOOK_SECONDS = 60.0
 # The folder of results, for hooks: in workers, and in a command while it runs cells.
 STORE = "FSBENCH_STORE"
@@ -40,12 +40,11 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. keep_logits: what is kept of them (`store.keeping`). keep_models: whether
-    the models of cells are (`store.kept_models`). feature_budget: bytes of
-    kept features, None for a share of the disk.
-    variables: what plug-ins hand to workers (`worker_environment`). code: what
-    identifies the methods' code, so that workers of an earlier command that have imported other
-    code are not taken for this one's.
+    dead machine ends. keep_logits: which logits are kept (`store.keeping`). keep_models: True to
+    keep the models of cells (`store.kept_models`). feature_budget: bytes of kept features, None
+    for a share of the disk. variables: plug-ins' variables for workers (`worker_environment`).
+    code: identity of the methods' code, so that workers of an earlier command, which imported
+    other code, are not mistaken for this one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -84,7 +83,7 @@ class Settings:
 class Engine(ABC):
     """Runs cells somewhere: on this machine, on Slurm, on Ray.
 
-    Used as a context; leaving it calls `close`, also after Ctrl-C.
+    A context manager; leaving it calls `close`, also after Ctrl-C.
     """
 
     @property
@@ -100,7 +99,7 @@ class Engine(ABC):
         """Compute the cells; yields each record once it is stored, also those of other writers.
 
         `progress(cell, done, total)` reports the steps of a cell, where they are known.
-        EngineError where nothing can go on; what is stored stays.
+        EngineError if the run cannot continue; stored records stay.
         """
 
     def preview(self, cells: int) -> str:
@@ -108,7 +107,7 @@ class Engine(ABC):
         return ""
 
     def close(self) -> None:
-        """End or cancel what still runs."""
+        """Stop or cancel running workers."""
 
     def __enter__(self) -> Self:
         return self
@@ -123,23 +122,23 @@ class Engine(ABC):
 
 
 class EngineError(FsbenchError):
-    """Workers could not go on for a reason that is no cell's fault."""
+    """Workers could not continue, for a reason that is not a cell's fault."""
 
 
 @dataclass
 class StoreSnapshot:
-    """Snapshot of the store's cells when a run was planned, to notice what others add."""
+    """File stamps of the cells' records when a run was planned, to detect newer records."""
 
     store: Store
     stamps: dict[str, Stamp | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store, cells: Sequence[RunSpec]) -> StoreSnapshot:
-        """As it is now."""
+        """Snapshot the store now."""
         return cls(store, {key: store.stamp(key) for key in (cell.key() for cell in cells)})
 
     def new_record(self, cell: RunSpec) -> Record | None:
-        """The record that somebody has stored since; None where there is none, or a broken one."""
+        """The record stored since the snapshot; None if there is none, or a broken one."""
         key = cell.key()
         stamp = self.store.stamp(key)
         if stamp is None or stamp == self.stamps.get(key):
@@ -159,9 +158,9 @@ def _silent(text: str) -> None:
 class EngineSetup:
     """The arguments of an engine's builder.
 
-    store: where records go. settings: how cells are run. before: what the store held when the cells
-    were planned. options: values of the engine's own options by `Option.key`. say: prints a line
-    for the person who waits.
+    store: where records go. settings: how cells are run. before: snapshot of the store when the
+    cells were planned. options: values of the engine's own options by `Option.key`. say: prints a
+    line for the user.
     """
 
     store: Store
@@ -172,10 +171,10 @@ class EngineSetup:
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:
-    """The record of a cell whose worker gave none.
+    """A failed record for a cell whose worker returned none.
 
-    A lost worker is the machine's failure: the next run tries the cell again. A cell that took too
-    long is its own.
+    `WorkerLost` is the machine's failure: the next run tries the cell again. Other kinds, such as
+    `TimeLimit`, are the cell's own.
     """
     return Record(
         spec=cell,

@@ -1,6 +1,6 @@
-"""`EngineChoice`: engine, devices and options of a command; `Conditions`: those that records hold.
+"""`EngineChoice`: engine, devices and options of a command; `Conditions`: the part in records.
 
-Everything that can be wrong with the options is found before anything is planned.
+Invalid options are detected before anything is planned.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT = "local"
 
 @dataclass(frozen=True)
 class Conditions:
-    """The backbone, the devices and the precision, as records hold them."""
+    """Backbone, devices and precision, as stored in records."""
 
     backbone: str
     devices: tuple[str, ...]
@@ -41,7 +41,7 @@ class Conditions:
 
     @property
     def device(self) -> str:
-        """The kind of device, as cells have it."""
+        """The kind of device (cpu or cuda), as in cells."""
         return self.devices[0].partition(":")[0]
 
     def text(self) -> str:
@@ -55,9 +55,9 @@ class Conditions:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine by name, how it is to run cells, and the values of options that plug-ins declared.
+    """An engine by name, its settings, and the values of options that plug-ins declared.
 
-    options: of the engine; plugin_options: of `register_options`; both by `Option.key`, complete.
+    options: of the engine; plugin_options: of `register_options`; both complete, by `Option.key`.
     """
 
     engine: str = DEFAULT
@@ -78,11 +78,11 @@ class EngineChoice:
     def of(
         cls, engine: str = DEFAULT, given: Mapping[str, Any] | None = None, **settings: Any
     ) -> EngineChoice:
-        """A choice whose options are checked.
+        """A choice with checked options.
 
-        given: what was given of declared options by `Option.key`; nothing, None, an empty tuple or
-        False for the others. UsageError for an engine that is not known, options of another one,
-        and values that cannot be read.
+        given: values of declared options by `Option.key`; options not given are absent, None, an
+        empty tuple or False. UsageError for an unknown engine, options of another engine, and
+        unreadable values.
         """
         given = {key: value for key, value in (given or {}).items() if is_given(value)}
         known = registry()
@@ -98,7 +98,7 @@ class EngineChoice:
 
     @property
     def entry(self) -> Entry:
-        """The engine as it is registered."""
+        """The registry entry of the engine."""
         return registry().engines.find(self.engine)
 
     @property
@@ -107,7 +107,7 @@ class EngineChoice:
         return not self.entry.elsewhere
 
     def devices(self) -> tuple[str, ...]:
-        """The devices, `auto` resolved; UsageError for what is no device or not there."""
+        """The devices, `auto` resolved; UsageError for an invalid or absent device."""
         names = self.device_names
         if names == ("auto",):
             return (self._automatic(),)
@@ -130,7 +130,7 @@ class EngineChoice:
 
     def _automatic(self) -> str:
         if not self.here:
-            # The machine at hand may be a login node; what workers ask for decides.
+            # This machine may be a login node: decide by the GPUs requested for workers.
             asks = (
                 option.asks_gpus is not None and option.asks_gpus(self.options[option.key])
                 for option in self.entry.options
@@ -141,7 +141,7 @@ class EngineChoice:
         return "cuda" if cuda_is_there() else "cpu"
 
     def worker_environment(self, store: Path) -> dict[str, str]:
-        """The variables that plug-ins hand to workers; UsageError where one refuses to run."""
+        """Plug-ins' variables for workers; raises a plug-in's refusal, PluginError on conflicts."""
         found: dict[str, tuple[str, str]] = {}
         given = {"store": store.absolute(), "options": self.plugin_options}
         for plugin, variables in registry().call("worker_environment", _refuse, **given):
@@ -169,7 +169,7 @@ class EngineChoice:
         if self.here:
             count, threads = slots(backbone, conditions.device, self.jobs, len(devices))
         else:
-            # Threads as on this machine, unless given: they can change the last digits.
+            # As many threads as on this machine, unless given: they can change the last digits.
             count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]
         budget = self.feature_budget
         given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
@@ -189,7 +189,7 @@ class EngineChoice:
         )
 
     def build(self, setup: EngineSetup) -> Engine:
-        """The engine; PluginError where its plug-in gives something else."""
+        """Build the engine; PluginError if its plug-in returns something else."""
         from fewshot_bench.engines.base import Engine
 
         with self.blaming():
@@ -203,7 +203,7 @@ class EngineChoice:
 
     @contextmanager
     def running(self, setup: EngineSetup) -> Iterator[Engine]:
-        """The engine as a context."""
+        """Build and enter the engine; leave it afterwards."""
         engine = self.build(setup)
         with self.blaming():
             engine.__enter__()
@@ -216,7 +216,10 @@ class EngineChoice:
     def records(
         self, engine: Engine, cells: Sequence[RunSpec], progress: Progress, store: Store
     ) -> Iterator[Record]:
-        """The records of the engine's run, at most one of each cell, as they are in the store."""
+        """Yield the engine's records, at most one per cell; a plug-in's are re-read from the store.
+
+        EngineError for anything else.
+        """
         left = {cell.key() for cell in cells}
         with self.blaming():
             for record in engine.run(cells, progress):
@@ -242,7 +245,7 @@ class EngineChoice:
             )
 
     def _stored(self, record: Record, store: Store) -> Record:
-        """The record that the store has of the same cell; EngineError where it has none."""
+        """The stored record of the same cell; EngineError if there is none."""
         found = store.get(record.spec.key())
         if found is None:
             raise self._error(
@@ -258,9 +261,9 @@ class EngineChoice:
 
     @contextmanager
     def blaming(self) -> Iterator[None]:
-        """EngineError with the origin for what an engine's code raises inside; records stay.
+        """Turn errors of a plug-in's engine into an EngineError with the origin; records stay.
 
-        Errors that are raised on purpose go through, and all of the built-in engines.
+        FsbenchErrors pass unchanged, and so do all errors of built-in engines.
         """
         from fewshot_bench.engines.base import EngineError
 
@@ -275,7 +278,7 @@ class EngineChoice:
             ) from error
 
 
-# How cells are run, whatever the engine: fields of `EngineChoice`.
+# Fields of `EngineChoice` that apply to every engine.
 SETTINGS = tuple(
     field.name
     for field in fields(EngineChoice)
@@ -289,9 +292,9 @@ def run_options() -> list[Option]:
 
 
 def _refuse(plugin: str, failure: PluginError) -> None:
-    """End the command: with what the plug-in itself asks of a person, or with its failure.
+    """Raise the plug-in's own FsbenchError, else its failure with the likely reasons.
 
-    An option that it misses may be one that another plug-in has, too, or that was refused.
+    An option that it misses may conflict with another plug-in's, or its plug-in has failed.
     """
     cause = failure.__cause__
     if isinstance(cause, FsbenchError):
@@ -307,7 +310,7 @@ def _refuse(plugin: str, failure: PluginError) -> None:
 
 @contextmanager
 def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[None]:
-    """While cells run, the command's own hooks see what those of workers see."""
+    """Set the workers' hook variables inside, for hooks in the command's own process."""
     from fewshot_bench.engines.base import STORE
 
     wanted = {**variables, STORE: str(store.path)}
@@ -324,7 +327,7 @@ def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[Non
 
 
 def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:
-    """UsageError for an option that is another engine's, or nobody's."""
+    """UsageError for an option of another engine, or an unknown one."""
     own = {option.key for option in entry.options} | shared
     for key in given:
         if key in own:
@@ -362,7 +365,7 @@ def conditions_of(
     datasets: Iterable[str],
     targets: Iterable[str] = (),
 ) -> Conditions:
-    """Resolve `auto`; every command that plans cells does so here, before it makes the plan."""
+    """Resolve `auto`; every command that plans cells calls this before planning."""
     if precision not in (AUTO, *PRECISIONS):
         raise unknown("precision", precision, (AUTO, *PRECISIONS), "fsbench run --help")
     chosen = backbone_for(backbone, datasets, targets)
@@ -372,7 +375,7 @@ def conditions_of(
 
 
 def take_conditions(engines: EngineChoice, values: dict[str, Any]) -> Conditions:
-    """Take what belongs to them out of the options of `fsbench run`, and resolve it."""
+    """Pop backbone and precision from the options of `fsbench run`, and resolve them."""
     backbone, precision = values.pop("backbone"), values.pop("precision")
     return conditions_of(
         engines, backbone, precision, values["dataset"], values.get("transfer") or ()
@@ -382,13 +385,13 @@ def take_conditions(engines: EngineChoice, values: dict[str, Any]) -> Conditions
 def conditions_of_paper(
     engines: EngineChoice, backbone: str, precision: str, paper: str
 ) -> Conditions:
-    """On CUDA the precision of the paper, unless another one is named."""
+    """Conditions with the paper's precision on CUDA, unless a precision is named."""
     on_cuda = precision == AUTO and not engines.devices()[0].startswith("cpu")
     return conditions_of(engines, backbone, paper if on_cuda else precision, ())
 
 
 def precision_in(store: Path, backbone: str, precision: str) -> str:
-    """A name as it is; for `auto` that of most records of the backbone in a store."""
+    """`precision` itself; for `auto`, that of most of the backbone's records in a store."""
     if precision != AUTO:
         return precision
     from fewshot_bench.store.store import Store

@@ -1,6 +1,6 @@
-"""`DistributedEngine`: workers that a `System` starts claim cells, this process watches the store.
+"""`DistributedEngine`: a `System` starts workers that claim cells; this process watches the store.
 
-The workers need nothing but the store, so they may run on any machine that sees it.
+The workers need only the store, so they may run on any machine that can access it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fewshot_bench.engines.job import Job
 from fewshot_bench.engines.scheduling import by_fit
 
 POLL_SECONDS = 1.0
-# Looking at a slow file system takes at most this share of the time.
+# Maximum share of time spent on polling a slow file system.
 POLL_SHARE = 0.1
-# How often workers are started again although the last ones finished nothing.
+# Starts of workers in a row that finish no cell, after which the run fails.
 VAIN_STARTS = 3
-# After the last worker is gone, its last record may take a moment to be seen.
+# After the last worker has ended, its last record may take a moment to become visible.
 GRACE_SECONDS = 3.0
 
 
@@ -37,8 +37,8 @@ GRACE_SECONDS = 3.0
 class State:
     """The state of a job's workers.
 
-    alive: how many run or wait to run. text: for people, shown when it changes. trouble: reasons
-    for which workers have ended.
+    alive: workers that run or wait to run. text: for the user, shown when it changes. trouble:
+    reasons why workers have ended.
     """
 
     alive: int
@@ -53,9 +53,9 @@ class System(ABC):
 
     @abstractmethod
     def start(self, job: Job, workers: int) -> Job:
-        """Start this many workers, each `job.command`; EngineError where that is refused.
+        """Start this many workers, each `job.command`; EngineError if the system refuses.
 
-        Returns the job that they work for: this one, or one for the same cells that is under way.
+        Returns the job that they work for: this one, or a running one for the same cells.
         """
 
     @abstractmethod
@@ -64,7 +64,7 @@ class System(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """End those that this process started."""
+        """End the workers that this process started."""
 
     def preview(self, workers: int) -> str:
         """The output of `--dry-run` for this many workers."""
@@ -91,11 +91,11 @@ class DistributedEngine(Engine):
         return self.most * self.setup.settings.workers
 
     def preview(self, cells: int) -> str:
-        """As the system would start workers for them."""
+        """The system's preview of the workers for this many cells."""
         return self.system.preview(min(self.most, cells))
 
     def close(self) -> None:
-        """Cancel workers that still run, and wait for the job no longer."""
+        """Cancel running workers, and release the claim on the job."""
         try:
             if self._running:
                 self.system.cancel()
@@ -104,10 +104,10 @@ class DistributedEngine(Engine):
                 self._job.leave()
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
-        """Start workers and watch the store; yields each record once it is there.
+        """Start workers and watch the store; yields each record once it is stored.
 
-        Workers that end early (time limits, lost machines) are started again as long as cells get
-        done; EngineError with what is known when they do not.
+        Workers that end early (time limits, lost machines) are restarted as long as cells get
+        done; otherwise EngineError with the known reasons.
         """
         before = self.setup.before or StoreSnapshot.of(self.setup.store, cells)
         open_cells, done = list(cells), 0
@@ -145,7 +145,7 @@ class DistributedEngine(Engine):
         try:
             state = self.system.state()
         except EngineError:
-            # What cannot be seen is left to go on.
+            # The state is unknown: leave workers running.
             self._running = False
             raise
         if state.text and state.text != self._reported:
@@ -182,7 +182,7 @@ class DistributedEngine(Engine):
         self._starts += 1
 
     def _finish(self) -> None:
-        """Workers that still wait for something are of no more use, unless others asked for it."""
+        """Cancel workers that are still alive, once the job has no open cells."""
         self._running = False
         if self._starts and not self._started_job.open_cells():
             with suppress(EngineError):
@@ -191,7 +191,7 @@ class DistributedEngine(Engine):
                     self.system.cancel()
 
     def _let_hooks_end(self) -> None:
-        """`run_finished` follows the storing of a record: workers may be at that of their last."""
+        """Wait for `run_finished` hooks, which workers call after storing their last record."""
         end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
         while time.monotonic() < end and self.system.state().alive:
             time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Reasons of failed cells: one paragraph each, with the author's frame and the record."""
+"""Reasons of failed cells: a paragraph each, with the plug-in author's frame and the record."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
 
 LONGEST_REASON = 600
-# The class that `logits` is of is in no record: `fit`, which made it, would be the wrong place.
+# Records do not state the class whose `logits` failed; pointing at `fit` would be misleading.
 _ABOUT_LOGITS = re.compile(r"logits\(\)|\S+\.logits\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass
 class Reason:
-    """A reason that one or several cells failed for; `error` is that of the first."""
+    """A reason why one or several cells failed; text, frame and trace are those of the first."""
 
     text: str
     frame: str
@@ -46,7 +46,7 @@ class Reason:
 
 
 def reasons(records: Iterable[Record]) -> list[Reason]:
-    """The failures among records; one method, place and message, but for numbers, is one reason."""
+    """Failures grouped by method, place and message; numbers in messages are ignored."""
     found: dict[tuple[str, ...], Reason] = {}
     for record in records:
         if record.status == "failed":
@@ -69,7 +69,7 @@ def _reason(record: Record) -> Reason:
 
 
 def _fit(method: str) -> str:
-    """First line of a method's `fit`: a refusal by the harness leaves no frame of the author's."""
+    """Location of a method's `fit`, as a ContractError of the harness has no author's frame."""
     try:
         return definition(getattr(registry().method_class(method), "fit", None))
     except FsbenchError:
@@ -77,7 +77,7 @@ def _fit(method: str) -> str:
 
 
 def _packages(spec: RunSpec) -> Iterator[str]:
-    """The top-level modules of the code that a cell ran: its method's and its data sets'."""
+    """The top-level modules of a cell's method and data sets."""
     known = registry()
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
     datasets = [known.datasets.entries.get(name) for name in (*families, spec.dataset, spec.target)]
@@ -89,7 +89,7 @@ def _packages(spec: RunSpec) -> Iterator[str]:
 
 
 def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
-    """The reasons of failed cells, line by line, empty without any; `whole` adds tracebacks."""
+    """Lines on the reasons of failed cells, empty without failures; `whole` adds tracebacks."""
     found = reasons(records)
     count = sum(len(reason.cells) for reason in found)
     if not found:
@@ -115,7 +115,7 @@ def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
 
 
 def trace_lines(reason: Reason) -> Iterator[str]:
-    """The whole traceback, set off from the text about it."""
+    """The lines of the traceback, indented and prefixed with a bar."""
     yield from (f"      | {line}" for line in reason.trace.rstrip().splitlines())
 
 

@@ -1,9 +1,8 @@
-"""Processes of engines are forked from one that has imported what all of them need, once.
+"""Fork server: forks an engine's processes from one process that has imported their libraries.
 
-`start` gives an engine a process that runs a program, a module with `main`: forked from the server
-of this program and environment where that is safe, else a process of its own. `main` is the
-server. It never loads plug-ins, so that each fork begins as a fresh process does, but for what is
-imported.
+`start` returns a process that runs a program (a module with `main`), forked from the server of this
+program and environment if that is safe, else started afresh. The server (`main`) never loads
+plug-ins, so that a fork differs from a fresh process only in its imports.
 """
 
 from __future__ import annotations
@@ -30,31 +29,31 @@ from fewshot_bench.engines.messages import Closed, receive, send
 MODULE = "fewshot_bench.engines.fork_server"
 WORKER = "fewshot_bench.engines.worker"
 LABELS = "fewshot_bench.engines.label_process"
-# What a program imports when it begins to work, besides what its module does.
+# Modules that a program imports when it starts to work, besides its own.
 IMPORTED = {
     WORKER: ("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
     LABELS: (),
 }
-# Set to 0, nothing is forked.
+# Set this variable to 0 to disable forking.
 VARIABLE = "FSBENCH_FORK_SERVER"
-# What can change while a server lives: programs read it when they begin. Another change may matter
-# to a library that is imported already, so that there is another server for it.
+# Prefixes of variables that may change while a server lives, since programs read them at start. A
+# change of another one may affect an imported library and needs a new server.
 FREE = ("FSBENCH_", "PYTEST_")
-# How long a process may take to be forked by a server that has forked others.
+# Seconds that a server that has forked before may take to fork a process.
 WAIT_SECONDS = 10.0
-# The server looks this often whether its engine is still its parent.
+# Seconds between the server's checks that its engine is still its parent.
 LOOK_SECONDS = 5.0
-# The code of a process whose server has gone: it was killed with it.
+# Exit code of a process whose server has ended: it was killed with the server.
 KILLED = -9
 
 
 class Forked:
-    """A process that a server has forked, with what its engine needs of `subprocess.Popen`."""
+    """A process forked by a server, with the part of `subprocess.Popen` that engines use."""
 
     def __init__(
         self, server: _Server, stdin: IO[str], stdout: IO[str] | None, status: int
     ) -> None:
-        """status: a descriptor from which the number of the process and its end are read."""
+        """status: a descriptor from which the process id and the exit code are read."""
         self.stdin, self.stdout = stdin, stdout
         self.returncode: int | None = None
         self._server = server
@@ -67,13 +66,13 @@ class Forked:
 
     @property
     def begun(self) -> bool:
-        """False while its server is still at its imports."""
+        """False until the process is forked, such as while its server still imports."""
         self.poll()
         return self._forked is not None or self.returncode is not None
 
     @property
     def pid(self) -> int:
-        """The number of the process; the server's as long as that is at its imports."""
+        """The process id; the server's as long as the process is not forked."""
         end = time.monotonic() + WAIT_SECONDS
         while self.poll() is None and self._forked is None and self._server.ready:
             if time.monotonic() > end or not self._readable(WAIT_SECONDS):
@@ -87,7 +86,7 @@ class Forked:
                 with suppress(BlockingIOError):
                     while part := os.read(self._status, 4096):
                         self._text += part
-                    # Nobody is left who could say more: the server has gone.
+                    # End of file: the server has ended, so no further status will come.
                     self._text += f"\nended {KILLED}\n".encode()
                 for line in self._text.decode().splitlines():
                     kind, _, number = line.partition(" ")
@@ -99,7 +98,7 @@ class Forked:
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; subprocess.TimeoutExpired after `timeout` seconds."""
+        """Wait for the exit code; subprocess.TimeoutExpired after `timeout` seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             left = None if end is None else end - time.monotonic()
@@ -109,24 +108,24 @@ class Forked:
         return code
 
     def _readable(self, seconds: float | None) -> bool:
-        """Wait until there is something to read."""
+        """Wait until the status descriptor is readable; False after `seconds`."""
         watched = select.poll()
         watched.register(self._status, select.POLLIN)
         return bool(watched.poll(None if seconds is None else 1000 * seconds))
 
     def kill(self) -> None:
-        """End the process now, or the server where it is still at its imports."""
+        """Kill the process, or its server if it is not forked yet."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 class _Server:
-    """The server as its engine sees it; it ends with this process, or when nobody holds it."""
+    """Engine-side handle of a server, which ends with this process or with the handle."""
 
     def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self.libraries = _libraries(environment)
-        # True once it has forked a process, so that the next one comes at once.
+        # True once it has forked a process: its imports are done, further forks are immediate.
         self.ready = False
         self._engine = os.getpid()
         self._lock = threading.Lock()
@@ -147,7 +146,7 @@ class _Server:
         self.close = weakref.finalize(self, _end, os.getpid(), self._channel, self.process)
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """True when a process of this environment may be forked from it."""
+        """True if processes with this environment may be forked from this server."""
         mine = self._engine == os.getpid() and self.process.poll() is None
         return mine and self.libraries == _libraries(environment)
 
@@ -159,7 +158,7 @@ class _Server:
         errors: int,
         descriptors: Sequence[int],
     ) -> Forked:
-        """A new process; OSError when the server has gone."""
+        """Fork a new process; OSError if the server has ended."""
         request = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
         pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
         (ours, theirs) = zip(*pairs, strict=True)
@@ -194,7 +193,7 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _end(engine: int, channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
     channel.close()
-    # A fork of the engine has the same object.
+    # A fork of the engine inherits this finalizer and must not kill the server.
     if os.getpid() == engine:
         process.kill()
         process.wait()
@@ -214,14 +213,14 @@ def start(
     output: int | None = None,
     fork: bool = True,
 ) -> subprocess.Popen[str] | Forked:
-    """A process that runs a program; its standard input is a pipe for text, and so is its output.
+    """Start a process that runs a program, with text pipes for standard input and output.
 
-    program: `WORKER` or `LABELS`. arguments: those of its `main` without the last two, which are
-    its parent and the numbers of the descriptors that it inherits. output: where that goes instead.
-    fork: False where a fork is not safe: an accelerator's driver does not survive it.
+    program: `WORKER` or `LABELS`. arguments: of its `main`, without the last two, which are its
+    parent and its inherited descriptors. output: a descriptor that replaces the output pipe.
+    fork: False if a fork is unsafe: an accelerator's driver does not survive it.
     """
     if fork and sys.platform == "linux" and environment.get(VARIABLE) != "0":
-        # A folder that has gone, or a server that went just now.
+        # If the working directory or the server has just disappeared, start a fresh process.
         with suppress(OSError):
             server = _server(program, environment)
             return server.fork(arguments, environment, output, errors, descriptors)
@@ -241,7 +240,7 @@ def start(
 
 
 def _server(program: str, environment: Mapping[str, str]) -> _Server:
-    """The server for an environment; one before it stays as long as its processes are held."""
+    """The server for an environment; a replaced server lives as long as its `Forked` handles."""
     with _lock:
         server = _current.get(program)
         if server is None or not server.serves(environment):
@@ -251,19 +250,19 @@ def _server(program: str, environment: Mapping[str, str]) -> _Server:
 
 def _import(program: str) -> None:
     for name in (program, *IMPORTED[program]):
-        # A process imports it once more, and its engine is shown the error.
+        # The forked process repeats a failed import, and its engine reports the error.
         with suppress(Exception):
             importlib.import_module(name)
     if program == WORKER and os.environ.get("OMP_NUM_THREADS") == "1":
-        # What computes in several threads must not fork. The toy takes one.
+        # A process that has computed in several threads must not fork; the toy uses one thread.
         with suppress(Exception):
             embedded.prepare()
-    # What is there by now stays, and no process need look at it when it collects garbage.
+    # All objects so far stay alive: exempt them from garbage collection in every fork.
     gc.freeze()
 
 
 def _serve(channel: socket.socket, engine: int) -> list[str] | None:
-    """Fork until the engine goes. Returns in each child, with its arguments."""
+    """Fork on request until the engine ends (None). In each child, return its arguments."""
     this = os.getpid()
     running: dict[int, int] = {}
     reading, writing = os.pipe()
@@ -300,7 +299,7 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
 
 
 def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The message for a new process and its descriptors, as `_Server.fork` sends them."""
+    """Receive a request of `_Server.fork`: its message and descriptors."""
     mark, descriptors, _, _ = socket.recv_fds(channel, 1, 250)
     if not mark:
         raise Closed
@@ -308,7 +307,7 @@ def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _report(running: dict[int, int]) -> None:
-    """Say of each process that has ended how it did."""
+    """Report the exit code of each process that has ended."""
     while running:
         pid, code = os.waitpid(-1, os.WNOHANG)
         if not pid:
@@ -320,7 +319,7 @@ def _report(running: dict[int, int]) -> None:
 
 
 def _become(request: Mapping[str, Any], standard: Sequence[int], status: int) -> None:
-    """Make this child what a process of its own would be: session, folder, variables, streams."""
+    """Set up this child like a fresh process: session, folder, variables, standard streams."""
     os.setsid()
     os.write(status, f"forked {os.getpid()}\n".encode())
     os.close(status)
@@ -336,13 +335,13 @@ def _become(request: Mapping[str, Any], standard: Sequence[int], status: int) ->
 
 
 def _python_path() -> list[str]:
-    """The folders that PYTHONPATH puts on the path, as Python does when it starts."""
+    """The entries that PYTHONPATH adds to sys.path when Python starts."""
     parts = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return [str(Path(part).absolute()) for part in parts]
 
 
 def main() -> None:
-    """Arguments: the program, the engine's process, and the descriptor of the channel to it."""
+    """Arguments: the program, the engine's process id, and the descriptor of the channel to it."""
     program, engine, number = sys.argv[1:]
     os.set_inheritable(int(number), False)
     _import(program)

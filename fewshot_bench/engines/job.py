@@ -1,4 +1,4 @@
-"""A job: cells that workers on other machines compute, and how one of these machines takes part."""
+"""A job: cells for workers on other machines (`Job`), and a worker's part in it (`take_part`)."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
 
 FOLDER = "jobs"
-# How long a worker that has nothing left waits for what others hold, in times of a lease.
+# Lease durations that a worker without cells of its own waits for cells claimed by others.
 LINGER_LEASES = 2.0
 STOPPED = 143
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells, how they are run, and what the store held of them before, in `jobs/<name>/` there."""
+    """Cells, settings and a snapshot of the store before, saved in the store's `jobs/<name>/`."""
 
     store: Store
     name: str
     cells: tuple[RunSpec, ...]
     settings: Settings
     before: StoreSnapshot
-    # A claim that lives as long as the command which waits for the results.
+    # Holds a claim as long as the command that waits for the results runs.
     _wanted: Leases | None = None
 
     @classmethod
     def create(cls, before: StoreSnapshot, cells: Sequence[RunSpec], settings: Settings) -> Job:
-        """A new job; StoreError where it cannot be written."""
+        """Create and claim a new job; StoreError if it cannot be written."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         store, stamps = before.store, {cell.key(): before.stamps.get(cell.key()) for cell in cells}
         wanted = Leases(store, name, settings.lease)
@@ -65,7 +65,7 @@ class Job:
 
     @classmethod
     def read(cls, store: Store, name: str) -> Job:
-        """The job of this name; StoreError where there is none or it is damaged."""
+        """The job of this name; StoreError if it does not exist or is damaged."""
         if not name.replace("-", "").isalnum():
             raise StoreError(f"'{name}' is no name of a job (folders in {store.path / FOLDER})")
         path = store.path / FOLDER / name / "job.json"
@@ -83,7 +83,7 @@ class Job:
 
     @classmethod
     def finished(cls, store: Store) -> list[Path]:
-        """Folders of the jobs of which nothing is left to compute and that nobody waits for."""
+        """Folders of jobs without open cells that no command waits for."""
         found = []
         leases = Leases(store, "")
         for path in sorted((store.path / FOLDER).glob("*/job.json")):
@@ -95,7 +95,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files, logs of its workers included."""
+        """The folder of the job's files, including logs of its workers."""
         return self.store.path / FOLDER / self.name
 
     @property
@@ -109,7 +109,10 @@ class Job:
         return f"job-{self.name}"
 
     def taken_over(self, mine: Job) -> Job | None:
-        """This job, wanted by this command in place of `mine`, which ends; None if others wait."""
+        """This job, claimed by this command in place of `mine`, which is removed.
+
+        None if another command waits for this job.
+        """
         wanted = Leases(self.store, mine.name, self.settings.lease)
         if wanted.claim(self._claim) is None:
             return None
@@ -117,25 +120,25 @@ class Job:
         return dataclasses.replace(self, _wanted=wanted)
 
     def leave(self) -> None:
-        """This command waits for it no longer."""
+        """Release this command's claim on the job."""
         if self._wanted is not None:
             self._wanted.close()
 
     def remove(self) -> None:
-        """Remove a job that no worker was started for."""
+        """Remove a job for which no worker was started."""
         self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in (self.folder.parent, self.store.path / CLAIMS):
             with suppress(OSError):
-                # What others have there stays.
+                # Fails, as intended, if the folder holds files of others.
                 folder.rmdir()
 
     def open_cells(self) -> list[RunSpec]:
-        """Cells that nobody has settled."""
+        """Cells without a new record."""
         return [cell for cell in self.cells if self.before.new_record(cell) is None]
 
     def trouble(self) -> list[str]:
-        """The reasons for which workers have given up."""
+        """The reasons why workers have given up."""
         found = []
         for path in sorted(self.folder.glob("trouble-*.txt")):
             with suppress(OSError):
@@ -143,16 +146,16 @@ class Job:
         return list(dict.fromkeys(found))
 
     def forget_trouble(self) -> None:
-        """Before workers are started anew."""
+        """Remove recorded reasons before workers are restarted."""
         for path in self.folder.glob("trouble-*.txt"):
             path.unlink(missing_ok=True)
 
 
 def take_part(job: Job) -> int:
-    """Compute what is open of a job, beside others who do the same; returns an exit code.
+    """Compute the open cells of a job, concurrently with other workers; returns an exit code.
 
-    Ends when everything is settled, or when others hold the rest and live. SIGTERM (a time limit
-    that is near, a job that is preempted) gives claimed cells back.
+    Ends when all cells are settled, or when live workers hold the remaining ones. SIGTERM (a time
+    limit is near, the job is preempted) releases claimed cells.
     """
     interrupt_on_signals()
     try:
@@ -168,7 +171,7 @@ def take_part(job: Job) -> int:
 
 
 def take_part_quietly(job: Job) -> str:
-    """As `take_part`, in a process that is not ours; returns what went wrong, or nothing."""
+    """`take_part` for a foreign process: installs no signal handlers; returns an error or ""."""
     try:
         _take_part(job)
     except FsbenchError as error:

@@ -1,7 +1,7 @@
-"""The process that holds labels, beside each worker: it reads images, marks answers, stores.
+"""The label process of each worker: reads images, computes metrics and stores results.
 
-`LabelProcess` starts it, for the engine; `main` is the process. No code of a method runs in it: of
-plug-ins, those alone are imported that bring a data set of the cells at hand.
+The engine starts it with `LabelProcess`; `main` is the process. No method code runs in it: it
+imports only plug-ins that provide data sets of the current cells.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.processes import die_with
 
-# As many as there are threads that read images at once, and one for all else.
+# One channel per image-reading thread, and one for all other requests.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
-# The distribution whose data sets and methods are apart: plug-ins of its own.
+# Our own distribution: its data sets and methods are separate plug-ins.
 OWN = "fewshot-bench"
 
 
 class LabelProcess:
-    """The process that holds labels for one worker, as the engine sees it."""
+    """Engine-side handle of the label process of one worker."""
 
     def __init__(
         self, store: Path, environment: Mapping[str, str], stderr: int, keep: str = ""
     ) -> None:
-        """Start it; `descriptors` are the worker's ends, which `started` closes here.
+        """Start it; `descriptors`: the worker's ends of the channels, closed here by `started`.
 
         keep: `Settings.keep_logits`.
         """
@@ -72,19 +72,19 @@ class LabelProcess:
         return [end.fileno() for end in self._ends]
 
     def started(self) -> None:
-        """The worker has its ends."""
+        """Close the worker's ends here, once the worker has inherited them."""
         for end in self._ends:
             end.close()
 
     def expect(self, cells: Sequence[RunSpec]) -> int:
-        """The worker gets these cells: questions about others are refused from now on.
+        """Announce the worker's next cells; from now on, requests for other cells are refused.
 
-        Returns the number of these cells, by which the worker begins with them.
+        Returns the number of this announcement, which the worker passes to `begin`.
         """
         self._number += 1
         facts = {"plugins": needed_plugins(cells), "cells": _facts(cells), "number": self._number}
         text = json.dumps(facts) + "\n"
-        # A process that has gone is noticed by the worker.
+        # The worker notices if the label process has ended.
         with suppress(OSError, ValueError):
             assert self.process.stdin is not None
             self.process.stdin.write(text)
@@ -92,7 +92,7 @@ class LabelProcess:
         return self._number
 
     def left(self) -> None:
-        """The worker has ended: what it had handed in is stored, then this process ends too."""
+        """After the worker has ended: wait until its results are stored and this process ends."""
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -102,16 +102,16 @@ class LabelProcess:
                 self.process.stdin.close()
 
     def stop(self) -> None:
-        """End the process now."""
+        """Kill the process."""
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
 
 
 def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
-    """Full names of the plug-ins that bring the data sets of cells.
+    """Full names of the plug-ins that provide the data sets of cells.
 
-    The code of others has no business among labels.
+    Code of other plug-ins must not run in the label process.
     """
     names = {name for cell in cells for name in (cell.dataset, cell.target) if name}
     entries = [registry().dataset_entry(name) for name in names]
@@ -120,10 +120,10 @@ def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
 
 
 def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
-    """By key, what records say of a cell's method that its own process could say falsely.
+    """Record facts by cell key which the method's own process could falsify.
 
-    kit: the conformance kit's result for the code of digest `code`. separate: whether no code of
-    the distribution that the method comes from runs among labels.
+    kit: the conformance kit's result for the code of digest `code`. separate: True if no code of
+    the method's distribution runs in the label process.
     """
     facts = {}
     for cell in cells:
@@ -136,7 +136,7 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
 
 
 class _LabelServer:
-    """Answers what workers ask; reads at once, all else one after the other."""
+    """Handles requests of a worker: image reads concurrently, all others under a lock."""
 
     def __init__(self, store: Path, keep: str) -> None:
         self._store = Store(store)
@@ -148,7 +148,7 @@ class _LabelServer:
         self._number = 0
 
     def expect(self, facts: Mapping[str, Any]) -> None:
-        """Facts of the cells that the worker gets, from the engine."""
+        """Take over the engine's announcement: facts and plug-ins of the worker's next cells."""
         with self._lock:
             before = set(filter(None, os.environ.get(plugins.ONLY, "").split(",")))
             if not before >= set(facts["plugins"]):
@@ -159,7 +159,7 @@ class _LabelServer:
             self._lock.notify_all()
 
     def _cell(self, spec: RunSpec) -> dict[str, Any]:
-        """The engine's facts of a cell; ContractError for one that the worker did not get."""
+        """The engine's facts of a cell; ContractError if the cell was not announced."""
         key = spec.key()
         if key not in self._expected:
             raise ContractError(
@@ -169,7 +169,7 @@ class _LabelServer:
         return self._expected[key]
 
     def serve(self, channel: socket.socket) -> None:
-        """Answer over one channel until the other end goes."""
+        """Handle the requests of one channel until its other end closes."""
         with channel, suppress(Closed, OSError):
             while True:
                 header, body = receive(channel)
@@ -186,7 +186,7 @@ class _LabelServer:
             return {}, self._examiner.listed(values["handle"]).read(values["index"])
         with self._lock:
             if operation == "begin":
-                # The engine has named these cells, or is about to.
+                # The engine has announced these cells, or is about to.
                 self._lock.wait_for(lambda: self._number >= values["number"])
                 return {}, b""
             if operation == "digests":
@@ -201,7 +201,7 @@ class _LabelServer:
             return dataclasses.asdict(self._examiner.cell(spec)), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
-        """Mark and store a cell, once: who could try twice could find labels by trying."""
+        """Compute metrics and store a cell, only once: repeated submissions could reveal labels."""
         import numpy as np
 
         record, answers = Record.from_dict(values["record"]), None
@@ -216,7 +216,7 @@ class _LabelServer:
 
 
 def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
-    """A record with the facts on code that the engine has, not the process that ran it."""
+    """The record with the engine's facts on its code, in place of those of its own process."""
     environment = dict(record.environment)
     if "kit" in environment:
         environment["kit"] = facts["kit"] if record.code_digest == facts["code"] else None
@@ -259,7 +259,7 @@ def _served(desk: _LabelServer, numbers: Sequence[int]) -> Iterator[list[threadi
 
 
 def main() -> None:
-    """Arguments: store folder, what to keep, the parent process, descriptors joined by commas."""
+    """Arguments: store folder, logits to keep, parent process id, comma-separated descriptors."""
     folder, keep, parent, numbers = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
@@ -272,7 +272,7 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     with _served(desk, [int(number) for number in numbers.split(",")]):
         pass
-    # The thread that reads the engine's messages would hold up an ordinary end.
+    # The thread that reads the engine's messages would delay a normal exit.
     os._exit(0)
 
 

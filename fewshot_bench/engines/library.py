@@ -1,7 +1,7 @@
-"""The library's way in: `run` computes what `fsbench run` would, and returns `Results`.
+"""Python API: `run` computes the same as `fsbench run`, and returns `Results`.
 
 Names are checked before anything trains. However a run ends, the records that it has stored stay,
-and the same call again goes on with what is missing.
+and the same call resumes with the missing cells.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def run(
     progress: bool | None = None,
     **engine_options: Any,
 ) -> Results:
-    """Run methods on data sets, every cell of the matrix that the store lacks; return all of them.
+    """Run all cells of a matrix (methods, data sets, ...) that the store lacks; return all cells.
 
     Arguments are the options of `fsbench run` (docs/cli.md), with the same defaults and meanings.
-    What takes several values takes one, or a list.
+    Arguments with several values accept one value or a list.
 
     methods: names, `all`, `path/to/file.py:Class`, classes, or objects, whose fields are the
         hyper-parameters. A class may be defined in a notebook or a script: its source is kept in
@@ -81,16 +81,16 @@ def run(
     options: hyper-parameters of methods given by name or class, `{"rank": [2, 4]}` or
         `{"clip-lora.rank": 4}`; several values expand the matrix.
     classnames: a list, a mapping of old names to new ones, or a file of either.
-    progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
+    progress: None or True shows progress on stderr or in the notebook; False hides it.
     engine_options: `jobs` (workers on each device), `threads`, `timeout`,
         `hang_after`, `lease`, `deterministic`, `feature_budget` (bytes, or "20GB"), `keep_logits`
         (`all`, `top` or `none`; None, all logits of cells that are not large), `keep_models`, and
-        what engines and plug-ins declare, such as `track` or `partition` (`fsbench run --help`).
+        options of engines and plug-ins, such as `track` or `partition` (`fsbench run --help`).
 
-    Cells that fail are records with the status `failed`, and a warning. Raises UsageError for what
-    is not known or cannot go together, DataMissingError where no data set that was asked for can
-    be used (if others can, the missing ones are a warning and `Results.missing`), and other
-    errors below FsbenchError. KeyboardInterrupt ends the workers; call again to go on.
+    A failed cell gives a record with the status `failed`, and a warning. Raises UsageError for
+    unknown or conflicting values, DataMissingError if none of the requested data sets can be used
+    (if some can, the others give a warning and `Results.missing`), and other subclasses of
+    FsbenchError. KeyboardInterrupt ends the workers; call again to resume.
     """
     given = checked(ARGUMENTS, {**locals(), **engine_options})
     offline.enforce_if_asked()
@@ -117,7 +117,7 @@ def run(
 
 
 def _results(ended: RunOutcome, folder: Path) -> Results:
-    """The records of the plan; KeyboardInterrupt or DataMissingError where there are none to be."""
+    """The plan's records; KeyboardInterrupt after an interrupt, DataMissingError if no data."""
     from fewshot_bench.analysis.results import of_cells
 
     if ended.interrupted:
@@ -131,7 +131,7 @@ def _results(ended: RunOutcome, folder: Path) -> Results:
 
 
 def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
-    """Workers import the code of plug-ins as it is now, and this process has an older one."""
+    """Warn about methods edited since their import here: workers import the new code."""
     known = registry()
     for one in request.methods:
         name = one if isinstance(one, str) else one.method
@@ -145,7 +145,7 @@ def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
 
 
 def methods(suite: str | None = None) -> list[str]:
-    """The names that `run` takes for methods; those of one suite (`fast`, ...) alone."""
+    """The method names that `run` accepts, or only those of one suite (`fast`, ...)."""
     known = registry().methods
     if suite is None:
         return known.names()
@@ -155,18 +155,18 @@ def methods(suite: str | None = None) -> list[str]:
 
 
 def datasets(suite: str | None = None) -> list[str]:
-    """The names that `run` takes for data sets, `FAMILY:` among them; those of one suite alone."""
+    """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite."""
     known = registry()
     return known.datasets.names() if suite is None else known.expand_datasets([suite])
 
 
 def backbones() -> list[str]:
-    """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
+    """The names of registered backbones; `run` also accepts open_clip names (`MODEL/TAG`)."""
     return registry().backbones.names()
 
 
 def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
-    """Names as they are, classes by the names of their files, objects with their values."""
+    """Names unchanged; classes as file references; objects as a reference with their values."""
     found: list[str | Configured] = []
     for one in asked:
         if isinstance(one, str):
@@ -174,7 +174,7 @@ def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
         elif isinstance(one, type):
             found.append(reference(one, store))
         else:
-            # What is no dataclass is refused like a broken plug-in.
+            # Objects that are no dataclasses are refused later, like broken plug-ins.
             values = configuration(one) if dataclasses.is_dataclass(one) else {}
             found.append(Configured(reference(type(one), store), values))
     return tuple(found)

@@ -1,8 +1,8 @@
 """The local engine: long-lived worker processes, each with its own backbone, on this machine.
 
-A worker that is killed, hangs, or runs out of memory costs the cell that it held: the cell is
-tried once more by another worker, then recorded as failed. Cells are claimed in the store first
-(`leases`), so that several runs share their work. Each record is stored before it is reported.
+The cell of a worker that is killed, hangs, or runs out of memory is tried once more by another
+worker, then recorded as failed. Cells are claimed in the store first (`leases`), so that several
+runs share their work. Each record is stored before it is reported.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ HOOK_TICK_SECONDS = 0.2
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
-    """Workers per device, and CPU threads of each; None leaves threads to torch.
+    """Workers per device, and CPU threads of each worker; None leaves threads to torch.
 
-    A backbone whose loader has `threads = 1` is too small to gain from a second thread: then
-    there is one worker per core unless `jobs` is given.
+    A backbone whose loader has `threads = 1` is too small to gain from a second thread: on a CPU,
+    it gets one worker per core unless `jobs` is given.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
@@ -62,11 +62,11 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
 
 @dataclass
 class LocalEngine(Engine):
-    """Runs cells in worker processes; start it early, workers load while others check.
+    """Runs cells in worker processes; call `warm` early, so that workers load during other checks.
 
-    before: what the store held when the cells were planned (taken when `run` begins if absent).
-    linger: how many seconds to wait for cells that others compute when nothing else is left; None
-    waits as long as they live.
+    before: snapshot of the store when the cells were planned (taken when `run` begins if absent).
+    linger: seconds to wait for cells that other runs compute when nothing else is left; None waits
+    as long as they live.
     """
 
     store: Store
@@ -96,7 +96,7 @@ class LocalEngine(Engine):
         return self.settings.workers
 
     def close(self) -> None:
-        """Stop the workers and give back what they claimed."""
+        """Stop the workers and release their leases."""
         try:
             for worker in self._workers:
                 worker.stop()
@@ -114,11 +114,11 @@ class LocalEngine(Engine):
         self._workers.append(Worker.start(slot, self.store, self.settings, self._events))
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
-        """Compute the cells; yields each record once it is stored, whoever stored it.
+        """Compute the cells; yields each record once it is stored, also those of other runs.
 
         With several workers, cells with more shots go first, so that no worker ends up alone with
-        a long one, and a worker goes on with what it holds. StoreError or missing weights end the
-        run; what is written stays.
+        a long one, and workers prefer cells whose data they hold. StoreError or missing weights end
+        the run; stored records stay.
         """
         if self.before is None:
             self.before = StoreSnapshot.of(self.store, cells)
@@ -145,7 +145,7 @@ class LocalEngine(Engine):
                 self._end_overdue()
 
     def _let_hooks_end(self, progress: Progress) -> None:
-        """Wait until each worker is idle, or has ended; not longer than `HOOK_SECONDS`."""
+        """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`."""
         end = time.monotonic() + HOOK_SECONDS
         while time.monotonic() < end and any(map(_runs_hooks, self._workers)):
             with suppress(queue.Empty):
@@ -175,13 +175,13 @@ class LocalEngine(Engine):
             self._release(worker)
 
     def _release(self, worker: Worker) -> None:
-        """Give back the leases of a worker that has nothing left to do."""
+        """Release the lease of a worker without cells."""
         if worker.claimed:
             self.leases.release(worker.claimed)
         worker.claimed = ""
 
     def _dispatch(self) -> None:
-        """Give every idle worker what suits it best and nobody else computes."""
+        """Send every idle worker the best group for it that no other run computes."""
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
@@ -194,7 +194,7 @@ class LocalEngine(Engine):
                     self._send(worker, mine)
 
     def _claim(self, group: Group, worker: Worker) -> Group:
-        """The cells of a group that this engine may compute now; others are settled or awaited."""
+        """Claim a group; returns the cells to compute now, the others are settled or awaited."""
         key = group[0].fit_key()
         lease = self.leases.claim(key)
         if lease is None:
@@ -212,7 +212,7 @@ class LocalEngine(Engine):
         return mine
 
     def _settle(self, group: Group) -> Group:
-        """Hand on what somebody has stored meanwhile; returns the other cells."""
+        """Collect records stored since the snapshot; returns the cells without one."""
         assert self.before is not None
         left = []
         for cell in group:
@@ -230,7 +230,7 @@ class LocalEngine(Engine):
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
-        """Take over cells that others computed, and compute those that they dropped."""
+        """Collect cells computed by other runs; queue those whose claim was dropped."""
         for group in self._elsewhere[:]:
             self._elsewhere.remove(group)
             left = self._settle(group)
@@ -240,7 +240,7 @@ class LocalEngine(Engine):
                 self._elsewhere.append(left)
 
     def _waited_too_long(self) -> bool:
-        """True after waiting for others alone for longer than `linger`."""
+        """True after waiting only for other runs for longer than `linger`."""
         if self._waiting or any(worker.cells for worker in self._workers):
             self._idle_since = time.monotonic()
         return self.linger is not None and time.monotonic() - self._idle_since > self.linger
@@ -263,12 +263,12 @@ class LocalEngine(Engine):
         finished(record)
 
     def _ended(self, worker: Worker) -> None:
-        """A worker has ended: its cells are tried once more, then recorded as failed.
+        """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
 
-        What it had stored stays.
+        Records that it has stored stay.
         """
         if worker not in self._workers:
-            # Given up before, when it could not be killed.
+            # Given up earlier, since it could not be killed.
             return
         self._workers.remove(worker)
         self._choice.gone(worker)
@@ -289,13 +289,13 @@ class LocalEngine(Engine):
 
 
 def _runs_hooks(worker: Worker) -> bool:
-    """True while it has stored all its cells and is not back yet; one that ended is not awaited."""
+    """True for a live worker that has finished its cells but is not idle yet."""
     back = worker.idle or bool(worker.cells) or not worker.ready
     return not back and worker.process.poll() is None
 
 
 def build(setup: EngineSetup) -> LocalEngine:
-    """The engine `local`."""
+    """Build the engine `local`."""
     return LocalEngine(setup.store, setup.settings, setup.before)
 
 

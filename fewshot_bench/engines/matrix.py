@@ -1,7 +1,7 @@
 """Run a matrix of cells: plan it, check it, run what the store lacks, report.
 
-`run_matrix` and `run_plan` are the entries, for the command line and the library alike. However a
-run ends, the records that it has stored stay, and the next one goes on with what is missing.
+`run_matrix` and `run_plan` are the entry points for the command line and the library. However a run
+ends, the records that it has stored stay, and the next run resumes with the missing cells.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class CallOptions:
-    """Options of one call that are no part of its cells.
+    """Options of one call that are not part of its cells.
 
-    traceback: whether the whole tracebacks of failed cells are reported.
+    traceback: True to report full tracebacks of failed cells.
     """
 
     dry_run: bool = False
@@ -45,7 +45,7 @@ class CallOptions:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The end of a run of a plan; `failed` counts cells, those of earlier runs too."""
+    """The outcome of running a plan; `failed` counts cells, including those of earlier runs."""
 
     plan: Plan
     failed: int = 0
@@ -53,7 +53,7 @@ class RunOutcome:
 
     @property
     def exit_code(self) -> int:
-        """That of the command line."""
+        """The exit code of the command line."""
         if self.interrupted:
             return INTERRUPTED
         if self.plan.problems:
@@ -68,7 +68,7 @@ def run_matrix(
     reporter: Reporter,
     call: CallOptions | None = None,
 ) -> RunOutcome:
-    """Expand, check, run and report. UsageError, before anything runs, for what is not known."""
+    """Expand, check, run and report. UsageError for unknown names, before anything runs."""
     from fewshot_bench.runner.request import expand
 
     return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
@@ -82,7 +82,7 @@ def run_plan(
     reporter: Reporter,
     call: CallOptions | None = None,
 ) -> RunOutcome:
-    """Run what the store in `folder` does not hold of a plan, and report."""
+    """Run the cells of a plan that the store in `folder` lacks, and report."""
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
@@ -103,7 +103,7 @@ def run_plan(
     wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
     state = resume(plan, store, installed, images, **wanted)
     _report_unknown_images(images.problems, reporter)
-    # Workers leave cells that are done, unless `force` is set.
+    # Workers skip cells that are done, unless `force` is set.
     force = call.force or state.again
     settings = engines.settings(conditions, force, installed.identity(), variables)
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
@@ -132,7 +132,7 @@ def run_plan(
     _report_plugins(store, reporter)
     _report_other_code(installed, finished, reporter)
     _report_overlaps(overlaps(finished), reporter, shared)
-    # Logits that were just written are read quickly; later `compare` and `report` need not.
+    # Reading the new logits is still fast: prepare outcomes now, for `compare` and `report`.
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
@@ -149,7 +149,7 @@ def run_plan(
 
 
 def _opened(folder: Path, call: CallOptions) -> Store:
-    """The store, which a dry run does not make; absolute, since a plug-in may change directory."""
+    """The store, not created by a dry run; absolute, since a plug-in may change directory."""
     from fewshot_bench.store.store import Store
 
     store = Store(folder.absolute())
@@ -186,7 +186,7 @@ def _check_room(
     settings: Settings,
     reporter: Reporter,
 ) -> None:
-    """NoRoomError where disk or memory cannot hold the run; what will be tight is reported."""
+    """NoRoomError if disk or memory cannot hold the run; reports what will be tight."""
     from fewshot_bench.runner import preflight as room
 
     if state.todo:
@@ -203,7 +203,7 @@ def _check_room(
 
 
 def _models(state: Resume, store: Store, reporter: Reporter) -> int:
-    """Bytes that models of cells take, by those that the store has; which are not known is said."""
+    """Bytes for the cells' models, estimated from stored models; reports methods without any."""
     from fewshot_bench.store.kept_models import expected_bytes
     from fewshot_bench.utils.text import size_text
 
@@ -219,7 +219,7 @@ def _models(state: Resume, store: Store, reporter: Reporter) -> int:
 
 
 def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    """Take data sets with missing or corrupt images out of what is left to run, and report it."""
+    """Report data sets with missing or corrupt images, and drop their cells from those to run."""
     from fewshot_bench.runner.preflight import check_images
 
     bad = check_images(plan.datasets, state.todo, reporter.warning, reporter.info)
@@ -250,7 +250,7 @@ def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> No
 
 
 def _announce_weights(backbone: str, reporter: Reporter) -> None:
-    """For a dry run, which asks no other machine."""
+    """Report missing weights in a dry run, which contacts no other machine."""
     from fewshot_bench.backbones import loading
 
     if loading.needs_fetching(backbone):
@@ -265,7 +265,7 @@ def _run(
     store: Store,
     reporter: Reporter,
 ) -> tuple[bool, list[Record]]:
-    """Run the engine; True when interrupted, and the records that came in."""
+    """Run the engine; returns True if interrupted, and the records received."""
     finished: list[Record] = []
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
@@ -284,7 +284,7 @@ def _run(
 def _report_failures(
     state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter, *, whole: bool
 ) -> None:
-    """The reasons of failed cells: of this run, and of those left alone since they had failed."""
+    """Report why cells failed: in this run, and in earlier runs if they were not retried."""
     from fewshot_bench.engines.failures import failure_lines
 
     before = [store.get(cell.key()) for cell in state.failed]
@@ -324,7 +324,7 @@ def _report_unknown_images(problems: Mapping[str, str], reporter: Reporter) -> N
 def _report_overlaps(
     found: Sequence[Overlap], reporter: Reporter, reported: Sequence[str] = ()
 ) -> Sequence[str]:
-    """Name data sets of which test images are fitted on, unless that was reported before."""
+    """Report data sets whose test images are among training images, unless already reported."""
     texts = overlap_texts(found)
     for name, text in texts.items():
         if name not in reported:

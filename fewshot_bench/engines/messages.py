@@ -15,7 +15,7 @@ _HEAD = struct.Struct(">IQ")
 
 
 class Closed(Exception):
-    """The other end has gone."""
+    """The other end has closed the channel."""
 
 
 def send(channel: socket.socket, header: Mapping[str, Any], body: bytes | memoryview = b"") -> None:
@@ -27,7 +27,7 @@ def send(channel: socket.socket, header: Mapping[str, Any], body: bytes | memory
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any], bytearray]:
-    """Read one message; Closed where there is none any more."""
+    """Read one message; Closed if the channel has ended."""
     lengths = _HEAD.unpack(_exactly(channel, _HEAD.size))
     header: dict[str, Any] = json.loads(_exactly(channel, lengths[0]))
     return header, _exactly(channel, lengths[1])

@@ -1,8 +1,8 @@
-"""Method classes of a notebook or a script as files that worker processes can import.
+"""Writes method classes of a notebook or a script to files that worker processes can import.
 
-`reference` names any class as `fsbench run -m` would; one that is in no module of its own is
-written into the store, with the definitions, imports and constants that its source needs. A file
-is named after the digest of its content, so that no two states of a class share a name.
+`reference` returns the name of a class for `fsbench run -m`; a class that is not in an importable
+file is written into the store, with the definitions, imports and constants that it needs. A file is
+named by the digest of its content, so that no two versions of a class share a name.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError, UsageError
 from fewshot_bench.utils.files import make_folder, write_synced
 
-# Below a store.
+# Folder in a store.
 FOLDER = "methods"
 _FUTURE = "from __future__ import annotations"
 _PLAIN = (bool, int, float, str, bytes, type(None))
-# Values that cannot be changed after they were made, so that making them again gives the same.
+# Immutable values: evaluating their assignment again gives an equal value.
 _FIXED = (re.Pattern, typing.TypeVar, types.GenericAlias, types.UnionType)
 _STEP = "put the class into a file and pass 'file.py:{}'"
 
 
 def reference(cls: type, store: Path) -> str:
-    """The name of a method's class: registered, or in a file, which is written where there is none.
+    """The name of a method's class: registered, or in a file, which is written if necessary.
 
-    UsageError where its source cannot be had, or needs what a file cannot hold.
+    UsageError if its source is unavailable, or needs values that a file cannot hold.
     """
     if not callable(getattr(cls, "fit", None)):
         raise UsageError(
@@ -74,7 +74,7 @@ def _written(cls: type, store: Path) -> str:
 
 @dataclass
 class Sources:
-    """Collects what the source of a class needs, each part after what it uses."""
+    """Collects the definitions that the source of a class needs, in order of dependency."""
 
     cls: type
     _imports: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Sources:
     _foreign: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """A file that defines the class; UsageError for what it cannot hold."""
+        """Source of a file that defines the class; UsageError for values that it cannot hold."""
         self._define(self.cls.__name__, self.cls)
         _refuse_unreachable(self.cls, self._foreign)
         future = [_FUTURE] if self._has_future else []
@@ -93,23 +93,23 @@ class Sources:
 
     @functools.cached_property
     def _namespace(self) -> Mapping[str, Any]:
-        """The names that the source of the class sees."""
+        """The global namespace of the class's source."""
         function = next(_functions(self.cls), None)
         if function is not None:
             return function.__globals__
-        # A class of fields alone, which inherits all that it does.
+        # A class with only fields, which inherits all its functions.
         found = vars(sys.modules.get(self.cls.__module__, types))
         if found.get(self.cls.__name__) is not self.cls:
             raise UsageError(self._no_source(self.cls.__name__))
         return found
 
     def _file_of(self, value: Any) -> str:
-        """The file or cell of the class; for one of fields alone, that which defines `value`."""
+        """The file or notebook cell of the class; of `value` if the class has only fields."""
         function = next(_functions(self.cls), None)
         if function is not None:
             return function.__code__.co_filename
         files = [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
-        # Cells of a notebook, the newest first, are nowhere but in this cache.
+        # Notebook cells are only in this cache; try the newest first.
         files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
         for file in dict.fromkeys(files):
             node = _definition(_source_of(file), value.__name__, None)
@@ -123,7 +123,7 @@ class Sources:
         return any(one.__code__.co_flags & flag for one in _functions(self.cls))
 
     def _define(self, name: str, value: Any) -> None:
-        """Add what makes `name` stand for `value`."""
+        """Add the import, definition or assignment that binds `name` to `value`."""
         if name in self._seen:
             return
         self._seen.add(name)
@@ -179,7 +179,7 @@ class Sources:
             self._seen = set(before)
 
     def _add_statement(self, name: str) -> None:
-        """The one assignment of a value in the source of the class."""
+        """Add the only assignment of a name in the source of the class, else UsageError."""
         source = _source_of(self._file_of(self.cls))
         found = [node for node in ast.parse(source).body if _assigns(node, name)]
         if len(found) != 1:
@@ -194,7 +194,7 @@ class Sources:
         self._parts.append(text)
 
     def _source(self, name: str, value: Any) -> str:
-        """The text of a class or a function, as it runs."""
+        """The source of a class or function; UsageError if it does not match the running code."""
         if isinstance(value, type):
             self._refuse_replaced(value)
         written = (f for f in _functions(value) if f.__qualname__.startswith(value.__qualname__))
@@ -213,7 +213,7 @@ class Sources:
         return _segment(source, node)
 
     def _refuse_replaced(self, cls: type) -> None:
-        """UsageError for a function that was set later."""
+        """UsageError for a function that was set after the class was defined."""
         for name, function in _named_functions(cls):
             if not function.__qualname__.startswith(f"{cls.__qualname__}.") and (
                 "<locals>" not in function.__qualname__
@@ -231,7 +231,7 @@ class Sources:
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
-    """The function itself, or those of a class that were written in its source."""
+    """The function itself, or the functions in the source of a class."""
     if isinstance(value, type):
         yield from (function for _, function in _named_functions(value))
     else:
@@ -245,7 +245,7 @@ def _named_functions(cls: type) -> Iterator[tuple[str, types.FunctionType]]:
         inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
         inner = getattr(inner, "func", inner) if not isinstance(inner, type) else inner
         inner = inspect.unwrap(inner) if callable(inner) else inner
-        # What dataclasses make is no source.
+        # Methods generated by dataclasses have no source.
         own = isinstance(inner, types.FunctionType) and inner.__module__ == cls.__module__
         if own and inner.__code__.co_filename != "<string>":
             yield name, inner
@@ -257,7 +257,7 @@ def _source_of(file: str) -> str:
 
 
 def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
-    """The statement that defines a name, around a line if that is known; None if not one does."""
+    """The statement that defines a name, around `line` if given; None unless exactly one does."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -274,9 +274,9 @@ def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
 
 
 def _defines(node: ast.stmt, cls: Any, namespace: Mapping[str, Any]) -> bool:
-    """True where a definition of fields alone is that of a class: its bases, names and values.
+    """True if a definition with only fields matches a class: bases, field names and values.
 
-    False also for values that cannot be told from the text.
+    False also for values that cannot be derived from the text.
     """
     if not isinstance(node, ast.ClassDef) or not isinstance(cls, type):
         return False
@@ -305,7 +305,7 @@ _UNKNOWN = object()
 
 
 def _value(node: ast.expr, namespace: Mapping[str, Any]) -> Any:
-    """A literal, what a name stands for, or the default that `fb.hyper(...)` states first."""
+    """The value of a literal, a name, or the default in the first argument of `fb.hyper(...)`."""
     if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("hyper"):
         return _value(node.args[0], namespace)
     if isinstance(node, ast.Name):
@@ -334,7 +334,7 @@ def _assigns(node: ast.stmt, name: str) -> bool:
 
 
 def _runs(code: types.CodeType, source: str, file: str) -> bool:
-    """True when a source still has this code: a script may be edited while it runs."""
+    """True if a source still compiles to this code: a script may be edited while it runs."""
     todo = [compile(source, file, "exec", dont_inherit=True)]
     while todo:
         one = todo.pop()
@@ -345,7 +345,7 @@ def _runs(code: types.CodeType, source: str, file: str) -> bool:
 
 
 def _names(text: str, future: bool) -> list[str]:
-    """The names that a definition takes from around it."""
+    """The global names that a definition uses."""
     table = symtable.symtable(f"{_FUTURE}\n{text}" if future else text, "<definition>", "exec")
     found = [one.get_name() for one in table.get_symbols() if one.is_referenced()]
     todo = table.get_children()
@@ -375,7 +375,7 @@ def _named_in(annotation: ast.expr) -> Iterator[str]:
 
 
 def _submodules(text: str, namespace: Mapping[str, Any]) -> Iterator[str]:
-    """Imports of modules that are used as `package.module`."""
+    """Import lines for modules that are used as `package.module`."""
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.Attribute):
             continue
@@ -388,7 +388,7 @@ def _submodules(text: str, namespace: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _importable(name: str, value: Any) -> tuple[str, str] | None:
-    """The module and attribute that a value can be imported as."""
+    """The module and attribute from which a value can be imported; None if there are none."""
     module = getattr(value, "__module__", None)
     if not isinstance(module, str) or module == "__main__":
         return None
@@ -399,7 +399,7 @@ def _importable(name: str, value: Any) -> tuple[str, str] | None:
 
 
 def _literal(value: Any) -> str | None:
-    """A value of plain types as source that gives it; None for others."""
+    """Source text of a value of plain types; None for others."""
     if type(value) is float:
         text = repr(value)
         return text if text.lstrip("-")[0].isdigit() else f'float("{text}")'
@@ -413,7 +413,7 @@ def _literal(value: Any) -> str | None:
         items = [part for item in value if (part := _literal(item)) is not None]
         if len(items) < len(value):
             return None
-        # Sets have an order of their own in every process.
+        # The order of sets differs between processes: sort for a stable digest.
         listed = ", ".join(sorted(items) if isinstance(value, set | frozenset) else items)
         return f"[{listed}]" if type(value) is list else f"{type(value).__name__}([{listed}])"
     return None
@@ -433,7 +433,7 @@ def _refuse_unreachable(cls: type, modules: Mapping[str, str]) -> None:
 
 @functools.cache
 def _unreachable(modules: tuple[str, ...]) -> list[str]:
-    """Those that a process which starts as workers do does not find."""
+    """Modules not found by a process that is started like a worker."""
     code = (
         "import importlib.util, json, sys\n"
         "print(json.dumps([m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]))"

@@ -1,4 +1,4 @@
-"""The engine of this machine, registered as those of anybody."""
+"""The local engine, registered through the same hook as third-party engines."""
 
 from __future__ import annotations
 

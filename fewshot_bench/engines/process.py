@@ -1,4 +1,4 @@
-"""One worker process as its engine sees it, and the retry policy for cells of one that died.
+"""Engine-side handle of one worker process, and the retry policy for cells of lost workers.
 
 `Worker` starts a process and reads its events; `RetryPolicy` decides whether cells of a lost worker
 are tried in another slot, with less memory, or recorded as failed.
@@ -28,33 +28,33 @@ from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
 
-# Seconds without a heartbeat and without CPU time: stopped, or swapped out for good.
+# Seconds without heartbeat and CPU time after which a process counts as stopped or swapped out.
 SILENT_SECONDS = 60.0
-# A process that uses less of a core than this over at least so many seconds does nothing; watching
-# its own memory takes up to 0.02.
+# A process that uses less than this share of a core over at least this many seconds is idle;
+# watching its own memory takes up to 0.02.
 IDLE_SHARE = 0.05
 IDLE_SECONDS = 5.0
-# Stands above each stack that faulthandler prints.
+# Header of each stack that faulthandler prints.
 STACK = "(most recent call first)"
 TAIL_CHARACTERS = 6000
-# The output of a worker is passed on up to this length per cell.
+# Maximum characters of a worker's stderr passed on per cell.
 PASSED_ON_CHARACTERS = 20_000
-# How long an ended process may take to say where it was, and how long it is silent afterwards.
+# Seconds to print stacks before a process is killed, and of silence that mark their end.
 DUMP_SECONDS = 10.0
 DUMPED_SECONDS = 0.5
 STOP_SECONDS = 10.0
 GIVEN_UP_SECONDS = 30.0
 
 
-# Workers in a row that end before they are ready: then something is wrong with all of them.
+# Workers in a row that end before they are ready, after which the run fails.
 FAILED_STARTS = 20
-# The same for workers that hang, each of which takes its time.
+# The same for workers that hang before they are ready: fewer, since each takes long.
 STUCK = 3
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one worker: its device, and what its process sees of the machine's devices."""
+    """A place for one worker: its device, and variables that limit which devices it can see."""
 
     name: str
     device: str
@@ -62,9 +62,9 @@ class Slot:
 
 
 def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
-    """One slot after the other, over the devices in turn.
+    """Slots that alternate over the devices.
 
-    A worker on one of several CUDA devices sees that one alone.
+    A worker on a numbered CUDA device (`cuda:N`) sees only that device.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
@@ -85,23 +85,23 @@ Event = tuple["Worker", dict[str, Any] | None]
 
 @dataclass(eq=False)
 class Worker:
-    """One worker process, and the cells that it still has to finish; the first one is running."""
+    """One worker process and its unfinished cells, the first of which is running."""
 
     slot: Slot
     process: subprocess.Popen[str] | Forked
     labels: LabelProcess
     cells: Group = field(default_factory=list)
     parts: int = 1
-    # The fit whose lease its engine holds for it.
+    # Key of the fit whose lease the engine holds for this worker.
     claimed: str = ""
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
-    # True once it leaves the rest of its cells to a fresh process.
+    # True once it leaves its remaining cells to a fresh process.
     retired: bool = False
-    # Whether its backbone is loaded, so that the time of its first cell runs.
+    # True once its backbone is loaded: from then on, the time of its first cell counts.
     started: bool = False
-    # Why the engine has ended it, if it has: "timeout" or "hang".
+    # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
     _reader: threading.Thread | None = None
@@ -117,7 +117,7 @@ class Worker:
     def start(
         cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
     ) -> Worker:
-        """A new process; its messages arrive as `events`, None when it has ended."""
+        """Start a process; its messages arrive in `events`, None once it has ended."""
         environment = {**os.environ, **slot.environment, **settings.environment()}
         reading, writing = os.pipe()
         try:
@@ -153,7 +153,7 @@ class Worker:
                     event = json.loads(line)
                     event["event"]
                 except (ValueError, TypeError, KeyError):
-                    # Something wrote into the channel; it is no event of ours.
+                    # Other code wrote into the channel: not one of our events.
                     continue
                 self._events.put((self, event))
         self.process.wait()
@@ -164,7 +164,7 @@ class Worker:
         self._events.put((self, None))
 
     def _listen(self, stream: IO[str]) -> None:
-        """Pass on what the processes say on stderr, up to a length, and keep the end of it."""
+        """Pass on stderr of the processes, up to a length per cell, and keep its tail."""
         with stream:
             for line in stream:
                 self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
@@ -175,7 +175,7 @@ class Worker:
                         sys.stderr.flush()
 
     def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
-        """Hand over cells; a worker that is gone is noticed by its reader."""
+        """Send cells to the worker; its reader notices a process that has ended."""
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
         self._new_cell()
         number = self.labels.expect(cells)
@@ -183,14 +183,14 @@ class Worker:
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
         request["number"] = number
         text = json.dumps(request) + "\n"
-        # Its reader closes the channel of a process that is gone.
+        # The reader closes the channel of a process that has ended.
         with suppress(OSError, ValueError):
             stream = _stream(self.process.stdin)
             stream.write(text)
             stream.flush()
 
     def finished(self, key: str) -> RunSpec | None:
-        """The cell of `key` has its record; the next one begins. None for one that it never had."""
+        """Remove and return the cell with this key, and start the next; None for an unknown key."""
         for cell in self.cells:
             if cell.key() == key:
                 self.cells.remove(cell)
@@ -207,12 +207,12 @@ class Worker:
         self._beat = self._sign = time.monotonic()
 
     def beat(self, event: Mapping[str, Any]) -> None:
-        """A sign that the process lives. Progress, and waiting for another process, is life too."""
+        """Register any event as a sign of life; heartbeats count as activity only while waiting."""
         now = time.monotonic()
         if event["event"] == "started":
             self.started, self._since = True, now
         if event.get("waiting"):
-            # Waiting for others is no time of this cell.
+            # Time spent waiting for other processes does not count for this cell.
             self._since += now - self._beat
         self._beat = now
         if event["event"] != "beat" or event.get("waiting"):
@@ -226,12 +226,12 @@ class Worker:
         if timeout is not None and self.started and now - self._since > timeout:
             return "timeout"
         if isinstance(self.process, Forked) and not self.process.begun:
-            # Its server imports, however long that takes on a busy machine.
+            # The fork server still imports, which may take long on a busy machine.
             self._beat = now
         passed = now - self._sign
         pids = self.process.pid, self.labels.process.pid
         used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
-        # Less: it was forked meanwhile, and what its server had used before is not its own.
+        # Less than before: the process has been forked, and its server's CPU time no longer counts.
         self._cpu = min(self._cpu, used)
         if used - self._cpu > IDLE_SHARE * max(passed, IDLE_SECONDS):
             self._cpu, self._sign = used, now
@@ -249,7 +249,7 @@ class Worker:
         self.stop()
 
     def _wait_for_dump(self) -> None:
-        """Until stacks have come on stderr and nothing more comes."""
+        """Wait until stacks have arrived on stderr and the output has stopped."""
         for _ in range(int(DUMP_SECONDS / DUMPED_SECONDS)):
             before = self.tail
             time.sleep(DUMPED_SECONDS)
@@ -257,9 +257,9 @@ class Worker:
                 return
 
     def end_what_it_left(self) -> None:
-        """Nothing that an ended process started may keep its channel open.
+        """Kill descendants of an ended process that keep its channel open.
 
-        One that was ended and does not go (it hangs in a driver) is given up.
+        A process that survives being killed (it hangs in a driver) is given up.
         """
         reading = self._reader is not None and self._reader.is_alive()
         if self.process.poll() is not None:
@@ -274,18 +274,18 @@ class Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """End the process and what it has started, now."""
+        """Kill the process and its descendants."""
         self._kill_group()
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
         self.labels.left()
         if self._reader is not None:
-            # It closes the pipes.
+            # The reader closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)
 
     def how_it_ended(self) -> str:
-        """In words."""
+        """Description of the exit code."""
         code = self.process.returncode
         if code is not None and code < 0:
             return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
@@ -298,7 +298,7 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 def _cpu_seconds(pid: int, *, children: bool) -> float:
-    """CPU time of a process and of those that it waited for; with `children`, of the others too."""
+    """CPU time of a process and its reaped children; with `children`, of live descendants too."""
     import psutil
 
     used = 0.0
@@ -312,7 +312,7 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
 
 
 def killed_for_memory() -> int:
-    """The number of processes that this machine's kernel ended for lack of memory, if it counts."""
+    """The number of processes that the kernel killed for lack of memory; 0 if not counted."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -323,7 +323,7 @@ def killed_for_memory() -> int:
 
 @dataclass
 class RetryPolicy:
-    """Cells of workers that were lost in one run: tried again elsewhere or smaller, or failed."""
+    """Decides for cells of lost workers in one run: retry elsewhere or smaller, or fail."""
 
     settings: Settings
     _tries: dict[str, int] = field(default_factory=dict)
@@ -334,11 +334,11 @@ class RetryPolicy:
     _failed_starts: int = 0
 
     def parts(self, cells: Group) -> int:
-        """Into how many parts a fit is divided from the start, for the sake of memory."""
+        """Number of parts that a fit is divided into from the start, to save memory."""
         return self._parts.get(cells[0].fit_key(), 1)
 
     def incidents(self, cells: Group) -> Mapping[str, list[dict[str, str]]]:
-        """By key, what happened to these cells before."""
+        """Earlier incidents of these cells, by key."""
         keys = [cell.key() for cell in cells]
         return {key: self._incidents[key] for key in keys if key in self._incidents}
 
@@ -347,11 +347,11 @@ class RetryPolicy:
         return self._places.get(group[0].key()) == place
 
     def started(self) -> None:
-        """A worker is ready: whatever ended others before they were is over."""
+        """Reset the count of workers that ended before they were ready."""
         self._failed_starts = 0
 
     def failed_start(self, worker: Worker) -> None:
-        """A worker ended before it was ready; EngineError when it is no accident."""
+        """Count a worker that ended before it was ready; EngineError if that is systematic."""
         self._failed_starts += -(-FAILED_STARTS // STUCK) if worker.ended else 1
         code = worker.process.returncode
         if self._failed_starts >= FAILED_STARTS or (code is not None and code > 0):
@@ -363,8 +363,8 @@ class RetryPolicy:
     def judge(self, worker: Worker, fitted: Collection[str]) -> tuple[list[Record], Group]:
         """Records of cells that have failed, and the cells to try once more.
 
-        fitted: fits of which a cell was finished. Where none was, the fit itself is taken for the
-        reason, and all its cells fail.
+        fitted: fits with a finished cell. Without one, the fit itself is assumed to be the reason,
+        and all its cells fail.
         """
         cell, cells = worker.cells[0], worker.cells
         key, how = cell.key(), self._how(worker)

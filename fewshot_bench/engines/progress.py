@@ -15,10 +15,10 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.text import color_system, printable
 
 MOST_SHOTS = 100
-# In a pipe a cell is reported after this many seconds, then after twice as many, ... at most
-# an hour apart.
+# Without a terminal, a running cell is reported after this many seconds, then after twice as many,
+# ... at most an hour apart.
 FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
-# A pace is no pace before it was watched for this long.
+# Minimum seconds of observation before a pace is used.
 WATCHED_SECONDS = 1.0
 DRAWN_SECONDS = 0.1
 # Below this many columns there is little room for a bar.
@@ -26,7 +26,7 @@ NARROW = 70
 
 
 class Pace:
-    """Speed of the fit of one cell, from its first report of progress on."""
+    """Speed of one cell's fit, measured from its first progress report."""
 
     def __init__(self, done: int, now: float) -> None:
         self.began = now
@@ -35,16 +35,16 @@ class Pace:
         self._now = now
 
     def observe(self, done: int, total: int, now: float) -> None:
-        """It is at step `done` of `total`."""
+        """Record that the fit is at step `done` of `total`."""
         self.done, self.total, self._now = done, total, now
 
     @property
     def seconds(self) -> float:
-        """Seconds that it was watched."""
+        """Seconds between the first and the latest report."""
         return self._now - self.began
 
     def seconds_left(self) -> float | None:
-        """Expected seconds until its last step; None before there is a pace."""
+        """Expected seconds until the last step; None before there is a pace."""
         steps = self.done - self._first
         if steps <= 0 or self.seconds < WATCHED_SECONDS:
             return None
@@ -58,9 +58,9 @@ class Pace:
 
 
 class Estimate:
-    """Time left, from the cells that are finished: seconds per method, scaled by shots.
+    """Time left, estimated from finished cells: seconds per method, scaled by shots.
 
-    Cells that run are known by their pace, and before the first one is finished, so are the others.
+    Running cells are estimated by their pace; before the first cell is finished, so are the others.
     """
 
     def __init__(self, cells: Sequence[RunSpec], jobs: int) -> None:
@@ -70,7 +70,7 @@ class Estimate:
         self._running: dict[str, Pace] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int, now: float) -> Pace:
-        """Learn how far a cell is; one that is tried again starts anew."""
+        """Record the progress of a running cell; a retried cell starts a new pace."""
         pace = self._running.get(cell.key())
         if pace is None or done < pace.done:
             pace = self._running[cell.key()] = Pace(done, now)
@@ -78,13 +78,13 @@ class Estimate:
         return pace
 
     def finished(self, cell: RunSpec, seconds: float) -> None:
-        """Learn what a cell took."""
+        """Record the seconds that a cell took."""
         self._left.pop(cell.key(), None)
         self._running.pop(cell.key(), None)
         self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
-        """Expected seconds for the cells that are left; None where nothing is known yet."""
+        """Expected seconds for the remaining cells; None if nothing is known yet."""
         left = {key: pace.seconds_left() for key, pace in self._running.items()}
         known = {key: seconds for key, seconds in left.items() if seconds is not None}
         seen = self._seen or self._ahead(known)
@@ -96,7 +96,7 @@ class Estimate:
         return total / self._jobs
 
     def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-        """Expected seconds of running cells until they end."""
+        """(shots, expected total seconds) of running cells by method."""
         found: dict[str, list[tuple[int, float]]] = {}
         for key, seconds in left.items():
             cell = self._left[key]
@@ -119,12 +119,12 @@ def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> flo
 
 
 def _shots(cell: RunSpec) -> int:
-    """All train images of a class count as some that are not known before a cell has taken them."""
+    """Shots of a cell, capped at `MOST_SHOTS`: the number of all train images is not known here."""
     return min(cell.shots, MOST_SHOTS)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 45 s, 3 min, 2 h 10 min."""
+    """Human-readable seconds: 45 s, 3 min, 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -132,7 +132,7 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Tells about cells as they run; subclasses are final and differ in how."""
+    """Shows the progress of cells; this class prints lines, its final subclasses differ."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Display:
             self.moved(cell, self.estimate.inside(cell, done, total, now), now)
 
     def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
-        """A line for a cell that runs long, the more rarely the longer it runs."""
+        """Print a line for a long-running cell, at growing intervals."""
         due = self._next.setdefault(cell.key(), pace.began + FIRST_SECONDS)
         if now >= due:
             wait = min(max(now - pace.began, FIRST_SECONDS), LONGEST_SECONDS)
@@ -163,7 +163,7 @@ class Display:
             self._say(printable(f"{cell.describe()}: {pace.text()}"))
 
     def finish(self, record: Record) -> None:
-        """A cell has its record."""
+        """Record a finished cell and show its outcome."""
         seconds = float(record.timings.get("elapsed_seconds", 0.0))
         self.estimate.finished(record.spec, seconds)
         self.done += 1
@@ -216,7 +216,7 @@ class LiveDisplay(Display):
 
 
 def outcome(record: Record) -> str:
-    """One printable line: the cell and its top-1 in percent, or why there is no number."""
+    """One printable line: the cell and its top-1 in percent, or the reason for having none."""
     return printable(f"{record.spec.describe()}: {_outcome(record)}")
 
 
@@ -242,7 +242,7 @@ class SilentDisplay(Display):
 
 
 class NotebookDisplay(LiveDisplay):
-    """A bar of HTML below the cell of a notebook; outcomes stand above it."""
+    """An HTML bar below the notebook cell; outcomes are printed above it."""
 
     def show(self, record: Record, seconds: float) -> None:
         """Print the outcome, and move the bar."""
@@ -254,7 +254,7 @@ class NotebookBar:
     """The bar of `LiveDisplay` as an output of IPython that is replaced in place."""
 
     def __init__(self, total: int) -> None:
-        # Not required: a notebook brings it.
+        # No dependency of ours: every notebook has IPython.
         shown = import_module("IPython.display")
         self._html = shown.HTML
         self._total = total
@@ -275,13 +275,13 @@ class NotebookBar:
 
 @contextmanager
 def silent(cells: Sequence[RunSpec], jobs: int) -> Iterator[Display]:
-    """Nothing is shown."""
+    """A display that shows nothing."""
     yield SilentDisplay(cells, jobs)
 
 
 @contextmanager
 def notebook(cells: Sequence[RunSpec], jobs: int, say: Callable[[str], None]) -> Iterator[Display]:
-    """A bar in a notebook, where there is something to run."""
+    """A bar in a notebook, or nothing if there are no cells to run."""
     if cells:
         yield NotebookDisplay(cells, jobs, NotebookBar(len(cells)), None, say=say)
     else:
@@ -305,7 +305,7 @@ def display(
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
-    # On a narrow terminal the name of the cell is cut, and nothing else.
+    # On a narrow terminal, only the name of the cell is cut.
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         BarColumn(bar_width=20 if shutil.get_terminal_size().columns >= NARROW else 4),

@@ -1,6 +1,6 @@
-"""The examiner as a worker sees it: questions and answers over socket pairs.
+"""Worker-side client of the examiner in the label process, over socket pairs.
 
-`RemoteExaminer` is the entry point. No answer holds a label, an id or a path of a query.
+`RemoteExaminer` is the entry point. No reply holds a label, an id or a path of a query.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHA = 32
 
 
 class RemoteExaminer:
-    """Asks the process that holds labels; see `examiner.Examination`."""
+    """Forwards requests to the label process; implements `examination.Examination`."""
 
     def __init__(self, descriptors: Sequence[int]) -> None:
         self._earlier: dict[str, list[Mapping[str, str]]] = {}
@@ -40,7 +40,7 @@ class RemoteExaminer:
             self._free.put(socket.socket(fileno=number))
 
     def begin(self, number: int, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
-        """Cells come, those that the engine announced to the other process under this number.
+        """Begin the cells that the engine announced to the label process under this number.
 
         earlier: incidents of their tries in other processes, by key.
         """
@@ -48,13 +48,13 @@ class RemoteExaminer:
         self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
 
     def note(self, key: str, kind: str, text: str) -> None:
-        """An incident of a cell before its own begins."""
+        """Add an incident to a cell that has not started yet."""
         self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
 
     def ask(
         self, operation: str, body: bytes | memoryview = b"", **values: Any
     ) -> tuple[dict[str, Any], bytes]:
-        """One question and its answer. Errors are those of the other process."""
+        """Send a request and return header and body of the reply; re-raises the server's errors."""
         if os.getpid() != self._process:
             raise RuntimeError(
                 "images can be read in the process of the worker only, not in a fork"
@@ -66,7 +66,7 @@ class RemoteExaminer:
         except TypeError as error:
             raise StoreError(f"a record is not JSON: {error}") from error
         except (OSError, Closed):
-            # Nothing can be computed or stored any more: the engine starts both processes anew.
+            # The label process has ended: nothing can be stored. The engine restarts both.
             os._exit(1)
         finally:
             self._free.put(channel)
@@ -75,20 +75,20 @@ class RemoteExaminer:
         return header, bytes(answer)
 
     def cell(self, spec: RunSpec) -> CellLists:
-        """The label spaces and lists of images of a cell."""
+        """The label spaces and image lists of a cell."""
         header, _ = self.ask("cell", spec=spec.to_dict())
         train, val, queries = (_images(header[name]) for name in ("train", "val", "queries"))
         fitted, evaluated = (_label_space(header[name]) for name in ("fitted", "evaluated"))
         return CellLists(fitted, evaluated, train, val, queries, header["picks"])
 
     def files(self, images: ImageList) -> EncodedFiles:
-        """The encoded files of a list."""
+        """The encoded files of an image list."""
         return _RemoteFiles(images, self)
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
-        """Hand in a cell, which is marked and stored; the outcome has no metrics.
+        """Submit a cell to the label process, which computes its metrics and stores it.
 
-        What was noted of it before stands before its own incidents.
+        The returned outcome has no metrics. Incidents noted earlier precede those of the record.
         """
         earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
@@ -99,7 +99,7 @@ class RemoteExaminer:
 
 
 class _RemoteFiles(EncodedFiles):
-    """Files of which this process has the bytes and nothing else."""
+    """Image files of which this process gets only bytes and digests, no ids or paths."""
 
     def __init__(self, images: ImageList, examiner: RemoteExaminer) -> None:
         self.name, self.stamped = images.dataset, images.stamped
@@ -118,7 +118,7 @@ class _RemoteFiles(EncodedFiles):
         return self._examiner.ask("read", handle=self._handle, index=index)[1]
 
     def title(self, index: int) -> str:
-        """The image by its number; the other process puts its id there."""
+        """A placeholder with the image's number, which the label process replaces by its id."""
         return numbered(self._handle, index)
 
 

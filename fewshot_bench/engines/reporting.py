@@ -1,7 +1,7 @@
 """Reporters: messages of a run to a terminal, to a notebook, or to Python's warnings.
 
-`Reporter` is what a run reports to; the command line has one of its own. No message is lost: what
-a quiet `CallReporter` does not print is a warning or an exception.
+`Reporter` is the interface; the command line implements its own. A quiet `CallReporter` still
+issues problems as warnings.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class FsbenchWarning(UserWarning):
-    """Something about a run that its caller should know, and that does not stop it."""
+    """A problem of a run that does not stop it, but that its caller should notice."""
 
 
 class Reporter(Protocol):
-    """Takes what a run reports; texts may hold names from files."""
+    """Receives the messages of a run; texts may contain names from files."""
 
     def info(self, text: str) -> None:
         """A message on the state of the run."""
@@ -39,11 +39,11 @@ class Reporter(Protocol):
         ...
 
     def warning(self, text: str) -> None:
-        """A warning on results."""
+        """A warning about results."""
         ...
 
     def unusable(self, text: str) -> None:
-        """A reason for which a data set cannot be used."""
+        """The reason why a data set cannot be used."""
         ...
 
     def failures(self, lines: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ class Reporter(Protocol):
         ...
 
     def results(self, folder: Path) -> None:
-        """The place of the results, at the end of a run."""
+        """The folder of the results, at the end of a run."""
         ...
 
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
@@ -60,9 +60,9 @@ class Reporter(Protocol):
 
 
 class CallReporter:
-    """Reports a call from Python: progress on stderr or in the notebook, faults as warnings.
+    """Reports a call from Python: progress on stderr or in the notebook, problems as warnings.
 
-    shown: whether progress is shown; None shows it, on a terminal and in a notebook as a bar, and
+    shown: False hides progress; True and None show it, as a bar on a terminal and in a notebook,
     elsewhere as plain lines.
     """
 
@@ -75,15 +75,15 @@ class CallReporter:
             print("\n".join(map(printable, text.split("\n"))), file=_stream(), flush=True)
 
     def notice(self, text: str) -> None:
-        """The same."""
+        """Same as `info`."""
         self.info(text)
 
     def warning(self, text: str) -> None:
-        """A warning at the line that called the library."""
+        """Issue a warning at the line that called the library."""
         _warn(printable(text))
 
     def unusable(self, text: str) -> None:
-        """The same."""
+        """Same as `warning`."""
         self.warning(text)
 
     def failures(self, lines: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class CallReporter:
             _warn("\n".join(map(printable, lines)))
 
     def results(self, folder: Path) -> None:
-        """Nothing: they are what the call returns."""
+        """Print nothing: the call returns the results."""
 
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
         """A bar or lines, or nothing."""
@@ -108,7 +108,7 @@ class CallReporter:
 
 
 def in_notebook() -> bool:
-    """True when this process serves a notebook, which shows HTML."""
+    """True if this process is the kernel of a notebook, which shows HTML."""
     shell = sys.modules.get("IPython")
     found = shell.get_ipython() if shell is not None else None
     return hasattr(found, "kernel")
@@ -123,7 +123,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _warn(text: str) -> None:
-    """A warning that names the first line outside of this package."""
+    """Issue a warning at the first line outside of this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""Scheduling: cells that go to a worker as one group, and the group that suits a worker."""
+"""Scheduling: groups of cells that go to a worker together, and the best group for a worker."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from fewshot_bench.api.spec import RunSpec
 
-# How far ahead a worker looks for what suits it.
+# Number of waiting groups among which the best one for a worker is searched.
 LOOKED_AT = 400
-# With so few support sets left for each worker, those with the most shots come first.
+# With at most this many support sets per worker left, groups with the most shots come first.
 LAST_DRAWS = 2
-# Cells of one fit go to one worker, which fits once.
+# Cells that share a fit go to one worker, which fits once.
 Group = list[RunSpec]
 
 
@@ -24,9 +24,9 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
 
 
 def held_by(cell: RunSpec) -> tuple[Any, Any]:
-    """The keys of data that a worker holds after a cell: backbone, data set, support set.
+    """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
 
-    Cells with an equal second part find their support images decoded and encoded in the worker.
+    For cells with an equal second key, the worker has support images decoded and encoded.
     """
     loaded = cell.backbone, cell.precision, cell.dataset, tuple(sorted(map(str, cell.data.items())))
     half = "all" if cell.classes == "all" else "half"
@@ -35,27 +35,27 @@ def held_by(cell: RunSpec) -> tuple[Any, Any]:
 
 
 class Choice:
-    """Cache-aware scheduling: groups whose data this worker holds, then those no other holds.
+    """Cache-aware scheduling: prefers groups whose data this worker, else no other worker holds.
 
-    Near the end those with the most shots come before others of the same data set: their fits take
-    longest, and one that starts last keeps one worker busy while the others have nothing to do.
+    Near the end, groups with the most shots go before others of the same data set: their fits take
+    longest, and one that starts last keeps one worker busy while the others are idle.
     """
 
     def __init__(self) -> None:
         self._held: dict[object, tuple[Any, Any]] = {}
 
     def took(self, worker: object, group: Group) -> None:
-        """A worker computes a group and holds its data from now on."""
+        """Record that a worker computes a group, and holds its data from now on."""
         self._held[worker] = held_by(group[0])
 
     def gone(self, worker: object) -> None:
-        """A worker has ended."""
+        """Forget a worker that has ended."""
         self._held.pop(worker, None)
 
     def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
-        """The place in `waiting` of the group that suits best; earlier ones win where equal.
+        """The index in `waiting` of the best group for a worker; ties go to the earlier one.
 
-        avoid: per group, whether it was lost in the place where this worker runs.
+        avoid: per group, True if it lost a worker in this worker's slot.
         """
         mine, my_draw = self._held.get(worker, (None, None))
         others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}

@@ -1,4 +1,4 @@
-"""A worker process: reads cells as JSON lines, stores each result, answers in JSON lines."""
+"""A worker process: reads cells, sends events as JSON lines; the label process stores results."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class _Answers:
                 self._stream.write(json.dumps({"event": event, **values}) + "\n")
                 self._stream.flush()
         except (OSError, ValueError):
-            # The parent is gone, or a plug-in has closed the channel: that must not pass for a
-            # failure of the cell that is running.
+            # The parent has ended, or a plug-in has closed the channel: this must not count as a
+            # failure of the running cell.
             os._exit(1)
 
     def progress(self, done: int, total: int) -> None:
@@ -56,7 +56,7 @@ class _Answers:
             self.send("progress", done=done, total=total)
 
     def keep_beating(self) -> None:
-        """Send signs of life from a thread of its own."""
+        """Send heartbeats from a separate thread."""
 
         def beat() -> None:
             from fewshot_bench.utils.locks import is_waiting
@@ -69,8 +69,10 @@ class _Answers:
 
 
 def main() -> None:
-    """Arguments: store folder, device, CPU threads (0: leave them), 1 where models are kept, the
-    parent process, and descriptors, joined by commas, that lead to the process with the labels.
+    """Run the worker process.
+
+    Arguments: store folder, device, CPU threads (0: leave them), 1 to keep models, parent process
+    id, comma-separated descriptors of the channels to the label process.
     """
     folder, device, threads, keep_models, parent, descriptors = sys.argv[1:]
     die_with(int(parent))
@@ -105,7 +107,7 @@ def _serve(
 ) -> None:
     import torch
 
-    # What every cell needs, imported while the engine still checks its data.
+    # Every cell needs this module: import it while the engine still checks its data.
     import_module("fewshot_bench.runner.run")
 
     if threads:
@@ -116,7 +118,7 @@ def _serve(
         request = json.loads(line)
         examiner.begin(request["number"], request["incidents"])
         if not _compute(request, store, session, answers, examiner):
-            # What a plug-in left behind must not reach another cell, nor keep this process alive.
+            # State left by a plug-in must not reach another cell, nor keep this process alive.
             os._exit(0)
         answers.send("idle")
 
@@ -124,11 +126,11 @@ def _serve(
 def _compute(
     request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
 ) -> bool:
-    """Compute the cells of a request; returns whether this process can be trusted with more."""
+    """Compute the cells of a request; returns True if this process may compute more cells."""
     from fewshot_bench.runner.run import run_group
 
     cells = [RunSpec.from_dict(values) for values in request["specs"]]
-    # Another process may have finished a cell meanwhile.
+    # Another process may have finished some of the cells.
     todo = [c for c in cells if request["force"] or not store.complete(c.key())]
     for cell in cells:
         if cell not in todo:
@@ -144,7 +146,7 @@ def _compute(
         record, trusted = outcome.record, trusted and not outcome.tainted
         answers.send("finished", key=record.spec.key())
         following = todo[number] if number < len(todo) else None
-        # The stored record: the one that was computed here has no metrics.
+        # Hooks get the stored record: the one computed here has no metrics.
         stored = store.get(record.spec.key()) or record
         trusted &= _hook("run_finished", following, examiner, record=stored)
         if following is None:
@@ -152,7 +154,7 @@ def _compute(
         if not trusted:
             answers.send("retired")
             break
-        # The time of hooks is not that of the next cell.
+        # Sent after the hook, so that its time does not count for the next cell.
         answers.send("started")
         trusted &= _hook("run_started", following, examiner, spec=following)
     return trusted
@@ -164,9 +166,9 @@ def _hook(
     examiner: RemoteExaminer,
     **arguments: object,
 ) -> bool:
-    """Call a hook; functions that it replaced are put back, and the next cell's record names them.
+    """Call a hook; restore functions that it replaced, and name them in the next cell's record.
 
-    Returns whether all of them are back.
+    Returns True if all were restored.
     """
     from fewshot_bench.runner.isolation.functions import Functions
 
@@ -185,12 +187,12 @@ def finished(record: Record) -> None:
     call_hook("run_finished", record=record)
 
 
-# The plug-ins and hooks whose failure this process has shown.
+# The plug-ins and hooks whose failures this process has already reported.
 _shown: set[tuple[str, str]] = set()
 
 
 def call_hook(hook: str, **arguments: object) -> None:
-    """Call a hook; one that fails must not cost a result: a warning names the plug-in, once."""
+    """Call a hook. A failure must not cost a result: warn once per plug-in and hook."""
     from fewshot_bench.api.registry import registry
 
     def failed(plugin: str, failure: PluginError) -> None:
@@ -202,14 +204,14 @@ def call_hook(hook: str, **arguments: object) -> None:
 
 
 def _private_stdout() -> IO[str]:
-    """Keep the channel to the parent; whatever else is printed goes to stderr."""
+    """Reserve stdout as the channel to the parent; other output is redirected to stderr."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return channel
 
 
 def _say_where_when_asked() -> None:
-    """Print all stacks on a crash, and when the engine asks before it ends this process."""
+    """Print all stacks on a crash, and on SIGUSR1, which the engine sends before it kills us."""
     faulthandler.enable()
     if hasattr(faulthandler, "register"):
         with suppress(AttributeError, OSError):

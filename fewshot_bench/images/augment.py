@@ -1,4 +1,4 @@
-"""Random resized crops and flips: what is drawn for an image depends on its pass, not its batch."""
+"""Random resized crops and flips: an image's crop depends on its pass, not on its batch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_passes(count: int, rng: torch.Generator) -> tuple[int, ...]:
 
 
 def passes_of(order: Sequence[int]) -> list[int]:
-    """For every place of `order`, how often its image stood before: the pass that it belongs to."""
+    """The pass of each element of `order`: how often the same image occurs before it."""
     seen: Counter[int] = Counter()
     found = []
     for index in order:
@@ -51,9 +51,9 @@ def passes_of(order: Sequence[int]) -> list[int]:
 class Uniforms:
     """Numbers in [0, 1) for the crop of each image in each pass.
 
-    Those of an image come from the seed of the pass and the image's place in its source alone.
-    Methods that take equally many passes from one named stream see the same crops, whatever their
-    batches and their order.
+    The numbers depend only on the seed of the pass and the image's index in its source: methods
+    that take equally many passes from one named stream see the same crops, whatever their batch
+    sizes and orders.
     """
 
     def __init__(self, images: int, passes: Sequence[int]) -> None:
@@ -66,7 +66,7 @@ class Uniforms:
         return torch.stack(rows) if rows else torch.empty(0, NUMBERS, dtype=torch.float64)
 
     def chunks(self, chunks: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """The numbers of one chunk of images after the other, each visit in a pass of its own."""
+        """The numbers of each chunk of images; every visit of an image is in a pass of its own."""
         visits = passes_of(list(itertools.chain(*chunks)))
         sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
         for chunk, start in zip(chunks, sizes, strict=False):
@@ -79,15 +79,15 @@ class Uniforms:
 
 
 def view_key(digest: bytes, seed: int, number: int) -> bytes:
-    """Seed of an image's own view.
+    """Key of an image's own view, from which its crop follows.
 
-    Seeds have views of their own: with shared ones they would look too much alike.
+    Each seed has its own views: with shared views, seeds would appear too similar.
     """
     return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
 def keyed_chunks(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
-    """(b, NUMBERS) numbers in [0, 1) for each `size` keys, those of a row from its key alone."""
+    """(b, NUMBERS) in [0, 1) for every `size` keys; a row depends on its key alone."""
     stream = torch.Generator()
     for start in range(0, len(keys), size):
         chunk = keys[start : start + size]
@@ -149,7 +149,7 @@ class Cutter:
         self._threads = threads
 
     def begin(self, images: Sequence[Image.Image], uniforms: Tensor) -> Future[Tensor]:
-        """uint8 (b, 3, h, w): a crop of every image, cut in a thread."""
+        """uint8 (b, 3, h, w): a crop of every image, cut in a background thread."""
         crops = draw_crops([image.size for image in images], self._augment, uniforms)
         return in_background(lambda: self._cut(images, crops))
 

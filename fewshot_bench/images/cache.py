@@ -1,7 +1,7 @@
 """Decoded images on disk, by the digest of their file and by the transform.
 
-Each pass over a list writes the images that it had to decode into one file (a segment); a list that
-shares images with it reads them there, whichever list it is.
+`ImageCache` is the entry point. Each pass over a list of images writes those that it had to decode
+into one file (a segment), from which all other lists with the same images read them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ADDRESS = " at 0x"
 
 
 def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None) -> str | None:
-    """All that pixels depend on beside the image files; None where that cannot be told.
+    """Everything that pixels depend on besides the image files; None if that is unknown.
 
-    also: what is done to images before the backbone's steps.
+    also: steps applied to images before the backbone's.
     """
     steps = getattr(backbone, "_steps", None)
     described = [_described(step) for step in steps] if steps is not None else [ADDRESS]
@@ -47,14 +47,14 @@ def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None
 
 @functools.cache
 def decoder() -> tuple[str, ...]:
-    """Versions of what decodes and resizes."""
+    """Versions of the libraries that decode and resize."""
     versions = (f"{name} {features.version(name)}" for name in DECODERS)
     installed = (f"{name} {version(name)}" for name in ("torchvision", "open_clip_torch"))
     return (f"pillow {PIL.__version__}", *versions, *installed)
 
 
 def _described(step: Any) -> str:
-    """Type and settings of a step, the same in every process; with an address where it is not."""
+    """Type and settings of a step; contains ADDRESS if it is not the same in every process."""
     if isinstance(step, functools.partial) or inspect.ismethod(step):
         return ADDRESS
     name = getattr(step, "__qualname__", "")
@@ -62,7 +62,7 @@ def _described(step: Any) -> str:
         return repr(step) if "<" in name else f"{step.__module__}.{name}"
     if not hasattr(step, "__dict__"):
         return f"{type(step).__qualname__} {step!r}"
-    # What torch keeps in every module is empty in one that has no weights, parts or hooks.
+    # Private attributes of torch modules are empty without weights, submodules and hooks.
     settings = [(k, v) for k, v in sorted(vars(step).items()) if v or not k.startswith("_")]
     return f"{type(step).__module__}.{type(step).__qualname__} {settings!r}"
 
@@ -83,9 +83,9 @@ class ImageCache:
         self._lock = threading.Lock()
 
     def look(self, digests: Iterable[bytes]) -> list[bytes]:
-        """Those of the images that are not here; the files that serve the others are in use now.
+        """Digests of images that are not cached; marks the files with the others as used.
 
-        Opens what other processes wrote since the last look; damaged files are removed.
+        Opens files that other processes wrote since the last call; damaged files are removed.
         """
         wanted = list(dict.fromkeys(digests))
         if not all(digest in self._places for digest in wanted):
@@ -111,7 +111,7 @@ class ImageCache:
                 self._places[digest] = (segment, row)
 
     def take(self, digests: Mapping[int, bytes], into: Pixels) -> dict[int, Cost]:
-        """Fill the rows of `into` (b, 3, h, w) whose image is here; what each of them had cost."""
+        """Fill the rows of `into` (b, 3, h, w) with cached images; returns their original costs."""
         prices: dict[int, Cost] = {}
         wanted: dict[Segment, dict[int, int]] = {}
         with self._lock:
@@ -130,7 +130,7 @@ class ImageCache:
         return prices
 
     def run_of(self, digests: Sequence[bytes]) -> tuple[Pixels, Segment] | None:
-        """(n, 3, h, w) of images that lie side by side in one file, in this order; not copied."""
+        """(n, 3, h, w) of images that are contiguous in one file, in this order; not copied."""
         with self._lock:
             found = [self._places.get(digest) for digest in digests]
         if not found or found[0] is None:
@@ -152,7 +152,7 @@ class ImageCache:
         cache_folder.remove(CacheFile(segment.path, IMAGES, 0, 0.0))
 
     def writer(self, count: int) -> SegmentWriter | None:
-        """A writer for `count` newly decoded images; None (see `problem`) when there is no room."""
+        """A writer for `count` newly decoded images; None (see `problem`) if there is no room."""
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         try:
             cache_folder.make_room(IMAGES, need, cache_folder.limit_bytes())
@@ -162,11 +162,11 @@ class ImageCache:
             return None
 
     def failed(self, error: OSError) -> None:
-        """Note why images are not kept; it costs time and nothing else."""
+        """Store the reason why images are not cached; this costs only time."""
         self.problem = f"decoded images are not kept: {error}"
 
     def publish(self, writer: SegmentWriter) -> None:
-        """Give a written file its name and serve from it; a failure only costs the file."""
+        """Give a written file its name and serve from it; on failure, only the file is lost."""
         joined = b"".join(writer.digests)
         name = hashlib.sha256(self._transform.encode() + joined).hexdigest()
         path = self._folder / f"{name}.pixels"
@@ -192,11 +192,11 @@ class Keeper:
 
     @property
     def problem(self) -> str:
-        """The reason why something could not be kept; empty when all went well."""
+        """The reason why images or digests could not be cached; empty without a failure."""
         return (self._cache.problem if self._cache else "") or self._files.problem
 
     def add(self, index: int, pixels: Pixels, price: Cost) -> bool:
-        """Write one image; False when it has to be kept elsewhere."""
+        """Write one image; False if it was not cached."""
         cache = self._cache
         if cache is None or cache.problem:
             return False
@@ -214,6 +214,6 @@ class Keeper:
         return True
 
     def close(self) -> None:
-        """Publish what was written."""
+        """Publish the written segment."""
         if self._cache is not None and self._writer is not None:
             self._cache.publish(self._writer)

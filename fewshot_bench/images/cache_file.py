@@ -1,7 +1,7 @@
 """The file format of decoded images, written and read.
 
-Pixels (n, 3, h, w) uint8; one line of JSON, which holds a check of each chunk of rows; n SHA-256 of
-image files; at the very end the length and SHA-256 of what follows the pixels, and `MAGIC`.
+Pixels (n, 3, h, w) uint8; one line of JSON with a checksum of each chunk of rows; n SHA-256 of
+image files; at the end the length and SHA-256 of the bytes between pixels and tail, and `MAGIC`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TAIL = struct.Struct(f"<Q{SHA}s{len(MAGIC)}s")
 
 
 def pack_description(head: Mapping[str, Any], digests: Iterable[bytes]) -> bytes:
-    """All that follows the pixels; `head` has at least their `shape`."""
+    """All bytes after the pixels; `head` has at least their `shape`."""
     body = json.dumps(head).encode() + b"\n" + b"".join(digests)
     return body + TAIL.pack(len(body), hashlib.sha256(body).digest(), MAGIC)
 
 
 def read_description(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """The head and the joined digests of the images; None for a file that is damaged or cut."""
+    """The head and the joined digests of the images; None for a damaged or truncated file."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -59,7 +59,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def _is_sound(head: Mapping[str, Any], digests: int) -> bool:
-    """True when a head has the form that `SegmentWriter` writes, for digests of this many bytes."""
+    """True if a head has the form that `SegmentWriter` writes, for digests of this many bytes."""
     shape, chunk, checks = head["shape"], head["chunk"], head["checks"]
     counts = [*shape, chunk, *checks]
     costs = [head["wall"], head["cpu"]]
@@ -81,8 +81,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 def check_of(data: bytes | memoryview) -> int:
     """CRC-32 of the sum of every block of `BLOCK` bytes, of the sums over blocks, and of the rest.
 
-    It finds what disks do to files (flipped bits, lost or misplaced blocks) as fast as memory is
-    read, which a cryptographic digest does not.
+    It detects disk faults (flipped bits, lost or misplaced blocks) at the speed of memory, which a
+    cryptographic digest does not reach.
     """
     values = np.frombuffer(data, np.uint8)
     whole = len(values) // BLOCK * BLOCK
@@ -94,7 +94,7 @@ def check_of(data: bytes | memoryview) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One file: rows (n, 3, h, w), checked by chunks on first use, and what a row had cost."""
+    """One file: rows (n, 3, h, w), checked in chunks on first use; price: cost of one row."""
 
     path: Path
     rows: Pixels
@@ -106,7 +106,7 @@ class Segment:
     _good: set[int] = field(default_factory=set)
 
     def is_good(self, indices: Sequence[int]) -> bool:
-        """True when the chunks of these rows are as they were written; each is checked once."""
+        """True if the chunks of these rows match their checksums; good chunks are checked once."""
         unchecked = sorted({index // self.chunk for index in indices} - self._good)
         good = all(spread(self._check, unchecked, size=4))
         if good:
@@ -118,16 +118,16 @@ class Segment:
         return check_of(part.data) == self.checks[number]
 
     def release(self) -> None:
-        """Let go of the memory behind the mapping; what is read again is mapped again.
+        """Release the memory of the mapping; later reads page it in again.
 
-        Otherwise a process that reads a large cache seems to need as much memory.
+        Otherwise a process that reads a large cache seems to need that much memory.
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self.mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_segment(path: Path, transform: str, shape: tuple[int, ...]) -> Segment | None:
-    """A segment of images `shape` under `transform`; None when it is damaged or another's."""
+    """A segment of images `shape` under `transform`; None if it is damaged or does not match."""
     read = read_description(path)
     if read is None:
         return None
@@ -163,7 +163,7 @@ class SegmentWriter:
         self._checks: list[int] = []
 
     def add(self, digest: bytes, pixels: Pixels, price: Cost) -> None:
-        """Append one image, unless it is here; OSError when the disk is full."""
+        """Append one image, unless already written; OSError if the disk is full."""
         if digest in self._written:
             return
         self._written.add(digest)
@@ -180,7 +180,7 @@ class SegmentWriter:
         self._pending.clear()
 
     def finish(self, path: Path, about: dict[str, Any]) -> None:
-        """Write what describes the rows, and give the file its name; OSError on a full disk."""
+        """Write the description of the rows and rename the file; OSError on a full disk."""
         if len(self.digests) % self._chunk:
             self._end_chunk()
         facts = {
@@ -195,7 +195,7 @@ class SegmentWriter:
         os.replace(self._path, path)
 
     def abandon(self) -> None:
-        """Close and remove the temporary file, where it is still there."""
+        """Close and remove the temporary file, if it still exists."""
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The encoded image files of a data set: read, told apart by their digests, decoded."""
+"""Read the encoded image files of a data set, identify them by digests, and decode them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.image_formats import add_readers
 from fewshot_bench.utils.prefetch import spread
 
-# The EXIF tag that says how a picture is to be turned.
+# The EXIF tag for the orientation of a picture.
 ORIENTATION = 274
 
 
@@ -40,7 +40,7 @@ def decode(data: bytes) -> Image.Image:
 
 
 def decoded(data: bytes) -> Image.Image | str:
-    """The PIL image of an encoded file, or in one line why there is none."""
+    """The PIL image of an encoded file, or in one line why it does not decode."""
     if not data:
         return "the file is empty"
     try:
@@ -52,13 +52,13 @@ def decoded(data: bytes) -> Image.Image | str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """The kind of an error and what it says."""
+    """The type and message of an error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def deep_problem(image: Image.Image) -> str | None:
-    """The problem of an image with more than 8 bits, which Pillow cuts to 0 to 255."""
+    """The problem of an image with more than 8 bits, whose values Pillow clips to 0 to 255."""
     if image.mode[:1] not in ("I", "F"):
         return None
     values = np.asarray(image)
@@ -82,8 +82,8 @@ def deep_problem(image: Image.Image) -> str | None:
 class Checked(NamedTuple):
     """Findings of a check of images.
 
-    bad: id to reason, of those that are missing or do not decode; turned: how many of the others
-    carry an EXIF orientation; trouble: why that cannot be kept for the next time.
+    bad: id to reason, for images that are missing or unusable; turned: number of other images with
+    an EXIF orientation; trouble: why the findings could not be cached.
     """
 
     bad: dict[str, str]
@@ -92,14 +92,14 @@ class Checked(NamedTuple):
 
 
 def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
-    """Items that cannot be decoded; files that are known by their stamps are not read."""
+    """Find items that cannot be decoded; files with a cached result are not read."""
     digests = dataset_digests(dataset)
     digests.load()
     check = functools.partial(_problem, dataset, digests)
     found = dict(zip(items, spread(check, items), strict=True))
     young = [item for item, problem in found.items() if isinstance(problem, Stamp)]
     if young:
-        # A moment later their stamps can be trusted, and the next run need not read them.
+        # Wait until their stamps are reliable, so that the next run need not read these files.
         latest = max(p.changed for p in found.values() if isinstance(p, Stamp))
         time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
         check = functools.partial(_problem, dataset, digests, patient=False)
@@ -113,7 +113,7 @@ def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
 def _problem(
     dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
 ) -> str | Stamp | Known:
-    """The reason why an image cannot be used; with `patient`, its stamp if it just changed."""
+    """Why an image is unusable, or its facts; with `patient`, its stamp if it just changed."""
     stamp = digests.stamp(item)
     known = digests.get(item, stamp)
     if known is not None and known.decodes:
@@ -137,7 +137,7 @@ def _problem(
 
 
 def is_turned(image: Image.Image) -> bool:
-    """True when EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
+    """True if EXIF states a rotation or mirroring; damaged EXIF is ignored."""
     try:
         return image.getexif().get(ORIENTATION, 1) not in (0, 1)
     except Exception:
@@ -145,7 +145,7 @@ def is_turned(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation asks for it to be shown."""
+    """Apply the image's EXIF orientation."""
     return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
@@ -159,7 +159,7 @@ class EncodedFiles(ABC):
     @property
     @abstractmethod
     def digests(self) -> tuple[bytes, ...]:
-        """The SHA-256 of every file; one that is known by its stamp is not read."""
+        """The SHA-256 of every file; files with a cached digest for their stamp are not read."""
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -167,10 +167,10 @@ class EncodedFiles(ABC):
 
     @abstractmethod
     def title(self, index: int) -> str:
-        """An image as errors name it."""
+        """Name of an image for error messages."""
 
     def decode(self, index: int) -> Image.Image:
-        """The image as PIL decodes it, if the file is still the one of `digests`."""
+        """Decode an image; DataMissingError if that fails or the file no longer has its digest."""
         data = self.read(index)
         if "digests" in vars(self) and hashlib.sha256(data).digest() != self.digests[index]:
             raise DataMissingError(
@@ -193,7 +193,7 @@ class EncodedFiles(ABC):
 class ImageFiles(EncodedFiles):
     """The files of some items of a data set.
 
-    handle: replaces ids and paths in errors, where these go to code that must not see them.
+    handle: replaces ids and paths in errors that reach code which must not see these.
     """
 
     def __init__(self, dataset: Dataset, items: Sequence[Item], handle: str = "") -> None:
@@ -208,7 +208,7 @@ class ImageFiles(EncodedFiles):
 
     @functools.cached_property
     def digests(self) -> tuple[bytes, ...]:
-        """The SHA-256 of every file; one that is known by its stamp is not read."""
+        """The SHA-256 of every file; files with a cached digest for their stamp are not read."""
         known = dataset_digests(self._dataset)
         known.load()
         found = spread(lambda index: self._digest(index, known), range(len(self._items)))
@@ -240,7 +240,7 @@ class ImageFiles(EncodedFiles):
             raise self.unusable(index, f"cannot be read: {type(error).__name__}") from error
 
     def title(self, index: int) -> str:
-        """The image with its id, or with its number where there is a handle."""
+        """The image with its id, or with its number if there is a handle."""
         return numbered(self._handle, index) if self._handle else self.named(index)
 
     def named(self, index: int) -> str:
@@ -249,5 +249,5 @@ class ImageFiles(EncodedFiles):
 
 
 def numbered(handle: str, index: int) -> str:
-    """An image by its number; `Examiner.settle` puts the id there."""
+    """An image by its number, which `Examiner.settle` replaces by the id."""
     return f"image {handle}#{index}"

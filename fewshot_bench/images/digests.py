@@ -18,8 +18,8 @@ from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, CacheFile
 
 FORMAT = 2
-# As git does: a file that changed this shortly before it was read may change again unseen, where
-# the file system's clock is coarse.
+# As in git: where the file system's clock is coarse, a file that changed this shortly before it was
+# read may change again without another stamp.
 RACY_SECONDS = 2.0
 SEGMENTS = 8
 LIMIT = 256 * 10**6
@@ -29,9 +29,9 @@ RECORD = KEY + SHA + 1
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The SHA-256 of an image file's bytes, and whether they were seen to decode.
+    """The SHA-256 of an image file's bytes; decodes: True if they were decoded successfully.
 
-    turned: whether the image carries an EXIF orientation other than upright.
+    turned: True if the image has an EXIF orientation other than upright.
     """
 
     sha: bytes
@@ -39,7 +39,7 @@ class Known:
     turned: bool = False
 
     def packed(self) -> bytes:
-        """The bytes that are kept."""
+        """The bytes of a record that follow its key."""
         return self.sha + bytes([self.decodes + 2 * self.turned])
 
 
@@ -63,11 +63,11 @@ class DatasetDigests:
         return [f for f in found if f.path.parent == self._folder and not f.temporary]
 
     def load(self) -> None:
-        """Read what earlier runs wrote."""
+        """Read the digests that earlier runs wrote."""
         _ = self._known
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of an item's file; None where the data set cannot tell, or has no such file."""
+        """The stamp of an item's file; None if the data set has no stamps or no such file."""
         return self._dataset.stamp(item) if self._dataset is not None else None
 
     def get(self, item: Item, stamp: Stamp | None) -> Known | None:
@@ -79,13 +79,13 @@ class DatasetDigests:
         return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
 
     def put(self, item: Item, stamp: Stamp | None, known: Known, taken: float) -> None:
-        """Note a digest of bytes that were read at `taken` (since 1970), after the stamp."""
+        """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
         if stamp is not None and not is_racy(stamp, taken):
             with self._lock:
                 self._new[_key(item, stamp)] = known.packed()
 
     def save(self) -> None:
-        """Write what is new, beside what other processes write; `problem` says why it failed."""
+        """Write new digests to a file of their own; on failure, `problem` holds the reason."""
         with self._lock:
             new, self._new = self._new, {}
             self._known.update(new)
@@ -121,7 +121,7 @@ def dataset_digests(dataset: Dataset) -> DatasetDigests:
 
 
 def is_racy(stamp: Stamp, taken: float) -> bool:
-    """True when a file may have changed after `taken` without another stamp."""
+    """True if a file may have changed after `taken` without a new stamp."""
     return stamp.changed > taken - RACY_SECONDS
 
 
@@ -136,7 +136,7 @@ def _key(item: Item, stamp: Stamp) -> bytes:
 
 
 def _merged(files: Iterable[CacheFile]) -> dict[bytes, bytes]:
-    """The records of all files that are whole; one that saw an image decode goes first."""
+    """The records of all undamaged files; records of decoded images take precedence."""
     found: dict[bytes, bytes] = {}
     for file in files:
         data = b""
@@ -150,7 +150,7 @@ def _merged(files: Iterable[CacheFile]) -> dict[bytes, bytes]:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """Key to packed record; none of a file that is damaged or of another format."""
+    """Packed records by key; empty for a damaged file or another format."""
     body, digest = data[:-SHA], data[-SHA:]
     head, newline, rows = body.partition(b"\n")
     if not newline or hashlib.sha256(body).digest() != digest or len(rows) % RECORD:

@@ -1,8 +1,8 @@
 """Content-addressed features, one row per image or prompt, shared by methods, shots and seeds.
 
-`FeatureCache.rows` is the way in. A row is known by its context (what computed it: weights,
-precision, preprocessing ...) and by a key of its own; it lies in the store on disk, or in memory
-where the disk does not take it. Each is billed at what it had cost, whoever computed it.
+`FeatureCache.rows` is the entry point. A row is identified by its context (weights, precision,
+preprocessing ...) and its own key, and is kept in the store on disk, or in memory if the disk does
+not take it. Each row is billed at its original cost, whoever computed it.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.locks import once
 
 MEMORY = 1 << 27
-"""Bytes of rows that a process holds because the disk does not."""
+"""Maximum bytes of rows held in memory when they are not on the disk."""
 AT_ONCE = 1 << 15
-"""Rows that are looked up, computed and kept at once; a multiple of an encoder's batch."""
+"""Rows looked up, computed and stored at a time; a multiple of an encoder's batch size."""
 ROW_OVERHEAD = 256
 
 
 @functools.lru_cache(maxsize=64)
 def numbered(count: int) -> tuple[bytes, ...]:
-    """Keys of rows that have a place in their context and nothing else of their own."""
+    """Keys of rows that are identified only by their position in their context."""
     return tuple(number.to_bytes(KEY, "big") for number in range(count))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The place of rows among others on the disk.
+    """Origin of rows, which determines their shard on disk.
 
-    dataset, role: what they are listed under. shared: the part of their context that all rows have
-    which lie beside them; all of it by default. passing: one fit draws them for itself, so that
-    they are kept only where there is room. images: one row per encoded image, else per prompt.
-    whole: rows of one context are computed together or not at all.
+    dataset, role: shown in listings. shared: the part of the context that all rows of the shard
+    have in common; all of it by default. passing: one fit draws the rows for itself, so that they
+    are kept only if there is room. images: one row per encoded image, else per prompt. whole: rows
+    of one context are computed together or not at all.
     """
 
     dataset: str = ""
@@ -77,7 +77,7 @@ def _digest(values: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of `rows`: the digest of its context, and what to do about rows that are nowhere."""
+    """One call of `rows`: the digest of its context, and how to compute and store missing rows."""
 
     name: bytes
     origin: Origin
@@ -91,7 +91,7 @@ class FeatureCache:
     """Rows in memory, and in the files of a folder that several processes may share."""
 
     def __init__(self, folder: Path | None, is_sound: Callable[[], bool] = lambda: True) -> None:
-        """is_sound: False where features that are computed now must reach no other cell."""
+        """is_sound: returns False while new features must not be shared with other cells."""
         self._store = None if folder is None else FeatureStore(folder)
         self._is_sound = is_sound
         self._memory = _Memory()
@@ -106,12 +106,13 @@ class FeatureCache:
         *,
         lasting: bool = True,
     ) -> Tensor:
-        """(n, width): the rows of `keys`, each billed once per cell at what it had cost.
+        """(n, width): the rows of `keys`, each billed once per cell at its original cost.
 
-        The result may be the memory of the cache and must not be changed.
+        The result may share memory with the cache and must not be changed.
 
-        compute: places in `keys` to their features; called for what nobody has computed, once per
-        key, for `AT_ONCE` of them at most. What is not `lasting` stays in memory.
+        compute: maps indices in `keys` to features; called for missing rows, once per key, for at
+        most `AT_ONCE` of them (all at once if the origin is `whole`). Rows that are not `lasting`
+        stay in memory.
         """
         origin = origin or Origin()
         store = self._store if lasting else None
@@ -126,7 +127,7 @@ class FeatureCache:
         return found[torch.tensor([order[key] for key in keys])]
 
     def _distinct(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
-        """(n, width) of distinct keys, which stand at `places` of those that were asked for."""
+        """(n, width) of distinct keys; places: their indices among the requested keys."""
         if call.origin.whole or len(keys) <= AT_ONCE:
             return self._part(call, keys, places)
         result = torch.empty(0)
@@ -161,7 +162,7 @@ class FeatureCache:
             call.store.fill(call.shard, rows)
 
     def _computed(self, call: _Call, rows: Rows, places: Sequence[int]) -> Tensor | None:
-        """Compute and keep what is lacking; all of the rows where none was there."""
+        """Compute and keep missing rows; returns the features if all rows were computed."""
         if call.origin.whole:
             rows.lacking[:] = True
         lacking = np.flatnonzero(rows.lacking)
@@ -186,7 +187,7 @@ class FeatureCache:
         return features if whole else None
 
     def _keep(self, call: _Call, block: _Block) -> None:
-        """On the disk; in memory where the disk does not take it."""
+        """Keep a block on disk, or in memory if the disk does not take it."""
         kept = False
         if call.store is not None and block.form.dtype in KINDS:
             rows = block.keys, block.data, block.cost, block.form
@@ -196,7 +197,7 @@ class FeatureCache:
 
 
 def _charge(rows: Rows, meter: Meter) -> None:
-    """Bill rows at their equal shares of what the computations that they come from had cost."""
+    """Bill unbilled rows, each at an equal share of the cost of the computation that made it."""
     new = meter.uncharged(rows.keys).tolist()
     for packed, count in Counter(itertools.compress(rows.costs, new)).items():
         cost, together = unpack_cost(packed)
@@ -218,7 +219,7 @@ class _Block:
 
 
 class _Memory:
-    """Blocks of rows, the latest used ones that fit into `MEMORY`."""
+    """The most recently used blocks of rows that fit into `MEMORY`."""
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[_Block, None] = OrderedDict()
@@ -226,7 +227,7 @@ class _Memory:
         self._size = 0
 
     def fill(self, rows: Rows) -> None:
-        """Add the rows that are here and that `rows` lacks."""
+        """Fill in the missing ones of `rows` that are in memory."""
         found: dict[_Block, list[tuple[int, int]]] = {}
         for place in np.flatnonzero(rows.lacking).tolist() if self._places else ():
             block, row = self._places.get(rows.names[place], (None, 0))
@@ -240,7 +241,7 @@ class _Memory:
                 rows.put(places, [block.cost] * len(places))
 
     def add(self, block: _Block, *, only_if_free: bool) -> None:
-        """Keep a block, in place of the longest unused ones unless `only_if_free`."""
+        """Keep a block, evicting the least recently used ones unless `only_if_free`."""
         if block.size > (MEMORY - self._size if only_if_free else MEMORY):
             return
         while self._size + block.size > MEMORY:

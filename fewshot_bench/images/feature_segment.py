@@ -1,9 +1,9 @@
-"""A segment: an immutable file of feature rows, found by their keys without reading it whole.
+"""A segment: an immutable file of feature rows, found by their keys without reading all of it.
 
-`Segment.open` reads one, `parts_of_rows` and `parts_of_segments` give what a new one is made of:
-`MAGIC`, rows as they were computed, the sorted index, costs of computations, the table of buckets,
-a head in JSON, and `TAIL`. A row is served only while its own check is right, which covers its key,
-its bytes and its cost.
+`Segment.open` reads one, `parts_of_rows` and `parts_of_segments` return the parts of a new one:
+`MAGIC`, rows in order of computation, the sorted index, costs of computations, the table of
+buckets, a head in JSON, and `TAIL`. A row is served only if its own checksum matches, which covers
+its key, form, bytes and cost.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TAIL = struct.Struct(f"<QQ{KEY}s{len(MAGIC)}s")
 COST = struct.Struct("<ddqqqqq")
 INDEX = np.dtype([("key", f"S{KEY}"), ("check", "<u8"), ("place", "<u4"), ("cost", "<u4")])
 ENTRY = struct.Struct("<QII")
-# Keys per bucket of the table, about; index entries that are read at once, and between two reads.
+# Approximate keys per bucket; index entries per block of a read; entries between separate reads.
 BUCKET, BLOCK, GAP = 64, 1 << 14, 256
 COPY_BYTES = 1 << 20
-# The largest table, for 2**26 keys, and with the head.
+# Limits: bits of the table, enough for 2**26 keys; bytes of table and head.
 MOST_BITS, MOST_BODY = 20, 1 << 23
 NARROW = ("bfloat16", "float16")
 KINDS = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
@@ -41,12 +41,12 @@ Array = np.ndarray[Any, Any]
 
 
 class DamagedSegment(Exception):
-    """A segment that must not be used; the text says why."""
+    """A segment that must not be used; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """Form of rows: their width, their type, and the type in which they are kept."""
+    """Form of rows: their width, their dtype, and the dtype in which they are kept."""
 
     width: int
     dtype: str
@@ -59,7 +59,7 @@ class Form:
 
     @property
     def text(self) -> bytes:
-        """The part of it in the check of every row."""
+        """The form as bytes, for the checksum of every row."""
         return f"{self.width} {self.dtype} {self.kept} ".encode()
 
 
@@ -72,7 +72,7 @@ class Label:
 
 
 def narrowed(rows: Array, form: Form) -> tuple[Array, Form]:
-    """Rows (n, bytes) in 16 bits where each of them comes back with the same bits, else as is."""
+    """Rows (n, bytes) in 16 bits if all survive the round trip bit for bit, else unchanged."""
     if form.dtype != "float32" or not rows.size:
         return rows, form
     bits = rows.view("<u4")
@@ -99,7 +99,7 @@ def _bytes_of(values: Array) -> Array:
 
 
 def pack_cost(cost: Cost, rows: int) -> bytes:
-    """The cost of a computation of so many rows; struct.error where a count is too large."""
+    """Pack the cost of computing `rows` rows; struct.error if a count is too large."""
     counts = cost.images, cost.text_tokens, cost.flops, cost.uncounted
     return COST.pack(cost.wall, cost.cpu, *counts, rows)
 
@@ -115,7 +115,7 @@ def _memory_of(values: Array) -> memoryview:
 
 
 def _check(key: bytes, about: bytes, row: bytes | memoryview) -> int:
-    """Check of a row; about: its form and its cost."""
+    """Checksum of a row; about: its form and its cost."""
     digest = hashlib.sha256(b"".join((key, about, row))).digest()
     return int.from_bytes(digest[:8], "little")
 
@@ -137,7 +137,7 @@ def parts_of_rows(
 
 
 def _ending(index: Array, rows: int, costs: bytes, form: Form, label: Label) -> bytes:
-    """All that follows the rows; of entries with one key the first counts."""
+    """All bytes after the rows; the first of several entries with one key is kept."""
     index = index[np.argsort(index["key"], kind="stable")]
     index = index[np.concatenate([[True], index["key"][1:] != index["key"][:-1]])]
     bits = max(0, math.ceil(math.log2(len(index) / BUCKET)))
@@ -160,7 +160,7 @@ def _buckets(keys: Array, bits: int) -> Array:
 
 
 def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -> Iterator[bytes]:
-    """One segment of all rows of others of one form, part by part; DamagedSegment, OSError."""
+    """Merge segments of one form into one, part by part; raises DamagedSegment or OSError."""
     yield MAGIC
     indices, costs, rows = [], b"", 0
     for segment, file in zip(segments, files, strict=True):
@@ -222,7 +222,7 @@ class Segment:
         return found
 
     def is_possible(self) -> bool:
-        """True when the numbers in the head can go together."""
+        """True if the values in the head are valid and consistent."""
         counts = self.rows, self.keys, self.bits, self.cost_count, self.form.width
         return (
             all(type(count) is int and count >= 0 for count in counts)
@@ -237,7 +237,7 @@ class Segment:
 
     @property
     def index_at(self) -> int:
-        """The place of the index in the file."""
+        """The offset of the index in the file."""
         return len(MAGIC) + self.rows * self.form.row_bytes
 
     @property
@@ -247,16 +247,16 @@ class Segment:
 
     @property
     def costs_at(self) -> int:
-        """The place of the costs in the file."""
+        """The offset of the costs in the file."""
         return self.index_at + self.index_bytes
 
     def find(self, file: IO[bytes], keys: Array) -> Array:
-        """(m,) entries of the index for sorted keys; `place` is `rows` where there is none."""
+        """(m,) entries of the index for sorted keys; `place` is `rows` for missing keys."""
         found = np.zeros(len(keys), INDEX)
         found["key"], found["place"] = keys, self.rows
         buckets = _buckets(keys, self.bits)
         starts, ends = self.table[buckets].astype(np.int64), self.table[buckets + 1]
-        # Buckets side by side are read at once, a block at most.
+        # Adjacent buckets are read at once, one block at most.
         apart = (starts[1:] > ends[:-1] + GAP) | (starts[1:] // BLOCK != starts[:-1] // BLOCK)
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(keys)]
         index_at, size, wanted = self.index_at, INDEX.itemsize, keys.tobytes()
@@ -275,7 +275,7 @@ class Segment:
     ) -> tuple[list[bool], list[bytes]]:
         """Read the rows of `entries` to `places`, ascending, of `into` (n, row_bytes).
 
-        Returns which of them are as they were written, and the packed cost of each.
+        Returns for each row whether its checksum matches, and its packed cost.
         """
         numbers, inverse = np.unique(entries["cost"], return_inverse=True)
         known = [self._cost(file, int(number)) for number in numbers]
@@ -321,7 +321,7 @@ def _find_many(index: Array, found: Array) -> None:
 
 
 def _read(file: IO[bytes], start: int, size: int) -> bytes:
-    """Bytes of a file; DamagedSegment where it ends before."""
+    """Read `size` bytes at offset `start`; DamagedSegment if the file ends before."""
     if hasattr(os, "pread"):
         found = os.pread(file.fileno(), size, start)
         if len(found) == size:
@@ -332,7 +332,7 @@ def _read(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 def _read_into(file: IO[bytes], start: int, into: memoryview) -> None:
-    """Fill `into` from a place of a file on; DamagedSegment where it ends before."""
+    """Fill `into` from offset `start` of a file; DamagedSegment if it ends before."""
     file.seek(start)
     while into:
         count = file.readinto(into)  # type: ignore[attr-defined]

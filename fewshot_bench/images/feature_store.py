@@ -1,8 +1,8 @@
 """Features on disk: shards of segments that several processes read, write, merge and evict.
 
-`FeatureStore` is the entry. A shard holds rows of one encoder, data set and role; its segments are
-never changed, only written aside and renamed, merged into larger ones, and removed. No row is
-served that is not as it was written, whatever happened to the files.
+`FeatureStore` is the entry point. A shard holds rows of one encoder, data set and role; its
+segments are immutable: written to a temporary file and renamed, merged into larger ones, and
+removed. A row is served only with the bytes that were written, whatever happened to the files.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from fewshot_bench.utils.locks import exclusive
 from fewshot_bench.utils.text import printable
 
 FAN = 4
-"""Segments of about one size that are merged into one."""
+"""Number of similar-sized segments that are merged into one."""
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 29, 1 << 19
-"""The largest segment that merging makes; never more than `SEGMENT_SHARE` of the budget."""
+"""Maximum size of a merged segment; at most `SEGMENT_SHARE` of the budget."""
 SEGMENT_SHARE = 1 / 8
-# What a fit has drawn for itself makes room for another fit's after this time without use.
+# Rows that a fit drew for itself may be evicted for those of another after this time without use.
 SETTLED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
 TRIES = 3
@@ -54,7 +54,7 @@ GONE = frozenset({errno.ENOENT, errno.ESTALE})
 
 
 def kept_row_bytes(width: int, precision: str) -> int:
-    """Bytes on disk per kept row of so many values of an encoder that runs in this precision."""
+    """Bytes on disk per kept row of `width` values from an encoder with this precision."""
     return width * (4 if precision == "fp32" else 2) + INDEX.itemsize
 
 
@@ -64,10 +64,10 @@ def _warn(text: str) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """The place of rows that are found together.
+    """The group of rows that are stored together.
 
     name: 16 hexadecimal digits. passing: rows that one fit draws for itself, which are kept only
-    where there is room.
+    if there is room.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Shard:
 
 
 class Rows:
-    """Rows that are being gathered: (n, bytes) in the order of their keys, and the cost of each."""
+    """Rows being gathered: (n, bytes) in the order of their keys, and the cost of each."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """keys: distinct, of `KEY` bytes."""
@@ -89,18 +89,18 @@ class Rows:
         self._order = np.argsort(self.keys, kind="stable")
 
     def sorted(self) -> Array:
-        """Places of the keys that have no row yet, by key."""
+        """Indices of the keys without a row so far, sorted by key."""
         return self._order[self.lacking[self._order]]
 
     def takes(self, form: Form) -> bool:
-        """True for rows of the form of those that are here; of any form where there are none."""
+        """True if `form` matches the rows gathered so far; the first form is accepted and set."""
         if self.form is None:
             self.form = Form(form.width, form.dtype, form.dtype)
             self.data = np.empty((len(self.costs), self.form.row_bytes), np.uint8)
         return (self.form.width, self.form.dtype) == (form.width, form.dtype)
 
     def put(self, places: Array, costs: Sequence[bytes]) -> None:
-        """Note that the rows at `places` are here now, with what each had cost."""
+        """Mark the rows at `places` as present, with the cost of each."""
         self.lacking[places] = False
         for place, cost in zip(places.tolist(), costs, strict=True):
             self.costs[place] = cost
@@ -115,7 +115,7 @@ class FeatureStore:
         budget: Callable[[], int | None] = cache_dir.feature_budget,
         warn: Callable[[str], None] = _warn,
     ) -> None:
-        """budget: bytes, or None for a share of the disk; warn: is told of damaged segments."""
+        """budget: bytes, or None for a share of the disk; warn: called for damaged segments."""
         self.folder = folder
         self._budget = budget
         self._warn = warn
@@ -124,7 +124,7 @@ class FeatureStore:
         self._bad: set[Path] = set()
 
     def fill(self, shard: Shard, rows: Rows) -> None:
-        """Add the rows that are kept in a shard and that `rows` lacks."""
+        """Fill in the missing ones of `rows` that the shard holds."""
         known = self._known.setdefault(shard.name, {})
         gone = self._fill(known, list(known), rows)
         for _ in range(TRIES):
@@ -137,7 +137,7 @@ class FeatureStore:
                 return
 
     def _list(self, shard: Shard) -> tuple[list[Path], bool]:
-        """Learn of the segments of a shard: the new ones, and True where one was just removed."""
+        """Update the known segments of a shard; returns new ones, and True if one just vanished."""
         known = self._known.setdefault(shard.name, {})
         found = cache_dir.listed(self.folder / shard.name)
         listed = {path for path in found if path.suffix in KEPT} - self._bad
@@ -153,7 +153,7 @@ class FeatureStore:
         return new, gone
 
     def _fill(self, known: dict[Path, Segment], paths: Sequence[Path], rows: Rows) -> bool:
-        """Take rows from segments, the largest first; True where one of them is not there."""
+        """Take rows from segments, the largest first; True if one of the files is gone."""
         gone = False
         for path in sorted(paths, key=lambda path: -known[path].keys):
             wanted = rows.sorted()
@@ -167,7 +167,7 @@ class FeatureStore:
         return gone
 
     def _ended(self, reading: _Reading, path: Path, label: Label) -> bool:
-        """True where a segment was not there; one that is damaged is named, and goes."""
+        """True if the segment's file was gone; a damaged one is reported and removed."""
         error = reading.error
         number = error.errno if isinstance(error, OSError) else None
         if error is None or number in GONE:
@@ -175,7 +175,7 @@ class FeatureStore:
         self._bad.add(path)
         if isinstance(error, DamagedSegment) or number == errno.EIO:
             with suppress(OSError):
-                # An empty file in its place, which `fsbench cache` lists.
+                # Leave an empty marker file, which `fsbench cache` lists.
                 path.with_suffix(DAMAGED).touch()
                 path.unlink()
             self._warn(
@@ -190,7 +190,7 @@ class FeatureStore:
             there = entries["place"] < segment.rows
             if not there.any() or not rows.takes(segment.form):
                 return
-            # In the order in which rows are asked for, which is often that of the file.
+            # In the requested order of the rows, which is often that of the file.
             order = np.argsort(wanted[there])
             entries, places = entries[there][order], wanted[there][order]
             if segment.form.kept == segment.form.dtype:
@@ -205,7 +205,7 @@ class FeatureStore:
         self._touch(segment.path)
 
     def _touch(self, path: Path) -> None:
-        """Note the use of a segment, for eviction, once a minute."""
+        """Record the use of a segment for eviction, at most once a minute."""
         now = time.monotonic()
         if now - self._touched.get(path, -TOUCH_SECONDS) >= TOUCH_SECONDS:
             self._touched[path] = now
@@ -214,7 +214,7 @@ class FeatureStore:
     def add(
         self, shard: Shard, keys: Sequence[bytes], data: Array, cost: bytes, form: Form
     ) -> bool:
-        """Keep rows (n, bytes) of one computation; False where there is no room or no disk."""
+        """Store rows (n, bytes) of one computation; False if there is no room or writing fails."""
         data, form = narrowed(data, form)
         parts = parts_of_rows(keys, data, cost, form, shard.label)
         try:
@@ -232,9 +232,10 @@ class FeatureStore:
         parts: Iterable[bytes | memoryview],
         inputs: Sequence[Path] = (),
     ) -> Path:
-        """Write a segment aside and rename it; OSError where there is no room for `size` bytes.
+        """Write a temporary file and rename it; OSError if there is no room for `size` bytes.
 
-        The file has its size from the start, so that others count it. inputs: files that stay.
+        The file has its size from the start, so that other processes count it. inputs: files that
+        must not be evicted.
         """
         temporary = self._reserved(shard, size, inputs)
         try:
@@ -244,7 +245,7 @@ class FeatureStore:
                     file.write(last)
                 file.truncate()
             suffix = PASSING if shard.passing else LASTING
-            # The end of a file holds its keys, costs and checks: another file has another one.
+            # The last part holds keys, costs and checksums, so that it differs between files.
             path = temporary.with_name(f"{hashlib.sha256(last).hexdigest()}{suffix}")
             os.replace(temporary, path)
             return path
@@ -254,7 +255,7 @@ class FeatureStore:
             raise
 
     def _reserved(self, shard: Shard, size: int, inputs: Sequence[Path]) -> Path:
-        """A temporary file of `size` bytes that others count; OSError where it does not fit."""
+        """Reserve `size` bytes as a temporary file; OSError if they do not fit."""
         settled = time.time() - SETTLED_SECONDS
 
         def spare(file: CacheFile) -> bool:
@@ -270,7 +271,7 @@ class FeatureStore:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        """Alone of all processes, where files can be locked."""
+        """Hold a lock between processes, if files can be locked."""
         with ExitStack() as stack:
             with suppress(OSError):
                 cache_dir.make_folder(self.folder / LOCKS)
@@ -278,7 +279,7 @@ class FeatureStore:
             yield
 
     def _merge(self, shard: Shard) -> None:
-        """Merge segments of about one size until there are few."""
+        """Merge segments of similar size until few are left."""
         budget = self._budget()
         most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, int(budget * SEGMENT_SHARE))
         while True:
@@ -294,7 +295,7 @@ class FeatureStore:
                     parts = parts_of_segments(chosen, files)
                     merged = self._write(shard, _size_of(chosen), parts, paths)
                 except DamagedSegment:
-                    # It is named and removed by whoever looks for its rows.
+                    # The next lookup of its rows reports and removes it.
                     return
             os.utime(merged, (used, used))
             for path in paths:
@@ -302,7 +303,7 @@ class FeatureStore:
 
 
 class _Reading:
-    """A segment is read inside; what is wrong with it is kept here."""
+    """Context for reading a segment, which keeps an OSError or DamagedSegment in `error`."""
 
     error: OSError | DamagedSegment | None = None
 
@@ -316,7 +317,7 @@ class _Reading:
 
 
 def _to_merge(segments: Iterable[Segment], most: int) -> list[Segment]:
-    """At least two segments of about one size that make one of at most `most` bytes, or none."""
+    """At least two segments of similar size that merge into at most `most` bytes, or none."""
     tiers: defaultdict[object, list[Segment]] = defaultdict(list)
     for segment in sorted(segments, key=lambda segment: segment.size):
         tiers[segment.form, segment.size.bit_length() // 2].append(segment)
@@ -333,5 +334,5 @@ def _to_merge(segments: Iterable[Segment], most: int) -> list[Segment]:
 
 
 def _size_of(segments: Sequence[Segment]) -> int:
-    """Bytes of the segment that is made of others: what buckets are more is little."""
+    """Upper estimate of a merged segment's bytes, allowing for a larger table of buckets."""
     return sum(segment.size + 4 * len(segment.table) for segment in segments) + SPARE_BYTES

@@ -1,7 +1,7 @@
 """Images and shots as methods see them: batches of pixels, cached frozen features, views.
 
-`Images` and `Shots` are made by `image_view` and `shots_view`; a view gives no path and no label of
-a query away.
+`Images` and `Shots` are made by `image_view` and `shots_view`; a view exposes no path and no label
+of a query.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from fewshot_bench.utils.mistyped import indices, whole_number
 from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16
-# Grows when the encoders round in another way, so that kept features are made anew.
+# Incremented when rounding of the encoders changes, so that cached features are recomputed.
 ENCODER = 2
 _NUMBERS = itertools.count(1)
 _INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def encoder_content(backbone: Any) -> dict[str, Any]:
-    """Identity of the encoder: weights, preprocessing, and all that rounding depends on."""
+    """Identity of the encoder: weights, preprocessing, and everything that affects rounding."""
     return {
         "weights": backbone.weights_digest,
         "precision": getattr(backbone, "precision", "fp32"),
@@ -52,7 +52,7 @@ def encoder_content(backbone: Any) -> dict[str, Any]:
 
 
 def _preprocessing(backbone: Any) -> dict[str, Any]:
-    """Identity of the preprocessing; without one, that of the backbone object in this process."""
+    """Identity of the preprocessing; if unknown, that of the backbone object in this process."""
     transform = transform_of(backbone)
     known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
     if transform is not None and None not in known:
@@ -72,10 +72,10 @@ def encode(source: ImageSource, batches: Iterator[Tensor], *, projected: bool = 
 
 
 def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """Features (b, width) that round alike in whatever batch an image stands.
+    """Features (b, width) whose rounding does not depend on the batch that an image is in.
 
-    Small products go through other kernels, so that a small batch is filled up with repetitions;
-    on an accelerator, where more depends on the size, every batch is.
+    Small matrix products use other kernels, so that a small batch is padded with repetitions; on an
+    accelerator, where more depends on the size, every incomplete batch is.
     """
     count = len(pixels)
     least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
@@ -86,10 +86,10 @@ def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> T
 
 
 def filled(count: int) -> list[int]:
-    """An order of images that leaves no small batch at the end, where an image rounds otherwise.
+    """An order of `count` images, padded so that no small last batch rounds differently.
 
-    The images `count`, then some of them again: whoever is asked in batches of `ENCODE_BATCH`, or
-    in one, gives an image the same bits in whatever list it stands.
+    The padding repeats first images. In batches of `ENCODE_BATCH`, or in a single one, the features
+    of an image have the same bits in every list.
     """
     rest = count % ENCODE_BATCH
     lacking = SMALL_BATCH - rest if 0 < rest < SMALL_BATCH else 0
@@ -102,7 +102,7 @@ def visited(order: Any, count: int) -> list[int]:
 
 
 def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch with its part of the labels, which stand in the order of the images."""
+    """Each batch with its part of the labels, which are in the order of the images."""
     start = 0
     for pixels in batches:
         yield pixels, labels[start : start + len(pixels)].to(pixels.device)
@@ -110,7 +110,7 @@ def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor,
 
 
 def check_batches(size: Any, augment: Any, rng: Any) -> None:
-    """ContractError for arguments of `batches` of another kind."""
+    """ContractError for invalid arguments of `batches`."""
     whole_number("batches: size", size, 1)
     if augment is not None:
         _augmented("batches", augment)
@@ -118,7 +118,7 @@ def check_batches(size: Any, augment: Any, rng: Any) -> None:
 
 
 def check_views(count: Any, augment: Any, rng: Any, start: Any) -> None:
-    """ContractError for arguments of `views` of another kind."""
+    """ContractError for invalid arguments of `views`."""
     whole_number("views: count", count, 1)
     whole_number("views: start", start, 0)
     _augmented("views", augment)
@@ -137,7 +137,7 @@ def _generator(what: str, rng: Any) -> None:
 
 
 class _Backing:
-    """The source behind a view; kept apart from the view, which methods hold."""
+    """The source behind a view; kept apart from the view, since methods hold views."""
 
     def __init__(
         self,
@@ -160,13 +160,13 @@ class _Backing:
 
     @property
     def meter(self) -> Meter:
-        """The meter that `accounted` has opened, whichever cell the view was made for."""
+        """The meter that `accounted` opened; outside of it, the meter the view was made with."""
         return _OPEN.get() or self._meter
 
 
 _OPEN: ContextVar[Meter | None] = ContextVar("_OPEN", default=None)
-# A view carries a number and nothing else: no path, label or source hangs on it. What the number
-# stands for is kept here until the cell ends, where a method's own objects do not lead.
+# A view holds a token only: methods cannot reach a path, label or source through it. The backing of
+# each token is kept here until the cell ends, unreachable from a method's own objects.
 _TOKENS = itertools.count(1)
 _BACKINGS: dict[int, _Backing] = {}
 _BATCHES: dict[int, Iterator[Any]] = {}
@@ -178,7 +178,7 @@ def _backing(view: ImageView) -> _Backing:
 
 @contextmanager
 def open_views() -> Iterator[None]:
-    """Views that are made inside answer inside only; leaving forgets what they stand for."""
+    """Views made inside work only inside; on exit, their backings are dropped."""
     views, batches = set(_BACKINGS), set(_BATCHES)
     try:
         yield
@@ -190,7 +190,7 @@ def open_views() -> Iterator[None]:
 
 
 class _Batches:
-    """An iterator over batches that leads nowhere either."""
+    """An iterator over batches that exposes no source either."""
 
     __slots__ = ("_token",)
 
@@ -304,14 +304,14 @@ class ImageView:
 
 
 def _read(*, projected: bool) -> dict[str, Any]:
-    """The part of a row's identity that says which rows of the encoder were read."""
+    """The part of a row's identity that states if rows were read before the projection."""
     return {} if projected else {"read": "before the projection"}
 
 
 def _drawn_views(
     backing: _Backing, passes: tuple[int, ...], augment: Augment, drawn: dict[str, Any]
 ) -> Tensor:
-    """(passes * n, width): one view per image and pass, kept as they are asked for."""
+    """(passes * n, width): one view per image and pass, cached for exactly this request."""
 
     repeated, tally = backing.order * len(passes), backing.meter.images
 
@@ -330,7 +330,7 @@ def _drawn_views(
 def _own_views(
     backing: _Backing, numbers: range, augment: Augment, drawn: dict[str, Any]
 ) -> Tensor:
-    """(numbers * n, width): views that follow from an image's bytes, the seed and their number."""
+    """(numbers * n, width): views determined by an image's bytes, the seed and their number."""
     digests = _digests(backing)
     images = [digests[index] for index in backing.order]
     keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
@@ -387,8 +387,8 @@ def image_view(
 ) -> ImageView:
     """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`.
 
-    batch: how many images come at once where so many are asked for; as many by default. seed: of
-    the images' own augmented views.
+    batch: actual batch size for a requested one; the same by default. seed: for the images' own
+    augmented views.
     """
     token = next(_TOKENS)
     listed = order if order is not None else list(range(len(source)))
@@ -407,7 +407,7 @@ def shots_view(
 
 @contextmanager
 def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
-    """Count what encoders do inside; class prompts are encoded once, shared and billed."""
+    """Meter the encoders inside; class prompts are encoded once, shared and billed."""
 
     def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
         encoder = encoder_content(backbone)
@@ -433,7 +433,7 @@ def _rows(
     compute: Callable[[list[int]], Tensor],
     origin: Origin,
 ) -> Tensor:
-    """Features image by image; on the disk too where it can be told what they depend on."""
+    """Features image by image; cached on disk too if all that they depend on is known."""
     context = kind | backing.source.turning | encoder_content(backing.source.backbone)
     lasting = "instance" not in context
     return backing.store.rows(context, keys, compute, backing.meter, origin, lasting=lasting)

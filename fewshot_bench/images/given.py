@@ -1,6 +1,6 @@
-"""Images that a person hands over: files, PIL images, arrays and tensors, decoded for a backbone.
+"""Images passed by users: files, PIL images, arrays and tensors, decoded for a backbone.
 
-`prepared` is the entry. An image that cannot be used is left out with the reason, in one line.
+`prepared` is the entry point. An unusable image is left out, with the reason in one line.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ KINDS = (
     "expected a path, a PIL image, a numpy array (h, w, 3) of uint8, or a torch tensor (3, h, w) "
     "of uint8 or of floats from 0 to 1"
 )
-# PIL reads an open file when it is first used, which two threads must not do to one image.
+# PIL reads an open file on first use, which two threads must not do for one image.
 _LOADING = threading.Lock()
 AT_A_TIME = 4
-"""Images that a thread decodes at a time."""
+"""Images decoded per thread at a time."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded file that lies in no file of its own: of a data set, of an upload."""
+    """An encoded image without a path of its own, from a data set or an upload."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def named(image: Any, number: int) -> str:
-    """A path as it was given, the name of an encoded file; any other image by its number."""
+    """The name of an image: its path as given, the name of an encoded file, or its number."""
     if isinstance(image, Encoded):
         return image.name
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
@@ -54,9 +54,9 @@ def named(image: Any, number: int) -> str:
 def prepared(
     images: Sequence[Any], backbone: LoadedBackbone, rotate: bool
 ) -> tuple[ImageSource, dict[int, str]]:
-    """A source of the images that can be used, decoded in threads; why not, by place, of others.
+    """A source of the usable images, decoded in threads, and the problems of others by index.
 
-    rotate: whether EXIF orientations are applied.
+    rotate: apply EXIF orientations.
     """
     ready = functools.partial(_ready, backbone=backbone, rotate=rotate)
     found = spread(ready, images, size=AT_A_TIME)
@@ -69,7 +69,7 @@ def prepared(
 
 
 def _ready(image: Any, backbone: LoadedBackbone, rotate: bool) -> tuple[Pixels, bytes] | str:
-    """Pixels (3, h, w) for evaluation and the image's digest, or why there are none."""
+    """Pixels (3, h, w) for evaluation and the image's digest, or the reason why it is unusable."""
     data, picture = _opened(image)
     problem = picture if isinstance(picture, str) else deep_problem(picture)
     if problem is not None or isinstance(picture, str):
@@ -83,7 +83,7 @@ def _ready(image: Any, backbone: LoadedBackbone, rotate: bool) -> tuple[Pixels, 
 
 
 def _opened(image: Any) -> tuple[bytes, Image.Image | str]:
-    """All bytes of an image, and the image or why there is none."""
+    """All bytes of an image, and the image or the reason why it is unusable."""
     if isinstance(image, str | os.PathLike):
         data = _file(Path(image))
         return (b"", data) if isinstance(data, str) else (data, decoded(data))
@@ -112,7 +112,7 @@ def _file(path: Path) -> bytes | str:
 
 
 def _picture(image: Any) -> Image.Image:
-    """A PIL image of one in memory; ValueError for what is none."""
+    """Convert an image in memory to a PIL image; ValueError for any other object."""
     if isinstance(image, Image.Image):
         with _LOADING:
             image.load()
@@ -128,7 +128,7 @@ def _picture(image: Any) -> Image.Image:
 
 
 def _bytes(image: Tensor) -> Tensor:
-    """uint8 values of a tensor on the CPU; ValueError where floats are not from 0 to 1."""
+    """uint8 values of a tensor on the CPU; ValueError for other types or floats beyond 0 to 1."""
     import torch
 
     plain = image.detach().cpu()
@@ -146,7 +146,7 @@ def _bytes(image: Tensor) -> Tensor:
 
 
 class _Given(EncodedFiles):
-    """Images with their digests, decoded again only where memory did not hold their pixels."""
+    """Images with their digests, decoded again only if their pixels are not held in memory."""
 
     name = "given images"
     stamped = False
@@ -165,7 +165,7 @@ class _Given(EncodedFiles):
         return named(self._images[index], index)
 
     def decode(self, index: int) -> Image.Image:
-        """The image; DataMissingError where it changed since it was looked at first."""
+        """The image; DataMissingError if it changed since it was first read."""
         data, picture = _opened(self._images[index])
         if isinstance(picture, str) or hashlib.sha256(data).digest() != self.digests[index]:
             raise self.unusable(index, "changed while it was in use")

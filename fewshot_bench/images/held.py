@@ -1,7 +1,7 @@
-"""Decoded images that a process holds in memory, all sources of images within one bound.
+"""Decoded images that a process holds in memory, with one bound for all sources of images.
 
-`Held` is the entry; the first images of a source that fit stay, since passes over a source visit
-all of its images.
+`Held` is the entry point; the first images of a source that fit stay, since passes over a source
+visit all of its images.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from weakref import WeakSet
 
 MEMORY = 1 << 30
-"""Bytes of decoded images that a process holds at most."""
+"""Maximum bytes of decoded images held by a process."""
 IDLE_SECONDS = 60.0
 _LOCK = threading.Lock()
 _ALL: WeakSet[Held] = WeakSet()
 
 
 class Held:
-    """Values by key, the first ones that fit beside those of others; for several threads."""
+    """Values by key, the first that fit beside those of other instances; safe for threads."""
 
     def __init__(self) -> None:
         self._used = 0
@@ -30,7 +30,7 @@ class Held:
             _ALL.add(self)
 
     def get(self, key: Hashable) -> Any:
-        """The value of a key; None where there is none."""
+        """The value of a key; None if it is not held."""
         self._asked = time.monotonic()
         return self._values.get(key)
 
@@ -42,7 +42,7 @@ class Held:
                 self._used += size
 
     def _makes_room(self, size: int) -> bool:
-        """True when `size` bytes fit, without those that nobody asked for in the last minute."""
+        """True if `size` bytes fit, after evicting instances unused for IDLE_SECONDS if needed."""
         if size > MEMORY:
             return False
         others = sorted((one for one in _ALL if one is not self), key=lambda one: one._asked)

@@ -1,6 +1,6 @@
 """Batches of pixels from files, the cache of decoded images and memory.
 
-`ImageSource` is the entry; batches come in the order that was asked for, whatever thread decodes.
+`ImageSource` is the entry point; batches come in the requested order, whichever thread decodes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
 class Loaded:
     """Images `indices` that were loaded in a thread.
 
-    prices: what each had cost, None for one that was decoded now; serving: what reading the others
-    took; cpu: CPU seconds of decoding; mapped: the file of the cache that `images` lie in.
+    prices: the original cost of each, None for newly decoded images; serving: the cost of reading
+    the others; cpu: CPU seconds of decoding; mapped: the cache file that `images` are a view of.
     """
 
     indices: Sequence[int]
@@ -68,8 +68,8 @@ def timed(
 class ImageSource:
     """The images of some items under a backbone's transform; keeps decoded ones in memory (`Held`).
 
-    Where the data set can tell whether a file changed (`Stamped`), evaluation images are kept
-    decoded in the user's cache folder as well.
+    If the data set detects changes of files (`Stamped`), decoded evaluation images are also kept in
+    the user's cache folder.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class ImageSource:
         threads: int = THREADS,
         depth: int | None = None,
     ) -> None:
-        """`count` images of `files`; labels: their class indices, if they are to have any.
+        """`count` images of `files`; labels: their class indices, if they have any.
 
-        mirrored: as in a data set's card; rotate: whether EXIF orientations are applied. `threads`
-        decode; `depth` batches are made ready ahead.
-        By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
-        take time away from it, and what a cached image spares could not be told.
+        mirrored: as in a data set's card; rotate: apply EXIF orientations. `threads` decode;
+        `depth` batches are prefetched.
+        The default is `DEPTH`, and none if the backbone computes on the CPU: decoding would take
+        time away from it, and the savings by a cached image could not be measured.
         """
         self.backbone = backbone
         self.name = files.name
@@ -97,7 +97,7 @@ class ImageSource:
         self._files = files
         self._labels = tuple(labels)
         self._mirrored = mirrored
-        # What is done to images before the backbone's steps; part of whatever is kept of them.
+        # Steps before the backbone's own; part of the identity of everything cached.
         self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
         self._threads = threads
         self._depth = depth
@@ -133,7 +133,7 @@ class ImageSource:
         return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
 
     def allowed(self, augment: Augment) -> Augment:
-        """The augmentation without flips where a mirror image would show another class."""
+        """The augmentation, without flips if a mirror image would show another class."""
         return augment if self._mirrored else dataclasses.replace(augment, flip=0.0)
 
     @property
@@ -154,7 +154,7 @@ class ImageSource:
         return ImageCache(transform, self.backbone.image_size, self.name)
 
     def hold(self, pixels: Sequence[Pixels]) -> None:
-        """Take all images as decoded, (3, h, w) uint8 each, as far as there is memory."""
+        """Hold already decoded images, (3, h, w) uint8 each, as far as memory allows."""
         for index, image in enumerate(pixels):
             self._evaluation.put(index, image, image.nbytes)
             self._prices[("evaluation", index)] = Cost()
@@ -171,9 +171,9 @@ class ImageSource:
     ) -> Iterator[Tensor]:
         """Normalized pixels of the images `order`, in batches of `size`, on the device.
 
-        With `augment`, `passes` holds a seed for the first, second ... time that an image stands in
-        `order` (`crops.draw_passes`), or `keys` one key per place of `order`, from which its crop
-        follows. `tally` is told what it took. DataMissingError names an image that cannot be used.
+        With `augment`, `passes` holds a seed for the first, second ... occurrence of an image in
+        `order` (`augment.draw_passes`), or `keys` holds one key per element of `order`; the crop
+        follows from it. `tally` accumulates the costs. DataMissingError names an unusable image.
         """
         tally = tally or ImageCost()
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
@@ -251,7 +251,7 @@ class ImageSource:
             raise self._files.unusable(index, reason) from error
 
     def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
-        """A batch as it lies in a file of the cache, which saves copying it."""
+        """A batch as a view of a cache file, without a copy; None if not contiguous in one."""
         if self._cache is None:
             return None
         found = self._cache.run_of([self._files.digests[index] for index in indices])
@@ -263,14 +263,14 @@ class ImageSource:
         return Loaded(indices, pixels, prices, serving, 0.0, segment)
 
     def _keep(self, loaded: Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
-        """On the disk; in memory where the disk does not take them."""
+        """Cache newly decoded images on disk, or in memory if that is not possible."""
         for place in decoded:
             index, pixels = loaded.indices[place], loaded.images[place]
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
     def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageCost) -> None:
-        """Tell the tally what a batch took, and remember what its decoded images had cost."""
+        """Add a batch's costs to the tally, and remember the cost of each decoded image."""
         decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
         serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
         for index in decoded:

@@ -1,7 +1,7 @@
 """A classifier as one program from pixels to logits, for `torch.export`.
 
-`traced` is the entry. The program computes what the classifier's own code computes, for any number
-of images: the code runs once on a view whose pixels are the input of the program.
+`traced` is the entry point. The program computes the same as the classifier's own code, for any
+number of images: the code runs once on a view whose pixels are the input of the program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fewshot_bench.api.method import Classifier
 from fewshot_bench.utils.errors import NotApplicableError
 
 TRACED = 4
-"""Images of the batch that code is traced on; a program takes any number."""
+"""Batch size used for tracing; the traced program accepts any batch size."""
 
 
 class PixelView:
@@ -64,7 +64,7 @@ class _Program(nn.Module):
 
     def __init__(self, classifier: Classifier, backbone: LoadedBackbone) -> None:
         super().__init__()
-        # In a tuple, so that weights which the program does not use are no part of it.
+        # The tuple hides submodules, so that unused weights do not become part of the program.
         self._parts = (classifier, backbone)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ def traced(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.Exp
     """The program of a classifier, on the backbone's device.
 
     Input: `pixels` (n, 3, h, w) uint8, RGB, of the backbone's image size, n of at least 1. Output:
-    (n, classes) float32. NotApplicableError says why there is none.
+    (n, classes) float32. NotApplicableError with the reason if the code cannot be exported.
     """
     program = _Program(classifier, backbone).eval()
     pixels = torch.zeros(TRACED, 3, *backbone.image_size, dtype=torch.uint8, device=backbone.device)
     with torch.no_grad():
-        # What is computed once and kept is computed on numbers, not while tracing.
+        # A first call fills caches with concrete values, not with traced ones.
         program(pixels)
         try:
             return torch.export.export(

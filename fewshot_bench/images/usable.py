@@ -1,6 +1,6 @@
 """Data sets opened without the images that cannot be decoded (`--skip-damaged`).
 
-`open_usable` is the entry; a class never loses all of its training images this way.
+`open_usable` is the entry point; a class never loses all of its training images this way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewshot_bench.utils.text import FEW, shortened
 def open_usable(
     open_it: Callable[[Mapping[str, Any]], Any], name: str, data: Mapping[str, Any]
 ) -> Dataset:
-    """A data set without what cannot be used of it; `open_it` opens it by what is said of it."""
+    """Open a data set without its unusable images; `open_it` opens it from `RunSpec.data`."""
     whole: Dataset = open_it({**data, SKIPPED: {name: []}})
     found = unreadable(whole, [item for _, item in all_items(whole)]).bad
     lost = lost_in_training(whole, found)
@@ -37,7 +37,7 @@ def open_usable(
 def with_skipped(
     data: Mapping[str, Any], datasets: Mapping[str, Dataset], *names: str
 ) -> Mapping[str, Any]:
-    """The `RunSpec.data` of these data sets, with the images that are left out."""
+    """The `RunSpec.data` of these data sets, including the ids of skipped images."""
     found = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
     skipped = {n: list(d.skipped) for n, d in found.items() if isinstance(d, Without)}
     return {**data, SKIPPED: skipped} if skipped else data

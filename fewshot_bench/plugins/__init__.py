@@ -1,1 +1,1 @@
-"""Built-in plug-ins, which use public faces and hooks alone. Nothing outside may import them."""
+"""Built-in plug-ins, which use only public interfaces and hooks; nothing outside imports them."""

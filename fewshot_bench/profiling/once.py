@@ -19,7 +19,7 @@ from torch import Tensor
 from fewshot_bench.profiling.cost import Cost, opened
 
 Derived = Mapping[str, Sequence[Tensor]]
-"""Tensors that follow from a backbone, by name."""
+"""Tensors derived from a backbone, by name."""
 
 
 class Bill(Protocol):

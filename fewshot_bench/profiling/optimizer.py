@@ -21,9 +21,9 @@ from fewshot_bench.api.method import RunContext
 from fewshot_bench.utils.errors import NumericalError
 
 MOST_OVERFLOWS = 25
-"""Overflows in a row; a scaler that began at 2^16 has come down to 2^-9 by then."""
+"""Maximum consecutive overflows; a scaler that started at 2^16 is at 2^-9 by then."""
 MOST_WAITING = 64
-"""Losses on a device that wait for the next optimizer step, to be sent to the host with it."""
+"""Losses buffered on the device until the next optimizer step, and copied to the host with it."""
 Kind = Literal["loss", "scaled loss", "gradient", "overflows"]
 Rates = tuple[Any, ...]
 

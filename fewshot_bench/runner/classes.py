@@ -33,16 +33,16 @@ class LabelSpace(Vocabulary):
 
     @classmethod
     def fitted(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
-        """Those that a cell is fitted on; `card` is that of its data set."""
+        """The classes that a cell is fitted on; `card`: the card of its data set."""
         return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
 
     @classmethod
     def evaluated(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
-        """Those that a cell is evaluated on; `card` is that of its target."""
+        """The classes that a cell is evaluated on; `card`: the card of its target."""
         return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
 
     def is_subset_of(self, other: LabelSpace) -> bool:
-        """True when all classes are among those of `other`; False for ambiguous identities."""
+        """True if `other` contains all classes; False if identities are ambiguous."""
         distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
         return distinct and set(self.identities) <= set(other.identities)
 
@@ -50,10 +50,10 @@ class LabelSpace(Vocabulary):
 def adapt_classifier(
     classifier: Classifier, fitted: LabelSpace, evaluated: LabelSpace
 ) -> tuple[Classifier, Tensor | None]:
-    """A classifier for `evaluated`, and the columns of its logits that are needed (None: all).
+    """A classifier for `evaluated`, and the columns of its logits to keep (None: all).
 
-    Classes that were fitted on are columns of the fitted classifier, whatever the method, under the
-    same prompts; others need `for_classes`. NotApplicableError where the method has none.
+    Under the same prompts, fitted classes are columns of the fitted classifier, whatever the
+    method; other classes need `for_classes`. NotApplicableError if the classifier has none.
     """
     if fitted == evaluated:
         return classifier, None

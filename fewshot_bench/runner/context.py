@@ -50,19 +50,19 @@ class Context:
         return Declarations(copy.deepcopy(self.notes), dict(self.selection))
 
     def restore(self, declarations: Declarations) -> None:
-        """Go back to earlier declarations."""
+        """Reset notes and selection to earlier declarations."""
         self.notes = copy.deepcopy(declarations.notes)
         self.selection = dict(declarations.selection)
 
     @property
     def memory_parts(self) -> int:
-        """Into how many parts to divide the work; `divisible` remembers that it was asked for."""
+        """Number of parts to divide the work into; reading it sets `divisible`."""
         self.divisible = True
         return self._parts
 
     @property
     def parts_used(self) -> int:
-        """The parts that the work was divided into; 1 for a method that never asked."""
+        """Number of parts that the work was divided into; 1 if `memory_parts` was never read."""
         return self._parts if self.divisible else 1
 
     def rng(self, name: str) -> torch.Generator:
@@ -83,7 +83,7 @@ class Context:
         return torch.amp.GradScaler(self.device.type, enabled=enabled)
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how far `fit` is."""
+        """Report the progress of `fit`."""
         if self._on_progress is not None:
             self._on_progress(
                 whole_number("ctx.progress: done", done, 0),
@@ -91,7 +91,7 @@ class Context:
             )
 
     def note(self, **values: object) -> None:
-        """Keep JSON-able facts in the record."""
+        """Add JSON-able facts to the record."""
         for name, value in values.items():
             self.notes[name] = _plain(name, value)
 

@@ -1,7 +1,7 @@
-"""Image encodings that the cells of a run shared, from their records.
+"""Image encodings that the cells of a run shared, computed from their records.
 
-`encodings_saved` gives the line that `fsbench run` prints. Cells that share a fit are left out,
-since each of their records holds the whole bill of that fit.
+`encodings_saved` returns the line that `fsbench run` prints. Cells that share a fit are left out,
+since each of their records is billed for the whole fit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fewshot_bench.api.record import Record
 
 
 def encodings_saved(records: Sequence[Record]) -> str:
-    """Images that a frozen encoder computed, and that were billed; empty if none was shared."""
+    """Line comparing images encoded and billed for a frozen encoder; empty if none was shared."""
     fits = Counter(record.spec.fit_key() for record in records)
     computed = billed = adapted = 0
     for record in records:

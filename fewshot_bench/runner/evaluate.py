@@ -1,7 +1,7 @@
 """Evaluation of a fitted method on the queries of a cell, without their labels.
 
-`evaluate` is the entry point: it gives a record without metrics, and logits as a plain array that
-plug-in code has no hold of. The fitted method stays as it was.
+`evaluate` is the entry point: it returns a record without metrics, and logits as a plain array to
+which plug-in code has no reference. The fitted method stays unchanged.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ OUT_OF_MEMORY = "out-of-memory"
 
 
 class QueryBatches:
-    """The batches that a classifier asks for, divided by `parts` where memory is short.
+    """Batch sizes for the queries of a classifier, divided by `parts` when memory is short.
 
-    asked: True once it asked for any.
+    asked: True once the classifier requested batches.
     """
 
     def __init__(self, method: str, parts: int) -> None:
@@ -67,13 +67,13 @@ def evaluate(
     batches: QueryBatches,
     incidents: Incidents,
 ) -> Answered:
-    """Ask a fitted method about the queries of a cell that shares its fit.
+    """Compute the logits of a fitted method for the queries of a cell that shares its fit.
 
-    incidents: those of the fit; what happens here is added to them.
+    incidents: of the fit so far; incidents of the evaluation are added.
     """
     spec = cell.spec
     meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
-    # The classifier may hold the context of its fit, and note more.
+    # The classifier may hold the fit's context and have added notes for another cell.
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
@@ -118,7 +118,7 @@ def _predict(
     source = session.source(cell.lists.queries, cell.spec)
     queries = image_view(source, session.features, meter, phase="encode_queries", batch=limit)
     with meter.phase("predict"), torch.no_grad():
-        # A copy, so that what one answer leaves behind does not reach the next one.
+        # A copy, so that attributes set in one evaluation do not affect the next one.
         classifier, columns = adapt_classifier(copy.copy(fitted.classifier), known, asked)
         raw = classifier.logits(queries)
     check_backbone(fitted.backbone, fitted.fingerprint, f"{cell.spec.method}.logits")
@@ -128,7 +128,7 @@ def _predict(
 
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
-    """The facts of its method; one that raises only now, after its training, costs no result."""
+    """The method card; an error in it becomes an incident, since the result is already computed."""
     try:
         card = card_of(cell.method)
         return {"card": card.to_dict(cell.spec.overrides)} if card else {}
@@ -158,9 +158,9 @@ def _stored_values(classifier: Classifier, method: str) -> int:
 
 
 def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
-    """A copy of (queries, classes) finite logits as float32; ContractError says what came instead.
+    """A float32 copy of finite (queries, classes) logits; ContractError if they are anything else.
 
-    What a subclass of Tensor redefines is not called: its values count, not what it says of them.
+    Overrides of a Tensor subclass are not called: only its stored values count.
     """
     if not isinstance(logits, Tensor):
         raise ContractError(f"logits() returned {type(logits).__name__}, expected a tensor")
@@ -170,7 +170,7 @@ def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
     except ContractError:
         raise
     except Exception as error:
-        # Fake or wrapped by a transform: torch refuses each in another place.
+        # For fake tensors and tensors wrapped by a transform, torch raises in different places.
         raise ContractError(
             f"logits() returned a tensor that cannot be read ({type(error).__name__}: "
             f"{_reason(error)}); return a plain dense one"
@@ -195,7 +195,7 @@ def _read(logits: Tensor, queries: int, classes: int) -> np.ndarray:
 
 
 def _on_the_host(logits: Tensor) -> Tensor:
-    """Float32 values in host memory of our own, as a plain tensor."""
+    """A plain float32 copy in host memory."""
     if logits.is_nested:
         raise ContractError(
             "logits() returned a tensor that cannot be read (it is nested); return a dense one"
@@ -215,7 +215,7 @@ def _on_the_host(logits: Tensor) -> Tensor:
 
 
 def _refuse_freed(logits: Tensor) -> None:
-    """ContractError where the memory is smaller than the tensor: a copy would end the process."""
+    """ContractError if the storage is smaller than the tensor: a copy would crash the process."""
     if not logits.numel():
         return
     reach = sum(

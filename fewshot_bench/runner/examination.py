@@ -1,7 +1,7 @@
 """Contract between the process that holds query labels and the one that runs plug-in code.
 
-`Examination` is the contract, `examiner.Examiner` keeps it. Queries are numbers in a shuffled
-order: no label, id or path of a query is in a `CellLists`.
+`Examination` is the contract, `examiner.Examiner` implements it. Queries are numbered in a shuffled
+order: a `CellLists` holds no label, id or path of a query.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class ImageList:
     """Images that are read by number; `labels` are class indices, and empty for queries.
 
-    handle: an opaque name of the list; equal lists have equal ones in one process. mirrored: as in
-    the data set's card. stamped: whether unchanged files are known without reading them.
+    handle: an opaque name of the list; equal lists share a handle within a process. mirrored: as in
+    the data set's card. stamped: True if unchanged files are recognized without reading them.
     """
 
     handle: str
@@ -41,10 +41,10 @@ class ImageList:
 class CellLists:
     """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
 
-    train, val: labeled, in the order in which they were drawn; picks: the digest of both, as
-    `fsbench splits show` has it. queries: without labels, shuffled, since a list grouped by class
-    would give labels away by position; their order follows from the digest of the whole split,
-    which is therefore not here.
+    train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
+    `fsbench splits show`. queries: without labels, and shuffled, since a list grouped by class
+    would reveal labels by position; their order follows from the digest of the whole split, which
+    is therefore not included.
     """
 
     fitted: LabelSpace
@@ -56,9 +56,9 @@ class CellLists:
 
 
 class Outcome:
-    """The result of one cell: its record and, when it is done, its answers with the images' ids.
+    """The result of one cell: its record and, if it is done, its answers and the image ids.
 
-    Both are in the order of the test list.
+    Answers and ids are in the order of the test list.
     """
 
     def __init__(
@@ -67,26 +67,26 @@ class Outcome:
         self.record = record
         self.answers = answers
         self.ids = ids
-        # True when a plug-in left the process so that nothing else should be computed in it.
+        # True if a plug-in left the process in a state in which nothing else should be computed.
         self.tainted = False
 
     @property
     def logits(self) -> Tensor | None:
-        """(n, classes); None where there is no answer."""
+        """Logits of shape (n, classes); None without answers."""
         import torch
 
         return None if self.answers is None else torch.from_numpy(self.answers.logits)
 
 
 class Examination(Protocol):
-    """The label side, as the process that runs plug-in code sees it; see `Examiner`."""
+    """Interface of the label side for the process that runs plug-in code; see `Examiner`."""
 
     def cell(self, spec: RunSpec) -> CellLists:
-        """The label spaces and lists of images of a cell."""
+        """The label spaces and image lists of a cell."""
         ...
 
     def files(self, images: ImageList) -> EncodedFiles:
-        """The encoded files of a list."""
+        """The encoded files of an image list."""
         ...
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:

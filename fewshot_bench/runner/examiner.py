@@ -1,7 +1,7 @@
-"""The side of a run that holds query labels: it deals out tasks and images, and marks answers.
+"""The side of a run that holds query labels: serves tasks and images, and computes metrics.
 
-`Examiner` is the entry point. Metrics are computed here, from the array that is stored, and
-nowhere where plug-in code runs.
+`Examiner` is the entry point. Metrics are computed here, from the array that is stored, and never
+where plug-in code runs.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 8, 256
-# What `environment["labels"]` says of a record whose metrics were computed apart from plug-in code.
+# Value of `environment["labels"]` if metrics were computed in a process without the method's code.
 SEPARATE = "separate"
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """The data sets and the split of a cell. order: of the queries, as places in the test list."""
+    """The data sets and the split of a cell. order: the queries as positions in the test list."""
 
     dataset: Dataset
     target: Dataset
@@ -54,10 +54,10 @@ class _Cell:
 
 
 class Examiner:
-    """Opens data sets, draws splits and marks answers, in the process that calls it.
+    """Opens data sets, draws splits and computes metrics, in the calling process.
 
-    store: the folder of the results, with imported splits. anonymous: errors name images by their
-    numbers, since they reach code that must not see ids.
+    store: the results folder, with imported splits. anonymous: errors name images by number, since
+    they reach code that must not see ids.
     """
 
     def __init__(self, store: Path | None = None, *, anonymous: bool = False) -> None:
@@ -69,7 +69,7 @@ class Examiner:
         self._handles: dict[Any, str] = {}
 
     def cell(self, spec: RunSpec) -> CellLists:
-        """The label spaces and lists of images of a cell."""
+        """The label spaces and image lists of a cell."""
         cell, split = self._cell(spec), self._cell(spec).split
         return CellLists(
             *self._label_spaces(spec),
@@ -84,11 +84,11 @@ class Examiner:
         return fitted, LabelSpace.evaluated(self.target(spec).card(), spec)
 
     def files(self, images: ImageList) -> ImageFiles:
-        """The encoded files of a list."""
+        """The encoded files of an image list."""
         return self.listed(images.handle)
 
     def listed(self, handle: str) -> ImageFiles:
-        """The encoded files of the list of this handle."""
+        """The encoded files of the image list with this handle; ContractError if unknown."""
         if handle not in self._lists:
             raise ContractError(f"no list of images has the handle '{handle}'; run again")
         self._lists.move_to_end(handle)
@@ -124,7 +124,7 @@ class Examiner:
         return self._open(spec.dataset, spec.data)
 
     def target(self, spec: RunSpec) -> Dataset:
-        """The data set that a cell is evaluated on; own prompts apply to every target."""
+        """The data set that a cell is evaluated on; custom templates apply to every target."""
         if not spec.target:
             return self.dataset(spec)
         said = ("templates", SKIPPED)
@@ -173,7 +173,7 @@ class Examiner:
     def images(
         self, dataset: Dataset, items: tuple[Item, ...], labels: tuple[int, ...]
     ) -> ImageList:
-        """The list of some images of a data set; no labels for queries."""
+        """An image list of a data set; `labels` is empty for queries."""
         key = (id(dataset), items)
         handle = self._handles.setdefault(key, secrets.token_hex(8))
         if handle not in self._lists:
@@ -216,7 +216,7 @@ class Examiner:
         return image_facts(train, val, [test[place] for place in range(len(test))])
 
     def _with_names(self, record: Record) -> Record:
-        """A failed record that names images by their ids, which its process did not have."""
+        """The record with image ids in its error, which the process that failed did not have."""
         if not record.error:
             return record
         error = {
@@ -241,7 +241,7 @@ def _shuffled(split: Split) -> tuple[int, ...]:
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
-    """Add a value, in place of those that were used longest ago."""
+    """Add a value; drop the oldest entries above `most`."""
     kept[key] = value
     while len(kept) > most:
         kept.popitem(last=False)

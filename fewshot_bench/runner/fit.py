@@ -1,7 +1,7 @@
 """Fitting a method to the task of a cell, measured and guarded.
 
-`fit` is the entry point. Its result is immutable: `evaluate.evaluate` asks it about any number of
-cells, and none of them sees what another one left.
+`fit` is the entry point. Its result is immutable: `evaluate.evaluate` applies it to any number of
+cells, none of which sees side effects of another.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fewshot_bench.utils.rng import derive, isolated
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted method and what the fit cost, which every cell that it answers is billed.
+    """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
-    context: the one that `fit` was given, which its classifier may hold; declared: what was noted
-    in it. trained: parameters, their source and the optimizer's steps. peak_mb: memory.
+    context: the context passed to `fit`, which its classifier may hold; declared: the declarations
+    made in it. trained: parameters, their source and the optimizer's steps. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -55,7 +55,7 @@ def seed_of(spec: RunSpec) -> int:
 
 
 def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
-    """Fit the method of a cell; incidents are added to as they happen."""
+    """Fit the method of a cell; `incidents` grows as they happen."""
     spec = cell.spec
     backbone, fingerprint = session.backbone(spec)
     meter, memory = Meter(backbone.device), PeakMemory(backbone.device)
@@ -116,7 +116,7 @@ def _check_classifier(classifier: Any, method: str) -> None:
 
 
 def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None:
-    """ContractError where plug-in code left the backbone changed."""
+    """ContractError if plug-in code left the backbone changed."""
     if backbone.fingerprint() != fingerprint:
         raise ContractError(
             f"{who} left the backbone changed (weights, flags or hooks "

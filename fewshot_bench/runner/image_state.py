@@ -1,4 +1,4 @@
-"""The images of a plan's data sets as they are now, known by stamps where nothing has changed."""
+"""Current digests of the images of a plan's data sets; files with a known stamp are not read."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SplitKey = tuple[Any, ...]
 
 
 class ImageState:
-    """Image facts that records of a plan's cells would hold if they were made now.
+    """Image facts that records of a plan's cells would hold if they were computed now.
 
-    Files that are known by their stamps are not read. A data set that cannot tell whether a file
-    changed (not `Stamped`) is left out: it is known by its revision alone. `problems` says by data
-    set why its images cannot be told.
+    Files with a known stamp are not read. Data sets that cannot detect changed files (not
+    `Stamped`) are left out: only their revision identifies them. `problems`: by data set, the
+    reason why its images could not be read.
     """
 
     def __init__(self, datasets: Mapping[str, Dataset], store: Path) -> None:
-        """datasets: opened, by name; store: the folder of the results, with imported splits."""
+        """datasets: open data sets by name; store: the results folder, with imported splits."""
         self.problems: dict[str, str] = {}
         self._datasets = datasets
         self._store = store
@@ -39,13 +39,13 @@ class ImageState:
         self._facts: dict[SplitKey, Mapping[str, Any]] = {}
 
     def changed(self, records: Sequence[Record]) -> set[str]:
-        """The keys of those whose images are not those that are there now."""
+        """The keys of records whose images differ from the current ones."""
         stating = [record for record in records if images(record)]
         self._learn([record.spec for record in stating])
         return {record.spec.key() for record in stating if self._differs(record)}
 
     def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
-        """Per cell the number of test images among its training images, where known."""
+        """The number of test images among the training images of each cell, where known."""
         self._learn(cells)
         found = []
         for cell in cells:
@@ -59,7 +59,7 @@ class ImageState:
         return facts is not None and facts["images"] != images(record)
 
     def _learn(self, cells: Sequence[RunSpec]) -> None:
-        """Work out the facts of all splits of cells, every data set read once."""
+        """Compute the facts of all splits of the cells, reading every data set once."""
         new = {split_key(cell): cell for cell in cells if split_key(cell) not in self._facts}
         new = {key: cell for key, cell in new.items() if self._has_stamps(cell)}
         wanted: defaultdict[str, dict[str, Item]] = defaultdict(dict)
@@ -95,7 +95,7 @@ class ImageState:
         try:
             found = ImageFiles(self._datasets[name], absent).digests
         except Exception as error:
-            # Whatever a plug-in raises: without its images there is nothing to compare.
+            # A plug-in may raise anything: without its images there is nothing to compare.
             self.problems[name] = in_a_line(error)
             return
         known.update(zip((item.id for item in absent), found, strict=True))

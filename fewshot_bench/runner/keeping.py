@@ -1,6 +1,7 @@
-"""Keeping the model of a cell beside its record; a cell whose method cannot be kept says why.
+"""Keeping the model of a cell beside its record.
 
-`keep` is the entry. It changes no number of the record.
+`keep` is the entry point. It changes no number of the record; a model that cannot be kept becomes
+an incident with the reason.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ INCIDENT = "model"
 def keep(
     fitted: Fitted, cell: Cell, session: Session, store: Path, incidents: Incidents
 ) -> dict[str, Any]:
-    """Write the model of a cell into a store; the part of the footprint that states it.
+    """Write the model of a cell into a store; return its facts for the record's footprint.
 
-    An incident says why there is none: a method that cannot be kept, or that does not give back
-    what it kept, or a disk that is full.
+    On failure, add an incident and return an empty dict: the method cannot be kept, its restored
+    model fails a check, or the disk is full.
     """
     key, method = cell.spec.key(), cell.spec.method
     folder = model_folder(store, key)

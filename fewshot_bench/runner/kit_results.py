@@ -1,6 +1,7 @@
-"""Results of the conformance kit by method code, kept for the records of its cells.
+"""Conformance kit results by method code, cached for the records of a method's cells.
 
-A result belongs to one method and one state of its source: with another digest there is none.
+`keep` writes a result, `kept` reads it. A result belongs to one method and one digest of its
+source.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class KitResult:
 
 
 def keep(method: str, digest: str, result: KitResult) -> None:
-    """Write a result down; OSError when that fails."""
+    """Write a result to the cache; OSError if that fails."""
     content = asdict(result) | {"method": method, "digest": digest}
     write(_file(method, digest), json.dumps(content, indent=1).encode())
 
 
 def kept(method: str, digest: str) -> KitResult | None:
-    """The result for a method in a state of its code; None where there is none."""
+    """The result for a method and the digest of its code; None if there is none."""
     if digest in ("", CHANGED):
         return None
     try:
@@ -44,7 +45,7 @@ def kept(method: str, digest: str) -> KitResult | None:
 
 
 def of_record(method: str) -> dict[str, Any] | None:
-    """The `environment["kit"]` of a record; None for code without a result of the kit."""
+    """The value of `environment["kit"]` in a record; None if the code has no kit result."""
     result = kept(method, str(registry().code(method)["digest"]))
     return None if result is None else asdict(result)
 

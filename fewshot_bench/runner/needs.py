@@ -1,6 +1,6 @@
-"""Upper bounds of what a run takes: disk for results, features and decoded images; memory.
+"""Upper bounds of a run's disk use (results, features, decoded images) and memory.
 
-`needs` counts from the plan, before anything is encoded. What several cells share is counted once.
+`needs` counts from the plan, before anything is encoded. Data shared by cells is counted once.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from fewshot_bench.backbones.shape import Shape
 
 RECORD_BYTES = 8_192
-# Python with torch and the smallest backbone: as little as was ever seen, and with all libraries.
+# Python with torch and the smallest backbone: the least memory observed, and with all libraries.
 WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
-# Of a row of features, and of a decoded image, what their files add: indices, heads, checks.
+# File overhead (indices, headers, checksums): factor per feature row, bytes per decoded image.
 ROW_SHARE, IMAGE_BYTES = 1.02, 128
 UNPROJECTED = "unprojected views"
-# A decoded picture that crops are cut from, in memory: 4 bytes a pixel.
+# A decoded picture in memory, from which crops are cut: 4 bytes per pixel.
 PICTURE_BYTES = 4 * 640 * 480
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a run takes at most; `least` is the memory that a worker takes in any case.
+    """Upper bounds in bytes; `least`: the memory that a worker takes in any case.
 
-    results: records, and what is kept of logits. features: `rows` of them, each once. images:
-    decoded ones. worker: memory of a worker beside what its method keeps while it trains.
-    silent: methods that do not say how many views they draw.
+    results: records and kept logits. features: feature rows, each counted once; `rows`: their
+    number by kind. images: decoded images. worker: memory of a worker, without what its method
+    keeps while it trains. silent: methods that do not declare how many views they draw.
     """
 
     results: int
@@ -53,7 +53,7 @@ class Needs:
     silent: tuple[str, ...] = ()
 
     def lines(self, workers: int, store: Path) -> Iterator[str]:
-        """For --dry-run: a line for each kind."""
+        """The lines of --dry-run, by kind of resource."""
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
         yield f"features: up to {size_text(self.features)} of disk: {rows or 'none'}"
@@ -71,7 +71,7 @@ class Needs:
         )
 
     def shrunk(self, store: Path) -> Iterator[str]:
-        """A sentence where not all features can be kept, and what follows."""
+        """A sentence on the consequences if not all features can be kept."""
         folder = store / "cache" / "features"
         place = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
@@ -113,7 +113,7 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str =
 
 
 def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
-    """Rows by kind, backbone, precision, EXIF and data set; images that cells share count once."""
+    """Feature rows by kind, backbone, precision, EXIF and data set; shared images count once."""
     queries: dict[tuple[str, ...], int] = defaultdict(int)
     drawn: dict[tuple[str, ...], dict[Any, int]] = defaultdict(dict)
     views: dict[tuple[str, ...], dict[Any, int]] = defaultdict(dict)
@@ -136,7 +136,7 @@ def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
 
 @dataclass(frozen=True)
 class _Pools:
-    """Sizes of a data set: images in each pool, classes, templates by set."""
+    """Sizes of a data set: images in each pool, and classes."""
 
     train: int
     val: int
@@ -151,16 +151,16 @@ class _Pools:
         return cls(train, val, test, len(dataset.card().classnames), dataset)
 
     def part(self, half: str) -> int:
-        """Classes in a half of them, or in all."""
+        """Number of classes in `half`: base, new or all."""
         return len(class_half(self.classes, half))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Counts of one cell at most: images and prompts that it encodes; `views` of each image.
+    """Upper bounds for one cell: images and prompts that it encodes, and `views` of each image.
 
-    views: None where its method does not say; unprojected: they are rows before the projection.
-    pool: train and val images of its data set.
+    views: None if its method does not declare them; unprojected: view features are taken before the
+    projection. pool: train and val images of its data set.
     """
 
     cell: RunSpec
@@ -180,7 +180,7 @@ class _Counts:
         sizes: Mapping[str, _Pools],
         fits: dict[Hashable, tuple[int | None, bool]],
     ) -> _Counts:
-        """fits: what was asked of methods before, since most cells share methods with options."""
+        """fits: cache of (views, unprojected), since most cells share method and options."""
         fitted, asked = sizes[cell.dataset], sizes[cell.target or cell.dataset]
         own = fitted.part("all" if cell.classes == "all" else "base")
         shots = int(min(cell.shots, fitted.train))
@@ -208,17 +208,17 @@ class _Counts:
 
     @property
     def fitted(self) -> int:
-        """Images that the fit sees."""
+        """Number of images used by the fit."""
         return self.support + self.val
 
     def memory(self) -> int:
-        """Bytes that a worker takes at most, beside what training keeps."""
+        """Upper bound in bytes of a worker's memory, without what training keeps."""
         from fewshot_bench.images import feature_cache, held
         from fewshot_bench.training.batches import VIEW_BYTES
 
         shape = _shape(self.cell.backbone)
         row = 4 * shape.width
-        # As they were computed, at unit length, and in the order that was asked for.
+        # Three copies: as computed, at unit length, and in the requested order.
         features = 3 * row * (self.queries + self.fitted + self.prompts)
         view = 4 * _row_width(shape, unprojected=self.unprojected)
         views = 3 * max(VIEW_BYTES, view * self.support) if self.views != 0 else 0
@@ -230,7 +230,7 @@ class _Counts:
 
 
 def views_of(cell: RunSpec, shots: int, classes: int) -> int | None:
-    """Views of each support image that a fit of the cell encodes; None where it does not say."""
+    """Views per support image that a fit of the cell encodes; None if not declared."""
     try:
         method = registry().method_class(cell.method)(**cell.options)
         count = method.views_per_image(shots, classes)
@@ -251,7 +251,7 @@ def _row_width(shape: Shape, *, unprojected: bool) -> int:
 
 
 def _weights(backbone: str) -> int:
-    """Bytes of a local file of weights."""
+    """Size in bytes of a local weights file (in a folder, the largest file); 0 if none."""
     folder = backbone.removeprefix("local-dir:")
     _, at, file = backbone.partition("@")
     try:

@@ -21,10 +21,10 @@ def read_own_data(
 ) -> dict[str, Any]:
     """The mapping for `RunSpec.data`, with the keys that were given; UsageError names a bad line.
 
-    classnames: a .txt file with one name per line in the order of the labels, or a .json, .yaml
-    or .yml file with a list of names or a mapping of old names to new ones; or either of these.
-    templates: prompts that hold {} once, or files with one prompt per line.
-    holdout: share of each class; a data set refuses what leaves it nothing to train or test on.
+    classnames: a .txt file with one name per line in the order of the labels; a .json, .yaml or
+    .yml file with a list of names or a mapping of old names to new ones; or such a list or mapping.
+    templates: prompts with exactly one {}, or files with one prompt per line.
+    holdout: share of each class; data sets refuse a share that leaves nothing to train or test on.
     """
     data: dict[str, Any] = {}
     if classnames is not None:
@@ -97,7 +97,7 @@ def _text(path: Path, where: str) -> str:
 
 
 def _lines(text: str, where: str, what: str) -> list[str]:
-    """Lines without blanks around them; blank lines at the end do not count."""
+    """Stripped lines; blank lines at the end are ignored."""
     lines = text.rstrip().split("\n") if text.strip() else []
     if not lines:
         raise UsageError(f"{where} is empty: expected one {what} per line")

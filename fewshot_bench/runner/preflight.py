@@ -1,7 +1,7 @@
-"""Checks before anything trains: that images can be read, and that disk and memory suffice.
+"""Checks before anything trains: images are readable, and disk and memory suffice.
 
-`check_images` is the entry for images; `needs.py` counts what `check_disk` and `check_memory` hold
-against the machine. A run that is bound to fail ends before its first fit.
+`check_images` is the entry point for images; `check_disk` and `check_memory` compare the counts of
+`needs.py` with the machine. A run that is bound to fail ends before its first fit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NoRoomError(FsbenchError):
 
 
 def check_disk(store: Path, bytes_needed: int) -> None:
-    """NoRoomError when the store's file system has less than this free, or says nothing of it."""
+    """NoRoomError if the store's file system has too little free space, or does not report it."""
     try:
         free = free_bytes(store)
     except OSError as error:
@@ -50,7 +50,7 @@ def check_disk(store: Path, bytes_needed: int) -> None:
 
 
 def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
-    """NoRoomError when so many workers, on all devices, cannot fit into the memory that is free."""
+    """NoRoomError if the workers of all devices together do not fit into the free memory."""
     free = free_host_memory()
     if free >= workers * bytes_each:
         return
@@ -68,7 +68,7 @@ def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
 
 
 def tight_memory(workers: int, most_each: int) -> str:
-    """A sentence where so many workers may come to need more than is free; empty otherwise."""
+    """A warning if the workers may come to need more than the free memory; empty otherwise."""
     free = free_host_memory()
     if free >= workers * most_each:
         return ""
@@ -84,7 +84,7 @@ ALL_CHECKED = 20_000
 
 
 def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
-    """Labels are indices of classes, every class has train images, no image is in two pools."""
+    """PluginError for bad labels, classes without train images, or an image in two pools."""
     name, classnames = card.name, card.classnames
     keys(f"{name}: items()", pools, ROLES)
     if card.class_ids and len(set(card.class_ids)) != len(classnames):
@@ -113,7 +113,7 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
 
 
 def _in_two(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
-    """Ids that are in two pools, with both; compared folder by folder."""
+    """Ids that are in two pools, with both roles; compared folder by folder."""
     folders: dict[str, list[tuple[str, Run]]] = {}
     for role, items in pools.items():
         for run in packed(items).runs:
@@ -127,10 +127,10 @@ def _in_two(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str
 
 
 def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:
-    """Keep the splits that data sets made of a person's images: in the store or by the data.
+    """Write the splits that data sets made of a user's images: into the store or beside the data.
 
-    Before the first cell, whose worker reads them, and after the images were checked: one that is
-    to be mended or removed must not be in a split that stays. but: data sets with such images.
+    Call it before the first cell, whose worker reads them, and after the image check: a damaged
+    image must not be in a split that stays. but: data sets with damaged images, which are skipped.
     """
     from fewshot_bench.api.dataset import Keeping
 
@@ -145,11 +145,11 @@ def check_images(
     warn: Callable[[str], None] = lambda text: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, str]:
-    """Decode images that are not known yet; a data set with bad ones gets a problem.
+    """Decode images not verified before; returns a problem for each data set with bad images.
 
-    All images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is told
-    once when what is found out cannot be kept for the next run, `tell` of images with an EXIF
-    orientation.
+    Checks all images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is
+    called once if the findings cannot be cached for the next run, `tell` for each data set that
+    has images with an EXIF orientation.
     """
     from fewshot_bench.images.decode import unreadable
     from fewshot_bench.utils.cache_dir import limit_bytes
@@ -183,7 +183,7 @@ def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
 
 
 def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
-    """Problems of images with the next step; classes that are lost as a whole first."""
+    """The message for bad images, with the next step; names training classes that lose them all."""
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""

@@ -1,6 +1,6 @@
-"""From what is asked for to cells: `Request` is expanded to a `Plan` of `RunSpec`s.
+"""Expands a `Request` into a `Plan` of cells (`RunSpec`s).
 
-`expand` is the entry. Every name, option and pool is checked here, before anything trains.
+`expand` is the entry point. Every name, option and pool is checked here, before anything trains.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def imported_picks(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request for a matrix of cells; its lists span the matrix. None: as the protocol sets it.
+    """A request for a matrix of cells, spanned by its lists. None: as the protocol sets it.
 
-    others: conditions of cells that planning has nothing to do with, by name.
+    others: conditions of cells that do not affect planning, by name.
     """
 
     methods: tuple[str | Configured, ...]
@@ -85,13 +85,13 @@ class Request:
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def conditions(self) -> dict[str, Any]:
-        """The conditions that are asked for, by name."""
+        """The requested conditions, by name."""
         own = {name: getattr(self, name) for name in CONDITIONS if hasattr(self, name)}
         return own | dict(self.others)
 
     @property
     def folder(self) -> Path:
-        """The store, whether it was named or not."""
+        """The requested store, or the default one."""
         return self.store or Path(DEFAULT_STORE)
 
 
@@ -105,11 +105,11 @@ OTHERS = tuple(
 
 @dataclasses.dataclass
 class Plan:
-    """Cells in the order in which they run; `problems` says which data sets cannot, and why.
+    """Cells in the order in which they run.
 
-    `datasets` holds what is fitted on and what is evaluated on. `left_out` holds what "all" or a
-    suite would stand for were it not broken, by name, with the reason. `keep_split` says where
-    splits are kept that data sets made: in the `store`, or beside the `data`.
+    datasets: data sets to fit or evaluate on. problems: reasons by data set that cannot be used.
+    left_out: reasons by broken method or data set of "all" or a suite. keep_split: where splits
+    made by data sets are kept: in the `store`, or beside the `data`.
     """
 
     cells: list[RunSpec]
@@ -120,7 +120,7 @@ class Plan:
 
 
 def expand(request: Request) -> Plan:
-    """Every cell of the request. UsageError for any name or value that is not known."""
+    """Plan every cell of the request. UsageError for unknown names or values."""
     known = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     variants = expand_methods(request.methods, request.options, known, plan.left_out)
@@ -139,7 +139,7 @@ def expand(request: Request) -> Plan:
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
-    # What shares a fit stands together, and methods vary fast: they share a support set.
+    # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
     for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
         cell = RunSpec(
@@ -189,9 +189,9 @@ def _opened(
     plan: Plan,
     opened: Callable[[str], tuple[Dataset, str]],
 ) -> dict[str, str]:
-    """Canonical name to revision; a data set whose data is missing becomes a problem.
+    """Open data sets; returns canonical name to revision. Missing data becomes a problem.
 
-    One that is broken is left out, unless it was `asked` for by its own name.
+    A broken data set is left out, but raises PluginError if it was `asked` for by its own name.
     """
     revisions = {}
     for name in names:
@@ -219,7 +219,7 @@ def canonical(name: str, dataset: Dataset) -> str:
 
 
 def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
-    """A data set as it is, or without its damaged images where these are to be left out."""
+    """A data set, with --skip-damaged without its damaged images."""
 
     def open_it(said: Mapping[str, Any]) -> Dataset:
         dataset: Dataset = registry().dataset(name, said, request.folder)
@@ -256,7 +256,7 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
 
 
 def revision_of(name: str, dataset: Dataset) -> str:
-    """Identity of a data set's lists, as specifications hold it."""
+    """Identity of a data set's item lists, as stored in specifications."""
     from fewshot_bench.api.items import digest_of
 
     pools, card = dataset.items(), dataset.card()
@@ -264,13 +264,13 @@ def revision_of(name: str, dataset: Dataset) -> str:
     lists = digest_of((role, pools.get(role, ())) for role in ROLES)
     if card.revision:
         return f"{card.revision}:{lists[:16]}"
-    # A set that names no revision is known by all that its card says and that can change a number.
+    # Without a revision, the identity also covers all card facts that can change a number.
     said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
     return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
 
 
 def weights_of(backbone: str) -> str:
-    """Identity of a backbone's weights, as specifications hold it."""
+    """Identity of a backbone's weights, as stored in specifications."""
     from fewshot_bench.backbones import loading
 
     loading.check(backbone)

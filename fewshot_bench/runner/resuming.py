@@ -1,7 +1,7 @@
-"""Resuming: cells of a plan that the store holds, and those to compute, again or at first.
+"""Resuming: divides the cells of a plan into done, failed and to be computed.
 
-A record of a method whose code has been edited since is stale: its number is not that of the code
-that is installed. So is one of images whose files are other ones now.
+`resume` is the entry point. A record is stale if the code of its method has been edited since, or
+if its image files have changed: its numbers are not those of the current code and images.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Code:
 
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
-        """As the files are now."""
+        """Digests of the current source files."""
         known = registry()
         return cls({name: source_digest(known.method_class(name)) for name in sorted(set(methods))})
 
     def others(self, records: Sequence[Record]) -> list[Record]:
-        """Those that other code computed, or that do not say which."""
+        """Records that were computed by other code, or that do not state their code."""
         stated = Record.entries(records, "environment", "code")
         return [
             record
@@ -43,7 +43,7 @@ class Code:
         ]
 
     def about(self, records: Sequence[Record]) -> str:
-        """A remark on records that came in while a run went on; empty where all is well."""
+        """A remark on records of other code, added during a run; empty if there are none."""
         other = self.others(records)
         if not other:
             return ""
@@ -53,16 +53,16 @@ class Code:
         )
 
     def identity(self) -> str:
-        """Equal where the code of all methods is."""
+        """Digest of all methods' code; equal code gives equal digests."""
         return hashlib.sha256(canonical_json(self.digests).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Resume:
-    """Cells of a plan that are left, that are done, and that failed before.
+    """Cells of a plan: to be computed, done, and failed before.
 
-    stale: records of other code; changed: records of other images. Their cells are among `todo`, or
-    with `keep_stale` among the rest.
+    stale: records of other code; changed: records of other images. Their cells are in `todo`, or
+    with `keep_stale` in `done` or `failed`.
     """
 
     todo: list[RunSpec]
@@ -74,11 +74,11 @@ class Resume:
 
     @property
     def again(self) -> bool:
-        """True when something that is done is to be computed again."""
+        """True if cells that have a record are computed again because it is stale."""
         return bool(self.stale or self.changed) and not self.keep_stale
 
     def about_stale(self) -> list[str]:
-        """A line about cells of other code, about those that do not say, and of other images."""
+        """Lines on records of other code, of unknown code, and of other images, where any."""
         silent = [record for record in self.stale if record.code_digest is None]
         other = [record for record in self.stale if record.code_digest is not None]
         what = "computed again; --keep-stale keeps them"
@@ -105,10 +105,10 @@ def resume(
     retry_failed: bool = False,
     keep_stale: bool = False,
 ) -> Resume:
-    """Divide the cells by what the store holds.
+    """Divide the cells of a plan by the records in the store.
 
-    code: that of the plan's methods; images: of its data sets, None to leave them unlooked at.
-    Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
+    code: of the plan's methods; images: of its data sets, None to skip that check.
+    A cell that failed because of the machine (a killed worker) is always run again.
     """
     state = Resume([], [], [], keep_stale=keep_stale)
     held = store.held([] if force else plan.cells)

@@ -1,4 +1,4 @@
-"""A cell that runs out of memory is tried again with less of it, until it is done or cannot be."""
+"""Retries a cell that ran out of memory in smaller parts, until it succeeds or no retry is left."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _TEXTS = (
     "out of memory",
     "cublas_status_alloc_failed",
 )
-# All that oneDNN says, on a CPU, when the memory for a kernel cannot be had.
+# The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
 _ONEDNN = "could not create a primitive"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A fit that ended with an error, and what was noted until then."""
+    """A fit that ended with an error, and the incidents until then."""
 
     error: BaseException
     incidents: Incidents
@@ -41,7 +41,7 @@ class Failure:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for an error of a device or a machine that had no memory left."""
+    """True if the error means that a device or the machine ran out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()
@@ -50,7 +50,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release(error: BaseException) -> None:
-    """Free what the frames of an error still hold, and give it back to device and system."""
+    """Free memory held by an error's frames, and return it to the device and the system."""
     for one in _chain(error):
         traceback.clear_frames(one.__traceback__)
     forget_derived()
@@ -67,10 +67,10 @@ def fit_within_memory(
     interrupted: Callable[[], bool],
     parts: int = 1,
 ) -> Fitted | Failure:
-    """Fit a cell; out of memory, again with twice as many parts, up to `MOST_PARTS`.
+    """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
 
     parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
-    second try. What a person interrupted is raised, every other error is returned.
+    second try. An interruption by the user is raised, every other error is returned.
     """
     incidents, parts = Incidents(), min(parts, MOST_PARTS)
     while True:
@@ -117,9 +117,9 @@ def evaluate_within_memory(
     incidents: Incidents,
     interrupted: Callable[[], bool],
 ) -> Answered:
-    """`evaluate`; out of memory, again with half as many queries in a batch.
+    """`evaluate`; when out of memory, retry with half as many queries per batch.
 
-    A method that asks for no batches gets no second try. incidents: get those of the last try.
+    A method that requests no batches gets no second try. incidents: receives those of the last try.
     """
     batches = QueryBatches(cell.spec.method, fitted.context.parts_used)
     while True:
@@ -142,7 +142,7 @@ def evaluate_within_memory(
 def _hopeless(
     spec: RunSpec, when: str, tried: str, reason: BaseException
 ) -> InsufficientMemoryError:
-    """The error of a cell that cannot be done here, with what a person can do about it."""
+    """The error for a cell that does not fit into memory, with advice for the user."""
     size = spec.options.get("batch_size")
     advice = []
     if when == "fit" and isinstance(size, int) and size > 1:
@@ -159,7 +159,7 @@ def _hopeless(
 
 
 def _reason(error: BaseException) -> str:
-    """The beginning of its message: torch adds advice for programmers."""
+    """The start of the error message: torch appends advice for programmers."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
 

@@ -1,4 +1,4 @@
-"""From specification to record: which cells share a fit, and what a failure leaves."""
+"""From specification to record: runs cells that share a fit; failures become records."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run_group(
     progress: Progress | None = None,
     parts: int = 1,
 ) -> Iterator[Outcome]:
-    """Compute cells that share a fit (`RunSpec.fit_key`): fitted once, each outcome as it comes.
+    """Fit once for cells that share a fit (`RunSpec.fit_key`), and yield each cell's outcome.
 
-    A cell's outcome does not depend on which others are in its group. parts:
-    `RunContext.memory_parts` to begin with.
+    A cell's outcome does not depend on the other cells of its group. parts: the first value of
+    `RunContext.memory_parts`.
     """
     with open_views():
         fits: dict[str, Fitted | Failure] = {}
@@ -50,7 +50,7 @@ def run_group(
 
 
 def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
-    """With its metrics; data that cannot be used any more (a changed image) fail the cell."""
+    """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
     try:
         return session.examiner.settle(record, answers)
     except StoreError:
@@ -70,7 +70,7 @@ def _computed(
     interrupted: Callable[[], bool],
     parts: int,
 ) -> tuple[Record, np.ndarray | None]:
-    """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
+    """Compute one cell; an error of plug-in code fails it, unless the user interrupted the run."""
     key, incidents = spec.fit_key(), Incidents()
     try:
         cell = session.resolve(spec)
@@ -88,7 +88,7 @@ def _computed(
         except NotApplicableError:
             raise
         except BaseException:
-            # A failed evaluation may have spoiled what it used; a failed fit stays failed.
+            # A failed evaluation may have corrupted the fit: drop it. A failed fit stays failed.
             del fits[key]
             raise
     except NotApplicableError as error:
@@ -104,7 +104,7 @@ def _computed(
 def _with_model(
     answered: Answered, fitted: Fitted, cell: Cell, session: Session, incidents: Incidents
 ) -> Answered:
-    """With its model in the store, where models are kept."""
+    """Keep the model in the store if requested; the record gains its facts and incidents."""
     if session.models is None:
         return answered
     record, answers = answered

@@ -1,6 +1,6 @@
 """A session: backbones, decoded images and features that cells share in one process.
 
-`Session.resolve` turns a specification into a `Cell`, once, for all that follows.
+`Session.resolve` turns a specification into a `Cell`, which all later steps use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SOURCES_KEPT = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is resolved: its method, label spaces and lists of images."""
+    """A resolved cell: its method, label spaces and image lists."""
 
     spec: RunSpec
     method: Method
@@ -36,9 +36,9 @@ class Cell:
 
     @property
     def inapplicable(self) -> str:
-        """The reason why a method cannot answer for the evaluated classes, if known before a fit.
+        """The reason, if known before a fit, why a method cannot classify the evaluated classes.
 
-        Empty where it can, or where only its classifier can tell.
+        Empty if it can, or if this depends on its classifier.
         """
         reason = str(getattr(self.method, "tied_to_classes", ""))
         fitted, evaluated = self.lists.fitted, self.lists.evaluated
@@ -53,7 +53,7 @@ class Cell:
 
 
 class Session:
-    """One process's loaded things. examiner: holds the data; one in this process by default."""
+    """State that cells share in a process. examiner: holds the data; by default in this process."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Session:
         examiner: Examination | None = None,
         models: Path | None = None,
     ) -> None:
-        """models: the store that keeps the models of its cells; None where none is kept."""
+        """models: the store that keeps the models of cells; None to keep none."""
         determinism.apply()
         self._kernels: dict[str, Any] = {}
         self.features = FeatureCache(cache, self._is_sound)
@@ -74,17 +74,17 @@ class Session:
         self._sources: dict[tuple[str, tuple[int, ...], str], ImageSource] = {}
 
     def resolve(self, spec: RunSpec) -> Cell:
-        """The cell of a specification; UsageError and DataMissingError where there is none."""
+        """Resolve a specification; UsageError or DataMissingError if that is impossible."""
         method = registry().method_class(spec.method)(**spec.options)
         _import(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 
     def mark_tainted(self) -> None:
-        """Remember that a plug-in left this process in a state that cannot be undone."""
+        """Mark this process as tainted: a plug-in left changes that cannot be undone."""
         self.tainted = True
 
     def _is_sound(self) -> bool:
-        """True while kernels compute what they did at first, so that features may be shared."""
+        """True while features may be shared: not tainted, kernel settings as first recorded."""
         return not self.tainted and kernel_state() == self._kernels
 
     def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
@@ -94,19 +94,19 @@ class Session:
             self._sources.clear()
             self._backbones.clear()
             loaded = loading.load(spec.backbone, self.device, spec.precision)
-            # Once the device is in use, and before any plug-in code.
+            # Read once the device is in use, and before any plug-in code runs.
             self._kernels = self._kernels or kernel_state()
             self._backbones[key] = (loaded, loaded.fingerprint())
         return self._backbones[key]
 
     def drop_changed_backbone(self) -> None:
-        """Forget a backbone that a method has left changed; the next cell loads it anew."""
+        """Drop the backbone if a method left it changed; the next cell loads it anew."""
         if any(_differs(loaded, found) for loaded, found in self._backbones.values()):
             self._backbones.clear()
             self._sources.clear()
 
     def source(self, images: ImageList, spec: RunSpec) -> ImageSource:
-        """Decoded images of a list, shared by the cells that use the same one."""
+        """Decoded images of a list, shared by the cells that use the same list."""
         backbone, _ = self.backbone(spec)
         # The same images are queries of one fit and, labeled, validation images of another.
         key = (images.handle, images.labels, spec.exif)
@@ -126,7 +126,7 @@ class Session:
 
 
 def _import(method: str, modules: Any) -> None:
-    """Import what a fit will, so that no cell is charged for it."""
+    """Import the modules that a fit needs, so that no cell is billed for the import."""
     if not isinstance(modules, tuple) or not all(isinstance(name, str) for name in modules):
         raise PluginError(
             f"method '{method}' has imports={modules!r:.80}, expected a tuple of names of modules, "
@@ -143,7 +143,7 @@ def _import(method: str, modules: Any) -> None:
 
 
 def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:
-    """True also where a plug-in left torch so that no fingerprint can be taken."""
+    """True if the backbone has changed, or if no fingerprint can be computed any more."""
     try:
         return backbone.fingerprint() != fingerprint
     except Exception:

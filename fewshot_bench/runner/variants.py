@@ -1,4 +1,4 @@
-"""Methods with their hyper-parameters, from what a person typed."""
+"""Methods with their hyper-parameters, parsed from user input."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Configured:
-    """A method with values of its hyper-parameters, as an object of its class has them."""
+    """A method given as an object, with the values of its hyper-parameters."""
 
     method: str
     values: Mapping[str, Any]
 
 
-# `[method.]name=value[,value]`, or the name and its values.
+# `[method.]name=value[,value]`, or a pair of `[method.]name` and values.
 Option = str | tuple[str, tuple[Any, ...]]
 
 
@@ -54,11 +54,11 @@ def expand_methods(
     known: Registry,
     left_out: dict[str, str] | None = None,
 ) -> list[Variant]:
-    """Every method with every combination of the values that `options` give.
+    """Every method with every combination of the option values.
 
-    options: of several for one parameter the last counts; a `Configured` method takes none.
-    left_out: takes what is broken of `all` and of suites, by name, with the reason.
-    UsageError for names and values that are not known, PluginError for a broken method by name.
+    options: the last one per parameter counts; a `Configured` method takes none.
+    left_out: receives the broken methods of `all` and of suites: name to reason.
+    UsageError for unknown names and values, PluginError for a broken method given by name.
     """
     asked = _asked(methods, known, {} if left_out is None else left_out)
     names = list(dict.fromkeys(one if isinstance(one, str) else one.method for one in asked))
@@ -115,18 +115,18 @@ def _asked(
             found.append(known.method(one).name)
         else:
             found.append(one)
-    # An object is no key: its values need not be.
+    # No dict: the values of a `Configured` need not be hashable.
     return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
 def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
-    """`[method.]name=value[,value]` in its parts."""
+    """Split `[method.]name=value[,value]` into method, parameter and values."""
     if not isinstance(option, str):
         owner, _, parameter = option[0].rpartition(".")
         return canonical(owner), parameter, option[1]
     in_file = _FILE_OPTION.fullmatch(option)
     if in_file is not None:
-        # What stands in a path separates nothing.
+        # Dots, commas and equal signs in the path are no separators.
         owner, parameter, value = in_file.groups()
         return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
     name, equals, value = option.partition("=")
@@ -172,7 +172,7 @@ def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
 
 
 def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
-    """An instance; UsageError for values that the class itself does not take."""
+    """An instance; UsageError for values that the class itself rejects."""
     try:
         return cls(**chosen)
     except FsbenchError:
@@ -186,7 +186,7 @@ def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
 
 
 def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:
-    """A value as it stands in the record, so that 1 and 1.0 of a float are one configuration."""
+    """The value as recorded: a float's 1 becomes 1.0, so that both are one configuration."""
     if field.type is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     finite = not isinstance(value, float) or math.isfinite(value)

@@ -1,1 +1,1 @@
-"""Splits: drawn, read from files, written, checked, and the published ones."""
+"""Splits: drawing, reading, writing and checking them, and the published ones."""

@@ -1,7 +1,7 @@
-"""Checks of split files, and the items of a data set that the paths in a file mean.
+"""Checks of split files, and mapping of the paths in a file to items of a data set.
 
-Every check returns what it found in a line, or raises DataMissingError. `mapped` gives a file's
-lists as items of a data set; checks that need such lists say so.
+Every check returns a line with its result, or raises DataMissingError. `mapped` returns a file's
+lists as items of a data set; checks that need such lists state it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def check_digest(file: SplitFile) -> str:
-    """The digest; in a file of ours, when it is the one that the file states."""
+    """Return the digest; for our format, check that the file states the same."""
     if file.format == "fsbench" and file.stated != file.digest:
         raise DataMissingError(
             f"{file.path} states the digest {shown(file.stated)} and its lists have {file.digest}: "
@@ -64,7 +64,7 @@ def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
     """Check that picks come from the data set's train and val lists, never from its test list.
 
     A val pick may be a test image where the data set's own val list holds it.
-    `file` holds items of the data set (`mapping.mapped`).
+    `file` must hold items of the data set (`mapped`).
     """
     ids = {role: {item.id for item in pools.get(role, ())} for role in ROLES}
     kept = {"train": ids["test"], "val": ids["test"] - ids["val"]}
@@ -79,9 +79,9 @@ def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
 
 
 def check_shots(file: SplitFile, pools: Pools, dataset: str) -> str:
-    """Check that the draw has the shots that it states, or all images, and one of every class.
+    """Check that the draw has its stated shots, or all images, and an image of every class.
 
-    `file` holds items of the data set and has `shots`.
+    `file` must hold items of the data set (`mapped`); without `shots` the check fails.
     """
     counts = Counter(item.label for item in file.lists["train"])
     names = {item.label: item.classname for item in pools.get("train", ())}
@@ -122,10 +122,10 @@ def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: 
 
 
 def find_items(paths: Iterable[str], known: Mapping[str, Item]) -> list[list[Item]]:
-    """The items that each path may mean: one, none, or several when it is ambiguous.
+    """The items that match each path: one, none, or several if it is ambiguous.
 
-    known: a data set's items by id. The longest id that a path ends in is meant; only where there
-    is none, the path may be the end of an id itself.
+    known: a data set's items by id. A path matches the longest id that it ends in; only if there is
+    none, it matches ids that end in the path.
     """
     listed = list(paths)
     found = {path: _by_whole_id(path, known) for path in listed}
@@ -145,7 +145,7 @@ def _by_whole_id(path: str, known: Mapping[str, Item]) -> Item | None:
 
 
 def _by_end(known: Mapping[str, Item], wanted: Collection[str]) -> dict[str, list[Item]]:
-    """Items by those ends of their ids that are wanted; an index of all ends may be too large."""
+    """Items by the wanted suffixes of their ids; an index of all suffixes might be too large."""
     found: dict[str, list[Item]] = {}
     for item in known.values():
         parts = item.id.split("/")
@@ -157,10 +157,10 @@ def _by_end(known: Mapping[str, Item], wanted: Collection[str]) -> dict[str, lis
 
 
 def mapped(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
-    """The same lists as items of the data set.
+    """The file with its lists mapped to items of the data set.
 
-    DataMissingError counts and names images that are not in the data set, that may be several of
-    its images, or whose label or class name is another one there.
+    DataMissingError counts and names images that are not in the data set, that match several of its
+    images, or whose label or class name differs there.
     """
     known = {item.id: item for role in ROLES for item in pools.get(role, ())}
     written = [item.id for items in file.lists.values() for item in items]
@@ -173,7 +173,7 @@ def mapped(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
 
 
 def _parts(path: str) -> list[str]:
-    """The parts of a path from any system; a backslash separates where no slash does."""
+    """The parts of a path from any system; backslashes separate after a drive or without `/`."""
     if DRIVE.match(path) or "/" not in path:
         path = path.replace("\\", "/")
     return [part for part in path.split("/") if part not in ("", ".")]

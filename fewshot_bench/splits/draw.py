@@ -42,9 +42,9 @@ def draw(
     """The support, validation and test items of one cell.
 
     Train picks never depend on the validation policy `val`. Without a `val` pool, validation
-    images are drawn from the train images that were not picked. A class that has fewer images than
-    `shots` gives what it has, as the protocol says. `limit` keeps at most that many
-    test items, the same ones in whatever order the pool is listed.
+    images are drawn from the train images that were not picked. The protocol decides how a class
+    with fewer images than `shots` is sampled. `limit` keeps at most that many test items,
+    independently of the order of the pool.
     Raises UsageError for unknown names and for numbers out of range.
     """
     _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
@@ -55,7 +55,7 @@ def draw(
 
 
 def split_key(spec: RunSpec) -> tuple[Any, ...]:
-    """Equal for cells of a plan that have one split: those that differ in the method alone."""
+    """Key that is equal for cells of a plan that share a split."""
     found: tuple[Any, ...] = _split_fields(spec)
     return found
 
@@ -65,8 +65,8 @@ def split_of(
 ) -> Split:
     """The split of a cell; every class has images in its data set.
 
-    datasets: opened, by name. imported: train and val items of a cell of protocol `imported`;
-    without them its split has test items alone.
+    datasets: opened data sets by name. imported: train and val items for protocol `imported`;
+    without them its split has only test items.
     """
     pools = datasets[spec.dataset].items()
     target = datasets[spec.target].items() if spec.target else None
@@ -117,7 +117,7 @@ def class_half(count: int, classes: str) -> range:
 
 
 def _only(items: Sequence[Item], labels: range) -> Sequence[Item]:
-    """The items of some classes, labeled from 0."""
+    """The items with these labels, relabeled from 0."""
 
     def change(label: int, classname: str) -> tuple[int, str] | None:
         return (label - labels.start, classname) if label in labels else None
@@ -126,9 +126,9 @@ def _only(items: Sequence[Item], labels: range) -> Sequence[Item]:
 
 
 def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
-    """UsageError when there are no train images, or when `val` would be all the rest of them.
+    """UsageError without train images, or if policy `full` would take the whole rest of train.
 
-    A class with fewer images than shots is no error: it gives what it has.
+    A class with fewer images than shots is no error.
     """
     if not pools.get("train"):
         raise UsageError(
@@ -187,7 +187,7 @@ def _limited(test: Sequence[Item], limit: int | None) -> Sequence[Item]:
 
 
 def _first(test: Sequence[Item], limit: int) -> Sequence[Item]:
-    """The items of the lowest ranks, in the order of the list."""
+    """The `limit` items with the lowest ranks, in the order of the list."""
     every = (id for part in parts(test) for id in part.ids)
     kept = set(heapq.nsmallest(limit, every, key=lambda id: rank("limit", id)))
     found = ((id, part) for part in parts(test) for id in part.ids if id in kept)

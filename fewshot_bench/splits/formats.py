@@ -1,6 +1,6 @@
-"""Split files of every format: `read_split_file`, `text_of`, and `place` on the disk.
+"""Split files of every format: `read_split_file` reads, `text_of` formats, `place` writes.
 
-A format is recognized by its content. What is read is checked for form, never for its digest
+Most formats are recognized by content. Reading checks the form, never the digest
 (`checks.check_digest`). The schema of index files is that of
 https://github.com/linzhiqiu/cross_modal_adaptation (indices/).
 """
@@ -28,7 +28,7 @@ PICKLE_NAMES = (".pkl", ".pickle")
 KNOWN = (
     "a split of fsbench, CoOp's split file, an index file, a .jsonl list, or CoOp's cache (.pkl)"
 )
-# Formats that can be written, with the ending of their files.
+# Writable formats with their file extensions.
 ENDINGS: Mapping[str, str] = {"fsbench": "json", "coop": "json", "index": "json", "jsonl": "jsonl"}
 MARK = "fsbench_split"
 VERSION = 1
@@ -112,9 +112,9 @@ def text_of(file: SplitFile, format: str, pools: Pools) -> str:
 
 
 def place(path: Path, content: bytes, *, force: bool) -> bool:
-    """Write a file, whole or not at all; False when the same file is there already.
+    """Write a file atomically; False when it already exists with this content.
 
-    UsageError when another file is there and `force` is not set; StoreError when it cannot be
+    UsageError when a different file exists and `force` is not set; StoreError when it cannot be
     written.
     """
     try:
@@ -131,7 +131,7 @@ def place(path: Path, content: bytes, *, force: bool) -> bool:
 
 
 def refuse_existing(paths: list[Path], *, force: bool) -> None:
-    """UsageError when a path is a folder, or a file that may not be replaced."""
+    """UsageError when a path is a folder, or exists and `force` is not set."""
     for path in paths:
         if path.is_dir():
             raise UsageError(f"{path} is a folder: expected the name of a file")
@@ -165,7 +165,7 @@ def _check_names(file: SplitFile) -> None:
 
 
 def ours_text(file: SplitFile) -> str:
-    """The text of a split file; the digest covers the lists that are there."""
+    """The text of a split file in our format; the digest covers the lists that it contains."""
     head = {
         MARK: VERSION,
         "dataset": file.dataset,
@@ -185,7 +185,7 @@ def ours_text(file: SplitFile) -> str:
 
 
 def ours_from(path: Path, content: dict[str, Any]) -> SplitFile:
-    """A parsed split file, its digest not compared; DataMissingError when it is unusable."""
+    """Parse the JSON of our format without comparing the digest; DataMissingError if unusable."""
     if content[MARK] != VERSION:
         raise unusable(
             path,
@@ -253,7 +253,7 @@ def index_text(picks: Pools, pools: Pools) -> str:
 
 
 def index_from(path: Path, content: Mapping[str, Any]) -> SplitFile:
-    """A parsed index file; DataMissingError when it is unusable."""
+    """Parse the JSON of an index file; DataMissingError if unusable."""
     if not set(content) <= set(ROLES):
         raise unusable(path, f"has the keys {shown(sorted(content))}", INDEX_EXPECTED)
     roles = [role for role in ROLES if role in content]
@@ -302,7 +302,7 @@ def _index_positions(path: Path, role: str, part: Mapping[str, Any]) -> tuple[in
 
 
 def lines_text(lists: Pools) -> str:
-    """The text of a list, train first."""
+    """The text in JSON lines format, train first."""
     rows = [
         {"role": role, "id": item.id, "label": item.label, "classname": item.classname}
         for role in ROLES
@@ -312,17 +312,17 @@ def lines_text(lists: Pools) -> str:
 
 
 def is_line(content: Any) -> bool:
-    """True when parsed JSON is one line of such a list."""
+    """True when parsed JSON is one line of the JSON lines format."""
     return isinstance(content, dict) and any(isinstance(content.get(k), str) for k in ROLE_KEYS)
 
 
 def lines_from(path: Path, text: str) -> SplitFile:
-    """A list of lines; DataMissingError names the first line that is unusable.
+    """Parse the JSON lines format; DataMissingError names the first unusable line.
 
     Without any line for `test`, the file has no test list.
     """
     lists: dict[str, list[Item]] = {"train": [], "val": []}
-    # Only a newline ends a line: names may hold other characters that `splitlines` breaks at.
+    # Split only at newlines: names may contain other characters that `splitlines` splits at.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             role, item = _line_entry(path, number, _line_parsed(path, number, line))

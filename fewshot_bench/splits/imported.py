@@ -1,6 +1,6 @@
-"""Imported picks in a store: where they lie, and reading them for a run.
+"""Imported picks in a store: their paths, and reading them for a run.
 
-`load_imported` reads the picks of one setting. A file whose digest or place is wrong is not used.
+`load_imported` reads the picks of one setting. A file with a wrong digest or path is not used.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def load_imported(
 ) -> Picks:
     """The imported picks of a setting.
 
-    pools: the data set's lists as they are now, to be compared with those at the time of import.
-    DataMissingError when none were imported (it names the command), when the file was changed, or
-    when the picks no longer fit the lists.
+    pools: the current lists of the data set, against which the picks are checked. DataMissingError
+    when none were imported (it names the command), when the file was changed, or when the picks no
+    longer fit the lists.
     """
     path = imported_path(store, dataset, shots, seed)
     if not path.is_file():
@@ -73,7 +73,7 @@ def load_imported(
 
 
 def check_val(picks: Picks, val: str) -> None:
-    """UsageError when imported picks hold other validation images than the policy says."""
+    """UsageError when imported picks have no or too many validation images for the policy."""
     if val == "none":
         return
     allowed = VALIDATION[val](picks.shots)
@@ -98,8 +98,8 @@ def safe_name(dataset: str) -> str:
 def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
     """Check that every pick is still an image of the data set, with its label, and no test image.
 
-    And that every class that the data set has now has a pick. Class names may differ: a run can
-    have its own (`--classnames`).
+    Also check the shots, and that every current class of the data set has a pick. Class names may
+    differ: a run can have its own (`--classnames`).
     """
     labels = {item.id: item.label for items in pools.values() for item in items}
     picks = [item for items in file.lists.values() for item in items]
@@ -114,7 +114,7 @@ def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
 
 
 def _others(folder: Path) -> str:
-    """Settings that were imported for the data set instead."""
+    """Text that lists the settings that were imported for the data set."""
     found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
     settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
     return f"; there are {'; '.join(settings[:6])}" if settings else ""
@@ -127,7 +127,7 @@ def split_paths(store: Path) -> list[Path]:
 
 
 def checked(path: Path) -> SplitFile:
-    """Imported picks; DataMissingError where the file was changed or lies in a wrong place."""
+    """Imported picks; DataMissingError if the file was changed or its path is wrong."""
     file = read_split_file(path)
     check_digest(file)
     place = (safe_name(file.dataset), f"shot_{file.shots}-seed_{file.seed}")

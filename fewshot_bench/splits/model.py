@@ -30,9 +30,9 @@ SETTING = re.compile(r"shot_(\d{1,6}|all)-seed_(\d{1,9})")
 class SplitFile:
     """The lists of a split file, as written: ids may be paths on another machine.
 
-    A draw (few-shot picks) has `shots` and `seed` where they are known; lists of a whole data set
-    have neither. `stated` is the digest that the file gives for itself; `positions` are indices
-    into the data set's lists, by role.
+    A draw (few-shot picks) has `shots` and `seed` if known; lists of a whole data set have neither.
+    `stated` is the digest written in the file; `positions` are indices into the data set's lists,
+    by role.
     """
 
     path: Path
@@ -58,14 +58,14 @@ class SplitFile:
 
 
 def lists_digest(lists: Pools, roles: Iterable[str] = ROLES) -> str:
-    """SHA-256 over one line per image of the lists that are there, in the order of the roles."""
+    """SHA-256 over one line per image, in the order of the roles; absent lists count as empty."""
     return digest_of((role, lists.get(role, ())) for role in roles)
 
 
 def with_setting(file: SplitFile, shots: int | None, seed: int | None) -> SplitFile:
-    """The file with the shots and seed that a person gave, else its own, else its name's.
+    """The file with shots and seed: its own, else the given ones, else those of its name.
 
-    UsageError when what was given contradicts what the file says.
+    UsageError when given values contradict the file.
     """
     if file.format == "coop" or (file.format == "fsbench" and file.shots is None):
         if shots is not None or seed is not None:

@@ -1,8 +1,8 @@
 """CoOp's few-shot caches `split_fewshot/shot_16-seed_1.pkl`, read without executing them.
 
-`read_pickled` is the entry; `plain` opens any pickle. `pickletools.genops` first walks over the
-pickle without building anything and refuses every operation that such a file does not need, then
-an unpickler builds it that resolves three names, all to stand-ins: nothing is ever imported.
+`read_pickled` is the entry; `plain` opens any pickle. `_check` first walks over the operations with
+`pickletools.genops`, without building anything, and refuses those that such a file does not need.
+Then an unpickler resolves three names, all to stand-ins: nothing is ever imported.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ _ALLOWED = (
 
 
 class Refused(Exception):
-    """A pickle that holds, or does, something else than the files that are meant here."""
+    """Raised for a pickle with content or operations that CoOp's caches do not have."""
 
 
 class Datum:
-    """Stand-in for a record; it keeps its attributes as the dict that they came in."""
+    """Stand-in for a record; keeps its attributes in the unpickled dict."""
 
     __slots__ = ("attributes",)
     attributes: dict[str, Any]
@@ -68,7 +68,7 @@ class Datum:
         return "Datum()"
 
     def __setstate__(self, attributes: Any) -> None:
-        """Keep the dict itself: a copy for every mention would let a small file grow."""
+        """Keep the dict itself: a copy per reference would let a small file use much memory."""
         if not isinstance(attributes, dict) or self.attributes:
             raise Refused("gives a Datum something else than one dict of attributes")
         self.attributes = attributes
@@ -87,7 +87,7 @@ class _Reconstructor:
 
 _BASE = object()
 _RECONSTRUCTOR = _Reconstructor()
-# The second name of each is what protocols 0 to 2 write.
+# The second name of each is written by pickle protocols 0 to 2.
 _NAMES = {
     "copyreg._reconstructor": _RECONSTRUCTOR,
     "copy_reg._reconstructor": _RECONSTRUCTOR,
@@ -100,14 +100,14 @@ class _Unpickler(pickle.Unpickler):
     """An unpickler that imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in; Refused for every other name."""
+        """Return the stand-in for an allowed name; Refused for every other name."""
         full = f"{module}.{name}"
         if name != "Datum" and full not in _NAMES:
             raise Refused(f"names {full[:160]!r}, which is not Datum")
         return _NAMES.get(full, Datum)
 
     def persistent_load(self, identifier: Any) -> Never:
-        """Refused."""
+        """Raise Refused: references to objects outside the file are not allowed."""
         raise Refused("names an object outside the file")
 
 
@@ -129,7 +129,7 @@ def plain(content: bytes) -> Any:
 
 
 def _check(content: bytes) -> None:
-    """Refused for an operation that is not needed, or whose argument takes memory or time."""
+    """Raise Refused for an unneeded operation, or an argument that costs much memory or time."""
     end, open_tuple = 0, False
     for number, (operation, argument, position) in enumerate(pickletools.genops(content)):
         name = operation.name
@@ -137,7 +137,7 @@ def _check(content: bytes) -> None:
             raise Refused(f"has more than {MAX_OPERATIONS:,} operations")
         if name not in _ALLOWED:
             raise Refused(f"uses the operation {name}, which such a file does not need")
-        # Tuples of tuples that share their parts take exponential time as keys of a dict.
+        # Nested tuples with shared parts take exponential time to hash as dict keys.
         if open_tuple and name not in _CALLS and name not in _PUTS and name != "MEMOIZE":
             raise Refused("has a tuple that is not the arguments of a call")
         open_tuple = name in _TUPLES or (open_tuple and name not in _CALLS)
@@ -160,9 +160,9 @@ def _check_argument(name: str, argument: Any, number: int, size: int) -> None:
 
 
 def read_pickled(path: Path, content: bytes) -> SplitFile:
-    """The draw in a cache file; where it has no val list (ImageNet), none is returned.
+    """The draw in a cache file; without a val list if the file has none (ImageNet).
 
-    DataMissingError names what the file holds that does not belong there.
+    DataMissingError names unexpected content.
     """
     try:
         value = plain(content)

@@ -1,6 +1,7 @@
-"""The published splits and draws, and picks held against them or against what a protocol draws.
+"""The published splits and draws, and comparison of picks with them or with a protocol's draw.
 
-`verified_picks` is what a record keeps of its split; `published_draws` repeats all published draws.
+`verified_picks` gives the `verified` entry of a record's split; `published_draws` repeats all
+published draws.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def picks_digest(items: Iterable[Item]) -> str:
 def verified_picks(split: Split, catalog_name: str) -> bool | None:
     """True when a draw equals the published picks; None when none are published for its setting.
 
-    Train picks must match. Val picks must match when the validation policy draws as many as were
-    published; under another policy nothing is published for val, and train alone decides.
+    Train picks must match. Val picks must match only if there are as many as published: for other
+    validation policies nothing is published.
     """
     known = published_splits().get(catalog_name)
     expected = known.picks.get(f"{split.shots}/{split.seed}") if known else None
@@ -74,7 +75,7 @@ def verified_file(content: bytes, catalog_name: str) -> bool | None:
 
 @functools.cache
 def published_splits() -> Mapping[str, PublishedSplit]:
-    """Everything published, by the catalog's data set name."""
+    """All published splits, by the catalog's data set name."""
     text = files("fewshot_bench.splits").joinpath("coop_picks.json").read_text("utf-8")
     return {name: _parse(entry) for name, entry in json.loads(text)["datasets"].items()}
 
@@ -88,9 +89,9 @@ def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
 
 @dataclass(frozen=True)
 class PublishedDraw:
-    """One published setting: what is drawn for it here, and whether that is what was published.
+    """One published setting, the split drawn for it here, and whether they are equal.
 
-    split: None where nothing can be drawn, and `problem` says why.
+    split: None if it cannot be drawn; `problem` is the reason then.
     """
 
     shots: int
@@ -101,7 +102,7 @@ class PublishedDraw:
 
 
 def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[PublishedDraw]:
-    """Every published setting of a data set, whose name has to be a published one."""
+    """Every published setting of a data set, which must be one of `published_splits`."""
     for setting in published_splits()[dataset].picks:
         shots, seed = map(int, setting.split("/"))
         try:
@@ -116,7 +117,7 @@ def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[Publi
 
 
 def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
-    """The picks of a file as if a protocol had drawn them; `file` has shots and seed."""
+    """The picks of a file as a split of a protocol; UsageError if shots or seed are unknown."""
     if file.shots is None or file.seed is None:
         raise UsageError(f"{file.path} does not say which picks it holds: give --shots and --seed")
     lists = {role: file.lists.get(role, ()) for role in ("train", "val", "test")}
@@ -124,9 +125,9 @@ def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
 
 
 def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
-    """Comparison with a protocol's own draw of as many images, val included, in words.
+    """Text that compares picks with a protocol's own draw of the same size, including val.
 
-    `file` holds items of the data set whose lists are `pools`.
+    `file` must hold items of the data set whose lists are `pools`.
     """
     split = as_split(file, file.dataset, protocol)
     try:
@@ -150,7 +151,7 @@ def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
 
 
 def _policy(split: Split) -> str:
-    """The validation policy that holds as many images a class as the file does."""
+    """The validation policy that gives as many images per class as the split has."""
     held = max((len(items) for items in group(split.val).values()), default=0)
     if held == 0:
         return "none"

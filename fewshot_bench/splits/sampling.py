@@ -1,7 +1,7 @@
 """Sampling protocols and validation policies: how few-shot images are drawn from a data set.
 
-Each is declared here alone: a function under `@sampler` is a new protocol, an entry of `VALIDATION`
-a new policy; specifications, options and help read both. A draw depends on its arguments alone.
+Each is declared only here: a function under `@sampler` is a protocol, an entry of `VALIDATION` a
+policy; specifications, options and help read both. A draw depends only on its arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewshot_bench.utils.rng import derive
 Picks = tuple[Sequence[Item], Sequence[Item]]
 
 
-# Validation images per class, of the number of shots; None stands for the whole pool.
+# Validation images per class as a function of the shots; None stands for the whole pool.
 VALIDATION: Mapping[str, Callable[[int], int | None]] = {
     "none": lambda shots: 0,
     "min4": lambda shots: min(shots, 4),
@@ -53,7 +53,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampling protocol: what draws the picks, and the validation policy that it comes with."""
+    """A sampling protocol: the function that draws the picks, and the default validation policy."""
 
     draw: Callable[[Draw], Picks]
     val: str
@@ -86,11 +86,11 @@ def _coop(draw: Draw) -> Picks:
 
 @sampler("clip-lora")
 def _clip_lora(draw: Draw) -> Picks:
-    """Val, then train, on one stream (CLIP-LoRA `datasets/*.py`, repeat=True).
+    """Val, then train, on one random stream (CLIP-LoRA `datasets/*.py`, repeat=True).
 
-    The stream always pays for the min(shots, 4) draw of the paper, whatever the policy; another
-    policy draws from a stream of its own. Where validation is held out of train (ImageNet),
-    train and val of a class come from one draw, train first (CLIP-LoRA `datasets/imagenet.py`).
+    The stream always includes the paper's val draw of min(shots, 4), whatever the policy; another
+    policy draws val from a separate stream. If validation is held out of train (ImageNet), train
+    and val of a class come from one draw, train first (CLIP-LoRA `datasets/imagenet.py`).
     """
     rng = random.Random(draw.seed)
     shots, paper = draw.shots, min(draw.shots, 4)
@@ -109,7 +109,7 @@ def _clip_lora(draw: Draw) -> Picks:
 
 @sampler("nested")
 def _nested(draw: Draw) -> Picks:
-    """The first `shots` per class by rank: fewer shots are a subset of more, in any list order."""
+    """The first `shots` per class by rank: fewer shots give a subset, whatever the list order."""
     train = _ranked(draw.train, "train", draw.shots, draw.seed)
     pool, count = draw.val_pool(train), draw.held
     return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
@@ -126,7 +126,7 @@ def _held(
 
 
 def _sample(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item, ...]:
-    """`count` per class; a class with fewer gives all of them and leaves the stream alone."""
+    """`count` per class; a smaller class gives all its images and consumes no random numbers."""
     picks: list[Item] = []
     for items in group(pool).values():
         picks += rng.sample(items, count) if len(items) >= count else items
@@ -136,7 +136,7 @@ def _sample(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item,
 def _at_once(
     rng: random.Random, items: Sequence[Item], shots: int, held: int
 ) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Train and val picks of one class in one draw; train goes first where there are too few."""
+    """Train and val picks of one class in one draw; train takes precedence if there are too few."""
     if len(items) < shots:
         return _repeated(rng, items, shots), ()
     picks = rng.sample(items, min(shots + held, len(items)))
@@ -144,12 +144,12 @@ def _at_once(
 
 
 def _repeated(rng: random.Random, items: Sequence[Item], count: int) -> Sequence[Item]:
-    """`count` of too few images, with replacement; all shots are each image once, as Dassl's 0."""
+    """`count` images with replacement; ALL_SHOTS gives each image once, like 0 shots in Dassl."""
     return items if count == ALL_SHOTS else rng.choices(items, k=count)
 
 
 def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item, ...]:
-    """`count` per class; a class with fewer is drawn from with replacement."""
+    """`count` per class; a smaller class is sampled with replacement."""
     picks: list[Item] = []
     for items in group(pool).values():
         enough = len(items) >= count
@@ -169,5 +169,5 @@ def _ranked(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Ite
 
 
 def rank(prefix: str, id: str) -> tuple[bytes, str]:
-    """The place of an item in an order that depends on nothing but the prefix and its id."""
+    """Sort key of an item that depends only on the prefix and its id."""
     return hashlib.sha256(f"{prefix}\t{id}".encode()).digest(), id

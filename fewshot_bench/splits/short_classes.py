@@ -1,4 +1,4 @@
-"""Classes that have fewer images than the shots that were asked for."""
+"""Classes with fewer images than the requested shots."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
-    """For a record: how many classes gave fewer images than asked for, and the least that one gave.
+    """Facts for a record: classes with fewer images than requested, and the smallest class.
 
-    An image that was drawn twice counts once. `short_val`: the same of the validation images.
+    An image drawn twice counts once. `short_val`: classes with fewer validation images than the
+    policy asks for.
     """
     train, val = _counted(split.train), _counted(split.val)
     least = VALIDATION[spec.val](spec.shots) or 0
@@ -33,19 +34,19 @@ def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
 
 
 def _counted(items: Iterable[Item]) -> Counter[int]:
-    """Images by label."""
+    """Number of distinct images by label."""
     return Counter(label for label, _ in {(item.label, item.id) for item in items})
 
 
 def _short(counts: Iterable[int], asked: int) -> int:
-    """All shots are never too many."""
+    """Number of counts below `asked`; 0 for ALL_SHOTS."""
     return 0 if asked == ALL_SHOTS else sum(count < asked for count in counts)
 
 
 def short_lines(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Iterator[str]:
-    """Before a run, for a person: a line per data set that has too few images somewhere.
+    """Lines printed before a run, one per data set with too few images in some class.
 
-    Imported picks hold what they hold.
+    Cells with imported picks are ignored.
     """
     drawn = [cell for cell in cells if cell.protocol != IMPORTED]
     for name in dict.fromkeys(cell.dataset for cell in drawn):
@@ -75,7 +76,7 @@ def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:
 
 
 def _no_val(pools: Pools, asked: Sequence[int]) -> list[str]:
-    """Shots that leave no validation images, where these are held out of train."""
+    """Text on shots that leave no validation images, if these are held out of train."""
     most = max(label_counts(pools["train"]).values(), default=0)
     without = [f"{shots}" for shots in asked if shots >= most]
     if "val" in pools or not without:

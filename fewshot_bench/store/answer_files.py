@@ -1,8 +1,8 @@
-"""The file beside a record: statistics of every query, and what was kept of the logits.
+"""The file beside a record: statistics of every query, and the kept part of the logits.
 
-`arrays_of` makes its arrays, `load` reads them. Statistics are those of the logits in full
-precision, whatever was kept, so that no number depends on it. Files of earlier versions hold the
-logits in float32, and their statistics are computed as they are read.
+`arrays_of` makes its arrays, `load` reads them. Statistics are always computed from logits in full
+precision, so that no number depends on what is kept; files of earlier versions hold float32 logits,
+whose statistics are computed on reading.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray]
 
-# Arrays by the name of the digest that a record states of them.
+# Groups of arrays, by the name of their digest in a record.
 WHOLE, STATISTICS, KEPT = "logits", "statistics", "kept"
 GROUPS: Mapping[str, Sequence[str]] = {
-    # In files of earlier versions; later records state what this digest would be, too.
+    # Arrays of earlier versions only; later records still state the digest these would have.
     WHOLE: ("logits", "labels", "ids"),
     STATISTICS: ("names", "classes", "statistics"),
     KEPT: ("top", "high", "low"),
 }
-# The digest of the file as it lies there.
+# Name of the digest of the file itself.
 FILE = "answers"
-# Above this size, asking whether a cell is complete reads the archive's directory, not all of it.
+# Above this size, completeness checks read the archive's directory only.
 FULL_CHECK_BYTES = 4 * 2**20
-# The largest finite number of 16 bits; a class so far below the highest has no probability.
+# The largest finite float16; a class this far below the highest logit has probability 0.
 FARTHEST = 65_504.0
-# Relative error of 16 bits.
+# Relative rounding error of float16.
 ROUNDING = 2.0**-11
-# Rows are worked on in parts of about so many values.
+# Rows are processed in parts of about this many values.
 _PART = 2**20
 
 
@@ -54,7 +54,7 @@ class Stored:
     """The answers of a cell as they are stored.
 
     names: the JSON of the ids of the images. top: classes and probabilities, both (n, at most 5),
-    the most probable first; None where they were not kept, or not asked for.
+    the most probable first; None if they were not kept or not read.
     """
 
     names: bytes
@@ -70,7 +70,7 @@ class Stored:
 
 @lru_cache(maxsize=1)
 def _types() -> Mapping[str, Any]:
-    """The types of the arrays of statistics: one row per query."""
+    """The dtype of each array; `statistics` has one row per query."""
     import numpy as np
 
     indices = [(name, "<i4") for name in ("label", "prediction", "rank")]
@@ -86,9 +86,9 @@ def _types() -> Mapping[str, Any]:
 
 
 def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.ndarray]:
-    """The arrays to store of answers that have all logits; kept: one of `keeping.KEPT`.
+    """Make the arrays to store from answers with all logits; kept: one of `keeping.KEPT`.
 
-    StoreError where numbers of queries differ, or logits are not finite.
+    StoreError if shapes of logits, labels and ids differ, or logits are not finite.
     """
     import numpy as np
 
@@ -122,7 +122,7 @@ def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.n
 
 
 def names_of(ids: Iterable[str]) -> bytes:
-    """The ids of images as one text of JSON."""
+    """The ids of images as a JSON list in UTF-8."""
     return json.dumps(list(ids), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
@@ -132,7 +132,7 @@ def _parts(logits: np.ndarray) -> Iterator[slice]:
 
 
 def _top(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and probabilities, of equal logits those of lower indices first."""
+    """Most probable classes and their probabilities; ties go to the lower class index."""
     import numpy as np
 
     logits = answers.logits
@@ -152,11 +152,11 @@ def _top(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _halved(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """High and low bytes of the differences from each row's highest logit in 16 bits.
+    """High and low bytes of the float16 gaps between each row's highest logit and its logits.
 
-    Softmax is the same for differences, and these are finest where the probable classes are: a
-    logarithm of a probability is off by at most 2^-11 (difference + ln classes). High bytes apart
-    shrink to half in a tenth of the time that both together take.
+    Softmax depends on the gaps alone, and float16 is finest for small ones, the probable classes: a
+    log-probability is off by at most 2^-11 (gap + ln classes). High bytes stored separately
+    compress to half in a tenth of the time that both together take.
     """
     import numpy as np
 
@@ -170,7 +170,7 @@ def _halved(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _joined(arrays: Arrays) -> np.ndarray:
-    """Float32 logits from the two halves, the inverse but for the rounding."""
+    """Float32 logits from the two halves; the inverse of `_halved` up to rounding."""
     import numpy as np
 
     high, low = arrays["high"], arrays["low"]
@@ -179,14 +179,14 @@ def _joined(arrays: Arrays) -> np.ndarray:
     for part in _parts(high):
         bits = high[part].astype(np.uint16) << 8 | low[part]
         gaps = bits.view(np.float16).astype(np.float32)
-        # What is lower stays so, however coarse float32 is at the height of the highest.
+        # Lower logits stay strictly lower, even if float32 is too coarse at the maximum.
         below = np.nextafter(maxima[part], np.float32(-np.inf))
         logits[part] = np.where(gaps > 0, np.minimum(maxima[part] - gaps, below), maxima[part])
     return logits
 
 
 def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
-    """The SHA-256 of all logits in float32, labels and ids, by which results are known."""
+    """The SHA-256 of all logits in float32, labels and ids, which identifies a result."""
     import numpy as np
 
     logits = np.ascontiguousarray(answers.logits, dtype=np.float32)
@@ -195,7 +195,7 @@ def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
 
 
 def digests_of(arrays: Arrays) -> dict[str, str]:
-    """The digest of each group of arrays that is there."""
+    """The digest of each group of arrays that is present."""
     found = {}
     for group, names in GROUPS.items():
         there = {name: arrays[name] for name in names if name in arrays}
@@ -205,13 +205,13 @@ def digests_of(arrays: Arrays) -> dict[str, str]:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file of answers; one that still has it needs no other check."""
+    """SHA-256 of an answers file; a file that matches the record's needs no other check."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check(path: Path, record: Record) -> None:
-    """Raise Damaged unless a file is whole and, where it is small, the one that a record states."""
+    """Raise Damaged unless a file opens as an archive and, if small, matches the record."""
     if path.stat().st_size <= FULL_CHECK_BYTES:
         with suppress(OSError):
             if digest_of_file(path) == record.digests.get(FILE):
@@ -223,10 +223,10 @@ def check(path: Path, record: Record) -> None:
 
 
 def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
-    """The answers beside a record, whose digest is compared with the one that it states.
+    """Load the answers beside a record, checking them against the digests that it states.
 
-    kept: what was kept of the logits, too; else the file's statistics alone are read. Raises
-    FileNotFoundError, and Damaged for a file that must not be used.
+    kept: also read the kept part of the logits, not the file's statistics alone. Raises
+    FileNotFoundError, and Damaged for an unusable file.
     """
     arrays = _read_of(path, record, kept=kept)
     for problem in value_problems(arrays):
@@ -242,9 +242,9 @@ def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]
 
 
 def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of a file, of the right types and shapes; else Damaged, or FileNotFoundError.
+    """Read the arrays of a file; Damaged for wrong types or shapes, or FileNotFoundError.
 
-    kept: False leaves out what is not needed for statistics.
+    kept: False leaves out the arrays of group KEPT.
     """
     with _opened(path) as archive:
         left_out = () if kept else GROUPS[KEPT]
@@ -259,7 +259,7 @@ def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; Damaged where it, or what is read from it, is not whole."""
+    """Open the archive; Damaged if opening it, or reading from it within the block, fails."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(names_in(archive))
@@ -302,9 +302,9 @@ def _is_right(arrays: Arrays) -> bool:
 def other_digests(
     arrays: Arrays, record: Record, *, kept: bool = True
 ) -> Iterator[tuple[str, str, str]]:
-    """The groups whose digest is another one than a record states: both digests of each.
+    """Groups whose digest differs from the record's, as (group, stated digest, actual digest).
 
-    kept: whether all arrays of the file were read.
+    kept: True if all arrays of the file were read.
     """
     found, stated = digests_of(arrays), record.digests
     expected = (STATISTICS, KEPT) if kept and KEPT in stated else (STATISTICS,)
@@ -314,7 +314,7 @@ def other_digests(
 
 
 def value_problems(arrays: Arrays) -> Iterator[str]:
-    """Values that no answers have: not finite, or indices of no class."""
+    """Describe invalid values: empty or not finite, class indices out of range, missing ids."""
     import numpy as np
 
     if WHOLE in arrays:
@@ -344,9 +344,9 @@ def value_problems(arrays: Arrays) -> Iterator[str]:
 
 @lru_cache(maxsize=16)
 def _count(names: bytes) -> int:
-    """The number of ids in a JSON text, none where it holds anything else.
+    """The number of ids in a JSON list of texts; 0 for anything else.
 
-    Cached, since most cells of a data set ask about the same images.
+    Cached, since most cells of a data set have the same query images.
     """
     try:
         found = json.loads(names)
@@ -356,7 +356,7 @@ def _count(names: bytes) -> int:
 
 
 def stored_of(arrays: Arrays, record: Record) -> Stored:
-    """The answers of arrays that have no problem; `logits` of files of 16 bits are rounded."""
+    """Build answers from valid arrays; `logits` from float16 arrays are rounded."""
     import numpy as np
 
     if WHOLE in arrays:
@@ -382,7 +382,7 @@ def stored_of(arrays: Arrays, record: Record) -> Stored:
 
 
 def contradictions(arrays: Arrays, stored: Stored) -> Iterator[str]:
-    """Statistics of a file that do not fit each other, or the logits beside them."""
+    """Report rows whose statistics contradict each other, or the logits beside them."""
     import numpy as np
 
     answers, top = stored.answers, stored.top
@@ -411,7 +411,7 @@ def largest_gap(one: Answers, other: Answers) -> float:
 
 
 def has_logits(record: Record) -> bool:
-    """True for a record beside which all logits are kept, of 16 bits or, before, of 32."""
+    """True if all logits of a record are kept: float16, or float32 in earlier versions."""
     return bool(record.environment.get(ASKED, ALL) == ALL)
 
 

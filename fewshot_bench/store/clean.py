@@ -1,6 +1,7 @@
-"""Leftovers of killed processes and records to be removed: found, counted and deleted.
+"""Find, count and delete leftovers of killed processes and chosen records.
 
-`fsbench store gc` and `store rm` enter here; a file that a running process may still need stays.
+`collect` (`fsbench store gc`) and `remove` (`store rm`) are the entry points; a file that a running
+process may still need stays.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import TEMPORARY, Damaged, is_stale, sorted_entries, temporary_name
 
-# Logits younger than this without a record may be those of a writer that is just publishing.
+# A writer may be about to publish the record of logits that are younger than this.
 PUBLISHING_SECONDS = 3600
 
 
 def orphans(store: Store) -> Iterator[Path]:
-    """Logits without a record, except such as may be published just now."""
+    """Logits without a record, except those that a writer may be publishing."""
     for path in _files(store):
         if path.suffix == ".npz" and not path.name.startswith(TEMPORARY) and is_orphan(path):
             yield path
 
 
 def is_orphan(logits: Path) -> bool:
-    """True when no record speaks of these logits, and none has for an hour."""
+    """True if no record states these logits and they are older than PUBLISHING_SECONDS."""
     try:
         found = logits.stat()
     except OSError:
@@ -53,7 +54,7 @@ def is_orphan(logits: Path) -> bool:
 
 
 def _speaks_of_logits(path: Path) -> bool:
-    """True when a record has logits, or cannot be read to tell."""
+    """True if the record has logits or is unreadable; False if it is missing."""
     try:
         record = read_record(path)
     except FileNotFoundError:
@@ -64,7 +65,7 @@ def _speaks_of_logits(path: Path) -> bool:
 
 
 def temporary_files(store: Store) -> Iterator[Path]:
-    """Files that ended processes left half-written among records and picks."""
+    """Files that ended processes left half-written among records, picks and outcomes."""
     folders = [store.path, store.root, store.path / OUTCOMES, *sorted_entries(store.path / FOLDER)]
     others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
     for path in [*_files(store), *others]:
@@ -73,7 +74,7 @@ def temporary_files(store: Store) -> Iterator[Path]:
 
 
 def set_aside(store: Store) -> Iterator[Path]:
-    """Files that were renamed since they were damaged."""
+    """Files that were renamed to `*.damaged-<n>`, since they were damaged."""
     for path in _files(store):
         stem, mark, number = path.name.rpartition(".damaged-")
         if mark and number.isdigit() and stem.endswith((".json", ".npz")):
@@ -94,7 +95,7 @@ KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, PREDICTIONS, CLAIMS, JOBS, SE
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A file that went, or may go: why, and its bytes. `problem` says why it is still there."""
+    """A removed or removable file with its kind and bytes; problem: why it was not removed."""
 
     kind: str
     path: Path
@@ -107,8 +108,8 @@ def collect(
 ) -> Iterator[Removal]:
     """Remove half-written files, logits and models without a record, dead claims and caches.
 
-    damaged: files that were set aside, too; jobs: folders of jobs that are over. With `dry_run`
-    nothing is removed. Yields each as it goes.
+    damaged: also files that were set aside; jobs: folders of finished jobs. With `dry_run` nothing
+    is removed. Yields each file as it is removed.
     """
     models = list(unclaimed_models(store.path, PUBLISHING_SECONDS))
     folders = [*((JOBS, job) for job in jobs), *((UNCLAIMED, model) for model in models)]
@@ -145,7 +146,7 @@ def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
     if kind != ORPHANS:
         path.unlink()
         return True
-    # Taken out of the way first: what a writer published meanwhile is put back.
+    # Rename first: logits that a writer published meanwhile are put back.
     taken = path.with_name(temporary_name())
     if not is_orphan(path):
         return False
@@ -171,7 +172,7 @@ CHANGED = "another record has taken its place since it was shown"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A record that is to go, as it was when it was chosen; size: bytes with logits and model."""
+    """A record chosen for removal, with its stamp then; size: bytes with logits and model."""
 
     record: Record
     stamp: Stamp | None
@@ -179,7 +180,7 @@ class Chosen:
 
     @classmethod
     def of(cls, store: Store, record: Record) -> Chosen:
-        """The record as its file is now."""
+        """Choose a record, with the current stamp and size of its files."""
         key, size = record.spec.key(), 0
         for path in (store.file(key), store.file(key).with_suffix(".npz")):
             with suppress(OSError):
@@ -189,7 +190,7 @@ class Chosen:
 
 
 def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str]]:
-    """Remove them, cells of one fit together; yields each, and why it is still there if it is."""
+    """Remove chosen records, grouped by fit; yields each with its problem, empty if removed."""
     leases = Leases(store, secrets.token_hex(8))
     groups: defaultdict[str, list[Chosen]] = defaultdict(list)
     for one in chosen:
@@ -197,7 +198,7 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
     gone = []
     try:
         for key, members in groups.items():
-            # As runs do before they compute a fit.
+            # Runs claim the same key before they compute a fit.
             mine = leases.claim(key) is not None
             for one in members:
                 problem = _remove_record(store, one) if mine else IN_USE
@@ -210,7 +211,7 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
 
 
 def _remove_record(store: Store, one: Chosen) -> str:
-    """The error that kept a record; it goes before its logits, so that none lacks them."""
+    """Remove a record, then its logits, so that no record lacks them; returns the problem."""
     key = one.record.spec.key()
     if store.stamp(key) != one.stamp:
         return CHANGED
@@ -224,7 +225,7 @@ def _remove_record(store: Store, one: Chosen) -> str:
 
 
 def _forget(store: Store, records: Sequence[Record]) -> None:
-    """Take what was computed from these records out of the caches of the store."""
+    """Remove cached outcomes of these records, and the index."""
     by_split: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
         split, logits = record.split.get("digest"), record.digests.get("logits")
@@ -240,6 +241,6 @@ def _forget(store: Store, records: Sequence[Record]) -> None:
                 path.unlink(missing_ok=True)
     if records:
         with suppress(OSError):
-            # Made again by the next command that lists the records.
+            # The next command that lists records rebuilds the index.
             for path in index_files(store.path):
                 path.unlink(missing_ok=True)

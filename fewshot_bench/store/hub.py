@@ -1,7 +1,7 @@
-"""Kept models on a hub: `hub:USER/NAME@revision` as a folder here, and a folder put there.
+"""Kept models on a hub: download `hub:USER/NAME@revision` to a folder, and push a folder.
 
-`model_folder` and `push` are the entry points. Only the three files of the format come over, of one
-commit, into the cache of huggingface_hub; their digests are checked, and nothing of them runs.
+`model_folder` and `push` are the entry points. Only the three files of the format are downloaded,
+from one commit, into the cache of huggingface_hub; their digests are checked, and none is executed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class HubName:
 
 
 def hub_name(text: str) -> HubName:
-    """The parts of `hub:USER/NAME@revision`; UsageError where it is none."""
+    """Parse `hub:USER/NAME@revision`; UsageError if it is malformed."""
     match = _NAME.fullmatch(text)
     if match is None:
         raise UsageError(f"'{text}': expected hub:USER/NAME, or hub:USER/NAME@REVISION")
@@ -46,11 +46,11 @@ def hub_name(text: str) -> HubName:
 
 
 def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
-    """The folder of a model: the one that is named, or the one of `hub:USER/NAME@revision`.
+    """The folder of a model: `name` itself, or the download of `hub:USER/NAME@revision`.
 
-    say: hears the commit, where the name does not hold it. UsageError for a name that is none or
-    without huggingface_hub, DataMissingError where the hub does not give the model, StoreError
-    where what it gives is damaged.
+    say: called with a line about the commit, unless the name states it. UsageError for a malformed
+    name or without huggingface_hub, DataMissingError if the hub does not provide the model,
+    StoreError if the download is damaged.
     """
     text = os.fspath(name)
     if not text.startswith(PREFIX):
@@ -72,11 +72,11 @@ def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
 
 
 def push(folder: Path, destination: str, *, private: bool = False, branch: str = "") -> HubName:
-    """Put a model on a hub, as one commit that is returned; the repository is made if need be.
+    """Push a model to a hub as one commit, which is returned; creates the repository if needed.
 
-    destination: `hub:USER/NAME`. private: only those with access see it; UsageError where the
-    repository is there and public. branch: the one to write to, made if need be. StoreError for a
-    folder that is no model as a whole, DataMissingError where the hub does not take it.
+    destination: `hub:USER/NAME`. private: only users with access see it; UsageError if the
+    repository exists and is public. branch: the branch to write to, created if needed. StoreError
+    for a folder that is not a complete model, DataMissingError if the hub does not accept it.
     """
     target = hub_name(destination)
     if target.revision:
@@ -89,7 +89,7 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
         from huggingface_hub import CommitOperationAdd
 
         repository = target.repository
-        # None leaves it to the settings of an organization, which may be stricter.
+        # None applies the settings of the organization, which may be stricter.
         api.create_repo(repository, private=True if private else None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise UsageError(f"{target} is there and public; make it private there, or rename it")
@@ -106,7 +106,7 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
 
 
 def _cached(name: HubName) -> Path | None:
-    """The folder here that holds all files of a commit."""
+    """Cached folder with all files of a commit; None if incomplete or no commit is named."""
     from huggingface_hub import try_to_load_from_cache
 
     if not _COMMIT.fullmatch(name.revision):
@@ -119,8 +119,8 @@ def _cached(name: HubName) -> Path | None:
 
 
 def _downloaded(api: Any, name: HubName) -> Path:
-    """The folder here, when the files of one commit have come over."""
-    # The commit is asked for at first: a wrong name fails there at once, a download tries again.
+    """Download the files of one commit; returns their folder."""
+    # Resolve the commit first: a wrong name fails at once here, while a download would retry.
     commit = str(api.model_info(name.repository, revision=name.revision or None).sha)
     if not _COMMIT.fullmatch(commit):
         raise StoreError(f"{name}: the hub names no commit of it ({commit!r:.60})")
@@ -134,7 +134,7 @@ def _downloaded(api: Any, name: HubName) -> Path:
 
 @contextmanager
 def _asking(name: HubName, what: str) -> Iterator[Any]:
-    """The hub's API; all that goes wrong there is one line with the name of the model."""
+    """The hub's API; turns errors into a one-line DataMissingError with the model's name."""
     hub = require("huggingface_hub", "hub", what)
     try:
         yield hub.HfApi()

@@ -1,9 +1,9 @@
 """The contents of a store's record files in few files, so that listing them opens no record.
 
-`Index` is the entry. Its files may be deleted at any time, and nothing is lost: a row counts only
-while the stamp of its record file is the one that it had when it was read and checked, and a file
-that is not whole counts as none. A file is written once, under a name of its own; what is new goes
-into another one, and small ones are put together, so that a row is written a few times at most.
+`Index` is the entry point. Its files may be deleted at any time without loss: a row is valid only
+while its record file has the stamp under which it was read and checked, and damaged files are
+ignored. A file is written once, under its own name; new rows go into another file and small files
+are merged, so that a row is written a few times at most.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ INDEX = "records.index"
 WORTH = 64
 # Two changes within one tick of the file system's clock can leave the same stamp.
 SETTLED_SECONDS = 2.0
-# What decides whether a file is a valid record; an index of another version is no help.
+# Versions and fields on which validity of a record depends; an index with others is ignored.
 _READER = [2, *READER]
 _HEAD = f"fsbench index {json.dumps(_READER)}\n".encode()
-# Parts of a record in a row. Those of the specification are mostly equal between records.
+# Parts of a record in a row; the specification's parts are mostly equal between records.
 _SPEC_PARTS = ("options", "overrides", "data")
 _RECORD_PARTS = (*("split", "metrics", "footprint", "timings", "environment", "notes", "digests"),)
 _STATE = ("status", "error", "incidents")
-# Equal parts of several records are one object.
+# Equal values of these parts are one object, shared between records.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
-# Packed splits that are remembered while an index grows.
+# The maximum number of packed splits cached while rows are added.
 _MOST_SPLITS = 1024
 _EARLY = ("spec", "state", *_SPEC_PARTS)
 _PARTS = (*_EARLY, *_RECORD_PARTS)
@@ -51,10 +51,10 @@ Reader = Callable[[str], tuple[Any, ...]]
 
 
 class Frames:
-    """Values without their numbers, each kept once: parts of records differ in numbers alone.
+    """Values without their numbers, each kept once: many parts of records differ in numbers alone.
 
-    A part is stored as the place of its frame and its numbers. In a frame, 0 stands for a number
-    and n for the value in place n - 1, which holds none.
+    A part is stored as the index of its frame and its numbers. In a frame, 0 is the placeholder of
+    a number, and n > 0 refers to the value at index n - 1, which contains no numbers.
     """
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
@@ -65,20 +65,20 @@ class Frames:
         self._readers: dict[tuple[tuple[str, ...], Any], Reader] = {}
 
     def pack(self, value: Any) -> str:
-        """A value as JSON, which `unpack` reads: an object, or frame and numbers."""
+        """Pack a value as JSON: the value itself, or a list of its frame's index and numbers."""
         if value is None:
             return "null"
         numbers: list[float] = []
         frame = self._frame(value, numbers)
         known = repr(frame)
         if known not in self._places and hash(known) not in self._seen:
-            # What stands there once needs no frame.
+            # A value that occurs only once needs no frame.
             self._seen.add(hash(known))
             return _text(value)
         return f"[{','.join(map(repr, [self._place(frame), *numbers]))}]"
 
     def unpack(self, text: str) -> Any:
-        """The inverse; what holds no number is the same object each time."""
+        """The inverse of `pack`; a frame without numbers is the same object each time."""
         found, _ = _read(text)
         if type(found) is not list:
             return found
@@ -90,17 +90,16 @@ class Frames:
         return self._fillers[place](found)
 
     def reader(self, names: tuple[str, ...], absent: Any = None) -> Reader:
-        """Reads these values of packed objects, without making the others.
+        """Make a function that reads the named values of packed objects, without building others.
 
-        names: `work.billed.images` is a value inside of objects. absent: stands for one that is not
-        there.
+        names: `work.billed.images` is a value of nested objects. absent: returned for missing ones.
         """
         if (names, absent) not in self._readers:
             self._readers[names, absent] = self._reader(names, absent)
         return self._readers[names, absent]
 
     def _reader(self, names: tuple[str, ...], absent: Any) -> Reader:
-        # By the beginning of a text: values without numbers, or the makers of all.
+        # By the head of a text: the values if none has numbers, else the makers of all values.
         plain: dict[str, tuple[Any, ...]] = {}
         makers: dict[str, list[Filler]] = {}
 
@@ -122,9 +121,9 @@ class Frames:
         return read
 
     def _maker(self, frame: Any, name: str, first: int, absent: Any) -> tuple[bool, Filler]:
-        """One value of a frame from a list of numbers, and whether it needs none of them.
+        """True if a value of a frame needs no numbers, and its maker from a list of numbers.
 
-        first: the place of the frame's first number.
+        first: index of the frame's first number.
         """
         own, _, inner = (name, "", "") if name in frame else name.partition(".")
         if own not in frame:
@@ -144,7 +143,7 @@ class Frames:
         return False, self._filler(item, itertools.count(first))
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
-        """The frame of a dictionary or list; its numbers are appended to those."""
+        """The frame of a dictionary or list; its numbers are appended to `numbers`."""
         before, made = len(numbers), value.copy()
         bare = []
         for name, item in value.items() if type(value) is dict else enumerate(value):
@@ -163,7 +162,7 @@ class Frames:
         return made
 
     def adopted(self, others: Frames, place: int) -> int:
-        """The place here of a frame of others."""
+        """Add a frame of other frames to these, if missing; returns its index here."""
 
         def translated(frame: Any) -> Any:
             if type(frame) is dict:
@@ -181,7 +180,7 @@ class Frames:
         return place
 
     def _filler(self, frame: Any, places: Iterator[int]) -> Filler:
-        """Makes the value of a frame from a list of numbers; places: of its own, in their order."""
+        """Make a function that fills a frame from a list; places: the list's indices, in order."""
         filled = frame.copy()
         holes: list[tuple[Any, int]] = []
         inner: list[tuple[Any, Filler]] = []
@@ -206,17 +205,17 @@ class Frames:
 
 
 class Segment:
-    """Rows by key, and the frames that they are stored with.
+    """Rows by key, and the frames that they are packed with.
 
-    A row is key, stamp of the record, stamp of the logits that were checked, or nothing, and the
-    parts of the record, with tabs between them.
+    The columns of a row, separated by tabs, are the key, the stamp of the record, the stamp of the
+    verified logits (empty without), and the parts of the record.
     """
 
     def __init__(self, path: Path | None, frames: Frames, rows: dict[str, str]) -> None:
         self.path = path
         self.frames = frames
         self.rows = rows
-        # Keys of rows that are valid, and how many are not as they are in the file.
+        # Keys of rows found valid, and the number of changes to rows since the file was read.
         self.found: set[str] = set()
         self.changed = 0
         self._known: dict[str, Any] = {}
@@ -227,11 +226,11 @@ class Segment:
 
     @classmethod
     def read(cls, path: Path) -> Segment | None:
-        """That of a file; None where it is missing, damaged or of another version."""
+        """Read a segment from a file; None if it is missing, damaged or of another version."""
         try:
             with path.open("rb") as file:
                 stated = file.read(len(_HEAD) + len(_checksum(b"")))
-                # Line by line: the whole of it in memory twice would be what a listing needs most.
+                # Read line by line: holding the file twice would dominate a listing's memory.
                 sha, lines = hashlib.sha256(), []
                 for line in file:
                     sha.update(line)
@@ -243,7 +242,7 @@ class Segment:
         return cls(path, Frames(json.loads(lines[0])), {row[:64]: row for row in lines[1:]})
 
     def write(self, folder: Path) -> None:
-        """Write its file, named by its content, and remove the one that it was read from."""
+        """Write the file, named by its checksum, and remove the file that was read."""
         self._splits.clear()
         body = "\n".join([_text(self.frames.values), *self.rows.values(), ""]).encode()
         checksum = _checksum(body)
@@ -254,7 +253,7 @@ class Segment:
         self.path = path
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
-        """The row of a record from the values of its file, which were checked."""
+        """Add the row of a record from the validated values of its file."""
         spec = {name: value for name, value in values["spec"].items() if name not in _SPEC_PARTS}
         parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
         parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
@@ -265,7 +264,7 @@ class Segment:
         return Row(self, key)
 
     def _packed(self, name: str, value: Any) -> str:
-        """A part as text; a split that is the object of several records is packed once."""
+        """Pack a part as text; a split object that several records share is packed once."""
         if name != "split":
             return self.frames.pack(value)
         if id(value) in self._splits:
@@ -274,12 +273,12 @@ class Segment:
         if text.startswith("["):
             if len(self._splits) == _MOST_SPLITS:
                 self._splits.clear()
-            # With the object, so that no other takes its id.
+            # Keep the object alive, so that no other gets its id.
             self._splits[id(value)] = value, text
         return text
 
     def take(self, other: Segment, keys: Iterable[str]) -> None:
-        """Add rows of another segment that are not here, in the frames of this one."""
+        """Add missing rows from another segment, translated to the frames of this one."""
         places: dict[str, str] = {}
         for key in [key for key in keys if key not in self.rows]:
             head, *parts = other.rows[key].rsplit("\t", len(_PARTS))
@@ -293,14 +292,14 @@ class Segment:
             self.changed += 1
 
     def text(self, key: str, name: str) -> str:
-        """The text of a part in a row; the parts of one record are mostly asked for in turn."""
+        """The text of a part in a row; caches columns, as parts of a record are read in turn."""
         row = self.rows[key]
         if self._texts[0] is not row:
             self._texts = row, row.split("\t")
         return self._texts[1][_FIRST + _PLACES[name]]
 
     def part(self, name: str, text: str) -> Any:
-        """A part from its text in a row; one that is asked for again at once is there already."""
+        """Unpack a part from its text in a row; the last value of each part is cached."""
         if name in _SHARED:
             if text not in self._known:
                 self._known[text] = self.frames.unpack(text)
@@ -311,7 +310,7 @@ class Segment:
 
 
 class Row:
-    """One record in a segment; its parts are read when they are asked for."""
+    """One record in a segment; its parts are unpacked on access."""
 
     __slots__ = ("_key", "_segment")
 
@@ -320,7 +319,7 @@ class Row:
         self._key = key
 
     def record(self, spec: RunSpec | None = None) -> Record:
-        """The record, which reads most parts late. spec: that of its key, where it is there."""
+        """The record, which reads most parts lazily. spec: that of its key, if known."""
         segment = self._segment
         texts = segment.rows[self._key].split("\t", _FIRST + len(_EARLY))[_FIRST:-1]
         if spec is not None:
@@ -336,7 +335,7 @@ class Row:
         return self._segment.part(part, self._segment.text(self._key, part))
 
     def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-        """Some values of a part; None where it has none."""
+        """The named values of a part; None for missing ones."""
         text = self._segment.text(self._key, part)
         return self._segment.frames.reader(names)(text)
 
@@ -344,7 +343,7 @@ class Row:
     def columns(
         rows: Iterable[Row], part: str, names: tuple[str, ...], absent: Any = None
     ) -> list[tuple[Any, ...]]:
-        """These values of many records, a tuple for each. absent: as that of `Frames.reader`."""
+        """The named values of many records, a tuple for each. absent: as in `Frames.reader`."""
         place = _FIRST + _PLACES[part]
         found: list[tuple[Any, ...]] = []
         for segment, members in itertools.groupby(rows, attrgetter("_segment")):
@@ -355,16 +354,16 @@ class Row:
 
     @property
     def file(self) -> Path | None:
-        """The file of the index that it is from."""
+        """The index file of the row; None if it is not in a file yet."""
         return self._segment.path
 
     def is_checked(self, stamp: Stamp | None) -> bool:
-        """True when logits of this stamp were found to be those of the record."""
+        """True if logits with this file stamp were already verified against the record."""
         known = self._segment.rows[self._key].split("\t", _FIRST)[2]
         return stamp is not None and known == _stamp_text(stamp)
 
     def check(self, stamp: Stamp | None) -> None:
-        """Remember that logits of this stamp are those of the record; None where it has none."""
+        """Mark logits with this file stamp as verified; None if the record has no logits."""
         if stamp is not None and _is_settled(stamp):
             key, own, _, parts = self._segment.rows[self._key].split("\t", _FIRST)
             self._segment.rows[self._key] = "\t".join([key, own, _stamp_text(stamp), parts])
@@ -372,10 +371,10 @@ class Row:
 
 
 class Index:
-    """The rows that a store has, and those to be added to them."""
+    """The rows in a store's index files, and new rows to be added."""
 
     def __init__(self, folder: Path, segments: list[Segment], useless: Sequence[Path] = ()) -> None:
-        """folder: that of the store; useless: files of its index that are none."""
+        """folder: the folder of the store; useless: damaged or outdated files of its index."""
         self._folder = folder
         self._segments = segments
         self._useless = useless
@@ -384,13 +383,13 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Index:
-        """All that is whole in the files of a store's folder."""
+        """Load every undamaged index segment of a store."""
         found = {path: Segment.read(path) for path in sorted(index_files(folder))}
         whole = [segment for segment in found.values() if segment is not None]
         return cls(folder, whole, [path for path, segment in found.items() if segment is None])
 
     def find(self, key: str, stamp: Stamp | None) -> Row | None:
-        """The row of a record file whose stamp is the one that it was read under."""
+        """The row of a record file; None unless it was read from a file with this stamp."""
         if stamp is None:
             return None
         start = f"{key}\t{_stamp_text(stamp)}\t"
@@ -402,15 +401,14 @@ class Index:
         return None
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
-        """A row of a valid record. stamp: that of its file before that was read."""
+        """Add the row of a valid record. stamp: of its file, taken before reading it."""
         segment = self._new if stamp and _is_settled(stamp) else self._unsettled
         return segment.add(key, stamp, values)
 
     def save(self, *, whole: bool) -> None:
-        """Write what is new, if that is worth it and the folder can be written.
+        """Write new and changed rows, if there are enough and the folder can be written.
 
-        whole: whether all record files were looked for, so that rows which were not found are of
-        no use any more.
+        whole: True if all record files were looked up, so that rows not found are obsolete.
         """
         with suppress(OSError):
             if len(self._new.rows) >= WORTH:
@@ -423,7 +421,7 @@ class Index:
                     segment.write(self._folder)
 
     def _gather(self, whole: bool) -> list[Path]:
-        """Put files together that have little beside what is new; those that are to go then."""
+        """Merge small or mostly obsolete segments into the new one; returns their files."""
         old = []
         for segment in sorted(self._segments, key=lambda segment: len(segment.rows)):
             keys = segment.found if whole else segment.rows.keys()
@@ -435,7 +433,7 @@ class Index:
 
 
 def index_files(folder: Path) -> Iterator[Path]:
-    """The files of a store's index, whatever is in them."""
+    """The files of a store's index, valid or not."""
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
 
 

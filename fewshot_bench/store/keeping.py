@@ -1,25 +1,25 @@
-"""The choice of what is kept of a cell's logits, and how much disk it takes.
+"""The choice of how much of a cell's logits is kept, and the disk space that it takes.
 
-`chosen` resolves what was asked for. It changes no number: statistics of every query are always
-kept, computed from the logits in full precision.
+`chosen` resolves the value of --keep-logits. The choice changes no result: statistics of every
+query are always kept, computed from the logits in full precision.
 """
 
 from __future__ import annotations
 
 from fewshot_bench.utils.errors import unknown
 
-# All logits in 16 bits; the most probable classes alone; nothing beside the statistics.
+# All logits as float16; the most probable classes only; the statistics only.
 ALL, TOP, NONE = "all", "top", "none"
 KEPT = (ALL, TOP, NONE)
-# The name under which the environment of a record says it.
+# Key of the choice in the environment of a record.
 ASKED = "kept_logits"
-# The options of the next step where all logits are missed.
+# The options to suggest where all logits are needed but were not kept.
 KEEP_ALL = f"--keep-logits {ALL} --force"
-# All logits are kept by default up to so many of them: 16 MB. SUN397 has 7.9 million, ImageNet 50.
+# Up to this many logits (16 MB), all are kept by default. Millions: SUN397 7.9, ImageNet 50.
 MOST_LOGITS = 8_000_000
 TOP_CLASSES = 5
-# Bytes of one query: its statistics, its name as long as names usually are, each of its top
-# classes, each logit. And of what else is in the file.
+# Bytes per query: its statistics, a name of usual length, each of its top classes, each logit.
+# And bytes of everything else in the file.
 _STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
 
 
@@ -38,7 +38,7 @@ def checked(asked: str) -> str:
 
 
 def kept_bytes(queries: int, classes: int, asked: str = "") -> int:
-    """The bytes on disk of one cell beside its record, at most unless names are very long."""
+    """Upper bound of one cell's bytes on disk beside its record, unless names are very long."""
     kept = chosen(asked, queries, classes)
     row = _STATISTICS + _NAME
     row += _TOP * min(classes, TOP_CLASSES) if kept != NONE else 0

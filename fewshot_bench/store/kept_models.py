@@ -1,7 +1,7 @@
 """Models that runs keep beside their records, in `models/<key>/` of a store.
 
-A record states the digest of its model (`footprint["model"]`): a folder with another one is not its
-model, and one that no record states is left over.
+A record states the digest of its model (`footprint["model"]`): a folder with another digest is not
+its model, and a folder that no record states is a leftover.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from fewshot_bench.utils.text import size_text
 
 MODELS, STATED = "models", "model"
 FILES = (TENSORS, CARD, CONFIG)
-"""The config comes last: a folder without one is no model."""
+"""The config is written last: a folder without one is not a model."""
 
 
 def model_folder(store: Path, key: str) -> Path:
-    """The folder of the model of a cell, be it there or not."""
+    """Folder of a cell's model; it may not exist."""
     return store / MODELS / key
 
 
 def stated_model(record: Record) -> Mapping[str, Any]:
-    """Digest and bytes of its model, as a record states them; empty where it has none."""
+    """Digest and bytes of the model that a record states; empty if it states none."""
     found = record.footprint.get(STATED)
     return found if isinstance(found, Mapping) else {}
 
 
 def facts_of(folder: Path, digest: str) -> dict[str, Any]:
-    """Digest and bytes of a model that was just written, for its record."""
+    """Digest and bytes of a newly written model, for its record."""
     return {"digest": digest, "bytes": size_of(folder)}
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of a model's folder; 0 where there is none."""
+    """Bytes of a model's folder; 0 if it does not exist."""
     return sum(path.stat().st_size for path in sorted_entries(folder) if path.is_file())
 
 
 def kept_models_line(records: Sequence[Record]) -> str:
-    """The number of models that records state, and their bytes, in words."""
+    """Summary line: number and bytes of the models that records state."""
     found = [stated_model(record) for record in records if record.status == "done"]
     kept = [one for one in found if one]
     size = size_text(sum(int(one.get("bytes") or 0) for one in kept))
@@ -60,9 +60,9 @@ def kept_models_line(records: Sequence[Record]) -> str:
 
 
 def expected_bytes(methods: Iterable[str], records: Iterable[Record]) -> tuple[int, list[str]]:
-    """Bytes of a model for each of `methods`, as large as the largest among records.
+    """Estimate the bytes of one model per entry of `methods`, by the method's largest in records.
 
-    Also the methods of which there is none.
+    Also returns the methods without any stated model.
     """
     largest: dict[str, int] = {}
     for record in records:
@@ -75,7 +75,7 @@ def expected_bytes(methods: Iterable[str], records: Iterable[Record]) -> tuple[i
 
 
 def model_of(store: Path, record: Record) -> Path:
-    """The folder of a record's model; StoreError where it has none, or another one lies there."""
+    """Folder of a record's model; StoreError if none was kept or the folder's digest differs."""
     again = f"compute it with --keep-models --force to have one ({record.spec.describe()})"
     stated = stated_model(record)
     if not stated:
@@ -87,7 +87,7 @@ def model_of(store: Path, record: Record) -> Path:
 
 
 def model_problem(store: Path, record: Record) -> str:
-    """The fault of the model that a record states; empty without one, or where none is stated."""
+    """Describe the fault of a record's model; empty if it is sound or the record states none."""
     try:
         if stated_model(record):
             model_of(store, record)
@@ -97,7 +97,7 @@ def model_problem(store: Path, record: Record) -> str:
 
 
 def copy_model(source: Path, record: Record, destination: Path) -> None:
-    """Copy the model of a record to another store, if it is sound; may raise OSError."""
+    """Copy a record's model to another store, if stated and sound; may raise OSError."""
     if not stated_model(record) or model_problem(source, record):
         return
     key = record.spec.key()
@@ -113,7 +113,7 @@ def remove_model(store: Path, key: str) -> None:
 
 
 def unclaimed_models(store: Path, seconds: float) -> Iterator[Path]:
-    """Folders of models that no record states, and that nobody has written to for so long."""
+    """Model folders that no record states and that were not written to for `seconds`."""
     for folder in sorted_entries(store / MODELS):
         if folder.is_dir() and not _is_young(folder, seconds) and not _is_claimed(store, folder):
             yield folder
@@ -125,7 +125,7 @@ def _is_young(folder: Path, seconds: float) -> bool:
 
 
 def _is_claimed(store: Path, folder: Path) -> bool:
-    """True when a record states a model here, or cannot be read to tell."""
+    """True if the folder's record states a model or is unreadable; False if it is missing."""
     key = folder.name
     try:
         return bool(stated_model(read_record(store / RECORDS / key[:2] / f"{key}.json")))

@@ -1,10 +1,10 @@
-"""Leases on shared work, without locks: a lease ends with the process that holds it.
+"""Leases on shared work, without locks: `Leases.claim` takes one, which dies with its process.
 
 A lease is a file `claims/<key>.<generation>` that is created exclusively and touched while its
-holder lives. One that is not touched for its time, or whose process on this machine is gone, is
-dead, and the next generation may be claimed. All times are those of the file system that holds the
-store, so that clocks of machines need not agree. Safe on shared file systems: exclusive creation,
-touching, listing and removing are all that it asks for.
+holder lives; if it was not touched for its `seconds`, or its process on this machine has ended, it
+is dead and the next generation may be claimed. Leases are safe on shared file systems: they need
+only exclusive creation, touching, listing and removal, and all times are by the clock of the
+store's file system, so that clocks of machines need not agree.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FOLDER = "claims"
 CLOCK = ".clock-"
 LEASE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
-# A lease is renewed this many times within its time.
+# A lease is renewed this many times within its seconds.
 RENEWALS = 6
-# How long a measured difference between the clocks is relied on.
+# A measured offset between the clocks is reused for this long.
 CLOCK_SECONDS = 60.0
-# A holder that nothing is known of, since its file was read while it was being written.
+# Placeholder for an unreadable lease file, such as one that is still being written.
 _UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", "token": ""}
 
 
@@ -40,7 +40,7 @@ _UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", 
 class Holder:
     """The holder of a lease: machine and process, run, and number of the try.
 
-    tries: which time this is that a process of the same run holds it, all others having died.
+    tries: number of processes of the same run that held it in a row, all but this one dead.
     """
 
     machine: str
@@ -121,14 +121,14 @@ class Leases:
             for other in others:
                 other.unlink(missing_ok=True)
         except OSError:
-            # A full disk, say: nobody is to wait for this one.
+            # For example a full disk: no other process should wait for this lease.
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             raise
         return Lease(key, path, holder)
 
     def is_free(self, key: str) -> bool:
-        """True when nobody who lives holds `key`; False where the folder cannot be read now."""
+        """True if no live process holds `key`; False if the folder cannot be read."""
         try:
             found = self._generations(key).values()
         except OSError:
@@ -136,27 +136,27 @@ class Leases:
         return not any(self._lives(path, self._read(path)) for path in found)
 
     def release(self, key: str) -> None:
-        """Give a lease back; one that was lost in the meantime is left to its new holder."""
+        """Release a lease; if it was lost in the meantime, its new holder keeps it."""
         lease = self.held.pop(key, None)
         if lease is not None and self._is_mine(lease):
             with suppress(OSError):
                 lease.path.unlink(missing_ok=True)
 
     def renew(self) -> None:
-        """Touch what is held."""
+        """Touch the files of all held leases."""
         for lease in list(self.held.values()):
             with suppress(OSError):
                 if self._is_mine(lease):
                     os.utime(lease.path)
 
     def close(self) -> None:
-        """Release everything and end the thread."""
+        """Release all leases and stop the renewal thread."""
         self._stopped.set()
         for key in list(self.held):
             self.release(key)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Remove claims to finished work that nobody who lives holds: of runs that were killed."""
+        """Remove dead leases of finished work (`keys`), left behind by killed runs."""
         entries = list(_entries(self.folder))
         wanted = set(keys if entries else ())
         for path in entries:
@@ -165,7 +165,7 @@ class Leases:
                     path.unlink(missing_ok=True)
 
     def dead(self) -> list[Path]:
-        """Files of leases whose holders are gone, and of clocks that were not read to the end."""
+        """Files of dead leases, and clock probes that killed processes left behind."""
         clocks = [path for path in self.folder.glob(f"{CLOCK}*") if self._age(path) > self.seconds]
         leases = [path for path in _entries(self.folder) if not self._lives(path, self._read(path))]
         return clocks + leases
@@ -193,7 +193,7 @@ class Leases:
 
     @staticmethod
     def _read(path: Path) -> Holder | None:
-        """The holder of a lease; None where the file has gone."""
+        """The holder of a lease; None if the file is gone, a placeholder if it is unreadable."""
         try:
             return _holder(json.loads(path.read_bytes()))
         except FileNotFoundError:
@@ -209,9 +209,9 @@ class Leases:
         return self._age(path) <= holder.seconds
 
     def _age(self, path: Path) -> float:
-        """Seconds since a file was touched; endless for one that has gone, 0 when unknown."""
+        """Seconds since a file was touched; infinity if it is gone, 0 if it cannot be read."""
         try:
-            # Opened, because a network file system looks at the server then.
+            # Opening the file makes a network file system query the server.
             with path.open("rb") as file:
                 touched = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
@@ -221,7 +221,7 @@ class Leases:
         return self._now() - touched
 
     def _now(self) -> float:
-        """The time by the clock of the file system."""
+        """Current time by the clock of the store's file system."""
         if self._offset is None or time.monotonic() - self._offset[1] > CLOCK_SECONDS:
             probe = self.folder / f"{CLOCK}{secrets.token_hex(8)}"
             try:
@@ -236,7 +236,7 @@ class Leases:
 
 
 def _holder(values: dict[str, Any]) -> Holder:
-    """A holder from a file, its values made what they must be."""
+    """Parse a holder from a file: convert its values and cap `seconds`."""
     texts = {name: str(values[name]) for name in ("machine", "run", "token")}
     seconds = min(float(values["seconds"]), LONGEST_SECONDS)
     pid, since = int(values["pid"]), float(values["started"])

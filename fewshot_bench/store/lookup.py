@@ -1,4 +1,4 @@
-"""`find`: one record with its answers, by its file or by the beginning of its key."""
+"""`find`: one record with its answers, by its file or by a prefix of its key."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fewshot_bench.utils.files import Damaged
 
 @dataclass(frozen=True)
 class Kept:
-    """A record and the answers beside it, where they are there; store: its folder.
+    """A record, the answers beside it (None if missing or unusable), and its store's folder.
 
-    problem: why the answers that are there cannot be used.
+    problem: why existing answers cannot be used.
     """
 
     record: Record
@@ -28,7 +28,7 @@ class Kept:
 
 
 def find(name: str, store: Path) -> Kept:
-    """A record by its file, or by its key or the beginning of it in a store."""
+    """Find a record by its file, or in a store by its key or a prefix of it."""
     path = Path(name)
     if path.suffix == ".json":
         if not path.is_file():

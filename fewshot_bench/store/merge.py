@@ -1,6 +1,6 @@
-"""Merge one store into another: which record stays where both have one, and the copy.
+"""Merge one store into another: decide between two records of a cell, and copy files.
 
-`merge` is the entry; a kill at any moment leaves both stores valid.
+`merge` is the entry point; a kill at any moment leaves both stores valid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HERE, THERE = "here", "there"
 
 
 def same_result(one: Cell, other: Cell) -> bool:
-    """True when both have equal logits, or equal metrics (that both state) of the same queries."""
+    """True if both have equal logits, or equal shared metrics of the same queries."""
     if one.record.status != other.record.status:
         return False
     if one.arrays is None or other.arrays is None:
@@ -37,13 +37,13 @@ def same_result(one: Cell, other: Cell) -> bool:
 
 
 def same_metrics(one: Record, other: Record) -> bool:
-    """True when all metrics are equal that both records state."""
+    """True if the records share at least one metric and agree on all shared ones."""
     both = set(one.metrics) & set(other.metrics)
     return bool(both) and all(one.metrics[name] == other.metrics[name] for name in both)
 
 
 def described(mine: Cell, theirs: Cell) -> tuple[str, ...]:
-    """Lines for a person: top-1 of both, the largest difference of answers, other conditions."""
+    """Lines to show: top-1 of both, largest difference of answers, differing conditions."""
     return (
         mine.record.spec.describe(),
         f"top-1 {_top1(mine.record)} {HERE}, {_top1(theirs.record)} {THERE}",
@@ -73,7 +73,7 @@ def _same_queries(one: Cell, other: Cell) -> bool:
 
 
 def _conditions(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Device, threads and versions that are not the same."""
+    """Device, threads, versions and method code that differ."""
     ours, others = _facts(mine), _facts(theirs)
     for name in sorted(ours.keys() | others.keys()):
         if ours.get(name) != others.get(name):
@@ -88,7 +88,7 @@ def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     return found | (dict(packages) if isinstance(packages, Mapping) else {})
 
 
-# What became of a cell, or of imported picks, of a source.
+# Outcomes for a cell, or for imported picks, of a source.
 COPIED, REPLACED, EQUAL, KEPT = "copied", "replaced", "equal", "kept"
 CONFLICT, UNUSABLE = "conflict", "not used"
 OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
@@ -98,9 +98,9 @@ OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
 class Step:
     """The outcome of a merge for one cell, or for the imported picks of one setting.
 
-    COPIED: it was absent. REPLACED: it took the place of a failed or damaged one. EQUAL: it is
-    there. KEPT: the source's failed, and what is there did not. CONFLICT: both are done and differ.
-    UNUSABLE: the file of the source, or the one that is there, cannot be relied on.
+    COPIED: absent at the destination. REPLACED: it replaced a failed, damaged or incomplete one.
+    EQUAL: already there. KEPT: the source's failed, and the destination's did not. CONFLICT: both
+    are usable and differ. UNUSABLE: the file of the source or of the destination is unusable.
     """
 
     outcome: str
@@ -126,10 +126,10 @@ def check_sources(sources: Sequence[Path], destination: Path) -> None:
 
 
 def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
-    """Bring the cells and imported picks of one store into another, each as it comes.
+    """Copy the cells and imported picks of one store into another, yielding each outcome.
 
     Every file of the source is read in full and checked before it is used. With `dry_run` nothing
-    is written. A second call finishes what a killed one began.
+    is written. A second call completes a killed merge.
     """
     for path in split_paths(source):
         yield _picks(path, destination, dry_run)
@@ -188,9 +188,10 @@ def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
 
 
 def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
-    """The outcome for a cell; lines with REPLACED: the faults of the record that is there.
+    """The outcome for a cell; with REPLACED, lines list problems of the destination's record.
 
-    A newer version's file at the destination raises StoreError.
+    With CONFLICT, they describe the difference. StoreError for a destination file of a newer
+    version.
     """
     failed = theirs.record.status == "failed"
     try:

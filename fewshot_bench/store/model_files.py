@@ -1,8 +1,8 @@
-"""A kept model: a folder of tensors, what they mean, and a model card.
+"""A kept model: a folder with tensors, their config and a model card.
 
-`config_of`, `write_model` and `read_model` are the entry points. Reading runs nothing from the
-folder, and gives a model whole, as it was written, or StoreError with one line: both files have
-digests.
+`config_of`, `write_model` and `read_model` are the entry points. Reading executes nothing from the
+folder, and returns the model as it was written or raises a one-line StoreError: config and tensors
+have digests.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ if TYPE_CHECKING:
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 SUPPORT = "support.safetensors"
-"""Training images to be shown, where they were asked for (`support_files`)."""
+"""Training images for display, if requested (`support_files`)."""
 CONFIG_BYTES = 64 * 2**20
-"""The longest config that is read."""
+"""Maximum bytes of a config."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that a model is beside its tensors.
+    """Everything that defines a model besides its tensors.
 
     classifier: the name of its class (`api/keeping.name_of_class`).
     method: the registered name, with `method_version`, `method_origin` (distribution and version)
         and `method_code` (digest of its source); options: all its hyper-parameters.
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
-    exif: as the condition of a run; classnames: by column of the logits; templates: those of the
-        fit.
-    data: where it was fitted (`dataset` without its path, `revision`, `split`: digest of the lists
-        of images, `shots`, `images`: counts per class, `validation`: how many it chose by, `seed`;
-        of a cell `cell`, `split_seed`, `protocol`, `val` and `prompts`, too). notes: what the
-        method chose.
-    accuracy: out-of-fold facts, empty where there are none: `mean`, `low`, `high`, `level`,
+    exif: as in the conditions of a run; classnames: by column of the logits; templates: the prompt
+        templates of the fit.
+    data: training data (`dataset` without its path, `revision`, `split`: digest of the lists of
+        images, `shots`, `images`: counts per class, `validation`: number of validation images,
+        `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`).
+    notes: choices of the method.
+    accuracy: out-of-fold results, empty if there are none: `mean`, `low`, `high`, `level`,
         `folds`, `repeats`, `calibration_error`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
-        below which a query belongs to no class; None for never.
-    tensors: SHA-256 of the file of tensors, set when the model is written; support: that of the
-        training images to be shown, empty (and not in the file) where there are none.
+        below which a query is assigned to no class; None for never.
+    tensors: SHA-256 of the tensor file, set when the model is written; support: SHA-256 of the
+        file of training images to be shown, empty (and left out of the config file) without one.
     """
 
     method: str
@@ -84,7 +84,7 @@ class ModelConfig:
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with the `digest` of them all."""
+        """Plain JSON values, with a `digest` of all of them."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
         if not self.support:
             del plain["support"]
@@ -94,7 +94,7 @@ class ModelConfig:
 def config_of(
     name: str, method: Any, backbone: LoadedBackbone, vocabulary: Vocabulary, **more: Any
 ) -> ModelConfig:
-    """The config of a fitted method that is registered as `name`; more: other fields of it."""
+    """The config of a fitted method registered as `name`; more: other fields of the config."""
     code = registry().code(name)
     return ModelConfig(
         method=name,
@@ -113,9 +113,9 @@ def config_of(
 
 
 def without_path(dataset: str) -> str:
-    """The name of a data set without the folders above it: models are handed to others.
+    """Strip parent folders from the name of a data set, since models are shared with others.
 
-    `folder:photos` of the path of a folder, a name that is no path as it is.
+    The path of a folder becomes `folder:photos`; names that are not local paths stay as they are.
     """
     family, colon, argument = dataset.partition(":")
     local = argument.startswith(("~", "/")) or Path(argument).exists()
@@ -133,11 +133,11 @@ def write_model(
     card: str,
     support: bytes = b"",
 ) -> str:
-    """Write a model into a folder that is made; returns the digest of its config.
+    """Write a model, creating its folder; returns the digest of its config.
 
-    The config comes last: a folder without one is no model. card: the text of README.md.
-    support: the file of training images to be shown. ContractError for tensors that cannot be
-    stored; may raise OSError.
+    The config is written last: a folder without a config is not a model. card: the text of
+    README.md. support: content of the file of training images to be shown. ContractError for
+    tensors that cannot be stored; may raise OSError.
     """
     content = packed(tensors)
     shown = hashlib.sha256(support).hexdigest() if support else ""
@@ -155,7 +155,7 @@ def write_model(
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """A model and its tensors, on the CPU; StoreError with one line where it cannot be used."""
+    """Load a model's config and its tensors, on the CPU; one-line StoreError if unusable."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -167,7 +167,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def checked_config(folder: Path) -> ModelConfig:
-    """The config of a model whose tensors have their digest; they are not opened."""
+    """The config of a model, after checking the digest of its tensor file without parsing it."""
     return _read(folder)[0]
 
 
@@ -186,7 +186,7 @@ def _read(folder: Path) -> tuple[ModelConfig, bytes]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config alone, checked; StoreError with one line where it cannot be used."""
+    """Read and validate the config alone; one-line StoreError if it is unusable."""
     path = folder / CONFIG
     try:
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
 """Predictions of cells, from the files beside records or from a cache of packed predictions.
 
-`Outcomes` is the entry; a pack holds the digest of the logits that it was made of.
+`Outcomes` is the entry point; a pack's entries are keyed by the digest of their logits.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError
 
 @dataclass(frozen=True)
 class Queries:
-    """The images that were asked about: `names` is the JSON of their ids, `labels` (n,) int64."""
+    """The query images of a cell: `names` is the JSON of their ids, `labels` (n,) int64."""
 
     names: bytes
     labels: np.ndarray
@@ -59,7 +59,7 @@ class Queries:
 
     @classmethod
     def of(cls, stored: Stored) -> Queries:
-        """Those of the answers beside a record."""
+        """The queries of the answers beside a record."""
         return cls(stored.names, stored.answers.labels)
 
 
@@ -77,12 +77,12 @@ Pack = dict[str, Entry]
 
 
 def pack_file(store: Path, split: str) -> Path:
-    """File of the pack of a split; split: its digest, or any text in its place."""
+    """File of the pack of a split; split: its digest, or any other text."""
     return store / OUTCOMES / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
 def load_pack(path: Path) -> Pack:
-    """The entries of a file by the digest of their logits; none where it is not whole."""
+    """Load a pack; empty if the file is missing, damaged or of another version."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -97,19 +97,19 @@ def load_pack(path: Path) -> Pack:
 
 
 def save_pack(path: Path, pack: Pack) -> None:
-    """Write a file whole, where the folder can be written; elsewhere there is no pack."""
+    """Write a pack atomically; does nothing if the folder cannot be written."""
     from safetensors.numpy import save
 
     entries, arrays = _packed(pack)
     about = {"version": __version__, "sha256": checksum(entries, arrays), "entries": entries}
-    # One text, since the order of several is another one in every process.
+    # A single metadata entry, since the order of several differs between processes.
     content = save(arrays, {"about": json.dumps(about)})
     with suppress(OSError):
         write_whole(path, content)
 
 
 def _packed(pack: Pack) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Per entry the place of its queries, its row, classes and metrics; and all arrays."""
+    """All arrays, and per entry the index of its queries, its row, classes and metrics."""
     import numpy as np
 
     cells: defaultdict[str, list[str]] = defaultdict(list)
@@ -130,7 +130,7 @@ def _packed(pack: Pack) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _unpacked(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Pack:
-    """The inverse; errors where values are of another kind."""
+    """The inverse of `_packed`; raises one of _MALFORMED for invalid values."""
     queries: dict[int, Queries] = {}
     found = {}
     for digest, (place, row, classes, metrics) in entries.items():
@@ -159,7 +159,7 @@ def checksum(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> st
 
 
 def _check_classes(classes: object, *indices: np.ndarray) -> None:
-    """ValueError unless these are indices of so many classes."""
+    """ValueError unless `classes` is a valid number and all indices are below it."""
     if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
         raise ValueError(f"{classes} classes")
     for found in indices:
@@ -171,11 +171,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Reading and hashing leave Python's lock; more threads than processors only wait for it.
+# Reading and hashing release the GIL; more threads than processors would only wait for it.
 THREADS = min(4, os.cpu_count() or 1)
 # Records round metrics to 6 digits.
 ROUNDED = 2e-6
-# What a metric's scores may ask for beside what a pack does not have.
+# Attributes that scores of a metric can use without the answers: a pack provides them.
 _KEPT = frozenset({"labels", "classes", "predictions", "hits", "per_class"})
 
 
@@ -184,9 +184,9 @@ class Outcome:
     """Predictions of one cell. Arrays are shared and must not be changed.
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
-    predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
-    lacks computed from its answers. whole: gives whether all logits are there. read: reads answers,
-    with all logits where they are wanted.
+    predictions: (n,) class indices below `classes`. metrics: those that the record states, and the
+    others computed from its answers. whole: returns True if all logits are kept. read: reads the
+    answers, with all logits if called with True.
     """
 
     queries: Queries
@@ -208,7 +208,7 @@ class Outcome:
 
     @cached_property
     def hits(self) -> np.ndarray:
-        """(n,) bool: which images were predicted right."""
+        """(n,) bool: which images were predicted correctly."""
         found: np.ndarray = self.predictions == self.labels
         return found
 
@@ -219,17 +219,17 @@ class Outcome:
 
     @property
     def confidences(self) -> np.ndarray:
-        """(n,) the highest probability of each image; StoreError where they cannot be read."""
+        """(n,) the highest probability of each image; StoreError if they cannot be read."""
         return self.read(False).confidences
 
     def has_scores(self, metric: Metric) -> bool:
-        """True where the scores of a metric do not ask for logits that were not kept."""
+        """True if the metric has scores, and any logits that they need are kept."""
         return metric.scores is not None and ("logits" not in needs(metric.scores) or self.whole())
 
     def scores(self, metric: Metric) -> np.ndarray:
-        """(n,) the metric image by image; answers are read where predictions are not enough.
+        """(n,) the metric image by image; reads the answers if predictions are not enough.
 
-        ContractError where a plug-in's scores are not what its value is the mean of.
+        ContractError if the mean of a plug-in's scores differs from the value of its metric.
         """
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
         asked = needs(metric.scores)
@@ -247,11 +247,11 @@ class Outcome:
 class Outcomes:
     """The outcomes of a store's records, with a cache in the store that may be deleted.
 
-    `<store>/outcomes/` holds one file per split. It is used where its checksum is right, the
-    record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
-    the record, and the logits have not been written since. A store that cannot be written is read
-    without it. `damaged` lists logits that could not be used. metrics: of plug-ins, beside the
-    built-in ones.
+    `<store>/outcomes/` holds one file per split. A cached outcome is used if the file's checksum is
+    right, it was computed from the record's `digests.logits`, its accuracy equals the record's, and
+    the logits have not been written since. In a store that cannot be written, nothing is cached.
+    `damaged` lists logits that could not be used. metrics: metrics of plug-ins, beside the built-in
+    ones.
     """
 
     store: Store
@@ -263,9 +263,9 @@ class Outcomes:
     _asked: dict[tuple[bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
-        """The outcome of a finished record; StoreError where its logits are not there or damaged.
+        """The outcome of a finished record; StoreError if its logits are missing or damaged.
 
-        Nothing is written: for many records `prepare` them first.
+        Caches nothing: for many records, call `prepare` first.
         """
         entry = self._cached(record) or self._computed(record)
         return Outcome(
@@ -278,9 +278,9 @@ class Outcomes:
         )
 
     def prepare(self, records: Iterable[Record]) -> None:
-        """Compute what is not cached yet of finished records, in threads, and keep it in the store.
+        """Compute the uncached outcomes of finished records, in threads, and cache them.
 
-        Records whose logits are missing are left out, those with damaged ones are in `damaged`.
+        Records whose logits are missing are left out; damaged logits are listed in `damaged`.
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
@@ -295,9 +295,9 @@ class Outcomes:
             list(pool.map(self._keep, changed, changed.values()))
 
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
-        """The records with the metrics of these names that some lack, where the logits are there.
+        """Return the records, with missing metrics added where the logits are available.
 
-        names: of built-in metrics and of `metrics`.
+        names: the metrics that records should have, built-in ones or some of `metrics`.
         """
         names = set(names)
         lacking = {r.spec.key() for r in records if r.status == "done" and names - r.metrics.keys()}
@@ -307,7 +307,7 @@ class Outcomes:
         return [self._complete(r) if r.spec.key() in lacking else r for r in records]
 
     def lacking(self, records: Sequence[Record], names: Iterable[str]) -> Iterator[str]:
-        """A line for each metric that asks for logits that were not kept of some records."""
+        """A message for each metric that some records lack, since their logits were not kept."""
         known = {metric.name: metric for metric in self.metrics}
         for name in sorted(known.keys() & set(names)):
             done = [record for record in records if record.status == "done"]
@@ -326,7 +326,7 @@ class Outcomes:
         return dataclasses.replace(record, metrics={**self._named(entry), **record.metrics})
 
     def _wanted(self, record: Record) -> list[Metric]:
-        """The metrics to compute: those that the record does not state, if what is kept allows."""
+        """Metrics that the record does not state and that its kept data suffices for."""
         stated = record.metrics
         lacking = [metric for metric in self._every if metric.name not in stated]
         if not lacking or has_logits(record):
@@ -334,7 +334,7 @@ class Outcomes:
         return [metric for metric in lacking if not _needs_logits(metric)]
 
     def _named(self, entry: Entry) -> dict[str, float | int]:
-        """The metrics of an entry by their names, those of plug-ins as their code is now."""
+        """The metrics of an entry by name; those of a plug-in only if its code is unchanged."""
         found = entry.metrics.items()
         return {self._keys[key]: value for key, value in found if key in self._keys}
 
@@ -347,7 +347,7 @@ class Outcomes:
         return {_key(metric): metric.name for metric in self._every} | {"n": "n"}
 
     def _cached(self, record: Record) -> Entry | None:
-        """The entry of a record, unless it lacks metrics that the record lacks as well."""
+        """The cached entry of a record; None if it is absent, outdated or lacks wanted metrics."""
         entry = self._pack(_split(record)).get(record.logits_digest)
         if entry is None or any(_key(m) not in entry.metrics for m in self._wanted(record)):
             return None
@@ -357,13 +357,13 @@ class Outcomes:
         return entry if self._trusted[key] else None
 
     def _is_current(self, record: Record) -> bool:
-        """True when the logits, if they are still there, are no younger than the pack."""
+        """True unless the logits were written after the pack."""
         written = self.store.stamp(record.spec.key(), ".npz")
         packed = self._pack_time(_split(record))
         return written is None or packed is None or written[0] <= packed
 
     def _pack_time(self, split: str) -> int | None:
-        """The time of change of a pack before it was read, in nanoseconds; None without one."""
+        """Modification time of a pack in nanoseconds, taken before reading; None without one."""
         self._pack(split)
         return self._pack_times[split]
 
@@ -375,9 +375,9 @@ class Outcomes:
         return self._packs[split]
 
     def _keep(self, split: str, new: Mapping[str, Entry | None]) -> None:
-        """Add entries to a pack as it is now: another process may have added others.
+        """Add entries to a pack, read anew since another process may have added others.
 
-        None takes the place of one whose logits cannot be used any more.
+        None removes an entry whose logits have become unusable.
         """
         path = pack_file(self.store.path, split)
         before = load_pack(path)
@@ -406,7 +406,7 @@ class Outcomes:
         return Entry(self._queries_of(stored), answers.predictions, answers.classes, values)
 
     def _stored(self, record: Record, logits: bool) -> Stored:
-        """The answers, whose digest is compared with the one in the record; logits: with these."""
+        """Load a record's answers, checking their digests; logits: also read the kept logits."""
         path = self.store.file(record.spec.key()).with_suffix(".npz")
         name = f"answers of {record.spec.describe()}"
         try:
@@ -425,7 +425,7 @@ class Outcomes:
             ) from None
 
     def _queries_of(self, stored: Stored) -> Queries:
-        """Those of a cell; most cells of a data set ask about the same images."""
+        """The queries of a cell, shared since most cells of a data set have the same images."""
         images = stored.names, stored.answers.labels.tobytes()
         if images not in self._asked:
             self._asked[images] = Queries.of(stored)
@@ -444,7 +444,7 @@ def _needs_logits(metric: Metric) -> bool:
 
 
 def _agrees(record: Record, entry: Entry) -> bool:
-    """True when predictions give the accuracy that the record states, if it states one."""
+    """True if the predictions have the accuracy that the record states, if it states one."""
     stated, labels = record.metrics.get("top1"), entry.queries.labels
     if not isinstance(stated, int | float) or not len(labels):
         return True
@@ -452,12 +452,12 @@ def _agrees(record: Record, entry: Entry) -> bool:
 
 
 def _key(metric: Metric) -> str:
-    """The name of a metric in a pack; that of a plug-in's counts only for the code that gave it."""
+    """The key of a metric in a pack; for plug-ins with the source, so that code changes miss."""
     return f"{metric.name} {metric.source}" if metric.source else metric.name
 
 
 def _joined(before: Entry | None, now: Entry | None) -> Entry | None:
-    """The entry of now with the metrics that only the one before has, in their newest state."""
+    """Entry `now`, plus the metrics that only `before` has; None if `now` is None."""
     if before is None or now is None:
         return now
     names = {key.partition(" ")[0] for key in now.metrics}

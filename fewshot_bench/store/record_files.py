@@ -1,7 +1,8 @@
-"""The files that hold records: finding them, and writing and reading one, or saying why not.
+"""Find, write and read the files of records.
 
-A file ends with a digest of its own text, which is added when the text was found to be that of a
-valid record. While it holds, the text is parsed and not checked again.
+`record_files`, `written` and `read_record` are the entry points. A file ends with a digest of its
+own text, added once the text was validated as a record; while the digest matches, the text is
+parsed without another validation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import TEMPORARY, Damaged, sorted_entries
 from fewshot_bench.utils.version import __version__
 
-# What decides whether a text is that of a valid record; others check it anew.
+# Versions and fields on which validity depends; readers with others validate a text anew.
 READER = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
 _READER = json.dumps(READER).encode()
 # The end of a file: digests of the text before them, of the values, and of both digests.
@@ -31,12 +32,12 @@ _END_TEXT = ",\n".join(f'  "{name}": "{_HEX}"' for name in ("text", "record", "s
 _END = re.compile(_END_TEXT.encode())
 _END_BYTES = len(_END_TEXT.replace(_HEX, "0" * 64))
 
-# Time of change of content and of the inode in nanoseconds, bytes, inode: another file has another.
+# File stamp: mtime and ctime in nanoseconds, size in bytes, inode; changes if a file is replaced.
 Stamp = tuple[int, int, int, int]
 
 
 class RecordFile(NamedTuple):
-    """A record file with its stamp before reading, None where it cannot be told."""
+    """A record file with its stamp before reading; None if the stamp is unavailable."""
 
     folder: Path
     name: str
@@ -49,7 +50,7 @@ class RecordFile(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The key that its name states; empty where it lies in the folder of others."""
+        """The key that the file name states; empty if the file is in the wrong folder."""
         return _key_in(self.folder.name, self.name.removesuffix(".json"))
 
 
@@ -76,21 +77,21 @@ def stamp_of(found: os.stat_result) -> Stamp:
 def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
     """The record with its digests, and the text of its file; ValueError or TypeError if not JSON.
 
-    digests: as those of `sealed`. Values that no valid record has are written without a digest of
-    the text, so that reading them names what is wrong.
+    digests: as in `sealed`. Invalid records are written without a digest of the text, so that
+    reading them reports the problem.
     """
     made = sealed(record, digests)
     key, content = made.spec.key(), made.to_json()
     with suppress(StoreError, ValueError, TypeError, RecursionError):
         if Record.from_dict(json.loads(content)).spec.key() == key:
-            # The digest of the values is the last; that of the text takes its place.
+            # The text digest goes before the last entry, the values' digest, and covers all before.
             before = content.rpartition('  "record": ')[0].encode()
             made = sealed(record, {**digests, "text": _digest_of_text(key, before)})
     return made, made.to_json().encode()
 
 
 def is_as_written(content: bytes, key: str) -> bool:
-    """True for the text that `written` gave for this key in this version; any other is checked."""
+    """True if this version's `written` made the text for this key; others need validation."""
     end = _END.fullmatch(content, max(len(content) - _END_BYTES, 0))
     if end is None:
         return False
@@ -103,14 +104,14 @@ def _digest_of_text(key: str, text: bytes) -> str:
 
 
 class RecordReader:
-    """Reads the values of record files, each split once: most records of a store share few."""
+    """Reads the values of record files; parses each split once, as most records share few."""
 
     def __init__(self) -> None:
         self._splits: dict[bytes, Any] = {}
         self._bytes = 0
 
     def values(self, path: Path, key: str) -> Mapping[str, Any]:
-        """The values of a valid record; errors as those of `read_record`. key: by its place."""
+        """The values of a valid record; errors as in `read_record`. key: stated by the path."""
         content = read_content(path)
         if not is_as_written(content, key):
             values = parse_values(path, content)
@@ -130,13 +131,13 @@ class RecordReader:
         return {**values, "split": self._splits[text]}
 
 
-# Around the split in a text that `written` gave; no text inside of it has a line of its own.
+# Delimiters of the split in a text from `written`; JSON strings inside it have no line breaks.
 _SPLIT, _STATUS = b',\n "split": ', b',\n "status": '
 _MOST_BYTES = 2**24
 
 
 def read_record(path: Path) -> Record:
-    """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
+    """Parse a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
     return Record.read(RecordReader().values(path, _key_in(path.parent.name, path.stem)), path.stem)
 
 
@@ -159,9 +160,9 @@ def read_content(path: Path) -> bytes:
 def record_of(
     path: Path, values: Mapping[str, Any], as_record: Callable[[Any], Record] = unsealed
 ) -> Record:
-    """The record that the values of a file state; errors as above.
+    """Build the record from a file's values; Damaged if they are invalid or of another key.
 
-    as_record: `Record.from_dict` takes values of another digest than the one that they state, too.
+    as_record: `Record.from_dict` also accepts values that do not match their stated digest.
     """
     try:
         record = as_record(values)
@@ -174,7 +175,7 @@ def record_of(
 
 
 def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
-    """The values that a record file holds; errors as above."""
+    """Parse the values of a record file; errors as in `read_record`."""
     try:
         values = _decoder.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except (ValueError, RecursionError) as error:

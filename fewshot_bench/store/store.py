@@ -54,14 +54,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 RECORDS = "records"
-# What plug-ins and the machine say in a record.
+# Fields of a record with texts from plug-ins and the machine, which are masked.
 MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file that was found and not used: where it lies now, and what is wrong with it."""
+    """A file that cannot be used: its current path, and the reason."""
 
     path: Path
     reason: str
@@ -76,7 +76,7 @@ class Store:
 
     `<path>/records/<key[:2]>/<key>.json` holds a record and `<key>.npz` the answers to its queries.
     Files appear under these names by rename alone, the answers before the record. `damaged` lists
-    what was found unusable since the store was opened.
+    files found unusable since the store was opened.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class Store:
     ) -> Record:
         """Store a record, with the answers to its queries and their ids if given.
 
-        keep: what to keep of the logits, beside what statistics need; empty for the default.
+        keep: how much of the logits to keep beside the statistics; empty for the default.
         Returns the record as it is stored, with its digests.
         """
         if answers is None:
@@ -129,8 +129,8 @@ class Store:
     def put(self, record: Record, arrays: Mapping[str, np.ndarray]) -> Record:
         """Store a record with the arrays of a file beside it; see `answer_files`.
 
-        A kill at any moment leaves the cell as it was, complete, or absent (only where other logits
-        of it were being replaced); never half of it.
+        A kill at any moment leaves the cell unchanged, complete, or absent (only if its logits were
+        being replaced by different ones); never half-written.
         """
         target = self.file(record.spec.key())
         texts = {name: masked(getattr(record, name)) for name in MASKED}
@@ -156,11 +156,11 @@ class Store:
         return record
 
     def get(self, key: str) -> Record | None:
-        """The record of a key; None when there is none that can be relied on.
+        """The record of a key; None if there is no usable one.
 
-        A record that is damaged or was changed, and logits that cannot be read or are not those of
-        the record, are renamed to `*.damaged-<n>`. A record of status done without its logits
-        counts as absent. Both are reported in `damaged`.
+        A damaged or modified record, and logits that cannot be read or do not match the record, are
+        renamed to `*.damaged-<n>`. A record of status done without its logits counts as absent.
+        Both are reported in `damaged`.
         """
         values = self._values(key, RecordReader())
         if values is None:
@@ -172,7 +172,7 @@ class Store:
         return record
 
     def _values(self, key: str, reader: RecordReader) -> Mapping[str, Any] | None:
-        """Those of a valid record; None when there is none, and a damaged one is renamed."""
+        """The values of a valid record; None if it is missing, or damaged and thus renamed."""
         path = self.file(key)
         try:
             return reader.values(path, key)
@@ -183,9 +183,10 @@ class Store:
             return None
 
     def held(self, cells: Iterable[RunSpec]) -> dict[str, Record]:
-        """The records of these cells, each as `get` gives it, by key.
+        """The usable records of these cells by key, each as `get` returns it.
 
-        A record and logits whose files have the stamps under which they were checked are not read.
+        Records and logits whose files still have the stamps under which they were checked are not
+        read again.
         """
         index, reader = Index.load(self.path), RecordReader()
         held = ((cell.key(), self._held(cell, index, reader)) for cell in cells)
@@ -210,9 +211,9 @@ class Store:
         return record
 
     def stamp(self, key: str, ending: str = ".json") -> Stamp | None:
-        """Changes whenever another record takes the place of this one; None where there is none.
+        """File stamp of a record, which changes whenever the record is replaced; None without one.
 
-        ending: that of the file; `.npz` for the logits.
+        ending: suffix of the file; `.npz` for the logits.
         """
         try:
             return stamp_of(os.stat(f"{self.path}/{RECORDS}/{key[:2]}/{key}{ending}"))
@@ -220,12 +221,12 @@ class Store:
             return None
 
     def complete(self, key: str) -> bool:
-        """True when nothing is left to compute: done with its logits there, or inapplicable."""
+        """True if nothing is left to compute: done and its logits present, or inapplicable."""
         record = self.get(key)
         return record is not None and record.status != "failed"
 
     def answers(self, key: str) -> Stored:
-        """The answers of a cell, with what was kept of its logits; StoreError without them.
+        """Load a cell's answers and the kept part of its logits; StoreError if unusable.
 
         Damaged files are renamed to `*.damaged-<n>`.
         """
@@ -263,7 +264,7 @@ class Store:
         return index.add(file.key, file.stamp, values)
 
     def file(self, key: str) -> Path:
-        """File of the record of a key, be it there or not."""
+        """Path of the record of a key, which may not exist; StoreError for a malformed key."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return self.root / key[:2] / f"{key}.json"
@@ -280,7 +281,7 @@ class Store:
         return True
 
     def set_aside(self, path: Path, reason: str) -> Path:
-        """Rename a file that must not be used to `*.damaged-<n>`; where it lies then."""
+        """Rename an unusable file to `*.damaged-<n>`; returns its path afterwards."""
         moved = path
         for number in range(1, 1000):
             moved = path.with_name(f"{path.name}.damaged-{number}")

@@ -1,7 +1,7 @@
-"""Training images that a kept model shows beside its answers: features, classes, small pictures.
+"""Training images shown beside the answers of a kept model: features, classes, small pictures.
 
-`packed_support` and `read_support` are the entry points. The file is there only where it was asked
-for, and stays with the folder: no hub gets it (`store/hub.py`).
+`packed_support` and `read_support` are the entry points. The file is written only on request, and
+is never pushed to a hub (`store/hub.py`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 SUPPORT_MOST = 500
-"""The most images that a model holds."""
+"""Maximum number of images in a model."""
 SUPPORT_SIDE = 96
-"""The longer side of a picture, in pixels."""
+"""Longer side of a picture in pixels."""
 SUPPORT_BYTES = 32 * 2**20
-"""The longest file that is read."""
+"""Maximum bytes of a file."""
 JPEG = b"\xff\xd8\xff"
-# Features of low precision are this close to unit length.
+# Features of low precision deviate from unit length by at most this.
 LENGTH = 0.02
 
 
@@ -39,7 +39,7 @@ class Support:
 
 
 def packed_support(support: Support) -> bytes:
-    """The content of the file."""
+    """Serialize the training images as the content of a safetensors file."""
     import numpy as np
     from safetensors.numpy import save
 
@@ -55,9 +55,9 @@ def packed_support(support: Support) -> bytes:
 
 
 def read_support(folder: Path, config: ModelConfig, width: int) -> Support | None:
-    """The training images of a model, None where it has none; StoreError for a damaged file.
+    """Read a model's training images; None if it has none, StoreError for a damaged file.
 
-    width: of the backbone's features. A file that the config does not state is not read.
+    width: dimension of the backbone's features. A file that the config does not state is not read.
     """
     path = folder / SUPPORT
     if not config.support or not path.exists():
@@ -79,7 +79,7 @@ def read_support(folder: Path, config: ModelConfig, width: int) -> Support | Non
 
 
 def _unpacked(content: bytes, classes: int, width: int) -> Support | None:
-    """The parts of a file; None where they do not fit each other."""
+    """Parse the content of a file; None if it is malformed or inconsistent."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -111,7 +111,7 @@ def _unpacked(content: bytes, classes: int, width: int) -> Support | None:
 
 
 def evenly(labels: Sequence[int], most: int = SUPPORT_MOST) -> list[int]:
-    """Places of at most so many images, as many of each class as there can be."""
+    """Indices of at most `most` images, balanced over classes, the first of each class first."""
     seen: dict[int, int] = {}
     ranks = []
     for place, label in enumerate(labels):

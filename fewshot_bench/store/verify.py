@@ -1,6 +1,6 @@
-"""Rules that the files of a store keep, and `fsbench store verify`, which checks all of them.
+"""Consistency rules of a store's files, all checked by `fsbench store verify`.
 
-`verify` is the entry; leftovers of killed processes affect no result and are listed apart.
+`verify` is the entry point; leftovers of killed processes affect no result and are listed apart.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
 
 
 MISSING = "the logits of a finished cell are missing"
-# Records round metrics to 6 digits; the rest is room for another order of summation.
+# Records round metrics to 6 digits; the margin allows for another order of summation.
 ABSOLUTE, RELATIVE = 2e-6, 1e-9
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A record that could be read, the arrays beside it, and what is wrong with either."""
+    """A readable record, the arrays beside it, and the problems of both."""
 
     path: Path
     record: Record
@@ -69,21 +69,21 @@ class Cell:
 
     @cached_property
     def stored(self) -> Stored | None:
-        """The answers of the arrays, which must have no problem."""
+        """The answers of the arrays, which must be free of problems."""
         return None if self.arrays is None else stored_of(self.arrays, self.record)
 
     @property
     def missing(self) -> bool:
-        """True when the only fault is that there are no logits: it counts as not done."""
+        """True if the only problem is that logits are missing: the cell counts as not done."""
         return self.problems == (MISSING,)
 
 
 def examine(path: Path) -> Cell:
-    """A cell whose record lies at `path`, its logits read in full.
+    """Read and check the record at `path` and all arrays beside it.
 
     Raises FileNotFoundError, StoreError for a file that a newer version wrote or that cannot be
-    read, and Damaged for a record that cannot be used. What a writer replaces meanwhile is read
-    again.
+    read, and Damaged for an unusable record. A cell with problems that a writer replaced meanwhile
+    is read again.
     """
     for attempt in range(_ATTEMPTS):
         before = stamp_of(path.stat())
@@ -119,7 +119,7 @@ def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _array_problems(record: Record, arrays: Arrays) -> Iterator[str]:
-    """Values that are no answers hide the other rules, since these could not be applied."""
+    """Problems of the arrays; invalid values end the checks, as later rules assume valid ones."""
     if record.status != "done" and "logits" not in record.digests:
         return
     if not record.logits_digest:
@@ -163,7 +163,7 @@ def _agrees(stated: object, value: float) -> bool:
 DAMAGED, MISSING, NEWER, DIFFERS = "damaged", "no logits", "not read", "differs"
 MODEL = "model"
 ORPHAN, LEFT_OVER, SET_ASIDE = "no record", "left over", "set aside"
-# What lies about and speaks against no result.
+# Kinds of leftovers, which invalidate no result.
 REMAINS = (ORPHAN, LEFT_OVER, SET_ASIDE)
 NEXT = {
     DAMAGED: "bring such a cell back from another store (fsbench store merge), or rename its "
@@ -180,7 +180,7 @@ NEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: its kind (a key of NEXT), the file, and what was found."""
+    """One problem: its kind (a key of NEXT), the file, and a description."""
 
     kind: str
     path: Path
@@ -197,7 +197,7 @@ class Report:
 
 
 def verify(store: Store) -> Report:
-    """Check every record, its logits, imported picks and what else lies between them."""
+    """Check records with their logits and models, the index, imported picks and leftovers."""
     report = Report()
     queries: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     index = Index.load(store.path)
@@ -252,7 +252,7 @@ def _queries(cell: Cell) -> str:
 
 
 def _differing(split: str, found: dict[str, list[Path]]) -> Iterator[Finding]:
-    """The cells of a split whose queries are not those that most of them have."""
+    """Findings for cells of a split whose queries differ from those of most of its cells."""
     usual = max(found.values(), key=len)
     for paths in found.values():
         for path in paths if paths is not usual else ():

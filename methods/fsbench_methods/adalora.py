@@ -1,4 +1,4 @@
-"""AdaLoRA: updates in the form of singular values, whose ranks compete for one budget."""
+"""AdaLoRA: updates in SVD form, whose ranks are allocated from a common budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAPER = "AdaLoRA (Zhang et al. 2023)"
 
 @dataclass(frozen=True)
 class Ranked:
-    """Updates s P diag(E) Q as classifiers hold them."""
+    """Updates s P diag(E) Q, as stored in classifiers."""
 
     triplets: Triplets
     gain: float
@@ -45,7 +45,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Step:
-    """The backward pass of one batch: loss, penalty, and what they say of importance."""
+    """The backward pass of one batch: loss, orthogonality penalty and update of importances."""
 
     model: LoraModel
     triplets: Triplets
@@ -54,9 +54,9 @@ class Step:
     orthogonality: float
 
     def __call__(self, batch: Tensor, labels: Tensor, scale: Scale) -> None:
-        """Add the gradients of P, E and Q."""
+        """Mask E, add the gradients of P, E and Q, and update the importances."""
         self.allocation.mask()
-        # Parts of a step meet at E Q, which they share.
+        # All chunks of a step share E Q: its gradient is collected in leaves, then passed on once.
         rows = {site: e[:, None] * q for site, (q, _, e) in self.triplets.items()}
         leaves = {site: one.detach().requires_grad_() for site, one in rows.items()}
         factors = {site: (leaf, self.triplets[site][1]) for site, leaf in leaves.items()}
@@ -69,12 +69,12 @@ class Step:
 
 @dataclass(frozen=True)
 class AdaLora(LowRankTuning):
-    """AdaLoRA (Zhang et al., ICLR 2023) at CLIP-LoRA's sites, by CLIP-LoRA's schedule.
+    """AdaLoRA (Zhang et al., ICLR 2023) on the matrices and with the schedule of CLIP-LoRA.
 
-    Every update starts with `start_rank` triplets of a left vector, a value and a right vector;
-    the least important ones are set to 0, until all matrices together have the sum of ranks of
-    `clip-lora` of the same `rank`. Until then more is trained than by `clip-lora`: 1.5 times with
-    the defaults. Vectors are held orthogonal by a penalty.
+    Every update starts with `start_rank` triplets of left vector, singular value and right vector.
+    The values of the least important triplets are set to 0, until the total rank of all matrices is
+    that of `clip-lora` with the same `rank`. Until then, more parameters are trained than by
+    `clip-lora`: 1.5 times as many with the defaults. A penalty keeps the vectors orthogonal.
     """
 
     name: ClassVar[str] = "adalora"
@@ -106,7 +106,7 @@ class AdaLora(LowRankTuning):
         return replace(self, iterations=4, lr=0.02)
 
     def triplets(self, plain: LowRank, ctx: RunContext) -> Triplets:
-        """Fresh ones at the sites of plain updates: P and Q normal (0.02), E zero."""
+        """New triplets at the sites of `plain`: P and Q normal (std 0.02), E zero."""
         rng, found = ctx.rng("triplets"), {}
         for site, (a, b) in plain.factors.items():
             q, p = (torch.empty(size, self.start_rank) for size in (a.shape[1], len(b)))
@@ -116,13 +116,13 @@ class AdaLora(LowRankTuning):
         return found  # type: ignore[return-value]
 
     def allocation(self, triplets: Triplets, shots: int) -> Allocation:
-        """The competition for ranks over a whole training."""
+        """The allocation of ranks over a whole training."""
         steps = self.iterations * shots
         warm, final = int(self.warm * steps), int(self.final * steps)
         return Allocation(triplets, steps, warm, final, self.rank * len(triplets))
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Ranked]:
-        """Trains triplets that compete for ranks."""
+        """Train the triplets while ranks are allocated to them."""
         model = self.sized_model(task, backbone, ctx)
         plain = self.adapter(model, backbone.device, ctx)
         triplets = self.triplets(plain, ctx)
@@ -138,7 +138,7 @@ class AdaLora(LowRankTuning):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> MergedClassifier:
-        """CLIP with the updates that were kept."""
+        """Rebuild the classifier from saved triplets."""
         starts = [name[:-2] for name in tensors if name.endswith(".P")]
         kept = {
             named_site(start): (tensors[f"{start}.Q"], tensors[f"{start}.P"], tensors[f"{start}.E"])

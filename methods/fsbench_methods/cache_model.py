@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_bench.training import row_blocks
 
 BLOCKS = {"cpu": 2**18, "other": 2**24}
-"""Elements of the largest temporary tensor: what a CPU's cache holds, or fills an accelerator."""
+"""Elements of the largest temporary tensor: fits into a CPU's cache, or fills an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _block(device: torch.device, row: int) -> int:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen constants, and how many validation images they get right."""
+    """The chosen constants, and their number of correctly classified validation images."""
 
     beta: float
     alpha: float
@@ -91,11 +91,11 @@ def search(
     betas: list[float],
     alphas: list[float],
 ) -> Choice:
-    """The first best (beta, alpha), beta in the outer loop, as the plain double loop finds it.
+    """The first best (beta, alpha), as a plain double loop with beta outside finds it.
 
-    features (n, width) and labels (n,) are of the validation set, zero_shot (n, classes) its
-    zero-shot logits. Affinities are computed once, activations once per beta, and all alphas are
-    scored together. A tie for the largest logit counts as correct.
+    features (n, width) and labels (n,): validation set; zero_shot (n, classes): its zero-shot
+    logits. Affinities are computed once, activations once per beta, and all alphas are scored
+    together. A tie for the largest logit counts as correct.
     """
     counts = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=features.device)
     weights = torch.tensor(alphas, device=features.device)[:, None, None]
@@ -110,7 +110,7 @@ def search(
             cached = cache.per_class(activation.sub_(beta).exp_())
             torch.mul(weights, cached, out=logits)
             largest = logits.add_(base).amax(dim=-1)
-            # The same two roundings as for all classes.
+            # Rounded twice, like the logits of all classes, so that equal logits compare equal.
             true = weights[:, 0] * cached.gather(1, own).T + base.gather(1, own).T
             counts[row] += (true >= largest).sum(dim=-1)
     flat = counts.flatten().cpu().numpy()

@@ -1,4 +1,4 @@
-"""CLAP: a linear probe that is held near the zero-shot prototypes, class by class."""
+"""CLAP: a linear probe with a class-wise penalty toward the zero-shot prototypes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROWS = 8192
 class Clap(ZsLp):
     """Class-adaptive linear probing (Silva-Rodriguez et al., CVPR 2024), its `l2` form.
 
-    ZS-LP with the mean over classes of a_k |w_k - t_k|^2 added to the loss, on raw vectors. The
-    multiplier a_k is the mean zero-shot probability of the true class over all views of the class's
-    support images, fixed during training: the README's configuration never updates it (the update
-    belongs to `adaptative` constraints). No validation data, one configuration, the last epoch.
+    ZS-LP with a penalty: the mean over classes of a_k |w_k - t_k|^2, on raw (not normalized)
+    vectors. The multiplier a_k is the mean zero-shot probability of the true class over all views
+    of the class's support images. It is fixed during training, as in the README's configuration
+    (only `adaptative` constraints update it). No validation data, one configuration, last epoch.
     """
 
     name: ClassVar[str] = "clap"

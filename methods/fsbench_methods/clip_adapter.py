@@ -51,7 +51,7 @@ class AdaptedClassifier:
         return self.backbone.logit_scale * adapted @ self.class_features.T
 
     def for_classes(self, vocabulary: Vocabulary) -> AdaptedClassifier:
-        """The same adapter before other class prompts."""
+        """The same adapter with other class prompts."""
         return replace(self, class_features=self.backbone.class_features(vocabulary))
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -63,12 +63,12 @@ class AdaptedClassifier:
 class ClipAdapter:
     """CLIP-Adapter (Gao et al., IJCV 2024) on the image side.
 
-    A bottleneck without biases, ReLU after both matrices, on raw image features, blended with them
-    at `ratio` before they are brought to unit length. It starts at random, so that the first
-    prediction is not zero-shot CLIP's. Text features are frozen. Only a trainer for ImageNet and
-    ResNet-50 is published, without optimizer and epochs: CoOp's schedule, batches and optimizer
-    stand in, at one ratio. Published rows of CLIP-Adapter are other people's, and differ by 4
-    points.
+    A bottleneck without biases, with ReLU after both matrices, on raw image features; its output is
+    blended with them at `ratio`, then normalized. It is initialized randomly, so that the untrained
+    model differs from zero-shot CLIP. Text features are frozen. Only a trainer for ImageNet and
+    ResNet-50 is published, without optimizer and epochs: CoOp's schedule, batch size and optimizer
+    are used instead, with one ratio. Published results of CLIP-Adapter are re-implementations by
+    others, and differ by 4 points.
     """
 
     name: ClassVar[str] = "clip-adapter"
@@ -129,7 +129,7 @@ class ClipAdapter:
     def start(
         self, backbone: Backbone, class_features: Tensor, rng: torch.Generator
     ) -> AdaptedClassifier:
-        """Both matrices as torch starts a linear layer: uniform within one over root of width."""
+        """Both matrices initialized like torch.nn.Linear: uniform within 1 / sqrt(inputs)."""
         width = backbone.embed_dim
         hidden = max(1, width // self.reduction)
         down, up = (

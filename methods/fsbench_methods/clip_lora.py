@@ -22,11 +22,11 @@ from fsbench_methods.lora_tuning import LowRankTuning
 class ClipLora(LowRankTuning):
     """CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 
-    Low-rank updates on q, k and v of every block of both encoders; only they are trained, for
+    Low-rank updates of q, k and v in every block of both encoders; only they are trained, for
     `iterations` steps per shot, with one configuration for all data sets and no validation data.
-    `matrices` are letters of q, k, v, o (attention output) and m (both matrices of the MLP, an
-    addition of ours). Position names follow the paper: its Up and Bottom are halves, `top-half`
-    and `bottom-half` here; the official code's up and bottom are the thirds `top` and `bottom`.
+    `matrices` are letters of q, k, v, o (attention output) and m (both MLP matrices, our addition).
+    The paper's positions Up and Bottom are halves of the layers, here `top-half` and `bottom-half`;
+    the official code's up and bottom are thirds, here `top` and `bottom`.
     """
 
     name: ClassVar[str] = "clip-lora"
@@ -62,7 +62,7 @@ class ClipLora(LowRankTuning):
 
     @property
     def gain(self) -> float:
-        """s of the updates s B A."""
+        """The factor s of the updates s B A."""
         return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank)
 
     def layers(self, depth: int) -> range:
@@ -70,7 +70,7 @@ class ClipLora(LowRankTuning):
         return layers_at(self.position, depth)
 
     def schedule(self, steps: int) -> Schedule:
-        """The optimizer's rates and moments."""
+        """AdamW with a cosine from `lr` to `eta_min` and the chosen moments."""
         betas = (self.beta1, self.beta2)
         return Schedule(steps, self.lr, self.eta_min, self.weight_decay, betas)
 
@@ -86,6 +86,6 @@ class ClipLora(LowRankTuning):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> MergedClassifier:
-        """CLIP with the updates that were kept."""
+        """Rebuild the classifier from saved updates."""
         model = self.model(vocabulary, backbone, WithoutRun(backbone))
         return restored(model, LowRank(named_factors(tensors), self.gain))

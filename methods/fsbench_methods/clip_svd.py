@@ -28,9 +28,9 @@ _CODE = "CLIP-SVD (Koleilat et al. 2025)"
 
 @dataclass(frozen=True)
 class Spectrum:
-    """W (d_out, d_in) of one tensor, and U (parts, rows, r) and V' (parts, r, d_in) of its parts.
+    """A weight W (d_out, d_in) and the SVD of its parts: U (parts, rows, r), V' (parts, r, d_in).
 
-    A tensor of q, k and v has three parts. start: the singular values (parts, r) of W.
+    A fused q, k, v tensor has three parts, others one. start: singular values (parts, r) of W.
     """
 
     weight: Tensor
@@ -56,13 +56,13 @@ def decomposed(matrices: Mapping[str, Tensor]) -> Derived:
 
 @dataclass(frozen=True)
 class Spectra(EncoderHooks):
-    """The matrices of all blocks of both encoders, by the names of their tensors."""
+    """The decomposed matrices of all blocks of both encoders, by tensor name."""
 
     frozen: Mapping[str, Spectrum]
 
     @classmethod
     def of(cls, backbone: Backbone) -> Spectra:
-        """Those of a backbone, which are decomposed once."""
+        """The decomposed matrices of a backbone; the SVD is computed once per backbone."""
         every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
         matrices = {
             name: one.float()
@@ -73,21 +73,22 @@ class Spectra(EncoderHooks):
         return cls({name: Spectrum(one, *parts[name]) for name, one in matrices.items()})
 
     def derived(self, learned: Learned, frozen: Encoders) -> Learned:
-        """Every matrix, with its singular values (parts, r)."""
+        """Every matrix, rebuilt with the learned singular values (parts, r)."""
         return {name: one.moved(learned[name]) for name, one in self.frozen.items()}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with these matrices."""
+        """Both towers with the rebuilt matrices."""
         return frozen.with_parameters(learned)
 
 
 @dataclass(frozen=True)
 class ClipSvd(StepLearner):
-    """CLIP-SVD (Koleilat et al. 2025): singular values of all matrices of all blocks are trained.
+    """CLIP-SVD (Koleilat et al. 2025): trains the singular values of all matrices of all blocks.
 
-    q, k, v, the output of attention and both matrices of the MLP are W = U diag(S) V'; S moves, U,
-    V and biases stay. Weight decay pulls S to 0, as in the published code. Kept models hold S: U
-    and V are computed from the backbone, once for all fits and models of a process.
+    q, k, v, the attention output and both MLP matrices are decomposed as W = U diag(S) V'; only S
+    is trained, U, V and biases are frozen. Weight decay pulls S toward 0, as in the published code.
+    Saved models contain S; U and V are recomputed from the backbone, once for all fits and models
+    of a process.
     """
 
     name: ClassVar[str] = "clip-svd"
@@ -111,5 +112,5 @@ class ClipSvd(StepLearner):
         return {name: one.start for name, one in Spectra.of(backbone).frozen.items()}
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
-        """The frozen part of the model, which holds U and V."""
+        """The frozen part of the model, including U and V."""
         return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone))

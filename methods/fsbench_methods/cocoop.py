@@ -1,4 +1,4 @@
-"""CoCoOp: prompts that a small network shifts for every image."""
+"""CoCoOp: prompt learning with a context that a small network shifts for every image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fewshot_bench.training import (
 
 @dataclass(frozen=True)
 class Conditioned:
-    """A context (M, width), and a network from unit image features to its shift, by name."""
+    """A context (M, width) and a network that maps unit image features to its shift, by name."""
 
     learned: Mapping[str, Tensor]
 
@@ -39,7 +39,7 @@ class Conditioned:
 
 @dataclass(frozen=True)
 class ConditionedClassifier:
-    """Zero-shot classification with prompts of each image's own."""
+    """Zero-shot classification with separate prompts for each image."""
 
     model: PromptModel
     contexts: Conditioned
@@ -50,7 +50,7 @@ class ConditionedClassifier:
         return conditioned_logits(self.model, self.contexts, queries.features)
 
     def for_classes(self, vocabulary: Vocabulary) -> ConditionedClassifier:
-        """The same context and network before other class names."""
+        """The same context and network with other class names."""
         return replace(self, model=self.model_for(vocabulary))
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -62,11 +62,12 @@ class ConditionedClassifier:
 class CoCoOp(PromptLearner):
     """Conditional context optimization (Zhou et al., CVPR 2022).
 
-    A shared context that starts at "a photo of a", and a network d -> d / 16 -> width of the unit
-    image feature whose output is added to every context token (35,360 parameters at ViT-B/16).
-    Batches of one image, 10 epochs. All classes are encoded anew for every image, in training and
-    for every query: cost grows with images x classes, and no method of CoOp's kind costs more to
-    evaluate. Several images are encoded at once, each with the prefix that its classes share.
+    A shared context is initialized with "a photo of a"; a network d -> d / 16 -> width of the unit
+    image feature gives a vector that is added to every context token (35,360 parameters at
+    ViT-B/16). Batches of one image, 10 epochs. The prompts of all classes are encoded anew for
+    every training image and query: the cost grows with images x classes, and evaluation costs more
+    than for any other CoOp variant. Several images are encoded at once, each with the prefix that
+    its class prompts share.
     """
 
     name: ClassVar[str] = "cocoop"
@@ -116,14 +117,14 @@ class CoCoOp(PromptLearner):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> ConditionedClassifier:
-        """The context and the network that were kept."""
+        """Rebuild the classifier from the saved context and network."""
         tower, run = backbone.text_tower(), WithoutRun(backbone)
         tokens = len(tensors["context"])
         model_for = partial(self.model, backbone=backbone, tower=tower, tokens=tokens, ctx=run)
         return ConditionedClassifier(model_for(vocabulary), Conditioned(tensors), model_for)
 
     def network(self, backbone: Backbone, width: int, ctx: RunContext) -> dict[str, Tensor]:
-        """Weights and biases as torch.nn.Linear starts them."""
+        """Weights and biases of the network, initialized like torch.nn.Linear."""
         hidden, rng = max(1, backbone.embed_dim // 16), ctx.rng("network")
         layers = {"linear1": (hidden, backbone.embed_dim), "linear2": (width, hidden)}
         found = {}

@@ -23,10 +23,10 @@ class CoOp(PromptLearner):
     """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
 
     The frozen image encoder sees a new augmented view of every support image in every epoch; views
-    are encoded ahead of training, each once for all shots of a seed. `class_views` bounds how many
-    there are, which is cheaper and not exact. SGD, cosine per epoch after one epoch at `warmup_lr`
+    are encoded before training, each once for all shots of a seed. `class_views` limits the number
+    of views, which is cheaper but not exact. SGD, cosine per epoch after one epoch at `warmup_lr`
     (`fewshot_bench.training.dassl_rate`). The last checkpoint is kept. One schedule for all data
-    sets: the official 50 epochs on ImageNet at every shot are `epochs=50`.
+    sets; the official code trains 50 epochs on ImageNet at every number of shots (`epochs=50`).
     """
 
     name: ClassVar[str] = "coop"
@@ -46,13 +46,13 @@ class CoOp(PromptLearner):
 
     @property
     def tied_to_classes(self) -> str:
-        """The reason for which only fitted classes can be predicted; empty without one."""
+        """The reason why only fitted classes can be predicted; empty if there is no such limit."""
         return CLASS_SPECIFIC if self.class_specific else ""
 
     def initial_context(
         self, task: Vocabulary, backbone: Backbone, tower: TextTower, ctx: RunContext
     ) -> Tensor:
-        """(M, width), or (classes, M, width): random normal, or the embeddings of given words."""
+        """(M, width), or (classes, M, width): random normal, or embeddings of `context_init`."""
         classes = len(task.classnames)
         if not self.class_specific:
             return super().initial_context(task, backbone, tower, ctx)
@@ -62,7 +62,7 @@ class CoOp(PromptLearner):
         return self.random_context((classes, self.context_tokens, tower.width), backbone, ctx)
 
     def build(self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int) -> Prompts:
-        """Prompts with the context where `position` puts it."""
+        """Prompts with the class name at the place given by `position`."""
         return build_prompts(
             task.classnames,
             backbone,

@@ -1,4 +1,4 @@
-"""Cross-modal adaptation: a linear probe for which prompts are samples like images."""
+"""Cross-modal adaptation: a linear probe trained on images and prompts alike."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OFFICIAL = {"lr, weight decay, batch size, step": "the best of twelve settings o
 class CrossModal:
     """Cross-modal linear probing (Lin et al., CVPR 2023).
 
-    A head without bias starts at the mean raw text features, at unit length. Half of a batch are
-    images (centre crops and their mirror images), half the prompts of all templates, all at unit
-    length; cross-entropy of scaled products. AdamW, 50 steps of warm-up, cosine. Two learning
-    rates, three weight decays and two batch sizes are tried, and the first best step of them all on
-    validation is kept, looked at every 100 steps, as in the official code. Without validation
-    images: lr 1e-3, weight decay 0.01, the smallest batch, the last step.
+    A head without bias starts at the mean raw text features, at unit length. Each batch is half
+    images (center crops and their mirror images) and half prompts of all templates, as unit
+    features; the loss is the cross-entropy of scaled products. AdamW, 50 warm-up steps, cosine. Two
+    learning rates, three weight decays and two batch sizes are tried; validation accuracy is
+    measured every 100 steps and the first best step over all settings is kept, as in the official
+    code. Without validation images: lr 1e-3, weight decay 0.01, the smallest batch, the last step.
     """
 
     name: ClassVar[str] = "cross-modal"
@@ -54,7 +54,7 @@ class CrossModal:
         return replace(self, iterations=200)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """The mirror image of each support image."""
+        """One view of each support image: its mirror image."""
         return 1
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:

@@ -1,4 +1,4 @@
-"""Learned rows in both encoders: where they stand, and the words that start those of the text."""
+"""Learned prompt tokens in both encoders: their places, and their initialization with words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REPO = "MaPLe's and PromptSRC's repositories, configs/trainers"
 
 @dataclass(frozen=True)
 class DeepPrompts(EpochLearner):
-    """Rows of their own in each of the first `depth` layers, as MaPLe and IVLP learn them."""
+    """Base for separate learned tokens in each of the first `depth` layers (MaPLe, IVLP)."""
 
     depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
     context_init: str = hyper(
@@ -41,9 +41,9 @@ class DeepPrompts(EpochLearner):
 
 
 def appended(rows: Tensor) -> Edits:
-    """Rows (layers, n, width) behind an image's patches; those of a layer replace the last ones.
+    """Edits with tokens (layers, n, width) behind an image's patches; each layer replaces them.
 
-    They have no positions, and stand there before the norm that precedes the blocks.
+    They have no position embeddings and are inserted before the LayerNorm that precedes the blocks.
     """
     tokens = (
         Tokens(layer, values, "end", "replace" if layer else "insert")
@@ -53,17 +53,17 @@ def appended(rows: Tensor) -> Edits:
 
 
 def behind_start(rows: Tensor) -> Edits:
-    """Rows (layers, n, width) that replace the context of a text before all layers but the first.
+    """Edits that replace a text's context by tokens (layers, n, width) before layers 1 and up.
 
-    The first ones are the context itself.
+    The tokens of layer 0 are the context itself.
     """
     return Edits(tuple(Tokens(layer, rows[layer]) for layer in range(1, len(rows))))
 
 
 def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone) -> Tensor | None:
-    """(count, width) embeddings of the first of the words of `context_init`; None for no words.
+    """(count, width) embeddings of the first `count` of `words` (`context_init`); None if empty.
 
-    UsageError for fewer words, and for a word of several tokens among them.
+    UsageError if there are fewer words, or one of these has several tokens.
     """
     if not words.strip():
         return None
@@ -74,7 +74,7 @@ def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone)
 
 
 def prompts_behind(words: str, count: int, task: Vocabulary, backbone: Backbone) -> ContextPrompts:
-    """Prompts of `count` learned rows, the words beyond them, and the class name."""
+    """Prompts of `count` learned tokens, the words after the first `count`, and the class name."""
     fixed = words.split()[count:]
     names = [" ".join([*fixed, name]) for name in task.classnames]
     tower = backbone.text_tower()

@@ -19,12 +19,12 @@ from fsbench_methods.magnitudes import Decomposed, decomposed
 
 @dataclass(frozen=True)
 class Dora(LowRankTuning):
-    """DoRA (Liu et al., ICML 2024) at CLIP-LoRA's sites, by CLIP-LoRA's schedule.
+    """DoRA (Liu et al., ICML 2024) on the matrices and with the schedule of CLIP-LoRA.
 
-    Rows of the adapted matrices have a trained magnitude and a direction that a low-rank update
-    turns. Norms are constants of the backward pass, as the paper proposes (section 4.3) and the
-    published code computes them. The paper adapts language models: sites, schedule and scaling are
-    those of `clip-lora`, whose `scaling=sqrt` is rsLoRA's (Kalajdzievski 2023).
+    Each row of an adapted matrix has a trained magnitude, and a direction that a low-rank update
+    changes. Row norms are constants in the backward pass, as proposed in the paper (section 4.3)
+    and done in the published code. The paper adapts language models; matrices, schedule and scaling
+    are those of `clip-lora`, whose `scaling=sqrt` is rsLoRA's (Kalajdzievski 2023).
     """
 
     name: ClassVar[str] = "dora"
@@ -51,7 +51,7 @@ class Dora(LowRankTuning):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> MergedClassifier:
-        """CLIP with the weights that were kept."""
+        """Rebuild the classifier from saved updates and magnitudes."""
         model = self.model(vocabulary, backbone, WithoutRun(backbone))
         low = LowRank(named_factors(tensors), self.gain)
         magnitudes = {site: tensors[f"{site_name(site)}.m"] for site in low.factors}

@@ -1,4 +1,4 @@
-"""Training of encoders on batches of augmented images: AdamW along a cosine."""
+"""Training of encoders on batches of augmented images: AdamW with a cosine schedule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Schedule:
     def train(
         self, parameters: ParamsT, backward: Backward, batches: Batches, ctx: RunContext
     ) -> None:
-        """One step on each of the next batches."""
+        """Take one step on each of the first `steps` batches."""
         optimizer = torch.optim.AdamW(
             parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )

@@ -31,11 +31,11 @@ _REPO = "wise-ft src/args.py, README"
 class FullFineTuning(EncoderLearner):
     """Full fine-tuning, and WiSE-FT (Wortsman et al., CVPR 2022).
 
-    Every weight of the image encoder and a linear head that starts at the class features, with a
-    bias that starts at 0, are trained by cross-entropy. What is kept is (1 - `alpha`) of CLIP's
-    weights and `alpha` of the trained ones: 1 is full fine-tuning, 0.5 is what WiSE-FT recommends
-    where nothing can be chosen by. AdamW with bounded gradients; a linear warm-up, then a cosine of
-    all steps. Other classes than the fitted ones are answered by their frozen class features.
+    All weights of the image encoder and a linear head, which starts at the class features with a
+    bias of 0, are trained by cross-entropy. The final weights are (1 - `alpha`) times the initial
+    plus `alpha` times the trained ones: 1 is full fine-tuning, 0.5 is WiSE-FT's recommendation
+    without data to choose `alpha`. AdamW with clipped gradients; a linear warm-up, then a cosine
+    over the other steps. Classes that were not fitted are predicted by frozen class features.
     """
 
     name: ClassVar[str] = "full-ft"
@@ -71,9 +71,9 @@ class FullFineTuning(EncoderLearner):
         return replace(self, lr=1e-3)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """All weights of the image tower, the class features times the scale, and a bias of 0.
+        """All weights of the image tower in float32, and the head.
 
-        The last two are the head: `head` (classes, embed) and `head.bias` (classes,).
+        `head` (classes, embed): class features times the logit scale; `head.bias` (classes,): 0.
         """
         weights = Encoders(backbone.image_tower(), None).parameters()
         named = {name: one.float() for name, one in weights.items()}
@@ -81,22 +81,22 @@ class FullFineTuning(EncoderLearner):
         return named | {"head": head, "head.bias": head.new_zeros(len(head))}
 
     def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """Weights between those of CLIP and the trained ones."""
+        """Weights interpolated between the initial and the trained ones by `alpha`."""
         start, end = self.initial(task, backbone, ctx), super().trained(task, backbone, ctx)
         return {name: one.lerp(end[name], self.alpha) for name, one in start.items()}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The image tower with the weights that are trained."""
+        """The image tower with the trained weights."""
         return frozen.with_parameters(learned)
 
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
-        """(classes, embed + 1): the head and its bias; class features for classes without them."""
+        """(classes, embed + 1): head and bias; frozen class features unless `fitted`."""
         if not fitted:
             return fixed
         return torch.cat([learned["head"], learned["head.bias"][:, None]], dim=1)
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
-        """(n, classes); the head holds the scale."""
+        """(n, classes) logits; the head includes the logit scale."""
         if not fitted:
             return scale * images @ classes.T
         return images @ classes[:, :-1].T + classes[:, -1]
@@ -115,7 +115,7 @@ class FullFineTuning(EncoderLearner):
         return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
     def steps(self, shots: int, per_epoch: int) -> int:
-        """Those of all epochs."""
+        """Number of steps in all epochs."""
         return self.epochs * per_epoch
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""GDA: Gaussian discriminant analysis on the support set beside zero-shot CLIP."""
+"""GDA: zero-shot CLIP combined with Gaussian discriminant analysis on the support set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fewshot_bench.training import (
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 ROWS = 8192
-"""Views of a block, which bounds what is held in float64."""
+"""Views per block, which bounds the memory in float64."""
 _CODE = "GDA (Wang et al. 2024), main_few_shots.py"
 
 
@@ -29,13 +29,13 @@ _CODE = "GDA (Wang et al. 2024), main_few_shots.py"
 class Gda:
     """A hard-to-beat baseline for training-free adaptation (Wang et al., ICLR 2024).
 
-    Classes are Gaussians in the space of unit features with one shared covariance, estimated on
-    `views` augmented views of the support set, each a point of its own, and inverted with shrinkage
-    toward its mean variance. Logits are the zero-shot ones plus alpha times the discriminant; alpha
-    is the first best of seven on the run's validation set. The official code takes the whole
-    validation split, and the test set on ImageNet. Without validation data alpha is `alpha`.
-    Nothing is trained. The official base-to-new script invents features of new classes from their
-    nearest base classes; here a class without images has no mean.
+    Classes are Gaussians in the space of unit features with one shared covariance, which is
+    estimated on `views` augmented views of the support set, each a separate point, and inverted
+    with shrinkage toward its mean variance. Logits are the zero-shot ones plus alpha times the
+    discriminant; alpha is the first best of seven values on the run's validation set (the official
+    code uses the whole validation split, and the test set on ImageNet), or `alpha` without
+    validation data. Nothing is trained. The official base-to-new script synthesizes features of new
+    classes from their nearest base classes; here a class without images has no mean.
     """
 
     name: ClassVar[str] = "gda"

@@ -1,7 +1,7 @@
-"""The trained heads of cross-modal adaptation: several trainings, and the best step of them all.
+"""Linear heads of cross-modal adaptation, trained at several settings; the best step is kept.
 
-Enter at `HeadSearch`; a head (classes, d) without bias starts at the unit text features
-(cross_modal_adaptation train.py, engine/optimizer). Equal seeds shuffle alike in all trainings.
+Main entry point: `HeadSearch`. A head (classes, d) without bias starts at the unit text features
+(cross_modal_adaptation train.py, engine/optimizer). All trainings of a seed shuffle alike.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WITHOUT_VALIDATION = (1e-3, 0.01)
 WARMUP, FIRST_LR = 50, 1e-5
 EVERY = 100
 FLIPPED = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
-"""The centre crop, mirrored."""
+"""The center crop, mirrored."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Samples:
 
     @classmethod
     def of_images(cls, shots: Shots) -> Samples:
-        """Centre crops of the support set, and their mirror images."""
+        """Center crops of the support set, and their mirror images."""
         (mirrored,) = shots.views(1, FLIPPED)
         return cls(torch.cat([shots.features, mirrored]), shots.labels.repeat(2))
 
     def batches(self, size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled batches of `size` without end; a short last one of a pass is dropped."""
+        """Endless shuffled batches of `size`; the short last batch of a pass is dropped."""
         while True:
             passed = minibatches(len(self.labels), size, order, self.labels.device, drop_last=True)
             yield from ((self.features[index], self.labels[index]) for index in passed)
@@ -47,7 +47,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class HeadSearch:
-    """A head that starts at `start` (classes, d), and the sets that share its batches equally."""
+    """Trains a head that starts at `start` (classes, d); `sets` have equal shares of a batch."""
 
     start: Tensor
     sets: tuple[Samples, ...]
@@ -55,14 +55,14 @@ class HeadSearch:
     iterations: int
 
     def sizes(self) -> tuple[int, ...]:
-        """Batch sizes whose share is below the size of each set; 2 where none is."""
+        """Batch sizes whose share per set is smaller than every set; (2,) if there is none."""
         smallest = min(len(samples.labels) for samples in self.sets)
         return tuple(size for size in SIZES if size // len(self.sets) < smallest) or (2,)
 
     def best(self, val: Shots | None, ctx: RunContext) -> Tensor:
         """The head of the first best step on validation over all settings.
 
-        Without validation images the last step at WITHOUT_VALIDATION and the smallest batch.
+        Without validation images, the last step with WITHOUT_VALIDATION and the smallest batch.
         """
         head = torch.nn.Parameter(self.start.clone())
         if val is None:
@@ -94,7 +94,7 @@ class HeadSearch:
         offer: Callable[[], None] | None,
         ctx: RunContext,
     ) -> None:
-        """All iterations at one setting; `offer` is called after steps 0, 100, 200 ..."""
+        """Run all iterations at one setting; `offer` is called after steps 0, 100, 200 ..."""
         optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=head.is_cuda)
         scaler, order = ctx.scaler(), ctx.rng("order")
         streams = [samples.batches(size // len(self.sets), order) for samples in self.sets]

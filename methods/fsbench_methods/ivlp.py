@@ -1,4 +1,4 @@
-"""IVLP: learned rows in the first layers of both encoders, each encoder on its own."""
+"""IVLP: learned prompt tokens in the first layers of both encoders, independent of each other."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _REPO = "PromptSRC's repository, configs/trainers/IVLP"
 class Ivlp(DeepPrompts):
     """Independent vision-language prompting, the baseline of MaPLe and PromptSRC (CVPR 2023).
 
-    `text_tokens` rows behind the start token of every prompt, which start at the words of
-    `context_init`, and `vision_tokens` rows behind the patches of every image: before each further
-    layer of the first `depth` they are replaced by rows of its own (46,080 parameters at ViT-B/16).
-    MaPLe's repository runs it otherwise: `text_tokens=2 vision_tokens=2 depth=12 lr=3.5e-3
-    epochs=5`. One configuration for all data sets.
+    `text_tokens` learned tokens follow the start token of every prompt, initialized with the words
+    of `context_init`; `vision_tokens` learned tokens follow the patches of every image. Each of the
+    first `depth` layers has its own tokens, which replace those of the layer before (46,080
+    parameters at ViT-B/16). MaPLe's repository uses other settings: `text_tokens=2 vision_tokens=2
+    depth=12 lr=3.5e-3 epochs=5`. One configuration for all data sets.
     """
 
     name: ClassVar[str] = "ivlp"
@@ -51,7 +51,7 @@ class Ivlp(DeepPrompts):
         require_positive(self, "text_tokens", "vision_tokens")
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """`text` and `vision` (layers, tokens, width), normal; words before the first layer."""
+        """`text` and `vision` (layers, tokens, width): random normal; text layer 0: words."""
         rng, text, image = ctx.rng("init"), backbone.text_tower(), backbone.image_tower()
         sizes = {
             "text": (min(self.depth, text.layers), self.text_tokens, text.width),
@@ -67,11 +67,11 @@ class Ivlp(DeepPrompts):
         return rows
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """The class names behind the rows."""
+        """Prompts of learned tokens, the remaining words of `context_init`, and the class name."""
         return (prompts_behind(self.context_init, self.text_tokens, vocabulary, backbone),)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the rows of each layer."""
+        """Both towers with the learned tokens of each layer."""
         text = learned["text"]
         return replace(
             frozen,

@@ -1,4 +1,4 @@
-"""Kernel ridge regression of what class prompts get wrong on support points (ProKeR)."""
+"""Kernel ridge regression on the residuals of zero-shot predictions at support points (ProKeR)."""
 
 from __future__ import annotations
 
@@ -55,17 +55,18 @@ class Ridge:
         """The classifier whose coefficients solve (K / penalty + I) A = residual."""
         system = self.exponent.double().mul_(beta).exp_().div_(penalty)
         system.diagonal().add_(1)
-        # Symmetric, so that its transpose, which lies as LAPACK wants it, is factored in place.
+        # The system is symmetric; its transpose has LAPACK's column-major layout and is factored in
+        # place.
         factor = system.mT
         failed = torch.empty((), dtype=torch.int32, device=factor.device)
         torch.linalg.cholesky_ex(factor, out=(factor, failed))
         half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-        # As it is kept: in rows.
+        # Row-major, the layout of saved models.
         return KernelClassifier(self.points, solved.float().contiguous(), beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
-        """The number of validation images that the classifier of these constants gets right."""
+        """The number of validation images that are classified correctly with these constants."""
         return count_correct(self.solve(beta, penalty).logits(val), val.labels)
 
 

@@ -1,4 +1,4 @@
-"""KgCoOp: prompt learning that stays near the hand-written prompts."""
+"""KgCoOp: prompt learning regularized toward the hand-written prompts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fewshot_bench.training import Loss, PromptBatch, PromptLearner, require_not
 class KgCoOp(PromptLearner):
     """Knowledge-guided context optimization (Yao et al., CVPR 2023).
 
-    A shared context that starts at "a photo of a" is trained on cross-entropy plus `weight` times
-    one minus the mean cosine between the class features of the learned prompts and those of the
-    task's templates, which stay frozen. 100 epochs at every number of shots, batches of 128. The
-    official optimizer also lists a bias and a meta-net that no gradient reaches: they do not exist
+    A shared context, initialized with "a photo of a", is trained with cross-entropy plus `weight`
+    times one minus the mean cosine between the class features of the learned prompts and the frozen
+    class features of the task's templates. 100 epochs at every number of shots, batches of 128. The
+    official optimizer also lists a bias and a meta-net that receive no gradient; they are omitted
     here (2,048 parameters at ViT-B/16).
     """
 

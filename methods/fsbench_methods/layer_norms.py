@@ -1,4 +1,4 @@
-"""LN-tuning and BitFit: norms of the blocks, or all biases, of both encoders."""
+"""LN-tuning and BitFit: train the LayerNorms of the blocks, or all biases, of both encoders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NORMS = re.compile(r"(vision|text)\.blocks\.\d+\.ln_[12]\.(weight|bias)")
 
 
 def is_block_norm(name: str) -> bool:
-    """True for gains and biases of the norms within blocks; those around the blocks stay."""
+    """True for gains and biases of LayerNorms within blocks, not of those around the blocks."""
     return bool(_NORMS.fullmatch(name))
 
 
 def is_bias(name: str) -> bool:
-    """True for every bias of a tower, those of all norms and of q, k and v included."""
+    """True for every bias of a tower, including those of all LayerNorms and of q, k and v."""
     return name.endswith("bias")
 
 
@@ -40,9 +40,9 @@ def chosen(backbone: Backbone, choice: Callable[[str], bool]) -> dict[str, Tenso
 class LnTuning(StepLearner):
     """LayerNorm tuning of CLIP, as 2SFS (Farina et al., CVPR 2025) runs it alone (`ln_only`).
 
-    Gains and biases of the norms of all blocks of both encoders are trained. The norms before and
-    behind the blocks stay as they are, as in the published code, which lists them but switches
-    their gradients off.
+    Trains gains and biases of the LayerNorms in all blocks of both encoders. The LayerNorms before
+    and after the blocks stay frozen, as in the published code, which lists them for the optimizer
+    but disables their gradients.
     """
 
     name: ClassVar[str] = "ln-tuning"
@@ -50,11 +50,11 @@ class LnTuning(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=COMMON)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """The norms of the blocks."""
+        """The LayerNorm parameters of all blocks."""
         return chosen(backbone, is_block_norm)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with them."""
+        """Both towers with the learned parameters."""
         return frozen.with_parameters(learned)
 
 
@@ -62,8 +62,8 @@ class LnTuning(StepLearner):
 class BitFit(StepLearner):
     """BitFit (Ben Zaken et al., ACL 2022) on CLIP, in the setting of 2SFS's comparison.
 
-    All biases of both encoders are trained, those of the norms included. The published code of
-    2SFS misses the biases of q, k and v, which are in one tensor; they are trained here.
+    Trains all biases of both encoders, including those of the LayerNorms. The published code of
+    2SFS misses the biases of q, k and v, which are one fused tensor; they are trained here.
     """
 
     name: ClassVar[str] = "bitfit"
@@ -77,5 +77,5 @@ class BitFit(StepLearner):
         return chosen(backbone, is_bias)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with them."""
+        """Both towers with the learned parameters."""
         return frozen.with_parameters(learned)

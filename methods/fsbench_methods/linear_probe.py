@@ -47,11 +47,11 @@ class ProbeClassifier:
 class LinearProbe:
     """Linear probe CLIP (Radford et al. 2021, appendix A.3), as CoOp's lpclip runs it.
 
-    `init=random` is the field's baseline: L2-penalized logistic regression on un-normalized
-    features without augmentation. `init=text` starts at the class prompts and is pulled to them
-    (in the spirit of CLAP's ZS-LP and LP++, both CVPR 2024): unit features, no bias, solved
-    to the optimum. Both choose C on the validation set: a grid of 7 values, then `search_steps`
-    halvings. Without validation data C is `c`. Deterministic.
+    `init=random` is the usual baseline: L2-penalized logistic regression on un-normalized features
+    without augmentation. `init=text` starts at the class features of the prompts and is regularized
+    toward them (in the spirit of CLAP's ZS-LP and LP++, both CVPR 2024): unit features, no bias,
+    solved to the optimum. Both choose C on the validation set: a grid of 7 values, then
+    `search_steps` halvings. Without validation data C is `c`. Deterministic.
     """
 
     name: ClassVar[str] = "linear-probe"
@@ -76,7 +76,7 @@ class LinearProbe:
 
     @property
     def card(self) -> MethodCard:
-        """Its texts depend on where the weights start."""
+        """The method card; its `text` entry depends on `init`."""
         return MethodCard(
             "lbfgs-1000",
             text="templates" if self.init == "text" else "none",
@@ -90,11 +90,11 @@ class LinearProbe:
         require_not_negative(self, "search_steps")
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """None: it is fitted without augmentation."""
+        """0: fitted without augmentation."""
         return 0
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
-        """Fits one classifier per C that is tried and keeps the chosen one."""
+        """Fit one classifier per C tried and keep the chosen one."""
         raw = self.init == "random"
         solve = self._solver(task, backbone, ctx)
         if task.val is None:
@@ -108,7 +108,7 @@ class LinearProbe:
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> ProbeClassifier:
-        """The layer on the features that `init` stands for."""
+        """Rebuild the classifier, on raw features for `init=random`, else on unit features."""
         weight = tensors["weight"]
         model = Affine(weight, tensors.get("bias", weight.new_zeros(len(weight))))
         return ProbeClassifier(model, raw=self.init == "random")

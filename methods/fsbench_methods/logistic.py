@@ -1,4 +1,4 @@
-"""Logistic regression on features: scikit-learn's, and one that starts from the text."""
+"""Logistic regression on features: scikit-learn's, and one regularized toward text prototypes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from fewshot_bench import NumericalError
 
 GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
-"""log10 of the C values tried first (CoOp lpclip/linear_probe.py:54)."""
+"""log10 of the C values in the first grid (CoOp lpclip/linear_probe.py:54)."""
 SKLEARN = ("sklearn.linear_model",)
 """Modules that `fit_logistic` imports: planning a run takes half the time without them."""
 ABSENT = -1e4
@@ -38,11 +38,11 @@ class Affine:
 def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps: int) -> Affine:
     """scikit-learn's L2-penalized logistic regression by L-BFGS, in float64 on the CPU.
 
-    features (n, width) raw, labels (n,). Two classes become two opposite logits; a class that the
-    support set lacks gets a constant low one. Every fit starts from zero, on the features as they
-    are: C is chosen among classifiers that stop at scikit-learn's tolerance, and to start from the
-    classifier of another C, or to turn the features into fewer coordinates, chooses other ones.
-    NumericalError where the objective or the result is not finite.
+    features (n, width) raw, labels (n,). Two classes get two opposite logits; a class without
+    support images gets the constant low logit `ABSENT`. Every fit starts from zero on the unreduced
+    features: the solver stops at scikit-learn's tolerance, so that warm starts from another C or a
+    change of basis to fewer coordinates would change which C is chosen. NumericalError if the
+    objective or the result is not finite.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -55,7 +55,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
         solver = LogisticRegression(C=c, solver="lbfgs", max_iter=steps)
         with warnings.catch_warnings(), _numbers_only(c):
             warnings.simplefilter("ignore", ConvergenceWarning)
-            # One shot of many classes looks like a regression to scikit-learn.
+            # With one shot of many classes, scikit-learn suspects a regression problem.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
         rows, offsets = solver.coef_, solver.intercept_
@@ -69,7 +69,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
 
 @contextmanager
 def _numbers_only(c: float) -> Iterator[None]:
-    """An objective that is no number would stop the solver where it stands, without an error."""
+    """Raise NumericalError for a NaN objective, which would silently stop the solver early."""
     try:
         with np.errstate(invalid="raise"):
             yield
@@ -91,11 +91,11 @@ def _no_numbers(what: str, c: float) -> NumericalError:
 
 
 class TextLogistic:
-    """Multinomial logistic regression whose L2 penalty pulls to the text prototypes.
+    """Multinomial logistic regression with an L2 penalty toward the text prototypes.
 
-    Minimizes sum_i CE(f_i V', y_i) + ||V - s T||^2 / (2 C) over V (classes, width), from V = s T:
-    f are unit features, T the unit class features, s the logit scale. Full batch, float64,
-    L-BFGS with a strong Wolfe line search; convex, hence deterministic. The search runs over
+    Minimizes sum_i CE(f_i V', y_i) + ||V - s T||^2 / (2 C) over V (classes, width), starting at
+    V = s T: f are unit features, T the unit class features, s the logit scale. Full batch, float64,
+    L-BFGS with a strong Wolfe line search; convex, hence deterministic. The optimized variable is
     W = V / s, whose gradients are of order one.
     """
 
@@ -118,7 +118,7 @@ class TextLogistic:
     def fit(self, c: float, steps: int) -> Affine:
         """The minimizer for `c`, as a classifier on unit features without bias.
 
-        NumericalError where the objective is not finite on the way.
+        NumericalError if the objective becomes non-finite.
         """
         self.weight.data.copy_(self.text)
         solver = torch.optim.LBFGS(
@@ -152,11 +152,11 @@ class Found:
 
 
 def search_c(fit: Callable[[float], Affine], correct: Callable[[Affine], int], steps: int) -> Found:
-    """C by a coarse grid, then by halving its interval in log10 (CoOp lpclip/linear_probe.py).
+    """Choose C on a grid, then by halving an interval in log10 (CoOp lpclip/linear_probe.py).
 
     The interval starts at 0.1 to 10 times the first best C of the grid. Each step fits both ends,
-    keeps the better one (the left one on a tie) and moves the other to the middle. The end that
-    the last step keeps is the answer. An end is fitted once however often it is compared.
+    keeps the better one (the left one on a tie) and moves the other to the middle. The end kept by
+    the last step is returned. Each C is fitted only once.
     """
     fitted: dict[float, tuple[Affine, int]] = {}
 

@@ -30,11 +30,11 @@ class Masks(Protocol):
         ...
 
     def snapshot(self) -> Any:
-        """The state that masks are drawn from."""
+        """The random state from which masks are drawn."""
         ...
 
     def rewind(self, snapshot: Any) -> None:
-        """Draw again what came after a snapshot."""
+        """Restore a snapshot, so that the masks drawn after it are repeated."""
         ...
 
 
@@ -61,33 +61,33 @@ class Dropout:
         return self.generator.get_state()
 
     def rewind(self, snapshot: Tensor) -> None:
-        """Draw again what came after a snapshot."""
+        """Restore a snapshot, so that the masks drawn after it are repeated."""
         self.generator.set_state(snapshot)
 
 
 class Change(Protocol):
-    """The trained part of the encoders, as classifiers hold it."""
+    """A trained change of the encoders' weights, as stored in classifiers."""
 
     def applied(
         self, vision: ImageTower | None, text: TextTower | None
     ) -> tuple[ImageTower | None, TextTower | None]:
-        """The towers with the change in their weights."""
+        """The towers with the change applied to their weights."""
         ...
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """Everything that is trained by name, such as `vision.0.q.A`."""
+        """All trained tensors by name, such as `vision.0.q.A`."""
         ...
 
 
 class Update(Change, FusedAdapter, Protocol):
-    """Trained updates of the backbone's matrices, as `LoraModel` trains them."""
+    """Updates of the backbone's matrices, in the form that `LoraModel` trains."""
 
     def masked(self, masks: Callable[[Masks], Masks]) -> Update:
-        """The same updates with other dropout masks, of those that they have."""
+        """The same updates, with their source of dropout masks replaced by `masks(source)`."""
         ...
 
     def for_step(self) -> Update:
-        """The updates as the next step finds them; what follows from their values is computed."""
+        """The updates for the next step, with quantities derived from their current values."""
         ...
 
     def detached(self) -> Update:
@@ -95,17 +95,17 @@ class Update(Change, FusedAdapter, Protocol):
         ...
 
     def parameters(self) -> ParamsT:
-        """Everything that is trained, as an optimizer takes it."""
+        """All trained parameters, in the form that an optimizer accepts."""
         ...
 
 
 class _Updated(torch.autograd.Function):
     """product += gain * ((x * keep_m) A_m') B_m' for every matrix m, in place.
 
-    product (..., w) holds the outputs of several matrices side by side; `rows` says from which
-    column on each one's lie. Keeps x, one byte per element of the masks and the (t, rank) products.
-    Plain operations would keep x * keep for every matrix, and write every update out before it is
-    added. All matrices share one product with B, block by block.
+    product (..., w) holds the outputs of several matrices side by side; `rows` holds the first
+    column of each. Saves x, one byte per mask element and the (t, rank) products for the backward
+    pass. Plain operations would save x * keep for every matrix and materialize every update before
+    it is added. All matrices share one product with a block matrix of all B.
     """
 
     @staticmethod
@@ -171,7 +171,7 @@ def _of_input(inners: Sequence[Tensor], a: Sequence[Tensor], keeps: Sequence[Ten
 
 
 def _joined(b: Sequence[Tensor], rows: Sequence[int], width: int) -> Tensor:
-    """(width, sum of ranks): every B from its row on, in columns of its own."""
+    """(width, sum of ranks): block matrix with each B at its row offset, in separate columns."""
     whole = b[0].new_zeros(width, sum(one.shape[1] for one in b))
     column = 0
     for row, one in zip(rows, b, strict=True):
@@ -194,7 +194,7 @@ class LowRank:
     _gain: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Folds the dropout's 1 / (1 - rate) into the scaling."""
+        """Fold the dropout's 1 / (1 - rate) into the scaling."""
         kept = 1.0 if self.dropout is None else 1.0 - self.dropout.rate
         object.__setattr__(self, "_gain", self.scaling / kept)
 
@@ -224,20 +224,20 @@ class LowRank:
         return self.add((site,), x, x.new_zeros(*x.shape[:-1], width, dtype=dtype))
 
     def snapshot(self) -> Any:
-        """The state that the dropout draws from."""
+        """The random state of the dropout; None without dropout."""
         return self.dropout.snapshot() if self.dropout else None
 
     def rewind(self, snapshot: Any) -> None:
-        """Draw the masks again that came after a snapshot."""
+        """Restore a snapshot, so that the masks drawn after it are repeated."""
         if self.dropout:
             self.dropout.rewind(snapshot)
 
     def masked(self, masks: Callable[[Masks], Masks]) -> LowRank:
-        """The same updates with other dropout masks."""
+        """The same updates, with the source of dropout masks replaced by `masks(source)`."""
         return replace(self, dropout=masks(self.dropout)) if self.dropout else self
 
     def for_step(self) -> LowRank:
-        """Itself: nothing follows from A and B."""
+        """Return self: nothing is derived from A and B."""
         return self
 
     def merged(self) -> dict[Site, Tensor]:
@@ -271,24 +271,24 @@ class LowRank:
 def with_deltas(
     deltas: dict[Site, Tensor], vision: ImageTower | None, text: TextTower | None
 ) -> tuple[ImageTower | None, TextTower | None]:
-    """Both towers, those that are there, with (d_out, d_in) deltas added."""
+    """Add (d_out, d_in) deltas to the weights of both towers; None stays None."""
     changed = None if vision is None else vision.with_deltas(deltas)
     return changed, None if text is None else text.with_deltas(deltas)
 
 
 def site_name(site: Site) -> str:
-    """The name of a site in kept models: `vision.0.q`."""
+    """The name of a site in saved models: `vision.0.q`."""
     return f"{site.encoder}.{site.layer}.{site.matrix}"
 
 
 def named_site(name: str) -> Site:
-    """The site that `site_name` named."""
+    """The inverse of `site_name`."""
     encoder, layer, matrix = name.split(".")
     return Site(encoder, int(layer), matrix)  # type: ignore[arg-type]
 
 
 def named_factors(tensors: Mapping[str, Tensor]) -> Factors:
-    """The factors that `named_tensors` named."""
+    """The factors in the result of `LowRank.named_tensors`."""
     sites = {}
     for name in tensors:
         sites[named_site(name[:-2])] = name[:-2]
@@ -303,7 +303,7 @@ def init_factors(
 ) -> dict[Site, tuple[Tensor, Tensor]]:
     """A uniform in +-1/sqrt(d_in) (Kaiming uniform with a = sqrt(5)), B zero, as parameters.
 
-    `sites` come with the shape (d_out, d_in) of their matrix.
+    sites: each with the shape (d_out, d_in) of its matrix.
     """
     factors: dict[Site, tuple[Tensor, Tensor]] = {}
     for site, (d_out, d_in) in sites:
@@ -324,10 +324,10 @@ def tower_sites(
 
 
 def layers_at(position: str, depth: int) -> range:
-    """Layers of `depth` that a position name means (CLIP-LoRA loralib/utils.py:10-39).
+    """The layers (of `depth`) selected by a position name (CLIP-LoRA loralib/utils.py:10-39).
 
     Halves are the paper's Up and Bottom. `top`, `middle` and `bottom` are thirds (4 of 12 layers),
-    `top3` the last three; at any depth at least one layer.
+    `top3` the last three; every position has at least one layer.
     """
     half, third = max(1, depth // 2), max(1, depth // 3)
     start, size = {
@@ -344,9 +344,10 @@ def layers_at(position: str, depth: int) -> range:
 
 @dataclass(frozen=True)
 class PartMasks:
-    """The rows of a part, from the masks that `whole` draws for all sequences.
+    """Masks for a part of a batch: its rows of the masks that `whole` draws for the batch.
 
-    tokens, sequences: rows of the whole, before and after pooling; rows, pooled: the part's.
+    tokens, sequences: number of rows of the whole batch before and after pooling; rows, pooled:
+    indices of the part's rows among these.
     """
 
     whole: Masks
@@ -361,7 +362,7 @@ class PartMasks:
         return self.whole.rate
 
     def mask(self, x: Tensor) -> Tensor:
-        """True where an element of `x`, the part's tokens or its pooled ones, is kept."""
+        """True where an element of `x` (the part's tokens, or its pooled rows) is kept."""
         full = len(x) == len(self.rows)
         count, rows = (self.tokens, self.rows) if full else (self.sequences, self.pooled)
         return self.whole.mask(x[:1].expand(count, -1))[rows]
@@ -371,17 +372,17 @@ class PartMasks:
         return self.whole.snapshot()
 
     def rewind(self, snapshot: Any) -> None:
-        """Draw again what came after a snapshot."""
+        """Restore a snapshot, so that the masks drawn after it are repeated."""
         self.whole.rewind(snapshot)
 
 
 def for_prompts(adapter: Update, part: PromptPart, tokens: int, count: int) -> Update:
-    """The adapter for a part of `count` prompts of together `tokens` tokens."""
+    """The adapter for a part of `count` prompts, which have `tokens` tokens in total."""
     return adapter.masked(lambda whole: PartMasks(whole, tokens, part.rows, count, part.pooled))
 
 
 def for_images(adapter: Update, images: Tensor, count: int, tokens: int) -> Update:
-    """The adapter for the images of these numbers among `count`, of `tokens` tokens each."""
+    """The adapter for the images at these indices of a batch of `count`, `tokens` tokens each."""
 
     def masks(whole: Masks) -> PartMasks:
         rows = images[:, None] * tokens + torch.arange(tokens, device=images.device)

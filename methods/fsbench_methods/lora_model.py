@@ -34,9 +34,9 @@ U = TypeVar("U", bound=Change)
 class LoraModel:
     """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
 
-    prompts are packed per template, frozen_text holds (classes, embed) unit features. `recompute`
-    names the encoders that keep little for the backward pass, since memory is short; then too, a
-    step is done in `chunks` of images, and of prompts, which are `divided` per template.
+    prompts are packed per template; frozen_text holds (classes, embed) unit features. To save
+    memory, the encoders in `recompute` recompute activations in the backward pass, and a step is
+    split into `chunks` of images and of prompts (`divided`, per template).
     """
 
     vision: ImageTower | None
@@ -72,7 +72,10 @@ class LoraModel:
     def _encoder(
         self, packed: PackedPrompts, parts: Sequence[PromptPart], adapter: Update | None
     ) -> Encode:
-        """Encodes parts of `packed`, each with what the whole draws from the present state on."""
+        """Function that encodes a part of `packed` with its share of the whole's dropout masks.
+
+        The random state is rewound for every part to that of this call.
+        """
         start = adapter.snapshot() if adapter else None
         prompts = sum(len(part.members) for part in parts)
 
@@ -104,7 +107,7 @@ class LoraModel:
         return F.cross_entropy(logits, labels)
 
     def backward(self, batch: Tensor, labels: Tensor, adapter: Update | None, scale: Scale) -> None:
-        """Add the gradients of `scale(loss)` to those of all that is trained, in `chunks`."""
+        """Add the gradients of `scale(loss)` to those of the trained parameters, in `chunks`."""
         if self.chunks == 1:
             torch.autograd.backward(scale(self.loss(batch, labels, adapter)))
             return
@@ -138,7 +141,7 @@ class LoraModel:
         class_features: Tensor,
         adapter: Update | None,
     ) -> Tensor:
-        """The share of some images of a batch in its loss."""
+        """The contribution of a chunk of images to the loss of their batch."""
         tokens = self.vision.tokens if self.vision else 1
         mine = for_images(adapter, chunk, len(batch), tokens) if adapter else None
         logits = self.logits(batch[chunk], class_features, mine)
@@ -165,7 +168,7 @@ class LoraModel:
         return replace(self, chunks=chunks, divided=parts)
 
     def within_memory(self, batch: int, device: torch.device, parts: int = 1) -> LoraModel:
-        """The same model for `batch` images, sparing memory where that is short.
+        """The same model, with recomputation and chunks if `batch` images need too much memory.
 
         parts: `RunContext.memory_parts`.
         """
@@ -180,7 +183,7 @@ class LoraModel:
         return replace(self, recompute=frozenset(short))._divided(chunks_for(parts))
 
     def merged(self, change: Change) -> LoraModel:
-        """The model with a change in its weights."""
+        """The model with `change` applied to its weights."""
         vision, text = change.applied(self.vision, self.text)
         return replace(self, vision=vision, text=text)
 
@@ -188,7 +191,7 @@ class LoraModel:
 def model_of(
     backbone: Backbone, vocabulary: Vocabulary, ctx: Encoding, *, vision: bool, text: bool
 ) -> LoraModel:
-    """The frozen part of a model in which these encoders are changed."""
+    """The frozen part of a model in which the chosen encoders are adapted."""
     blank = LoraModel(
         backbone.image_tower() if vision else None,
         backbone.text_tower() if text else None,
@@ -210,7 +213,7 @@ def update_step(model: LoraModel, adapter: Update) -> Backward:
 
 
 def _averaged(raw: Sequence[Tensor]) -> Tensor:
-    """Unit features (classes, embed) of raw ones, one tensor per template."""
+    """(classes, embed) unit mean of unit features; raw: features of each template."""
     if len(raw) == 1:
         return unit(raw[0])
     return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
@@ -235,28 +238,28 @@ class LoraClassifier(Generic[U]):
         return replace(self, model=self.model.for_classes(vocabulary, self.backbone))
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """A and B of every adapted matrix, such as `vision.0.q.A`."""
+        """The trained tensors of every adapted matrix, such as `vision.0.q.A`."""
         return self.adapter.named_tensors()
 
 
 @dataclass(frozen=True)
 class MergedClassifier:
-    """CLIP whose updates were merged, and its class prompts encoded, when it was restored."""
+    """A restored classifier, with updates merged and class prompts encoded ahead."""
 
     model: LoraModel
     class_features: Tensor
     adapter: Change
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes): the same bits as those of the `LoraClassifier` that was kept."""
+        """(n, classes): bit-identical to the `LoraClassifier` that was saved."""
         return self.model.predict(queries, self.class_features)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """A and B, as they were kept."""
+        """The trained tensors, as saved."""
         return self.adapter.named_tensors()
 
 
 def restored(model: LoraModel, adapter: Change) -> MergedClassifier:
-    """The classifier of a model with kept updates."""
+    """The classifier of a model with saved updates."""
     merged = model.merged(adapter)
     return MergedClassifier(merged, merged.class_features(None), adapter)

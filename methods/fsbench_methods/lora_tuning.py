@@ -1,6 +1,6 @@
-"""Training of low-rank updates at chosen matrices: what CLIP-LoRA and its kin have in common.
+"""Training of low-rank updates at chosen matrices, shared by CLIP-LoRA, DoRA and AdaLoRA.
 
-`LowRankTuning` has their options, sites and schedule; a method says what is trained there.
+`LowRankTuning` has their options, sites and schedule; a subclass defines the trained parameters.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LowRankTuning:
         return replace(self, iterations=2)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Views of each support image that the frozen image encoder encodes, if it is frozen."""
+        """Views of each support image to encode with a frozen image encoder; 0 if it is adapted."""
         if self.encoder != "text":
             return 0
         steps = steps_per_epoch(shots * classes, self.batch_size, drop_last=False)
@@ -82,7 +82,7 @@ class LowRankTuning:
 
     @property
     def gain(self) -> float:
-        """s of the updates s B A: alpha / sqrt(r), as rsLoRA (Kalajdzievski 2023)."""
+        """The factor s of the updates s B A: alpha / sqrt(r), as rsLoRA (Kalajdzievski 2023)."""
         return self.alpha / math.sqrt(self.rank)
 
     def layers(self, depth: int) -> range:
@@ -90,7 +90,7 @@ class LowRankTuning:
         return range(depth)
 
     def schedule(self, steps: int) -> Schedule:
-        """The optimizer's rates: a cosine down to 1e-6, which does not rise."""
+        """AdamW with a cosine from `lr` down to 1e-6, or constant for a smaller `lr`."""
         return Schedule(steps, self.lr, min(LAST_RATE, self.lr), self.weight_decay)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
@@ -99,12 +99,12 @@ class LowRankTuning:
         return model_of(backbone, task, ctx, **adapted)
 
     def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
-        """The same, sparing memory where that is short."""
+        """`model`, with recomputation and chunks where memory is short."""
         size, parts = min(self.batch_size, len(task.train)), ctx.memory_parts
         return self.model(task, backbone, ctx).within_memory(size, backbone.device, parts)
 
     def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
-        """Fresh updates at the chosen sites; the model they adapt is still exactly CLIP."""
+        """New updates at the chosen sites; with them, the model still equals CLIP exactly."""
         matrices = [
             name for letter, names in MATRICES.items() if letter in self.matrices for name in names
         ]
@@ -127,7 +127,7 @@ class LowRankTuning:
         backbone: Backbone,
         ctx: RunContext,
     ) -> None:
-        """Trains parameters of updates, whatever their form, for `iterations` steps per shot."""
+        """Train the given parameters for `iterations` steps per shot."""
         steps = self.iterations * task.shots
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
@@ -137,7 +137,7 @@ class LowRankTuning:
     def batches(
         self, model: LoraModel, steps: int, task: Task, backbone: Backbone, ctx: RunContext
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented pixels, or features of augmented views of an image encoder that is frozen."""
+        """Batches of augmented pixels, or of features of augmented views (frozen image encoder)."""
         train, size = task.train, self.batch_size
         if model.vision is not None:
             return pixel_batches(

@@ -19,7 +19,7 @@ _CODE = "LP++ (Huang et al. 2024), methods/linear_probe_p2.py"
 
 @dataclass(frozen=True)
 class Blend:
-    """Visual weights (classes, d), biases and blending (classes,), beside text features."""
+    """Visual weights (classes, d), biases and blending factors (classes,), and text features."""
 
     weight: Tensor
     bias: Tensor
@@ -36,7 +36,7 @@ class Blend:
         return features @ self.weight.T + self.bias + self.blending * cosines
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """All that was trained."""
+        """All trained tensors."""
         return {"weight": self.weight, "bias": self.bias, "blending": self.blending}
 
 
@@ -44,13 +44,13 @@ class Blend:
 class LpPlusPlus:
     """LP++: a surprisingly strong linear probe for few-shot CLIP (Huang et al., CVPR 2024).
 
-    Logits are f w_k + b_k + a_k f t_k on unit features, without a scale. Visual weights w start at
-    the sums of their class's features, the blending a at 250 times the mean cosine with the true
-    class's text. Block coordinate descent on the whole support set, one augmented view per image,
-    with rates from Lipschitz bounds: SGD with momentum on w and b in every epoch, a plain step on a
-    every `every` epochs. That step takes the sum of all gradients since the start: the official
-    code never sets them to zero, and neither is it done here. The epoch that is best on validation
-    is kept, the last of equals; the last epoch without validation data.
+    Logits are f w_k + b_k + a_k f t_k on unit features, without a logit scale. Visual weights w_k
+    start at the sums of their class's features, all blending factors a_k at `blending` (250) times
+    the mean cosine with the true class's text. Block coordinate descent on the whole support set,
+    one augmented view per image, with learning rates from Lipschitz bounds: SGD with momentum on w
+    and b in every epoch, a plain gradient step on a every `every` epochs. As in the official code,
+    which never zeroes them, that step uses the sum of all gradients since the start. The best epoch
+    on validation is kept (the last of equals), or the last epoch without validation data.
     """
 
     name: ClassVar[str] = "lp++"
@@ -92,7 +92,7 @@ class LpPlusPlus:
         return Blend(weight, bias, blending, text)
 
     def start(self, features: Tensor, labels: Tensor, text: Tensor, rng: torch.Generator) -> Blend:
-        """Sums of features, torch's own start of a bias, and the blending of all classes alike."""
+        """Class sums of features, torch's default bias initialization, one blending for all."""
         members = F.one_hot(labels, len(text)).to(features.dtype)
         limit = features.shape[1] ** -0.5
         bias = torch.empty(len(text)).uniform_(-limit, limit, generator=rng).to(features.device)
@@ -131,7 +131,7 @@ class LpPlusPlus:
 def rates(features: Tensor, cosines: Tensor) -> tuple[float, float]:
     """Learning rates of the weights, 4 N / lambda_max(F' F), and of the blending.
 
-    That is N / (4 max_k sum_i cosine_ik^2) (linear_probe_p2.py:16-39).
+    The latter is N / (4 max_k sum_i cosine_ik^2) (linear_probe_p2.py:16-39).
     """
     largest = torch.linalg.eigvalsh((features.T @ features).double())[-1]
     bound = 4 * cosines.square().sum(dim=0).max()

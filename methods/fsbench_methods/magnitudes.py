@@ -1,4 +1,4 @@
-"""Weights as magnitudes and directions, whose directions have low-rank updates (DoRA)."""
+"""Weights decomposed into magnitudes and directions, with low-rank updated directions (DoRA)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BIASES = {"o": "attn.out_proj.bias", "fc": "mlp.c_fc.bias", "proj": "mlp.c_proj
 class Decomposed:
     """W' = m (W + s B A) / |W + s B A|, row by row of (d_out, d_in) (Liu et al. 2024, eq. 5).
 
-    magnitudes (d_out,) are m, frozen holds W and the bias of every site. norms (d_out,), those of
-    the rows as they are now, are constants in the backward pass (section 4.3), computed by
-    `for_step`.
+    magnitudes (d_out,) are m; frozen holds W and the bias of every site. norms (d_out,) are the
+    current row norms of W + s B A, computed by `for_step`; they are constants in the backward pass
+    (section 4.3).
     """
 
     low: LowRank
@@ -35,7 +35,7 @@ class Decomposed:
         return self.low.adapts(site)
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
-        """g (x W' + s x A' B') + bias of a `product` x W' + bias, with g = m / norm."""
+        """From `product` x W' + bias, compute g (x W' + s x A' B') + bias with g = m / norm."""
         if not any(map(self.adapts, sites)):
             return product
         width = product.shape[-1] // len(sites)
@@ -43,7 +43,7 @@ class Decomposed:
         for site in sites:
             gain, bias = product.new_zeros(width), product.new_zeros(width)
             if self.adapts(site):
-                # Less 1, since 16 bits hold small numbers better than those near 1.
+                # Subtract 1: 16-bit floats resolve small numbers better than numbers near 1.
                 exact = self.magnitudes[site] / self.norms[site] - 1
                 gain, bias = exact.to(gain), (exact * self.frozen[site][1]).to(bias)
             excess.append(gain)
@@ -52,7 +52,7 @@ class Decomposed:
         return torch.addcmul(updated - torch.cat(shift), updated, torch.cat(excess))
 
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
-        """(..., d_out) what is added to the frozen product at `site`."""
+        """(..., d_out) update of the frozen product at `site`; None where there is none."""
         if not self.adapts(site):
             return None
         weight, bias = self.frozen[site]
@@ -60,20 +60,20 @@ class Decomposed:
         return self.add((site,), x, product.clone()) - product
 
     def snapshot(self) -> Any:
-        """The state that the dropout draws from."""
+        """The random state of the dropout; None without dropout."""
         return self.low.snapshot()
 
     def rewind(self, snapshot: Any) -> None:
-        """Draw the masks again that came after a snapshot."""
+        """Restore a snapshot, so that the masks drawn after it are repeated."""
         self.low.rewind(snapshot)
 
     def masked(self, masks: Callable[[Masks], Masks]) -> Decomposed:
-        """The same weights with other dropout masks."""
+        """The same weights, with the source of dropout masks replaced by `masks(source)`."""
         return replace(self, low=self.low.masked(masks))
 
     @torch.no_grad()
     def for_step(self) -> Decomposed:
-        """With the norms that rows have now."""
+        """The same weights, with `norms` set to the current row norms."""
         norms = {site: row.norm(dim=1) for site, row in self._directions().items()}
         return replace(self, norms=norms)
 
@@ -99,7 +99,7 @@ class Decomposed:
         return replace(self, low=self.low.detached(), magnitudes=fixed)
 
     def parameters(self) -> list[dict[str, Any]]:
-        """A and B, and the magnitudes: CLIP's are not 0, and decay does not pull them there."""
+        """Parameter groups: A and B; magnitudes, without weight decay, since CLIP's are not 0."""
         return [
             {"params": self.low.parameters()},
             {"params": list(self.magnitudes.values()), "weight_decay": 0.0},
@@ -114,7 +114,10 @@ class Decomposed:
 def decomposed(
     low: LowRank, model: LoraModel, magnitudes: Mapping[Site, Tensor] | None = None
 ) -> Decomposed:
-    """The weights of a model's towers under updates; magnitudes are parameters of CLIP's size."""
+    """Decompose the updated weights of a model's towers.
+
+    magnitudes: by site; by default new parameters that start at the row norms of CLIP's weights.
+    """
     frozen = {}
     for site in low.factors:
         tower = model.vision if site.encoder == "vision" else model.text

@@ -1,4 +1,4 @@
-"""MaPLe: learned rows of the text encoder, and projections of them in the image encoder."""
+"""MaPLe: learned prompt tokens in the text encoder, mapped linearly into the image encoder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ _REPO = "MaPLe's repository, configs/trainers/MaPLe"
 class MaPLe(DeepPrompts):
     """Multi-modal prompt learning (Khattak et al., CVPR 2023).
 
-    `tokens` rows behind the start token of every prompt start at the first words of
-    `context_init`, whose other words stay fixed before the class name: two of "a photo of a" are
-    learned. Before each further layer of the first `depth` they are replaced by rows of its own.
-    The rows behind the patches of an image are a linear map of the text's rows, one per layer; all
-    maps but the first start identical (3,555,072 parameters at ViT-B/16). The published schedule
-    is that of base-to-new: no few-shot setting is. One configuration for all data sets.
+    `tokens` learned tokens follow the start token of every prompt, initialized with the first words
+    of `context_init`; its other words stay fixed before the class name: of "a photo of a", two
+    words are learned. Each of the first `depth` layers has its own tokens, which replace those of
+    the layer before. The tokens behind the patches of an image are linear maps of the text tokens,
+    one map per layer; all maps but the first have equal initial values (3,555,072 parameters at
+    ViT-B/16). The schedule is the published one for base-to-new, as no few-shot setting is
+    published. One configuration for all data sets.
     """
 
     name: ClassVar[str] = "maple"
@@ -65,10 +66,10 @@ class MaPLe(DeepPrompts):
         return replace(self, epochs=20, lr=1e-3)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """`rows` (layers, tokens, width of the text); `weight` and `bias` of a map per layer.
+        """`rows` (layers, tokens, text width); `weight` and `bias` of one map per layer.
 
-        Weights (layers, width of the image, width of the text) and biases start as those of
-        torch.nn.Linear do: uniform within 1 / sqrt(inputs).
+        Weights (layers, image width, text width) and biases are initialized like torch.nn.Linear:
+        uniform within 1 / sqrt(inputs).
         """
         rng, text, image = ctx.rng("init"), backbone.text_tower(), backbone.image_tower()
         layers = min(self.depth, text.layers, image.layers)
@@ -77,18 +78,18 @@ class MaPLe(DeepPrompts):
         words = first_rows(self, self.context_init, self.tokens, backbone)
         if words is not None:
             rows[0] = words
-        # The first map has numbers of its own, the others share theirs.
+        # The first map has its own initial values, the others share theirs.
         first, other = (linear_start(image.width, text.width, rng) for _ in range(2))
         maps = zip(*[first, *[other] * (layers - 1)], strict=True)
         weight, bias = (torch.stack(values) for values in maps)
         return {"rows": rows, "weight": weight, "bias": bias}
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """The class names behind the rows and the fixed words."""
+        """Prompts of learned tokens, the fixed words, and the class name."""
         return (prompts_behind(self.context_init, self.tokens, vocabulary, backbone),)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the rows of each layer."""
+        """Both towers with the learned tokens of each layer."""
         rows, bias = learned["rows"], learned["bias"]
         mapped = torch.baddbmm(bias[:, None], rows, learned["weight"].transpose(1, 2))
         return replace(

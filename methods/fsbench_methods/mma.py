@@ -18,7 +18,7 @@ _REPO = "configs/trainers/MultiModalAdapter"
 
 
 class _Scaled(torch.autograd.Function):
-    """x itself; its gradient times a factor."""
+    """Identity whose gradient is multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -39,8 +39,9 @@ def _scaled(x: Tensor, factor: float) -> Tensor:
 class Adapters:
     """The branch of both towers: scale * up(shared(down(normed))), added to a block's output.
 
-    learned: stacks of weights (blocks, ...), the last one of the last block; layers of each tower.
-    Gradients are those of an unscaled branch for its weights, scaled once more for the input.
+    learned: weights stacked as (blocks, ...), the last entry for the last block; layers: number of
+    layers of each tower. The weights get the gradients of an unscaled branch; the gradient that
+    reaches the branch's input is multiplied by `scale`.
     """
 
     learned: Mapping[str, Tensor]
@@ -50,7 +51,7 @@ class Adapters:
     def __call__(
         self, encoder: str, layer: int, point: str, normed: Tensor, output: Tensor
     ) -> Tensor | None:
-        """(t, width) to (t, width), beside whole blocks."""
+        """(t, width) to (t, width) for whole upper blocks; None at all other points."""
         of = self.learned
         index = layer - self.layers[encoder] + len(of["shared.weight"])
         if point != "block" or index < 0:
@@ -66,10 +67,10 @@ class Adapters:
 class Mma(EpochLearner):
     """Multi-modal adapter (Yang et al., CVPR 2024).
 
-    Beside each of the upper `depth` blocks of both encoders, counted from the top: down to
-    `adapter_width`, a layer of that width that both encoders share, and up again, times `scale`.
-    SGD without warm-up. One configuration for all data sets; its 5 epochs are the schedule for
-    base-to-new, no few-shot schedule is published.
+    Each of the upper `depth` blocks of both encoders, counted from the top, has a parallel adapter:
+    down to `adapter_width`, a layer of that width that both encoders share, and up again, times
+    `scale`. SGD without warm-up. One configuration for all data sets; its 5 epochs are the
+    base-to-new schedule, as no few-shot schedule is published.
     """
 
     name: ClassVar[str] = "mma"
@@ -92,7 +93,7 @@ class Mma(EpochLearner):
         require_positive(self, "depth", "adapter_width", "scale")
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """Normal weights of variance 2 / outputs (Kaiming, fan_out), no bias."""
+        """Normal weights of variance 2 / outputs (Kaiming, fan_out), biases of 0."""
         vision, text = backbone.image_tower(), backbone.text_tower()
         blocks = min(self.depth, vision.layers, text.layers)
         inner, rng = self.adapter_width, ctx.rng("init")
@@ -107,7 +108,7 @@ class Mma(EpochLearner):
         return found
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the branch."""
+        """Both towers with the adapter branch."""
         assert frozen.vision is not None
         assert frozen.text is not None
         layers = {"vision": frozen.vision.layers, "text": frozen.text.layers}
@@ -115,5 +116,5 @@ class Mma(EpochLearner):
         return replace(frozen, vision_edits=edits, text_edits=edits)
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
-        """A cosine per epoch from the first one on."""
+        """A cosine per epoch, without warm-up."""
         return cosine(self.lr, step // per_epoch, self.epochs)

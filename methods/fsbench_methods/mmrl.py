@@ -33,12 +33,14 @@ _REPO = "MMRL configs/trainers/MMRL/vit_b16_few_shot.yaml"
 class Mmrl(EpochSchedule):
     """Multi-modal representation learning (Guo and Gu, CVPR 2025), with one weight for all sets.
 
-    `tokens` shared vectors are mapped into each of the upper `depth` blocks of both encoders, where
-    they are inserted behind the class or start token, and replaced block by block. Images have two
-    read-outs: the class token by CLIP's projection, and the mean of the inserted rows by a trained
-    one. Cross-entropy of both, `alpha` to 1 - `alpha`, plus `weight` times the cosine distances of
-    image and class features to the frozen ones. Classes of the fit are answered by both read-outs,
-    `alpha` to 1 - `alpha`; other classes by the class token alone, as in the official code.
+    `tokens` shared vectors are mapped linearly into each of the upper `depth` blocks of both
+    encoders: they are inserted behind the class or start token before the first of these blocks,
+    and replaced before each of the others. Images have two read-outs: the class token with CLIP's
+    projection, and the mean of the inserted tokens with a trained one. The loss is the
+    cross-entropy of both, weighted `alpha` and 1 - `alpha`, plus `weight` times the cosine
+    distances of image and class features to the frozen ones. Fitted classes are predicted by both
+    read-outs with the same weights, other classes by the class token alone, as in the official
+    code.
     """
 
     name: ClassVar[str] = "mmrl"
@@ -78,11 +80,11 @@ class Mmrl(EpochSchedule):
         require(self, "alpha", 0 <= self.alpha <= 1, "a number from 0 to 1")
 
     def quick(self) -> Self:
-        """Tokens in the last block alone, which few epochs can move, for the conformance kit."""
+        """Tokens in the last block only, which learn in few epochs, for the conformance kit."""
         return replace(self, depth=1, epochs=30)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """Tokens, maps into the towers that start alike in all blocks, and a projection."""
+        """Tokens, a projection, and a map per tower and block; maps of a tower start equal."""
         vision, text, rng = backbone.image_tower(), backbone.text_tower(), ctx.rng("init")
         blocks, wide = min(self.depth, vision.layers, text.layers), vision.width
         tokens = torch.empty(self.tokens, self.width).normal_(std=self.init_std, generator=rng)
@@ -95,7 +97,7 @@ class Mmrl(EpochSchedule):
         return found | {"projection": drawn}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with tokens; images give the rows of both read-outs."""
+        """Both towers with tokens; the image tower returns the rows for both read-outs."""
         assert frozen.vision is not None
         assert frozen.text is not None
         read = tuple(range(1 + self.tokens))
@@ -112,7 +114,7 @@ class Mmrl(EpochSchedule):
         return unit(torch.stack(both, dim=1))
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
-        """(n, classes) of both read-outs; of the class token's where classes are not the fit's."""
+        """(n, classes) logits of both read-outs; of the class token alone unless `fitted`."""
         own, other = (scale * images[:, place] @ classes.T for place in (0, 1))
         return self.alpha * own + (1 - self.alpha) * other if fitted else own
 
@@ -136,7 +138,7 @@ class Mmrl(EpochSchedule):
 
 
 def _rows(learned: Learned, encoder: str, layers: int) -> tuple[Tokens, ...]:
-    """The tokens of each of the upper blocks."""
+    """The tokens of each upper block: inserted at the first one, replaced at the others."""
     weights, biases = learned[f"{encoder}.weight"], learned[f"{encoder}.bias"]
     first = layers - len(weights)
     return tuple(

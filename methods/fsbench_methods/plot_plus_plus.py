@@ -35,11 +35,12 @@ _CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
 class PlotPlusPlus(TransportLearner):
     """Prompt learning with optimal transport for ViTs (Chen et al., ICLR 2023, PLOT++).
 
-    Each class has `text_prompts` features, one per learned context, each image `vision_prompts`,
-    one per set of rows behind its patches. A logit is the sum of their cosines weighted by the
-    optimal plan of transport, which takes no gradient. First the rows of images are trained, with
-    the cosine of the mean features added to the logits, then everything without it: two stages of
-    `epochs` each (14,336 parameters at ViT-B/16). One configuration for all data sets.
+    Each class has `text_prompts` features, one per learned context; each image `vision_prompts`,
+    one per set of learned tokens behind its patches. A logit is the sum of their cosines weighted
+    by the optimal transport plan, through which no gradient flows. There are two stages of `epochs`
+    each: first the vision tokens are trained, with the cosine of the mean features added to the
+    logits, then all tokens without it (14,336 parameters at ViT-B/16). One configuration for all
+    data sets.
     """
 
     name: ClassVar[str] = "plot++"
@@ -80,7 +81,7 @@ class PlotPlusPlus(TransportLearner):
         return replace(self, epochs=10, batch_size=4, lr=5e-4)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """`text` and `vision` (prompts, tokens, width): words or normal numbers, normal numbers."""
+        """`text` and `vision` (prompts, tokens, width): random normal; `text`: words if given."""
         rng, tower = ctx.rng("init"), backbone.text_tower()
         text = torch.empty(self.text_prompts, self.context_tokens, tower.width)
         size = (self.vision_prompts, self.vision_tokens, backbone.image_tower().width)
@@ -96,7 +97,7 @@ class PlotPlusPlus(TransportLearner):
         return first
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """The class names behind each context."""
+        """Prompts of each learned context followed by the class name."""
         behind_one = prompts_behind("", self.context_tokens, vocabulary, backbone)
         return (replace(behind_one, runs=self.text_prompts),)
 
@@ -108,7 +109,7 @@ class PlotPlusPlus(TransportLearner):
         ctx: RunContext,
         after: AfterStep | None = None,
     ) -> None:
-        """Both stages, each with a schedule of its own."""
+        """Train both stages, each with its own schedule."""
         options = {one.name: getattr(self, one.name) for one in fields(TransportLearner)}
         model = self.model(task, backbone, ctx)
         model = model.within_memory(1, backbone.device, ctx.memory_parts)
@@ -121,7 +122,7 @@ class PlotPlusPlus(TransportLearner):
 
 @dataclass(frozen=True)
 class VisionStage(TransportLearner):
-    """The first stage: rows of images, before class features (text_prompts, classes, embed)."""
+    """The first stage: vision tokens, with fixed class features (text_prompts, classes, embed)."""
 
     classes: Tensor | None = None
 
@@ -132,7 +133,7 @@ class VisionStage(TransportLearner):
         return replace(model, frozen=frozen, prompts=(), fixed=self.classes)
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """Cross-entropy of `scores` and the cosine of the mean features together."""
+        """Cross-entropy of the sum of `scores` and the scaled cosine of the mean features."""
 
         def loss(batch: EncoderBatch) -> Tensor:
             images, classes = unit(batch.images.mean(dim=0)), unit(batch.classes.mean(dim=0))

@@ -1,4 +1,4 @@
-"""Registers the built-in methods by name; nothing is imported before a method is used."""
+"""Register the built-in methods by name; a method's module is imported on first use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fewshot_bench import hookimpl
 
 @hookimpl
 def register_methods(register: Callable[..., None]) -> None:
-    """All built-in methods, with the suites that each belongs to.
+    """Register all built-in methods with their suites.
 
-    fast: nothing but heads and adapters behind frozen encoders is trained. prompts: contexts of
-    text prompts are. adapters: modules behind or inside the encoders are. deep: tokens, modules or
-    weights inside the encoders are. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
+    fast: trains at most heads and adapters behind frozen encoders. prompts: trains contexts of text
+    prompts. adapters: trains modules behind or inside the encoders. deep: trains tokens, modules or
+    weights inside the encoders. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:

@@ -1,4 +1,4 @@
-"""ProGrad: prompt learning along gradients that do not contradict zero-shot CLIP."""
+"""ProGrad: prompt learning along gradients that do not conflict with zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fewshot_bench.training import (
 class ProGrad(PromptLearner):
     """Prompt-aligned gradient (Zhu et al., ICCV 2023).
 
-    Of each batch, g is the gradient of cross-entropy and k that of the cross-entropy to zero-shot
-    CLIP's probabilities on the task's templates, both for the shared context. Where they disagree
-    (g k < 0), `strength` times the part of g along k is removed: g - strength (g k) k / |k|^2. The
-    context starts at zero vectors followed by the words before the class name of the task's first
-    template (zero vectors alone where there are none); CoOp's schedule. A step has one forward
-    pass and two backward passes.
+    For each batch, g is the gradient of the cross-entropy with the labels and k that of the
+    cross-entropy with zero-shot CLIP's probabilities (of the task's templates), both for the shared
+    context. If they conflict (g k < 0), `strength` times the part of g along k is removed:
+    g - strength (g k) k / |k|^2. The context starts at zero vectors followed by the words before
+    the class name in the task's first template (zero vectors only if there are none). CoOp's
+    schedule. A step has one forward pass and two backward passes.
     """
 
     name: ClassVar[str] = "prograd"
@@ -95,8 +95,8 @@ class ProGrad(PromptLearner):
         return PromptBatch.cross_entropy, to_teacher
 
     def combined(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradient of cross-entropy without what contradicts the teacher's."""
+        """The cross-entropy gradient without its part that conflicts with the teacher gradient."""
         g, k = gradients
-        # k may be zero (one class): then nothing contradicts. An overflow in k stays one.
+        # k may be zero (one class): then there is no conflict. An overflow in k stays non-finite.
         along = (g * k).sum() / (k * k).sum().clamp_min(torch.finfo(k.dtype).tiny)
         return g - self.strength * along.clamp(max=0) * k

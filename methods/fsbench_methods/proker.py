@@ -1,4 +1,4 @@
-"""ProKeR: kernel ridge regression on what zero-shot CLIP gets wrong on the support set."""
+"""ProKeR: kernel ridge regression on the residuals of zero-shot CLIP on the support set."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _CODE = "ProKeR (Bendou et al. 2025), trainers/proker.py"
 class ProKeR:
     """Proximal kernel ridge regression (Bendou et al., CVPR 2025).
 
-    Logits are the cosines f t, without a scale, plus K(f, S) A: a Gaussian kernel expansion over
-    the support set, with (K(S, S) / l + I) A = onehot - S t'. beta and l are the first best on the
-    run's validation set, of a grid of 20 x 10 points that most data sets share in the official
-    code; without validation data they are the official ones of ImageNet, by shots. Nothing is
-    trained: the coefficients are solved for.
+    Logits are the cosines f t, without a logit scale, plus K(f, S) A: a Gaussian kernel expansion
+    over the support set, with A solved from (K(S, S) / l + I) A = onehot - S t'. beta and l are the
+    first best pair on the run's validation set, in a grid of 20 x 10 points that the official code
+    uses for most data sets; without validation data, they are the official values of ImageNet for
+    the number of shots. Nothing is trained: the coefficients are a closed-form solution.
 
-    A support point is the mean of an image's ten augmented views. The official code makes every
-    view a point (`points=views`): a hundred times the memory and a thousand times the work, which
-    its README answers with fewer views.
+    A support point is the mean of an image's ten augmented views. The official code uses every view
+    as a point (`points=views`), at a hundred times the memory and a thousand times the work; its
+    README therefore advises fewer views.
     """
 
     name: ClassVar[str] = "proker"
@@ -83,7 +83,7 @@ class ProKeR:
         return self.views
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> KernelClassifier:
-        """Solves for the coefficients, once for every pair of constants that is tried."""
+        """Solve for the coefficients, once for every pair of constants tried."""
         ctx.declare_trained(0)
         problem = self._problem(task, backbone.class_features(task))
         beta, penalty = self._constants(problem, task, ctx)

@@ -1,4 +1,4 @@
-"""ProLIP: the projection of the image encoder, held near CLIP's."""
+"""ProLIP: trains the projection of the image encoder, regularized toward CLIP's."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _EPSILON = 1e-4
 
 @dataclass(frozen=True)
 class ProLip(EncoderHooks):
-    """ProLIP (Fahes et al. 2024), its variant without validation images.
+    """ProLIP (Fahes et al. 2024), the variant without validation images.
 
-    The projection of the image encoder alone is trained, with cross-entropy and `penalty` / shots
-    times the squared distance to CLIP's. Step i sees the i-th of `iterations` augmented views of
-    all support images at once; text features stay.
+    Only the projection of the image encoder is trained, with cross-entropy plus `penalty` / shots
+    times the squared distance to CLIP's projection. Each step uses the whole support set: step i
+    sees the i-th of `iterations` augmented views of all images. Text features are frozen.
     """
 
     name: ClassVar[str] = "prolip"
@@ -75,7 +75,7 @@ class ProLip(EncoderHooks):
         return replace(self, iterations=4, lr=1e-3)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """One per step, of which the rows before the projection are kept."""
+        """One view per step, whose features before the projection are cached."""
         return self.iterations
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> EncoderClassifier:
@@ -98,11 +98,11 @@ class ProLip(EncoderHooks):
         return self._fitted({PROJECTION: projection.detach()}, task, backbone, ctx)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The image tower with the projection."""
+        """The image tower with the learned projection."""
         return frozen.with_parameters(learned)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
-        """The frozen part of the model; the text encoder stays as it is."""
+        """The frozen part of the model, with fixed class features."""
         frozen, fixed = Encoders(backbone.image_tower(), None), backbone.class_features(task)
         scale, names = backbone.logit_scale, task.classnames
         return EncoderModel(self, names, frozen, (), fixed, scale, ctx.autocast)
@@ -110,7 +110,7 @@ class ProLip(EncoderHooks):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> EncoderClassifier:
-        """CLIP with the projection that was kept."""
+        """Rebuild the classifier from the saved projection."""
         return self._fitted(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
 
     def _fitted(

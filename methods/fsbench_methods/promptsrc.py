@@ -1,4 +1,4 @@
-"""PromptSRC: rows in both encoders, kept near frozen CLIP and averaged over the epochs."""
+"""PromptSRC: prompt tokens in both encoders, regularized toward CLIP and averaged over epochs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ _REPO = "PromptSRC's repository, configs/trainers/PromptSRC"
 
 @dataclass(frozen=True)
 class PromptSrc(Ivlp):
-    """Self-regulating prompts (Khattak et al., ICCV 2023): the rows of `ivlp`, held near CLIP.
+    """Self-regulating prompts (Khattak et al., ICCV 2023): `ivlp` regularized toward CLIP.
 
-    To cross-entropy come `text_weight` times the mean absolute difference between class features
-    and those of frozen CLIP over 60 templates, `image_weight` times that between image features
-    and frozen ones of the same augmented images, and the divergence of the learned from the frozen
-    probabilities, a mean over images and classes. What is kept is the sum of the rows behind every
-    epoch with weights of a Gaussian around epoch `gpa_mean`, which add up to one. A step encodes
-    its images twice. The schedule is that of few shots; that of base-to-new is `epochs=20
-    gpa_mean=15 gpa_std=1`. One configuration for all data sets.
+    The loss is cross-entropy plus three terms: `text_weight` times the mean absolute difference
+    between class features and frozen CLIP's class features over 60 templates, `image_weight` times
+    that between image features and frozen features of the same augmented images, and the KL
+    divergence from frozen to learned class probabilities, averaged over images and classes. The
+    final prompts are the sum of the prompts after every epoch with Gaussian weights around epoch
+    `gpa_mean` that add up to one. A step encodes its images twice. The default schedule is for
+    few-shot runs; for base-to-new use `epochs=20 gpa_mean=15 gpa_std=1`. One configuration for all
+    data sets.
     """
 
     name: ClassVar[str] = "promptsrc"
@@ -77,9 +78,9 @@ class PromptSrc(Ivlp):
 
     @property
     def epoch_weights(self) -> list[float]:
-        """The weight of the rows behind each epoch; they add up to one."""
+        """The weight of the prompts after each epoch; the weights add up to one."""
         distances = [(epoch - self.gpa_mean) / self.gpa_std for epoch in range(1, self.epochs + 1)]
-        # The nearest epoch weighs one before they are divided, however far the mean is.
+        # Scale so that the nearest epoch has weight one: a distant mean must not underflow to 0/0.
         nearest = min(distance**2 for distance in distances)
         weights = [math.exp(-0.5 * (distance**2 - nearest)) for distance in distances]
         return [weight / sum(weights) for weight in weights]
@@ -116,7 +117,7 @@ class PromptSrc(Ivlp):
         ctx: RunContext,
         after: AfterStep | None = None,
     ) -> None:
-        """The whole schedule; then the weighted sum over the epochs takes the place of the rows."""
+        """Run the whole schedule, then replace the prompts by their weighted sum over epochs."""
         weights = self.epoch_weights
         sums = {name: torch.zeros_like(one) for name, one in learned.items()}
 

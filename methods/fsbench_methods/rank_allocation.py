@@ -1,4 +1,4 @@
-"""Ranks that compete for one budget: importance, uncertainty, and what keeps a rank (AdaLoRA)."""
+"""Rank allocation of AdaLoRA: importance and uncertainty of triplets under a common budget."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def penalty(triplets: Triplets) -> Tensor:
 
 @dataclass
 class Allocation:
-    """Importance of triplets, and which of them have a rank (section 3.2 and 3.3).
+    """Tracks the importance of triplets and masks the least important ones (section 3.2 and 3.3).
 
-    steps: of the training; warm, final: steps with all ranks, and with the final ones. budget: the
-    sum of ranks at the end.
+    steps: number of training steps; warm, final: number of first steps with all ranks and of last
+    steps with the final ranks. budget: sum of ranks at the end.
     """
 
     triplets: Triplets
@@ -49,7 +49,7 @@ class Allocation:
 
     @property
     def allowed(self) -> int:
-        """The budget after `done` steps: a cubic fall from all ranks to the final ones (eq. 12)."""
+        """Budget after `done` steps: a cubic decay from all ranks to the final ones (eq. 12)."""
         everything = sum(len(e) for *_, e in self.triplets.values())
         span = max(1, self.steps - self.final - self.warm)
         left = 1 - min(max((self.done - self.warm) / span, 0.0), 1.0)
@@ -57,9 +57,10 @@ class Allocation:
 
     @torch.no_grad()
     def observe(self, unit: Tensor) -> None:
-        """Update the importance |w grad| by the gradients of a step, which are `unit` times true.
+        """Update the importance |w grad| by the gradients of a step, which are scaled by `unit`.
 
-        Steps whose gradients are no numbers, which a loss scaler skips, leave it as it is.
+        Non-finite gradients, of steps that a loss scaler skips, leave the importance unchanged;
+        the uncertainty still decays.
         """
         self.done += 1
         if not self._smooth:
@@ -74,7 +75,10 @@ class Allocation:
 
     @torch.no_grad()
     def mask(self) -> None:
-        """Set E of the least important triplets to 0; in the final steps the same ones."""
+        """Set E of the least important triplets to 0; no-op in the first `warm` steps.
+
+        In the last `final` steps, the selection does not change.
+        """
         if self.done <= self.warm or not self._smooth:
             return
         if self.done <= self.steps - self.final or self.kept is None:
@@ -86,7 +90,7 @@ class Allocation:
             e.mul_(next(places))
 
     def scores(self) -> Tensor:
-        """Importance times uncertainty, of E, and of Q's rows and P's columns in the mean."""
+        """Importance times uncertainty: of E, plus the means over Q's rows and P's columns."""
         each = [a * b for a, b in zip(self._smooth, self._doubt, strict=True)]
         parts = zip(each[::3], each[1::3], each[2::3], strict=True)
         return torch.cat([e + q.mean(dim=1) + p.mean(dim=0) for q, p, e in parts])

@@ -1,4 +1,4 @@
-"""The prompt templates that PromptSRC keeps its class features near: 60 of CLIP's 80 for ImageNet.
+"""60 of CLIP's 80 prompt templates for ImageNet: PromptSRC's targets for class features.
 
 Source: CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
 """

@@ -30,11 +30,11 @@ _CODE = "TaskRes (Yu et al. 2023)"
 class TaskRes:
     """Task residual tuning (Yu et al., CVPR 2023), with the regular base.
 
-    Class vectors are t + scale x at unit length: t the mean raw text feature, whose norm sets how
-    far a step turns it, x (classes, embed) trained from zero. Adam with an L2 penalty in the
-    gradient, batches of 256, Dassl's cosine, new augmented views of the support set in every epoch;
-    the last epoch is kept. The enhanced base (a text projection tuned before, as downloaded
-    weights) is left out.
+    Class vectors are t + scale x at unit length: t is the mean raw text feature, whose norm
+    determines how far a step rotates the vector; x (classes, embed) is trained from zero. Adam with
+    an L2 penalty in the gradient, batches of 256, Dassl's cosine schedule, new augmented views of
+    the support set in every epoch; the last epoch is kept. The enhanced base (downloaded weights of
+    a text projection tuned beforehand) is omitted.
     """
 
     name: ClassVar[str] = "taskres"

@@ -1,4 +1,4 @@
-"""TCP: prompts whose deep tokens a network makes of each class's text feature."""
+"""TCP: prompts with deep tokens that a network generates from each class's text feature."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _REPO = "TCP trainers/tcp.py"
 class Tcp(EpochSchedule):
     """Textual-based class-aware prompt tuning (Yao et al., CVPR 2024).
 
-    A random context stands before the class name. A network d -> d / 4 -> tokens x width of the
-    frozen class feature gives each class rows of its own, which replace the context before block
-    `layer` of the text encoder. Cross-entropy plus `weight` times one minus the mean cosine to the
-    frozen class features; images are frozen features.
+    A randomly initialized context precedes the class name. A network d -> d / 4 -> tokens x width
+    maps each frozen class feature to class-specific tokens, which replace the context before block
+    `layer` of the text encoder. The loss is cross-entropy plus `weight` times one minus the mean
+    cosine to the frozen class features; image features are frozen.
     """
 
     name: ClassVar[str] = "tcp"
@@ -85,7 +85,7 @@ class Tcp(EpochSchedule):
         return {"context": context, **dict(zip(names, (*first, *second), strict=True))}
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """Context, then the class name; of the prefix the start token alone is shared."""
+        """Context, then the class name; only the start token is a shared prefix."""
         built = build_prompts(
             vocabulary.classnames,
             backbone,
@@ -97,7 +97,7 @@ class Tcp(EpochSchedule):
         return (ContextPrompts(built),)
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The text tower with rows of each class."""
+        """The text tower with the class-specific tokens."""
         assert frozen.text is not None
         assert frozen.classes is not None
         hidden = F.linear(frozen.classes, learned["linear1.weight"], learned["linear1.bias"])

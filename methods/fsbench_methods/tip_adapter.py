@@ -1,4 +1,4 @@
-"""Tip-Adapter and Tip-Adapter-F: a cache model of the support set beside zero-shot CLIP."""
+"""Tip-Adapter and Tip-Adapter-F: zero-shot CLIP combined with a cache model of the support set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CODE = "Tip-Adapter (Zhang et al. 2022)"
 
 @dataclass(frozen=True)
 class CacheClassifier:
-    """Zero-shot logits plus alpha times the cache's."""
+    """Zero-shot logits plus alpha times the cache logits."""
 
     cache: Cache
     class_features: Tensor
@@ -57,7 +57,7 @@ class CacheClassifier:
         return self.cache.blended(features, self.class_features, self.scale, self.beta, self.alpha)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The cache: keys (m, width), and labels (m,) in place of one-hot values; its constants."""
+        """Keys (m, width), labels (m,) instead of one-hot values, and the constants beta, alpha."""
         constants = {"beta": self.beta, "alpha": self.alpha}
         return {"keys": self.cache.keys, "labels": self.cache.labels} | {
             name: torch.tensor(value, dtype=torch.float64) for name, value in constants.items()
@@ -67,7 +67,7 @@ class CacheClassifier:
     def of(
         cls, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> CacheClassifier:
-        """The classifier that gave these tensors."""
+        """Rebuild the classifier from its saved tensors."""
         cache = Cache.build(tensors["keys"], tensors["labels"], len(vocabulary.classnames))
         constants = float(tensors["beta"]), float(tensors["alpha"])
         class_features = backbone.class_features(vocabulary)
@@ -83,7 +83,7 @@ _SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
 
 @dataclass(frozen=True)
 class CacheMethod:
-    """A cache of the support set's views, whose constants are searched on validation images."""
+    """Builds a cache of the support set and searches its constants on validation images."""
 
     name: ClassVar[str]
     tied_to_classes: ClassVar[str] = "its cache holds images of the classes it was fitted on"
@@ -131,17 +131,17 @@ class CacheMethod:
         return Augment(scale=(self.crop, 1.0))
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Views of each support image that its key is the mean of."""
+        """Views of each support image, whose mean is its key."""
         return self.views
 
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> CacheClassifier:
-        """The cache with its constants."""
+        """Rebuild the cache classifier with its constants."""
         return CacheClassifier.of(tensors, vocabulary, backbone)
 
     def build(self, task: Task) -> Cache:
-        """Keys: mean raw feature over augmented views, at unit length."""
+        """Build the cache; a key is the mean raw feature over augmented views, at unit length."""
         raw = task.train.views(self.views, self.augment, normalize=False)
         return Cache.build(unit(raw.float().mean(dim=0)), task.train.labels, len(task.classnames))
 
@@ -170,11 +170,11 @@ class CacheMethod:
 class TipAdapter(CacheMethod):
     """Training-free Tip-Adapter (Zhang et al. 2022).
 
-    Keys are the mean of the un-normalized features of augmented views, at unit length; values are
-    one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
-    run's validation set, with one configuration for all data sets: the defaults are the medians of
-    the official per-data-set table. Without validation data `init_beta` and `init_alpha` are used
-    as they are.
+    A key is the mean of the un-normalized features of an image's augmented views, at unit length;
+    values are one-hot labels. beta and alpha are searched on the run's validation set, on the
+    official grid of 200 x 20 points. One configuration for all data sets: the defaults are medians
+    of the official per-data-set table. Without validation data, `init_beta` and `init_alpha` are
+    used directly.
     """
 
     name: ClassVar[str] = "tip-adapter"
@@ -192,9 +192,9 @@ class TipAdapter(CacheMethod):
 class TipAdapterF(CacheMethod):
     """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
-    Keys become a bias-free matrix, trained with AdamW on one fresh augmented view per epoch at
-    `init_beta` and `init_alpha`; then beta and alpha are searched as for `tip-adapter`. The last
-    epoch is kept; `select_epoch=val` chooses it on validation data instead.
+    The keys become a bias-free matrix that is trained with AdamW at `init_beta` and `init_alpha`,
+    on one new augmented view of each image per epoch; then beta and alpha are searched as for
+    `tip-adapter`. The last epoch is kept; `select_epoch=val` selects the epoch on validation data.
     """
 
     name: ClassVar[str] = "tip-adapter-f"
@@ -269,7 +269,7 @@ class TipAdapterF(CacheMethod):
         val = task.val if self.select_epoch == "val" else None
         best = BestOnValidation(labels if val is None else val.labels)
         seen = None if val is None else val.features
-        # The cache's keys are made of the first `views` of them.
+        # The first `views` views are used for the cache keys.
         views = epoch_views(task.train, self.epochs, self.augment, keys.shape[1], start=self.views)
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):

@@ -1,7 +1,7 @@
-"""Sets of features that are compared by optimal transport with entropy.
+"""Entropic optimal transport between small sets of features.
 
-`transport` computes plans of many pairs of small sets at once; `TransportLearner` is the base of
-methods whose images and classes are such sets.
+`transport` computes the plans of many pairs of sets at once; `TransportLearner` is the base of
+methods that represent images and classes by such sets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
 def transport(cost: Tensor, eps: float, rounds: int, tolerance: float) -> Tensor:
     """The plan (..., m, n) of entropic optimal transport between uniform weights, by Sinkhorn.
 
-    Each problem ends by itself, behind the round that changes its row factors by less than
-    `tolerance` on average; none waits for others, nor for the host.
+    Each problem stops separately, after the round that changes its row factors by less than
+    `tolerance` on average: its plan does not depend on the batch, and no round needs the host.
     """
     kernel = (-cost / eps).exp()
     rows, columns = torch.ones_like(cost[..., 0]), torch.ones_like(cost[..., 0, :])
@@ -49,9 +49,10 @@ def transport(cost: Tensor, eps: float, rounds: int, tolerance: float) -> Tensor
 
 @dataclass(frozen=True)
 class TransportLearner(EpochLearner):
-    """Images are encoded with several sets of rows, classes are several features (PLOT++).
+    """Base for images and classes with several features each (PLOT++).
 
-    A logit is the sum of their cosines weighted by the optimal plan, which takes no gradient.
+    An image is encoded once per set of vision prompt tokens. A logit is the sum of the cosines
+    weighted by the optimal transport plan, through which no gradient flows.
     """
 
     vision_prompts: int = hyper(4, "sets of rows; an image is encoded with each", source=_SCRIPT)
@@ -66,16 +67,16 @@ class TransportLearner(EpochLearner):
 
     @property
     def image_runs(self) -> int:
-        """Once per set of rows."""
+        """One encoding per set of vision prompt tokens."""
         return self.vision_prompts
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The contexts, and the sets of rows at the end of images."""
+        """Both towers with text contexts, and vision prompt tokens appended to the patches."""
         rows = Edits((Tokens(0, learned["vision"], "end", "insert"),))
         return replace(frozen, vision_edits=rows, context=learned.get("text"))
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
-        """(vision_prompts, b, embed): all images with the first set of rows, then with the next."""
+        """(vision_prompts, b, embed): raw features of all images with each set of tokens."""
         assert encoders.vision is not None
         assert encoders.vision_edits is not None
         sets, images = self.vision_prompts, pixels.shape[0]
@@ -87,15 +88,15 @@ class TransportLearner(EpochLearner):
         return raw.view(sets, images, -1)
 
     def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
-        """(vision_prompts, b, embed), not of unit length: their mean is read too."""
+        """(vision_prompts, b, embed), not normalized, since their mean is used as well."""
         return raw.float()
 
     def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
-        """(text_prompts, classes, embed), not of unit length."""
+        """(text_prompts, classes, embed), not normalized."""
         return raw[0].float()
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
-        """(n, classes): cosines weighted by the plan of transport, scaled."""
+        """(n, classes): scaled sum of cosines weighted by the transport plan."""
         cosines = torch.einsum("mbd,ncd->bcmn", unit(images), unit(classes))
         with torch.no_grad():
             plan = transport(1 - cosines, self.eps, self.max_iter, self.tolerance)

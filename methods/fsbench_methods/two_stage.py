@@ -1,4 +1,4 @@
-"""2SFS: norms first, then a linear head on what they made of the features."""
+"""2SFS: trains LayerNorms first, then a linear head on the adapted features."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _PAPER = "2SFS (Farina et al. 2025)"
 
 @dataclass(frozen=True)
 class Mixed(EncoderHooks):
-    """Classes of which some were fitted on: rows of the head for them, prompts for the others.
+    """Class features for any list of classes: head rows for fitted ones, prompts for the others.
 
-    rows: of the head, by name; names: the classes that are asked about.
+    rows: class name to row of the head; names: the requested classes.
     """
 
     rows: Mapping[str, int]
     names: tuple[str, ...]
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the norms."""
+        """Both towers with the learned LayerNorms."""
         return frozen.with_parameters(learned)
 
     def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
@@ -56,10 +56,10 @@ class Mixed(EncoderHooks):
 class TwoStage(StepLearner):
     """2SFS (Farina et al., CVPR 2025): two stages of few-shot adaptation.
 
-    The norms of the blocks of both encoders are trained for the first `share` of the steps, as by
-    `ln-tuning`; then the encoders stay and a linear head is trained that starts at the class
-    features of the tuned text encoder. Classes of the head are answered by it, others by the text
-    encoder: the list of classes decides.
+    For the first `share` of the steps, the LayerNorms of the blocks of both encoders are trained as
+    in `ln-tuning`; then the encoders are frozen and a linear head is trained, which starts at the
+    class features of the tuned text encoder. Fitted classes are predicted by the head, others by
+    the tuned text encoder; the list of classes decides which.
     """
 
     name: ClassVar[str] = "2sfs"
@@ -86,12 +86,12 @@ class TwoStage(StepLearner):
         return replace(self, iterations=4)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """The norms of the blocks; the head is set when its stage begins."""
+        """The LayerNorms of the blocks, and a zero head that is set when its stage begins."""
         head = torch.zeros(len(task.classnames), backbone.embed_dim)
         return chosen(backbone, is_block_norm) | {"head": head}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the norms."""
+        """Both towers with the learned LayerNorms."""
         return frozen.with_parameters(learned)
 
     def first(self, total: int) -> int:
@@ -111,7 +111,7 @@ class TwoStage(StepLearner):
     def backward(
         self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext
     ) -> Backward:
-        """The gradients of the norms, then those of the head; a stage leaves the other none."""
+        """Gradients of the LayerNorms in the first stage, of the head in the second."""
         tune, done = super().backward(model, learned, task, backbone, ctx), 0
         first, head = self.first(self.steps(task.shots, 1)), learned["head"]
 
@@ -133,7 +133,7 @@ class TwoStage(StepLearner):
     def fitted(
         self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
     ) -> EncoderClassifier:
-        """Tuned encoders, and a head for the classes of the task."""
+        """The classifier with tuned encoders and a head for the classes of the task."""
         names = task.classnames
         rows = {name: row for row, name in enumerate(names) if names.count(name) == 1}
 

@@ -1,4 +1,4 @@
-"""VPT: learned tokens among the image's patches, in the first layer or in all."""
+"""VPT: learned tokens appended to the image patches, in the first layer or in all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _REPO = "MaPLe's repository, configs/trainers/VPT"
 class VptDeep(EpochLearner):
     """Visual prompt tuning, deep (Jia et al., ECCV 2022), as MaPLe's repository runs it on CLIP.
 
-    `tokens` rows are appended to the patches without positions, before the norm that precedes the
-    blocks, and replaced by rows of its own before every further block of the first `depth`. Class
-    features are those of the frozen text encoder. One configuration for all data sets.
+    `tokens` learned tokens without position embeddings are appended to the patches, before the
+    LayerNorm that precedes the blocks. Each of the first `depth` blocks has its own tokens, which
+    replace those of the block before. Class features are those of the frozen text encoder. One
+    configuration for all data sets.
     """
 
     name: ClassVar[str] = "vpt-deep"
@@ -53,15 +54,15 @@ class VptDeep(EpochLearner):
         return {"prompts": torch.empty(shape).normal_(std=self.init_std, generator=ctx.rng("init"))}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The image tower with the rows of each layer at the end."""
+        """The image tower with the tokens of each layer appended to the patches."""
         return replace(frozen, vision_edits=appended(learned["prompts"]))
 
 
 @dataclass(frozen=True)
 class VptShallow(VptDeep):
-    """Visual prompt tuning, shallow (Jia et al., ECCV 2022): rows before the first block alone.
+    """Visual prompt tuning, shallow (Jia et al., ECCV 2022): tokens before the first block only.
 
-    Else as `vpt-deep`.
+    Otherwise as `vpt-deep`.
     """
 
     name: ClassVar[str] = "vpt-shallow"
@@ -69,5 +70,5 @@ class VptShallow(VptDeep):
     depth: int = hyper(1, "layers with rows of their own", source="VPT, section 3.2")
 
     def quick(self) -> Self:
-        """One row, which few epochs can move, for the conformance kit."""
+        """One token, which learns in few epochs, for the conformance kit."""
         return replace(self, tokens=1, epochs=20)

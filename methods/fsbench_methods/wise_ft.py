@@ -15,10 +15,10 @@ from fsbench_methods.head_search import HeadSearch, Samples
 class WiseFt:
     """Weight-space ensembling (Wortsman et al., CVPR 2022) of a linear head on frozen features.
 
-    A head trained from the unit text features is interpolated with them at a fixed `alpha`, the
-    paper's advice where no data can choose it. The paper trains on whole data sets; the head is
-    trained here as its few-shot comparison trains it (Lin et al. 2023, `uni_modal`): that of
-    `cross-modal` without prompts among the samples. The image encoder stays frozen.
+    A head that is trained from the unit text features is interpolated with them at a fixed `alpha`;
+    the default is the paper's advice without data to choose it. The paper trains on whole data
+    sets; here the head is trained as in the few-shot comparison of Lin et al. (2023, `uni_modal`):
+    as in `cross-modal`, without prompts among the samples. The image encoder stays frozen.
     """
 
     name: ClassVar[str] = "wise-ft"
@@ -45,7 +45,7 @@ class WiseFt:
         return replace(self, iterations=200)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """The mirror image of each support image."""
+        """One view of each support image: its mirror image."""
         return 1
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: the baseline that trains nothing."""
+"""Zero-shot CLIP: the baseline without training."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ZeroShotClassifier:
         return self.backbone.logit_scale * queries.features @ self.class_features.T
 
     def for_classes(self, vocabulary: Vocabulary) -> ZeroShotClassifier:
-        """The same for other class prompts."""
+        """The zero-shot classifier of other class prompts."""
         return ZeroShotClassifier(self.backbone.class_features(vocabulary), self.backbone)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Nothing: backbone, class names and templates give everything."""
+        """Empty: backbone, class names and templates determine the classifier."""
         return {}
 
 
@@ -44,9 +44,9 @@ class ZeroShot:
     card: ClassVar[MethodCard] = MethodCard("none")
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """None: it looks at no support image."""
+        """0: no support image is used."""
         return 0
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZeroShotClassifier:
-        """Encodes the class prompts; looks at no image."""
+        """Encode the class prompts; no image is used."""
         return ZeroShotClassifier(backbone.class_features(task), backbone)

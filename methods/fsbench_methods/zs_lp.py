@@ -33,8 +33,8 @@ _CONFIG = "CLAP configs/trainers/SGD_lr1e-1_B256_ep300.yaml"
 class Probe:
     """Class vectors (classes, embed) in training, and a pool of unit features (m, embed).
 
-    base: the mean raw text features, where the vectors start; their norm sets how far a step turns
-    a vector.
+    base: mean raw text features, the vectors' initial values; their norm determines how far a step
+    rotates a vector.
     """
 
     vectors: torch.nn.Parameter
@@ -52,10 +52,10 @@ class Probe:
 class ZsLp:
     """Zero-shot initialized linear probing (Silva-Rodriguez et al., CVPR 2024).
 
-    Class vectors start at the mean raw text features and are brought to unit length in every
-    forward pass. SGD on 20 augmented views of every image, encoded ahead: an epoch takes as many
-    features as there are images, drawn from all views. No validation data, one configuration for
-    all data sets, the last epoch.
+    Class vectors start at the mean raw text features and are normalized in every forward pass. SGD
+    on 20 augmented views of every image, encoded before training: an epoch uses as many features as
+    there are images, drawn from all views. No validation data, one configuration for all data sets;
+    the last epoch is kept.
     """
 
     name: ClassVar[str] = "zs-lp"
@@ -81,11 +81,11 @@ class ZsLp:
         return replace(self, epochs=60)
 
     def penalty(self, probe: Probe) -> Callable[[Tensor], Tensor]:
-        """Class vectors to a scalar that is added to the cross-entropy: nothing."""
+        """Function from class vectors to a scalar that is added to the cross-entropy; here 0."""
         return lambda vectors: vectors.new_zeros(())
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Views of each support image that the pool holds."""
+        """Views of each support image in the pool."""
         return self.views
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:

@@ -1,7 +1,7 @@
 """The audit of records, and the document that shows it.
 
-`audit` is the entry; `document` lays it out: findings first, then hazards, methods, and the facts
-of every cell.
+`audit` is the entry; `document` lays the result out: findings, hazards, methods, and the facts of
+every cell (CSV and JSON only).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fewshot_bench.analysis.record_columns import (
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 
-# Facts that usually are the same for all cells, and then stand once, and their columns.
+# Facts usually equal in all cells, shown once in that case: name of the fact to its column.
 _ENVIRONMENT = (*("determinism", "device_name", "threads", "fewshot_bench", "commit", "python"),)
 SHARED: Mapping[str, str] = {
     "protocol": "protocol",
@@ -51,13 +51,13 @@ _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
 def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str = "") -> Audit:
-    """The audit of these records, taken as one comparison.
+    """Audit these records as one comparison.
 
-    notes: what is to be said of records that are not among them. signature: that of the records,
-    where it is there already.
+    notes: remarks on records of older versions. signature: the signature of the records, if
+    already computed.
     """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
-    # Before there are columns: neither needs the memory of the other.
+    # Computed before the columns exist, so that their memory peaks do not add up.
     signature = signature or signature_of(ordered)
     columns = RecordColumns(ordered, {**FACTS, **_FACTS})
     columns.load((*READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
@@ -80,9 +80,9 @@ def _numbers(record: Record) -> tuple[int, int, int]:
 
 
 def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Conditions that all cells that tell them have in common, and a line per method.
+    """Conditions with one value among all cells that state them, and lines per method.
 
-    A method has a line for each configuration, and for each condition that its cells do not share.
+    Cells are grouped by label, validation policy, prompts and protocol; each group is one line.
     """
     found = {
         name: {str(value) for value in columns[column] if value is not None}
@@ -97,7 +97,7 @@ def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str
 
 
 def _kit_mark(stated: object) -> str:
-    """The version of the kit that was passed, or how many rules are broken."""
+    """`v3` if that version of the kit was passed, else `2 broken`; empty if never checked."""
     found = read_kit(stated)
     if found is None:
         return ""
@@ -116,12 +116,12 @@ _FACTS: Facts = {
     "published": published,
     "incidents": lambda record: bool(record.incidents),
 }
-# Entries that checks and answers to hazards read.
+# Entries of records that the checks and the hazard answers read.
 _CHECKED = (
     *("environment.kit", "environment.labels", "environment.load", "environment.cpus"),
     *("environment.dirty", "footprint.trained_source"),
 )
-# What the line of a method is made of, and the columns of it.
+# Facts in the line of a method, each with its column.
 _LINE_COLUMNS: Mapping[str, str] = {
     "version": "method_version",
     "kit": "kit",
@@ -138,7 +138,7 @@ _LINE_COLUMNS: Mapping[str, str] = {
 
 
 def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
-    """The line of these cells. cells: of each the values of `_LINE_COLUMNS`."""
+    """The line of a group of cells. cells: per cell, the values of `_LINE_COLUMNS`."""
     method, val, prompts, protocol = map(str, key)
     values = dict(zip(_LINE_COLUMNS, zip(*cells, strict=True), strict=True))
 
@@ -171,7 +171,7 @@ HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "fi
 def document(audit: Audit, form: str = "terminal") -> Document:
     """Findings first, then the hazards, then one line per method, then the signature.
 
-    form: the format that it is for; CSV and JSON have a line for every cell.
+    form: the output format; CSV and JSON also get an entry for every cell.
     """
     grave = [finding.text for finding in audit.findings if finding.level == "finding"]
     rest = [f.text for f in audit.findings if f.level == "note" and not f.hazard]
@@ -229,7 +229,7 @@ def _method_grid(lines: Sequence[Mapping[str, str]]) -> Grid:
 
 
 def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Columns in which a line says something that is not a condition of all of them."""
+    """Columns worth showing: not empty or 0 in all lines, and no condition shared by all lines."""
     names = list(lines[0]) if lines else []
     alike = {n for n in ("val", "prompts", "protocol") if len({line[n] for line in lines}) == 1}
     filled = [name for name in names if any(line[name] not in ("", "0") for line in lines)]
@@ -250,7 +250,7 @@ def _cells(audit: Audit) -> list[dict[str, Any]]:
 
 
 def _named(value: Any) -> Any:
-    """A mapping as a list of `name=value`; anything else as it is."""
+    """Convert a mapping to a sorted list of `name=value`; return anything else unchanged."""
     if isinstance(value, Mapping):
         return [f"{name}={item}" for name, item in sorted(value.items())]
     return value

@@ -1,7 +1,7 @@
-"""Checks of records that are taken as one comparison; `CHECKS` is what an audit runs, in order.
+"""Checks of records that form one comparison; an audit runs `CHECKS` in order.
 
-Each yields findings from the columns of `differing.FACTS` and of `audit`; what differs between
-records is found in `differing`.
+Each check yields findings from the columns defined in `differing.FACTS` and `audit`. Differences
+between records are found in `differing`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import TOY, TOY_NOTE
 
-# Incidents after which a time says nothing about the method.
+# Incidents that make the time of a cell useless for comparing methods.
 _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
 
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
-    """The whole validation set holds far more labels than the support set."""
+    """Methods that used the full validation set, which has far more labels than the support set."""
     pairs = zip(columns.records, columns["val"], strict=True)
     found = [record for record, val in pairs if val == "full"]
     if found:
@@ -50,7 +50,7 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
-    """Results that do not say which images they are of."""
+    """Results without a digest of the support set or a revision of the image lists."""
     records = columns.records
     done = [record for record in records if record.status == "done"]
     bare = [record for record in done if not digest(record)]
@@ -88,7 +88,7 @@ def validation_used(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
-    """One method under other options on some data sets or shots than on others."""
+    """Methods whose configuration depends on the data set or shots, or is not unique."""
     records = columns.records
     places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for method, label, evaluated, shots in set(
@@ -127,7 +127,7 @@ def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def unpublished(columns: RecordColumns) -> Iterator[Finding]:
-    """Picks that are not those that were published, and settings for which none were."""
+    """Picks that differ from the published ones, and settings without published picks."""
     records = columns.records
     wrong = [record for record in records if record.split.get("verified") is False]
     if wrong:
@@ -140,7 +140,7 @@ def unpublished(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
-    """A gain over zero-shot mixes prompt and method unless zero-shot has the same prompts."""
+    """Prompts without a zero-shot result: a gain over zero-shot would mix prompt and method."""
     names = ("evaluated", "prompts", "own data", "method")
     places = set(zip(*(columns[name] for name in names), strict=True))
     sets = {place[:3] for place in places}
@@ -152,7 +152,7 @@ def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def limited(columns: RecordColumns) -> Iterator[Finding]:
-    """Accuracy on a part of the test images is not the data set's accuracy."""
+    """Cells with a limit: accuracy on some test images is not that of the data set."""
     records = columns.records
     for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
         found = [record for record in records if record.spec.limit == limit]
@@ -161,7 +161,7 @@ def limited(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def toy(columns: RecordColumns) -> Iterator[Finding]:
-    """Numbers of the embedded backbone, which is there to try the tool on the demo's data sets."""
+    """Results of the embedded backbone, which only serves to try the tool on the demo data sets."""
     records = columns.records
     found = [record for record in records if record.spec.backbone == TOY]
     if found:
@@ -199,7 +199,7 @@ def happened(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def failed(columns: RecordColumns) -> Iterator[Finding]:
-    """Cells without a result."""
+    """Failed and inapplicable cells."""
     records = columns.records
     lost = [record for record in records if record.status == "failed"]
     if lost:
@@ -214,7 +214,7 @@ def failed(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def costs(columns: RecordColumns) -> Iterator[Finding]:
-    """Reasons why times and parameters are not measured alike."""
+    """Cells with declared instead of observed parameters, or timed on a busy machine."""
     records = columns.records
     sources = columns["footprint.trained_source"]
     declared = [r for r, source in zip(records, sources, strict=True) if source == "declared"]
@@ -243,14 +243,14 @@ def provenance(columns: RecordColumns) -> Iterator[Finding]:
 
 
 SEEDS = 3
-# The method that draws nothing: neither seeds nor shots change its result.
+# This method draws no support set: neither seeds nor shots change its result.
 ZERO_SHOT = "zero-shot"
-# Data set, shots, seeds; of what has no shots the data set alone.
+# Data set, shots, seeds; (data set, 0, None) for zero-shot and for cells without shots.
 _Place = tuple[str, int, Seed | None]
 
 
 def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
-    """Fewer than three seeds say nothing about the spread of what depends on them."""
+    """Cells of the table with fewer than three seeds, too few to estimate a spread."""
     records = columns.records
     seeds: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -270,10 +270,10 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
 
 
 def other_cells(columns: RecordColumns) -> Iterator[Finding]:
-    """Methods that lack data sets, shots or seeds that another one has.
+    """Methods that lack data sets, shots or seeds that another method has.
 
-    Zero-shot and what has no shots draw no support set: one result of theirs on a data set stands
-    beside those of the others there, whatever their shots and seeds.
+    Zero-shot and cells without shots draw no support set: one such result on a data set is enough
+    to compare with other methods there at any shots and seeds.
     """
     records = columns.records
     have: defaultdict[str, set[_Place]] = defaultdict(set)
@@ -300,7 +300,7 @@ def _place(record: Record) -> _Place:
 
 
 def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:
-    """Cells that a method lacks beside the others: all with shots, or all data sets."""
+    """Places a method lacks: those with shots if it has any shots itself, and whole data sets."""
     if any(shots for _, shots, _ in mine):
         drawn = {place for place in every if place[1]}
         missing = drawn - mine

@@ -38,8 +38,8 @@ _Groups = Mapping[Place, Mapping[str, Sequence[Record]]]
 class Same(NamedTuple):
     """A fact that must be equal.
 
-    place: columns that name the records concerned; the first is the place shown. value: the column
-    of its values, empty where a record does not say. why: follows the values.
+    place: columns that group the records to compare; the first is shown in the finding. value: the
+    column of the fact, empty for records that do not state it. why: text appended after the values.
     """
 
     hazard: int
@@ -52,7 +52,7 @@ class Same(NamedTuple):
 
     @property
     def rule(self) -> Rule:
-        """The rule on those that say it."""
+        """The rule, restricted to records that state the fact."""
         return Rule(self.what, self.place, self.value, (self.value,))
 
 
@@ -68,7 +68,7 @@ def _of_package(name: str) -> Shared:
 
 
 def _condition(about: Condition) -> Callable[[Any], str]:
-    # An empty value is one like others here, and no record that does not say.
+    # `Rule` skips empty values, but here an empty value counts as one: show it as ''.
     return lambda value: about.text(value) or "''"
 
 
@@ -90,7 +90,7 @@ def _schedule(default: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _texts_known(card: Mapping[str, Any]) -> str:
-    """Templates and class names are the task's; other texts are knowledge from elsewhere."""
+    """Merge templates and class names, which the task provides; other texts are extra knowledge."""
     found = _text(card.get("text"))
     return found if found in ("", OTHER_TEXTS) else "the task's own"
 
@@ -103,7 +103,7 @@ def _weights(loaded: Any, named: str) -> str:
     return _text(loaded or named)[:12]
 
 
-# Facts of the environment that have to be equal, as they are.
+# Entries of the environment that must be equal, compared verbatim.
 _OF_MACHINE = (
     *("device_name", "threads", "determinism", "method_origin", "fewshot_bench", "python"),
 )
@@ -130,7 +130,7 @@ FACTS: Facts = {
 _ALL, _DATASET = ("everywhere",), ("dataset",)
 _IMAGES = ("evaluated", "shots", "split_seed")
 _POLICY = (*_IMAGES, "val")
-# The inputs of a split: where these differ, digests differ too.
+# The inputs of a split: digests are only comparable where all of these are equal.
 _SPLIT = (*_POLICY, "protocol", "limit", "revision", "own data")
 _PROMPTS = ("evaluated", "prompts", "own data")
 _LABEL = ("everywhere", "label", "method_version")
@@ -172,16 +172,16 @@ SAME = (
     Same(0, "versions", "commits", _ALL, "commit"),
     Same(0, "versions", "versions of Python", _ALL, "python"),
 )  # fmt: skip
-# Conditions that lines above are about; the others have to be the same everywhere.
+# Conditions already covered by `SAME`; all others must be equal everywhere.
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
-# The columns that `differences` reads of fields of records.
+# Columns that `differences` reads.
 READ = ("environment.packages", *(name for same in SAME for name in same.rule.columns))
 
 
 def differences(columns: RecordColumns) -> Iterator[Finding]:
-    """A finding for everything that is not the same where it has to be. columns: of `FACTS`."""
+    """A finding for every fact that differs where it must be equal. columns: of `FACTS`."""
     packages = distinct(columns["environment.packages"])
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
     wanted = [*SAME, *_other_conditions()]
@@ -224,11 +224,11 @@ def _differing(groups: _Groups, same: Same) -> Iterator[Finding]:
 
 
 def _described(values: Mapping[str, Sequence[Record]], same: Same) -> str:
-    """`v1 (coop), v2 (clip-lora)`; long values and digests of splits by who has which alone."""
+    """Text such as `v1 (coop), v2 (clip-lora)`; values cut to 60 characters, none for splits."""
     parts = []
     for value in sorted(values):
         labels = some(sorted({record.spec.label for record in values[value]}), 4)
-        # What differs from one place to the next would give a line for each.
+        # Split digests differ between places; showing them would give a line for every place.
         shown = "" if same.kind == "split" else f"{value:.60} "
         parts.append(f"{shown}({labels})")
     return ", ".join(parts)

@@ -1,6 +1,6 @@
-"""Facts of one cell for an audit: permissions, actions, place, and the checks of its method.
+"""Facts of one cell for an audit: permissions, actions, environment, and method checks.
 
-`facts` is the entry: one tidy row.
+`facts` is the entry: one tidy row per record.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fewshot_bench.api.record import Record, entry
 from fewshot_bench.api.spec import CONDITIONS
 
 HAZARD = 1
-# Where metrics were computed in a process without plug-in code, `environment["labels"]` says this.
+# Value of `environment["labels"]` when metrics were computed in a process without plug-in code.
 SEPARATE = "separate"
-# In a footprint: configurations that were compared, and validation labels that they were compared
-# on; images through the encoder, as pixels or as features, the evaluated ones among them
-# (`images_seen` counts pixels alone, so that it is 0 for a method that trains on features).
+# Entries of a footprint: configurations compared, validation labels used for that, and images
+# encoded, as pixels or as features, including the evaluated ones (`images_seen` counts pixels
+# only, so it is 0 for a method that trains on features).
 TRIED, LABELS_USED = "selection.configurations", "selection.labels"
 IMAGES_BILLED = "work.billed.images"
-# Incidents of a method that replaced code of the harness or its libraries, or outlived its cell.
+# Incidents of methods that replaced code of the harness or its libraries, or left threads behind.
 _REACHING = ("functions", "threads")
 
 
 def read_kit(found: object) -> Mapping[str, Any] | None:
-    """The result of the conformance kit for a cell's code, as stated; None where not checked."""
+    """The recorded conformance kit result for a cell's code; None if absent or malformed."""
     if not isinstance(found, Mapping):
         return None
     version, passed, failed = (found.get(name) for name in ("version", "passed", "failed"))
@@ -45,7 +45,7 @@ def read_kit(found: object) -> Mapping[str, Any] | None:
 
 
 def kit_text(stated: object, is_stated: bool) -> str:
-    """One clause on the code of a cell, after the method's name, from what its record states."""
+    """Clause to follow a method's name: the kit result that a cell's record states for its code."""
     found = read_kit(stated)
     if found is None:
         if not is_stated:
@@ -59,7 +59,7 @@ def kit_text(stated: object, is_stated: bool) -> str:
 
 
 def labels_text(columns: RecordColumns) -> str:
-    """In how many cells the method's process held no test labels, by their records."""
+    """Sentence on how many cells ran fit and logits in a process without test labels."""
     done = [record for record in columns.records if record.status == "done"]
     held = zip(columns["status"], columns["environment.labels"], strict=True)
     apart = sum(status == "done" and labels == SEPARATE for status, labels in held)
@@ -78,9 +78,9 @@ def labels_text(columns: RecordColumns) -> str:
 
 
 def checked(columns: RecordColumns) -> Iterator[Finding]:
-    """Broken rules of the kit are findings; what was passed, or never checked, is a note.
+    """Findings for broken rules of the kit, notes for passed and unchecked code.
 
-    A cell without a result is no claim about the method, and says nothing here.
+    Only finished cells count: a cell without a result makes no claim about the method.
     """
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     cells: defaultdict[str, list[Record]] = defaultdict(list)
@@ -118,7 +118,7 @@ PUBLISHED = {True: "yes", False: "no", None: "none published"}
 
 
 def facts(record: Record) -> dict[str, Any]:
-    """One tidy row: what the method was allowed to see, what it did, where and with what."""
+    """One tidy row: what the method could see, what it did, and on which hardware and software."""
     return {**_cell(record), **_allowed(record), **_did(record), **_where(record)}
 
 
@@ -156,7 +156,7 @@ def _allowed(record: Record) -> dict[str, Any]:
 
 
 def published(record: Record) -> str | None:
-    """A word on whether its picks are the published ones; None without a split."""
+    """The `PUBLISHED` word on whether the picks are the published ones; None without a split."""
     return PUBLISHED.get(record.split.get("verified")) if record.split else None
 
 
@@ -228,5 +228,5 @@ def _listed(value: object) -> list[Any]:
 
 
 def number(value: object) -> int | None:
-    """A whole number from a record; None for anything else."""
+    """The value if it is an int (bool excluded), else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -16,9 +16,9 @@ _LISTED = 6
 class Finding:
     """Something that a reader of the table must know.
 
-    level: a `finding` makes the comparison unfair, incomplete or not repeatable; a `note` is how
-    it is. kind: one word for programs. hazard: number in `hazards.HAZARDS`, 0 for none. records:
-    those that it is about.
+    level: a `finding` makes the comparison unfair, incomplete or not repeatable; a `note` only
+    informs. kind: identifier for programs. hazard: number in `hazards.HAZARDS`, 0 for none.
+    records: the affected records.
     """
 
     level: Level
@@ -29,7 +29,7 @@ class Finding:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The keys of the records that it is about."""
+        """Keys of the affected records."""
         return tuple(record.spec.key() for record in self.records)
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of the records to one hazard to fairness. open: there is a finding on it."""
+    """The outcome of one hazard to fairness. open: at least one finding concerns it."""
 
     number: int
     name: str
@@ -50,10 +50,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Findings first, then the hazards, then what each method did, and the facts of every cell.
+    """Result of an audit: findings, hazards, a summary per method, and the audited records.
 
-    `shared` holds the conditions that all cells have in common, `methods` one line per method with
-    what it was allowed and did, `records` those that the facts of cells are of.
+    `shared` holds the conditions common to all cells, `methods` one line per method with its
+    permissions and actions.
     """
 
     findings: tuple[Finding, ...]
@@ -70,14 +70,14 @@ class Audit:
 
 
 def some(names: Iterable[object], most: int = _LISTED) -> str:
-    """`a, b and 3 more`, in the order given, each once."""
+    """Text such as `a, b and 3 more`: names deduplicated, in the order given."""
     found = list(dict.fromkeys(map(str, names)))
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(found[:most]) + more
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """One number, or the range from the least to the most; empty when none is known."""
+    """One number, or the range from minimum to maximum; empty if no value is known."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -96,15 +96,15 @@ def finding_of(
 
 
 def labels_of(records: Records) -> str:
-    """Their methods as configured, in order, each once."""
+    """Labels of the methods as configured, sorted and deduplicated."""
     return some(sorted({record.spec.label for record in records}))
 
 
 def datasets_of(records: Records) -> str:
-    """The data sets that they were evaluated on, in order, each once."""
+    """Data sets of evaluation, sorted and deduplicated."""
     return some(sorted({record.spec.evaluated for record in records}))
 
 
 def cells_of(records: Records) -> str:
-    """Their number."""
+    """The number of records, as `1 cell` or `5 cells`."""
     return f"{len(records)} cell{'s' if len(records) != 1 else ''}"

@@ -1,4 +1,4 @@
-"""The known hazards to a fair comparison, and what the records say about each."""
+"""The known hazards to a fair comparison, and what the records show for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fewshot_bench.analysis.audit.facts import labels_text
 from fewshot_bench.analysis.audit.findings import Answer, Finding, some, spread
 from fewshot_bench.analysis.record_columns import RecordColumns
 
-# Number to its name and what is so unless a finding says otherwise.
+# Number: (name, the text that holds unless a finding replaces it).
 HAZARDS = {
     1: ("selection on test data", "{labels}"),
     2: ("options per data set", "one configuration per method over all data sets and shots"),
@@ -38,7 +38,7 @@ HAZARDS = {
 
 
 def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer, ...]:
-    """Every hazard with its answer, in order. columns: of the facts of an audit."""
+    """The answer for every hazard, in order. columns: those built by `audit.audit`."""
     values = _text_values(columns)
     found = []
     for number_, (name, text) in HAZARDS.items():
@@ -53,10 +53,10 @@ def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer
 
 
 def _text_values(columns: RecordColumns) -> dict[str, str]:
-    """Values for the texts; braces in a value are not read again."""
+    """Values for the placeholders in `HAZARDS`; braces in a value are not interpreted again."""
     records = columns.records
     specs = [record.spec for record in records]
-    # What has no shots is not repeated over seeds.
+    # Cells without shots are not repeated over seeds.
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
     steps, images, trained, tried = (
         spread(columns[name]) or "unknown"

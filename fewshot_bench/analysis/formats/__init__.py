@@ -1,4 +1,4 @@
-"""Documents as text: `render` writes one for the terminal, as Markdown, LaTeX, CSV, JSON, HTML."""
+"""Documents as text: `render` writes terminal text, Markdown, LaTeX, CSV, JSON or HTML."""
 
 from fewshot_bench.analysis.formats.document import FORMATS, Document, render
 

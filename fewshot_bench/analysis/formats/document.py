@@ -1,7 +1,7 @@
-"""A document: what tables, audits and reproductions show, before any markup.
+"""Output of tables, audits and reproductions, before any markup.
 
-A `Document` has sections of sentences and grids, then notes, commands and a signature, and beside
-them the tidy rows and data of CSV and JSON. `formats.render` writes it in every format.
+A `Document` has sections of sentences and grids, then notes, commands and a signature, plus the
+tidy rows for CSV and the data for JSON. `formats.render` writes it in every format.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ BEST, SECOND = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number as text, with the interval or range `around` it; `rank` is BEST, SECOND or 0,
-    `suffix` says what is special about it, `short` says the same where there is little room.
+    """One number as text, with the interval or range `around` it.
+
+    rank: BEST, SECOND or 0. suffix: a remark on the number; short: the same for narrow outputs.
     """
 
     mean: str
@@ -30,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: its numbers, and `costs`, the columns of one text each."""
+    """One line of a grid: its numbers, and `costs`, the texts of the other columns."""
 
     title: str
     entries: tuple[Entry, ...]
@@ -41,11 +42,10 @@ class Line:
 class Grid:
     """One table on the page: a group's values, its differences to the baseline, or tests of them.
 
-    `shots` are the heads of the numbers, `costs` those of the other columns, `first` that of the
-    titles; `left` those of columns of words. `signature` is the line that says how to compute it
-    again. prose: the last column is a sentence. groups: a line whose title and first cost are those
-    of the line above leaves them out, with a rule between groups; such a grid may be longer than a
-    page.
+    shots: heads of the numbers. costs: heads of the other columns. first: head of the titles. left:
+    heads of left-aligned columns. signature: the line from which it can be recomputed. prose: the
+    last column is a sentence. groups: lines with the title and first cost of the line above omit
+    them, with a rule between groups; such a grid may be longer than a page.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A sentence; `mark` stands before it in the terminal, in a `style` of its own.
+    """A sentence; the terminal prints `mark` before it, in the given `style`.
 
-    step: whether it says what to do next, which is a comment in LaTeX.
+    step: whether it is an instruction for the next step, which becomes a comment in LaTeX.
     """
 
     text: str
@@ -91,10 +91,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Everything that a command shows.
+    """The complete output of a command.
 
-    commands: to run what is missing. signature: the line of all records. rows, heads: of the CSV,
-    and its columns where there is no row. data: of the JSON.
+    commands: commands that run missing cells. signature: the line of all records. rows: CSV rows.
+    heads: CSV columns if there are no rows. data: JSON content.
     """
 
     sections: Sequence[Section] = ()
@@ -113,18 +113,18 @@ class Document:
         commands: Sequence[str] = (),
         signature: str = "",
     ) -> Document:
-        """One section of grids."""
+        """A document with one section of grids."""
         return cls((Section(grids=grids),), notes, commands, signature)
 
 
 def leading(lines: Sequence[Line]) -> list[bool]:
-    """Of the lines of a grid with groups: whether each begins one."""
+    """For each line of a grid with groups, whether it begins a group."""
     keys = [(line.title, line.costs[:1]) for line in lines]
     return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]
 
 
 def render(document: Document, form: str, *, styled: bool = False, width: int | None = None) -> str:
-    """The document in a format; styled, width: of the terminal."""
+    """The document in a format; styled, width: only for the terminal."""
     if form == "terminal":
         from fewshot_bench.analysis.formats import terminal
 
@@ -169,5 +169,5 @@ _WRITERS: Mapping[str, Callable[[Document], str]] = {
     "json": _json,
     "html": _html,
 }
-# What commands can write; HTML is for notebooks.
+# Formats of the command line; HTML is only for notebooks.
 FORMATS = ("terminal", *(name for name in _WRITERS if name != "html"))

@@ -39,9 +39,9 @@ _ESCAPES = {
 # The first line of every document.
 PACKAGES = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
 _DASHES = frozenset("-–—")
-# More columns than this do not fit into one of two columns of a page.
+# A grid with more columns does not fit into one column of a two-column page.
 _NARROW = 6
-# Where a signature may be broken: after these, and before what is written as %XX.
+# A signature may be broken after these characters, and before an escape %XX.
 _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
 
@@ -66,9 +66,9 @@ def _small(text: str) -> str:
 
 
 def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
-    """Grids in the layout of papers: no small print; notes, commands and the signature as comments.
+    """Grids in the paper layout, with notes, commands and signatures as comments.
 
-    label, caption: of the floats. Where there are several, the name of each is added.
+    label, caption: of the floats; if there are several, the name of each is appended.
     """
     grids = [grid for section in shown.sections for grid in section.grids]
     several = len(grids) > 1
@@ -85,7 +85,7 @@ def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
 
 
 def _paper_float(grid: Grid, caption: str, label: str) -> str:
-    """Over both columns of a page where it has many columns; the last number stands apart."""
+    """A float, over both page columns if wide; extra space precedes the last number."""
     numbers, costs = len(grid.shots), len(grid.costs)
     kind = "table*" if numbers + costs > _NARROW else "table"
     last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
@@ -106,9 +106,10 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; characters outside Latin-1 become a question mark.
+    """Text that LaTeX prints literally; other characters outside Latin-1 become a question mark.
 
-    Hyphens and commas are kept apart: fonts make a dash of `--`, and a quotation mark of `,,`.
+    Repeated hyphens and commas are separated, since fonts turn `--` into a dash and `,,` into a
+    quotation mark.
     """
     parts: list[str] = []
     before = ""
@@ -152,7 +153,7 @@ def _tabular(grid: Grid, columns: str) -> list[str]:
 
 
 def _long(grid: Grid) -> str:
-    """A `longtable`, since it may be longer than a page, with a rule between its groups."""
+    """A `longtable`, which may span pages, with a rule between groups."""
     head = [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
     columns = "".join("l" if h in (grid.first, *grid.left) else "r" for h in grid.heads)
     body: list[str] = []
@@ -184,14 +185,14 @@ def _line(line: Line, *, blank: bool = False) -> str:
 
 
 def _cell(text: str) -> str:
-    """Signed numbers have a minus sign, not a hyphen."""
+    """Escaped text; signed numbers are in math mode, for a minus sign instead of a hyphen."""
     if text[:1] in ("+", "-") and text[1:].replace(".", "").isdigit():
         return f"${text}$"
     return escape(text)
 
 
 def _signature(line: str) -> list[str]:
-    """Small print that may break after its separators; pasted with breaks it is read as well."""
+    """The signature in small print, breakable at its separators; `parse` ignores line breaks."""
     if not line:
         return []
     text = _BREAKS.sub(r"\\allowbreak{}", escape(line))

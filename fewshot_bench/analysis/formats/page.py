@@ -1,4 +1,4 @@
-"""The table as HTML for a notebook: what the terminal shows, names from records escaped."""
+"""Documents as HTML for notebooks, with the content of the terminal output; all text escaped."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def text(value: str) -> str:
-    """Text without markup or control characters."""
+    """HTML-escaped text without control characters."""
     return html.escape(printable(value))
 
 
 def text_lines(lines: Iterable[str]) -> str:
-    """Several lines of it."""
+    """Several lines of escaped text."""
     return "\n".join(map(text, lines))
 
 

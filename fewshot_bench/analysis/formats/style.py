@@ -1,8 +1,8 @@
-"""Style of methods in every figure: a color, a marker and a line style of their own.
+"""Style of methods in figures: each has its own color, marker and line style.
 
-Colors are told apart by readers with any color vision (after Okabe and Ito 2008, and Tol's
+Colors are distinguishable with any color vision (after Okabe and Ito 2008, and Tol's
 `bright` and `muted` schemes), darkened or lightened to a contrast of at least 3:1 with the page
-(WCAG 2.2, 1.4.11); markers and dashes say the same without color.
+(WCAG 2.2, 1.4.11); markers and dashes identify methods without color.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ LINES = (
     (0.0, (5.0, 2.0)),
     (0.0, (1.5, 1.5)),
 )
-# More lines than this in one panel are told apart by nobody.
+# More lines than this in one panel cannot be distinguished.
 MOST = 16
 INK, FAINT, PAPER = "#010101", "#020202", "#040404"
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The look of the method in place `index`."""
+    """The look of the method with this index."""
 
     index: int
 
     @property
     def sentinel(self) -> str:
-        """The color that stands for this one until the figure is fitted to the page."""
+        """Placeholder color, replaced when the figure is embedded in the page."""
         return f"#0300{self.index % len(COLORS):02x}"
 
     @property
@@ -56,7 +56,7 @@ class Look:
 
     @property
     def css(self) -> str:
-        """The class of everything in a figure that belongs to the method."""
+        """The CSS class of all elements of the method in a figure."""
         return f"s{self.index}"
 
     @property
@@ -71,17 +71,17 @@ def variables(dark: bool) -> str:
 
 
 def replaced_colors() -> dict[str, str]:
-    """The replacement of each sentinel color."""
+    """CSS variable by sentinel color."""
     found = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
     return found | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 
 
-# The same file for the same records; text stays text.
+# Equal records give equal files, and text stays text.
 SETTINGS: Any = {
     "svg.hashsalt": "fsbench",
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "font.size": 8,
-    # A dollar sign in a name begins no formula.
+    # A dollar sign in a name must not start a formula.
     "text.parse_math": False,
 }

@@ -1,4 +1,4 @@
-"""Documents for the terminal; `write` is the entry, no text in them steers it."""
+"""Documents for the terminal; `write` is the entry. Control characters are removed."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def printed(
     width: int | None = None,
     truecolor: bool = False,
 ) -> str:
-    """Lines of text, as drawn on a console that takes all text as it is.
+    """The text that `draw` prints on a console that interprets no markup.
 
-    styled: with the escape codes of a terminal. truecolor: colors are blended.
+    styled: whether to include terminal escape codes. truecolor: use 24-bit colors if styled.
     """
     from rich.console import Console
 
@@ -70,7 +70,7 @@ def printed(
         file=buffer,
         width=width or _width(),
         force_terminal=styled,
-        # In a notebook, too, the text goes into the buffer.
+        # Write to the buffer even in a notebook.
         force_jupyter=False,
         color_system=colors,
         highlight=False,
@@ -103,7 +103,7 @@ def _print_section(console: Console, section: Section) -> None:
         console.print()
     for grid, following in zip_longest(listed, listed[1:]):
         _print_grid(console, grid, section.title)
-        # What holds for several tables in a row is said once, after the last of them.
+        # Print a footer shared by consecutive grids once, after the last of them.
         if grid.footer and (following is None or following.footer != grid.footer):
             console.print(_text(grid.footer, "dim"))
         if grid.footer:
@@ -113,7 +113,7 @@ def _print_section(console: Console, section: Section) -> None:
 
 
 def _hanging(mark: str, text: str, style: str) -> RichTable:
-    """A sentence beside its mark, on as many lines as it needs."""
+    """A sentence with a hanging indent behind its mark."""
     from rich.table import Table as RichTable
 
     grid = RichTable.grid(padding=(0, 1))
@@ -147,7 +147,7 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
 
 
 def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
-    """The columns of numbers and those of costs: a head, then one text per line."""
+    """The columns of numbers and the columns of costs, each a head and one text per line."""
     from rich.text import Text
 
     shots = [
@@ -165,7 +165,7 @@ def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
 
 
 def _blocks(grid: Grid, width: int) -> Iterator[list[Column]]:
-    """Columns that fit beside the methods: all in one block, or costs (and shots) apart."""
+    """Blocks of columns that fit beside the titles: one, or separate ones for shots and costs."""
     shots, costs = _columns(grid)
     room = width - _title_width(grid, width)
     if sum(map(_column_width, shots + costs)) <= room:
@@ -247,5 +247,5 @@ def _print_closing(console: Console, notes: Sequence[str], commands: Sequence[st
 
 
 def clean(text: str) -> str:
-    """Text without control characters, so that a name cannot steer the terminal."""
+    """Text without control characters, so that a name cannot control the terminal."""
     return printable(text)

@@ -1,4 +1,4 @@
-"""Tidy rows as CSV and data as JSON; no text in them is a formula or steers a terminal.
+"""Tidy rows as CSV and data as JSON, safe against formula injection and control characters.
 
 `write_csv` and `dumped` are the entries.
 """
@@ -16,13 +16,13 @@ from typing import Any
 from fewshot_bench.api.shots import plain
 from fewshot_bench.utils.text import printable
 
-# What a formula begins with in a spreadsheet, the wide forms of East Asian keyboards among it.
+# First characters of spreadsheet formulas, including full-width forms of East Asian keyboards.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _INNER = re.compile(rf"(;[\s\"]*)(?=[{re.escape(''.join(FORMULAS))}])")
 
 
 def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
-    """Rows with the same columns; heads: the columns where there is no row."""
+    """CSV of rows with the same columns; heads: the columns if there are no rows."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_text(name) for name in (lines[0] if lines else heads)])
@@ -31,20 +31,20 @@ def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
 
 
 def dumped(document: Mapping[str, Any]) -> str:
-    """JSON on several lines that steers no terminal; not-a-number values are an error."""
+    """Indented JSON without raw control characters; ValueError for NaN and infinity."""
     text = json.dumps(plain(document), indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
 
 def _escaped(line: str) -> str:
-    """JSON whose characters that steer a terminal are written as numbers, the value the same."""
+    """Replace non-printable characters in JSON by escapes; the parsed value stays the same."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def finite(value: Any) -> Any:
-    """A value whose numbers that JSON does not have are None, those in lists and mappings too."""
+    """Replace NaN and infinity by None, also inside lists and mappings."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -55,7 +55,7 @@ def finite(value: Any) -> Any:
 
 
 def field(value: Any) -> Any:
-    """A value as a CSV field: lists joined by `;`, text safe for spreadsheets and terminals."""
+    """A value as a CSV field: lists joined by `;`, text made safe by `_text`."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -68,10 +68,10 @@ def field(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula, and a terminal not for a command.
+    """Text without control characters that no spreadsheet takes for a formula.
 
-    Where the decimal sign is a comma, spreadsheets split at semicolons: what follows one counts as
-    a field of its own, the second value of a list too.
+    With a decimal comma, spreadsheets split at semicolons, so text after a semicolon (such as the
+    second value of a list) is guarded as a separate field.
     """
     formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
     plain = _INNER.sub(r"\1'", printable(text))

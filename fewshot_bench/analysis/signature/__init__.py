@@ -1,4 +1,4 @@
-"""One line that says which cells a table is of, and under which conditions; and back again."""
+"""Signatures: one line that encodes the cells and conditions of a table, and its parser."""
 
 from fewshot_bench.analysis.signature.commands import commands, commands_of, problems
 from fewshot_bench.analysis.signature.line import parse, write

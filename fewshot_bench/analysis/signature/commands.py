@@ -25,17 +25,17 @@ from fewshot_bench.utils.text import join_names
 
 
 def commands(signature: Signature, store: str = "") -> list[str]:
-    """`fsbench run` lines that together compute every cell of the signature, and no other.
+    """`fsbench run` lines that together compute exactly the cells of the signature.
 
-    `problems` names the exceptions.
+    `problems` lists the exceptions.
     """
     return _lines(signature.matrices, store)
 
 
 def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], list[str]]:
-    """`fsbench run` lines that compute each of these cells once and no other; what is to be known.
+    """`fsbench run` lines that compute exactly these cells, each once, and remarks on them.
 
-    Cells that no command can express are left out, and named.
+    Cells that no command can express are left out, and named in the remarks.
     """
     refused: dict[str, None] = {}
     usable = []
@@ -74,7 +74,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
 
 
 def _each_method_once(choices: Sequence[Choice]) -> list[list[Choice]]:
-    """One command takes one product of options for a method."""
+    """Group choices so that each method occurs once: a command takes one option product for it."""
     rounds: list[list[Choice]] = []
     for choice in choices:
         free = [r for r in rounds if choice.method not in {other.method for other in r}]
@@ -105,7 +105,7 @@ def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
 
 
 def _asked(matrix: Matrix) -> Iterator[list[str]]:
-    """Transfers come with the data set itself or alone; halves of the classes are another fit."""
+    """Options for targets and classes, per command: base and new classes need fits of their own."""
     parts = list(matrix.classes)
     if matrix.targets:
         alone = [] if "all" in parts else ["--classes", NO_CLASSES]
@@ -116,12 +116,12 @@ def _asked(matrix: Matrix) -> Iterator[list[str]]:
 
 
 def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
-    """A run takes class names for one data set only."""
+    """Data sets per command: a run accepts own class names for only one data set."""
     return [[one] for one in matrix.datasets] if matrix.classnames else [matrix.datasets]
 
 
 def _names(values: Sequence[Named]) -> str:
-    """Each name once, also where its lists are of several revisions."""
+    """Names joined, each once even if it occurs with several revisions."""
     return join_names(dict.fromkeys(value.name for value in values))
 
 
@@ -140,7 +140,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
 
 
 def _remarks(matrix: Matrix) -> Iterator[str]:
-    """Preconditions of the commands, and values to put into them."""
+    """Preconditions of the commands, and placeholders to fill in."""
     if matrix.classnames:
         yield (
             f"own class names (digest {matrix.classnames}) are too long for a command: put their "
@@ -151,7 +151,7 @@ def _remarks(matrix: Matrix) -> Iterator[str]:
 
 
 def _inexpressible(matrix: Matrix) -> Iterator[str]:
-    """Names and values that a command would split, strip, or show as something else."""
+    """Problems with names and values that a command would split, strip, or display altered."""
     for choice in matrix.methods:
         for name, values in choice.options:
             yield from _inexpressible_option(choice.method, name, values)
@@ -187,7 +187,7 @@ def _inexpressible_methods(names: Iterable[str]) -> Iterator[str]:
 
 
 def _inexpressible_prompts(prompts: str) -> Iterator[str]:
-    """Own templates stand for the custom prompts, and for no others."""
+    """Problem if own templates occur with other prompts than `custom`."""
     if prompts != "custom":
         yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
 

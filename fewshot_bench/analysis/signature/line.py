@@ -1,6 +1,7 @@
-"""A signature as one line, and back: every part of a matrix as a field of text.
+"""Conversion between a signature and its line: every matrix part is a text field.
 
-`write` and `parse` are the entries. A condition that `RunSpec` declares is a field by that alone.
+`write` and `parse` are the entries. Conditions that `RunSpec` declares with a `short` name become
+fields automatically.
 """
 
 from __future__ import annotations
@@ -54,24 +55,24 @@ def short(text: str) -> str:
 
 
 def revision_digest(revision: str) -> str:
-    """Of the lists of a data set; empty where none is known."""
+    """Digest of a data set's revision; empty if unknown."""
     return short(revision) if revision else ""
 
 
 def weights_digest(spec: RunSpec) -> str:
-    """Of the backbone's weights: their own digits where they are hexadecimal."""
+    """Digest of the backbone's weights: their first digits if hexadecimal, else a hash."""
     known = spec.weights[:DIGITS]
     return known if set(known) <= set("0123456789abcdef") else short(spec.weights)
 
 
 def names_digest(spec: RunSpec) -> str:
-    """Of a person's own class names; empty without."""
+    """Digest of the user's own class names; empty without any."""
     names = spec.data.get("classnames")
     return "" if names is None else short(canonical_json(names))
 
 
 def skipped_digest(spec: RunSpec) -> str:
-    """Of the names of damaged images that are left out; empty without."""
+    """Digest of the skipped damaged images; empty without any."""
     skipped = spec.data.get(SKIPPED)
     return short(canonical_json(skipped)) if skipped else ""
 
@@ -79,9 +80,9 @@ def skipped_digest(spec: RunSpec) -> str:
 class Field(NamedTuple):
     """The notation of a part of a matrix.
 
-    name: in the line; part: of `Matrix`; of: the fields of `RunSpec` that it stands for.
-    A part that is one condition of all cells has `take`, which reads it from a specification, and
-    `words`, which gives it to `fsbench run`; the others are the axes of the matrix.
+    name: in the line. part: name in `Matrix`. of: the fields of `RunSpec` that it covers. take:
+    reads the part from a specification, words: options for `fsbench run`; only for parts that are
+    equal in all cells, not for the axes of the matrix.
     """
 
     name: str
@@ -94,7 +95,7 @@ class Field(NamedTuple):
 
 
 def escape(text: str, safe: str = "") -> str:
-    """All but letters, digits, `_ . - ~` and `safe` as %XX of UTF-8, as in an address."""
+    """Percent-encode all but letters, digits, `_ . - ~` and `safe`, as in a URL."""
     return quote(text, safe=safe, errors="surrogatepass")
 
 
@@ -188,7 +189,7 @@ def _written_number(value: int | None) -> str:
 
 
 def _option(name: str) -> Callable[[Any], list[str]]:
-    """The option with its value; nothing for what is not known or not given."""
+    """Function from a value to the option with it; no words for an empty value or None."""
     return lambda value: [] if value in ("", None) else [name, str(value)]
 
 
@@ -210,22 +211,22 @@ def _template_words(templates: Sequence[str]) -> list[str]:
 
 
 def _names_words(digest: str) -> list[str]:
-    """The names themselves are too long for a command: FILE stands for theirs."""
+    """Option with the placeholder FILE: the names themselves are too long for a command."""
     return ["--classnames", "FILE"] if digest else []
 
 
 def _condition(about: Condition) -> Field:
-    """A condition, by the same name in `Matrix`, `RunSpec` and `fsbench run`."""
+    """The field of a condition, named alike in `Matrix`, `RunSpec` and `fsbench run`."""
     number = about.kind is int
     write, read = (_written_number, _read_number) if number else (escape, _reader(about))
-    # Which picks were imported follows from the store.
+    # Imported picks are determined by the store.
     of = (about.name, "picks") if about.name == "protocol" else (about.name,)
     take = attrgetter(about.name)
     return Field(about.short, about.name, write, read, of, take, about.words_of_command)
 
 
 def _reader(about: Condition) -> Callable[[str], str]:
-    """The reader of a text value; samplers and policies are those that are registered by then."""
+    """The reader of a text value; it accepts samplers and policies registered at call time."""
 
     def read(text: str) -> str:
         drawn = {"protocol": (*SAMPLERS, IMPORTED, KEPT_MODEL), "val": tuple(VALIDATION)}
@@ -235,8 +236,8 @@ def _reader(about: Condition) -> Callable[[str], str]:
     return read
 
 
-# Every field of `RunSpec` stands in `of` of one of these (tests/test_architecture.py): a
-# condition that declares a `short` name does.
+# Every field of `RunSpec` is in `of` of one of these (tests/test_architecture.py); a condition
+# that declares a `short` name is included automatically.
 FIELDS = (
     Field(
         "m",
@@ -283,13 +284,13 @@ FIELDS = (
     Field("x", "splits", str, _digest),
     Field("has", "has", _written_has, _has),
 )
-# Those that all cells of a matrix have in common.
+# Parts that are equal in all cells of a matrix.
 SHARED = tuple((field.part, field.take, field.words) for field in FIELDS if field.take)
 REQUIRED = ("m", "b", "d", "k", "s")
 
 
 def read_field(field: Field, text: str) -> Any:
-    """The value of a field; UsageError says what was expected."""
+    """The value of a field; UsageError names the expected form."""
     try:
         value = field.read(text)
     except ValueError as error:
@@ -309,7 +310,7 @@ _SIGNED = {about.short for about in CONDITIONS.values() if about.signed}
 
 
 def write(signature: Signature) -> str:
-    """The line: what all matrices share first, then each one's own after `||`."""
+    """The line: fields shared by all matrices, then after each `||` the fields of one matrix."""
     texts = [_texts(matrix) for matrix in signature.matrices]
     shared = {
         name: text
@@ -323,7 +324,7 @@ def write(signature: Signature) -> str:
 
 
 def _texts(matrix: Matrix) -> dict[str, str]:
-    """Fields as text, without those that hold their default and no example of which is usual."""
+    """Fields as text; omits those at their default that need not always be written."""
     found = {}
     for field in FIELDS:
         value = matrix.part(field.part)
@@ -336,7 +337,7 @@ def _texts(matrix: Matrix) -> dict[str, str]:
 def parse(text: str) -> Signature:
     """The matrices of a line; UsageError names the part that cannot be read.
 
-    Blanks and line breaks do not count: names with blanks are escaped.
+    Blanks and line breaks are ignored: names with blanks are escaped.
     """
     if len(text) > LONGEST_LINE:
         raise UsageError(f"signature of {len(text):,} characters: expected one line")

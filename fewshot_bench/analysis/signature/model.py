@@ -1,4 +1,4 @@
-"""Matrices of cells that a signature stands for, and their numbers as text and back."""
+"""Matrices of cells that a signature encodes, and conversion of numbers to text and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewshot_bench.api.spec import CONDITIONS, MOST_NUMBERS
 
 PREFIX = "fsbench"
 FORMAT = 1
-# Conditions that are fields of a line, with what a line without them stands for.
+# Conditions that are fields of a line, with the value assumed if the field is absent.
 UNSIGNED = {name: about.unsigned for name, about in CONDITIONS.items() if about.short}
 
 
@@ -29,9 +29,9 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, order=True, slots=True)
 class Choice:
-    """A method of one version with the values of the options that are not all defaults.
+    """A method in one version, with the options that are not at their defaults in all cells.
 
-    `options` holds names with values as text; every combination of the values is meant.
+    `options` holds names with values as text and stands for every combination of the values.
     """
 
     method: str
@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def count(self) -> int:
-        """The number of configurations it stands for."""
+        """The number of configurations."""
         return math.prod(len(values) for _, values in self.options)
 
 
@@ -53,13 +53,13 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Every combination of methods, data sets, shots, seeds and what is evaluated.
+    """Every combination of methods, data sets, shots, seeds and evaluations.
 
-    `conditions` holds those of `UNSIGNED`. `classes` holds `all`, `base`, `new`, and is empty
-    where transfers alone are meant; `targets` are the other data sets that each fit is evaluated
-    on. `holdout` and `templates` are a person's own; `classnames` is the digest of own class names,
-    `splits` that of all splits. `has` is (cells of the table, cells of this matrix) where these are
-    not the same.
+    `conditions` holds the conditions in `UNSIGNED`. `classes` holds `all`, `base`, `new`, and is
+    empty if there are only transfers; `targets` are the other data sets that each fit is evaluated
+    on. `holdout` and `templates` are the user's own; `classnames`, `skipped` and `splits` are
+    digests of own class names, skipped images and all splits. `has` is (cells of the table, cells
+    of this matrix) if these differ.
     """
 
     methods: tuple[Choice, ...]
@@ -78,7 +78,7 @@ class Matrix:
     has: tuple[int, int] | None = None
 
     def part(self, name: str) -> Any:
-        """A condition, or a field."""
+        """The value of a condition or of a field."""
         return self.conditions[name] if name in UNSIGNED else getattr(self, name)
 
     @property
@@ -88,7 +88,7 @@ class Matrix:
         return configurations * len(self.shots) * len(self.seeds) * sum(1 for _ in self.evaluated())
 
     def evaluated(self) -> Iterator[tuple[str, str, str]]:
-        """Data set, part of the classes, target: what each fit is asked."""
+        """The (data set, classes, target) of every evaluation."""
         for dataset in self.datasets:
             for part in self.classes:
                 yield dataset.name, part, ""
@@ -99,20 +99,20 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """All matrices of a line."""
+    """A parsed line: its matrices."""
 
     matrices: tuple[Matrix, ...]
 
 
 def default_of(part: str) -> Any:
-    """The value of a part of a matrix whose line does not name it."""
+    """The value of a matrix part that a line leaves out."""
     if part in UNSIGNED:
         return UNSIGNED[part]
     return next(one.default for one in fields(Matrix) if one.name == part)
 
 
 def numbers(values: Iterable[int]) -> str:
-    """`1,2,4` and `1-3`: ranges from three numbers on."""
+    """Sorted numbers as text, `1,2,4` or `1-3`; three or more consecutive ones form a range."""
     runs = []
     for _, run in groupby(enumerate(sorted(values)), key=lambda pair: pair[1] - pair[0]):
         found = [value for _, value in run]
@@ -136,7 +136,7 @@ def read_numbers(text: str) -> tuple[int, ...]:
 
 
 def shots_text(shots: Iterable[int]) -> str:
-    """Numbers, and `all` last."""
+    """Shots as text: numbers, then `all`."""
     shots = set(shots)
     counted = numbers(shots - {ALL_SHOTS})
     return ",".join([*([counted] if counted else []), *([WORD] if ALL_SHOTS in shots else [])])
@@ -157,7 +157,7 @@ def read_number(text: str) -> int:
 
 
 def pairs_text(pairs: Sequence[Pair]) -> str:
-    """Equal seeds as numbers; else `SPLIT/TRAIN`, the training seeds joined by `+`."""
+    """Seeds as text: numbers if equal, else `SPLIT/TRAIN` with training seeds joined by `+`."""
     by_split = {split: sorted(p.train for p in run) for split, run in _by_split(pairs)}
     equal = [split for split, trains in by_split.items() if trains == [split]]
     parts = [numbers(equal)] if equal else []

@@ -23,10 +23,10 @@ Box = tuple[frozenset[Any], ...]
 
 
 def boxes(points: Collection[Point]) -> list[Box]:
-    """Disjoint products that together are exactly these points; the fewest of a few attempts.
+    """Partition points into disjoint products; the fewest of a few attempts.
 
-    Every point has the same number of axes. Points that agree on all other axes are joined along
-    one axis after the other; the order of the axes decides how many products are left.
+    Every point has the same number of axes. Points that agree on all other axes are merged along
+    one axis after the other; the order of the axes determines how many products remain.
     """
     if not points:
         return []
@@ -38,7 +38,7 @@ def boxes(points: Collection[Point]) -> list[Box]:
 
 
 def _orders(count: int) -> list[list[int]]:
-    """Orders of the axes, a few of all."""
+    """Some orders of the axes: all rotations, forward and reversed."""
     axes = range(count)
     orders = [[*axes[start:], *axes[:start]] for start in axes]
     return orders + [order[::-1] for order in orders]
@@ -64,22 +64,22 @@ def is_product(rows: Collection[Point]) -> bool:
     return set(rows) == set(itertools.product(*hull(rows))) if rows else True
 
 
-# More parts than this are given as one product around the cells, with their number.
+# With more products than this, write a single product around the cells, and their number.
 MOST_PARTS = 6
 _Variant = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
-# Name and revision of a data set, and whether one half of its classes is fitted on.
+# Name and revision of a data set, and whether only half of its classes is fitted.
 _Data = tuple[str, str, bool]
-# A method as configured, data set, all that is asked, shots, seeds.
+# A method as configured, data set, set of evaluations, shots, seeds.
 _Fit = tuple[Any, Any, frozenset[Any], Any, Any]
 
 
 def signature_of(records: Sequence[Record]) -> str:
-    """The line that stands under a table of these records; empty when there are none.
+    """The signature line below a table of these records; empty without records.
 
-    It says which cells they are of, whatever their status, and under which conditions, so that
-    `parse` and `commands` give the command that computes them. Digests are the first six
-    hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's weights,
-    and of all splits (`splits_digest`).
+    It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
+    yield the commands that compute them. Digests are the first six hexadecimal digits: of a data
+    set's revision (SHA-256 of its text), of the backbone's weights, and of all splits
+    (`splits_digest`).
     """
     if not records:
         return ""
@@ -102,7 +102,7 @@ def splits_digest(records: Iterable[Record]) -> str:
 
 
 def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
-    """Products of cells that together hold every one of these exactly once, and no other."""
+    """Products that together contain exactly these cells, each once."""
     return [
         _matrix(members[0], box)
         for members in _by_conditions(specs)
@@ -118,7 +118,7 @@ def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
 
 
 def _loaded(record: Record) -> RunSpec:
-    """The specification; where it names no weights, with those that were loaded."""
+    """The specification, with the digest of the loaded weights if it names none."""
     if record.spec.weights:
         return record.spec
     loaded = str(record.entry("environment", "weights_digest") or "")
@@ -126,7 +126,7 @@ def _loaded(record: Record) -> RunSpec:
 
 
 def _few(specs: Sequence[RunSpec], splits: str) -> list[Matrix]:
-    """As `matrices` under one set of conditions, or one around the cells instead of many."""
+    """As `matrices` for one set of conditions, but one enclosing matrix instead of too many."""
     points = _points(specs)
     found = _boxes(points)
     if len(found) <= MOST_PARTS:
@@ -147,11 +147,11 @@ def _order(box: Box) -> str:
 
 
 def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
-    """Fits, each with all that it is asked: no fit stands in two products."""
+    """Fits, each with all its evaluations, so that no fit occurs in two products."""
     variants = _Variants()
     asked: defaultdict[tuple[int, _Data, int, int, int], set[Named | str]] = defaultdict(set)
     for spec in specs:
-        # Revisions and seeds as they are: most cells share them.
+        # Convert revisions and seeds only after grouping: most cells share them.
         data = spec.dataset, spec.revision, spec.classes != "all"
         found = asked[variants.of(spec), data, spec.shots, spec.split_seed, spec.train_seed]
         found.add(_target(spec) if spec.target else spec.classes)
@@ -164,24 +164,24 @@ def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
 
 
 class _Variants:
-    """Methods as they were configured; records of a store share equal options."""
+    """Index of configured methods, cached by object identity: records share equal options."""
 
     def __init__(self) -> None:
         self.places: dict[_Variant, int] = {}
         self._by_object: dict[Hashable, tuple[int, RunSpec]] = {}
 
     def of(self, spec: RunSpec) -> int:
-        """The place among `places` of the method of a cell."""
+        """The index in `places` of the method of a cell."""
         objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
         if objects not in self._by_object:
             place = self.places.setdefault(_variant(spec), len(self.places))
-            # With the specification, so that no other object takes the place of these.
+            # Keep the specification alive, so that the ids are not reused.
             self._by_object[objects] = place, spec
         return self._by_object[objects][0]
 
 
 def _target(spec: RunSpec) -> Named:
-    """The other data set that is evaluated."""
+    """The target data set of a transfer."""
     return Named(spec.target, revision_digest(spec.target_revision))
 
 
@@ -194,7 +194,7 @@ def _variant(spec: RunSpec) -> _Variant:
 
 
 def value_text(value: Any) -> str:
-    """A hyper-parameter's value as `-o` reads it."""
+    """A hyper-parameter's value in the notation of `-o`."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return str(value)
@@ -218,7 +218,7 @@ def _matrix(spec: RunSpec, box: Box) -> Matrix:
 
 
 def _choices(variants: Collection[Any]) -> list[Choice]:
-    """The fewest choices for these variants: all of a method as one where they are a product."""
+    """Choices for these variants: one per method if its variants form a product, else one each."""
     groups: defaultdict[tuple[str, str], list[_Variant]] = defaultdict(list)
     for variant in variants:
         groups[variant[0], variant[1]].append(variant)
@@ -238,7 +238,7 @@ def _choices(variants: Collection[Any]) -> list[Choice]:
 
 
 def _sorted(values: Iterable[str]) -> tuple[str, ...]:
-    """Numbers by size, then text."""
+    """Sort numbers by value, then text."""
 
     def key(text: str) -> tuple[bool, float, str]:
         try:
@@ -249,7 +249,7 @@ def _sorted(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(values, key=key))
 
 
-# Where a long line may be broken: after these, or anywhere in what is longer than a line.
+# A long line is broken after `|`, `,` and `;`, or anywhere in a piece longer than a line.
 _PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
 
 
@@ -259,9 +259,9 @@ def under_table(records: Sequence[Record], width: int = 0) -> list[str]:
 
 
 def broken(line: str, width: int) -> list[str]:
-    """A signature in lines of at most `width` characters (0: one line).
+    """Break a signature into lines of at most `width` characters (0: one line).
 
-    Broken lines are pasted as they are: `parse` leaves out blanks and line breaks.
+    Broken lines can be pasted as they are: `parse` ignores blanks and line breaks.
     """
     if not line or width <= 0:
         return [line] if line else []

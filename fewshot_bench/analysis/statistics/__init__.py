@@ -1,5 +1,5 @@
 """Tests, intervals and variances for comparisons of methods; numbers in, numbers out.
 
-Nothing here knows records, stores or the command line, and nothing brings torch in. What each
-number means, and when not to trust it, stands in docs/statistics.md.
+Independent of records, stores and the command line; never imports torch. docs/statistics.md
+explains what each number means and when not to trust it.
 """

@@ -1,4 +1,4 @@
-"""Paired differences of one data set as seeds by images: their mean and where they vary from."""
+"""Paired differences on one data set (seeds x images): mean and variance components."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Spread:
     """Variance of paired differences of one data set: two-way random effects, seeds by images.
 
     All in points (100 x score) and points squared. The three estimates are unbiased and therefore
-    can be negative; `error` of their sum is used as it is, a reader is shown `max(0, ...)`.
+    can be negative; their sum is used as it is, a reader is shown `max(0, ...)`.
 
     difference: mean over seeds and images.
-    seed: variance between seeds (support set and training), without test images in it; None for
-        one seed, which says nothing about other seeds.
+    seed: variance between seeds (support set and training), free of test image noise; None for one
+        seed, which carries no information about other seeds.
     image: variance between test images that all seeds share; with one seed, all of it.
-    interaction: variance that is of one seed and one image; 0 for one seed.
-    training: variance of `difference` by a new draw of training seeds, where all support sets were
-        trained with the same `trainings` of them; else 0, and it is in `seed`.
+    interaction: variance specific to one seed and one image; 0 for one seed.
+    training: variance of `difference` under a new draw of training seeds, if all support sets were
+        trained with the same `trainings` seeds; else 0, and that variance is part of `seed`.
     """
 
     seeds: int
@@ -43,9 +43,9 @@ class Spread:
 
     @property
     def seed_part(self) -> float:
-        """Variance of `difference` by a new draw of seeds: that of the seeds' means by their n.
+        """Variance of `difference` under a new draw of seeds: that of the seed means / seeds.
 
-        The seeds' means differ by the interaction too, so its share is in here, once.
+        The seed means also vary by the interaction, so its share is included here, once.
         """
         if self.seed is None:
             return 0.0
@@ -53,16 +53,16 @@ class Spread:
 
     @property
     def image_part(self) -> float:
-        """Variance of `difference` by a new draw of images, for what all seeds share."""
+        """Variance of `difference` under a new draw of images, for the part shared by all seeds."""
         return self.image / self.images
 
     @property
     def image_square(self) -> float:
-        """Square of the image part by its degrees of freedom, images - 1, for Satterthwaite's sum.
+        """Squared image part / (images - 1), its degrees of freedom, for Satterthwaite's sum.
 
-        Not the squares of the two mean squares that it is the difference of: where images share
-        nothing they are far larger than it, and few degrees of freedom would be claimed for a part
-        that is next to 0 (the level was 1.9 % then).
+        Not computed from the two mean squares whose difference it is: if seeds share no image
+        noise, those are far larger, and a part close to 0 would get few degrees of freedom (the
+        level was 1.9 % then).
         """
         return max(0.0, self.image_part) ** 2 / (self.images - 1)
 
@@ -72,8 +72,8 @@ def spread(
 ) -> Spread:
     """Mean and variances of the differences `ours - theirs` of one data set.
 
-    ours, theirs: per seed an array (images,); the n-th of both are of the same support set.
-    runs: needed where several of them have one support set, and then are no draws of their own.
+    ours, theirs: per seed an array (images,); the n-th arrays of both have the same support set.
+    runs: needed if several arrays share a support set, since they are not independent draws then.
     UsageError unless both have the same seeds and images, at least two images, and are finite.
     """
     difference = 100.0 * (_matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours)))
@@ -88,11 +88,12 @@ def spread(
 
 
 def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
-    """The spread of runs (runs, images) of which several may have one support set.
+    """The spread of runs (runs, images), several of which may share a support set.
 
-    Support sets are the draws then, each with the mean of its runs. Training seeds that all of them
-    share shift them together, which their variance does not show: that is a part of its own, from
-    the table of support sets by training seeds. With one support set its runs are the draws.
+    The support sets are the draws then, each with the mean of its runs. Training seeds common to
+    all support sets shift them together, invisibly to the variance between them: this part is
+    estimated separately, from the table of support sets x training seeds. With a single support
+    set, its runs are the draws.
     """
     splits = sorted({split for split, _ in runs})
     if len(splits) in (1, len(runs)):
@@ -104,13 +105,13 @@ def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
     shared = [train for train in trains if all((split, train) in means for split in splits)]
     if len(shared) < 2:
         return found
-    # Training seeds take the place of images here: the same table of two random effects.
+    # Same two-way random effects table, with training seeds in place of images.
     table = spread_of(np.array([[means[split, train] for train in shared] for split in splits]))
     return replace(found, training=max(0.0, table.image_part), trainings=len(shared))
 
 
 def spread_of(values: NDArray[np.float64]) -> Spread:
-    """The same from a matrix (seeds, images), in the unit of its values.
+    """The spread of a matrix (seeds, images), in the unit of its values.
 
     Mean squares of the two-way table without replication and their expectations: Searle, Casella
     and McCulloch 1992, section 4.3 and table 4.9.
@@ -142,7 +143,7 @@ def _shape(scores: Scores) -> tuple[int, ...]:
 def _matrix(
     scores: Scores, dataset: str, like: tuple[int, ...] | None = None
 ) -> NDArray[np.float64]:
-    """(seeds, images); UsageError for what cannot be compared."""
+    """Stack scores to (seeds, images); UsageError for unequal shapes or values not finite."""
     rows = [np.asarray(row, dtype=np.float64) for row in scores]
     shapes = sorted({row.shape for row in rows})
     if len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:

@@ -1,23 +1,23 @@
-"""Degrees of freedom of a standard error that few seeds and many images add up to.
+"""Degrees of freedom of a standard error with contributions of few seeds and many images.
 
 Satterthwaite (1946) gives the sum of independent mean squares the freedom
-`(sum c)^2 / sum(c^2 / v)`. That is right on average and wrong where it hurts: the part of a few
-seeds comes out small by luck just when the mean is far out by the same luck's standard, and then
-the formula also promises many degrees of freedom. With 3 seeds and a seed part that is nine
-tenths of the variance, 7.9 % of true nulls are rejected at 5 %; with one data set that is much
-noisier than the others (EuroSAT with one shot) up to 7.8 %, and with equal ones only 3.4 %.
+`(sum c)^2 / sum(c^2 / v)`. That is right on average but fails in the critical case: when the part
+of a few seeds comes out small by chance, the test statistic is large, and the formula also claims
+many degrees of freedom. With 3 seeds and a seed part of nine tenths of the variance, 7.9 % of true
+nulls are rejected at 5 %; with one data set that is much noisier than the others (EuroSAT with one
+shot) up to 7.8 %, and with equal ones only 3.4 %.
 
-The formulas here keep Satterthwaite's form and change the products of two parts in its square. With
-`s = min(1, 2 / v)`, the share that 2 degrees of freedom or fewer have:
+The formulas here keep Satterthwaite's form and reweight the products of two parts in the square of
+the sum. With `s = min(1, 2 / v)`, which is 1 for 2 degrees of freedom or fewer:
 
-- seed parts `c_i >= c_j` of two data sets count `(1 - s) + 6 s (c_j / c_i)^2` times: more for
-  parts of one size, none for a part beside a far larger one;
-- the pooled seed part and the image part count `1 - s` times.
+- the product of seed parts `c_i >= c_j` of two data sets has weight
+  `(1 - s) + 6 s (c_j / c_i)^2`: more for parts of equal size, less beside a far larger part;
+- the product of the pooled seed part and the image part has weight `1 - s`.
 
-For many degrees of freedom s is 0 and both are Satterthwaite's. Where there is one part, both give
-its own freedom, so that one data set with huge test data is the t-test over seeds, exactly. The 6
-and the form are set by simulation of normal parts (`python -m benchmarks.level_parts`); levels of
-whole benchmarks are measured by `python -m benchmarks.level`. Both stand in docs/statistics.md.
+For many degrees of freedom s tends to 0 and both reduce to Satterthwaite's. For a single part, both
+give its own freedom, so that one data set with huge test data is exactly the t-test over seeds. The
+6 and the form were chosen by simulating normal parts (`python -m benchmarks.level_parts`); levels
+of whole benchmarks are measured by `python -m benchmarks.level` (see docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MANY = 1e9
-"""Degrees of freedom that stand for infinitely many."""
+"""Degrees of freedom used in place of infinity."""
 
 
 def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import signed
 
 CONFIDENCE = 0.95
-# Of two values the interval is 12.7 standard errors wide on each side: it says nothing.
+# For two values the half-width is 12.7 standard errors, too wide to be informative.
 FEWEST = 3
 Key = TypeVar("Key", bound=Hashable)
 
@@ -32,15 +32,15 @@ class Estimate:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Bounds around the mean: the interval, or the range of fewer values."""
+        """Bounds around the mean: the interval, or the range if there is no interval."""
         if self.half is None:
             return self.least, self.most
         return self.mean - self.half, self.mean + self.half
 
     def around(self, digits: int = 2, *, sign: bool = False) -> str:
-        """The same as it stands behind the mean: `±0.31`, of two `(23.92–38.98)`; empty for one.
+        """Text to follow the mean: `±0.31`, for two values `(23.92–38.98)`; empty for one.
 
-        sign: of differences, whose range is `(-0.30 to +2.70)`.
+        sign: format for differences, whose range is `(-0.30 to +2.70)`.
         """
         if self.half is not None:
             return f"±{self.half:.{digits}f}"
@@ -52,7 +52,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean, its two-sided t-interval where there are enough values; None without any."""
+    """The mean, with a two-sided t-interval from `FEWEST` values on; None for no values."""
     n = len(values)
     if n == 0:
         return None
@@ -100,7 +100,7 @@ def paired(
     theirs: Mapping[Key, float],
     same: Mapping[Key, bool],
 ) -> Estimate | None:
-    """Mean difference over the seeds that both have, where `same` says that the splits agree."""
+    """Mean difference over common seeds for which `same` is true (identical splits)."""
     seeds = [seed for seed in ours if seed in theirs and same.get(seed, False)]
     return estimate([ours[seed] - theirs[seed] for seed in seeds])
 
@@ -108,8 +108,8 @@ def paired(
 def holm(p: Sequence[float]) -> list[float]:
     """p-values adjusted by Holm's step-down method, in the order given.
 
-    Calling those below 5 % differences is wrong about any one of them at most 5 % of the time,
-    whatever their dependence (Holm 1979). UsageError for a value that is not a probability.
+    Rejecting all below 5 % makes any false rejection with probability at most 5 %, whatever the
+    dependence of the tests (Holm 1979). UsageError for a value that is not a probability.
     """
     for value in p:
         if not (math.isfinite(value) and 0 <= value <= 1):

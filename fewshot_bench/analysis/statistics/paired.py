@@ -1,41 +1,41 @@
 """Two methods on the same splits and test images: difference, 95 % interval and p-value.
 
-What is asked. D data sets with equal weight; the difference in expected accuracy, over support
-sets and training as well as over test images. The data sets themselves are not drawn: nothing here
-speaks about others (the rank tests in `ranks` take them as draws).
+Question. The difference in expected accuracy over support sets, training and test images, on D data
+sets with equal weight. Data sets are fixed, not drawn: no inference about other data sets (the rank
+tests in `ranks` treat them as draws).
 
 Model. The difference of seed s on image i of a data set is `m + a_s + b_i + e_si`: seed noise
-(support set and training), image noise that all seeds share, and what is of one seed and one image.
+(support set and training), image noise that all seeds share, and the interaction of seed and image.
 The mean over S seeds and I images has the variance `A/S + B/I + E/(S I)`.
 
 Why not a bootstrap alone.
 - The paired bootstrap over test images (Efron and Tibshirani 1993) of seed-averaged differences has
-  the variance `B/I + E/(S I)`: it takes these S seeds for granted. With seed noise of the size seen
-  in few-shot tables it rejects true nulls far more often than at 5 %. Bouthillier et al. 2021
-  ("Accounting for variance in machine learning benchmarks") show how large what it leaves out is.
+  the variance `B/I + E/(S I)`: it treats the S seeds as fixed. With seed noise of the size seen in
+  few-shot tables it rejects far more than 5 % of true nulls. Bouthillier et al. 2021 ("Accounting
+  for variance in machine learning benchmarks") show how large the omitted variance is.
 - Resampling seeds and images independently, the pigeonhole bootstrap (Owen 2007; McCullagh 2000),
   counts E about three times, and A only (S - 1)/S times: two thirds of it for three seeds.
 - A t-test over the S seed means has no image part (the images are the same for all seeds), and
-  over D data sets that are taken as draws it answers another question.
+  over D data sets treated as draws it answers another question.
 
-What is done. A bootstrap's variance of a mean needs no resampling: with infinitely many resamples
-it is the plug-in variance, and its mean squares are had in closed form. The seed part is the
-variance of the seeds' means by S, `A/S + E/(S I)`; the image part is the bootstrap variance over
-images less the interaction that the seed part already has, `B/I`. Their sum is the unbiased
+Method. A bootstrap's variance of a mean needs no resampling: with infinitely many resamples it is
+the plug-in variance, whose mean squares have a closed form. The seed part is the variance of the
+seed means divided by S, `A/S + E/(S I)`; the image part is the bootstrap variance over images minus
+the interaction already in the seed part, `B/I`. Their sum is the unbiased
 `(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets and divided by D^2. The statistic is
-referred to Student's t, whose freedom comes from Satterthwaite's (1946) formula with the change for
-few seeds that `freedom` explains. The sum is not raised to the bootstrap's variance where it is
-below: that would make the level as low as 2 % where seeds do not matter. p-value and interval come
-from one distribution: the interval leaves out 0 exactly when p < 0.05.
+referred to Student's t with the degrees of freedom of Satterthwaite's (1946) formula, modified for
+few seeds as explained in `freedom`. The sum is not raised to the bootstrap's variance if it is
+smaller: the level would drop to 2 % where seeds do not matter. p-value and interval come from one
+distribution: the interval excludes 0 exactly when p < 0.05.
 
-Where several training seeds were run on each support set, these runs are not independent. Support
-sets are the seeds then, each with the mean of its runs, and where they share their training seeds
-the variance between these is a part of its own, `T/K`, with K - 1 degrees of freedom.
+Several training seeds on the same support set are not independent runs. The support sets are the
+draws then, each with the mean of its runs; if they share their training seeds, the variance between
+these is a separate part, `T/K`, with K - 1 degrees of freedom.
 
-With one seed nothing is known about seed noise, and the comparison is conditional on that seed:
-the image part alone, as in a paired t-test over images (McNemar's test without its correction,
-for hits). The result says so in `conditional`. A small p then says that these two fitted
-classifiers differ, not that the methods do.
+With one seed, seed noise cannot be estimated, and the comparison is conditional on that seed: the
+image part alone, as in a paired t-test over images (McNemar's test without its correction, for
+hits). The result has `conditional` set. A small p then means that these two fitted classifiers
+differ, not that the methods do.
 
 References: Efron and Tibshirani 1993, An introduction to the bootstrap, ch. 6; Owen 2007, The
 pigeonhole bootstrap; Satterthwaite 1946, An approximate distribution of estimates of variance
@@ -56,23 +56,23 @@ from fewshot_bench.utils.errors import UsageError
 __all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
 
 LEVEL = 0.05
-# Below it (two seeds have 1) the interval of Student's t is too wide to say anything.
+# Below this (two seeds have 1) the t-interval is too wide to be informative.
 LEAST_FREEDOM = 2
 TINY = 1e-9  # of the difference: below it a standard error is rounding, not variance
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The mean difference over data sets, in points (100 x score), with what it rests on.
+    """The mean difference over data sets, in points (100 x score), with its uncertainty.
 
     low, high: 95 % interval. p: two-sided, for no difference.
-    datasets: how many; seeds: of the data set with the fewest, or its support sets where several
-        runs have one; images: of all data sets together.
-    conditional: whether a data set has only one seed, so that seed noise is not in the interval.
-    error, freedom: standard error in points and degrees of freedom of Student's t. Where nothing
-        varies (every image of a tiny test set won by one side), nothing can be told: p is 1 and
-        the interval is all that a difference in accuracy can be.
-    spreads: by data set, the variances that the error comes from.
+    datasets: their number. seeds: number of seeds (support sets, if several runs share one) of the
+        data set with the fewest. images: total over all data sets.
+    conditional: whether a data set has only one seed, so that the interval lacks seed noise.
+    error, freedom: standard error in points and degrees of freedom of Student's t. If nothing
+        varies (every image of a tiny test set won by one side), the test is undecided: p is 1 and
+        the interval covers every possible difference in accuracy.
+    spreads: by data set, the variances that the error is computed from.
     """
 
     difference: float
@@ -100,11 +100,11 @@ def compare_paired(
 ) -> Comparison:
     """Compare two methods over the same data sets, seeds and test images.
 
-    ours, theirs: by data set, per seed an array (images,) of hits (0 or 1) or other scores of which
-    more is better; the n-th seed of both was fitted on the same support set. Data sets may differ
-    in their numbers of seeds and images and count equally.
-    runs: by data set the split and training seed of each array; needed where several training seeds
-    have one support set, since these are not draws of their own.
+    ours, theirs: by data set, per seed an array (images,) of hits (0 or 1) or other scores, higher
+    is better; the n-th seed of both was fitted on the same support set. Data sets may differ in
+    their numbers of seeds and images and have equal weight.
+    runs: by data set, the split and training seed of each array; needed if several training seeds
+    share a support set, since these are not independent draws.
     UsageError unless both have the same data sets, seeds and images.
     """
     if set(ours) != set(theirs):
@@ -120,7 +120,7 @@ def compare_paired(
 
 
 def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
-    """The same from the variances of each data set, in points (one data set of several, say)."""
+    """As `compare_paired`, from the spread of each data set; a single data set will do."""
     from scipy import special
 
     if not spreads:
@@ -154,7 +154,7 @@ def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
 
 
 def error_of(spreads: Sequence[Spread]) -> tuple[float, float]:
-    """Standard error of the mean difference over data sets, in points, and its freedom."""
+    """Standard error of the mean difference over data sets, in points, and degrees of freedom."""
     weight = 1 / len(spreads) ** 2
     parts = [weight * max(0.0, each.seed_part) for each in spreads]
     parts += [weight * each.training for each in spreads]

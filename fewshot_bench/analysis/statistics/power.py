@@ -15,11 +15,11 @@ from fewshot_bench.analysis.statistics.ranks import gauss_legendre
 from fewshot_bench.utils.errors import UsageError
 
 NORMAL = 1e5
-"""Degrees of freedom above which Student's t is taken for normal: 1e-5 of the result."""
+"""Degrees of freedom above which Student's t is replaced by the normal: error below 1e-5."""
 TOLERANCE = 1e-10
-# The part of the chi distribution that is left out at either end.
+# Probability of the chi distribution neglected at either end.
 NEGLECTED = 1e-15
-# So many nodes are enough over the estimates of a standard error.
+# Quadrature nodes, enough to integrate over the estimates of a standard error.
 ESTIMATES = 40
 
 _Floats = NDArray[np.float64]
@@ -35,16 +35,15 @@ def detectable(
 ) -> float:
     """The difference in points that `paired.compare_paired` finds with the given power.
 
-    spreads: of a comparison (`Comparison.spreads`), or those of one data set. Smaller differences
-    "can't be seen" with these seeds and images: more often than one time in five the test misses
-    them. With `seeds` or `images` (per data set) the same is asked of a plan, from the variances
-    that were observed.
-    The variances come from few seeds, and are as often too small as too large: the answer is so
-    much larger that over many such estimates the power is on average the one asked for
-    (`noncentrality` with `estimated`). A single answer stays a rough one: with 3 seeds on one data
-    set the difference that is truly found with that power may well be half or twice as large.
-    A plan for one seed is for the conditional comparison of one. UsageError for more seeds planned
-    from one, which says nothing about seed noise.
+    spreads: those of a comparison (`Comparison.spreads`), possibly of a single data set. With these
+    seeds and images, the test misses smaller differences more often than one time in five (for
+    power 0.8). seeds, images: planned numbers per data set, evaluated with the observed variances.
+    Variances from few seeds are as often too small as too large: the result is enlarged so that
+    the power averaged over many such estimates is the requested one (`noncentrality` with
+    `estimated`). A single result remains rough: with 3 seeds on one data set, the difference
+    actually found with that power may well be half or twice as large.
+    A plan for one seed is a plan for the conditional comparison. UsageError for several seeds
+    planned from one seed, which carries no information about seed noise.
     """
     error, freedom = planned_error(spreads, seeds=seeds, images=images)
     _, estimated = planned_error(spreads)
@@ -54,14 +53,14 @@ def detectable(
 def planned_error(
     spreads: Mapping[str, Spread], *, seeds: int | None = None, images: int | None = None
 ) -> tuple[float, float]:
-    """Standard error in points of such a comparison, and its degrees of freedom."""
+    """Standard error in points of a planned comparison, and its degrees of freedom."""
     if not spreads:
         raise UsageError("no variances to plan from: expected those of at least one data set")
     return error_of([_planned(name, each, seeds, images) for name, each in spreads.items()])
 
 
 def _planned(name: str, found: Spread, seeds: int | None, images: int | None) -> Spread:
-    """The same variances with other numbers of seeds and images."""
+    """The spread with the planned numbers of seeds and images."""
     count = found.seeds if seeds is None else seeds
     size = found.images if images is None else images
     if count < 1 or size < 2:
@@ -73,7 +72,7 @@ def _planned(name: str, found: Spread, seeds: int | None, images: int | None) ->
         )
     if count == 1:
         return Spread(1, size, found.difference, None, found.image + found.interaction, 0.0)
-    # Variances that came out negative are none: a plan must not live on that luck.
+    # A plan must not profit from variance estimates that came out negative by chance.
     seed, image = max(0.0, found.seed or 0.0), max(0.0, found.image)
     return dataclasses.replace(found, seeds=count, images=size, seed=seed, image=image)
 
@@ -81,12 +80,13 @@ def _planned(name: str, found: Spread, seeds: int | None, images: int | None) ->
 def noncentrality(
     freedom: float, *, level: float = 0.05, power: float = 0.8, estimated: float = math.inf
 ) -> float:
-    """By how many standard errors a difference must be off 0: the noncentral t's parameter.
+    """The required difference in standard errors: noncentrality parameter of the noncentral t.
 
     Two-sided test with Student's t of `freedom` degrees (Cohen 1988, Statistical power analysis).
-    estimated: degrees of freedom of the standard error that it is multiplied with, where that is an
-    estimate. The power then is the mean over such estimates, s = sigma chi / sqrt(estimated), with
-    the difference in units of s: with 2 degrees, one power of 80 % in units of sigma would be 65 %.
+    estimated: degrees of freedom of the standard error that the result is multiplied with, if that
+    is an estimate. Power is then the mean over such estimates, s = sigma chi / sqrt(estimated),
+    with the difference in units of s: with 2 degrees, a power of 80 % in units of sigma would
+    really be 65 %.
     UsageError unless 0 < level < power < 1.
     """
     if not 0 < level < power < 1:
@@ -108,7 +108,7 @@ def noncentrality(
 
 
 def _estimates(freedom: float) -> tuple[_Floats, _Floats]:
-    """Estimated standard errors by the true one, chi / sqrt(freedom), and their weights."""
+    """Ratios of estimated to true standard error, chi / sqrt(freedom), and their weights."""
     if freedom > NORMAL:
         return np.ones(1), np.ones(1)
     nodes, weights = gauss_legendre(ESTIMATES)
@@ -126,7 +126,7 @@ def _range(freedom: float) -> tuple[float, float]:
 
 
 def _density(freedom: float, ratio: _Floats) -> _Floats:
-    """Of chi / sqrt(freedom)."""
+    """Density of chi / sqrt(freedom)."""
     from scipy import special
 
     half = freedom / 2
@@ -136,13 +136,13 @@ def _density(freedom: float, ratio: _Floats) -> _Floats:
 
 
 def _missed(freedom: float, level: float) -> Callable[[_Floats], _Floats]:
-    """The chances that a noncentral t lies within the test's limits, by its noncentrality (n,)."""
+    """Function from noncentralities (n,) to the probabilities that the test misses them."""
     from scipy import special
 
     limit = float(special.stdtrit(freedom, 1 - level / 2))
     if freedom > NORMAL:
         return lambda shifts: special.ndtr(limit - shifts) - special.ndtr(-limit - shifts)
-    # Far below the lower limit scipy has no number for a chance of less than 1e-20.
+    # scipy returns NaN for probabilities below 1e-20 far below the lower limit.
     return lambda shifts: (
         special.nctdtr(freedom, shifts, limit)
         - np.nan_to_num(special.nctdtr(freedom, shifts, -limit))

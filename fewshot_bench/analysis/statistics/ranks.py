@@ -1,6 +1,6 @@
-"""Rank tests over data sets (Demsar 2006): they take the data sets as draws, with no images.
+"""Rank tests over data sets (Demsar 2006), which treat data sets as draws and ignore images.
 
-Scores are arrays (data sets, methods), higher is better, means over seeds. Scores that agree to
+Scores are arrays (data sets, methods) of means over seeds; higher is better. Scores that agree to
 nine decimals are ties, since means of equal numbers may differ by rounding.
 """
 
@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from fewshot_bench.utils.errors import UsageError
 
 DECIMALS = 9
-# Gauss-Legendre over the standard normal, beyond which nothing is left in double precision.
+# Nodes of Gauss-Legendre quadrature, and the normal quantile beyond which no mass is left in
+# double precision.
 NODES, FARTHEST = 128, 9.0
 MOST_EXACT = 200
 
@@ -35,7 +36,7 @@ class Tested(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wins:
-    """Data sets on which one method is better, not told apart, and worse."""
+    """Numbers of data sets on which one method is better, not distinguishable, and worse."""
 
     win: int
     tie: int
@@ -45,29 +46,29 @@ class Wins:
 def wins(comparisons: Iterable[Tested], alpha: float = 0.05) -> Wins:
     """Count comparisons, one per data set: a win or loss is a difference with p below `alpha`.
 
-    Give adjusted p-values (`multiple.holm`) to count only what stands as a whole.
+    Pass adjusted p-values (`intervals.holm`) to control the error over all data sets.
     """
     found = [np.sign(each.difference) if each.p < alpha else 0 for each in comparisons]
     return Wins(found.count(1), found.count(0), found.count(-1))
 
 
 def average_ranks(scores: ArrayLike) -> NDArray[np.float64]:
-    """(methods,) mean ranks over data sets; 1 is best, ties share the mean of their places."""
+    """(methods,) mean ranks over data sets; 1 is best, ties get the mean of their ranks."""
     ranks: NDArray[np.float64] = _ranks(_table(scores)).mean(axis=0)
     return ranks
 
 
 def friedman(scores: ArrayLike) -> tuple[float, float]:
-    """Friedman's chi-squared statistic, corrected for ties, and p for methods without difference.
+    """Friedman's chi-squared statistic, corrected for ties, and p for equal methods.
 
-    p is from the chi-squared distribution, which is too careful for few data sets: with 3 data sets
-    a small p is hard to reach. (0, 1) where all methods tie everywhere.
+    p is from the chi-squared distribution, which is conservative for few data sets: with 3 data
+    sets a small p is hard to reach. (0, 1) if all methods tie everywhere.
     """
     from scipy import special
 
     ranks = _ranks(_table(scores))
     datasets, methods = ranks.shape
-    # The ranks' own variance in place of k (k + 1) / 12, which it is without ties: Conover 1999.
+    # Observed variance of the ranks; equals k (k + 1) / 12 without ties (Conover 1999).
     variance = float(((ranks - (methods + 1) / 2) ** 2).sum()) / (methods - 1)
     if variance == 0:
         return 0.0, 1.0
@@ -87,10 +88,10 @@ def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> flo
 
 
 def cliques(ranks: ArrayLike, cd: float) -> list[tuple[int, ...]]:
-    """Groups of methods that are not told apart: the bars of a critical-difference diagram.
+    """Groups of methods that cannot be distinguished: the bars of a critical-difference diagram.
 
-    ranks: (methods,) average ranks. Each tuple has indices of methods in order of rank, all closer
-    than `cd`; only groups of two or more that are in no larger group.
+    ranks: (methods,) average ranks. Each tuple holds indices of methods in order of rank, all
+    within less than `cd`; only maximal groups of at least two.
     """
     values = np.asarray(ranks, dtype=float)
     order = np.argsort(values, kind="stable")
@@ -108,10 +109,10 @@ def cliques(ranks: ArrayLike, cd: float) -> list[tuple[int, ...]]:
 def signed_rank(differences: ArrayLike) -> float:
     """p of Wilcoxon's signed-rank test for differences of two methods, one per data set.
 
-    Exact up to 200 data sets: all ways to give signs to the ranks count alike, with ties too. Data
-    sets without a difference take part in ranking and then count for neither side (Pratt 1959),
-    which for the exact test is the same as Demsar's halves. With five data sets or fewer p cannot
-    be below 0.05. p is 1 without any difference.
+    Exact up to 200 data sets, also with ties: all sign assignments to the ranks are equally likely.
+    Data sets without a difference are ranked but count for neither side (Pratt 1959), which for the
+    exact test equals Demsar's split into halves. With five data sets or fewer p cannot be below
+    0.05. p is 1 if all differences are 0.
     """
     from scipy import special
 
@@ -152,7 +153,7 @@ def _table(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def _ranks(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks in each row; 1 is the highest, ties share the mean of their places."""
+    """Ranks in each row; 1 is the highest value, ties get the mean of their ranks."""
     values = np.round(table, DECIMALS)
     above = (values[:, None, :] > values[:, :, None]).sum(axis=2)
     equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
@@ -166,9 +167,9 @@ def _rank_error(datasets: int, methods: int) -> float:
 
 @functools.cache
 def _studentized(methods: int, alpha: float) -> float:
-    """Quantile of the range of so many standard normals, by bisection.
+    """Upper `alpha` quantile of the range of `methods` standard normals, by bisection.
 
-    The same as `scipy.stats.studentized_range.isf` with infinite freedom; importing that package
+    Equals `scipy.stats.studentized_range.isf` with infinite freedom, but importing that package
     takes longer than a whole table.
     """
     low, high = 0.0, 20.0
@@ -179,9 +180,10 @@ def _studentized(methods: int, alpha: float) -> float:
 
 
 def _range_beyond(width: float, methods: int) -> float:
-    """Chance that standard normals lie further apart than `width`: one of them is the highest."""
+    """Probability that the range of standard normals exceeds `width`."""
     from scipy import special
 
+    # Integrate over the value of the maximum.
     nodes, weights = gauss_legendre(NODES)
     highest = FARTHEST * (2 * nodes - 1)
     density = np.exp(-(highest**2) / 2) / math.sqrt(2 * math.pi)
@@ -191,6 +193,6 @@ def _range_beyond(width: float, methods: int) -> float:
 
 @functools.cache
 def gauss_legendre(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights (count,) of Gauss and Legendre's rule on the interval from 0 to 1."""
+    """Nodes and weights (count,) of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2

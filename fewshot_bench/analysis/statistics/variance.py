@@ -18,10 +18,10 @@ Seeds = tuple[int, int]
 class Components:
     """Variances in points squared; their roots are standard deviations in points.
 
-    support: between support sets (`split_seed`), training: between training seeds (`train_seed`),
-    residual: what is of one support set with one training seed (and of the test images, as far as
-    runs err on different ones). sampling: between test sets of this size, shared by all runs.
-    clipped: names of those whose unbiased estimate was negative, and which are 0 here.
+    support: between support sets (`split_seed`). training: between training seeds (`train_seed`).
+    residual: interaction of support set and training seed (including test image noise not shared by
+    runs). sampling: between test sets of this size, shared by all runs.
+    clipped: names of components set to 0 because their unbiased estimate was negative.
     freedoms: degrees of freedom of support, training and residual: few, so the estimates are rough.
     """
 
@@ -41,18 +41,18 @@ class Components:
 def components(values: Mapping[Seeds, float], sampling: float) -> Components:
     """Split the variance of one method's scores on one data set.
 
-    values: by (split_seed, train_seed) a score in points, for every support set with every training
-    seed. sampling: variance by the test images, from `sampling_variance`.
+    values: score in points by (split_seed, train_seed), for every support set with every training
+    seed. sampling: variance due to test images, from `sampling_variance`.
     Analysis of variance with two random effects, crossed, without replication (Searle, Casella and
-    McCulloch 1992, table 4.9). UsageError unless two or more of both seeds are there, all crossed:
-    with gaps the mean squares would no longer separate.
+    McCulloch 1992, table 4.9). UsageError unless there are two or more of both seeds, fully
+    crossed: with gaps the mean squares would no longer separate the components.
     """
     splits = sorted({split for split, _ in values})
     trains = sorted({train for _, train in values})
     _check(values, splits, trains)
     table = np.array([[values[split, train] for train in trains] for split in splits])
     rows, columns = table.shape
-    # Training seeds take the place of images here: the same table of two random effects.
+    # Same two-way random effects table, with training seeds in place of images.
     found = spread_of(table)
     raw = {"support": found.seed or 0.0, "training": found.image, "sampling": float(sampling)}
     kept = {name: max(0.0, value) for name, value in raw.items()}
@@ -65,11 +65,11 @@ def components(values: Mapping[Seeds, float], sampling: float) -> Components:
 
 
 def sampling_variance(scores: Scores) -> float:
-    """Variance of a method's accuracy in points squared by the draw of its test images.
+    """Variance of a method's accuracy, in points squared, under a new draw of test images.
 
-    scores: per run an array (images,) of hits. With several runs it is the part that all share;
-    what they do not share is in the residual of `components` already. Can come out negative when
-    runs share next to nothing. One run has both in one number.
+    scores: per run an array (images,) of hits. With several runs, only the part that all runs
+    share, since the rest is in the residual of `components`; can be negative if runs share almost
+    nothing. With one run, both parts together.
     """
     return spread_of(100.0 * np.stack([np.asarray(row, dtype=float) for row in scores])).image_part
 

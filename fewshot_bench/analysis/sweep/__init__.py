@@ -1,1 +1,1 @@
-"""Ablations: what a method gives under every combination of some options."""
+"""Ablations: results of a method under every combination of some options."""

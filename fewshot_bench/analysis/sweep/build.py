@@ -1,6 +1,6 @@
 """A sweep: panels of cells over one or two options, from records of one method.
 
-`build` is the entry: the mean over seeds, then data sets where all of them have all seeds.
+`build` is the entry. A mean over several data sets requires every seed on each of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """An option with the values that are swept, as given, and its default."""
+    """A swept option with its values, in the order given, and its default."""
 
     name: str
     values: tuple[Any, ...]
@@ -40,9 +40,9 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One combination of options: `estimate` over seeds, None where there is no number.
+    """One combination of options: `estimate` over seeds, None without a number.
 
-    `partial`: a number over fewer seeds than other cells have.
+    Status `partial`: a number over fewer seeds than other cells have.
     """
 
     options: Mapping[str, Any]
@@ -53,10 +53,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Cells over rows and columns, the other options fixed.
+    """Cells over rows and columns, with all other options fixed.
 
-    group: the data set, or `average`; `others` are the values of the options that are neither rows
-    nor columns. cells: by (row, column) index; the row is 0 where one option alone is swept.
+    group: the data set, or `average`. others: values of swept options that are neither rows nor
+    columns. cells: by (row, column) index; the row is 0 if only one option is swept.
     """
 
     group: str
@@ -66,7 +66,7 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The title that distinguishes it from other panels of its group."""
+        """The values of the other options, which distinguish the panel within its group."""
         return ", ".join(f"{name} {value}" for name, value in self.others.items())
 
     @property
@@ -77,8 +77,10 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All panels; `rows` is None where one option alone is swept, `fixed` holds options with one
-    value that is not the default.
+    """All panels of a sweep.
+
+    rows: None if only one option is swept. fixed: options with a single value other than the
+    default.
     """
 
     method: str
@@ -100,12 +102,12 @@ class Sweep:
 
     @property
     def conditions_text(self) -> str:
-        """Conditions that all records share, on one line; digests are shortened."""
+        """Conditions that all records share, on one line; the weights digest is shortened."""
         shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
         return "; ".join(f"{name} {value}" for name, value in shown.items() if value)
 
     def range(self, group: str, shots: int) -> tuple[float, float] | None:
-        """The least and the largest number of the panels that share a scale."""
+        """Minimum and maximum over the panels of a group and shots, which share a scale."""
         values = [
             cell.estimate.mean
             for panel in self.panels
@@ -120,7 +122,7 @@ class Sweep:
         return list(dict.fromkeys((panel.group, panel.shots) for panel in self.panels))
 
 
-# By the data set, the shots and the values of all options.
+# Records by (data set, shots, values of the swept options as JSON).
 Found = Mapping[tuple[str, int, str], list[Record]]
 _CHOSEN = "the best of these cells is chosen on test data: report the sweep, not its maximum alone"
 
@@ -134,10 +136,10 @@ def build(
     metric: Metric = METRICS["top1"],
     each: bool = False,
 ) -> Sweep:
-    """The panels of records of one method; UsageError when they differ in their conditions.
+    """The panels of records of one method; UsageError when their conditions differ.
 
-    axes: options with several values: the first one gives the columns, the second the rows, the
-    others a panel for each combination. each: a panel for every data set, not only the average.
+    axes: options with several values: the first gives the columns, the second the rows, the others
+    a panel per combination. each: a panel for every data set, not only the average.
     """
     refuse_mixed(records, "a sweep", "or name another --store", filtered=False)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
@@ -203,7 +205,7 @@ def _cell(
     seeds: Iterable[Seed],
     metric: str,
 ) -> Cell:
-    """One combination; of several data sets only where each has every seed."""
+    """The cell of one combination; over several data sets only if each has every seed."""
     wanted = sorted(seeds)
     series = [_series(found, metric) for found in records]
     missing = tuple(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 # Sizes in inches.
 _CELL, _LABELS, _HEAD = 0.62, 0.9, 0.75
-# A character of small print, no narrower than most, and a line of it.
+# Width of a character of small print (a generous estimate) and height of a line, in inches.
 _CHARACTER, _LINE = 0.055, 0.1
 
 
@@ -67,7 +67,7 @@ def _foot(sweep: Sweep, inches: float) -> str:
 
 
 def _per_line(sweep: Sweep) -> int:
-    """One line per value of all but the last of the options that make panels."""
+    """Number of panels per line: one per value of the last panel option, or a single one."""
     return len(sweep.others[-1].values) if sweep.others else 1
 
 
@@ -137,7 +137,7 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
 
 
 def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
-    """Points with intervals (of two seeds, the range), joined where neighbors have a number."""
+    """Points with intervals (for two seeds, the range), joined between neighbors with numbers."""
     values: dict[int, Estimate] = {}
     for j in range(len(sweep.columns.values)):
         value = panel.cells[0, j].estimate
@@ -173,9 +173,9 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
 
 
 def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
-    """The axis that panels of one group share: all intervals, with some room; never below 0.
+    """Axis limits shared by the panels of a group: all intervals, with some room; never below 0.
 
-    An interval that is much wider than all means together is cut.
+    An interval much wider than the range of all means is cut.
     """
     found = [
         cell.estimate
@@ -199,5 +199,5 @@ def _ticks(place: Axes, name: str, values: Sequence[Any]) -> None:
 
 
 def _text(text: str) -> str:
-    """Text without control characters; line breaks stay."""
+    """Text without control characters except line breaks."""
     return "\n".join(map(printable, text.split("\n")))

@@ -1,6 +1,6 @@
 """A sweep in the terminal (colored blocks with numbers, or a curve) and as tidy rows.
 
-`render` writes the first, `document` holds the rows for CSV and JSON.
+`render` writes the terminal text, `document` holds the rows for CSV and JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
-# Characters of a curve's axis.
+# Maximum width of the axis of a curve, in characters.
 AXIS = 40
-# Characters of a column of a map.
+# Width limits of a column of a map, in characters.
 _NARROWEST, _WIDEST = 9, 24
 # Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -65,7 +65,7 @@ def _print_panel(
 
 
 def _parts(sweep: Sweep, width: int) -> Iterator[list[int]]:
-    """The columns of a map as they fit side by side: what is cut would be another number."""
+    """Split the columns of a map into parts that fit the width: cropping would alter numbers."""
     part: list[int] = []
     left = width - _label(sweep)
     for j in range(len(sweep.columns.values)):
@@ -79,7 +79,7 @@ def _parts(sweep: Sweep, width: int) -> Iterator[list[int]]:
 
 
 def _label(sweep: Sweep) -> int:
-    """Characters of the column of the rows' values."""
+    """Width of the column with the rows' values, in characters."""
     assert sweep.rows is not None
     texts = [_head(sweep), *(printable(str(value)) for value in sweep.rows.values)]
     return min(max(map(len, texts)), _WIDEST)
@@ -91,7 +91,7 @@ def _head(sweep: Sweep) -> str:
 
 
 def _width(sweep: Sweep, column: int) -> int:
-    """Characters of a column: that of a number, or more for its value."""
+    """Width of a column in characters: that of a number, or more for a long option value."""
     return min(max(_NARROWEST, len(printable(str(sweep.columns.values[column])))), _WIDEST)
 
 
@@ -121,7 +121,7 @@ def _map(
 def _curve(
     sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, width: int
 ) -> RenderableType:
-    """A point per value on an axis from the least number to the largest one, which it names."""
+    """A point per value on an axis from minimum to maximum, which are printed below it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -131,7 +131,7 @@ def _curve(
     cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
     around = [cell.estimate.around() if cell.estimate else "" for cell in cells]
     names = [printable(f"{sweep.columns.name} {value}") for value in sweep.columns.values]
-    # Long names are folded, and the axis gives way before a number does.
+    # Long names are folded, and the axis shrinks so that numbers fit.
     taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
     length = min(AXIS, max(width - taken - 6, 12))
     for name, cell, interval in zip(names, cells, around, strict=True):
@@ -154,7 +154,7 @@ def _point(cell: Cell, scale: tuple[float, float] | None, length: int) -> str:
 
 
 def shown(cell: Cell) -> str:
-    """The mean with two decimals, `*` where it is over fewer seeds; a word where there is none."""
+    """The mean with two decimals, with `*` if over fewer seeds; else a word for the status."""
     if cell.estimate is None:
         return WORDS[cell.status]
     return f"{cell.estimate.mean:.2f}{'*' if cell.status == 'partial' else ''}"
@@ -172,7 +172,7 @@ def _style(cell: Cell, scale: tuple[float, float] | None, best: float | None) ->
 
 
 def color(place: float) -> tuple[int, int, int]:
-    """A color of the scale for a number from 0 to 1."""
+    """The RGB color of the scale at a position from 0 to 1."""
     position = min(max(place, 0.0), 1.0) * (len(_SCALE) - 1)
     index = min(int(position), len(_SCALE) - 2)
     share = position - index
@@ -182,7 +182,7 @@ def color(place: float) -> tuple[int, int, int]:
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per cell; None where there is no number. Options have columns of their names."""
+    """One row per cell; None without a number. Option NAME has the column `option_NAME`."""
     found = []
     for panel in sweep.panels:
         for cell in panel.cells.values():
@@ -208,7 +208,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def document(sweep: Sweep) -> Document:
-    """The rows, and `meta` about all of them."""
+    """The rows for CSV, and with `meta` for JSON."""
     found = rows(sweep)
     meta = {
         "method": sweep.title,

@@ -1,6 +1,6 @@
-"""Records to the one table: cells over seeds, averages over groups, differences.
+"""Build the table of records: cells over seeds, averages over groups, differences.
 
-`build` is the entry; whatever must not stand in one table is refused before any number is made.
+`build` is the entry; records that must not share a table are refused before any number is computed.
 """
 
 from __future__ import annotations
@@ -55,12 +55,11 @@ Cells = dict[tuple[str, str, int], Cell]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a table; `method`, `dataset` and `columns` are comma lists in order.
+    """Options of a table; `method`, `dataset` and `columns` are comma lists in display order.
 
-    metrics: those that cells have numbers of, by name.
-    sign_each: whether every group has a signature of its own, since they may be used apart.
-    rename: other names to show, as `OLD=NEW`.
-    notes: what else is to be said under the table. older: (method, version) that no run computes.
+    metrics: metrics computed for cells, by name. sign_each: whether every group gets a signature of
+    its own, since groups may be used separately. rename: names to replace, as `OLD=NEW`. notes:
+    further notes below the table. older: (method, version) pairs that no command computes.
     """
 
     metric: str = "top1"
@@ -84,10 +83,10 @@ def build(
     columns: Columns | None = None,
     answers: Answers | None = None,
 ) -> Table:
-    """The table of these records; UsageError when they must not stand in one table.
+    """The table of these records; UsageError when they must not share one table.
 
-    columns: extra columns by title for the records of one line (hook `table_columns`).
-    answers: what records predicted, image by image; with it differences are tested.
+    columns: returns extra columns by title for the records of one line (hook `table_columns`).
+    answers: reads predictions per image; if given, differences are tested.
     """
     options = options or Options()
     main = options.metrics[options.metric]
@@ -147,14 +146,14 @@ def build(
 
 
 def _with_facts(columns: Columns | None, names: str | None) -> Columns | None:
-    """The plug-ins' columns behind the facts of methods that were asked for."""
+    """Prepend the requested facts of methods to the plug-ins' columns."""
     if not facts_of(names, ()):
         return columns
     return lambda records: facts_of(names, records) | dict(columns(records) if columns else {})
 
 
 def _by_place(rows: Rows) -> Places:
-    """The records of every row, by what they were evaluated on and their shots."""
+    """The records by row label, evaluated data set and shots."""
     places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for label, (_, records) in rows.items():
         for record in records:
@@ -216,19 +215,19 @@ def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None
                 cell = own_cell(group, row, shots, members, table.metric, table.metrics, columns)
                 data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = dataclasses.replace(cell, own_data=data)
-            # A method without shots has a column of its own.
+            # Expect cells at (or above) zero shots only of rows with such records.
             cells[key] = dataclasses.replace(cell, expected=(shots > 0) in has)
     return cells
 
 
 def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
-    """Groups by shots, what is derived after what it is derived from."""
+    """All (group, shots); derived groups follow those that they are computed from."""
     groups = sorted(table.groups, key=lambda group: (group.scope == "H", group.average))
     return [(group, shots) for shots in table.shots for group in groups if shots in group.shots]
 
 
 def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Options on own data by row and data set; under row "" those of any row."""
+    """Own-data options by (row, data set); row "" holds those of the first row as a fallback."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for label, (_, members) in rows.items():
         for record in members:
@@ -251,13 +250,13 @@ def _derived(table: Table, group: Group, row: Row, shots: int) -> Cell:
 
 
 def _half(table: Table, group: Group, scope: Scope) -> Group:
-    """Base or new of the same data set, or the average of these, as a harmonic mean."""
+    """The base or new group that a harmonic mean is computed from."""
     key = (scope, group.dataset, group.average)
     return next(g for g in table.groups if (g.scope, g.dataset, g.average) == key)
 
 
 def _without_counterpart(table: Table, base: Group, new: Group) -> list[Group]:
-    """Members of one average whose data set is not in the other."""
+    """Members of either average whose data set is missing from the other."""
     sides = table.members(base), table.members(new)
     both = {group.dataset for group in sides[0]} & {group.dataset for group in sides[1]}
     return [group for side in sides for group in side if group.dataset not in both]
@@ -304,7 +303,7 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
 
 
 def _is_known(split: Hashable) -> bool:
-    """True when a record has a digest of its split, and all of them where a cell has several."""
+    """True if the split has a digest; of a tuple of splits, if all of them have one."""
     return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
 
 
@@ -321,9 +320,9 @@ def _find_row(table: Table, name: str) -> Row:
 
 
 def missing_cells(table: Table) -> Iterator[RunSpec]:
-    """Cells without a record, though the table has a place for them.
+    """Specs of the cells that the table expects and that have no record.
 
-    Without what a run finds out itself: revisions, and which picks were imported.
+    Revisions and imported picks are left empty, since a run determines them itself.
     """
     for cell in table.cells.values():
         group = cell.group

@@ -1,7 +1,7 @@
-"""Cells of a table: records of a method in a group at one number of shots, and derived ones.
+"""Cells of a table: evaluated ones, from the records of a method in a group, and derived ones.
 
-`own_cell` makes the first, `average` and `harmonic` the others. A cell without a number has a
-reason.
+`own_cell` builds evaluated cells, `average` and `harmonic` derived ones. `status`, `errors`
+and `reason` explain a cell without a number.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def own_cell(
     metrics: Mapping[str, Metric],
     columns: Columns | None,
 ) -> Cell:
-    """The cell of these records; UsageError when two are of the same seeds.
+    """The cell of these records; UsageError when two have the same seeds.
 
-    A cell without any number is inapplicable as soon as one record says so: it can never be had,
-    so no seed of it is missing.
+    A cell without finished records is inapplicable if any record is: no run can compute it, so none
+    of its seeds counts as missing.
     """
     refuse_duplicates(records)
     done = [record for record in records if record.status == "done"]
@@ -71,7 +71,7 @@ def own_cell(
 
 
 def extra_columns(columns: Columns | None, records: Sequence[Record]) -> Mapping[str, Any]:
-    """The plug-ins' columns of these records; none for what is inapplicable."""
+    """The plug-ins' columns of these records, without inapplicable ones."""
     applicable = [record for record in records if record.status != "inapplicable"]
     return columns(applicable) if columns and applicable else {}
 
@@ -101,12 +101,12 @@ def _reason(
 
 
 def inapplicable_reason(record: Record) -> str:
-    """The method's reason for which this cell is not applicable."""
+    """The method's reason why this cell is not applicable."""
     return str((record.error or {}).get("message") or "not applicable")
 
 
 def refuse_duplicates(records: Iterable[Record]) -> None:
-    """UsageError where two records are of one pair of seeds."""
+    """Raise UsageError if two records have the same pair of seeds."""
     seen: dict[Seed, Record] = {}
     for record in records:
         other = seen.setdefault(Seed.of(record), record)
@@ -122,7 +122,7 @@ def _error(record: Record) -> str:
 
 
 def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
-    """The metric by seed, without those that have no finite number."""
+    """The metric by seed, without seeds that lack a finite value."""
     values = {seed: number(record.metrics.get(metric)) for seed, record in records.items()}
     return {seed: value for seed, value in values.items() if value is not None}
 
@@ -141,7 +141,7 @@ def _verified(records: Sequence[Record]) -> bool | None:
 
 
 def _short(records: Sequence[Record]) -> Short:
-    """Of records that have it, and a support set."""
+    """Short classes of the seed with the most of them, among records with a support set."""
     found = []
     for split in (record.split for record in records if record.spec.shots):
         classes = split.get("fitted_classes") or split.get("classes")
@@ -177,9 +177,9 @@ def harmonic(
 ) -> Cell:
     """The harmonic mean 2bn / (b + n) of base and new accuracy, per seed that has both.
 
-    Of metrics that are better when lower there is none.
+    Metrics for which lower is better have none.
 
-    Of the averages it is the harmonic mean of the average base and the average new accuracy, as in
+    For averages, it is the harmonic mean of the average base and the average new accuracy, as in
     CoCoOp (Zhou et al., CVPR 2022, table 1), not the average of harmonic means.
     """
     empty = Cell(group, row, shots, "missing")
@@ -199,14 +199,14 @@ def harmonic(
 
 
 def without_counterpart(group: Group, row: Row, shots: int, odd: Sequence[Group]) -> Cell:
-    """No harmonic mean of averages over different data sets."""
+    """The missing cell of a harmonic mean whose two averages are over different data sets."""
     names = ", ".join(other.name for other in odd)
     reason = f"base and new are not of the same data sets: only one half of {names}"
     return Cell(group, row, shots, "missing", reason=reason)
 
 
 def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
-    """The cell without numbers when a part has none: never a mean over the rest."""
+    """The cell without numbers if any part lacks them (no mean over the rest); else None."""
     inapplicable = [cell.reason for cell in cells if cell.status == "inapplicable"]
     if inapplicable:
         reason = "; ".join(dict.fromkeys(inapplicable))
@@ -267,5 +267,5 @@ def _harmonic_series(base: Cell, new: Cell, metric: str) -> dict[Seed, float]:
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """2bn / (b + n) of two accuracies; 0 when both are."""
+    """2bn / (b + n) of two accuracies; 0 when both are 0."""
     return 2 * base * new / (base + new) if base + new else 0.0

@@ -1,7 +1,7 @@
 """Columns beside the main metric, and the order of lines.
 
-A cost is one `Column`: where records have it, how it is put together over seeds and data sets, its
-texts and heads. `COSTS` holds them all, in the order of tables; a new one is added here alone.
+A cost is one `Column`: its place in records, its aggregation over seeds and data sets, its texts
+and heads. `COSTS` holds all of them, in the order of tables; a new cost is added only here.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def number(value: object) -> Value:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # Whole numbers too large for a float are as infinite; not-a-number is no less than anything.
+    # Ints too large for a float count as infinite; NaN fails every comparison.
     return value if abs(value) <= sys.float_info.max else None
 
 
 def mean_of(values: Sequence[Value]) -> Value:
-    """The mean, the very value when all are equal; None when one is not known."""
+    """The mean, or the value itself if all are equal; None if any value is unknown."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
@@ -40,19 +40,20 @@ def mean_of(values: Sequence[Value]) -> Value:
 
 
 def largest(values: Sequence[Value]) -> Value:
-    """The largest value that is known."""
+    """The largest known value; None if all are unknown."""
     return max((value for value in values if value is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One cost of a cell; less of it is better.
+    """One cost of a cell; lower is better.
 
-    name: in `--columns` and `--sort`. head: over tables of text. key: its column in CSV and JSON.
-    part, entry: where a record has it. together: over seeds and over data sets. text: in tables of
-    text, without a unit. title, hint: over the report's leaderboard. axis: of its figure, with the
-    unit. words: with the unit. sentence: a method with such a cost ("takes 3 s"). subject: its name
-    in a sentence. line: over the shots of a line, where that is not the range.
+    name: in `--columns` and `--sort`. head: column head in text tables. key: column in CSV and
+    JSON. part, entry: field of a record and entry in it. together: aggregates over seeds and over
+    data sets. text: formats a value for text tables, without unit. title, hint: head in the
+    report's leaderboard. axis: axis label of its figure, with unit. words: formats a value with
+    unit. sentence: phrase about a method with this cost ("takes 3 s"). subject: name of the cost in
+    a sentence. line: aggregates over the shots of a line; None shows the range.
     """
 
     name: str
@@ -71,14 +72,14 @@ class Column:
     line: Callable[[Sequence[Value]], Value] | None = None
 
     def shown(self, values: Sequence[Value]) -> str:
-        """One text for a line over its shots; empty where nothing is known."""
+        """One text for a line over its shots; empty if no value is known."""
         chosen = [self.line(values)] if self.line else values
         known = [value for value in chosen if value is not None]
         return span(known, self.text)
 
 
 def span(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """One number, or the range from the least to the most; empty without any."""
+    """One number, or the range from minimum to maximum; empty for no values."""
     if not values:
         return ""
     low, high = write(min(values)), write(max(values))
@@ -167,7 +168,7 @@ COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLE
 
 
 def costs_of(records: Iterable[Record]) -> dict[str, Value]:
-    """All costs of finished records, what they state together."""
+    """All costs of finished records, each aggregated by its `Column.together`."""
     members = list(records)
     entries: defaultdict[str, list[str]] = defaultdict(list)
     for column in COSTS.values():
@@ -192,7 +193,7 @@ FACTS: Mapping[str, Callable[[Record], str]] = {
 
 
 def facts_of(names: str | None, records: Iterable[Record]) -> dict[str, str]:
-    """The facts that are asked for among the names of columns, of these records together."""
+    """The facts named in the comma list of columns, distinct values over these records joined."""
     asked = [title for title in FACTS if title in split_list(names or "", FACTS)]
     if not asked:
         return {}
@@ -207,7 +208,7 @@ _NO_VALUE = "·"
 
 
 def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | None:
-    """The names in a comma list; None where nothing was asked. UsageError for an unknown one.
+    """The names in a comma list; None without a list. UsageError for an unknown name.
 
     titles: the names of metrics and of the plug-ins' columns.
     """
@@ -224,14 +225,14 @@ def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | 
 
 
 def metric_columns(table: Table) -> list[str]:
-    """The metrics that stand beside the main one, a column for every number of shots each."""
+    """Metrics shown beside the main one, each with a column per number of shots."""
     return [name for name in table.columns or () if name in table.metrics and name != table.metric]
 
 
 def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]:
-    """The columns of one text per line: by default the costs and the plug-ins' titles.
+    """Columns with one text per line: by default the costs and the plug-ins' titles.
 
-    curves: whether learning curves belong to the default.
+    curves: whether the default includes learning curves.
     """
     if table.columns is not None:
         return [name for name in table.columns if name not in table.metrics]
@@ -239,10 +240,10 @@ def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]
 
 
 def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]:
-    """The rows of a group's table: as they are, or the best first of what was asked for.
+    """The rows of a group's table, best first if the table has a sort key.
 
-    Of a metric the value at these or the most shots counts, of a cost the largest. Rows without
-    come last.
+    Sorts by a metric at `shots` (None: the largest number of shots that has a value), or by the
+    largest cost. Rows without a value come last.
     """
     if not table.sort:
         return list(table.rows)
@@ -268,7 +269,7 @@ def _values(table: Table, cells: Sequence[Cell]) -> list[float]:
 
 
 def curve_head(table: Table, group: Group) -> str:
-    """`curve`, with the values that its lowest and highest block stand for."""
+    """Head `curve` with the values of its lowest and highest block."""
     values = _curve_values(table, group)
     if not values:
         return CURVE
@@ -277,7 +278,7 @@ def curve_head(table: Table, group: Group) -> str:
 
 
 def curve(table: Table, group: Group, row: Row) -> str:
-    """A block per number of shots above zero, all lines of a group on one scale."""
+    """A block character per number of shots above zero; all lines of a group share one scale."""
     values = _curve_values(table, group)
     cells = [table.cell(group, row, shots) for shots in group.shots if shots]
     if not any(table.metric in cell.estimates for cell in cells):
@@ -287,7 +288,7 @@ def curve(table: Table, group: Group, row: Row) -> str:
 
 
 def has_curve(table: Table, group: Group) -> bool:
-    """True when there are numbers of shots to draw a curve over, and values at two of them."""
+    """True when at least two numbers of shots above zero have values."""
     shots = [
         number
         for number in group.shots

@@ -1,6 +1,6 @@
-"""A table as tidy rows and what is true of all of them: the content of CSV and JSON.
+"""A table as tidy rows and metadata: the content of CSV and JSON.
 
-`rows` and `meta` are the entries; `FIRST` are the columns that stand first, in this order.
+`rows` and `meta` are the entries; `FIRST` lists the leading columns in order.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def marks_of(row: Row) -> list[str]:
-    """Marks of the notes under a table."""
+    """Marks of a row, including the one for the toy backbone."""
     return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:
-    """The paired test behind a difference: over seeds and test images, data sets equally."""
+    """The paired test of a difference, over seeds and test images; data sets weigh equally."""
     contrast = table.significance.of(cell) if table.significance else None
     found = contrast.result if contrast else None
     return {
@@ -119,7 +119,7 @@ def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
-    """Fields that distinguish groups where not all are plain data sets."""
+    """Optional fields: scope unless all groups are plain data sets, digest of own data if used."""
     group = cell.group
     found: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
@@ -202,7 +202,7 @@ def _half(value: Estimate | None) -> float | int | None:
 
 
 def _extremes(name: str, value: Estimate | None) -> dict[str, Any]:
-    """The seeds with the least and the most."""
+    """Minimum and maximum over seeds."""
     return {
         f"{name}_min": _number(value.least) if value else None,
         f"{name}_max": _number(value.most) if value else None,

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 FORMATS = (".pdf", ".svg", ".png")
 _ACROSS = 4
-# Inches of a panel, of the legend's line, and entries of the legend in a line.
+# Inches of a panel and of a legend line; legend entries per line.
 _WIDTH, _HEIGHT, _LEGEND, _ENTRIES = 2.7, 2.2, 0.25, 4
 _BAND = 0.12
 
 
 def panels(table: Table) -> list[Group]:
-    """The panels: averages of several, then everything else that has a number."""
+    """Groups with any number: averages over several groups first, then the others."""
     averages = [g for g in table.groups if g.average and len(table.members(g)) > 1]
     others = [group for group in table.groups if not group.average]
     return [group for group in (*averages, *others) if _has_number(table, group)]
 
 
 def draw(table: Table, form: str) -> bytes:
-    """The file: `pdf`, `svg` or `png`."""
+    """The content of the file in format `pdf`, `svg` or `png`."""
     import matplotlib
 
     drawn, buffer = figure(table), io.BytesIO()
@@ -70,7 +70,7 @@ def figure(table: Table) -> Figure:
 
 
 def _about(table: Table, form: str) -> dict[str, Any]:
-    """The signature, where it is no part of the picture, and no date."""
+    """File metadata: the signature, and no date, so that equal records give equal files."""
     line = table.signatures.get("", "")
     names = {"svg": ("Description", "Date"), "pdf": ("Subject", "CreationDate")}
     if form not in names:
@@ -79,7 +79,7 @@ def _about(table: Table, form: str) -> dict[str, Any]:
 
 
 def _legend(places: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Each method once, in the order of the table, whichever panels it is in."""
+    """Handles and labels over all panels, each method once."""
     found: dict[str, Any] = {}
     for place in places:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
@@ -116,7 +116,7 @@ def _draw_row(
     style: dict[str, Any],
     marker: str,
 ) -> None:
-    """A line with its band; a method without shots is a star at zero."""
+    """A curve with its interval band; a method without shots is a star at zero."""
     values = {k: table.cell(group, row, k).estimates.get(table.metric) for k in group.shots}
     known = {k: value for k, value in values.items() if value is not None}
     if not known:
@@ -141,6 +141,6 @@ def _has_number(table: Table, group: Group) -> bool:
 
 
 def _text(text: str) -> str:
-    """Text without control characters; a name that begins with `_` is shown in the legend too."""
+    """Text without control characters; a zero-width space keeps a leading `_` in the legend."""
     shown = printable(text)
     return f"\u200b{shown}" if shown.startswith("_") else shown

@@ -1,6 +1,6 @@
-"""Groups of a table: what was evaluated, harmonic means of base and new, averages; and their names.
+"""Groups of a table (evaluations, harmonic means of base and new, averages) and their names.
 
-`table_groups` finds them in records, `Names` shows them and rows under other names.
+`table_groups` derives the groups from records, `Names` renames groups and rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
 
 _ORDER: Sequence[Scope] = ("all", "base", "new", "H", "transfer")
-# Base and new are two halves of one experiment: what one has, the other is expected to have.
+# Base and new are two halves of one experiment: shots and seeds of one are expected of the other.
 _KIND: Mapping[str, str] = {
     "all": "plain",
     "base": "halves",
@@ -39,9 +39,8 @@ def table_groups(
 ) -> tuple[Group, ...]:
     """Evaluated groups and their harmonic means, in order, then the averages of each scope.
 
-    names: the comma list that was asked for; it gives the order of the data sets. harmonic: whether
-    harmonic means of base and new belong to it.
-    Raises UsageError when one name would stand for two groups.
+    names: the user's comma list, which sets the order of the data sets. harmonic: whether to add
+    harmonic means of base and new. Raises UsageError when two groups would have the same name.
     """
     found = {group_of(record.spec) for record in _one_of_each(records)}
     both = {group.dataset for group in found if group.scope == "base"} & {
@@ -56,7 +55,7 @@ def table_groups(
 
 
 def _ordered(groups: Iterable[Group], names: str | None) -> list[Group]:
-    """As asked; else by data set (itself, base, new, H), and the transfers after all others."""
+    """Order of the comma list; else by data set (all, base, new, H), transfers last."""
     groups = list(groups)
     known = {name for group in groups for name in _names(group)}
     wanted = asked_datasets(names, known) if names else []
@@ -74,7 +73,7 @@ def _names(group: Group) -> tuple[str, ...]:
 
 
 def _averages(groups: Sequence[Group]) -> list[Group]:
-    """One average per scope; all but that over plain data sets only where there are several."""
+    """One average per scope, except for plain data sets only over several groups."""
     found = []
     for scope in _ORDER:
         members = [group for group in groups if group.scope == scope]
@@ -94,13 +93,13 @@ def _from_source(source: str) -> Group:
 
 
 def _one_of_each(records: Sequence[Record]) -> list[Record]:
-    """A record of everything that was evaluated."""
+    """One record per evaluation (data set, classes, target)."""
     found = {(r.spec.dataset, r.spec.classes, r.spec.target): r for r in records}
     return list(found.values())
 
 
 def _refuse_ambiguous(records: Sequence[Record], groups: Sequence[Group]) -> None:
-    """A label stands for one group; `dtd (base)` may be the name of a folder, too."""
+    """Refuse labels with two meanings: a user's folder may be named `dtd (base)`, for example."""
     meanings: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
     for group in groups:
         if group.derived:
@@ -117,7 +116,7 @@ def _refuse_ambiguous(records: Sequence[Record], groups: Sequence[Group]) -> Non
 
 
 def _with_axes(records: Sequence[Record], groups: Sequence[Group]) -> list[Group]:
-    """The groups with the shots and seeds that their kind of evaluation has in the records."""
+    """The groups with the shots and seeds found for their kind of evaluation in the records."""
     shots: defaultdict[str, set[int]] = defaultdict(set)
     seeds: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
     for record in records:
@@ -140,13 +139,13 @@ Rows = Mapping[str, tuple[Row, list[Record]]]
 
 @dataclass(frozen=True)
 class Names:
-    """New names by old ones: of rows, methods, data sets, what was evaluated, or the average."""
+    """New names by old ones, for rows, methods, data sets, groups, or the average."""
 
     new: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, texts: Sequence[str], rows: Rows, groups: Iterable[Group]) -> Names:
-        """From `OLD=NEW`; UsageError unless the table has OLD and all names stay apart."""
+        """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice."""
         known = {name for label, (row, _) in rows.items() for name in (label, row.spec.method)}
         known |= {name for g in groups for name in (g.label, g.dataset, g.target) if name}
         found: dict[str, str] = {}
@@ -158,7 +157,7 @@ class Names:
         return cls(found)
 
     def rows(self, rows: Rows) -> dict[str, tuple[Row, list[Record]]]:
-        """The rows under their new labels, which must differ."""
+        """The rows under their new labels; UsageError if two labels become equal."""
         made: dict[str, tuple[Row, list[Record]]] = {}
         for label, (row, members) in rows.items():
             new = self.row(label, row.spec.method)
@@ -168,7 +167,7 @@ class Names:
         return made
 
     def row(self, label: str, method: str) -> str:
-        """That of a row; a method's stands before the options of its rows."""
+        """The new label of a row; a renamed method keeps the options of its rows."""
         if label in self.new:
             return self.new[label]
         if method in self.new and label.startswith(method):
@@ -176,7 +175,7 @@ class Names:
         return label
 
     def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
-        """The groups with what is shown for them; the names must differ."""
+        """The groups with their new names; UsageError if two names become equal."""
         if not self.new:
             return tuple(groups)
         made = tuple(dataclasses.replace(group, shown=self.group(group)) for group in groups)
@@ -187,7 +186,7 @@ class Names:
         return made
 
     def group(self, group: Group) -> str:
-        """That of what was evaluated, from the names of its data sets where it has none."""
+        """The name of a group: its own new name, or one built from those of its data sets."""
         if group.label in self.new:
             return self.new[group.label]
         if group.average:
@@ -198,12 +197,12 @@ class Names:
         return name if group.scope == "all" else f"{name} ({group.scope})"
 
     def of(self, name: str) -> str:
-        """That of a data set, or of the average."""
+        """The name of a data set, or of the average."""
         return self.new.get(name, name)
 
 
 def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
-    """Old and new name: either may hold `=`, so that the longest known name counts."""
+    """Split OLD=NEW. Both may contain `=`, so OLD is the longest prefix that is a known name."""
     places = [index for index, character in enumerate(text) if character == "="]
     if not places:
         raise UsageError(f"--rename '{text}': expected OLD=NEW, such as 'coop[epochs=50]=Ours'")

@@ -1,6 +1,6 @@
-"""The grids of a table: values of every group, differences, and what they are worth.
+"""The grids of a table: values of every group, differences, and their significance.
 
-`document` is the entry: the table for a format.
+`document` is the entry: it lays the table out for a format.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from fewshot_bench.analysis.table.significance import (
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.utils.text import beside_level, signed
 
-# Commands that a screen shows; others are counted.
+# Number of commands shown on a screen; the rest is only counted.
 COMMANDS = 8
 
 
 def document(table: Table, form: str) -> Document:
-    """The table for a format of `formats.render`; screens show curves and fewer commands."""
+    """The table as a document for a format; screens show curves and fewer commands."""
     if form in ("csv", "json"):
         from fewshot_bench.analysis.table.export import FIRST, meta, rows
 
@@ -59,9 +59,9 @@ def document(table: Table, form: str) -> Document:
 
 
 def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
-    """A grid per group, averages only where there are several, then those of differences.
+    """A value grid per group (averages only over several groups), then differences and evidence.
 
-    curves: whether learning curves stand in them where no columns were asked for.
+    curves: whether learning curves belong to the default columns.
     """
     groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
     for group in groups:
@@ -114,7 +114,7 @@ def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
 
 
 def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterator[str]:
-    """The columns of a line that hold one text each."""
+    """The texts of a line, one per named column."""
     cells, nothing = table.line(group, row), _nothing(table, group, row)
     extra = table.row_extra.get((group.label, row.label), {})
     for name in names:
@@ -149,7 +149,7 @@ def _differences(table: Table, group: Group) -> Grid:
 
 
 def stars(table: Table) -> str:
-    """Meaning of the star beside a difference, for its caption."""
+    """Explanation of the star beside a difference, for the caption; empty without tests."""
     tested = table.significance is not None and table.significance.contrasts
     return "; * p < 0.05, paired over test images too, after Holm's correction" if tested else ""
 
@@ -165,13 +165,13 @@ def marks(table: Table) -> str:
 
 
 def _heads(table: Table, group: Group, name: str) -> tuple[str, ...]:
-    """A head per number of shots; beside the main metric with the name of another one."""
+    """A head per number of shots, prefixed with the metric unless it is the main one."""
     before = "" if name == table.metric else f"{table.metrics[name].short} "
     return tuple(f"{before}{shots}-shot" for shots in group.shots)
 
 
 def _usual_n(table: Table, group: Group) -> int:
-    """The number of seeds that most cells of the grid have; others show theirs."""
+    """The most common number of seeds in the grid; only other cells show theirs."""
     cells = [cell for row in table.rows for cell in table.line(group, row)]
     counts = [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
     return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
@@ -180,7 +180,7 @@ def _usual_n(table: Table, group: Group) -> int:
 def ranked_column(
     table: Table, group: Group, rows: Sequence[Row], shots: int, usual: int, name: str
 ) -> list[Entry]:
-    """One metric at one number of shots, the best and second ranked as they are shown."""
+    """One metric at one number of shots; best and second are ranked by their rounded numbers."""
     metric = table.metrics[name]
     cells = [table.cell(group, row, shots) for row in rows]
     values = [cell.estimates.get(name) for cell in cells]
@@ -219,7 +219,7 @@ def _without_number(cell: Cell) -> Entry:
 
 
 def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
-    """The difference of a cell to the baseline's."""
+    """The entry for the difference of a cell to the baseline."""
     if cell.no_delta:
         return Entry(INAPPLICABLE)
     if cell.delta is None:
@@ -233,7 +233,7 @@ def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
 
 
 def _nothing(table: Table, group: Group, row: Row) -> str:
-    """The text in place of a number in a line that has none, or not this one."""
+    """Placeholder for an empty text: INAPPLICABLE if all expected cells are, else MISSING."""
     expected = [cell for cell in table.line(group, row) if cell.expected]
     inapplicable = expected and all(cell.status == "inapplicable" for cell in expected)
     return INAPPLICABLE if inapplicable else MISSING
@@ -245,7 +245,7 @@ def _extra_titles(table: Table, group: Group) -> list[str]:
 
 
 def closing(table: Table, limit: int | None = None) -> tuple[list[str], list[str]]:
-    """Notes, and the commands that would run what is missing (at most `limit`, then a count)."""
+    """Notes, and commands that run missing cells (at most `limit`; a note counts the rest)."""
     notes = list(table.notes)
     shown = list(table.commands[:limit])
     hidden = len(table.commands) - len(shown)
@@ -258,7 +258,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def evidence(table: Table) -> Iterator[Grid]:
-    """All grids that speak about differences; none without a baseline or crossed seeds."""
+    """Grids on the evidence for differences; none without a baseline or crossed seeds."""
     found = table.significance
     if found is not None:
         for shots in table.shots:
@@ -324,14 +324,14 @@ def _lettered(ranking: Ranking) -> bool:
 
 
 def _groups(ranking: Ranking) -> dict[str, str]:
-    """By row the cliques that it is in: letters, or where these run out the range of numbers."""
+    """Cliques of each row, as letters, or as a range of numbers if there are too many."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for place, clique in enumerate(ranking.cliques):
         for label in clique:
             found[label].append(place)
     if _lettered(ranking):
         return {label: "".join(_LETTERS[p] for p in places) for label, places in found.items()}
-    # Cliques follow each other down the ranks, so those of one row are next to each other.
+    # Cliques are sorted by rank, so those of one row are consecutive.
     return {
         label: "–".join(dict.fromkeys(f"{place + 1}" for place in (places[0], places[-1])))
         for label, places in found.items()
@@ -361,7 +361,7 @@ def _detectable(table: Table, found: Significance) -> Grid:
 def _points(one: Detectable | None, metric: Metric) -> str:
     if one is None:
         return MISSING
-    # No two percentages differ by more, and two seeds can ask for it.
+    # Percentages never differ by more than 100, but two seeds may require it.
     whole = metric.unit == PERCENT and one.points > 100
     return f"{'>100' if whole else f'{one.points:.1f}'} (n={one.seeds})"
 
@@ -400,7 +400,7 @@ def _grid(
 
 
 def probability(p: float) -> str:
-    """A p-value with two digits that matter, more beside 5 %: 0.031, 0.0498, <0.0001."""
+    """A p-value with two significant digits, more near 5 %: 0.031, 0.0498, <0.0001."""
     if p < 0.0001:
         return "<0.0001"
     return beside_level(p, 2 if p >= 0.1 else 3 if p >= 0.01 else 4)

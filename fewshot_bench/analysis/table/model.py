@@ -21,14 +21,14 @@ Scope = Literal["all", "base", "new", "H", "transfer"]
 
 
 class Seed(NamedTuple):
-    """The pair of seeds of a run; tables show one number when both are equal."""
+    """Split seed and training seed of a run; shown as one number when both are equal."""
 
     split: int
     train: int
 
     @classmethod
     def of(cls, record: Record) -> Seed:
-        """The pair of a record."""
+        """The seeds of a record."""
         return cls(record.spec.split_seed, record.spec.train_seed)
 
     def __str__(self) -> str:
@@ -40,10 +40,10 @@ class Group:
     """The subject of one block of a table: an evaluation, or a mean of several.
 
     `scope` is the kind of evaluation: all classes, the base or the new ones, the harmonic mean of
-    these two (H), or transfer from `dataset`, which was fitted on, to `target`. An average is over
-    groups of one scope; its `dataset` is empty except where transfers from several are averaged
-    apart. `shots` and `seeds` are those of the kind of evaluation: what the table expects here.
-    `shown` is another name that was asked for.
+    these two (H), or transfer from `dataset` (fitted on) to `target`. An average is over groups of
+    one scope; its `dataset` is empty unless transfers are averaged per source data set. `shots` and
+    `seeds` are those that the table expects for this kind of evaluation. `shown` is the new name of
+    a renamed group.
     """
 
     label: str
@@ -62,11 +62,11 @@ class Group:
 
     @property
     def derived(self) -> bool:
-        """True when it is computed from other groups; no run makes it."""
+        """True for averages and harmonic means, which are computed from other groups."""
         return self.average or self.scope == "H"
 
     def averages(self, other: Group) -> bool:
-        """True when this is an average that `other` goes into."""
+        """True when this is an average that includes `other`."""
         same = not other.average and other.scope == self.scope
         return self.average and same and self.dataset in ("", other.dataset)
 
@@ -93,9 +93,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """Classes that gave fewer images than the shots, of all; `least` is the smallest number.
+    """Classes with fewer images than the shots, for the seed with the most of them.
 
-    `val` counts those with fewer validation images than the policy says. The most of any seed.
+    classes: their number, out of `of`. least: images of the smallest class. val: classes with
+    fewer validation images than the policy asks for.
     """
 
     classes: int = 0
@@ -108,10 +109,10 @@ class Short:
 class Cell:
     """One method in one group at one number of shots, over its seeds.
 
-    `costs` holds those of `costs.COSTS` by name, `series` each metric per seed, `splits` the
-    split's digest per seed, `own_data` what was said about a person's own data (`classnames`,
-    `templates`, `holdout`); `no_delta` is the reason why a difference to the baseline cannot be
-    asked for.
+    `costs` maps names of `columns.COSTS` to values, `series` each metric to its values per seed,
+    `splits` the seed to the split's digest. `own_data` holds the user's own-data options
+    (`classnames`, `templates`, `holdout`); `no_delta` is the reason why a difference to the
+    baseline is inapplicable.
     """
 
     group: Group
@@ -137,13 +138,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Methods x shots in every group: what was evaluated, then the averages.
+    """Methods x shots in every group: evaluated groups first, then the averages.
 
-    `metric` is the name of the one that is shown, `metrics` all that cells may have numbers of.
-    `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
-    that every group's lines are sorted by. `significance` is there with a baseline and logits.
-    `signatures` are lines that `signature.parse` reads: under "" that of all records, and where it
-    was asked for those of the groups under their labels.
+    `metric` is the name of the main metric, `metrics` all metrics that cells may have. `columns`
+    are the requested columns (None: the default ones), `sort` is the metric or cost that the lines
+    of every group are sorted by. `significance` requires a baseline and logits. `signatures` holds
+    lines that `signature.parse` reads: that of all records under "", and on request one per group
+    under its label.
     """
 
     rows: tuple[Row, ...]
@@ -177,15 +178,15 @@ class Table:
         return tuple(group.name for group in self.groups if not group.derived)
 
     def shown(self, label: str) -> str:
-        """The text for the label of a group."""
+        """The displayed name of the group with this label; the label itself if there is none."""
         return next((group.name for group in self.groups if group.label == label), label)
 
     def members(self, average: Group) -> tuple[Group, ...]:
-        """The groups that go into an average."""
+        """The groups that an average is over."""
         return tuple(group for group in self.groups if average.averages(group))
 
     def cell(self, group: Group, row: Row, shots: int) -> Cell:
-        """The cell of a group, a row and a number of shots of the group."""
+        """The cell of a group, a row and a number of shots."""
         return self.cells[group.label, row.label, shots]
 
     def line(self, group: Group, row: Row) -> list[Cell]:
@@ -193,7 +194,7 @@ class Table:
         return [self.cell(group, row, shots) for shots in group.shots]
 
     def signature(self, seeds: tuple[Seed, ...]) -> str:
-        """The conditions that numbers over these seeds share, for the line under them."""
+        """The footer below numbers over these seeds: conditions, record count and seeds."""
         parts = [f"{name} {'|'.join(values)}" for name, values in self.conditions.items()]
         records = f"{self.records} record{'s' if self.records != 1 else ''}"
         return "; ".join([*parts, records, f"seeds {','.join(map(str, seeds))}"])

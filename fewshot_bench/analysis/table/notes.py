@@ -1,4 +1,4 @@
-"""In words: marks, failed and missing cells, what cannot be asked, and missing averages."""
+"""Notes on a table: marks, failed, missing and inapplicable cells, missing averages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def notes(table: Table) -> list[str]:
 
 
 def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
-    """Notes under every table with numbers of the embedded backbone."""
+    """The note below every table with numbers of the embedded backbone."""
     return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
@@ -65,7 +65,7 @@ def _marks(table: Table) -> Iterator[str]:
 
 
 def _short_classes(table: Table) -> Iterator[str]:
-    """Notes on support and validation sets with fewer images than their number of shots."""
+    """Notes on support sets smaller than the shots and validation sets smaller than the policy."""
     cells = [cell for cell in _own_cells(table) if cell.shots]
     train = {
         f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
@@ -92,7 +92,7 @@ def _ranges(table: Table) -> Iterator[str]:
 
 
 def _own_data(table: Table) -> Iterator[str]:
-    """Data sets under a person's own class names, templates or hold-out."""
+    """Notes on data sets with the user's own class names, templates or hold-out."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in _own_cells(table):
         own = without_skipped(cell.own_data)
@@ -104,7 +104,7 @@ def _own_data(table: Table) -> Iterator[str]:
 
 
 def _skipped(table: Table) -> Iterator[str]:
-    """Data sets of which damaged images were left out."""
+    """Notes on data sets with damaged images left out."""
     found: dict[str, int] = {}
     for cell in _own_cells(table):
         for name, ids in cell.own_data.get(SKIPPED, {}).items():
@@ -148,7 +148,7 @@ def _lacks_difference(table: Table, cell: Cell) -> bool:
 
 
 def _seeds(table: Table) -> Iterator[str]:
-    """Cells whose numbers are over fewer seeds than others of their kind, by what is usual."""
+    """Notes on cells with fewer seeds than expected for their group, by the expected seeds."""
     parts: defaultdict[str, list[str]] = defaultdict(list)
     for cell in table.cells.values():
         values = cell.series.get(table.metric, {})
@@ -181,7 +181,7 @@ def _no_harmonic_mean(table: Table) -> Iterator[str]:
 
 
 def _variances(table: Table) -> Iterator[str]:
-    """Cells with several support sets and training seeds that are not all crossed."""
+    """Note on cells whose variance could not be split, for example for lack of crossed seeds."""
     parts = [
         f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: variance not split: "
         f"{one.problem}"

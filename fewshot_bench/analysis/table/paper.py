@@ -1,4 +1,4 @@
-"""The layout of papers: methods in lines, data sets in columns, the average last, by shots."""
+"""The paper layout: methods in rows, data sets in columns, the average last, one grid per shots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCOPES: dict[Scope, str] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
-    """The groups that stand side by side at one number of shots."""
+    """Groups side by side in one grid, at one number of shots."""
 
     shots: int
     scope: Scope
@@ -40,13 +40,13 @@ class Block:
 
     @property
     def title(self) -> str:
-        """`4-shot, new classes`."""
+        """Title such as `4-shot, new classes`."""
         source = f" from {self.source}" if self.source else ""
         return f"{self.shots}-shot{_SCOPES[self.scope]}{source}"
 
 
 def blocks(table: Table) -> Iterator[Block]:
-    """One per number of shots and kind of evaluation; of transfers one per source."""
+    """One block per number of shots and kind of evaluation; transfers: one per source data set."""
     for shots in table.shots:
         for scope in _SCOPES:
             members = [g for g in table.groups if g.scope == scope and shots in g.shots]
@@ -68,11 +68,11 @@ def blocks(table: Table) -> Iterator[Block]:
 
 
 def document(table: Table, form: str, caption: str = "") -> Document:
-    """The table in this layout; of screens as `layout.document`."""
+    """The table in the paper layout; the terminal shows fewer commands."""
     if form == "csv":
         return Document(rows=paper_rows(table), heads=("shots", "part", "fitted_on", "method"))
     notes, commands = closing(table, COMMANDS if form == "terminal" else None)
-    # Its numbers stand without intervals and ranges.
+    # This layout shows neither intervals nor ranges.
     notes = [note for note in notes if note != RANGES]
     grids = list(paper_grids(table))
     head = [Section(items=[Item(caption)])] if caption else []
@@ -80,7 +80,7 @@ def document(table: Table, form: str, caption: str = "") -> Document:
 
 
 def paper_grids(table: Table) -> Iterator[Grid]:
-    """A grid of means per block, then those of the differences to a baseline."""
+    """A grid of means per block, then grids of differences to the baseline, then evidence."""
     found = list(blocks(table))
     yield from (_values(table, block) for block in found)
     if table.baseline is not None:
@@ -89,7 +89,7 @@ def paper_grids(table: Table) -> Iterator[Grid]:
 
 
 def paper_rows(table: Table) -> list[dict[str, Any]]:
-    """The means as they stand in the grids; None where there is none."""
+    """The means of the grids as tidy rows; None for a cell without one."""
     found = list(blocks(table))
     heads = dict.fromkeys(head for block in found for head in _heads(table, block))
     rows = []
@@ -115,7 +115,7 @@ def _values(table: Table, block: Block) -> Grid:
     ]
     seeds = f"mean over {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
     caption = f"{table.main.quantity}, {seeds}{marks(table)}"
-    # The number of seeds stands in the caption, and beside cells that have fewer.
+    # The caption gives the number of seeds; cells with another number show theirs.
     return _grid(table, block, block.title, caption, rows, columns, usual)
 
 
@@ -152,14 +152,14 @@ def _grid(
 
 
 def _plain(entry: Entry, usual: int) -> Entry:
-    """Without its interval, for which many columns leave no room; `n=1` is said by the caption."""
+    """Drop the interval for lack of room, and `n=1` where the caption already gives it."""
     said = usual == 1 and entry.short == "n=1"
     plain = dataclasses.replace(entry, around="")
     return dataclasses.replace(plain, suffix="", short="") if said else plain
 
 
 def _lines(table: Table, block: Block) -> list[Row]:
-    """The rows that have a place here, in the order of the last column."""
+    """Rows with an expected cell in this block, sorted by the last column."""
     return [
         row
         for row in sorted_rows(table, block.groups[-1], block.shots)
@@ -174,7 +174,7 @@ def _usual(table: Table, block: Block, rows: Sequence[Row]) -> int:
 
 
 def _heads(table: Table, block: Block) -> tuple[str, ...]:
-    """The data sets by name; what they are asked stands in the title."""
+    """Names of the data sets; the kind of evaluation is in the title of the block."""
     return tuple(
         table.names.new.get(group.label)
         or table.names.of(AVERAGE if group.average else group.target or group.dataset)

@@ -34,16 +34,16 @@ HEADS = (
     *("accuracy_mean", "accuracy_ci95", "accuracy_min", "accuracy_max", "precision_mean"),
     *("f1_mean", "marks"),
 )
-# Of more classes than twice this, tables show so many of the lowest and of the highest.
+# With more than twice this many classes, tables show only this many lowest and highest ones.
 ENDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class in one cell of the table, all numbers in percent; None where there is none.
+    """One class in one cell of the table; all numbers in percent, None if undefined.
 
-    label: its index. accuracy: the share of its images that is predicted right. precision: over
-    the seeds that predicted it at all.
+    label: class index. accuracy: share of its images that are predicted correctly. precision: mean
+    over the seeds that predicted the class at all.
     """
 
     group: Group
@@ -59,7 +59,7 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassTable:
-    """The scores of all classes, in the order of the table, and of which records there are none."""
+    """The scores of all classes, in the order of the table; `notes` counts records left out."""
 
     table: Table
     scores: tuple[ClassScore, ...]
@@ -121,9 +121,9 @@ def _estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def class_names(records: Sequence[Record], classes: int) -> list[str]:
-    """The names of the classes that records are about, by label; numbers where none states them.
+    """Class names by label, from the first record that states them; else `class 0`, `class 1`, ...
 
-    A name that several classes have is followed by the label.
+    The label is appended to a name that several classes share.
     """
     for names in (record.split.get("classnames") for record in records):
         if isinstance(names, list | tuple) and len(names) == classes:
@@ -144,9 +144,10 @@ def document(found: ClassTable, before: Sequence[str] = ()) -> Document:
 
 
 def class_grids(found: ClassTable) -> Iterator[Grid]:
-    """A grid per data set: the classes that are told worst and best, methods side by side.
+    """A grid per data set: the classes with lowest and highest accuracy, methods side by side.
 
-    Each method at the most shots that it has; classes by their mean over the methods.
+    Each method is shown at its largest number of shots; classes are sorted by the mean over
+    methods.
     """
     for group in found.table.groups:
         scores = [score for score in found.scores if score.group.label == group.label]
@@ -193,7 +194,7 @@ def _head(row: Row, shots: int, usual: int) -> str:
 
 
 def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Line:
-    """Best and second of a class are ranked, as they are shown."""
+    """The line of a class; best and second method are ranked by their rounded numbers."""
     first = next(iter(scores.values()))
     texts = {label: f"{score.accuracy.mean:.1f}" for label, score in scores.items()}
     ranked = sorted({float(text) for text in texts.values()}, reverse=True)

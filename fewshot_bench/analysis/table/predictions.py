@@ -14,7 +14,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import StoreError
 
-# Columns that every row has, with the type of their values; then come those of the methods.
+# Columns of every row with the type of their values; the columns of the methods follow.
 FIRST: dict[str, type] = {
     "dataset": str,
     "shots": int,
@@ -28,7 +28,7 @@ OWN: dict[str, type] = {"prediction": int, "name": str, "confidence": float}
 
 
 class _Image(NamedTuple):
-    """An image of a test set; `time` tells apart one that it holds several times."""
+    """An image of a test set; `time` counts earlier occurrences of the same id in the set."""
 
     id: str
     label: int
@@ -36,7 +36,7 @@ class _Image(NamedTuple):
 
 
 class _Answers(NamedTuple):
-    """Of one record, by image: prediction, its name, its probability; and names of the classes."""
+    """Predictions of one record: (class, its name, probability) per image; all class names."""
 
     images: list[_Image]
     values: list[tuple[int, str, float]]
@@ -60,9 +60,9 @@ class Predictions:
         return FIRST | own
 
     def blocks(self, records: Sequence[Record]) -> Iterator[dict[str, list[Any]]]:
-        """The columns for one data set, shots and pair of seeds after the other.
+        """Yield the columns of one block per data set, shots and pair of seeds.
 
-        Methods stand on the line of the same image; None where one has no answer.
+        Methods are aligned by image; None where a method has no prediction for it.
         """
         places = self._places(records)
         for group in self.table.groups:
@@ -85,7 +85,7 @@ class Predictions:
 
     def _answers(self, records: dict[str, Record]) -> dict[str, _Answers]:
         found = {}
-        # In the order of the table: the first method gives the order of the images.
+        # Follow the order of the table: the first method determines the order of the images.
         for label in (row.label for row in self.table.rows if row.label in records):
             try:
                 found[label] = self._of(records[label])

@@ -1,6 +1,6 @@
-"""Differences of rows to the baseline, tested on identical splits, and where numbers vary from.
+"""Differences of rows to the baseline, tested on identical splits, and variance components.
 
-`significance` and `variations` are the entries. Every number of shots is a family of its own:
+`significance` and `variations` are the entries. Each number of shots is a family of tests:
 p-values over all data sets are adjusted over the rows (Holm 1979), those of single data sets over
 rows and data sets.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 # Over fewer data sets Wilcoxon's test cannot reach 5 %.
 SIGNED_RANK_FROM = 6
-# Ranks over fewer data sets say nothing.
+# Ranks over fewer data sets are meaningless.
 RANKED_FROM = 3
 
 
@@ -45,7 +45,7 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """True when the two are told apart at 5 %, after the correction."""
+        """True if the difference is significant at 5 % after the correction."""
         return self.adjusted < LEVEL
 
 
@@ -53,8 +53,8 @@ class Contrast:
 class Standing:
     """A row against the baseline over all data sets at one number of shots.
 
-    wins, ties, losses: data sets, by their adjusted p-values. signed_rank: Wilcoxon's p over data
-    sets, None for fewer than six. left_out: data sets without common seeds, splits and logits.
+    wins, ties, losses: numbers of data sets, by adjusted p-values. signed_rank: Wilcoxon's p over
+    data sets, None for fewer than six. left_out: data sets that could not be paired.
     """
 
     overall: Contrast
@@ -67,10 +67,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Rows that have a number on every data set, by their average rank over these (1 is best).
+    """Rows with a number on every data set, best first, with average ranks (1 is best).
 
-    p: Friedman's. critical: Nemenyi's critical difference at 5 %. cliques: rows, best first, that
-    it does not tell apart.
+    p: Friedman's. critical: Nemenyi's critical difference at 5 %. cliques: groups of rows whose
+    ranks differ by less than that, best first.
     """
 
     shots: int
@@ -84,10 +84,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Detectable:
-    """Differences on a data set below `points` are missed more than one time in five.
+    """The smallest detectable difference: one below `points` is missed more than one time in five.
 
-    For the row whose standard error is the median of those that are compared, with its `seeds`.
-    Rows that never differ from the baseline by seed or image say nothing about it.
+    Computed for the row with the median standard error among the compared ones, with its `seeds`.
+    Rows whose differences to the baseline do not vary are ignored.
     """
 
     group: str
@@ -106,7 +106,7 @@ class Significance:
     detectable: tuple[Detectable, ...] = ()
 
     def of(self, cell: Cell) -> Contrast | None:
-        """The contrast of one cell of the table; for an average that of all its data sets."""
+        """The contrast of a cell; for an average, the one over all data sets. None if untested."""
         if cell.group.scope != "all":
             return None
         label = "" if cell.group.average else cell.group.label
@@ -114,14 +114,14 @@ class Significance:
 
     @functools.cached_property
     def _by_place(self) -> dict[tuple[str, str, int], Contrast]:
-        # An average is over all data sets, so a test over some of them is not one of it.
+        # An average is over all data sets, so a test over only some of them does not apply to it.
         overall = (one.overall for one in self.standings if not one.left_out)
         return {(one.group, one.row, one.shots): one for one in (*self.contrasts, *overall)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Paired:
-    """A row beside the baseline at one number of shots: variances by data set."""
+    """A row paired with the baseline at one number of shots: spreads by data set."""
 
     row: Row
     spreads: dict[str, Spread]
@@ -129,7 +129,7 @@ class _Paired:
 
 
 def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
-    """Compare every row with the row labelled `baseline`; empty for metrics without images."""
+    """Compare every row with row `baseline`; only rankings for metrics without scores per image."""
     if table.main.scores is None:
         return Significance(rankings=tuple(_rankings(table)))
     answers = _remembered(answers, places, baseline)
@@ -153,7 +153,7 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
 
 
 def _remembered(answers: Answers, places: Places, label: str) -> Answers:
-    """The same answers, those of one row read once: every other row is compared with it."""
+    """Cache the answers of one row: every other row is compared with it."""
     mine = {
         record.spec.key()
         for place, records in places.items()
@@ -195,7 +195,7 @@ def _paired(
 
 
 def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
-    """Every row on every data set alone, as one family."""
+    """Contrasts of every row on each single data set, adjusted as one family."""
     from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
 
@@ -282,10 +282,10 @@ def _rankings(table: Table) -> Iterator[Ranking]:
         yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)
 
 
-# What a record predicted, image by image; None where its logits are not there.
+# Reads the predictions of a record per image; None if its logits are not available.
 Answers = Callable[[Record], "Outcome | None"]
 Rows = Mapping[str, tuple[Row, list[Record]]]
-# By the row's label, what was evaluated, and the shots.
+# Records by (row label, evaluated data set, shots).
 Places = Mapping[tuple[str, str, int], list[Record]]
 
 
@@ -296,10 +296,10 @@ def paired_spread(
     metric: Metric,
     dataset: str,
 ) -> Spread | str:
-    """Ours minus theirs on one data set, over their common seeds, or why they cannot be paired.
+    """The spread of ours minus theirs on one data set over common seeds, or why there is none.
 
-    Splits are identical where their digests are; a
-    method without shots has no support set, and is paired by its test images alone.
+    Seeds are paired if their split digests are equal; a method without shots has no support set
+    and is paired by its test images alone.
     """
     from fewshot_bench.analysis.statistics.effects import spread
 
@@ -327,7 +327,7 @@ def paired_spread(
 
 
 def scores(outcome: Outcome, metric: Metric) -> Any:
-    """(images,) whose mean is a hundredth of the metric, as `statistics` takes all scores."""
+    """(images,) scores whose mean is the metric / 100, the unit that `statistics` expects."""
     return outcome.scores(metric) * (metric.scale / 100)
 
 
@@ -345,7 +345,7 @@ _OTHER_IMAGES = "the test images differ between seeds"
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """The variances of one cell, or in `problem` why they cannot be told apart."""
+    """The variance components of one cell; `problem` is the reason if they are None."""
 
     row: str
     group: str
@@ -355,7 +355,7 @@ class Variation:
 
 
 def variations(table: Table, places: Places, answers: Answers) -> Iterator[Variation]:
-    """Every cell with several support sets and several training seeds."""
+    """Variance components of every cell with several support sets and several training seeds."""
     from fewshot_bench.analysis.statistics.variance import components, sampling_variance
 
     if table.main.scores is None:
@@ -367,7 +367,7 @@ def variations(table: Table, places: Places, answers: Answers) -> Iterator[Varia
                 if min(len({s.split for s in records}), len({s.train for s in records})) < 2:
                     continue
                 if all(seed.split == seed.train for seed in records):
-                    # One training seed per support set: nothing is crossed.
+                    # Each support set has the training seed of the same number: nothing is crossed.
                     continue
                 found = {seed: answers(record) for seed, record in records.items()}
                 known = {

@@ -7,13 +7,13 @@ from fewshot_bench.api.plugins import Register, hookimpl
 
 
 def _is_some(asked: object) -> bool:
-    """Returns whether a number of GPUs such as `2`, `0.5` or `a100:2` is not zero."""
+    """True if a number of GPUs such as `2`, `0.5` or `a100:2` is not zero."""
     counts = (part.rpartition(":")[2] for part in str(asked or 0).split(","))
     return any(count.strip("0. ") for count in counts)
 
 
 def _asks_gpus(directives: tuple[str, ...]) -> bool:
-    """Returns whether directives of Slurm ask for GPUs."""
+    """True if directives of Slurm request GPUs."""
     for text in directives:
         name, _, value = text.lstrip("-").partition("=")
         parts = value.split(",")

@@ -21,16 +21,16 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.extras import require
 
-# How often Ray itself starts a lost actor again, on another node where there is one.
+# How often Ray itself restarts a lost actor, on another node if there is one.
 RESTARTS = 3
 CONNECT_SECONDS = 5.0
 
 
 class Host:
-    """The actor: takes part in a job until nothing is left of it."""
+    """The actor: takes part in a job until no cell is left."""
 
     def take_part(self, store: str, job: str) -> str:
-        """Returns why it gave up, or nothing."""
+        """Work on the job; returns why it gave up, or an empty text."""
         return take_part_quietly(Job.read(Store(Path(store)), job))
 
 
@@ -43,13 +43,13 @@ class Ray(System):
     cpus: float = 1.0
     address: str = ""
     name: str = "ray"
-    # The future of each actor's answer, and the actor.
+    # The future of each actor's result, to the actor.
     _actors: dict[Any, Any] = field(default_factory=dict)
     _trouble: list[str] = field(default_factory=list)
     _ours: bool = False
 
     def start(self, job: Job, workers: int) -> Job:
-        """Start actors; EngineError where the cluster cannot be reached or lacks what is asked."""
+        """Start actors; EngineError if the cluster cannot be reached or lacks the resources."""
         ray = self._connected()
         have = ray.cluster_resources()
         for name, asked in (("GPU", self.gpus), ("CPU", self.cpus)):
@@ -84,7 +84,7 @@ class Ray(System):
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             if said and said not in self._trouble:
                 self._trouble.append(said)
-            # One that only idles would keep its resources from others.
+            # An idle actor would keep its resources from others.
             with suppress(Exception):
                 ray.kill(self._actors.pop(result))
         text = f"{len(left)} workers" if left else ""
@@ -116,7 +116,7 @@ class Ray(System):
         return ray
 
     def _connect(self, ray: Any) -> None:
-        # Nodes import what this process imports.
+        # Nodes must import the same modules as this process.
         paths = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
         options: dict[str, Any] = {
             "log_to_driver": False,
@@ -142,7 +142,7 @@ class Ray(System):
 
 
 def _check_reachable(address: str) -> None:
-    """ConnectionError when nothing listens there; Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at the address; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         with socket.create_connection((host, int(port)), CONNECT_SECONDS):

@@ -20,10 +20,10 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
-# Seconds before the time limit at which Slurm signals a worker, which gives its cells back.
+# Seconds before the time limit at which Slurm signals a worker, which then releases its cells.
 NOTICE_SECONDS = 60
 ANSWER_SECONDS = 60.0
-# How long the controller may be out of reach; workers need it for nothing.
+# How long the controller may be unreachable; workers do not need it.
 PATIENCE_SECONDS = 600.0
 ARRAY = "#SBATCH --array="
 IDS = "slurm.txt"
@@ -37,7 +37,7 @@ _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 
 @dataclass(frozen=True)
 class Request:
-    """Resources asked of Slurm for each worker; empty values are left to the cluster."""
+    """Resources requested from Slurm per worker; empty values are left to the cluster."""
 
     partition: str = ""
     gpus: str = ""
@@ -50,7 +50,7 @@ class Request:
     more: tuple[str, ...] = ()
 
     def directives(self) -> list[str]:
-        """`--name=value` of each; UsageError for what is no single plain word."""
+        """Directives such as `--name=value`; UsageError for a value that is no plain word."""
         named = {
             "partition": self.partition,
             "gpus": self.gpus,
@@ -114,7 +114,7 @@ class Slurm(System):
     _heard: float = 0.0
 
     def start(self, job: Job, workers: int) -> Job:
-        """Submit an array, or go on with one that an earlier call submitted for these cells."""
+        """Submit an array, or take over one that an earlier call submitted for these cells."""
         self._heard = time.monotonic()
         if not self.ids:
             earlier, self.ids = self._still_queued(job)
@@ -136,7 +136,7 @@ class Slurm(System):
         return job
 
     def state(self) -> State:
-        """From squeue; tasks that it no longer lists have ended."""
+        """State from squeue; tasks that it no longer lists have ended."""
         name = f"job {','.join(self.ids)}"
         try:
             rows = _queue(self.ids)
@@ -165,7 +165,7 @@ class Slurm(System):
         return script(job, workers, self.request)
 
     def cancel(self) -> None:
-        """End all that was submitted."""
+        """Cancel all submitted arrays."""
         if self.ids:
             with suppress(EngineError):
                 _ask("scancel", *self.ids)
@@ -184,7 +184,7 @@ class Slurm(System):
         return tuple(dict.fromkeys(found))
 
     def _still_queued(self, job: Job) -> tuple[Job | None, list[str]]:
-        """A job for all of these cells, submitted alike, whose command has ended; its arrays."""
+        """A queued job for all of these cells, submitted alike, to take over, and its arrays."""
         if job.settings.force:
             return None, []
         for path in sorted((self.store.path / FOLDER).glob(f"*/{IDS}"), reverse=True):
@@ -192,7 +192,7 @@ class Slurm(System):
                 earlier = Job.read(self.store, path.parent.name)
                 numbers = path.read_text(encoding="ascii").split()
                 there = {cell.key() for cell in earlier.open_cells()}
-                # Looked at second, since its workers go on.
+                # Ours is read second, since the workers of the earlier job go on.
                 covered = there >= {cell.key() for cell in job.open_cells()}
                 if (
                     earlier.settings == job.settings
@@ -206,7 +206,7 @@ class Slurm(System):
         return None, []
 
     def _asked_the_same(self, earlier: Job) -> bool:
-        """True when a job was submitted as this one would be, but for the number of workers."""
+        """True if a job was submitted as this one would be, except for the number of workers."""
         ours = script(earlier, 1, self.request)
         theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
         first, second = (
@@ -236,7 +236,7 @@ def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ask(*command: str) -> str:
-    """The answer of a Slurm command; EngineError with its reason when it fails."""
+    """Output of a Slurm command; EngineError with its reason if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -260,7 +260,7 @@ def _ask(*command: str) -> str:
 
 
 def build(setup: EngineSetup) -> DistributedEngine:
-    """The engine of these options; UsageError for what no directive can hold."""
+    """The engine of these options; UsageError for values that no directive can hold."""
     given = dict(setup.options)
     most = given.pop("array")
     request = Request(memory=given.pop("mem"), more=given.pop("sbatch"), **given)

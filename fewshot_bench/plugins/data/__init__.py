@@ -1,1 +1,1 @@
-"""Getting data sets onto the disk, and checking what is there."""
+"""Fetching, listing and verifying data sets."""

@@ -1,4 +1,4 @@
-"""Checks of a data set's lists against what is known of it; nothing is read from its images."""
+"""Checks of a data set's lists against published facts with `list_checks`; reads no image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Check:
 
 
 def list_checks(card: DatasetCard, pools: Pools) -> Iterator[Check]:
-    """The pools and their counts, and where lists are published, split, split file and draws."""
+    """Check the pools and their counts and, if lists are published, split, its file and draws."""
     yield _labels(card, pools)
     yield _counts(card, pools)
     name = published_name(card.name, pools)
@@ -47,7 +47,7 @@ def list_checks(card: DatasetCard, pools: Pools) -> Iterator[Check]:
 
 
 def published_name(name: str, pools: Pools) -> str | None:
-    """The published split that a data set is to be held against, by its name or by its lists."""
+    """Name of the published split to compare a data set with, by its name or by its lists."""
     known = published_splits()
     if name in known:
         return name
@@ -62,13 +62,13 @@ def is_published(card: DatasetCard, pools: Pools) -> bool:
 
 
 def expected_classes(card: DatasetCard) -> int | None:
-    """Number of classes of the published set; None when that is not known."""
+    """Number of classes of the published set; None if unknown."""
     known = published_splits().get(card.name)
     return card.expected_classes or (known.classes if known else None)
 
 
 def role_counts(counts: Mapping[str, int]) -> tuple[int, ...]:
-    """Images in train, val and test; a role that is not there has none."""
+    """Images in train, val and test; 0 for a role that is absent."""
     return tuple(counts.get(role, 0) for role in ROLES)
 
 
@@ -126,7 +126,7 @@ def _published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
 
 
 def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator[Check]:
-    """The bytes of the split file, where it lies in the folder of the images or above it."""
+    """Check the bytes of a split file in the folder of the images or up to two levels above."""
     folder = Path(card.folder)
     places = [folder, *folder.resolve().parents[:2]] if card.folder else []
     path = next((place / known.file for place in places if (place / known.file).is_file()), None)

@@ -1,7 +1,7 @@
-"""Downloads that go on where they stopped, and are checked before they are used.
+"""Resumable downloads, checked before they are used.
 
-`download` fetches one file from the first of its sources that gives it. The bytes lie beside a note
-of which version of which file they are; a digest that is known is always compared.
+`fetch` downloads one file from the first source that delivers it. Partial bytes are stored beside a
+note of the version that they belong to; known digests are always compared.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import FULL, write_whole
 from fewshot_bench.utils.text import size_text
 
-# So much of a disk is never taken by a download; looked at after every ROOM_STEP bytes.
+# Bytes that a download of unknown size leaves free on the disk; checked every ROOM_STEP bytes.
 KEPT_FREE, ROOM_STEP = 10**9, 64 * 2**20
 CHUNK = 2**20
 TITLES = {"sha256": "SHA-256", "md5": "MD5"}
 ATTEMPTS = 4
-# An attempt that brought this many bytes does not count as failed.
+# An attempt that fetched this many bytes restarts the count of failures.
 PROGRESS_BYTES = 2**20
 PARTIAL = 206
 RANGE_REFUSED = 416
@@ -59,7 +59,7 @@ class Origin:
 
     @property
     def validator(self) -> str:
-        """The value for `If-Range`: a strong entity tag, or the time of the last change."""
+        """Value for `If-Range`: a strong entity tag, or the modification time."""
         strong = self.etag if self.etag.startswith('"') else ""
         return strong or self.modified
 
@@ -73,13 +73,13 @@ class Part:
 
     @classmethod
     def of(cls, target: Path) -> Part:
-        """The part that becomes `target`."""
+        """The partial download of `target`."""
         return cls(
             target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
         )
 
     def origin(self) -> Origin | None:
-        """The origin of the bytes; None when there are none, or when it is not known."""
+        """Origin of the partial bytes; None if there are none or their origin is not known."""
         try:
             content = json.loads(self.about.read_text("utf-8"))
             origin = Origin(**content)
@@ -91,13 +91,13 @@ class Part:
         return origin if known and there else None
 
     def start(self, origin: Origin) -> None:
-        """Forget what is there, and note where the new bytes come from."""
+        """Drop the old bytes, and record the origin of the new ones."""
         self.drop()
         write_whole(self.about, json.dumps(asdict(origin)).encode())
         self.bytes.touch()
 
     def finish(self, target: Path) -> None:
-        """Make the whole file `target`, with a note of its source beside it."""
+        """Move the finished bytes to `target`, with the note of their source beside it."""
         self.about.replace(note_of(target))
         self.bytes.replace(target)
 
@@ -129,13 +129,13 @@ def size_of(path: Path) -> int:
 
 
 class StopError(DataMissingError):
-    """No other source can help: the disk is full, or a person has to agree first."""
+    """Another source would not help: the disk is full, or the user has to agree first."""
 
 
 def refuse_full(file: RemoteFile, part: Part, size: int, have: int) -> None:
-    """StopError when the rest of the file, or what it unpacks to, has no room on the disk.
+    """Raise StopError unless the disk has room for the rest of the file and its unpacked members.
 
-    Archives of images unpack to about their own size.
+    Image archives are assumed to unpack to about their own size.
     """
     folder = part.bytes.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def refuse_full(file: RemoteFile, part: Part, size: int, have: int) -> None:
 
 
 def refuse_no_room(file: RemoteFile, part: Part) -> None:
-    """StopError before a download takes what others on the disk need; what is there is kept."""
+    """Raise StopError if less than KEPT_FREE bytes are free; the partial download is kept."""
     folder = part.bytes.parent
     free = shutil.disk_usage(folder).free
     if free < KEPT_FREE:
@@ -161,13 +161,13 @@ def refuse_no_room(file: RemoteFile, part: Part) -> None:
 
 
 def _ignore(count: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 def digests_of(
     path: Path, algorithms: Mapping[str, str], advance: Callable[[int], None] = _ignore
 ) -> dict[str, str]:
-    """Digests of a file by the name of their algorithm; `advance` hears the bytes read."""
+    """Digests of a file, keyed by algorithm; `advance` gets the size of each chunk read."""
     hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -180,7 +180,7 @@ def digests_of(
 def difference(
     file: RemoteFile, path: Path, advance: Callable[[int], None] = _ignore
 ) -> str | None:
-    """Difference of a file from the known size or digests, in words; None when there is none."""
+    """Describe how a file differs from its known size or digests; None if it does not."""
     size = path.stat().st_size
     if file.size and size != file.size:
         return f"it has {size:,} bytes, expected {file.size:,}"
@@ -192,7 +192,7 @@ def difference(
 
 
 def verified_as(file: RemoteFile) -> str:
-    """The digests that a file without `difference` was compared with, in words."""
+    """Text on the digests that a file without `difference` was compared with."""
     return f"{known_digests(file)} as expected" if file.digests else known_digests(file)
 
 
@@ -203,24 +203,24 @@ def known_digests(file: RemoteFile) -> str:
 
 
 class Progress(Protocol):
-    """Hears how far something is."""
+    """Receiver of progress reports."""
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Something of `total` bytes (0: not known) begins, `done` of which are there."""
+        """Start a task of `total` bytes (0: unknown), `done` of which are already present."""
 
     def advance(self, count: int) -> None:
-        """So many bytes more."""
+        """Add `count` bytes to the current task."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays visible."""
 
 
 def fetch(file: RemoteFile, target: Path, progress: Progress, most: int = 0) -> str:
-    """Download `file` to `target`, from the first source that gives it; returns the source.
+    """Download `file` to `target` from the first source that delivers it; returns the source.
 
-    most: bytes above which nothing is downloaded (StopError); 0 for no bound. `progress` is told
-    what was wrong with a source before the next one is tried; DataMissingError says it of the last.
-    What came before a failure is kept for the next call.
+    most: bytes above which nothing is downloaded (StopError); 0 for no bound. `progress` reports
+    why a source failed before the next one is tried; DataMissingError has the reason of the last.
+    Bytes fetched before an interruption are kept for the next call.
     """
     if offline.is_on():
         raise StopError(
@@ -262,7 +262,7 @@ def _check(file: RemoteFile, part: Part, progress: Progress) -> None:
 
 
 def _from_source(file: RemoteFile, url: str, part: Part, progress: Progress, most: int) -> None:
-    """Bring the part to its full size, with new attempts after temporary failures."""
+    """Complete the partial download, retrying with backoff after temporary failures."""
     failures = 0
     while True:
         before = size_of(part.bytes)
@@ -280,7 +280,7 @@ def _from_source(file: RemoteFile, url: str, part: Part, progress: Progress, mos
 
 
 def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: int) -> None:
-    """One request, for the rest where a part of the same version is there."""
+    """Send one request, for the remaining bytes if a part of the same version exists."""
     origin = part.origin()
     have = size_of(part.bytes) if origin is not None and origin.url == url else 0
     if origin is None or not 0 < have <= origin.size or not (origin.validator or file.digests):
@@ -329,12 +329,12 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
 
 
 def _expected_most(file: RemoteFile) -> int:
-    """Bytes that a file of unknown size may have: an archive is no larger than what it holds."""
+    """Size limit for a file of unknown size: an archive is no larger than its members."""
     return (file.max_unpacked if file.unpack else 0) or MAX_UNPACKED
 
 
 def _continues(response: Any, origin: Origin, have: int) -> bool:
-    """True when the answer is the rest of what is there: same place, same size, same version."""
+    """True if the response continues the partial download: same offset, size and version."""
     headers = response.headers
     for name, before in (("ETag", origin.etag), ("Last-Modified", origin.modified)):
         if before and str(headers.get(name) or before) != before:
@@ -407,9 +407,9 @@ def _write(
     *,
     sized: bool,
 ) -> None:
-    """Append what comes; SourceError where it is more than `bound` bytes (0: any number).
+    """Append the chunks; SourceError if the file exceeds `bound` bytes (0: no bound).
 
-    sized: whether there was room for all of it when it began; else the disk is watched.
+    sized: the size is known, and room for it was checked; else free space is checked on the way.
     """
     written = size_of(part.bytes)
     checked = ROOM_STEP
@@ -435,7 +435,7 @@ def _write(
 
 
 def cannot_write(file: RemoteFile, path: Path, error: OSError) -> StopError:
-    """The error for a file that cannot be written to the end; what is there is kept."""
+    """The error for a file that cannot be written; the bytes already written are kept."""
     if error.errno in FULL:
         return StopError(
             f"{file.name}: the disk is full ({path.parent}): {size_of(path):,} bytes are kept; "
@@ -445,5 +445,5 @@ def cannot_write(file: RemoteFile, path: Path, error: OSError) -> StopError:
 
 
 def source_host(url: str) -> str:
-    """The machine that a source is on."""
+    """Host name of a source."""
     return urlsplit(direct(url)).hostname or url

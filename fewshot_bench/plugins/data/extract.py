@@ -1,7 +1,7 @@
-"""Unpacks zip and tar archives, whole or not at all; `unpack` is the entry.
+"""Unpacks zip and tar archives completely or not at all; `unpack` is the entry point.
 
-Names, sizes, numbers of members and ratios have limits. No member is written outside the target
-folder, through a link, or as anything but a plain file.
+Names, sizes, member counts and compression ratios have limits. No member is written outside the
+target folder, through a link, or as anything but a plain file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 CHUNK = 2**20
 MAX_MEMBERS = 2_000_000
 MAX_UNPACKED = 200 * 10**9
-# Archives of images hardly shrink; small ones may hold text that does.
+# Images hardly compress; small archives may hold text, which does.
 MAX_RATIO = 50
 RATIO_FLOOR = 16 * 2**20
 MAX_NAME_BYTES = 255
@@ -60,7 +60,7 @@ class UnsafeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry. `target` is what a link points to; `content` can be read once, before the next."""
+    """One entry. `target`: path that a link points to; `content`: readable until the next entry."""
 
     name: str
     kind: Literal["file", "folder", "symbolic link", "hard link", "special file"]
@@ -71,25 +71,25 @@ class Member:
 
 @contextmanager
 def damage_translated() -> Iterator[None]:
-    """Turn what the readers of archives raise into DamagedError."""
+    """Convert errors of the archive readers to DamagedError."""
     try:
         yield
     except _DAMAGE as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(text) from None
     except OSError as error:
-        # gzip and bz2 raise OSError without an error number for content that they cannot read; an
-        # archive that sends its reader to before its start has an invalid argument.
+        # gzip and bz2 raise OSError without errno for unreadable content; an archive that makes
+        # its reader seek to before the start fails with EINVAL.
         if error.errno in (None, errno.EINVAL):
             raise DamagedError(str(error)) from None
         raise
 
 
 def members_of(archive: Path, most: int) -> Iterator[Member]:
-    """All members, in the order of the archive.
+    """Yield all members in archive order; call it within `damage_translated`.
 
-    most: bytes that a compressed tar may expand to. Raises DamagedError, or UnsafeError where an
-    archive expands to more, has an encrypted member or a header of unreasonable size.
+    most: bytes that a tar may expand to. Raises DamagedError if the end of a tar is missing,
+    UnsafeError if it expands to more, has an oversized header, or a zip member is encrypted.
     """
     with archive.open("rb") as raw:
         head = raw.read(6)
@@ -149,9 +149,9 @@ def _tar_members(plain: _Guarded) -> Iterator[Member]:
                 yield Member(info.name, "hard link", target=info.linkname)
             else:
                 yield Member(info.name, "special file")
-            # tarfile keeps every member that it has seen.
+            # tarfile keeps every member that it has read; drop them to bound memory.
             archive.members = []  # type: ignore[attr-defined]
-        # tarfile takes a header that it cannot read, or a missing one, for the end.
+        # tarfile treats an unreadable or missing header as the end of the archive.
         plain.seek(archive.offset)
         block = plain.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or any(block):
@@ -161,14 +161,14 @@ def _tar_members(plain: _Guarded) -> Iterator[Member]:
 
 
 class _Guarded(io.RawIOBase):
-    """A stream that ends in an error beyond a size, and gives no huge piece at once."""
+    """A stream that raises UnsafeError beyond `most` bytes and on reads above MAX_HEADER."""
 
     def __init__(self, plain: IO[bytes], most: int) -> None:
         self._plain = plain
         self._most = most
 
     def read(self, size: int = -1) -> bytes:
-        """As a file does, within the bounds."""
+        """Read up to `size` bytes; UnsafeError beyond the limits."""
         if not 0 <= size <= MAX_HEADER:
             raise UnsafeError(f"a header of the archive claims {size:,} bytes")
         content = self._plain.read(size)
@@ -176,7 +176,7 @@ class _Guarded(io.RawIOBase):
         return content
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As a file does, within the bounds."""
+        """Seek as a file does; UnsafeError beyond the size limit."""
         if whence == io.SEEK_SET and offset > self._most:
             raise UnsafeError(f"it unpacks to more than {self._most:,} bytes")
         position = self._plain.seek(offset, whence)
@@ -193,12 +193,12 @@ class _Guarded(io.RawIOBase):
 
 
 def _ignore(count: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 @dataclass
 class _Unpacking:
-    """State of unpacking one archive, and the bounds that hold for all of it."""
+    """State of unpacking one archive, and the limits for all of it."""
 
     target: Path
     strip: PurePosixPath
@@ -221,9 +221,9 @@ def unpack(
 ) -> int:
     """Unpack `archive` into the new folder `target`; returns the number of files.
 
-    Members below `strip` lose it, others are left out. Archives named in `inner` (by member path)
-    are unpacked beside themselves and removed. Raises DamagedError, UnsafeError or OSError, and
-    then nothing of `target` is left. Links inside become copies; file modes are the usual ones.
+    `strip` is removed from member paths, and members outside it are skipped. Archives named in
+    `inner` (by member path) are unpacked in their own folder and removed. Raises DamagedError,
+    UnsafeError or OSError after removing `target`. Links become copies; files get default modes.
     """
     if target.exists():
         shutil.rmtree(target)
@@ -294,7 +294,7 @@ def _unpack_member(member: Member, state: _Unpacking, limit: int) -> None:
 
 
 def safe_path(name: str) -> PurePosixPath:
-    """The relative path of a member; UnsafeError when it leads out or is no plain name."""
+    """Relative path of a member; UnsafeError if it leaves the folder or is no plain name."""
     if not plain_text(name):
         raise UnsafeError(f"the name {name[:200]!a} has control characters or is not UTF-8")
     if "\\" in name:
@@ -309,7 +309,7 @@ def safe_path(name: str) -> PurePosixPath:
 
 
 def _link_target(member: Member, path: PurePosixPath) -> PurePosixPath:
-    """The member that a link stands for; UnsafeError when it leads out."""
+    """Path of the member that a link points to; UnsafeError if it leaves the archive."""
     target = PurePosixPath(member.target)
     start = path.parent.parts if member.kind == "symbolic link" else ()
     parts: list[str] = list(start)
@@ -331,7 +331,7 @@ def _below(path: PurePosixPath, folder: PurePosixPath) -> PurePosixPath | None:
 
 
 def _is_junk(path: PurePosixPath) -> bool:
-    """True for a member that macOS left and that is no part of the data."""
+    """True for macOS metadata such as `.DS_Store`, which is no part of the data."""
     return any(part in ("__MACOSX", ".DS_Store") or part.startswith("._") for part in path.parts)
 
 

@@ -3,7 +3,7 @@
 `fingerprints` makes them of gray thumbnails; `lookalikes.py` compares them. A bit of a code is 1
 where one of the 64 lowest frequencies of the cosine transform of a part of the picture is above a
 small positive amount: JPEG, size, brightness and a crop that is off by 2 % hardly change that.
-Invariant: the fingerprint of a picture depends on its thumbnail and its shape alone.
+Invariant: the fingerprint of a picture depends only on its thumbnail and its shape.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Codes = np.ndarray[Any, np.dtype[np.uint64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
-# Pixels on a side: of the thumbnail that codes are made of, and of the one that is kept.
+# Pixels per side of the thumbnail that codes are computed from, and of the kept one.
 SIDE, KEPT = 32, 20
 CELLS = 12
 BITS = 64
-# Gray levels. JPEG moves a frequency by 0.01 to 0.03; without this margin, frequencies that a
-# picture does not have, as a chessboard, would have the sign of noise.
+# Gray levels. JPEG moves a frequency by 0.01 to 0.03; without this margin, the sign of frequencies
+# that a picture lacks (a chessboard, for example) would be noise.
 MARGIN = 0.05
 # A thumbnail with less contrast, in gray levels, is not compared, nor is a smaller picture.
 MIN_CONTRAST, MIN_PIXELS = 2.0, 17
@@ -47,7 +47,7 @@ class Window:
     share: float
 
     def __str__(self) -> str:
-        """As a crop is listed; empty for the whole picture."""
+        """Text for listings, such as `90% crop`; empty for the whole picture."""
         size = "" if self.share == 1 else f"{self.share:.0%} "
         return f"{size}square crop" if self.frame == "square" else f"{size}crop" if size else ""
 
@@ -83,7 +83,7 @@ class Fingerprints:
 
     @classmethod
     def empty(cls, count: int) -> Fingerprints:
-        """Room for `count` pictures."""
+        """Blank fingerprints for `count` pictures."""
         return cls(
             np.zeros((count, len(WINDOWS)), np.uint64),
             np.zeros(count, np.uint64),
@@ -104,13 +104,13 @@ class Fingerprints:
         self.thumbnails[which], self.shape[which] = other.thumbnails, other.shape
 
     def having(self, window: Window, which: Indices) -> Indices:
-        """Places in `which` of pictures with this window; a square one has no square crop."""
+        """Positions in `which` of pictures with this window; square ones have no square crop."""
         if window.frame == "whole":
             return np.arange(len(which))
         return np.flatnonzero(self.shape[which].min(axis=1) < SQUARE)
 
     def view(self, which: Indices, window: Window) -> Floats:
-        """(n, 12, 12) gray values of a part of pictures, without their mean and at unit length."""
+        """(n, 12, 12) gray values of a window of pictures, with zero mean and unit norm."""
         part = np.full((len(which), 2), window.share)
         if window.frame == "square":
             part *= self.shape[which]
@@ -126,13 +126,13 @@ class Fingerprints:
 def thumbnail(image: Image.Image) -> Bytes | None:
     """(32, 32) gray values of a decoded image, each the mean of its part of the picture.
 
-    None where the picture is too small, or has too little contrast, to be told from others.
+    None if the picture is too small or has too little contrast to be compared.
     """
     from PIL import Image as Pillow
 
     if min(image.size) < MIN_PIXELS:
         return None
-    # Pillow converts LAB to RGB alone.
+    # Pillow converts LAB only to RGB.
     colors = image.convert("RGB") if image.mode == "LAB" else image
     gray = colors if colors.mode == "L" else colors.convert("L")
     small = np.asarray(gray.resize((SIDE, SIDE), Pillow.Resampling.BOX), dtype=np.uint8)
@@ -174,7 +174,7 @@ def _waves(part: float) -> Floats:
     """(7, frequencies, 32): cosines over each of `CROPS` of a centered part of an axis.
 
     Each weight is the integral over one pixel of sqrt(2) cos(pi k t), where t goes from 0 to 1
-    over the crop, so that a frequency is in gray levels whatever the size.
+    over the crop, so that a frequency is in gray levels at any size.
     """
     rows = []
     for share in CROPS:

@@ -1,4 +1,4 @@
-"""Requests to other machines: which addresses are allowed, which errors may pass by themselves."""
+"""HTTP requests with `ask`: checks addresses, follows redirects, separates temporary errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=|uc\?(?:.*&
 
 
 class SourceError(Exception):
-    """A source does not give the file; the next one may. `status` is the answer's, or 0."""
+    """A source does not deliver the file; the next one may. `status`: HTTP status, or 0."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ class SourceError(Exception):
 
 
 class TemporaryError(SourceError):
-    """A source does not give the file now; `wait` is how long it asked to wait, in seconds."""
+    """A source cannot deliver the file now; `wait`: seconds from its Retry-After, or 0."""
 
     def __init__(self, message: str, wait: float = 0.0) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ def timeout_seconds() -> float:
 
 
 def backoff_seconds() -> float:
-    """The wait before the first new attempt (FSBENCH_HTTP_BACKOFF, 1 unless set); it doubles."""
+    """Seconds before the first retry (FSBENCH_HTTP_BACKOFF, 1 unless set); doubled each time."""
     return _seconds(BACKOFF_VARIABLE, BACKOFF_SECONDS)
 
 
@@ -66,7 +66,7 @@ def _seconds(variable: str, default: float) -> float:
 
 
 def direct(url: str) -> str:
-    """The address of the file itself where `url` is a Google Drive page about it."""
+    """Download address of the file if `url` is a Google Drive page, else `url`."""
     match = _DRIVE.match(url)
     if match is None:
         return url
@@ -77,9 +77,9 @@ def direct(url: str) -> str:
 
 
 def check_address(url: str, came_from: str = "", *, digest_known: bool) -> None:
-    """SourceError unless `url` may be asked: http(s) only, and no way down from https to http.
+    """Raise SourceError unless `url` is http(s) and does not downgrade from https to http.
 
-    The way down is allowed where a digest is known, since the content is checked then.
+    The downgrade is allowed if a digest is known, since the content is checked then.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -107,7 +107,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Follow to an address that is allowed, with the headers of the first request."""
+        """Follow a redirect to an allowed address, with the headers of the first request."""
         check_address(newurl, req.full_url, digest_known=self._digest_known)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -119,7 +119,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         msg: str,
         headers: http.client.HTTPMessage,
     ) -> Any:
-        """As urllib does; it asks `redirect_request` only about schemes that it knows."""
+        """Redirect as urllib does, but check schemes for which it skips `redirect_request`."""
         target = headers.get("location") or headers.get("uri") or ""
         scheme = urlsplit(target).scheme
         if scheme not in ("", "http", "https"):
@@ -130,7 +130,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener(digest_known: bool) -> urllib.request.OpenerDirector:
-    """An opener of http and https alone: no files, no ftp, no data addresses."""
+    """An opener for http and https only: no file, ftp or data URLs."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -145,9 +145,9 @@ def _opener(digest_known: bool) -> urllib.request.OpenerDirector:
 
 
 def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Any:
-    """The response to a GET request, as a context manager with `status`, `headers` and `read`.
+    """Send a GET request; returns a context manager with `status`, `headers` and `read`.
 
-    Raises SourceError, or TemporaryError where the same request may succeed later.
+    Raises SourceError, or TemporaryError if the same request may succeed later.
     """
     from fewshot_bench.utils.version import __version__
 
@@ -171,7 +171,7 @@ def _of_status(error: urllib.error.HTTPError) -> SourceError:
 
 
 def printable(text: str) -> str:
-    """A server's text, without anything that a terminal would act on."""
+    """A server's text without terminal control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -181,7 +181,7 @@ def _retry_after(headers: Message) -> float:
 
 
 def of_failure(error: Exception) -> SourceError:
-    """A failed connection as an error; temporary unless it will be the same next time."""
+    """Convert a connection failure to a SourceError; temporary if a retry may succeed."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, SourceError):
         return reason

@@ -1,9 +1,9 @@
 """Finds pictures that look alike among millions, without comparing all pairs.
 
-`nearest` is the entry. Two pictures look alike when, for the whole of one and some window of the
-other, at most 7 of 64 bits of their codes differ and the correlation of the two parts, at 12 x 12
-gray values, is at least 0.9; the whole may be mirrored. Of four bands of 16 bits, one then differs
-in at most one bit, and so the search reads 4 x 17 buckets and finds exactly what all pairs would.
+`nearest` is the entry point. Two pictures look alike when, for the whole of one and some window of
+the other, at most 7 of 64 bits of their codes differ and the correlation of the two parts, at 12 x
+12 gray values, is at least 0.9; the whole may be mirrored. One of four bands of 16 bits then
+differs in at most one bit, so reading 4 x 17 buckets finds what an exhaustive search would.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ MAX_DISTANCE = 7
 MIN_CORRELATION = 0.9
 BANDS, BAND_BITS = 4, 16
 BUCKETS = 1 << BAND_BITS
-# A band within one bit: the bucket itself, and those that one other bit makes.
+# Buckets within one bit of a band: its own, and one for each flipped bit.
 FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
-# Codes of a bucket stand in rows of so many; so many queries are looked up, and so many pairs
-# compared at a time.
+# Codes per row of a bucket; queries looked up, and pairs compared, at a time.
 ROW, QUERIES, PAIRS = 8, 8192, 1 << 11
 
 
 @dataclass
 class Nearest:
-    """For each of n queries the picture that is closest, among equals the first.
+    """The closest picture for each of n queries; ties go to the first.
 
-    index: (n,), -1 where nothing looks alike; the rest is meaningless there. distance: bits that
-    differ; window: the one of `WINDOWS`; base_cropped: True where it is a window of the picture
-    that was found, else of the query; mirrored: True where the other is mirrored.
+    index: (n,), -1 if nothing looks alike, and the other fields are meaningless there. distance:
+    differing bits; window: index into `WINDOWS`; base_cropped: True if the found picture is
+    cropped to that window, else the query is; mirrored: True if the other one is mirrored.
     """
 
     index: Indices
@@ -49,14 +48,14 @@ class Nearest:
 
     @classmethod
     def nothing(cls, count: int) -> Nearest:
-        """Nothing found yet."""
+        """An empty result for `count` queries."""
         return cls(
             *(np.full(count, -1), np.full(count, MAX_DISTANCE + 1), np.zeros(count, np.int64)),
             *(np.zeros(count, np.bool_), np.zeros(count, np.bool_)),
         )
 
     def take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
-        """Take in pairs that look alike, where they are closer than those before."""
+        """Record pairs that look alike, if they are closer than the best so far."""
         order = np.lexsort((base, distance, query))
         query, first = np.unique(query[order], return_index=True)
         base, distance = base[order[first]], distance[order[first]]
@@ -67,7 +66,7 @@ class Nearest:
         self.base_cropped[query], self.mirrored[query] = how.base_cropped, how.mirrored
 
     def improved(self, query: Indices, base: Indices, distance: Indices) -> Bools:
-        """True for pairs that would be closer than those before, or as close and earlier."""
+        """True for pairs closer than the best so far, or as close with a lower index."""
         known = self.distance[query]
         closer: Bools = (distance < known) | ((distance == known) & (base < self.index[query]))
         return closer
@@ -75,7 +74,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """A way to compare: a window, by its place in `WINDOWS`, of one, and the whole of the other."""
+    """A comparison: a window (index into `WINDOWS`) of one picture, the whole of the other."""
 
     window: int
     base_cropped: bool
@@ -84,16 +83,16 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _CodedPictures:
-    """Codes to compare, and the place of each among the base pictures or the queries."""
+    """Codes to compare, and the position of each among the base pictures or the queries."""
 
     codes: Codes
     places: Indices
 
 
 def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1) -> Nearest:
-    """For each query the closest picture of `base` that looks alike; `jobs` threads search.
+    """Find the closest picture of `base` that looks alike for each query, with `jobs` threads.
 
-    base, queries: numbers of pictures, ascending; what is found are such numbers, too.
+    base, queries: ascending indices into `prints`; the result holds such indices, too.
     """
     search = _Search(prints, base, queries)
     with ThreadPoolExecutor(jobs) as pool:
@@ -104,7 +103,7 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
 
 
 class _Search:
-    """One search: blocks of queries have none in common, so that threads share `found`."""
+    """One search; query blocks are disjoint, so that threads can share `found`."""
 
     def __init__(self, prints: Fingerprints, base: Indices, queries: Indices) -> None:
         self.found = Nearest.nothing(len(queries))
@@ -130,7 +129,7 @@ class _Search:
         queries: _CodedPictures,
         how: _Comparison,
     ) -> None:
-        """Take in all pairs of two sides, one band after the other."""
+        """Search all pairs of two sides, one band after the other."""
         for place in range(BANDS):
             band = Band(base.codes, base.places, place)
 
@@ -143,7 +142,7 @@ class _Search:
                 pass
 
     def _take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
-        """Take in those of the pairs whose parts correlate."""
+        """Record the pairs whose compared parts correlate."""
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
             new = start + np.flatnonzero(
@@ -153,7 +152,7 @@ class _Search:
             self.found.take(query[alike], base[alike], distance[alike], how)
 
     def _correlation(self, query: Indices, base: Indices, how: _Comparison) -> Floats:
-        """(n,) correlation of the parts of each pair that are compared."""
+        """(n,) correlation of the compared parts of each pair."""
         windows = (WINDOWS[how.window], WINDOWS[0])[:: -1 if how.base_cropped else 1]
         one = self._prints.view(self._queries[query], windows[0])
         two = self._prints.view(base, windows[1])
@@ -162,10 +161,10 @@ class _Search:
 
 
 class Band:
-    """Codes by one of their bands, in rows of `ROW` that hold codes of a single bucket.
+    """Index of codes by one of their bands, in rows of `ROW` codes of a single bucket.
 
-    Rows are compared as a whole, several times as fast as codes one by one. ids: (n,) the number
-    that each code is found as.
+    Comparing whole rows is several times as fast as comparing single codes. ids: (n,) the id to
+    report for each code.
     """
 
     def __init__(self, codes: Codes, ids: Indices, band: int) -> None:
@@ -183,21 +182,21 @@ class Band:
         self._ids[slots] = ids[order]
 
     def blocks(self, queries: Codes) -> list[Indices]:
-        """Queries in blocks that look into neighboring buckets, which the processor then caches."""
+        """Split queries into blocks that read neighboring buckets, which fit the CPU cache."""
         order = np.argsort(_keys(queries, self._band), kind="stable")
         return [order[at : at + QUERIES] for at in range(0, len(order), QUERIES)]
 
     def within(self, queries: Codes) -> Iterator[tuple[Indices, Indices, Indices]]:
-        """(place in `queries`, id, distance) of all pairs within `MAX_DISTANCE`.
+        """Yield (position in `queries`, id, distance) arrays of pairs within `MAX_DISTANCE`.
 
-        Only of those whose band differs in at most one bit, and none that an earlier band has.
+        Only pairs whose band differs in at most one bit, and that no earlier band has found.
         """
         keys = _keys(queries, self._band)
         for flip in FLIPS:
             yield self._compared(queries, keys ^ np.uint16(flip))
 
     def _compared(self, queries: Codes, keys: Keys) -> tuple[Indices, Indices, Indices]:
-        """Pairs of queries with the codes in the bucket of each."""
+        """Compare each query with the codes in its bucket, the one of its key."""
         rows = self._rows[keys]
         place = np.repeat(np.arange(len(queries), dtype=np.int32), rows)
         ends = np.cumsum(rows, dtype=np.int32)

@@ -52,7 +52,7 @@ def found_at(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
 
 
 def _filled_below(root: Path, path: str) -> Path | None:
-    """The filled place of a path below a root, which may be the path's first folder itself."""
+    """Non-empty location of a path below a root, which may itself be the path's first folder."""
     first, _, rest = path.partition("/")
     below = [root / path]
     if rest and os.path.basename(os.path.abspath(root)) == first:
@@ -70,7 +70,7 @@ def _filled(path: Path, folder: bool) -> bool:
 
 
 def unpacking(file: RemoteFile, root: Path) -> Path:
-    """The folder that an archive is unpacked into first: beside the final files, on their disk."""
+    """Temporary folder for unpacking an archive: beside the final files, on their disk."""
     return root / file.place / f"{TEMPORARY}unpacking-{_PLAIN.sub('_', file.name)}"
 
 
@@ -79,7 +79,7 @@ def _unpacked(file: RemoteFile, root: Path) -> Path:
 
 
 def pending(file: RemoteFile, root: Path) -> Path | None:
-    """The folder of an archive that was unpacked whole and not all placed yet (a killed run)."""
+    """Folder of an archive that is fully unpacked but not fully placed (killed run), or None."""
     if not file.unpack:
         return None
     folder = _unpacked(file, root)
@@ -89,11 +89,11 @@ def pending(file: RemoteFile, root: Path) -> Path | None:
 
 
 def place_unpacked(file: RemoteFile, root: Path) -> list[str]:
-    """Move what was unpacked to its place, member by member; may be repeated after a kill.
+    """Move unpacked members to their place, one by one; may be repeated after a kill.
 
-    A file that is there already stays. Returns the names, below the place, of those that differ
-    from the archive's. A member is moved whole or not at all, so what is there and among the
-    unpacked members as well was never put there by this merge.
+    Existing files stay; returns the names, below the place, of those that differ from the
+    archive's. Each move is atomic, so a file that exists both in its place and among the unpacked
+    members was not put there by this merge.
     """
     members = _unpacked(file, root)
     if not members.is_dir():
@@ -104,7 +104,7 @@ def place_unpacked(file: RemoteFile, root: Path) -> list[str]:
 
 
 def _merge(source: Path, target: Path) -> Iterator[Path]:
-    """Move all members for whose place there is nothing; yields those that differ from a file."""
+    """Move all members whose destination is free; yields those that differ from a file there."""
     target.mkdir(exist_ok=True)
     for entry in sorted(source.iterdir()):
         destination = target / entry.name
@@ -132,7 +132,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def place_file(path: Path, root: Path, file: RemoteFile, *, keep: bool) -> None:
-    """Put a single file where it belongs, at once; `keep` leaves `path` where it is."""
+    """Put a single file in its place atomically; `keep` leaves `path` where it is."""
     target = root / file.place
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():

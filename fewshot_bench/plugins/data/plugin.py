@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(cli: LazyGroup) -> None:
-    """Add them by name; nothing is imported before one is used."""
+    """Add the `data` group by name; its module is imported on first use."""
     cli.add_lazy(
         "data",
         "fewshot_bench.plugins.data.command:command",

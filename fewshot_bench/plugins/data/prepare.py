@@ -1,4 +1,4 @@
-"""Fetch what a recipe lists, check it, and put it where it belongs; what is there is left alone."""
+"""Fetches, checks and places the files of a recipe with `prepare`; existing files are kept."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LARGE_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The data root that is written to, and the person's agreements.
+    """The data root to write to, and the choices of the user.
 
-    roots: folders in which data is looked for, `root` among them. large: whether downloads of
-    more than LARGE_BYTES may start. keep_archives: whether downloaded archives stay.
+    roots: folders searched for data, `root` among them. large: whether downloads of more than
+    LARGE_BYTES may start. keep_archives: whether downloaded archives are kept.
     """
 
     root: Path
@@ -46,8 +46,8 @@ class Target:
 class PrepareResult:
     """Result of preparing one file.
 
-    missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
-    where the disk is full. refused: whether what came is of no use, and another copy is needed.
+    missing: whether the file is still missing. by_hand: whether fetching it by hand helps (not if
+    the disk is full). refused: whether the archive is unusable, so that another copy is needed.
     """
 
     file: RemoteFile
@@ -58,7 +58,7 @@ class PrepareResult:
 
 
 class RefusedError(DataMissingError):
-    """An archive came, and is damaged or unsafe: the same one again would help nobody."""
+    """An archive is damaged or unsafe; fetching the same copy again would not help."""
 
 
 def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFile]:
@@ -101,13 +101,13 @@ def prepare(
 
 
 def check_writable(root: Path) -> None:
-    """DataMissingError unless files can be made in a data root, or in the folder it will be in."""
+    """Raise DataMissingError unless a data root, or its nearest existing parent, is writable."""
     folder = root
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
         raise DataMissingError(f"{folder} is a file: expected a folder for data; choose --root")
-    # The mark is respected even where the superuser could write.
+    # Read-only permissions are respected even if the superuser could write.
     if not folder.stat().st_mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
         raise DataMissingError(f"{folder} is read-only: choose a folder to write to with --root")
 
@@ -115,8 +115,8 @@ def check_writable(root: Path) -> None:
 def give_split(dataset: str, recipe: Recipe, target: Target, path: Path, *, other: bool) -> str:
     """Put a local file where the split file belongs; returns what was done, in words.
 
-    UsageError when there is no such place, and unless `other` when the file is not the published
-    one or another file is in its place.
+    UsageError if the data set has no split file or `path` is no file; without `other`, also if
+    `path` is not the published file or a different file is in its place.
     """
     split = next((file for file in recipe.files if file.split), None)
     if split is None:
@@ -168,7 +168,7 @@ def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Prog
 
 
 def _own_split(file: RemoteFile, found: Path) -> str:
-    """Remark on a split file that is there and not the published one."""
+    """Remark on an existing split file that is not the published one, or empty text."""
     problem = difference(replace(file, size=0), found) if file.split and found.is_file() else None
     return f", not the published file: {problem} (to replace it, remove it)" if problem else ""
 
@@ -176,7 +176,7 @@ def _own_split(file: RemoteFile, found: Path) -> str:
 def _obtain(
     dataset: str, file: RemoteFile, archive: Path, target: Target, progress: Progress
 ) -> str:
-    """Have the download on the disk and checked; returns where it came from, in words."""
+    """Ensure that the download is on disk and checked; returns its source as text."""
     if archive.is_file():
         progress.begin(f"{file.name} (checking)", archive.stat().st_size)
         problem = difference(file, archive, progress.advance)
@@ -193,7 +193,7 @@ def _obtain(
 
 
 def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> str:
-    """Move a checked download to its place; returns where, in words."""
+    """Move or unpack a checked download to its place; returns the place as text."""
     if not file.unpack:
         keep = target.keep_archives or not source_of(archive)
         places.place_file(archive, target.root, file, keep=keep)
@@ -206,7 +206,7 @@ def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) ->
 
 
 def _kept(names: Sequence[str]) -> str:
-    """Remark on files that were there before and stay."""
+    """Remark on existing files that were kept, though they differ from the archive's."""
     if not names:
         return ""
     return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
@@ -251,7 +251,7 @@ def _cannot_write(file: RemoteFile, error: OSError) -> str:
 
 
 def _tidy(archive: Path, target: Target) -> None:
-    """Remove a download that is not needed any more; what a person put there stays."""
+    """Remove a download that is no longer needed; files put there by hand stay."""
     if source_of(archive) and not target.keep_archives:
         _remove(archive)
 
@@ -291,10 +291,10 @@ def steps(
 
 
 def needs_agreement(file: RemoteFile) -> bool:
-    """True when a person has to agree before a file is downloaded, as far as its size is known."""
+    """True if the user has to agree before a file is downloaded; False if its size is unknown."""
     return bool(file.urls) and file.size > LARGE_BYTES
 
 
 def shown_size(file: RemoteFile) -> str:
-    """A file's size as a person reads it."""
+    """A file's size as readable text."""
     return size_text(file.size) if file.size else "size not known"

@@ -41,40 +41,40 @@ from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchE
 from fewshot_bench.utils.locks import exclusive
 from fewshot_bench.utils.text import printable, size_text
 
-# What is smaller is over before a line about its beginning is read.
+# Smaller files are done before a line about their start could be read.
 WORTH_A_LINE = 10**7
 
 
 class Lines:
-    """One line when something large begins, and one for everything worth telling."""
+    """Progress as lines: one when a large task starts, and one per message."""
 
     def __init__(self) -> None:
         self._last = ""
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Say what begins; a new attempt at the same is not said again."""
+        """Print the start of a task, but not of a retry of the same task."""
         if what != self._last and (total >= WORTH_A_LINE or not total):
             size = f", {size_text(total)}" if total else ""
             click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
         self._last = what
 
     def advance(self, count: int) -> None:
-        """Lines do not move."""
+        """Do nothing: lines do not show bytes."""
 
     def say(self, line: str) -> None:
-        """A line."""
+        """Print a line."""
         click.echo(f"  {line}")
 
 
 class Bars:
-    """A bar for what is going on, lines above it."""
+    """A bar for the current task, with messages above it."""
 
     def __init__(self, bars: Any) -> None:
         self._bars = bars
         self._task: Any = None
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """A new bar in place of the last one."""
+        """Replace the last bar by a new one."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(what, total=total or None, completed=done)
@@ -85,7 +85,7 @@ class Bars:
             self._bars.advance(self._task, count)
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._bars.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -164,9 +164,9 @@ def command(
 
 
 def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
-    """The recipe of each data set, and the names of those that failed, which is printed.
+    """The recipe of each data set, and the names of those that failed (reported on stderr).
 
-    What a single one raises is raised.
+    If only one data set is named, its error is raised.
     """
     recipes, failed = {}, []
     for name in names:
@@ -182,7 +182,7 @@ def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
 
 @contextmanager
 def _held(root: Path, writing: bool) -> Iterator[None]:
-    """Hold a data root that is written to; one that is only looked at may be read-only."""
+    """Lock a data root that is written to; one that is only read may be read-only."""
     if not writing:
         yield
         return
@@ -203,7 +203,7 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """One `prepare` at a time on one data root; a lock ends with its process."""
+    """Allow one `prepare` at a time per data root; the lock ends with its process."""
     with ExitStack() as stack:
         try:
             waiting = partial(say, "waiting for another fsbench data prepare to end")
@@ -246,7 +246,7 @@ def _recipe(name: str) -> Recipe | None:
 def _prepare_one(
     name: str, recipe: Recipe, target: Target, split_file: Path | None, yes: bool
 ) -> bool:
-    """Prepare one data set; whether all of it is there now."""
+    """Prepare one data set; returns True if it is complete."""
     say(name)
     if split_file is not None:
         say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
@@ -282,7 +282,7 @@ def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
 
 
 def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path | None) -> None:
-    """The steps for one data set, as text."""
+    """Print the steps for one data set."""
     if recipe is None:
         say(f"{name}: nothing to fetch")
         return
@@ -322,7 +322,7 @@ def _report(
 
 
 def _refuse(missing: list[str], failed: list[str]) -> None:
-    """DataMissingError when data sets lack files or failed."""
+    """Raise DataMissingError if data sets lack files or failed."""
     problems = []
     if missing:
         names = ", ".join(missing)

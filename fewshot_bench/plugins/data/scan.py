@@ -1,6 +1,6 @@
 """Reads and decodes every image of a data set once, and finds those that are in two pools.
 
-`scan` is the entry; `same_bytes` compares the digests that it keeps, and `lookalikes.nearest` the
+`scan` is the entry point; `same_bytes` compares its digests, and `lookalikes.nearest` its
 fingerprints.
 """
 
@@ -54,7 +54,7 @@ def same_bytes(digests: Bytes) -> Iterator[Indices]:
 
 @dataclass(frozen=True)
 class Look:
-    """Facts of one image file; `thumbnail` is None where it tells nothing apart."""
+    """Facts of one image file; `thumbnail` is None if too small or too flat to compare."""
 
     digest: bytes
     format: str
@@ -69,8 +69,8 @@ class Scan:
     """All images of a data set, in the order of `listed`.
 
     digests: (n, 32) SHA-256 of each file; prints: fingerprints of all; decoded: (n,) whether an
-    image opened; compared: (n,) whether its fingerprint tells it from others.
-    problems: index to what is wrong with a file that cannot be used.
+    image opened; compared: (n,) whether its fingerprint is usable.
+    problems: index to the reason why a file cannot be used.
     """
 
     listed: Listed
@@ -88,7 +88,7 @@ class Scan:
     largest: tuple[int, int] | None = None
 
     def add(self, index: int, found: Look | str) -> None:
-        """Take in one image, or what is wrong with it."""
+        """Add one image, or the reason why it cannot be used."""
         if isinstance(found, str):
             self.problems[index] = found
             return
@@ -107,7 +107,7 @@ class Scan:
             self.misnamed[extension, found.format] += 1
 
     def add_chunk(self, start: int, looks: Sequence[Look | str]) -> None:
-        """Take in images that follow one another."""
+        """Add consecutive images, and compute their fingerprints."""
         for offset, look in enumerate(looks):
             self.add(start + offset, look)
         seen = [
@@ -130,9 +130,9 @@ class Scan:
 def scan(
     dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None] | None = None
 ) -> Scan:
-    """Read and decode all images with `jobs` threads; `advance` is told how many more are done.
+    """Read and decode all images with `jobs` threads; `advance` gets the size of each done chunk.
 
-    Digests of images that decode are kept for later runs, where the cache can be written to.
+    Digests of images that decode are cached for later runs, if the cache is writable.
     """
     from PIL import Image
 

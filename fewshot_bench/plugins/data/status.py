@@ -1,7 +1,7 @@
 """State of a data set by its lists and file sizes, and its last verification; decodes no image.
 
-`status_of` is the entry. What a data set raises becomes a state and a step. Verifications are kept
-as one small JSON file per data set in the cache folder (`remember`, `recall`).
+`status_of` is the entry point; exceptions of a data set become a state and a step. Verifications
+are stored as one small JSON file per data set in the cache folder (`remember`, `recall`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SOME_IMAGES = "some images missing"
 ABSENT = "not there"
 UNUSABLE = "cannot be used"
 BROKEN = "broken plug-in"
-# Of images whose data set cannot tell whether they are there.
+# Bound on the images read to find missing ones, if the data set has no stamps for them.
 MOST_READ = 50
 
 Listed = list[tuple[str, Item]]
@@ -37,7 +37,7 @@ Listed = list[tuple[str, Item]]
 
 @dataclass(frozen=True)
 class Verified:
-    """A verification that nothing failed in.
+    """A verification without failed checks.
 
     when: ISO 8601 date and time, UTC; differs: names of the checks that warned.
     """
@@ -56,26 +56,26 @@ class Verified:
 
 
 def passed(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) -> Verified:
-    """A verification that ended just now."""
+    """Record of a verification that passed just now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return Verified(name, _resolved(card), card.revision, now, images, differs)
 
 
 def remember(verified: Verified) -> None:
-    """Write the file of a data set; OSError when that cannot be done."""
+    """Store a verification; OSError if its file cannot be written."""
     text = json.dumps(asdict(verified), indent=1, ensure_ascii=False)
     write(_file(verified.name, verified.folder), f"{text}\n".encode())
 
 
 def forget(name: str, card: DatasetCard) -> None:
-    """A data set is not verified any more; OSError when its file cannot be removed."""
+    """Remove the stored verification of a data set; OSError if that fails."""
     _file(name, _resolved(card)).unlink(missing_ok=True)
 
 
 def recall(name: str, card: DatasetCard) -> Verified | None:
-    """The last verification of a data set in its folder, of whatever revision.
+    """The last verification of a data set in its folder, for any revision.
 
-    None when there was none, or its file is damaged: then it has to be verified again.
+    None if there is none or its file is damaged: the data set must be verified again.
     """
     try:
         path = _file(name, _resolved(card))
@@ -100,12 +100,12 @@ def _file(name: str, folder: str) -> Path:
 
 @dataclass(frozen=True)
 class Status:
-    """One data set: its state, and what is known of it.
+    """State of one data set and known facts about it.
 
-    counts: images per role, empty where the lists are not there; bytes: size of all image files,
-    None when the data set does not tell; verified: the last verification that passed, and
-    `current` says whether it was of this very revision; step: what to do next, empty when ready;
-    `plain` says of a set that can be fetched that it is not there, and that the step is only that.
+    counts: images per role, empty if the lists are missing; bytes: size of all image files, None
+    if not known; verified: the last verification that passed; current: whether it was of this
+    revision; step: the next action, empty when ready; plain: the set can be fetched, is absent,
+    and its step adds nothing to that.
     """
 
     name: str
@@ -146,7 +146,7 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
 
 
 def _path_exists(name: str) -> bool:
-    """True when there is something at the path of a name such as `folder:PATH`."""
+    """True if the path in a name such as `folder:PATH` exists."""
     _, colon, argument = name.partition(":")
     return bool(colon) and Path(argument).expanduser().exists()
 
@@ -157,7 +157,7 @@ def _step(name: str, error: FsbenchError) -> str:
 
 
 def _finds(step: str) -> bool:
-    """True when a step names something that is there below a data root (to be renamed, say)."""
+    """True if a step names an existing entry of a data root (one to rename, for example)."""
     roots = [root for root in data_roots() if root.is_dir()]
     return any(str(path) in step for root in roots for path in root.iterdir())
 
@@ -185,7 +185,7 @@ def _known(name: str, card: DatasetCard) -> Status:
 
 
 def _listed(status: Status, dataset: Dataset, card: DatasetCard, listed: Listed) -> Status:
-    """The status of a data set whose lists load, by the stamps of its images."""
+    """Status of a data set whose lists load, with sizes from the file stamps of its images."""
     counts: dict[str, int] = {}
     for role, _ in listed:
         counts[role] = counts.get(role, 0) + 1
@@ -215,9 +215,9 @@ def _with_sizes(status: Status, dataset: Dataset, listed: Listed) -> Status:
 
 
 def _missing(dataset: Dataset, unknown: Sequence[Item]) -> list[str]:
-    """Ids of images that are not there, among those of which nothing is known without reading.
+    """Ids of missing images among those without a file stamp, found by reading them.
 
-    At most MOST_READ images that are there are read: the others are taken to be there.
+    Stops after MOST_READ images that exist: the others are assumed to exist.
     """
     missing, read = [], 0
     for item in unknown:
@@ -229,13 +229,13 @@ def _missing(dataset: Dataset, unknown: Sequence[Item]) -> list[str]:
         except FileNotFoundError:
             missing.append(item.id)
         except Exception:
-            # Whatever else is wrong with it, fsbench data verify tells.
+            # Other problems are reported by fsbench data verify.
             read += 1
     return missing
 
 
 def _missing_state(dataset: Any, card: DatasetCard) -> str:
-    """State by the missing part of a data set whose pools do not load."""
+    """State of a data set whose pools do not load, by the missing part."""
     if card.counts:
         return SOME_IMAGES if card.folder else NO_IMAGES
     files = dataset.recipe().files if isinstance(dataset, Preparable) else ()

@@ -82,7 +82,7 @@ def _roots_line() -> str:
 
 
 def _steps(found: list[Status]) -> list[str]:
-    """One line per data set that is not ready; those that are just not there share one."""
+    """One line per data set that is not ready; two or more `plain` ones share one line."""
     plain = [status.name for status in found if status.plain]
     together = plain if len(plain) > 1 else []
     lines = [f"{s.name}: {s.step}" for s in found if s.step and s.name not in together]
@@ -130,7 +130,7 @@ def _verified(status: Status) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Columns that fit the terminal; whole lines when the output is piped."""
+    """Print columns that fit the terminal; unwrapped lines if the output is piped."""
     if not sys.stdout.isatty():
         for line in _plain(rows):
             say(line)
@@ -157,7 +157,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_stacked(rows: list[tuple[str, ...]], width: int) -> None:
-    """A line per data set, and what is known of it below, broken between words."""
+    """Print the name of each data set, and its facts below, wrapped between words."""
     for name, *values in rows:
         known = [f"{head} {value}" for head, value in zip(COLUMNS[1:], values, strict=True)]
         say(name)

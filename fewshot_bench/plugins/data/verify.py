@@ -1,6 +1,6 @@
-"""Verifies one data set: its lists, every image, and images that stand in two pools.
+"""Verifies one data set: its lists, every image, and images that are in two pools.
 
-`verify` runs all checks. What a data set raises becomes a check that failed.
+`verify` runs all checks. Exceptions of a data set become failed checks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
 
 SAME, SIMILAR = "same file", "similar"
-# Of the test images: more equal files than this are not a property of a published set.
+# Share of the test images; more duplicates than this are not attributed to a published split.
 PUBLISHED_SHARE = 0.02
 COLUMNS = (
     *("dataset", "kind", "distance", "change"),
@@ -44,9 +44,9 @@ Progress = Callable[[int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of different pools, and how many of the 64 bits of their codes differ.
+    """Two images of different pools, and the number of differing bits of their 64-bit codes.
 
-    change: how one is made of the other, where they are not the same part of the same picture.
+    change: how one is derived from the other (crop, mirroring); empty if they show the same part.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Pair:
     change: str = ""
 
     def __str__(self) -> str:
-        """As it is listed: pools, ids and class names."""
+        """Text of the listing: pools, ids, class names and, for similar images, the distance."""
         one, other = (f"{role} {i.id} ({i.classname})" for role, i in (self.first, self.second))
         if self.kind == SAME:
             return f"{one} = {other}"
@@ -65,7 +65,7 @@ class Pair:
 
 
 def same_pairs(found: Scan) -> list[Pair]:
-    """Every image with the first one of each earlier pool that has the same bytes."""
+    """Pair every image with the first byte-identical image of each earlier pool."""
     usable = np.flatnonzero(found.decoded)
     pairs = []
     for group in sorted(same_bytes(found.digests[usable]), key=lambda group: int(group[0])):
@@ -79,9 +79,9 @@ def same_pairs(found: Scan) -> list[Pair]:
 
 
 def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
-    """Every test image with the train or val image closest to it, where one looks alike.
+    """Pair every test image with its closest train or val image, if one looks alike.
 
-    Test images that have their equal in train or val already are left out.
+    Test images that are byte-identical to a train or val image are skipped.
     """
     known = {pair.second[1].id for pair in same if pair.second[0] == "test"}
     tests = np.array(
@@ -103,9 +103,9 @@ def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
 
 
 def _change(close: Nearest, place: int, role: str) -> str:
-    """The difference of the test image at `place` and its closest one of this pool."""
+    """Describe how the test image at `place` and its closest image, of pool `role`, differ."""
     window = str(WINDOWS[close.window[place]])
-    # A crop of one shows the whole of the other.
+    # If a crop of one matches the whole of the other, then the other is the crop.
     cropped = f"{role if not close.base_cropped[place] else 'test'} is a {window}" if window else ""
     return ", ".join(part for part in (cropped, "mirrored" * bool(close.mirrored[place])) if part)
 
@@ -115,7 +115,7 @@ def _compared(found: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
 
 
 def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
-    """The line on equal files; a published set has some of its own."""
+    """Check for byte-identical images in two pools; published splits may have some."""
     if not pairs:
         return Check("duplicates", OK, "no image is in two pools")
     counts = Counter((pair.first[0], pair.second[0]) for pair in pairs)
@@ -131,7 +131,7 @@ def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
 
 
 def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
-    """The line on pictures of test that look like one of train or val."""
+    """Check for test images that look like a train or val image."""
     left_out = int((found.decoded & ~found.compared).sum())
     rest = f"; {left_out:,} too small or too flat to compare" if left_out else ""
     tests = sum(role == "test" for role, _ in found.listed)
@@ -151,7 +151,7 @@ def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
 
 
 def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
-    """All pairs as CSV, one a line, with a head; each comes with its data set's name."""
+    """(data set name, pair) rows as CSV with a header, one pair per line."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -172,9 +172,9 @@ def _relabeled(pairs: Sequence[Pair]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """All checks of one data set, and every pair of images in two pools.
+    """All checks of one data set, and all pairs of same or similar images in two pools.
 
-    card is None where the data set could not be opened.
+    card is None if the data set could not be opened.
     """
 
     name: str
@@ -199,10 +199,10 @@ class Report:
 
 
 def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Progress) -> Report:
-    """Run all checks on a data set; whatever it raises becomes a check that failed.
+    """Run all checks on a data set; whatever it raises becomes a failed check.
 
-    Lists that cannot be used end the report, since nobody knows then which images there are.
-    progress: called with the number of images; what it returns is told how many more are done.
+    Unusable lists end the report, since it is then unknown which images there are.
+    progress: called with the number of images; returns a callback for finished image counts.
     """
     try:
         dataset = open_it(name)
@@ -233,7 +233,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
 
 
 def image_checks(found: Scan) -> Iterator[Check]:
-    """Checks that every image opens, and of the formats and sizes of those that do."""
+    """Check that every image opens, and the formats and sizes of those that do."""
     count = len(found.listed)
     if found.problems:
         lines = [f"{_at(found, index)}: {problem}" for index, problem in found.problems.items()]

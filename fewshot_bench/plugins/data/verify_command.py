@@ -68,7 +68,7 @@ def command(
 
 
 def _verified(name: str, jobs: int) -> Report:
-    """Verify one data set, print its report, and remember how it ended."""
+    """Verify one data set, print its report, and store the outcome."""
     with _progress(name) as progress, contained():
         report = verify(name, registry().dataset, jobs, progress)
     _print(report)
@@ -97,7 +97,7 @@ def _verdict(report: Report) -> str:
 
 
 def _remember(report: Report) -> None:
-    """Keep the outcome for `fsbench data status`; failing to is told, and harms nothing."""
+    """Store the outcome for `fsbench data status`; a failure to do so is only a warning."""
     card = report.card
     if card is None:
         return

@@ -1,1 +1,1 @@
-"""Kept models: adapt one to images, ask it, hand it on."""
+"""Kept models: adapt one to images, classify with it, share it."""

@@ -1,6 +1,6 @@
 """Out-of-fold accuracy: paired comparison of methods, and the interval of the chosen one.
 
-`best_of` chooses, `stated` gives the accuracy to expect of what was chosen. The unit is the image:
+`best_of` chooses a method, `stated` gives the accuracy to expect of it. The unit is the image:
 answers of all repeats to one image are averaged first.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEVEL, NORMAL = 0.95, 1.959964
 SHARED = 1.5
 DRAWS = 1000
-# A candidate that loses by more standard errors than these is not tried again.
+# A candidate that loses by more than this many standard errors is not tried again.
 CLEARLY = 2.0
 
 
@@ -36,7 +36,7 @@ class Accuracy:
 
 
 def wilson(share: float, images: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of so many images."""
+    """Wilson's score interval of a share of `images` images."""
     square = NORMAL**2
     center = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images**2)
@@ -45,14 +45,16 @@ def wilson(share: float, images: float) -> tuple[float, float]:
 
 
 def effective(images: int) -> float:
-    """The images that an interval counts on: folds share what they are fitted on, and the model
-    that is kept is another one yet. Nadeau and Bengio (2003) correct for that by up to 2.25.
+    """Effective number of images for an interval.
+
+    Folds share training images, and the kept model is yet another fit. Nadeau and Bengio (2003)
+    correct for that by up to 2.25.
     """
     return images / SHARED
 
 
 def own(right: Shares) -> Accuracy:
-    """That of one method by itself; right: (images,) the share of repeats that were right."""
+    """Accuracy of one method by itself; right: (images,) share of repeats that were right."""
     mean = float(right.mean())
     return Accuracy(mean, *wilson(mean, effective(len(right))), len(right))
 
@@ -65,11 +67,11 @@ def lead(right: Shares, other: Shares) -> tuple[float, float]:
 
 
 def best_of(scores: Sequence[Shares], tiers: Sequence[int]) -> int:
-    """The place of the chosen method: the best of the cheapest tier that holds one as good.
+    """Index of the chosen method: the best of the cheapest tier that is as good as the best of all.
 
     scores: (images,) of each method, the share of repeats that were right plus the probability of
-    the label, which says more than right and wrong of few images. As good is within one standard
-    error of the paired difference to the best of all. tiers: how expensive each is.
+    the label, which is more informative than right or wrong for few images. As good is within one
+    standard error of the paired difference to the best of all. tiers: cost rank of each method.
     """
     top = _best(scores, range(len(scores)))
     for tier in sorted(set(tiers)):
@@ -85,12 +87,12 @@ def _best(scores: Sequence[Shares], places: Iterable[int]) -> int:
 
 
 def stated(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:
-    """The accuracy to expect of the method that was chosen among several by the same images.
+    """Accuracy to expect of the method that was chosen among several by the same images.
 
     The mean is corrected for the choice: images are drawn with replacement, a method is chosen by
     those and measured on the others (bootstrap bias-corrected cross-validation, Tsamardinos et al.
     2018). The interval is Wilson's, its lower end around the corrected mean, its upper end around
-    the one that was seen.
+    the observed mean.
     """
     seen = own(right[chosen])
     if len(right) == 1:

@@ -1,7 +1,7 @@
 """From labeled images to a kept model: choose a method, fit it on all images, write the folder.
 
-`adapt` is the entry point, `fewshot_bench.adapt` in Python. What can be wrong with a request is
-found before anything is fitted; the folder is there whole or not at all.
+`adapt` is the entry point, `fewshot_bench.adapt` in Python. Requests are checked before anything
+is fitted; the folder is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 BUDGET = "10m"
 KEPT = 0.95
-"""The share of right images that `--reject` keeps unless told otherwise."""
+"""Default share of right images that `--reject` keeps."""
 _SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
 _ARGUMENTS: Mapping[str, Kind] = {
     "dataset": text("the name of a data set"),
@@ -85,7 +85,7 @@ class Adapted:
     notes: tuple[str, ...] = ()
 
     def model(self, device: str = AUTO) -> Model:
-        """The model, loaded from its folder."""
+        """Load the model from its folder."""
         from fewshot_bench.analysis.model import load_model
 
         return load_model(self.folder, device=device)
@@ -120,14 +120,14 @@ def adapt(
 
     method: one, or `auto` to choose; options: its hyper-parameters, `{"rank": 4}` or
     `["rank=4"]`. budget: a time such as `10m`, or seconds, for everything until the folder is
-    written. memory: bytes, or `4GB`. reject: True or the share of right images to keep, for a
+    written. memory: bytes, or `4GB`. reject: the share of right images to keep (True: 0.95), for a
     threshold below which an image belongs to no class. keep_support: put small pictures of the
     images into the folder, which `fsbench app` shows beside its answers. say: gets a line for each
     step.
 
-    Raises UsageError for what is not known or cannot be, DataMissingError for images that cannot
-    be read, NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder
-    where no method was tried yet, else the best so far is fitted and written.
+    Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
+    NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
+    method was tried yet, else the best so far is fitted and written.
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
@@ -156,7 +156,7 @@ def adapt(
 
 
 def _free(folder: Path, overwrite: bool) -> Path:
-    """The folder to write; UsageError where it holds something, or cannot be made."""
+    """The folder to write; UsageError if unwritable or in use (`overwrite` replaces a model)."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: is a file, expected a folder that is made")
     if folder.is_dir() and any(folder.iterdir()):
@@ -178,7 +178,7 @@ def _free(folder: Path, overwrite: bool) -> Path:
 
 
 def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
-    """The methods to choose among, from cheap to expensive; one where it was named."""
+    """The methods to choose among, from cheap to expensive; only one if it was named."""
     known = registry()
     given = (
         [(key, (value,)) for key, value in options.items()]
@@ -225,10 +225,11 @@ class _Stated:
 def _stated(
     search: Search, winner: Candidate, kept: float | None, chosen_by: NDArray[np.float32]
 ) -> _Stated:
-    """chosen_by: (n, classes) logits of the kept model for images that it chose its settings by.
+    """Accuracy, temperature and threshold of the winner, from its out-of-fold logits.
 
-    Fits that choose their settings differ in the scale of their logits, and the kept model from all
-    of them. Its temperature is that of logits of equal scale, times its scale on those images.
+    chosen_by: (n, classes) logits of the kept model for images that it chose its settings by. Fits
+    that choose settings differ in logit scale, so the temperature is fitted to logits of equal
+    scale and multiplied by the kept model's scale on those images.
     """
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
@@ -287,7 +288,7 @@ def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _State
 
 
 def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:
-    """The number of images that were set apart to choose by in the last fit."""
+    """Number of validation images that were set apart in the final fit."""
     if not winner.validation:
         return 0
     return len(with_validation(labels, np.arange(len(labels)), seed)[1])
@@ -329,7 +330,7 @@ def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
 def _write(
     folder: Path, config: ModelConfig, fitted: Fitted, text: str, support: Support | None
 ) -> None:
-    """Write the folder beside its place and move it there; one that was there goes last."""
+    """Write the folder beside its place and move it there; an old one is deleted last."""
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))

@@ -1,4 +1,4 @@
-"""`fsbench adapt`: parse the options, call `adapt`, print the table of what was tried."""
+"""`fsbench adapt`: parse the options, call `adapt`, print the table of tried methods."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def command(**values: Any) -> None:
 
 @contextmanager
 def _steps() -> Iterator[Callable[[str], None]]:
-    """The step that goes on, on a terminal; nothing elsewhere."""
+    """Show the current step on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda line: None
         return

@@ -1,7 +1,7 @@
 """A page that classifies images with a kept model, and the same as an API: `POST /predict`.
 
-`application` is the entry point. An image is the body of its request; it is never stored, and the
-files of `FILES` and the pictures that lie within the model are all that can be fetched.
+`application` is the entry point. Images are request bodies and never stored; only the files of
+`FILES`, `/model` and the support pictures of the model can be fetched.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 TOP = 10
-"""Classes in an answer, unless it is asked for others."""
+"""Default number of classes in a response."""
 NEAREST = 4
-"""Training images in an answer, where the model holds some."""
+"""Number of training images in a response, if the model holds some."""
 AT_ONCE = 2
-"""Images that are decoded at once; others wait. The model answers one at a time."""
+"""Images decoded concurrently; further requests wait. The model predicts one at a time."""
 MOST_PIXELS = 80_000_000
-"""Pixels of an image that is decoded: 240 MB as RGB."""
+"""Maximum pixels of a decoded image: 240 MB as RGB."""
 SURPLUS = 64 * 2**20
-"""Bytes beyond the limit that are read and dropped: a browser listens when all is sent."""
+"""Bytes beyond the limit that are read and dropped: a browser sends all before it reads a response."""
 
 
 def application(
     model: Model, most: int, hosts: Collection[str], complain: Callable[[str], None]
 ) -> Starlette:
-    """The page and its API.
+    """Build the page and its API.
 
-    most: bytes of a file. hosts: names that a request may be sent to, beside addresses. complain:
-    hears why the model could not answer.
+    most: largest accepted file in bytes. hosts: accepted host names, beside IP addresses. complain:
+    called with the reason when the model fails.
     """
     desk = _Service(model, most, complain)
     folder = Path(__file__).parent / "page"
@@ -111,13 +111,13 @@ def _failed(request: Request, error: Exception) -> Response:
 
 @dataclass(frozen=True)
 class _Guard:
-    """Answers only what is sent to this server by name, and by its own page."""
+    """Middleware that refuses foreign host names and, for POST, foreign origins."""
 
     app: ASGIApp
     hosts: frozenset[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; headers that keep the page apart are added to its answer."""
+        """Handle one request; adds `HEADERS`, which isolate the page, to the response."""
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -133,7 +133,7 @@ class _Guard:
 
     def _problem(self, method: str, headers: Headers) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")
-        # A page elsewhere may let its own name lead here; an address leads nowhere else.
+        # DNS rebinding: a foreign page may point its host name here; IP addresses are safe.
         if not self._is_ours(host):
             return f"this server is not named {host!r:.80}; use the address that fsbench printed"
         if method == "POST" and origin is not None and origin.partition("://")[2] != host:
@@ -242,11 +242,11 @@ class _Service:
 
 
 def opened(data: bytes) -> Image.Image:
-    """The image of a file, decoded; HTTPException with a sentence where it is none for us.
+    """Decode an image file; HTTPException with the reason if that is not possible.
 
     Only formats of photographs are tried, and no more than MOST_PIXELS are decoded.
     """
-    image_endings()  # has Pillow import its formats
+    image_endings()  # makes Pillow import its formats
     try:
         image = Image.open(io.BytesIO(data), formats=sorted(FORMATS & set(Image.OPEN)))
         if image.width * image.height > MOST_PIXELS:

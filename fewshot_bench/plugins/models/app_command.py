@@ -15,9 +15,9 @@ from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.offline import OfflineError
 
 CONNECTIONS = 32
-"""At a time; each may hold an image. A browser has six."""
+"""Maximum concurrent connections; each may hold an image. A browser opens six."""
 PATIENCE = 5
-"""Seconds that the end waits for answers that are under way."""
+"""Seconds that shutdown waits for pending responses."""
 
 
 @click.command("app", short_help="Open a page that classifies images with a kept model.")
@@ -64,7 +64,7 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
 
 
 def _serve(app: object, listener: socket.socket) -> None:
-    """Until Ctrl-C."""
+    """Serve until Ctrl-C."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -77,7 +77,7 @@ def _serve(app: object, listener: socket.socket) -> None:
         loop="asyncio",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS + 1,  # the one that asks is counted
+        limit_concurrency=CONNECTIONS + 1,  # the new one is counted, too
         timeout_graceful_shutdown=PATIENCE,
     )
     try:
@@ -87,7 +87,7 @@ def _serve(app: object, listener: socket.socket) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket at this address; UsageError where there can be none."""
+    """A socket bound to this address; UsageError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

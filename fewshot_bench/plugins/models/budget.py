@@ -15,9 +15,9 @@ from fewshot_bench.utils.text import size_text
 
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-# Kept for what comes after the last fit: writing the folder, and a machine that got slower.
+# Share kept for writing the folder after the last fit; factor for a machine that gets slower.
 SPARE, SLOWER = 0.08, 1.3
-# How much of a fit is seen before its end is foretold.
+# Seconds of a fit that are observed before its end is predicted.
 SEEN_SECONDS = 1.0
 
 
@@ -40,7 +40,7 @@ def read_duration(text: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    """Seconds as readable text: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -53,7 +53,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Budget:
-    """Seconds from now on, and bytes of memory (None: what the machine has).
+    """Seconds from now on, and bytes of memory (None: no limit).
 
     reserved: seconds that the final fit is expected to take.
     """
@@ -65,12 +65,12 @@ class Budget:
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin."""
+        """Start the clock."""
         self.began = self.clock()
 
     @property
     def spent(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self.clock() - self.began
 
     @property
@@ -79,9 +79,9 @@ class Budget:
         return self.seconds * (1 - SPARE) - self.spent - self.reserved
 
     def watch(self, fits: int) -> Callable[[int, int], None]:
-        """The `progress` of a fit that is one of so many: OverBudget when they would take too long.
+        """`progress` of one of `fits` fits: OverBudget if they exceed the time left or the memory.
 
-        As soon as a fit says how far it is, the time of all of them is foretold.
+        The time of all fits is predicted once a fit has reported steps for SEEN_SECONDS.
         """
         begun, left = self.clock(), self.left
         first: list[float] = []
@@ -89,7 +89,7 @@ class Budget:
         def progress(done: int, total: int) -> None:
             now = self.clock()
             self.check_memory()
-            # What comes before the first step, such as encoding, does not come again.
+            # Work before the first report, such as encoding, is not repeated for later steps.
             first.extend(() if first else (now, done))
             since, steps = now - first[0], done - first[1]
             whole = now - begun
@@ -102,7 +102,7 @@ class Budget:
         return progress
 
     def check_memory(self) -> None:
-        """OverBudget where this process holds more than the memory."""
+        """Raise OverBudget if this process uses more than `memory`."""
         if self.memory is None:
             return
         import psutil

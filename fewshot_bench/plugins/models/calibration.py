@@ -1,8 +1,8 @@
 """Probabilities from out-of-fold logits: the temperature, its error, the threshold of `--reject`.
 
 `temperature_of`, `calibration_error` and `threshold` are the entry points. None of them sees logits
-of an image that its method was fitted on. Fits that choose their own settings give logits of other
-scales, so that theirs go through `rescaled` first.
+of an image that its method was fitted on. Fits that choose their own settings differ in the scale
+of their logits, which go through `rescaled` first.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SMALLEST, LARGEST, STEPS = 1e-4, 1e4, 80
 
 
 def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
-    """The temperature of the least negative log-likelihood of (n, classes) logits.
+    """Temperature that minimizes the negative log-likelihood of (n, classes) logits.
 
-    images: distinct ones. Labels are as certain as Laplace's rule makes them, (images + 1) of
-    (images + 2), so that answers that are all right do not make the temperature vanish.
+    images: number of distinct images. Labels are smoothed by Laplace's rule, certain to
+    (images + 1) / (images + 2), so that the temperature does not vanish if all answers are right.
     """
     classes, doubt = logits.shape[1], 1 / (images + 2)
     target = np.full(logits.shape, doubt / classes)
@@ -54,7 +54,7 @@ def scale_of(logits: Logits) -> float:
 
 
 def rescaled(logits: Logits, parts: Labels) -> Logits:
-    """(n, classes) logits over the scale of their part. parts: (n,) one number for each fit."""
+    """(n, classes) logits divided by the scale of their fit. parts: (n,) number of the fit."""
     found = logits.copy()
     for part in np.unique(parts):
         found[parts == part] /= np.float32(scale_of(logits[parts == part]))
@@ -62,7 +62,7 @@ def rescaled(logits: Logits, parts: Labels) -> Logits:
 
 
 def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:
-    """(n,) the mean probability of the label over repeats, at the temperature that suits all.
+    """(n,) mean probability of the label over repeats, at one temperature fitted to all.
 
     logits: (repeats, n, classes).
     """
@@ -83,7 +83,7 @@ def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
 
 
 def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int) -> float:
-    """Expected calibration error, a share, with the temperature of the other parts for each part.
+    """Expected calibration error as a share; each part uses the temperature of the others.
 
     parts: (n,) the fold in which each row was held out.
     """
@@ -100,10 +100,10 @@ def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int
 def threshold(
     logits: Logits, labels: Labels, temperature: float, kept: float, images: int
 ) -> float | None:
-    """The probability that the share `kept` of right answers reaches; None for too few of them.
+    """The probability that the share `kept` of right answers reaches; None if they are too few.
 
-    Below it a query belongs to no class. So few right answers that one of them is more than what
-    may be lost say nothing.
+    Below it a query belongs to no class. Right answers are too few if less than one of them per
+    repeat may be rejected.
     """
     right = logits.argmax(axis=1) == labels
     repeats = len(labels) / images

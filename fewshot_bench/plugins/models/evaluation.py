@@ -1,7 +1,7 @@
-"""A kept model measured on the test images of a data set, with a record like that of a cell.
+"""Measures a kept model on the test images of a data set, with a record like that of a cell.
 
-`evaluate` is the entry point. The protocol of the record is `kept` and its `picks` the digest of
-the model, so that no table mixes it with cells that were fitted for it.
+`evaluate` is the entry point. The record has the protocol `kept` and the digest of the model as
+`picks`, so that no table mixes it with the cells of a run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Evaluation:
     ids: tuple[str, ...]
 
     def stored(self, store: Path) -> Evaluation:
-        """The same, written into a store that is made where there is none."""
+        """Write it to a store, which is made if missing; returns the stored evaluation."""
         opened = Store(store)
         opened.create()
         return Evaluation(opened.write(self.record, self.answers, self.ids), self.answers, self.ids)
@@ -59,11 +59,11 @@ def evaluate(
     store: str | PathLike[str] | None = None,
     device: str = "auto",
 ) -> Record:
-    """The record of a kept model on the test images of a data set with the same classes.
+    """Measure a kept model on the test images of a data set with the same classes.
 
-    model: as `load_model` gives it, or as it takes it. store: a folder of results that takes the
-    record, with its answers. device: of a model that is opened here. UsageError where classes
-    differ, DataMissingError where there are no test images.
+    model: a loaded model, or an argument of `load_model`. store: results folder to write the record
+    and its answers to. device: for a model that is loaded here. UsageError if classes differ,
+    DataMissingError if there are no test images.
     """
     from fewshot_bench.analysis.model import Model, load_model
 
@@ -74,7 +74,7 @@ def evaluate(
 
 
 def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
-    """Ask a model about the test images of a data set; store: has splits of own images."""
+    """Measure a model on the test images of a data set; store: has splits of own images."""
     import numpy as np
 
     from fewshot_bench.images.decode import ImageFiles
@@ -108,7 +108,7 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
 
 
 def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
-    """The model's column of each class of the data set; UsageError where names differ."""
+    """The model's column for each class of the data set; UsageError if names differ."""
     alone, lacking = [sorted(set(a) - set(b)) for a, b in ((known, asked), (asked, known))]
     if alone or lacking:
         texts = [f"the model alone has {few(alone)}"] if alone else []
@@ -118,7 +118,7 @@ def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[i
 
 
 def _spec(model: Model, name: str, dataset: Dataset) -> RunSpec:
-    """The conditions of the fit, on another data set; StoreError where the config cannot be so."""
+    """The spec of the fit, but for this data set; StoreError if the config gives no valid one."""
     from fewshot_bench.runner.request import canonical, revision_of, weights_of
     from fewshot_bench.runner.variants import Configured, expand_methods
 
@@ -159,10 +159,10 @@ def _digest(config: ModelConfig) -> str:
 def _logits(
     model: Model, dataset: Dataset, split: Split, places: Sequence[int], meter: Meter
 ) -> np.ndarray:
-    """(n, classes) of the data set, over the temperature, in the order of the test list.
+    """(n, classes) logits, divided by the temperature, in the order of the test list.
 
-    Images are asked about in an order that follows from the list alone: one that is grouped by
-    class would give labels away.
+    Images are shuffled with a seed from the split digest: an order grouped by class would leak
+    labels.
     """
     import numpy as np
 
@@ -178,7 +178,7 @@ def _logits(
 
 
 def _split(config: ModelConfig, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Facts of the images: those of the fit as the model states them, and the test images."""
+    """Facts on the images of the fit, as stated by the model, and on the test images."""
     card, fit = dataset.card(), config.data
     counts = fit.get("images", ())
     counts = list(counts.values() if isinstance(counts, Mapping) else counts)
@@ -199,7 +199,7 @@ def _split(config: ModelConfig, dataset: Dataset, split: Split) -> dict[str, Any
 
 
 def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
-    """Costs of the answers; those of the fit are not kept with a model."""
+    """Costs of inference; the costs of the fit are not stored with a model."""
     from fewshot_bench.api.method_card import card_of
 
     footprint: dict[str, Any] = {

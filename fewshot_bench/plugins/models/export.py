@@ -1,7 +1,7 @@
-"""A kept model as a program that needs no fewshot_bench: `torch.export` or ONNX.
+"""Writes a kept model as a program that needs no fewshot_bench: `torch.export` or ONNX.
 
-`export` is the entry. Nothing is written before the program, read back from its file, has answered
-real images as the model does.
+`export` is the entry point. Nothing is published before the program, read back from its file, has
+reproduced the model's logits on real images.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 ABOUT = "program.json"
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
-"""Allowed gaps between logits, in parts of their scale, by the coarser precision of the two."""
+"""Allowed gap between logits relative to their scale, by the coarser precision of the two."""
 EMBEDDED = "parts of scikit-learn's two photographs"
 TILES = (4, 8)
-"""Rows and columns that each of these photographs is cut into."""
+"""Rows and columns into which each of these photographs is cut."""
 BATCH, ALONE = 24, 4
-"""Images that a program is asked at once, and how many it is asked one by one as well."""
+"""Batch size for the exported program, and number of images that are also predicted one by one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Parity:
     """Agreement of a program with its model on images.
 
     gap: the largest absolute difference of two logits. scale: the median absolute logit, at least
-    1. tolerance: of gap / scale. differing: images that are given another class.
+    1. tolerance: the largest gap / scale allowed. differing: images with another predicted class.
     """
 
     images: int
@@ -90,8 +90,8 @@ def export(
     """Write the model in the folder `path` as a program into the folder `output`.
 
     form: `torch` or `onnx`. precision: of the encoder, `fp32` or `fp16`. images: paths of images to
-    compare on. tolerance: as in `Parity`; by default as `TOLERANCE` says. UsageError where the
-    model has no such program, or one that answers otherwise: then nothing is written.
+    compare on. tolerance: as in `Parity`; by default from `TOLERANCE`. UsageError if the model
+    cannot be exported, or the program answers otherwise: then nothing is written.
     """
     written = FORMATS[form]
     written.require()
@@ -116,11 +116,11 @@ def export(
 
 
 def _silent(text: str) -> None:
-    """For what was said when the model was opened first."""
+    """Drop warnings that were given when the model was opened first."""
 
 
 def _check_free(output: Path) -> None:
-    """UsageError where the folder holds something else than an earlier program."""
+    """Raise UsageError if the output holds anything but an earlier program."""
     if output.is_dir() and not any(output.iterdir()):
         return
     if os.path.lexists(output) and not (output / ABOUT).is_file():
@@ -138,7 +138,7 @@ def _traced(path: Path, model: Model) -> Any:
 
 
 def _pictures(images: Iterable[str] | None, rotate: bool) -> tuple[list[Image.Image], str]:
-    """Images as they are decoded, and their source in words."""
+    """Decoded images, and their source as text."""
     from fewshot_bench.images.decode import decoded, upright
 
     if images is None:
@@ -174,7 +174,7 @@ def _tiles() -> list[Image.Image]:
 def _compared(
     model: Model, ask: Ask, pictures: Sequence[Image.Image], source: str, tolerance: float
 ) -> Parity:
-    """The program's logits beside the model's, asked in batches and one by one."""
+    """Compare the program's logits with the model's, in batches and one by one."""
     import torch
 
     expected = model.logits(pictures)
@@ -213,7 +213,7 @@ def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
 
 @contextmanager
 def _beside(output: Path) -> Iterator[Path]:
-    """A folder beside the output, gone at the end; UsageError where none can be made."""
+    """Temporary folder beside the output, removed at the end; UsageError if it cannot be made."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         for left in output.parent.glob(f"{TEMPORARY}~*"):
@@ -232,7 +232,7 @@ def _beside(output: Path) -> Iterator[Path]:
 
 
 def _publish(folder: Path, output: Path, about: dict[str, Any]) -> None:
-    """Move the program to its place; its facts come last: a folder without them is no program."""
+    """Move the program to its place, its facts last: a folder without them is no program."""
     output.mkdir(exist_ok=True)
     (output / ABOUT).unlink(missing_ok=True)
     for file in folder.iterdir():

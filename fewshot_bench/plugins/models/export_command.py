@@ -89,7 +89,7 @@ def command(
 
 
 def _place(model: Path, form: str) -> Path:
-    """Beside the model; here for a model on a hub."""
+    """Default output: beside the model; in the working directory for a model on a hub."""
     if str(model).startswith(PREFIX):
         return Path(f"{model.name.partition('@')[0]}-{form}")
     whole = model.resolve()

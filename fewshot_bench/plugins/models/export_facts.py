@@ -1,6 +1,6 @@
-"""All that the user of an exported program needs beside it, as plain values.
+"""Facts that a user of an exported program needs, as plain values for `program.json`.
 
-`facts` is the entry.
+`facts` is the entry point.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def facts(model: Model, form: str, precision: str, written: Format) -> dict[str,
 
 
 def _step(step: Any) -> dict[str, Any]:
-    """A step on a PIL image: a resize or a crop by its numbers, another one by its name."""
+    """Describe a step on a PIL image: a resize or crop by its sizes, any other by its name."""
     kind, size = type(step).__name__, getattr(step, "size", None)
     if kind == "Resize":
         sizes = [size] if isinstance(size, int) else list(size or ())

@@ -1,6 +1,6 @@
 """The formats of exported programs: each writes a file, reads it back and answers with it.
 
-`FORMATS` is the entry.
+`FORMATS` is the entry point.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Ask = Callable[["np.ndarray[Any, Any]"], "Tensor"]
 """uint8 pixels (n, 3, h, w) to float32 logits (n, classes) on the CPU."""
 PIXELS, LOGITS = "pixels", "logits"
 INLINE_BYTES = 1800 * 2**20
-"""Weights of more than this stand in a second file, since an ONNX file ends at 2 GiB."""
+"""Larger weights go to a second file, since an ONNX file is limited to 2 GiB."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a program.
+    """One program format.
 
-    write: into a file, and give what answers from that file. packages: those that are needed, all
-    of the extra `export`.
+    write: writes the file and returns a callable that runs it. packages: required packages, all of
+    the extra `export`.
     """
 
     file: str
@@ -41,7 +41,7 @@ class Format:
     packages: tuple[str, ...] = ()
 
     def require(self) -> None:
-        """UsageError where a package is missing."""
+        """Raise UsageError if a package is missing."""
         for name in self.packages:
             require(name, "export", "--format onnx", "take --format torch")
 
@@ -82,9 +82,9 @@ def _write_onnx(program: ExportedProgram, file: Path) -> Ask:
 
 
 def _one_type_for_norms(program: ExportedProgram) -> None:
-    """Layer norms of fp16 with fp32 weights, which ONNX lacks: computed in fp32, then rounded.
+    """Compute fp16 layer norms with fp32 weights, which ONNX lacks, in fp32 and round the result.
 
-    So torch computes them too. Changes the program.
+    Torch computes them the same way. Changes the program in place.
     """
     import torch
 
@@ -100,7 +100,7 @@ def _one_type_for_norms(program: ExportedProgram) -> None:
 
 
 def _computed_in(node: torch.fx.Node, dtype: torch.dtype) -> None:
-    """Cast the first argument of a node to `dtype`, and what it gives back."""
+    """Cast the first argument of a node to `dtype`, and its result back."""
     import torch
 
     graph, cast, given = node.graph, torch.ops.aten._to_copy.default, node.meta["val"]
@@ -120,7 +120,7 @@ def _computed_in(node: torch.fx.Node, dtype: torch.dtype) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes of exporters, which concern who writes torch code."""
+    """Silence the warnings of exporters, which are for authors of torch code."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

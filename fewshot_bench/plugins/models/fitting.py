@@ -1,7 +1,7 @@
-"""Fits of methods to parts of given images, and their logits for others, in this process.
+"""Fits methods on parts of given images, and computes logits for others, in this process.
 
-`FitRunner` is the entry point. A fit goes through the runner: measured, guarded, tried again in
-parts when memory runs out; features are shared by all fits.
+`FitRunner` is the entry point. Fits go through the runner (measured, guarded, retried in smaller
+parts when memory runs out) and share features.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Places = NDArray[np.int64]
 
-# Stands for any method where the backbone alone matters.
+# Placeholder method where only the backbone matters.
 ZERO_SHOT = Variant("zero-shot", {}, {}, "1")
 Progress = Callable[[int, int], None]
 
@@ -48,7 +48,7 @@ class Chosen:
 
 
 class FitRunner:
-    """A backbone and given images. cache: a folder for features, or None for memory alone."""
+    """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
         from fewshot_bench.runner.classes import LabelSpace
@@ -64,11 +64,11 @@ class FitRunner:
 
     @property
     def backbone(self) -> LoadedBackbone:
-        """The backbone, loaded."""
+        """The loaded backbone."""
         return self._session.backbone(self.spec(ZERO_SHOT))[0]
 
     def spec(self, variant: Variant) -> RunSpec:
-        """The conditions of a fit of a method on all images."""
+        """The spec of a method fitted on all images."""
         chosen, material = self.chosen, self.material
         return RunSpec(
             method=variant.method,
@@ -96,10 +96,10 @@ class FitRunner:
         validation: bool,
         progress: Progress | None = None,
     ) -> tuple[Fitted, NDArray[np.float32]]:
-        """A method fitted on some images, and (queries, classes) logits of others.
+        """Fit a method on some images; also returns (queries, classes) logits for others.
 
-        validation: whether some of `train` are set apart as validation images. Raises what the
-        method raised.
+        validation: whether some of `train` are set apart as validation images. Errors of the
+        method are raised.
         """
         from fewshot_bench.images.features import open_views
         from fewshot_bench.runner.isolation import own_interruptions
@@ -127,7 +127,7 @@ class FitRunner:
         return fitted, logits
 
     def encode(self, places: Places) -> Tensor:
-        """(n, width) features of unit length of some images, kept for all fits that use them."""
+        """(n, width) unit-norm features of some images, cached for all fits that use them."""
         from fewshot_bench.images.features import accounted, image_view, open_views
         from fewshot_bench.profiling.meter import Meter
 

@@ -25,7 +25,7 @@ FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Places of images: those that are fitted on and those that are asked about."""
+    """Indices of the images to fit on and of the held-out images."""
 
     repeat: int
     number: int
@@ -65,10 +65,10 @@ def _parts(labels: Places, folds: int, seed: int) -> Places:
 
 
 def with_validation(labels: Places, train: Places, seed: int) -> tuple[Places, Places]:
-    """A training part divided into images to train on and validation images.
+    """Split a training part into images to train on and validation images.
 
-    As in a run with the policy `min4` on so many images per class: of 2k images up to four of each
-    class, of a single one none.
+    As in a run with the policy `min4`: half of the images of a class but at most four, and none of
+    a single one.
     """
     rng, held = np.random.default_rng(derive(seed, "validation")), []
     for label in np.unique(labels[train]):

@@ -1,6 +1,7 @@
-"""Images that a command line names: files, folders, patterns, standard input.
+"""Images named on a command line: files, folders, patterns, standard input.
 
-`found` gives paths one by one; a million of them are never held, but for the names in one folder.
+`found` yields paths lazily; at most the names in one folder, or the matches of one pattern, are
+held in memory.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _expanded(path: str) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Images in a folder and its folders, sorted; hidden ones are left out."""
+    """Images in a folder and its subfolders, sorted, without hidden ones."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

@@ -45,7 +45,7 @@ class Material:
 
     @property
     def classnames(self) -> tuple[str, ...]:
-        """By label."""
+        """Class names by label."""
         return self.dataset.card().classnames
 
     @cached_property
@@ -55,7 +55,7 @@ class Material:
 
     @property
     def digest(self) -> str:
-        """That of the list of images."""
+        """Digest of the list of images."""
         return digest_of([("train", self.items)])
 
 
@@ -66,10 +66,10 @@ def gather(
     seed: int = 1,
     skip_damaged: bool = False,
 ) -> Material:
-    """The images of a data set that may be trained on; with `shots`, so many of each class.
+    """Load the images of a data set that may be trained on; at most `shots` of each class.
 
     data: own class names and templates, as in `RunSpec.data`. UsageError for fewer than two
-    classes, DataMissingError for images that cannot be read, unless they are to be left out.
+    classes; DataMissingError for unreadable images, unless `skip_damaged` and no class is lost.
     """
     dataset: Dataset = registry().dataset(name, data)
     if isinstance(dataset, Undivided):

@@ -1,6 +1,6 @@
 """The model card of an adapted model: README.md with the metadata that model hubs read.
 
-`card` is the entry point; it states no number that the config does not hold.
+`card` is the entry point; its numbers come from the config, the table of methods and the notes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from fewshot_bench.store.model_files import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
 LIBRARY = "fewshot_bench"
-# Licences of weights by the beginning of an open_clip tag: their names on model hubs.
+# License names on model hubs, by prefix of the open_clip tag of the weights.
 LICENSES = {"openai": "mit", "laion": "mit", "datacomp": "mit", "dfn": "apple-amlr"}
 UNKNOWN = "other"
 
 
 def license_of(backbone: str) -> str:
-    """The licence of a backbone's weights; `other` where it is not known here."""
+    """License of a backbone's weights; `other` if it is not known here."""
     if backbone == "tiny":
         return "apache-2.0"
     tag = backbone.partition("/")[2].partition("@")[0]
@@ -152,6 +152,6 @@ def _total(config: ModelConfig) -> int:
 
 
 def _plain(text: str) -> str:
-    """A foreign name on one line, that is no markup."""
+    """An arbitrary name on one line, with Markdown and HTML markup escaped."""
     shown = printable(text)
     return "".join(f"\\{sign}" if sign in "<>[]`*_" else sign for sign in shown)

@@ -1,7 +1,7 @@
 """Training images of an adapted model, to be shown beside its answers (`adapt --keep-support`).
 
-`support_of` is the entry point. Pictures are made anew from pixels: nothing of a file's metadata
-(places, cameras, names) is in them.
+`support_of` is the entry point. Pictures are re-encoded from pixels, without the metadata of the
+files (places, cameras, names).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ QUALITY = 80
 
 
 def support_of(runner: FitRunner) -> Support:
-    """Features, classes and pictures of the images that were given, or of a part of many."""
+    """Features, classes and pictures of the given images, or of an even part of many."""
     material = runner.material
     places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
     features = runner.encode(places).cpu().numpy()

@@ -21,6 +21,6 @@ COMMANDS = {
 
 @hookimpl
 def register_commands(cli: LazyGroup) -> None:
-    """Add them by name; nothing is imported before one is used."""
+    """Add the commands by name; their modules are imported on first use."""
     for name, text in COMMANDS.items():
         cli.add_lazy(name, f"fewshot_bench.plugins.models.{name}_command:command", text)

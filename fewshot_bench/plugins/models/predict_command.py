@@ -1,4 +1,4 @@
-"""`fsbench predict`: classes of images, by a kept model, as they come."""
+"""`fsbench predict`: classify images with a kept model and write each row at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.model import Prediction
 
 WIDEST = 40
-"""Characters of a class name in a table."""
+"""Maximum characters of a class name in a table."""
 Row = dict[str, str | float | None]
 Line = Callable[[Row], str]
 
@@ -83,7 +83,7 @@ def command(
 
 
 def _row(prediction: Prediction, head: list[str]) -> Row:
-    """All columns; empty where the model has fewer classes."""
+    """All columns; None where the model has fewer classes."""
     return dict.fromkeys(head) | prediction.row()
 
 
@@ -101,7 +101,7 @@ def _json(head: list[str], classnames: tuple[str, ...]) -> Line:
 
 
 def _table(head: list[str], classnames: tuple[str, ...]) -> Line:
-    """Columns of a width that follows from the class names, so that rows can be shown at once."""
+    """Column widths depend on the class names only, so that each row can be shown at once."""
     names = [printable(name) for name in (*classnames, "class")]
     width = max(len("runner_up"), min(WIDEST, max(map(len, names))))
 
@@ -131,7 +131,7 @@ _LINES = {"table": _table, "csv": _csv, "jsonl": _json}
 
 @contextmanager
 def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
-    """Lines to stdout, or to a file that takes its place when all went well."""
+    """Write lines to stdout, or to a file that is put in place only on success."""
     if output is None:
         yield lambda text: click.echo(_encodable(text), nl=False, color=True)
         return
@@ -144,13 +144,13 @@ def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 def _encodable(text: str) -> str:
-    """Text without the bytes of file names that are not UTF-8."""
+    """Text with backslash escapes for bytes of file names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager
 def _progress(output: Path | None) -> Iterator[Callable[[int], None]]:
-    """The count of images on a terminal, where no result is shown on it."""
+    """Show the count of images on a terminal, unless results are shown there."""
     shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
 
     def show(done: int) -> None:

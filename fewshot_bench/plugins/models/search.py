@@ -1,7 +1,6 @@
-"""The search among methods: folds one after the other, within a budget, dropping what loses.
+"""The search among methods: fits fold by fold within a budget, and drops clear losers.
 
-`Search` is the entry point. A candidate is chosen only by folds of whole repeats, and methods are
-compared on the same ones.
+`Search` is the entry point. Only complete repeats count, and methods are compared on the same ones.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ TIERS = (
     ),
 )
 """Methods from cheap to expensive: without training images, heads on frozen features, trained
-through the encoders. What is in one tier costs about the same in use; others are in the last."""
+through the encoders. Methods of a tier cost about the same in use; others come after the last."""
 ONE_SHOT = "clap"
-"""Taken where no class has two images, so that nothing can be held out (docs/adapt.md)."""
+"""Chosen if no class has two images, so that none can be held out (docs/adapt.md)."""
 REPEATS = 3
-# Images that are encoded between two looks at the clock.
+# Images that are encoded before timing starts, and then between two checks of the budget.
 FIRST, CHUNK = 16, 64
 LOST = "clearly worse"
 
 
 @dataclass
 class Candidate:
-    """A method, and what came of it.
+    """A method and its results.
 
-    validation: whether it chooses by validation images, which are then set apart; None until it
-    was fitted. logits: (images, classes) by repeat, NaN for images that were not held out. parts:
-    (images,) by repeat, the fold of each. seconds: of each fit. dropped: why it is not tried on.
-    whole: whether it is the twin that sets none apart of a method that chooses by them.
+    validation: whether it chooses settings by validation images, which are then set apart; None
+    before the first fit. logits: (images, classes) by repeat, NaN for images that were not held
+    out. parts: (images,) by repeat, the fold of each. seconds: of each fit. dropped: why it is no
+    longer tried. whole: True for the twin of such a method that sets no validation images apart.
     """
 
     variant: Variant
@@ -69,33 +68,33 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The method."""
+        """Name of the method."""
         return self.variant.method
 
     @property
     def title(self) -> str:
-        """As tables show it."""
+        """Name in tables."""
         return f"{self.name} (all images)" if self.whole else self.name
 
     @property
     def repeats(self) -> int:
-        """Whole repeats."""
+        """Number of complete repeats."""
         return len(self.logits)
 
     @property
     def each(self) -> float:
-        """Seconds that a fit is expected to take; the first one encodes for all others."""
+        """Seconds of the longest fit, leaving out the first, which encodes for all others."""
         return max(self.seconds[1:] or self.seconds, default=0.0)
 
     def right(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) the share of repeats that were right."""
+        """(held-out images,) share of the first `repeats` repeats with the right answer."""
         stacked = np.stack(self.logits[:repeats])
         held = ~np.isnan(stacked[0, :, 0])
         shares: Shares = (stacked[:, held].argmax(axis=2) == labels[held]).mean(axis=0)
         return shares
 
     def score(self, labels: NDArray[np.int64], repeats: int) -> Shares:
-        """(held-out images,) what `accuracy.best_of` chooses by."""
+        """(held-out images,) scores for `accuracy.best_of`."""
         stacked = np.stack(self.logits[:repeats])
         held = ~np.isnan(stacked[0, :, 0])
         probabilities = calibration.true_probabilities(stacked[:, held], labels[held])
@@ -104,7 +103,7 @@ class Candidate:
 
 
 class Search:
-    """Candidates from cheap to expensive on repeated folds. say: gets a line for what goes on."""
+    """Candidates from cheap to expensive on repeated folds. say: gets a line for each step."""
 
     def __init__(
         self,
@@ -123,21 +122,24 @@ class Search:
 
     @property
     def finalists(self) -> list[Candidate]:
-        """Candidates that were not dropped, with the same whole repeats behind each."""
+        """Candidates that were not dropped and have a complete repeat."""
         return [one for one in self.candidates if one.repeats and not one.dropped]
 
     @property
     def repeats(self) -> int:
-        """Whole repeats that all finalists have."""
+        """Number of complete repeats that all finalists have."""
         return min((one.repeats for one in self.finalists), default=0)
 
     @property
     def shares(self) -> list[Shares]:
-        """(held-out images,) of each finalist, over the repeats that all have."""
+        """(held-out images,) share of right answers of each finalist, over their common repeats."""
         return [one.right(self.labels, self.repeats) for one in self.finalists]
 
     def run(self) -> None:
-        """All repeats, as far as the budget goes; an interruption by a person ends it early."""
+        """Run all repeats that the budget allows.
+
+        KeyboardInterrupt ends the search early; it is raised only without a finalist.
+        """
         try:
             if self.folds and self._encoded():
                 self._run()
@@ -151,10 +153,10 @@ class Search:
                 one.dropped = self.stopped or "nothing can be held out: no class has two images"
 
     def _encoded(self) -> bool:
-        """Encode all images, which most methods share; False where there is no time for it."""
+        """Encode all images for the methods to share; False if there is no time for it."""
         every = np.arange(len(self.labels))
         self._say(f"encoding {len(every):,} images")
-        # The first ones wait for the backbone, so that they are no measure.
+        # The first images wait for the backbone to load, so they are not timed.
         self.runner.encode(every[:FIRST])
         begun, rest = self.budget.clock(), every[FIRST:]
         for start in range(0, len(rest), CHUNK):
@@ -170,7 +172,7 @@ class Search:
     def _run(self) -> None:
         for repeat in range(1 + self.folds[-1].repeat):
             folds = [fold for fold in self.folds if fold.repeat == repeat]
-            # Grows by the twins of methods that choose by validation images.
+            # The list grows on the way, by twins of methods that choose by validation images.
             for candidate in self.candidates:
                 if candidate.dropped:
                     continue
@@ -186,7 +188,7 @@ class Search:
             self._drop_losers()
 
     def _expected(self, candidate: Candidate) -> float:
-        """Seconds of a fit: as before, or those of encoding the views that it asks for."""
+        """Expected seconds of a fit: from earlier fits, else of encoding the views it needs."""
         if candidate.seconds:
             return SLOWER * candidate.each
         method = registry().method_class(candidate.name)(**candidate.variant.options)
@@ -196,13 +198,13 @@ class Search:
         return self._per_image * count * (views(shots, classes) if callable(views) else 0)
 
     def _repeat(self, candidate: Candidate, folds: Sequence[Fold]) -> None:
-        """All folds of one repeat; OverBudget, and what a method raises."""
+        """Fit all folds of one repeat; raises OverBudget, and what a method raises."""
         logits = np.full((len(self.labels), len(self.runner.space.classnames)), np.nan)
         parts = np.full(len(self.labels), -1)
         self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
         for done, fold in enumerate(folds):
             fits, each = len(folds) - done, self._expected(candidate)
-            # The views of the first fit serve the others.
+            # Before the first fit, `each` is the time to encode views, which all fits share.
             if self.budget.left < each * (fits if candidate.seconds else 1):
                 late = self.budget.left <= 0
                 raise OverBudget(
@@ -215,7 +217,7 @@ class Search:
         candidate.parts.append(parts)
 
     def _fold(self, candidate: Candidate, fold: Fold, fits: int) -> NDArray[np.float32]:
-        """(held out, classes) logits."""
+        """Fit one fold; returns (held out, classes) logits."""
         begun = self.budget.clock()
         fitted, logits = self._fit(candidate, fold.train, fold.held_out, fits)
         candidate.seconds.append(self.budget.clock() - begun)
@@ -231,7 +233,10 @@ class Search:
         queries: NDArray[np.int64],
         fits: int,
     ) -> tuple[Fitted, NDArray[np.float32]]:
-        """The first fit of a candidate shows whether validation images are of use to it."""
+        """Fit a candidate; its first fit shows whether it uses validation images.
+
+        If not, it is fitted again without them; if so, its twin without them becomes a candidate.
+        """
         chooses = candidate.validation is not False
         watch = self.budget.watch(fits)
         fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
@@ -245,7 +250,7 @@ class Search:
         return fitted, logits
 
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
-        """A candidate fitted on all images, and its logits for those that it chose by."""
+        """Fit a candidate on all images; also returns its logits for its validation images."""
         every = np.arange(len(self.labels))
         _, val = with_validation(self.labels, every, self.runner.chosen.seed)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
@@ -279,13 +284,13 @@ class Search:
         if not usable:
             reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)
             raise UsageError(f"no method could be fitted: {reasons}")
-        # Without anything held out, by what is known beforehand; out of time, the cheapest.
+        # If nothing can be held out, ONE_SHOT by prior knowledge; if out of time, the cheapest.
         wanted = [one for one in usable if one.name == ONE_SHOT] if not self.folds else []
         return (wanted or usable)[0]
 
 
 def _tier(name: str) -> int:
-    """The place of a method's tier; a foreign one is in the last."""
+    """Index of a method's tier; a method in no tier comes after the last."""
     return next((place for place, tier in enumerate(TIERS) if name in tier), len(TIERS))
 
 

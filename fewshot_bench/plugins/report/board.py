@@ -85,9 +85,9 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
-    """Positions of means and intervals between the least and the most of all, line by line.
+    """Positions of means and intervals between the smallest and largest bound, line by line.
 
-    None with a baseline, whose columns take the room.
+    None without any number, or with a baseline, whose columns need the room.
     """
     values = [headline.estimate(c) if c.cell else None for c in ordered(headline)]
     known = [value for value in values if value]
@@ -164,7 +164,7 @@ def _accuracy(headline: Headline, contestant: Contestant) -> Field:
 
 
 def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Field:
-    """The difference to the best; of a method without a number what it lacks."""
+    """The difference to the best; for a method without a number the reason."""
     if contestant.cell is None:
         return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none reason")
     if pair is None:
@@ -182,7 +182,7 @@ def _range(pair: Pair) -> Field:
 
 
 def p_field(pair: Pair | None) -> Field:
-    """A corrected p-value; marked where the two are not told apart."""
+    """A corrected p-value; marked as a tie if it is not significant."""
     if pair is None:
         return NOTHING
     tie = "" if pair.significant else "tie"

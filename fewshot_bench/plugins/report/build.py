@@ -1,4 +1,4 @@
-"""The report as one HTML text: asks for predictions, draws, and fills the template."""
+"""The report as one HTML text: `render` reads predictions, draws, and fills the template."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Options:
 
 
 def render(table: Table, records: Sequence[Record], outcomes: Outcomes, options: Options) -> str:
-    """The page about a table and the records that it was built from; outcomes: of their store.
+    """Render the page on a table and the records that it was built from; outcomes: of their store.
 
     The same store, records and options give the same text. No record and no logits are changed.
     UsageError for a baseline that is not in the table.
@@ -159,7 +159,7 @@ def _fill(context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     script = _own("script.js")
-    # Only this very script may run, whatever else got into the page.
+    # Only the script with this digest may run, whatever else got into the page.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html").render(
         context,

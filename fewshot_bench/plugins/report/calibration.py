@@ -1,4 +1,4 @@
-"""Reliability of methods at the headline: how often they are right, by how sure they are."""
+"""Reliability of methods at the headline: their accuracy by the confidence of predictions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _bins(
     predictions: Predictions,
     sure: Mapping[str, np.ndarray],
 ) -> np.ndarray | None:
-    """(3, bins): shares of the images, of right answers, and sums of confidence, in equal bins."""
+    """(3, bins): share of images, share of right answers, weighted sum of confidence, per bin."""
     import numpy as np
 
     from fewshot_bench.api.metrics import BINS, equal_width

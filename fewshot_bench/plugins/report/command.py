@@ -98,7 +98,7 @@ def command(
         notes=older,
         older=unrunnable,
     )
-    # Differences are the report's own: they also pair methods of other numbers of shots.
+    # The report computes differences itself, since it also pairs methods at different shots.
     asked = ReportOptions(title, images, baseline)
     text = render(build(records, options), records, outcomes, asked)
     for damage in outcomes.damaged:

@@ -1,4 +1,4 @@
-"""Every figure of the page with what is said about it to a reader who cannot see it."""
+"""Every figure of the page, with its description for readers who cannot see it."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _error(value: float | None) -> Field:
 
 
 def _lean(found: reliability.Reliability) -> str:
-    """True when a method is surer than it is right, on average over its bins."""
+    """Sentence on a method's mean confidence minus its accuracy, over its bins."""
     parts = zip(found.share, found.confidence, found.accuracy, strict=True)
     gap = 100 * math.fsum(share * (sure - right) for share, sure, right in parts)
     if abs(gap) < 0.5:

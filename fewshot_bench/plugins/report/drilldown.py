@@ -1,4 +1,4 @@
-"""Per data set: the classes that are hard, and what is taken for what."""
+"""Per data set: the hardest classes, and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Drill:
 
 
 def drills(headline: Headline, predictions: Predictions, images: int) -> list[Drill]:
-    """One per member of the headline, for the best method and the one it is held against."""
+    """One per member of the headline, for the best method and the one to compare it with."""
     ranked = headline.ranked
     if not ranked:
         return []
@@ -47,7 +47,7 @@ def drills(headline: Headline, predictions: Predictions, images: int) -> list[Dr
 
 
 def _other(headline: Headline, ranked: Sequence[Contestant]) -> Contestant | None:
-    """The baseline, or the second where there is none."""
+    """The baseline if it is ranked below the best method, else the second method."""
     named = [c for c in ranked[1:] if c.row.label == headline.table.baseline]
     return next(iter([*named, *ranked[1:2]]), None)
 
@@ -90,9 +90,9 @@ def _drill(
 def _of(
     headline: Headline, predictions: Predictions, contestant: Contestant, group: Group
 ) -> tuple[list[Record], list[Outcome]]:
-    """The outcomes of a method's seeds that have the same queries as the first, with the records.
+    """Records and outcomes of the seeds of a method that have the same queries as the first.
 
-    Both are empty where there is no outcome.
+    Both are empty if there is no outcome.
     """
     records: list[Record] = []
     found: list[Outcome] = []
@@ -113,7 +113,7 @@ def _accuracies(outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 def _hardest_first(accuracy: np.ndarray) -> list[int]:
-    """The classes that have images."""
+    """Labels of the classes that have images, by ascending accuracy."""
     import numpy as np
 
     order = np.argsort(accuracy, kind="stable")

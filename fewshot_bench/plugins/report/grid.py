@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A head; `hint` says what the numbers are. Numbers stand on the right and sort as such."""
+    """A column head; `hint` explains the numbers, which are right-aligned and sort as numbers."""
 
     title: str
     numeric: bool = True
@@ -17,9 +17,9 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field; `sort` where the text itself is not what to sort by, `css` classes.
+    """One field; `sort`: value to sort by in place of the text; `css`: classes.
 
-    detail: what follows the text, and may be left out where there is little room.
+    detail: text after the main text, which may be left out if there is little room.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line; its first field is its head. `look` is the mark of a method, if it is about one."""
+    """A line; its first field is its head. mark, color: of a method, if the line is about one."""
 
     fields: Sequence[Field]
     mark: str = ""
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: `name` is its id on the page, `caption` what a reader is told first."""
+    """A table: `name` is its id on the page, `caption` its title."""
 
     name: str
     caption: str

@@ -36,7 +36,7 @@ class Headline:
 
     `members` are the groups that are averaged, or the group itself. `contestants` are in the
     table's order, `ranked` those with a number, the best first. `records` are the finished ones
-    by what was evaluated, row, shots and seeds.
+    by evaluated data set, row, shots and seeds.
     """
 
     table: Table
@@ -70,17 +70,17 @@ class Headline:
         return text.message(cell.reason or missing)
 
     def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
-        """The mean over seeds in percent, as a table of it says; None where there is none."""
+        """Mean calibration error over seeds in percent, as in the table; None if not known."""
         cell = self.table.cell(group, contestant.row, contestant.shots)
         known = cell.estimates.get("ece")
         return known.mean if known else None
 
 
 def headline(table: Table, records: Sequence[Record]) -> Headline:
-    """Choose the group that says most, and the shots at which most methods have a number there.
+    """Choose the most informative group, and the shots at which most methods have a number there.
 
-    Plain data sets go before base-to-new and transfer, an average before single data sets, and of
-    several numbers of shots with as many methods the largest. Methods without shots take part with
+    Plain data sets go before base-to-new and transfer, averages before single data sets, and larger
+    numbers of shots before smaller ones with as many methods. Methods without shots take part with
     their only number.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))

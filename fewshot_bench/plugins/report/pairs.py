@@ -15,7 +15,7 @@ from fewshot_bench.plugins.report.predictions import Predictions
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.paired import Comparison
 
-# More pairs than this are not all tested: the correction would leave nothing to see.
+# More pairs than this are not all tested: after correction nothing would be significant.
 MOST_PAIRS = 300
 
 
@@ -23,10 +23,10 @@ MOST_PAIRS = 300
 class Pair:
     """One comparison, first minus second in points; `p` is corrected after Holm, `raw` is not.
 
-    won, lost: on how many data sets alone the first is significantly better, or worse.
+    won, lost: number of single data sets on which the first is significantly better, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
-    bounded: whether low and high say anything; not with two seeds.
-    visible: the least difference that the uncorrected test finds four times in five.
+    bounded: whether low and high are meaningful; not with two seeds.
+    visible: the smallest difference that the uncorrected test finds four times in five.
     signed_rank: Wilcoxon's p over data sets, None for fewer than six.
     """
 
@@ -45,7 +45,7 @@ class Pair:
 
     @property
     def significant(self) -> bool:
-        """True when the two are told apart at 5 %."""
+        """True if the difference is significant at 5 %."""
         return self.p < LEVEL
 
     @property
@@ -60,7 +60,7 @@ class Pair:
 
     @property
     def tied(self) -> int:
-        """On how many data sets the two are not told apart."""
+        """Number of data sets without a significant difference."""
         return self.datasets - self.won - self.lost
 
     def turned(self) -> Pair:
@@ -77,9 +77,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Comparisons by the labels of both rows; `family` is how many p-values were corrected.
+    """Comparisons by the labels of both rows; `family` is the number of corrected p-values.
 
-    `why` says why there is none at all, else it is empty; `reasons` why two have none.
+    `why`: reason why there is no comparison at all, or empty; `reasons`: why two rows have none.
     """
 
     found: Mapping[tuple[str, str], Pair]
@@ -97,11 +97,10 @@ class Pairs:
 
 
 def compared(headline: Headline, predictions: Predictions) -> Pairs:
-    """Every two contestants on the images of the headline, corrected together after Holm.
+    """Compare every two contestants on the images of the headline, corrected together after Holm.
 
-    All pairs are in the family, so that the correction also covers that the winner, and who comes
-    next, were found by looking at the same numbers. Only where there are too many pairs for that,
-    the winner alone is compared.
+    All pairs are in the family, so that the correction also covers the choice of the winner and the
+    runner-up by the same numbers. With more than MOST_PAIRS pairs, only the winner is compared.
     """
     from fewshot_bench.analysis.statistics.intervals import holm
 

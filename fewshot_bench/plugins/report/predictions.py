@@ -1,4 +1,4 @@
-"""Predictions and confidences of the methods, and the ones that cannot be used."""
+"""Predictions and confidences of records, and reasons for those that cannot be used."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ABSENT = "its logits are not in the store"
 
 
 class Predictions:
-    """The outcomes of finished records by cell; `problems` says what could not be used, and why.
+    """The outcomes of finished records by cell; `problems` has the unusable ones with reasons.
 
-    Damaged logits are named and left where they are.
+    Damaged logits are reported and left in place.
     """
 
     def __init__(self, outcomes: Outcomes, records: Iterable[Record]) -> None:
@@ -36,14 +36,14 @@ class Predictions:
                 self.problems.append(f"{record.spec.describe()}: {self._reason(record)}")
 
     def of(self, record: Record) -> Outcome | None:
-        """The outcome of a record; None when its logits are not there or cannot be used."""
+        """The outcome of a record; None if its logits are missing or cannot be used."""
         return self._known.get(record.spec.key())
 
     def confidences(self, records: Iterable[Record]) -> dict[str, np.ndarray]:
-        """By key the highest probability of each image (n,), of the records with an outcome.
+        """Highest probability of each image (n,) by record key, for records with an outcome.
 
-        Outcomes may be cached: answers that went away since then, or changed, are among the
-        problems, and the record is left out.
+        Outcomes may be cached: if the answers were removed or changed since then, the record is
+        left out and listed in `problems`.
         """
         wanted = [record for record in records if self.of(record)]
         with ThreadPoolExecutor(THREADS) as pool:

@@ -41,7 +41,7 @@ def failures(records: Sequence[Record]) -> Grid | None:
 
 
 def holes(table: Table) -> Grid | None:
-    """Cells without any number, or with fewer seeds than others; None where all is there."""
+    """Cells without any number, or with fewer seeds than others; None if all are complete."""
     lines = []
     for cell in table.cells.values():
         whole = cell.status == "done" and not cell.missing_seeds

@@ -19,12 +19,12 @@ from fewshot_bench.store.keeping import ASKED
 
 # Digits of a digest, values of one fact and lines of incidents that are shown.
 DIGITS, VALUES, INCIDENTS = 12, 6, 40
-# What differs between runs and changes no number.
+# Facts that differ between runs and affect no number.
 _NOISE = ("load", ASKED)
 
 
 def provenance(table: Table, records: Sequence[Record], found: Audit) -> list[Grid]:
-    """Tables about everything that is needed to doubt the numbers."""
+    """Tables of all facts that are needed to question the numbers."""
     done = [record for record in records if record.status == "done"]
     grids = [
         _findings(found),
@@ -172,7 +172,8 @@ def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[
     counts: Counter[Hashable] = Counter()
     for environment in environments:
         for name, value in environment.items():
-            # Equal numbers of other types are other text; objects stay in `values`.
+            # Equal numbers of different types have different texts. Ids stay unique because
+            # `values` keeps the objects alive.
             known = id(value) if isinstance(value, dict | list) else (type(value), value)
             values.setdefault((name, known), (name, value))
             counts[name, known] += 1
@@ -200,7 +201,7 @@ def _plain(values: Mapping[str, Any]) -> str:
 
 
 def _values(values: Iterable[str]) -> str:
-    """The different values, a few of them."""
+    """The first few distinct values, and the number of the others."""
     found = sorted({value for value in values if value})
     more = f" and {len(found) - VALUES} more" if len(found) > VALUES else ""
     return " | ".join(found[:VALUES]) + more

@@ -13,7 +13,7 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 
 
 def drawn(headline: Headline) -> list[Contestant]:
-    """The contestants in the figures: the best by the headline, then those without a number."""
+    """The contestants in the figures: ranked by the headline, then those without a number."""
     ranked = headline.ranked
     others = [contestant for contestant in headline.contestants if not contestant.cell]
     return [*ranked, *others][:MOST]

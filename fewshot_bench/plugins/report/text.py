@@ -13,12 +13,12 @@ LONGEST_NAME, LONGEST_TEXT = 120, 600
 
 
 def name(text: str) -> str:
-    """A name from a record on one line, without characters that steer what is around it."""
+    """A name from a record on one line, without control characters."""
     return printable(text, LONGEST_NAME)
 
 
 def short(text: str, longest: int = 22) -> str:
-    """A name that fits into a figure; the middle of a long one goes."""
+    """A name that fits into a figure; long ones are cut in the middle."""
     text = printable(text)
     if len(text) <= longest:
         return text
@@ -27,7 +27,7 @@ def short(text: str, longest: int = 22) -> str:
 
 
 def short_names(labels: Sequence[str], longest: int) -> dict[str, str]:
-    """Short names that differ: where the middle tells two apart, the values of their overrides."""
+    """Short names; where shortening makes two equal, with the overrides in which they differ."""
     found = {label: short(label, longest) for label in labels}
     counts = Counter(found.values())
     for label, shown in found.items():
@@ -62,7 +62,7 @@ def interval(value: Estimate) -> str:
 def p_value(p: float) -> str:
     """A p-value with its relation: `= 0.012`, `< 0.001`.
 
-    One that would be rounded to 5 % has as many digits as show on which side of it it is.
+    A value that would be rounded to 5 % has enough digits to show on which side of 5 % it is.
     """
     if p < 0.001:
         return "< 0.001"

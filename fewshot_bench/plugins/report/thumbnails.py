@@ -1,4 +1,4 @@
-"""Small example images of what is mixed up, where the data set is on this machine."""
+"""Small example images of confused classes, if the data set is on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_PIXELS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """An image as a data URI, its class, and what it was taken for in how many of the seeds."""
+    """An image as a data URI, its class, a wrong prediction, and the number of seeds with it."""
 
     uri: str
     label: str
@@ -49,7 +49,7 @@ def thumbnails(
 ) -> list[Thumbnail]:
     """Images of the pairs in `mixed`, in turn, those first that most seeds got wrong.
 
-    None where the data set cannot be opened; an image that cannot be read is left out.
+    Empty if the data set cannot be opened; an image that cannot be read is left out.
     """
     dataset = _opened(record)
     items = _items(dataset)
@@ -68,9 +68,9 @@ def thumbnails(
 
 
 def _opened(record: Record) -> Any:
-    """The data set that a record was evaluated on; None where it cannot be opened here.
+    """The data set that a record was evaluated on; None if it cannot be opened here.
 
-    Whatever goes wrong in a plug-in or on the disk, the report is written without examples.
+    If a plug-in or the disk fails, the report is written without examples.
     """
     from fewshot_bench.api.registry import registry
 
@@ -82,7 +82,7 @@ def _opened(record: Record) -> Any:
 
 
 def _items(dataset: Any) -> dict[str, Any]:
-    """The test images by id; nothing where a plug-in or the disk fails."""
+    """The test images by id; empty if a plug-in or the disk fails."""
     try:
         return {item.id: item for item in dataset.items().get("test", ())} if dataset else {}
     except Exception:
@@ -114,6 +114,6 @@ def _uri(dataset: Any, item: Any) -> str:
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     except Exception:
-        # A plug-in's reader and the decoders raise what they like; the example is left out.
+        # A plug-in's reader and the decoders may raise anything; the example is left out.
         return ""
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

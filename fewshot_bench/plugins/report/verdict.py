@@ -1,6 +1,6 @@
 """The verdict in words: which method wins, whether that is significant, and what it costs.
 
-`verdict` is the entry; every claim in it follows from the table and the paired tests.
+`verdict` is the entry point; every claim in it follows from the table and the paired tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tested = list[tuple[Contestant, Pair]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`winner` and what follows its name, then whole `sentences`, each of a line of its own."""
+    """`winner`, the `result` text after its name, and `sentences`, each on its own line."""
 
     winner: str
     result: str
@@ -128,7 +128,7 @@ def _not_better(ties: Tested) -> list[str]:
 
 
 def _better(clear: Tested, others: int) -> list[str]:
-    """Over whom the lead is significant; others: how many methods it could be over."""
+    """Sentence on the methods that the best one significantly beats, of `others` methods."""
     if not clear:
         return []
     if len(clear) == 1:
@@ -163,7 +163,7 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
 
 
 def _not_ranked(headline: Headline) -> str:
-    """Methods without a number, with what is missing of them."""
+    """Methods without a number, each with the reason."""
     names = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
     return f"Not ranked: {_listed(names, '; ')}." if names else ""
 
@@ -188,7 +188,7 @@ def cost(headline: Headline, pairs: Pairs) -> str:
 
 
 def _costs(cell: Cell, device: str) -> list[str]:
-    """Costs as sentences, the device behind the time."""
+    """Costs as phrases; the time names the device."""
     return [
         f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
         for name, cost in COSTS.items()
@@ -202,7 +202,7 @@ def _device(headline: Headline) -> str:
 
 
 def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
-    """The best of those that take at most half the time, as the alternative to consider."""
+    """Sentence on the best method that takes at most half the time of the winner."""
     best, others = headline.ranked[0], headline.ranked[1:]
     own = _time(best)
     times = [(seconds, other) for other in others if (seconds := _time(other)) is not None]

@@ -1,6 +1,6 @@
-"""Lines of a published table beside ours, and the next steps to what is missing.
+"""Builds the report of a published table beside ours, and the next steps to what is missing.
 
-`build` is the entry; `advice` follows from the lines.
+`build` is the entry point; `advice` follows from its lines.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def backbone_of(table: Reproduction, wanted: Wanted) -> str:
 
 
 def is_other_backbone(table: Reproduction, wanted: Wanted) -> bool:
-    """True when it is not the paper's; a local file of the same model and tag is taken for it."""
+    """True if the backbone is not the paper's; a local file of its model and tag counts as it."""
     return backbone_of(table, wanted).partition("@")[0] != table.backbone
 
 
@@ -55,7 +55,7 @@ def build(
     counts: Mapping[str, Mapping[str, int]],
     absent: Collection[str],
 ) -> Report:
-    """The lines row by row, by shots, each block with its mean last, and what to say about them.
+    """The report: lines by row and shots, each block with its mean last, and notes on them.
 
     counts: images per role of each published data set. absent: data sets without data.
     """
@@ -92,7 +92,7 @@ def _block(block: Sequence[tuple[Cell, Judged]]) -> list[Line]:
     """The lines of one row, number of shots and half of the classes, the mean last."""
     cell, judged = block[0][0], [one for _, one in block]
     mean = cell.mean.value if cell.mean else None
-    # Of a method that is not here, a mean alone says all that there is.
+    # For a method that is not shipped, a mean that is printed alone is all there is.
     lines = [] if mean and cell.variant is None else [one.line for one in judged]
     if mean or len(judged) > 1:
         lines.append(average(judged, cell.label, cell.shots, mean))
@@ -200,9 +200,9 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
 
 
 def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list[str]:
-    """One line per thing to do.
+    """Next steps, one per line.
 
-    absent: data sets without data. command: the call that would run what is missing.
+    absent: data sets without data. command: the call that runs missing cells.
     """
     without: defaultdict[str, set[str]] = defaultdict(set)
     for line in lines:

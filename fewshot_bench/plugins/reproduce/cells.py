@@ -22,8 +22,8 @@ class Wanted:
     """The part of a published table to repeat, and deliberate changes.
 
     methods: names or labels; where: options that a row must have; options: `[method.]name=value`
-    on top of the paper's. Empty means all, or nothing. versions: of methods that are to be shown in
-    another one than the installed.
+    on top of the paper's. An empty filter keeps all. versions: by method, if another version than
+    the installed one is to be shown.
     """
 
     methods: tuple[str, ...] = ()
@@ -39,9 +39,9 @@ class Wanted:
 
 
 _Row = tuple[str, str, str, str, int | None]
-# Said of rows in tables of several sources whose numbers are not the authors' own.
+# Labels of rows in tables of several sources whose numbers are not the authors' own.
 _SAID = {"rerun": "re-run by ", "secondary": "listed by "}
-# Data sets of the field's means, in this harness's order.
+# Suite of the data sets behind published means, in this harness's order.
 EVERY = "all"
 
 
@@ -49,9 +49,9 @@ EVERY = "all"
 class Cell:
     """One published number and the configuration that repeats it.
 
-    label: the row that it stands in. `variant` has the paper's options and what was changed on
-    purpose, None for a method that is not installed; `changed` says whether anything was.
-    mean: the number that is printed where a mean over data sets alone is, of which this is one.
+    label: its row. variant: the paper's options with deliberate changes, None for a method that is
+    not installed. changed: whether there are such changes. mean: the printed mean over data sets,
+    this one among them, if the row has only that.
     """
 
     label: str
@@ -68,12 +68,12 @@ class Cell:
 
     @property
     def paper(self) -> float | None:
-        """The published number of the data set; None where a mean alone is printed."""
+        """The published number of the data set; None if only a mean is printed."""
         return None if self.mean else self.number.value
 
     @property
     def prompts(self) -> str:
-        """The template set."""
+        """The set of prompt templates."""
         return self.setting.prompts_of(self.number.dataset)
 
 
@@ -99,7 +99,7 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
 
 
 def _single(printed: Sequence[Number]) -> list[Number]:
-    """The numbers, means that stand alone as one number of each data set."""
+    """The numbers, with each mean over data sets replaced by one number per data set."""
     from fewshot_bench.api.registry import registry
 
     names = registry().expand_datasets([EVERY])
@@ -117,7 +117,7 @@ def _setting(table: Reproduction, number: Number) -> Setting:
 
 
 def _label(table: Reproduction, number: Number) -> str:
-    """The method as tables show it; numbers of one configuration in two places are told apart."""
+    """Label of a row: the method, with its source or table where the method has several rows."""
     source = sources()[number.source, number.table]
     if table.collected:
         return f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
@@ -164,7 +164,7 @@ def _among(chosen: list[Number], kind: str, names: Sequence[str]) -> list[Number
 
 
 def _among_shots(table: Reproduction, chosen: list[Number], shots: Sequence[int]) -> list[Number]:
-    """Zero-shot rows stay: they belong to every number of shots."""
+    """Keep numbers of these shots; zero-shot rows stay, since they belong to all shots."""
     known = sorted({number.shots or 0 for number in table.numbers()})
     missing = [count for count in shots if count not in known]
     if missing:
@@ -192,7 +192,7 @@ def _refuse_varied(table: Reproduction, chosen: Sequence[Number], options: Seque
 
 
 class _Variants:
-    """Configurations by what they are made of, each made once."""
+    """Configurations of methods, cached by method and options."""
 
     def __init__(self, options: Sequence[str]) -> None:
         self.options = tuple(options)
@@ -212,7 +212,7 @@ class _Variants:
         return self._variant(number.method, _words(number))
 
     def of(self, number: Number, setting: Setting) -> tuple[Variant, bool]:
-        """The configuration for a number, and whether it is another than the paper's."""
+        """The configuration for a number, and whether it differs from the paper's."""
         single = setting.by_dataset.get(number.dataset, ())
         words = (*_words(number), *setting.options, *single)
         paper = self._variant(number.method, words)
@@ -252,10 +252,10 @@ def _concerns(method: str, word: str) -> bool:
 
 
 def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path) -> Plan:
-    """Every run that the cells need; data sets that are not there are its `problems`.
+    """Every run that the cells need; missing data sets are its `problems`.
 
-    Cells that share how images are drawn are expanded together, so that each data set is opened
-    once for them, and what shares a support set stands together.
+    Cells that draw images the same way are expanded together, so that each data set is opened once
+    for them, and runs with the same support set are adjacent.
     """
     merged = Plan([], {}, {})
     groups: defaultdict[tuple[str | bool, ...], list[Cell]] = defaultdict(list)
@@ -278,7 +278,7 @@ def _expanded(
         methods=(first.setting.method,),
         datasets=tuple(dict.fromkeys(cell.number.dataset for cell in group)),
         shots=tuple(sorted({_shots(cell) for cell in group})),
-        # Where nothing is drawn, one seed says everything.
+        # If nothing is drawn, one seed is enough.
         seeds=wanted.seeds if first.setting.random else wanted.seeds[:1],
         backbone=backbone,
         device=device,
@@ -312,5 +312,5 @@ def _expanded(
 
 
 def _shots(cell: Cell) -> int:
-    """A run has a support set, also where the method does not look at it."""
+    """Shots of the run: at least 1, since every run has a support set, even if unused."""
     return cell.shots or 1

@@ -180,7 +180,7 @@ def _reproduce(
         conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
         wanted = dataclasses.replace(wanted, precision=conditions.precision)
         planned = plan(chosen, wanted, backbone, conditions.device, store)
-        # Data sets that are not there are part of the answer, not errors.
+        # Missing data sets are part of the report, not errors.
         problems, planned.problems = planned.problems, {}
         with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
             interrupt_on_signals()
@@ -245,7 +245,7 @@ def _report(
 
 
 def _records(folder: Path) -> list[Record]:
-    """Records of the store; one that does not exist holds none. Damage is named on stderr."""
+    """Records of the store, none if it does not exist; damage is reported on stderr."""
     from fewshot_bench.store.store import Store
 
     refuse_file(folder)
@@ -253,7 +253,7 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
-    """Images per role of each published data set, as its card knows them."""
+    """Images per role of each published data set, from its card."""
     from fewshot_bench.api.registry import registry
 
     names = dict.fromkeys(cell.number.dataset for cell in chosen)
@@ -261,7 +261,7 @@ def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
 
 
 def _again(ctx: click.Context) -> str:
-    """The same call with what chooses cells and how they run, to be shown."""
+    """The same call for display, with the options that choose cells and how they run."""
     words = ["fsbench", "reproduce", str(ctx.params["name"])]
     for param in ctx.command.get_params(ctx):
         name = param.name or ""

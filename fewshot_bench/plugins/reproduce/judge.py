@@ -1,4 +1,4 @@
-"""Judging a published number by ours: difference, noise to expect, verdict.
+"""Compares published numbers with ours: difference, expected noise, verdict.
 
 `judge` and `average` make the lines of a `Report`. A difference is only claimed beyond the noise.
 """
@@ -37,7 +37,7 @@ STATUSES: tuple[Status, ...] = (
     *("incomplete", "mixed", "failed", "missing", "not shipped"),
 )
 WORDS = {"noisy": "too noisy to tell"}
-# Of a data set whose mean with others alone is published.
+# Reason for a data set of which only a mean with others is published.
 MEAN_ALONE = "a mean alone is published"
 
 
@@ -46,13 +46,13 @@ class Line:
     """One published number beside ours; all numbers in percent or points of top-1 accuracy.
 
     dataset: a data set, or `average` over `over` of the `of` data sets that the table has.
-    ours: the mean over `seeds` seeds (0 where there is none), sd their standard deviation.
-    difference: ours minus the paper's; None where the two must not be compared.
-    noise: 95 % range of the difference if both are right. test_sampling: that of ours over other
-        test images, for information: both sides have the same ones.
+    ours: the mean over `seeds` seeds (0 if there is none), sd their standard deviation.
+    difference: ours minus the paper's; None if one is missing or they must not be compared.
+    noise: 95 % range of the difference if both are right. test_sampling: 95 % range of ours over
+        other test images, for information only: both sides have the same images.
     reason: why there is no number, or no comparison, in a few words.
     classes: `all`, `base`, `new`, or `harmonic` for the harmonic mean of the two means.
-    kind, schedule: of the paper's row: whose it is (`Source.kind`), and how long it was trained.
+    kind, schedule: of the paper's row: `Source.kind`, and its training schedule.
     """
 
     method: str
@@ -101,7 +101,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole answer. conditions: how it was run; differences: what is not as in the paper."""
+    """Comparison of a table. conditions: of our runs; differences: from the paper, or unknown."""
 
     name: str
     title: str
@@ -119,15 +119,15 @@ class Report:
         return {status: found[status] for status in STATUSES if found[status]}
 
 
-# Means of the field that are printed without the numbers of data sets are over so many of them.
+# Number of data sets behind means that papers print without the numbers of the data sets.
 SETS_OF_MEANS = 11
-# With more noise than this (points), agreement says nothing.
+# With more noise than this (points), agreement means nothing.
 TOO_NOISY = 3.0
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A line, and what its noise is made of where there is any."""
+    """A line, and the components of its noise if there is any."""
 
     line: Line
     noise: Parts | None = None
@@ -137,7 +137,8 @@ class Judged:
 class Circumstances:
     """Facts that hold for the whole table.
 
-    other: what is not the paper's in any cell (`backbone`, `limit`), so that nothing is compared.
+    other: conditions of all cells that differ from the paper (`backbone`, `limit`), so that nothing
+    is compared.
     counts: images per role of each published data set. absent: data sets without data.
     """
 
@@ -148,7 +149,7 @@ class Circumstances:
 
 
 def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judged:
-    """The line of one cell."""
+    """Judge one cell by its records."""
     if cell.variant is None:
         return Judged(_line(cell, "not shipped"))
     number = cell.number
@@ -189,10 +190,10 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
 
 
 def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None = None) -> Line:
-    """The mean over the data sets that both sides have; `over` says how many these are.
+    """The mean over the data sets that both sides have; `over` is their number.
 
-    Data sets that must not be compared with the paper are averaged only where all are such.
-    mean: the paper's, where it prints no number of a data set: compared if all of ours are there.
+    Data sets that must not be compared with the paper are averaged only if all of them are such.
+    mean: the paper's, if it prints no numbers of data sets: compared if all of ours are there.
     """
     there = [one for one in lines if one.line.ours is not None and one.line.status != "incomplete"]
     compared = [one for one in there if one.noise is not None]
@@ -223,7 +224,7 @@ def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None 
 
 
 def _rounded_once(compared: Sequence[Judged], *, printed: bool) -> list[Parts]:
-    """The parts of the noise; of a mean that alone is printed the rounding is that of one number.
+    """Components of the noise; a mean that is printed alone is rounded only once.
 
     printed: whether a number is printed for each data set.
     """
@@ -234,10 +235,10 @@ def _rounded_once(compared: Sequence[Judged], *, printed: bool) -> list[Parts]:
 
 
 def harmonic(base: Line, new: Line, printed: float | None) -> Line:
-    """The harmonic mean of two means over data sets: H = 2bn / (b + n), not the mean of those.
+    """The harmonic mean of two means: H = 2bn / (b + n), not the mean over data sets of their H.
 
-    printed: the paper's; None where it prints none, so that it is that of its means. The noise
-    follows from dH/db = 2 (n / (b + n))^2 and dH/dn, as of independent means.
+    printed: the paper's; None if it prints none, and it is computed from its means. The noise
+    follows from dH/db = 2 (n / (b + n))^2 and dH/dn, taking the means as independent.
     """
     paper = _harmonic(base.paper, new.paper) if printed is None else printed
     ours = _harmonic(base.ours, new.ours)
@@ -263,14 +264,14 @@ def harmonic(base: Line, new: Line, printed: float | None) -> Line:
 
 
 def _harmonic(base: float | None, new: float | None) -> float | None:
-    """None where one is missing, or both are 0."""
+    """Harmonic mean; None if one is missing, or both are 0."""
     if base is None or new is None or not base + new:
         return None
     return 2 * base * new / (base + new)
 
 
 def verdict(line: Line) -> Line:
-    """The line with the verdict that its difference and noise lead to."""
+    """The line with the verdict that follows from its difference and noise."""
     assert line.difference is not None
     if line.noise is None:
         return _with(line, "noisy", "the spread over seeds is not known: run three or more")
@@ -329,7 +330,7 @@ def _with(line: Line, status: Status, reason: str = "", **values: float | None) 
 
 
 def _published_spread(cell: Cell) -> Spread:
-    # A source that does not say over how many seeds it averages is taken to have one.
+    # A source that does not state its number of seeds is assumed to have one.
     return Spread(cell.number.seeds or 1, cell.number.sd)
 
 
@@ -352,9 +353,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 # Two-sided 95 % of the normal distribution.
 NORMAL = 1.959964
-# Share of test images near enough to a boundary between classes that other arithmetic (device,
-# precision, decoder) decides about them: two runs of zero-shot CLIP with one prompt differ by 0.2
-# points on StanfordCars, which this share explains (docs/reproduce.md).
+# Share of test images so close to a class boundary that other arithmetic (device, precision,
+# decoder) may change their class: two runs of zero-shot CLIP with one prompt differ by 0.2 points
+# on StanfordCars, which this share explains (docs/reproduce.md).
 UNDECIDED = 0.01
 
 
@@ -364,7 +365,8 @@ class Parts:
 
     seeds: of the difference of the two means, from the spread over seeds; None where the spread is
         not known. freedom: the degrees of freedom of that estimate.
-    images: of test images that other arithmetic decides about. rounding: of the printed number.
+    images: from test images whose class depends on the arithmetic (UNDECIDED). rounding: of the
+        printed number.
     """
 
     seeds: float | None
@@ -391,10 +393,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def parts(ours: Spread, paper: Spread, images: int, decimals: int, *, random: bool) -> Parts:
-    """The parts for one cell.
+    """Components of the noise of one cell.
 
-    ours, paper: the two sides; a paper that prints no standard deviation is taken to have ours.
-    images: test images, the same on both sides, so that which images they are is no noise.
+    ours, paper: the two sides; a paper that prints no standard deviation is assumed to have ours.
+    images: test images; both sides have the same, so that their choice adds no noise.
     decimals: of the printed number. random: False where seeds change nothing (zero-shot).
     """
     wobble = UNDECIDED * 100**2 / images if images else 0.0

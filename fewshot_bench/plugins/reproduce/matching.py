@@ -1,4 +1,4 @@
-"""The records of a store that repeat a published cell, and those that nearly do."""
+"""Finds the records of a store that repeat a published cell, or nearly do, with `Matches`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.splits.published import published_splits
 
 _SHOWN = {"method_version": "method version"}
-# A mean that goes over several of these is named.
+# No mean is taken over records that differ in one of these; `mixture` names it.
 _MIXED = ("device", "weights", "revision")
 Place = tuple[str, str, str, str, int]
 
@@ -37,7 +37,7 @@ class Matches:
         return [record for record in self._near(cell) if not self._differs(record.spec, cell)]
 
     def elsewhere(self, cells: Sequence[Cell]) -> Counter[str]:
-        """Records of these cells under other conditions: how many, by what differs."""
+        """Count records of these cells under other conditions, by the conditions that differ."""
         found: Counter[str] = Counter()
         seen: set[str] = set()
         for cell in cells:
@@ -49,7 +49,7 @@ class Matches:
         return found
 
     def _near(self, cell: Cell) -> list[Record]:
-        """The same configuration, data set and shots; zero-shot looks at no image."""
+        """Records of the cell under any conditions; of any shots if it is zero-shot."""
         if cell.variant is None:
             return []
         options = canonical_json(cell.variant.options)
@@ -63,7 +63,7 @@ class Matches:
         return [r for other, found in self._found.items() if other[:4] == place[:4] for r in found]
 
     def _version(self, cell: Cell) -> str:
-        """The version of the method that is shown."""
+        """The requested version of the method, else the installed one."""
         installed = cell.variant.version if cell.variant else ""
         return self.wanted.versions.get(cell.setting.method, installed)
 
@@ -77,14 +77,14 @@ class Matches:
             "prompts": cell.prompts,
             "method_version": self._version(cell),
         }
-        # No paper is about other values of the others.
+        # All papers have the default values of the other conditions.
         expected |= {
             name: about.default
             for name, about in CONDITIONS.items()
             if name not in expected and name not in _MIXED
         }
         if not cell.setting.random:
-            # Nothing is drawn for it, so that it does not matter how.
+            # Nothing is drawn, so that the sampling does not matter.
             del expected["protocol"], expected["val"]
         return {
             _SHOWN.get(name, name): str(getattr(spec, name))
@@ -98,7 +98,7 @@ def _place(spec: RunSpec) -> Place:
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
-    """Conditions in which these records differ, so that no mean may go over them: `device` ..."""
+    """Conditions in which these records differ, so that they have no common mean: `device` ..."""
     found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
     tested = {test_images(record) for record in records} - {""}
     found += ["bytes of test images"] if len(tested) > 1 else []
@@ -108,9 +108,9 @@ def mixture(records: Sequence[Record]) -> list[str]:
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     """True when a record was evaluated on the published lists of its data set.
 
-    By the digest of the lists where these are published, and by the number of test images, of
-    which halves of the classes have fewer.
-    counts: images per role in the published set, empty where they are not known.
+    Compares the digest of the lists if it is published, else the number of test images, which is
+    smaller for halves of the classes.
+    counts: images per role in the published set, empty if not known.
     """
     images = record.metrics.get("n")
     known = published_splits().get(record.spec.dataset)

@@ -1,7 +1,7 @@
 """Numbers that papers and repositories published, each with its source.
 
 `numbers.csv` holds one number a line, `base_to_new.csv` those of halves of the classes, and
-`sources.csv` says where each table of them stands and how many of its rows were kept
+`sources.csv` gives the place of each of their tables and how many of its rows were kept
 (docs/reproduce.md describes them).
 """
 
@@ -17,7 +17,7 @@ from typing import Literal
 from fewshot_bench.utils.errors import unknown
 
 AVERAGE = "average"
-# The harmonic mean of base and new accuracy, where `classes` names a half else.
+# Value of `classes` for the harmonic mean of base and new accuracy.
 HARMONIC = "harmonic"
 _FILES = ("numbers.csv", "base_to_new.csv")
 Kind = Literal["official", "rerun", "secondary"]
@@ -31,8 +31,8 @@ class Source:
     """The source of a table of numbers.
 
     kind: `official` (by the authors of the paper), `rerun` (by others, of one paper's method),
-        `secondary` (own and copied numbers of several methods). `collected` rows were read,
-        `kept` of them are here; `reason` says why `left_out` rows are not.
+        `secondary` (own and copied numbers of several methods).
+    collected, kept, left_out: rows that were read, are here, and are not, with the `reason`.
     """
 
     key: str
@@ -58,8 +58,8 @@ class Number:
     dataset: a catalog name, `average`, or empty where it does not matter.
     shots: None where it does not matter, 0 for zero-shot.
     metric: `top1` (percent), `train_minutes`, `seconds_per_run` or `trained_params`.
-    decimals: how many the source prints. sd: standard deviation over seeds, where it says so.
-    label: how it was got: `printed` in a table, from a `log` or file of results, read off a
+    decimals: how many the source prints. sd: standard deviation over seeds, if stated.
+    label: its origin: `printed` in a table, from a `log` or file of results, read off a
         `figure`, `computed` from a formula, or under an `assumed` setting, which `note` names.
     classes: `all`; `base` or `new`, of fits on the base classes; `harmonic` for their mean.
     """

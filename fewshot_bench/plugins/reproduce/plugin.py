@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(cli: LazyGroup) -> None:
-    """Add them by name; nothing is imported before one is used."""
+    """Add both commands by name; their modules are imported on first use."""
     cli.add_lazy(
         "reproduce",
         "fewshot_bench.plugins.reproduce.command:command",

@@ -29,9 +29,9 @@ class Setting:
     protocol, val: how support and validation images are drawn (docs/protocols.md).
     by_dataset: options of single data sets. ensemble: data sets with the template ensemble instead
         of `prompts`. random: whether anything is drawn or trained, so that seeds differ.
-    differs: what cannot be repeated, or what the paper does not say.
+    differs: facts that cannot be repeated, or that the paper does not state.
     schedule: of the published rows, by the names of `MethodCard.schedule`; empty where it is not
-        stated. options: of all data sets, which make the method's schedule that of the rows.
+        stated. options: for all data sets; they give the method the schedule of the rows.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Setting:
         return self.method in registry().methods.entries
 
     def prompts_of(self, dataset: str) -> str:
-        """The template set on a data set."""
+        """The prompt template set for a data set."""
         return "ensemble" if dataset in self.ensemble else self.prompts
 
     @property
@@ -66,9 +66,9 @@ class Setting:
         return card_of(registry().method_class(self.method))
 
     def other_schedule(self, records: Iterable[Record]) -> bool:
-        """True when the published rows are of another schedule than a record's card states.
+        """True if the published rows have another schedule than a record's card states.
 
-        Records without a card were made by the installed method's schedule.
+        Records without a card are taken to have the installed method's schedule.
         """
         if self.options:
             return False
@@ -78,13 +78,13 @@ class Setting:
 
     @property
     def unlike(self) -> bool:
-        """True when the published rows are of another schedule than the installed method."""
+        """True if the published rows have another schedule than the installed method."""
         card = self.card
         same = ("", card.schedule if card else "")
         return self.random and not self.options and bool(card) and self.schedule not in same
 
     def differences(self) -> Iterator[str]:
-        """All that differs from the published rows, or that nobody says about them."""
+        """All differences from the published rows, and facts that are not stated about them."""
         yield from self.differs
         card = self.card
         if card is None:
@@ -99,7 +99,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A published table that can be repeated: whose it is, and how each method's rows were made.
+    """A published table that can be repeated: its sources, and how each method's rows were made.
 
     tables: their keys in `sources()`. settings: by method, or by `source/method` where sources
         differ in how they made the rows of a method.
@@ -118,14 +118,14 @@ class Reproduction:
         return len({source for source, _ in self.tables}) > 1
 
     def setting(self, number: Number) -> Setting | None:
-        """The configuration behind the row of a number; None where the method has no note."""
+        """The setting behind the row of a number; None if the method has none."""
         own = self.settings.get(f"{number.source}/{number.method}")
         return own or self.settings.get(number.method)
 
     def numbers(self) -> list[Number]:
-        """The accuracies of methods with settings, one of a single data set where there is one.
+        """Accuracies of methods with settings, by data set where these are printed.
 
-        Of rows that are printed as means over data sets alone these means; no harmonic means.
+        Rows that print only means over data sets give these means; no harmonic means.
         """
         found = [n for n in self._all() if self.setting(n) and n.classes != HARMONIC]
         single = {number.row for number in found if number.dataset != AVERAGE}
@@ -155,7 +155,7 @@ class Reproduction:
 
 @functools.cache
 def reproductions() -> Mapping[str, Reproduction]:
-    """All of them by name."""
+    """All published tables by name."""
     text = (
         files("fewshot_bench.plugins.reproduce").joinpath("reproductions.toml").read_text("utf-8")
     )
@@ -178,7 +178,7 @@ def reproductions() -> Mapping[str, Reproduction]:
 
 
 def reproduction(name: str) -> Reproduction:
-    """The one of this name; UsageError with the closest name."""
+    """The published table of this name; UsageError with the closest name if unknown."""
     known = reproductions()
     if name not in known:
         raise unknown("published table", name, known, "fsbench reproduce lists them")

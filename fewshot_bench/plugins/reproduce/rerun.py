@@ -1,4 +1,4 @@
-"""Repeat the cell of a record, and say what differs between then and now."""
+"""Repeats the cell of a record, and lists what differs between then and now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact that is not as it was."""
+    """One fact that changed."""
 
     name: str
     then: Any
@@ -40,16 +40,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a repetition. same: bit for bit or in all predictions (exit code 0)."""
+    """The result of a repetition. same: equal bits, predictions, metrics or error (exit code 0)."""
 
     text: str
     same: bool
 
 
 def obstacles(record: Record, store: Path | None) -> list[Difference]:
-    """Obstacles before anything is trained: another version of the method or of the data.
+    """Changes found before anything is trained: in the method version, the data or the weights.
 
-    store: the folder that the record lies in, where that is known.
+    store: the folder of the record, if known. UsageError for the record of a kept model.
     """
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.request import revision_of, weights_of
@@ -72,7 +72,7 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
 
 
 def repeat(kept: Kept) -> Outcome:
-    """Compute the cell again in this process, with as many CPU threads as then.
+    """Compute the cell again in this process, with the number of CPU threads of the record.
 
     Nothing is stored and no cached feature is read.
     """
@@ -95,7 +95,7 @@ def differences(then: Record, now: Record) -> list[Difference]:
         before, after = getattr(then, part), getattr(now, part)
         for name in names:
             if part == "metrics" and name not in before:
-                continue  # A metric that came after the record.
+                continue  # A metric that was added after the record was made.
             one, other = before.get(name), after.get(name)
             if isinstance(one, Mapping) and isinstance(other, Mapping):
                 keys = sorted({*one, *other})
@@ -107,9 +107,9 @@ def differences(then: Record, now: Record) -> list[Difference]:
 
 
 def verdict(kept: Kept, outcome: Outcome) -> Verdict:
-    """True when the repetition says the same.
+    """Compare a repetition with its record.
 
-    The digest of all logits decides on equal bits, whatever was kept of them.
+    The digest of all logits decides on equal bits, even if only some of them were stored.
     """
     then, now = kept.record, outcome.record
     if then.status != "done" or now.status != "done" or outcome.answers is None:

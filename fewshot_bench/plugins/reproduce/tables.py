@@ -41,7 +41,7 @@ def document(report: Report) -> doc.Document:
 
 
 def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
-    # Of a data set without a number on either side the mean says enough.
+    # A data set without a number on either side is left to the line of the mean.
     known = [x for x in lines if x.paper is not None or x.status != "missing"]
     shown = tuple(doc.Line(line.method, (), tuple(_texts(line))) for line in known)
     first, *heads = HEAD
@@ -49,7 +49,7 @@ def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
 
 
 def _texts(line: Line) -> Iterator[str]:
-    """The texts of a line behind its method."""
+    """The texts of a line after its method."""
     yield str(line.shots)
     yield _place(line)
     yield ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}"

@@ -24,16 +24,16 @@ _LOCK_SECONDS = 60.0
 
 
 def tensorboard(cell: Contents, folder: Path) -> None:
-    """Write the events of one cell to a folder of its own, in place of earlier ones of it."""
+    """Write the events of one cell to its own folder, in place of its earlier ones."""
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    # Neither hidden nor a step out of the folder.
+    # A name that is not hidden and does not lead out of the folder.
     name = re.sub(r"[^\w.-]+|^\.", "_", cell.method)[:60] or "_"
     place = folder / name / cell.key[:16]
     shutil.rmtree(place, ignore_errors=True)
     with SummaryWriter(str(place)) as writer:
-        # What a table of hyper-parameters shows; `add_hparams` would make a run beside this one.
+        # For the table of hyper-parameters; `add_hparams` would make a second run beside this one.
         table: Any = hparams
         for part in table(dict(cell.parameters), dict(cell.metrics)):
             writer._get_file_writer().add_summary(part)
@@ -44,7 +44,7 @@ def tensorboard(cell: Contents, folder: Path) -> None:
 
 
 def wandb(cell: Contents, folder: Path) -> None:
-    """Write one cell. WANDB_MODE=online sends it at once, which --offline overrules."""
+    """Write one cell. WANDB_MODE=online sends it at once, unless --offline overrides it."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode: Any = "offline" if offline.is_on() else os.environ.get("WANDB_MODE", "offline")
     if offline.is_on():
@@ -75,9 +75,9 @@ def wandb(cell: Contents, folder: Path) -> None:
 def mlflow(cell: Contents, folder: Path) -> None:
     """Write one cell."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Files need no server and no database driver; MLflow asks for this consent to them.
+    # A file store needs no server and no database driver, but MLflow requires this opt-in.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-    # A server that is gone must not hold up the cells that follow.
+    # An unreachable server must not delay the cells that follow.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     from mlflow.entities import Metric, Param, RunTag
@@ -98,7 +98,7 @@ def mlflow(cell: Contents, folder: Path) -> None:
 
 
 def _experiment(client: Any, folder: Path) -> str:
-    """The experiment's id; of workers that start together, one makes it."""
+    """Id of the experiment; a lock makes one of several starting workers create it."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
     with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
         found = client.get_experiment_by_name(name)
@@ -106,7 +106,7 @@ def _experiment(client: Any, folder: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """A name that MLflow takes, and that is no path: it names a file."""
+    """A name that MLflow accepts and that is no path, since it becomes a file name."""
     return re.sub(r"[^\w. -]|^\.", "_", text, flags=re.ASCII) or "_"
 
 

@@ -23,8 +23,8 @@ _FOOTPRINT = ("trained", "stored", "backbone", "peak_memory_mb", "images_seen", 
 class Contents:
     """A cell for a tracker.
 
-    parameters: what was asked, hyper-parameters as `option.NAME`; metrics: finite numbers, with
-    `time.`, `footprint.` and `selection.` before what is no metric of the result; tags: digests,
+    parameters: the run spec, hyper-parameters as `option.NAME`; metrics: finite numbers, with the
+    prefix `time.`, `footprint.` or `selection.` if they are no metric of the result; tags: digests,
     versions, the signature, the status, and the error of a failed cell.
     """
 
@@ -56,7 +56,7 @@ def contents(record: Record) -> Contents:
 
 
 def _step(record: Record) -> int:
-    """The shots; for all of them the mean size of a class."""
+    """The shots; if all images were used, the mean size of a class."""
     split = record.split
     classes = split.get("fitted_classes") or split.get("classes") or 1
     return per_class(record.spec.shots, split.get("train") or 0, classes)

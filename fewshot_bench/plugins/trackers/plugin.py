@@ -1,7 +1,7 @@
-"""The trackers as a plug-in: its option, the variables for its workers, and what a record starts.
+"""The trackers as a plug-in: its option, the variables for workers, and the hook for records.
 
-`run_finished` writes to each tracker that is on; a tracker that fails is noted in a file, and the
-command warns of it at its end.
+`run_finished` writes to each tracker that is on; the failure of a tracker is noted in a file, and
+the command warns of it at its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTION = Option(
     env=switch.VARIABLE,
     metavar="NAMES",
 )
-# Problems of earlier runs, by store; the rest is this run's.
+# Number of problems of earlier runs, by store; later ones are from this run.
 _earlier: dict[Path, int] = {}
 
 
@@ -38,14 +38,14 @@ def register_options(register: Register) -> None:
 
 @hookimpl
 def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str]:
-    """Name the trackers to workers; UsageError for one that cannot be used."""
+    """Variables that enable trackers in workers; UsageError for one that cannot be used."""
     _earlier[store] = len(switch.problems(store))
     return switch.switch_on(options[OPTION.key], store)
 
 
 @hookimpl
 def run_finished(record: Record) -> None:
-    """Write to each tracker that is on; one that fails is noted, and stops nothing else."""
+    """Write to each tracker that is on; a failure is noted and does not stop the others."""
     troubles = []
     for name in switch.asked():
         try:

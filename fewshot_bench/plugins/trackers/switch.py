@@ -1,7 +1,7 @@
-"""Chosen trackers and their folder, as variables that workers get.
+"""Enabled trackers and their folder, passed to workers as environment variables.
 
 `switch_on` checks in the command what can be checked before anything is computed; `asked`, `folder`
-and `problems` read the variables, in whichever process.
+and `problems` read the variables in any process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
 STORE_VARIABLE = "FSBENCH_STORE"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 PROBLEMS = "problems.txt"
-# Name of a tracker, which is also that of its extra, to the module that it needs.
+# Name of a tracker, and of its extra, to the module that it needs.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
@@ -41,10 +41,10 @@ def asked() -> tuple[str, ...]:
 
 
 def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
-    """The variables for workers; UsageError for a package or a folder that cannot be used."""
+    """Variables for workers; UsageError for a missing package, or an unusable server or folder."""
     for name in names:
         spec = find_spec(PACKAGES[name])
-        # A folder of that name, such as W&B's own `wandb`, is found too, and has no origin.
+        # A plain folder of that name, such as W&B's own `wandb`, is found, too: without origin.
         if spec is None or spec.origin is None:
             raise UsageError(
                 f"tracker '{name}' needs a package that is not installed: "
@@ -63,7 +63,7 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
 
 
 def _check_folder(place: Path) -> None:
-    """UsageError unless the folder of trackers is there, or can be made."""
+    """Raise UsageError unless the folder of trackers is writable, or can be made."""
     place = place.absolute()
     found = next(part for part in (place, *place.parents) if part.exists())
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):

@@ -1,6 +1,7 @@
-"""Changes that a plug-in leaves in the process: found, named, and ended or put back.
+"""Detects, reports and undoes changes that a plug-in leaves in the process.
 
-`guarded` is the way in. What stays changed makes the process untrusted: a fresh one takes over.
+`guarded` is the entry point. A change that cannot be undone makes the process untrusted: a fresh
+one takes over.
 """
 
 from fewshot_bench.runner.isolation.guard import Printed, contained, guarded, own_interruptions

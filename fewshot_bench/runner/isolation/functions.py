@@ -41,8 +41,8 @@ class Functions:
                 yield space, before
 
     def restore(self) -> tuple[list[str], bool]:
-        """Put back what was replaced. Returns its names, and whether all of it is back."""
-        # First and with nothing but syntax: any name could have been replaced.
+        """Restore replaced functions. Returns their names, and True if all were restored."""
+        # Builtins first, calling only dict methods: any builtin name may have been replaced.
         saved, swapped = self._builtins, []
         for name in saved:
             if name != "_" and _BUILTINS.get(name) is not saved[name]:
@@ -94,7 +94,7 @@ def _spaces(modules: dict[str, ModuleType]) -> Iterator[Any]:
 
 
 def _functions(spaces: Iterable[Any]) -> Iterator[FunctionType]:
-    """Functions that are defined in these modules and classes."""
+    """Functions of this package defined in the given modules and classes."""
     for space in spaces:
         for value in list(vars(space).values()):
             if isinstance(value, property):
@@ -114,7 +114,7 @@ def _replaced(before: dict[str, Any], now: Any) -> list[str]:
 
 
 def _shadowing(space: Any, before: dict[str, Any]) -> list[str]:
-    """New functions of a class in front of those that it inherits."""
+    """Names of new class attributes that override inherited functions."""
     if not isinstance(space, type) or len(vars(space)) == len(before):
         return []
     found = []
@@ -130,7 +130,7 @@ _DESCRIPTORS = (property, staticmethod, classmethod)
 
 
 def _by_its_owner(space: Any, old: Any, new: Any) -> bool:
-    """True when a library wrapped a function of its own, as torch does with an optimizer's step."""
+    """True if a library wrapped its own function, as torch does with an optimizer's step."""
     code = getattr(new, "__code__", None)
     if code is None or getattr(new, "__wrapped__", None) is not old:
         return False

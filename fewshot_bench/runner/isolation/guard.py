@@ -1,7 +1,7 @@
-"""The guard around plug-in code: what it left changed is found, named, and ended or put back.
+"""Guard around plug-in code that detects, reports and undoes the changes it leaves.
 
-`guarded` is the way in. Whatever cannot be put back by one plain call makes the process untrusted:
-its record is kept, and the next cell is computed by a fresh process.
+`guarded` is the entry point. A change that one plain call cannot undo makes the process untrusted:
+the record is kept, and a fresh process computes the next cell.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fewshot_bench.runner.isolation.processes import Children, Descriptors, Thre
 from fewshot_bench.runner.isolation.settings import Settings
 from fewshot_bench.utils.text import few
 
-# Characters of the output of plug-in code that a record keeps.
+# Characters of plug-in output kept in a record.
 LIMIT = 4000
 
 
 @contextmanager
 def guarded(who: str, incidents: Incidents, mark_tainted: Callable[[], None]) -> Iterator[Printed]:
-    """Collect what is printed inside; afterwards name what had changed in this process.
+    """Capture stdout inside; afterwards report what changed in this process.
 
-    who: begins every incident (`tip-adapter.fit`). mark_tainted: called when something is left that
-    was not put back, so that nothing else should be computed in this process.
+    who: prefix of every incident (`tip-adapter.fit`). mark_tainted: called if a change could not be
+    undone, so that nothing else should be computed in this process.
 
-    Kinds of incidents: `functions` (replaced ones), `processes`, `threads`, `descriptors`,
-    `settings` (everything that has a value before and after).
+    Kinds of incidents: `functions` (replaced), `processes`, `threads`, `descriptors`, `settings`
+    (all state with a value before and after).
     """
 
     def report(kind: str, text: str, undone: bool, how: str = "put back") -> None:
@@ -62,7 +62,7 @@ class _Snapshot:
         self._descriptors = Descriptors()
 
     def compare(self, report: Callable[..., None]) -> None:
-        """Functions first, since all that follows calls them."""
+        """Report and undo changes; functions first, since the other steps call them."""
         swapped, complete = self._functions.restore()
         if swapped:
             report("functions", f"replaced {few(swapped)}", complete)
@@ -115,7 +115,7 @@ class _Start(io.RawIOBase):
         return count
 
     def text(self) -> str:
-        """The first `LIMIT` characters, and how much more there was."""
+        """The first `LIMIT` characters, then the number of bytes left out."""
         text = self._kept.decode("utf-8", "replace")[:LIMIT]
         more = self._count - len(text.encode())
         return f"{text}\n[{more:,} more bytes]" if more > 0 else text
@@ -123,7 +123,7 @@ class _Start(io.RawIOBase):
 
 @contextmanager
 def collected() -> Iterator[Printed]:
-    """Collect what Python code prints to stdout inside; all of it passes, the start is kept."""
+    """Capture what Python code prints to stdout inside; only the start of the text is kept."""
     printed, start = Printed(), _Start()
     stream = io.TextIOWrapper(
         io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
@@ -143,7 +143,7 @@ def collected() -> Iterator[Printed]:
 
 @contextmanager
 def contained() -> Iterator[Printed]:
-    """Collect what Python code prints to stdout inside; restore directory and environment."""
+    """Capture Python's stdout inside; afterwards restore working directory and environment."""
     folder, environment = os.getcwd(), dict(os.environ)
     with collected() as printed:
         try:
@@ -157,10 +157,10 @@ def contained() -> Iterator[Printed]:
 
 @contextmanager
 def own_interruptions() -> Iterator[Callable[[], bool]]:
-    """Gives a function that is true once a person interrupted this process inside.
+    """Yield a function that returns True once this process received SIGINT inside.
 
-    A handler other than Python's own is left as it is; then, and in other threads than the main
-    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
+    Outside the main thread, or with a SIGINT handler other than Python's default (which is left in
+    place), every KeyboardInterrupt counts as raised by the code inside.
     """
     seen = []
 

@@ -1,6 +1,7 @@
 """Threads, child processes and file descriptors that a plug-in left behind or closed.
 
-`Threads`, `Children` and `Descriptors` are made before plug-in code runs and asked after it.
+`Threads`, `Children` and `Descriptors` are snapshots, created before plug-in code runs and compared
+after it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from fewshot_bench.utils.prefetch import own_threads
 
-# How long leftovers may take to end by themselves, and child processes once they are killed.
+# Time for leftovers to end by themselves, and for killed child processes to end.
 GRACE_SECONDS = 1.0
 KILL_SECONDS = 30.0
 _ROUNDS = 5
@@ -28,21 +29,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Threads:
-    """Threads that run before plug-in code does, also those that `threading` did not start."""
+    """Threads that run before plug-in code, including those not started by `threading`."""
 
     def __init__(self) -> None:
         self._before = set(threading.enumerate())
         self._unlisted = _unlisted()
 
     def left(self) -> list[str]:
-        """Names of new ones that run on after `GRACE_SECONDS`; nothing can end them."""
-        # `threading` lists a thread that it did not start once that thread asks who it is.
+        """Names of new threads still running after `GRACE_SECONDS`; nothing can end them."""
+        # A foreign thread appears in threading.enumerate() once it calls current_thread().
         new = [t for t in threading.enumerate() if t not in self._before and not _lasting(t)]
         new = [thread for thread in new if thread.ident not in self._unlisted]
         end = time.monotonic() + GRACE_SECONDS
         for thread in new:
             with suppress(RuntimeError):
-                # A thread that only calls into Python cannot be waited for.
+                # A foreign thread that only calls into Python cannot be joined.
                 thread.join(max(0.0, end - time.monotonic()))
         while _unlisted() - self._unlisted and time.monotonic() < end:
             time.sleep(GRACE_SECONDS / 20)
@@ -51,26 +52,26 @@ class Threads:
 
 
 def _lasting(thread: threading.Thread) -> bool:
-    """Started once for the life of the process: ours, tqdm's and fsspec's."""
+    """True for threads meant to live as long as the process: ours, tqdm's and fsspec's."""
     fsspec = getattr(sys.modules.get("fsspec.asyn"), "iothread", None)
     known = thread in own_threads() or thread in (fsspec or ())
     return known or type(thread).__module__.startswith("tqdm.")
 
 
 def _unlisted() -> set[int]:
-    """Threads that run Python code and that `threading` did not start."""
+    """Identifiers of threads that run Python code and are unknown to `threading`."""
     return set(sys._current_frames()) - {thread.ident or 0 for thread in threading.enumerate()}
 
 
 class Children:
-    """Child processes before plug-in code runs; on Linux, orphans of children come to us."""
+    """Child processes before plug-in code runs; on Linux, orphaned grandchildren become ours."""
 
     def __init__(self) -> None:
         _become_subreaper()
         self._before = _children()
 
     def end(self) -> tuple[list[str], bool]:
-        """End those that were left, with theirs. Returns names, and whether all have ended."""
+        """End new child processes and their descendants. Returns names, and True if all ended."""
         import psutil
 
         found: list[str] = []
@@ -127,7 +128,7 @@ def _children() -> set[int]:
 
 
 def _helpers() -> set[int]:
-    """Processes that Python and joblib keep for themselves, to clean up after this one."""
+    """Process ids of the resource trackers of Python and joblib, which clean up after us."""
     names = (
         "multiprocessing.resource_tracker",
         "joblib.externals.loky.backend.resource_tracker",
@@ -146,13 +147,14 @@ Identity = tuple[int, int] | None
 
 
 class Descriptors:
-    """The standard streams and open pipes, each with a duplicate by which it is put back."""
+    """The standard streams and open pipes, each with a duplicate to restore it from."""
 
     def __init__(self) -> None:
-        # Listed before the first duplicate is made, which is a pipe as well.
+        # List before duplicating: duplicates of pipes are pipes as well.
         found = _open_pipes()
         if not _settled.issuperset(found.values()):
-            # Garbage may hold a pipe open. Collected inside, it would look closed by the plug-in.
+            # Garbage may hold a pipe open; if it were collected while plug-in code runs, the
+            # plug-in would seem to have closed the pipe.
             gc.collect()
             found = _open_pipes()
             _settled.clear()
@@ -160,7 +162,7 @@ class Descriptors:
         self._kept = {number: (identity, os.dup(number)) for number, identity in found.items()}
 
     def restore(self) -> list[str]:
-        """Numbers of those that were closed or became something else."""
+        """Restore closed or replaced descriptors where possible; returns their numbers."""
         changed = []
         for number, (identity, duplicate) in self._kept.items():
             intact = _identity(duplicate) == identity
@@ -173,7 +175,7 @@ class Descriptors:
         return changed
 
 
-# The pipes that were open after the last collection of garbage.
+# Pipes that were open after the last garbage collection.
 _settled: set[Identity] = set()
 
 

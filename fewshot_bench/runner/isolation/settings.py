@@ -1,7 +1,7 @@
 """Process-wide settings that a plug-in may change, of Python, NumPy, Pillow and torch.
 
-`Settings` is the entry point. A setting that one plain call puts back has a `write`; of all others
-a change is found and named alone, and the process is not used again.
+`Settings` is the entry point. A setting that one plain call can restore has a `write`; changes of
+the others are only reported, and the process is not used again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from fewshot_bench.utils.text import few, shown
 
 CHANGED = "changed"
-# Libraries set these on import, for good reasons and for themselves.
+# Set by libraries on import, for their own use: no reason for an incident.
 LIBRARY_VARIABLES = frozenset(
     {
         *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),
@@ -36,7 +36,7 @@ ATTRIBUTES = (
     ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES"),
     ("PIL.Image", "MAX_IMAGE_PIXELS"),
 )
-# Name, module, and the functions that read and write; no writer: not put back.
+# Name, module, reader and writer function; without a writer the setting is not restored.
 PAIRS = (
     ("the working directory", "os", "getcwd", "chdir"),
     ("the recursion limit", "sys", "getrecursionlimit", "setrecursionlimit"),
@@ -47,8 +47,8 @@ PAIRS = (
     ("torch's anomaly mode", "torch", "is_anomaly_enabled", ""),
     ("torch's NaN checks", "torch", "is_anomaly_check_nan_enabled", ""),
 )
-# The same of what changes the numbers that kernels compute, and with them frozen features; threads
-# are a part of the name that features are kept under.
+# Attributes and pairs that change the results of kernels, and so frozen features. Thread counts are
+# not among them: they are part of the feature cache key.
 KERNELS = (
     *(("torch.backends.cudnn", name) for name in ("enabled", "benchmark", "deterministic")),
     ("torch.backends.cudnn", "benchmark_limit"),
@@ -71,7 +71,7 @@ KERNEL_PAIRS = (
 
 
 def described(before: Any, after: Any) -> str:
-    """The names of entries that differ, else the two values."""
+    """The names of the differing entries of two mappings, else both values."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = sorted(str(n) for n in {*before, *after} if before.get(n, n) != after.get(n, n))
         return f" ({few(names)})"
@@ -79,15 +79,15 @@ def described(before: Any, after: Any) -> str:
 
 
 def unvalued(before: Any, after: Any) -> str:
-    """No values, where they are long or opaque."""
+    """Empty description, for values that are long or opaque."""
     return ""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One piece of state. `write` puts a value of `read` back; None where no plain call does.
+    """One piece of state. `write` restores a value of `read`; None if no plain call can.
 
-    verb: what an incident calls the change; values: its description of the values.
+    verb: the incident's word for the change; values: describes the values before and after.
     """
 
     name: str
@@ -98,13 +98,13 @@ class Setting:
 
 
 class Settings:
-    """All settings of this process as they are now."""
+    """Snapshot of all settings of this process."""
 
     def __init__(self) -> None:
         self._before = [(setting, _read(setting.read)) for setting in of_process()]
 
     def changes(self) -> Iterator[tuple[Setting, str, bool]]:
-        """Those that differ now, with a description of the values, and True if put back."""
+        """Settings that differ now, each with a description of its values, and True if restored."""
         for setting, before in self._before:
             after = _read(setting.read)
             if not _same(before, after):
@@ -151,7 +151,7 @@ def _same(before: Any, after: Any) -> bool:
 
 
 def of_process() -> Iterator[Setting]:
-    """All settings of this process, as far as their libraries are imported."""
+    """All settings of this process whose libraries are imported."""
     yield from _listed(ATTRIBUTES, PAIRS)
     yield from _of_python()
     if threading.current_thread() is threading.main_thread():
@@ -263,7 +263,7 @@ def _umask() -> int:
 
 
 def _filters() -> tuple[Any, ...]:
-    # A filter for one module is how a library silences itself, on import.
+    # Libraries silence themselves on import with a filter for one module: not counted.
     return tuple(entry for entry in warnings.filters if entry[3] is None)
 
 
@@ -271,7 +271,7 @@ def _set_filters(before: tuple[Any, ...]) -> None:
     own = [entry for entry in warnings.filters if entry[3] is not None]
     warnings.filters[:] = [*own, *before]  # type: ignore[index]
     with warnings.catch_warnings():
-        """Entering and leaving makes Python forget what it knew of the filters."""
+        """Entering and leaving invalidates Python's cache of the filters."""
 
 
 def _logging() -> dict[str, Any]:
@@ -287,7 +287,7 @@ def _logging() -> dict[str, Any]:
 
 
 def _handlers() -> dict[str, Any]:
-    """By name; one of torch's is how a DataLoader notices that a worker of its own has died."""
+    """Signal handlers by name; torch's as SIG_DFL: DataLoader detects dead workers by one."""
     found = {one.name: signal.getsignal(one) for one in signal.Signals}
     return {
         name: signal.SIG_DFL if str(getattr(one, "__module__", "")).startswith("torch.") else one
@@ -302,7 +302,7 @@ def _flushes() -> bool:
 
 
 def _precision() -> dict[str, Any]:
-    """All switches, old and new; reading an old one fails where newer ones were set."""
+    """All precision switches, old and new; reading an old one fails if a new one was set."""
     import torch
     from torch import backends
 

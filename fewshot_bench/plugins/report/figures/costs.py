@@ -1,4 +1,4 @@
-"""Accuracy against what it costs, with the methods that no other beats in both (Pareto front)."""
+"""Accuracy against cost, with the methods that no other beats in both (Pareto front)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fewshot_bench.analysis.formats.style import FAINT, INK, Look
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
 
-# Costs within such a factor need no logarithm.
+# Costs within this factor are drawn on a linear axis.
 NARROW = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A method: what it costs and what it reaches, in percent."""
+    """A method: its cost, and the value of its metric in percent."""
 
     label: str
     look: Look
@@ -50,7 +50,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def draw(axis: Axis, metric: str, description: str) -> str:
-    """One kind of cost, the cheapest on the left."""
+    """Draw one kind of cost, the cheapest on the left."""
     canvas = Canvas(f"cost-{axis.name}", 3.5, 2.9)
     axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))
     _panel(canvas, axes, axis)
@@ -60,7 +60,7 @@ def draw(axis: Axis, metric: str, description: str) -> str:
 
 def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
     costs = [point.cost for point in axis.points]
-    # From a cost of nothing (zero-shot trains nothing) there is no logarithm.
+    # A cost of 0 (zero-shot trains nothing) has no logarithm.
     least = min((cost for cost in costs if cost > 0), default=1.0)
     linear = max(costs) < NARROW * min(costs)
     if not linear and min(costs) <= 0:
@@ -115,7 +115,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-# Where a name may stand by its point, the best place first: offset in points, alignments.
+# Places of a name by its point, the best first: offset in points, alignments.
 _PLACES = (
     ((-5.0, 4.0), "right", "bottom"),
     ((-7.0, 0.0), "right", "center"),
@@ -131,10 +131,10 @@ Box = tuple[float, float, float, float]
 
 
 def _label(canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Point]) -> None:
-    """A name for every point: by it where there is room, else near it with a line to it."""
+    """Name every point: beside it if there is room, else near it with a line to it."""
     order = sorted(points, key=lambda point: (not point.bold, point not in best, -point.value))
     scale = axes.figure.dpi / 72
-    # The view is not fitted to the points before something asks for it.
+    # Matplotlib fits the view to the points only on request.
     axes.autoscale_view()
     extent = axes.get_window_extent()
     # In points from here on.
@@ -185,9 +185,9 @@ def _lead(canvas: Canvas, axes: Any, point: Point, mark: tuple[float, float], bo
 def _place(
     mark: tuple[float, float], width: float, frame: tuple[float, ...], taken: Sequence[Box]
 ) -> tuple[Box, bool]:
-    """A free place for a name inside the frame, and True when it is by its mark.
+    """A free place for a name inside the frame, and True if it is by its mark.
 
-    Far from it the nearest place of a grid; where even there none is left, that with least overlap.
+    Otherwise the nearest free place of a grid, or the one with the least overlap if none is free.
     """
     x, y = mark
     for offset, across, up in _PLACES:
@@ -216,7 +216,7 @@ def _place(
 
 
 def _steps(first: float, last: float, step: float) -> list[float]:
-    """From first to last; the first alone where there is no room."""
+    """Values from first to last; only the first if there is no room."""
     count = max(int((last - first) / step), 0)
     return [first + index * step for index in range(count + 1)]
 

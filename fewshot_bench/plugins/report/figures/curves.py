@@ -1,4 +1,4 @@
-"""Accuracy against shots: one large panel for what the headline is about, small ones for all.
+"""Accuracy against shots: one large panel for the group of the headline, small ones for all.
 
 After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 """
@@ -100,7 +100,7 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
 
 
 def _flat(canvas: Canvas, axes: Any, curve: Curve, left: float, right: float) -> None:
-    """A method without shots: a level over the whole width."""
+    """Draw a method without shots as a horizontal line over the whole width."""
     mean = curve.points[0][1].mean
     (line,) = axes.plot(
         *([left, right], [mean, mean]),
@@ -112,7 +112,7 @@ def _flat(canvas: Canvas, axes: Any, curve: Curve, left: float, right: float) ->
 
 
 def _limit(axes: Any, panel: Panel) -> None:
-    """A scale for the means; wide intervals of few seeds run out of the panel."""
+    """Fit the scale to the means; wide intervals of few seeds may leave the panel."""
     means = [value.mean for curve in panel.curves for _, value in curve.points]
     if means:
         room = max(0.08 * (max(means) - min(means)), 0.5)
@@ -121,7 +121,7 @@ def _limit(axes: Any, panel: Panel) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The last number of a curve, and what stands beside it."""
+    """The last number of a curve, and the text beside it."""
 
     curve: Curve
     mean: float
@@ -129,7 +129,7 @@ class _End:
 
 
 def _ends(panel: Panel) -> list[_End]:
-    """From the lowest to the highest."""
+    """The ends of all curves, from the lowest to the highest."""
     found = [(curve, curve.points[-1][1].mean) for curve in panel.curves if curve.points]
     names = text.short_names([curve.label for curve, _ in found], LONGEST)
     ends = [
@@ -176,7 +176,7 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least `gap` apart, close to sorted `values`; from low to high if they fit.
+    """Places at least `gap` apart, close to sorted `values`; between low and high if they fit.
 
     Values that would overlap form a block around their mean (pool adjacent violators).
     """

@@ -21,7 +21,7 @@ def draw(
     cliques: Sequence[Sequence[int]],
     description: str,
 ) -> str:
-    """Average ranks on a line, the best on the left; bars join methods that are not told apart.
+    """Average ranks on a line, the best on the left; bars join methods without clear difference.
 
     difference: the critical difference of two average ranks; cliques: indices of such methods.
     """
@@ -70,7 +70,7 @@ def _stem(
     left: bool,
     first: bool,
 ) -> None:
-    """From a rank on the line down and to the side, where the name stands."""
+    """Draw a line from a rank down and to the side, with the name at its end."""
     low, high = axes.get_xlim()
     span = high - low
     side = low - 0.03 * span if left else high + 0.03 * span

@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often a method is right, by how sure it is of its answer.
+"""Reliability diagrams: the accuracy of a method by the confidence of its predictions.
 
 Guo et al., "On calibration of modern neural networks", ICML 2017, figure 1.
 """

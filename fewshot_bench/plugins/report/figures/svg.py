@@ -1,4 +1,4 @@
-"""From a matplotlib figure to inline SVG: small, in the page's colors, and read aloud."""
+"""From a matplotlib figure to inline SVG: small, in the page's colors, with text to read aloud."""
 
 from __future__ import annotations
 
@@ -70,21 +70,21 @@ class Canvas:
         self._tags = 0
 
     def tag(self, artist: Any, *classes: str) -> None:
-        """Give what is drawn CSS classes (letters and digits)."""
+        """Give an artist CSS classes (letters and digits)."""
         self._tags += 1
         artist.set_gid(f"{MARK}-{'_'.join(classes)}-{self._tags}")
 
     def svg(self, title: str, description: str) -> str:
-        """The figure as an element to stand in HTML; title and description are read aloud."""
+        """The figure as an inline element of HTML; title and description are read aloud."""
         buffer = io.StringIO()
         self.figure.savefig(buffer, format="svg", metadata={"Date": None})
         return fitted(buffer.getvalue(), self.name, title, description)
 
 
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
-    """Points that a text takes at most: DejaVu Sans is wider than other fonts of a page.
+    """Upper bound on the width of a text in points: DejaVu Sans is wider than fonts of a page.
 
-    What it lacks (Chinese, say) is counted by the columns of a terminal.
+    Characters that it lacks, such as Chinese, are measured by their columns in a terminal.
     """
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
@@ -97,9 +97,9 @@ def width_of(text: str, size: float, *, bold: bool = False) -> float:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib's settings for the report, whatever the user's own are; without its warnings.
+    """Use matplotlib with the settings of the report, not the user's, and without its warnings.
 
-    A glyph that the font lacks concerns the layout alone: the browser has its own fonts.
+    A glyph that the font lacks affects only the layout: the browser has its own fonts.
     """
     import matplotlib
 
@@ -117,7 +117,7 @@ def fitted(text: str, name: str, title: str, description: str) -> str:
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
-            # Its style would hold for the whole page.
+            # The style of a figure would apply to the whole page.
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
@@ -153,7 +153,7 @@ def _fit(element: ElementTree.Element, name: str) -> None:
 
 
 def _rename(element: ElementTree.Element, name: str, value: str) -> None:
-    """Classes for what was tagged, an id for what is referred to, nothing for the rest."""
+    """Turn the id into classes for tagged elements, keep it outside of groups, else drop it."""
     del element.attrib["id"]
     mark = _MARK.fullmatch(value)
     if mark:
