@@ -122,7 +122,8 @@ ROWS = {
         "92,160 (6 w per block)",
         _NOTHING,
         "minutes",
-        "U and V are 144 matrices more in memory; weight decay pulls singular values to 0",
+        "U and V of 144 matrices add 1.5 times their size in memory; weight decay pulls "
+        "singular values to 0",
     ),
     "prolip": Row(
         "projection of the image encoder",

@@ -28,6 +28,7 @@ from fewshot_bench.training.conditioned import (
 from fewshot_bench.training.encoder_learning import (
     AfterStep,
     Backward,
+    CosineEpochs,
     EncoderLearner,
     EpochLearner,
     EpochSchedule,
@@ -90,6 +91,7 @@ __all__ = [
     "BestOnValidation",
     "ContextPrompts",
     "Contexts",
+    "CosineEpochs",
     "Derived",
     "Encode",
     "EncoderBatch",

@@ -210,19 +210,18 @@ class EncoderLearner(EncoderHooks):
 
 
 @dataclass(frozen=True)
-class EpochSchedule(EncoderLearner):
-    """Epochs as Dassl runs them: a cosine per epoch after one epoch at `warmup_lr`."""
+class CosineEpochs(EncoderLearner):
+    """Epochs whose learning rate is a cosine per epoch, without warm-up."""
 
     epochs: int = hyper(5, "passes over the support set", unit="epochs")
     lr: float = hyper(2.5e-3, "learning rate")
-    warmup_lr: float = hyper(1e-5, "learning rate of the first epoch", source="Dassl defaults")
     weight_decay: float = hyper(5e-4, "weight decay", source="Dassl defaults")
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "epochs", "lr")
-        require_not_negative(self, "warmup_lr", "weight_decay")
+        require_not_negative(self, "weight_decay")
 
     def quick(self) -> Self:
         """Ten epochs, for the conformance kit."""
@@ -231,6 +230,22 @@ class EpochSchedule(EncoderLearner):
     def steps(self, shots: int, per_epoch: int) -> int:
         """Those of all epochs."""
         return self.epochs * per_epoch
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """The cosine at the step's epoch."""
+        return cosine(self.lr, step // per_epoch, self.epochs)
+
+
+@dataclass(frozen=True)
+class EpochSchedule(CosineEpochs):
+    """Epochs as Dassl runs them: a cosine per epoch after one epoch at `warmup_lr`."""
+
+    warmup_lr: float = hyper(1e-5, "learning rate of the first epoch", source="Dassl defaults")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_not_negative(self, "warmup_lr")
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
         """The rate of the step's epoch."""

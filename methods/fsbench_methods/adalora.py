@@ -85,6 +85,9 @@ class AdaLora(LowRankTuning):
             "sites, scaling and schedule are CLIP-LoRA's: no setting for few shots is published",
             "importance is that of values before a step, as in the paper, not after it",
             "budget and schedule of other papers' rows on CLIP are not stated",
+            "several templates are averaged, and the scale of logits is the backbone's own",
+            "the dropout mask of tokens that all prompts share is drawn once for all classes",
+            "with a frozen image encoder its augmented views are encoded ahead of training",
         ),
     )
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import MethodCard
-from fsbench_methods.zs_lp import Probe, ZsLp
+from fsbench_methods.zs_lp import DEVIATIONS, Probe, ZsLp
 
 ROWS = 8192
 
@@ -28,7 +28,9 @@ class Clap(ZsLp):
 
     name: ClassVar[str] = "clap"
     card: ClassVar[MethodCard] = MethodCard(
-        schedule="clap-300", official={"templates": "eight on ImageNet, one elsewhere"}
+        schedule="clap-300",
+        official={"templates": "eight on ImageNet, one elsewhere"},
+        deviations=DEVIATIONS,
     )
 
     def penalty(self, probe: Probe) -> Callable[[Tensor], Tensor]:

@@ -34,9 +34,11 @@ class ClipLora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         deviations=(
-            "several templates are averaged: the official code reads the first one",
+            "prompts are the run's templates: `a photo of a {}.` for all sets in the official code",
+            "several templates are averaged: the official code has one",
             "the dropout mask of tokens that all prompts share is drawn once for all classes",
             "the scale of logits is the backbone's own, not 100",
+            "features are normalized, and the loss is computed, in float32",
             "with a frozen image encoder its augmented views are encoded ahead of training",
         ),
     )

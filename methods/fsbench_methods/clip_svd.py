@@ -95,7 +95,10 @@ class ClipSvd(StepLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "clip-svd-200 per shot",
-        official={"epochs, templates": "differ in base-to-new; one schedule here"},
+        official={
+            "epochs, lr, templates": "others in base-to-new (4e-4, an oscillating rate) and in "
+            "cross-dataset runs (10 epochs); one schedule here"
+        },
         deviations=(
             "16 bits are trained with a loss scaler: the official code has none",
             "several templates are averaged, and the scale of logits is the backbone's own",

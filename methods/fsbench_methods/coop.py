@@ -35,6 +35,9 @@ class CoOp(PromptLearner):
         "coop-50/100/200",
         text="class names",
         official={"epochs": "50 on ImageNet at every number of shots"},
+        deviations=(
+            "the context is trained in float32, not in half precision without a loss scaler",
+        ),
     )
 
     class_specific: bool = hyper(

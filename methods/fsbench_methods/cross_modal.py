@@ -12,7 +12,8 @@ from fewshot_bench.training import LinearClassifier, require_positive, template_
 from fsbench_methods.head_search import HeadSearch, Samples
 
 TIED = "its head has weights for the classes it was fitted on"
-OFFICIAL = {"lr, weight decay, batch size, step": "the best of twelve settings on validation"}
+OFFICIAL = {"templates": "seven on ImageNet, one elsewhere"}
+SCALE = "the scale of logits is the backbone's own, not 100"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class CrossModal:
         official=OFFICIAL,
         deviations=(
             "batches of 2 where a set is smaller than half a batch: the official code ends",
+            SCALE,
         ),
     )
 

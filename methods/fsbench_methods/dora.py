@@ -36,6 +36,8 @@ class Dora(LowRankTuning):
             "dropout acts on the input of the update alone, in the published code on W's too",
             "weight decay leaves the magnitudes alone",
             "several templates are averaged, and the scale of logits is the backbone's own",
+            "the dropout mask of tokens that all prompts share is drawn once for all classes",
+            "with a frozen image encoder its augmented views are encoded ahead of training",
         ),
     )
 

@@ -46,8 +46,9 @@ class FullFineTuning(EncoderLearner):
     augment: ClassVar[Augment] = Augment(scale=(0.9, 1.0), flip=0.0)
     card: ClassVar[MethodCard] = MethodCard(
         "wise-ft-10",
+        at_test="which classes were fitted on",
         deviations=(
-            "batches of 32, not of 512: a support set is smaller than one of those",
+            "batches of 32, not of 512, which many support sets do not fill",
             "the warm-up takes at most a tenth of the steps, which are often fewer than 500",
             "other classes are answered by frozen class features; the official code has no rule",
         ),
@@ -57,7 +58,9 @@ class FullFineTuning(EncoderLearner):
     lr: float = hyper(3e-5, "learning rate of AdamW", source=_REPO)
     weight_decay: float = hyper(0.1, "weight decay of AdamW", source=_REPO)
     warmup: int = hyper(500, "steps of the warm-up, at most", unit="steps", source=_REPO)
-    alpha: float = hyper(1.0, "share of the trained weights in those that are kept", source=_REPO)
+    alpha: float = hyper(
+        1.0, "share of the trained weights in those that are kept", source="plain fine-tuning"
+    )
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""

@@ -44,7 +44,10 @@ class Gda:
     tied_to_classes: ClassVar[str] = "it has a mean for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
-        official={"validation set": "all of it (test set on ImageNet); here that of the run"},
+        official={
+            "validation set": "all of it (test set on ImageNet); here that of the run",
+            "templates": "seven on ImageNet, one elsewhere",
+        },
         deviations=("the scale of zero-shot logits is the backbone's own, not 100",),
     )
 

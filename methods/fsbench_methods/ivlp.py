@@ -37,7 +37,10 @@ class Ivlp(DeepPrompts):
     card: ClassVar[MethodCard] = MethodCard(
         "ivlp-20",
         text="class names",
-        deviations=("rows are trained in float32, not in half precision without a scaler",),
+        deviations=(
+            "the first rows of texts are trained in float32, not in half precision",
+            "16 bits are trained with a loss scaler: the official code has none",
+        ),
     )
 
     text_tokens: int = hyper(4, "rows per layer of a text", unit="tokens", source=_REPO)

@@ -13,9 +13,9 @@ from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary
 from fewshot_bench.training import Encoders, Learned, StepLearner
 
 SCHEDULE = "2sfs-300 per shot"
-COMMON = (
-    "several templates are averaged, and the scale of logits is the backbone's own",
-    "a step that a loss scaler skips counts as one",
+PROMPTS = (
+    "prompts are the run's templates, averaged if there are several; the official code has "
+    "`a photo of a {}.` for all sets"
 )
 _NORMS = re.compile(r"(vision|text)\.blocks\.\d+\.ln_[12]\.(weight|bias)")
 
@@ -47,7 +47,7 @@ class LnTuning(StepLearner):
 
     name: ClassVar[str] = "ln-tuning"
     version: ClassVar[str] = "1"
-    card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=COMMON)
+    card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=(PROMPTS,))
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The LayerNorm parameters of all blocks."""
@@ -69,7 +69,8 @@ class BitFit(StepLearner):
     name: ClassVar[str] = "bitfit"
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
-        SCHEDULE, deviations=(*COMMON, "biases of q, k and v are trained: 2SFS's code misses them")
+        SCHEDULE,
+        deviations=(PROMPTS, "biases of q, k and v are trained: 2SFS's code misses them"),
     )
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:

@@ -58,7 +58,10 @@ class LpPlusPlus:
     tied_to_classes: ClassVar[str] = "it has weights for the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="lp++-300 (full batch)",
-        official={"validation set": "as many images per class as shots; here that of the run"},
+        official={
+            "validation set": "as many images per class as shots; here that of the run",
+            "templates": "seven on ImageNet, one elsewhere",
+        },
         deviations=("parameters in float32, not in the half precision of CLIP's weights",),
     )
 

@@ -46,7 +46,8 @@ class MaPLe(DeepPrompts):
         "maple-5",
         text="class names",
         deviations=(
-            "rows and maps are trained in float32, not in half precision without a scaler",
+            "the first rows and their map are trained in float32, not in half precision",
+            "16 bits are trained with a loss scaler: the official code has none",
             "cross-dataset runs have the same setting (officially 3 layers, a rate of 2.6e-3 and "
             "2 epochs)",
         ),

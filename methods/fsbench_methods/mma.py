@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import Edits
-from fewshot_bench.training import Encoders, EpochLearner, Learned, cosine, require_positive
+from fewshot_bench.training import (
+    CosineEpochs,
+    Encoders,
+    Learned,
+    momentum_sgd,
+    require_not_negative,
+    require_positive,
+)
 
 _REPO = "configs/trainers/MultiModalAdapter"
 
@@ -64,7 +72,7 @@ class Adapters:
 
 
 @dataclass(frozen=True)
-class Mma(EpochLearner):
+class Mma(CosineEpochs):
     """Multi-modal adapter (Yang et al., CVPR 2024).
 
     Each of the upper `depth` blocks of both encoders, counted from the top, has a parallel adapter:
@@ -85,12 +93,14 @@ class Mma(EpochLearner):
     adapter_width: int = hyper(32, "width of the adapters", source=_REPO)
     scale: float = hyper(1e-3, "factor of the adapters' output", source=_REPO)
     lr: float = hyper(1.5e-3, "learning rate of SGD", source=_REPO)
+    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
     batch_size: int = hyper(16, "images per step", unit="images", source=_REPO)
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "depth", "adapter_width", "scale")
+        require_not_negative(self, "momentum")
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """Normal weights of variance 2 / outputs (Kaiming, fan_out), biases of 0."""
@@ -115,6 +125,8 @@ class Mma(EpochLearner):
         edits = Edits(branch=Adapters(learned, layers, self.scale))
         return replace(frozen, vision_edits=edits, text_edits=edits)
 
-    def rate(self, step: int, per_epoch: int, total: int) -> float:
-        """A cosine per epoch, without warm-up."""
-        return cosine(self.lr, step // per_epoch, self.epochs)
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """SGD with momentum."""
+        return momentum_sgd(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )

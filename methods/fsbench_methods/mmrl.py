@@ -58,6 +58,10 @@ class Mmrl(EpochSchedule):
         deviations=(
             "one weight and width for all data sets: published rows are of another method",
             "the scale of logits is the backbone's own, not 100",
+            "base-to-new and cross-dataset runs have the same setting (officially batches of 4 and "
+            "10 epochs, and one epoch without warm-up)",
+            "other sets with the class names of the fit are predicted as the fitted set: in the "
+            "official code ImageNet alone",
         ),
     )
 
@@ -66,7 +70,9 @@ class Mmrl(EpochSchedule):
     width: int = hyper(512, "width of the shared tokens", source=_REPO)
     alpha: float = hyper(0.7, "share of the class token's read-out", source=_REPO)
     weight: float = hyper(
-        6.0, "weight of the distance to frozen features", source="trainers/config.py: most sets"
+        6.0,
+        "weight of the distance to frozen features",
+        source="trainers/config.py: the most frequent",
     )
     init_std: float = hyper(0.02, "standard deviation of the first tokens", source="mmrl.py:135")
     epochs: int = hyper(50, "passes over the support set", unit="epochs", source=_REPO)

@@ -53,4 +53,4 @@ def register_methods(register: Callable[..., None]) -> None:
     add("ivlp", "ivlp:Ivlp", "adapters", "deep")
     add("maple", "maple:MaPLe", "adapters", "deep", "seed-paper")
     add("promptsrc", "promptsrc:PromptSrc", "adapters", "deep")
-    add("plot++", "plot_plus_plus:PlotPlusPlus", "adapters", "deep")
+    add("plot++", "plot_plus_plus:PlotPlusPlus", "adapters", "deep", "seed-paper")

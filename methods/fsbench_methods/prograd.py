@@ -45,7 +45,7 @@ class ProGrad(PromptLearner):
         deviations=(
             "all tokens of the template's words are aligned to the right; the official code counts "
             "words, so that a comma pushes the last ones out of what is trained",
-            "the class name stands last in the learned prompt, whatever follows it in the template",
+            "the teacher computes in the precision of the run, not in float32",
             "the context is trained in float32, not in half precision without a loss scaler",
         ),
     )

@@ -50,7 +50,8 @@ class PromptSrc(Ivlp):
             "30, 30"
         },
         deviations=(
-            "rows are trained in float32, not in half precision without a scaler",
+            "the first rows of texts are trained in float32, not in half precision",
+            "16 bits are trained with a loss scaler: the official code has none",
             "cross-dataset runs have the same setting (officially 3 layers, 20 epochs and a "
             "Gaussian of 6, 10)",
         ),

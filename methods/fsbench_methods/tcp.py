@@ -48,7 +48,10 @@ class Tcp(EpochSchedule):
         "tcp-50",
         official={
             "epochs": "base-to-new: SUN397 and ImageNet are evaluated at epoch 25",
-            "prompt": "an ending of the data set's own, such as `, a type of pet.`",
+            "prompt": "an ending of the data set's own, such as `, a type of pet.`; on UCF101 "
+            "words before the name",
+            "templates": "its own for frozen features (`a photo of a {}, a type of texture.` on "
+            "DTD)",
         },
         deviations=(
             "prompts end behind the class name",

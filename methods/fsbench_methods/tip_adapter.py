@@ -77,6 +77,7 @@ class CacheClassifier:
 _OFFICIAL = {
     "beta_scale, alpha_scale, init_alpha": "a table (configs/*.yaml)",
     "validation set": "all of it (test set on ImageNet); here that of the run",
+    "templates": "seven on ImageNet, one elsewhere",
 }
 _SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
 

@@ -25,7 +25,6 @@ from fewshot_bench.training import (
     unit,
 )
 
-_SCRIPT = "PLOT's repository, plot-pp/scripts/main_joint.sh"
 _CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
 
 
@@ -55,7 +54,9 @@ class TransportLearner(EpochLearner):
     weighted by the optimal transport plan, through which no gradient flows.
     """
 
-    vision_prompts: int = hyper(4, "sets of rows; an image is encoded with each", source=_SCRIPT)
+    vision_prompts: int = hyper(
+        4, "sets of rows; an image is encoded with each", source="plot-pp/train.py"
+    )
     eps: float = hyper(0.1, "weight of the entropy of a plan", source=_CODE)
     max_iter: int = hyper(100, "rounds of Sinkhorn at most", source=_CODE)
     tolerance: float = hyper(1e-2, "mean change of the factors that ends them", source=_CODE)

@@ -25,7 +25,7 @@ from fewshot_bench.training import (
     require,
     unit,
 )
-from fsbench_methods.layer_norms import COMMON, SCHEDULE, chosen, is_block_norm
+from fsbench_methods.layer_norms import PROMPTS, SCHEDULE, chosen, is_block_norm
 
 _PAPER = "2SFS (Farina et al. 2025)"
 
@@ -65,7 +65,13 @@ class TwoStage(StepLearner):
     name: ClassVar[str] = "2sfs"
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
-        SCHEDULE, at_test="which classes were fitted on", deviations=COMMON
+        SCHEDULE,
+        at_test="which classes were fitted on",
+        deviations=(
+            PROMPTS,
+            "a step that a loss scaler skips counts as one",
+            "the second stage continues the epoch of the first; the official code starts a new one",
+        ),
     )
 
     iterations: int = hyper(

@@ -32,7 +32,7 @@ class VptDeep(EpochLearner):
         "maple-5",
         official={"lr, weight_decay": "swept per data set by VPT's own code, with a linear head"},
         deviations=(
-            "tokens are trained in float32, not in half precision without a scaler",
+            "16 bits are trained with a loss scaler: the official code has none",
             "the data set's templates stand for `a photo of a {}.`",
         ),
     )

@@ -25,6 +25,10 @@ from fewshot_bench.training import (
 )
 
 MOMENTUM, WARMUP_LR = 0.9, 1e-5
+DEVIATIONS = (
+    "text features in the precision of the run, not in half precision",
+    "underscores in class names become blanks; the official code keeps them",
+)
 _CODE = "CLAP (Silva-Rodriguez et al. 2024), trainers/adapters.py"
 _CONFIG = "CLAP configs/trainers/SGD_lr1e-1_B256_ep300.yaml"
 
@@ -53,20 +57,25 @@ class ZsLp:
     """Zero-shot initialized linear probing (Silva-Rodriguez et al., CVPR 2024).
 
     Class vectors start at the mean raw text features and are normalized in every forward pass. SGD
-    on 20 augmented views of every image, encoded before training: an epoch uses as many features as
-    there are images, drawn from all views. No validation data, one configuration for all data sets;
-    the last epoch is kept.
+    on 20 augmented views of every image, encoded before training: an epoch has as many batches as
+    fit into the number of images, one at least, drawn from all views. No validation data, one
+    configuration for all data sets; the last epoch is kept.
     """
 
     name: ClassVar[str] = "zs-lp"
     version: ClassVar[str] = "1"
     tied_to_classes: ClassVar[str] = "it has a vector for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
-        schedule="clap-300", official={"templates": "eight on ImageNet, one elsewhere"}
+        schedule="clap-300",
+        official={"templates": "eight on ImageNet, one elsewhere"},
+        deviations=DEVIATIONS,
     )
 
     epochs: int = hyper(
-        300, "passes over as many features as images", unit="epochs", source=_CONFIG
+        300,
+        "rounds of as many batches as fit into the images, one at least",
+        unit="epochs",
+        source=_CONFIG,
     )
     lr: float = hyper(0.1, "learning rate of SGD", source=_CONFIG)
     batch_size: int = hyper(256, "features per step", unit="features", source=_CONFIG)

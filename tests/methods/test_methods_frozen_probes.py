@@ -108,9 +108,9 @@ def test_heads(val: bool) -> None:
     same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ head.T)
     assert relative_gap(head, unit(BASE)) > 1e-4
     assert ctx.selection["configurations"] == (6 * 4 if val else 0)
-    head = expected([(images, labels)], TEXT, [8, 32])
+    head = expected([(images, labels)], unit(BASE), [8, 32])
     ours = WiseFt(iterations=ITERATIONS).fit(task, BACKBONE, context())
-    same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ (head + TEXT).T / 2)
+    same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ (head + unit(BASE)).T / 2)
     assert trained(WiseFt(iterations=5), task) == TEXT.numel()
     assert trained(CrossModal(iterations=5), task) == TEXT.numel()
 

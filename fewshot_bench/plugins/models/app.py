@@ -60,7 +60,7 @@ AT_ONCE = 2
 MOST_PIXELS = 80_000_000
 """Maximum pixels of a decoded image: 240 MB as RGB."""
 SURPLUS = 64 * 2**20
-"""Bytes beyond the limit that are read and dropped: a browser sends all before it reads a response."""
+"""Bytes beyond the limit that are read and dropped: browsers read a response after sending all."""
 
 
 def application(
