@@ -71,7 +71,7 @@ def test_the_page_on_python_names_every_argument_and_column(tmp_path: Path) -> N
     arguments = [*inspect.signature(fb.run).parameters]
     for name in [*arguments[:-1], *inspect.signature(fb.Results.compare).parameters][1:]:
         assert f"`{name}" in page or name == "self", name
-    conditions = page.partition("`where` knows")[2]
+    conditions = page.partition("`where` takes")[2]
     for name in HEADS:
         assert f"`{name}" in page or f"`{name}`" in conditions or name in UNNAMED, name
 
