@@ -76,7 +76,7 @@ class Session:
     def resolve(self, spec: RunSpec) -> Cell:
         """Resolve a specification; UsageError or DataMissingError if that is impossible."""
         method = registry().method_class(spec.method)(**spec.options)
-        _import(spec.method, getattr(method, "imports", ()))
+        import_stated(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 
     def mark_tainted(self) -> None:
@@ -125,7 +125,7 @@ class Session:
         return self._sources[key]
 
 
-def _import(method: str, modules: Any) -> None:
+def import_stated(method: str, modules: Any) -> None:
     """Import the modules that a fit needs, so that no cell is billed for the import."""
     if not isinstance(modules, tuple) or not all(isinstance(name, str) for name in modules):
         raise PluginError(

@@ -20,6 +20,7 @@ from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observed
 from fewshot_bench.testing.toy_backbone import toy_backbone
@@ -155,6 +156,7 @@ def twin_of(method: Any) -> Any:
 
 def fit(method: Any, setting: Setting, device: str) -> Fit:
     """Fit a method as the runner does, on its own backbone, and predict all queries."""
+    import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device))
     made.fingerprints.append(made.backbone.fingerprint())
     with isolated(SEED), observed() as seen:
