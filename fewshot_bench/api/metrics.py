@@ -168,10 +168,15 @@ class Metric:
         return f"{self.title}{unit}{'' if self.higher_is_better else ', lower is better'}"
 
     @property
-    def difference(self) -> str:
-        """The caption of a table of differences: `points of top-1 accuracy`."""
+    def points(self) -> str:
+        """The unit of differences and deviations: `points of top-1 accuracy`."""
         unit = {PERCENT: "points of ", PLAIN: ""}.get(self.unit, f"{self.unit} of ")
-        return f"{unit}{self.title}{'' if self.higher_is_better else ', negative is better'}"
+        return f"{unit}{self.title}"
+
+    @property
+    def difference(self) -> str:
+        """The caption of a table of differences: `points`, and the better sign if negative."""
+        return f"{self.points}{'' if self.higher_is_better else ', negative is better'}"
 
     @property
     def scale(self) -> float:

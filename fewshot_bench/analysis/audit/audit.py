@@ -119,7 +119,7 @@ _FACTS: Facts = {
 # Entries of records that the checks and the hazard answers read.
 _CHECKED = (
     *("environment.kit", "environment.labels", "environment.load", "environment.cpus"),
-    *("environment.dirty", "footprint.trained_source"),
+    *("environment.dirty", "footprint.trained_source", "split.digest"),
 )
 # Facts in the line of a method, each with its column.
 _LINE_COLUMNS: Mapping[str, str] = {

@@ -7,7 +7,7 @@ between records are found in `differing`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from fewshot_bench.analysis.audit.facts import checked, number, reached
@@ -22,13 +22,13 @@ from fewshot_bench.analysis.audit.findings import (
     spread,
 )
 from fewshot_bench.analysis.conditions import digest
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.record_columns import Place, RecordColumns
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import TOY, TOY_NOTE
+from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
 # Incidents that make the time of a cell useless for comparing methods.
 _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
@@ -36,8 +36,8 @@ _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worke
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that used the full validation set, which has far more labels than the support set."""
-    pairs = zip(columns.records, columns["val"], strict=True)
-    found = [record for record, val in pairs if val == "full"]
+    rows = zip(columns.records, columns["val"], columns["labels used"], strict=True)
+    found = [record for record, val, used in rows if val == "full" and used != 0]
     if found:
         ratios = [
             record.split["val"] / record.split["train"]
@@ -249,14 +249,20 @@ ZERO_SHOT = "zero-shot"
 _Place = tuple[str, int, Seed | None]
 
 
+_CONDITIONS = tuple(f"condition {name}" for name in CONDITIONS)
+# Records that differ in their seeds alone.
+_CELL = ("label", "evaluated", "shots", *_CONDITIONS)
+
+
 def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
-    """Cells of the table with fewer than three seeds, too few to estimate a spread."""
-    records = columns.records
-    seeds: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for record in records:
-        spec = record.spec
-        if record.status == "done" and spec.method != ZERO_SHOT:
-            seeds[spec.label, spec.evaluated, spec.shots].append(record)
+    """Cells of the table with fewer than three seeds, or whose seeds share their support sets."""
+    seeds: defaultdict[Place, list[Record]] = defaultdict(list)
+    sets: defaultdict[Place, set[Any]] = defaultdict(set)
+    rows = zip(columns.records, columns["split.digest"], columns.rows(_CELL), strict=True)
+    for record, support, cell in rows:
+        if record.status == "done" and record.spec.method != ZERO_SHOT:
+            seeds[cell].append(record)
+            sets[cell].add(support or record.spec.split_seed)
     few = [found for found in seeds.values() if len(found) < SEEDS]
     if few:
         flat = [record for found in few for record in found]
@@ -267,6 +273,20 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
             f" {'no interval, and ' if one else ''}differences may be chance ({labels_of(flat)})"
         )
         yield finding_of("finding", "few-seeds", text, 6, flat)
+    shared = [
+        (found, len(sets[cell]))
+        for cell, found in seeds.items()
+        if len(sets[cell]) < min(SEEDS, len(found)) and found[0].spec.shots
+    ]
+    if shared:
+        flat = [record for found, _ in shared for record in found]
+        counts = spread([count for _, count in shared])
+        text = (
+            f"seeds with equal support sets: {counts} different "
+            f"{'one' if counts == '1' else 'ones'} in {len(shared)} of {len(seeds)} cells of the "
+            f"table; intervals and tests say nothing about others ({labels_of(flat)})"
+        )
+        yield finding_of("finding", "few-support-sets", text, 6, flat)
 
 
 def other_cells(columns: RecordColumns) -> Iterator[Finding]:
@@ -275,21 +295,34 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     Zero-shot and cells without shots draw no support set: one such result on a data set is enough
     to compare with other methods there at any shots and seeds.
     """
-    records = columns.records
-    have: defaultdict[str, set[_Place]] = defaultdict(set)
-    for record in records:
+    have: defaultdict[Place, set[_Place]] = defaultdict(set)
+    rows = columns.rows(("label", *_CONDITIONS))
+    for record, row in zip(columns.records, rows, strict=True):
         if record.status != "failed":
-            have[record.spec.label].add(_place(record))
+            have[row].add(_place(record))
     every = set().union(*have.values()) if have else set()
-    lacking = {label: _lacking(mine, every) for label, mine in have.items()}
+    lacking = {row: _lacking(mine, every) for row, mine in have.items()}
     parts = [
-        f"{label} lacks {_places_text(places)}"
-        for label, places in sorted(lacking.items())
+        f"{_row_text(row, have)} lacks {_places_text(places)}"
+        for row, places in sorted(lacking.items())
         if places
     ]
     if parts:
         text = f"not the same cells for all methods: {some(parts, 4)}"
         yield finding_of("finding", "other-cells", text, 5)
+
+
+def _row_text(row: Place, rows: Collection[Place]) -> str:
+    """The label, with the conditions in which rows of this label differ."""
+    alike = [other for other in rows if other[0] == row[0]]
+    own = [
+        f"{name} {value}"
+        for name, value, values in zip(
+            CONDITIONS, row[1:], zip(*(other[1:] for other in alike), strict=True), strict=True
+        )
+        if len(set(values)) > 1
+    ]
+    return f"{row[0]} ({', '.join(own)})" if own else str(row[0])
 
 
 def _place(record: Record) -> _Place:

@@ -77,15 +77,17 @@ def signature_of(records: Sequence[Record]) -> str:
     """The signature line below a table of these records; empty without records.
 
     It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
-    yield the commands that compute them. Digests are the first six hexadecimal digits: of a data
-    set's revision (SHA-256 of its text), of the backbone's weights, and of all splits
-    (`splits_digest`).
+    yield the commands that compute them; `has` counts those that did not fail. Digests are the
+    first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
+    weights, and of all splits (`splits_digest`).
     """
     if not records:
         return ""
     splits = splits_digest(records)
-    groups = _by_conditions(map(_loaded, records))
-    return write(Signature(tuple(matrix for specs in groups for matrix in _few(specs, splits))))
+    specs = list(map(_loaded, records))
+    failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
+    found = (matrix for group in _by_conditions(specs) for matrix in _few(group, failed, splits))
+    return write(Signature(tuple(found)))
 
 
 def splits_digest(records: Iterable[Record]) -> str:
@@ -125,17 +127,32 @@ def _loaded(record: Record) -> RunSpec:
     return dataclasses.replace(record.spec, weights=loaded) if loaded else record.spec
 
 
-def _few(specs: Sequence[RunSpec], splits: str) -> list[Matrix]:
-    """As `matrices` for one set of conditions, but one enclosing matrix instead of too many."""
+def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list[Matrix]:
+    """As `matrices` for one set of conditions, but one enclosing matrix instead of too many.
+
+    failed: ids of specifications whose cells have no result.
+    """
     points = _points(specs)
+    lost = _points(spec for spec in specs if id(spec) in failed)
     found = _boxes(points)
-    if len(found) <= MOST_PARTS:
-        made = [_matrix(specs[0], box) for box in found]
-    else:
-        around = _matrix(specs[0], hull(points))
-        count = sum(len(point[2]) for point in points)
-        made = [dataclasses.replace(around, has=(count, around.count))]
-    return [dataclasses.replace(matrix, splits=splits) for matrix in made]
+    found = found if len(found) <= MOST_PARTS else [hull(points)]
+    made = []
+    for box in found:
+        matrix = _matrix(specs[0], box)
+        some = _cells(points, box) - _cells(lost, box)
+        has = (some, matrix.count) if some < matrix.count else None
+        made.append(dataclasses.replace(matrix, has=has, splits=splits))
+    return made
+
+
+def _cells(points: Iterable[_Fit], box: Box) -> int:
+    """The number of cells of these fits within a box, whose evaluations are those of its fits."""
+    variants, datasets, _, shots, seeds = box
+    return sum(
+        len(asked)
+        for variant, data, asked, k, pair in points
+        if variant in variants and data in datasets and k in shots and pair in seeds
+    )
 
 
 def _boxes(points: Collection[_Fit]) -> list[Box]:

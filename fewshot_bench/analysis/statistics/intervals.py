@@ -56,7 +56,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     n = len(values)
     if n == 0:
         return None
-    mean = math.fsum(values) / n
+    # Twelve digits: equal means of other values are equal, and round alike at xx.xx5.
+    mean = float(f"{math.fsum(values) / n:.12g}")
     least, most = min(values), max(values)
     if n < FEWEST:
         return Estimate(mean, None, n, least, most)

@@ -15,8 +15,8 @@ from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
 from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
-from fewshot_bench.analysis.table.model import AVERAGE, Seed
-from fewshot_bench.analysis.table.notes import toy_notes
+from fewshot_bench.analysis.table.model import AVERAGE, Seed, marks_of
+from fewshot_bench.analysis.table.notes import run_notes, toy_notes
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
@@ -93,6 +93,7 @@ class Sweep:
     conditions: Mapping[str, str]
     notes: tuple[str, ...]
     signature: str
+    marks: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -159,7 +160,13 @@ def build(
         fixed=dict(fixed or {}),
         panels=panels,
         conditions={name: condition(records[0].spec, name) for name in CONDITIONS},
-        notes=(*toy_notes(record.spec for record in records[:1]), *_notes(panels), _CHOSEN),
+        notes=(
+            *toy_notes(record.spec for record in records[:1]),
+            *run_notes((method, record.spec) for record in records[:1]),
+            *_notes(panels),
+            _CHOSEN,
+        ),
+        marks=tuple(marks_of(records[0].spec)),
         signature=signature_of(records),
     )
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.formats.terminal import printed
 from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep
-from fewshot_bench.api.spec import TOY
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "n_seeds": 0 if value is None else value.n,
                     "status": cell.status,
                     "missing": list(cell.missing),
-                    "marks": ["toy backbone"] if sweep.conditions["backbone"] == TOY else [],
+                    "marks": list(sweep.marks),
                 }
             )
     return found

@@ -12,9 +12,9 @@ from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_ski
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
-from fewshot_bench.analysis.table.model import Cell, Row, Table
+from fewshot_bench.analysis.table.model import Cell, Table, marks_of
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import CONDITIONS, TOY
+from fewshot_bench.api.spec import CONDITIONS
 
 FIRST = (
     "dataset",
@@ -68,7 +68,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": marks_of(cell.row),
+        "marks": marks_of(cell.row.spec),
         "split_verified": cell.verified,
         "short_classes": cell.short.classes,
         "baseline": table.baseline,
@@ -85,11 +85,6 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         },
         **_special(table, cell),
     }
-
-
-def marks_of(row: Row) -> list[str]:
-    """Marks of a row, including the one for the toy backbone."""
-    return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:
@@ -168,8 +163,8 @@ def _evidence(table: Table) -> dict[str, Any]:
                 "method": one.overall.row,
                 "shots": one.overall.shots,
                 "difference": one.overall.result.difference,
-                "low": one.overall.result.low,
-                "high": one.overall.result.high,
+                "low": one.overall.result.low if one.overall.result.bounded else None,
+                "high": one.overall.result.high if one.overall.result.bounded else None,
                 "p": one.overall.result.p,
                 "p_holm": one.overall.adjusted,
                 "conditional": one.overall.result.conditional,

@@ -148,10 +148,17 @@ def _differences(table: Table, group: Group) -> Grid:
     return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
 
 
+# The mark of tests that are over test images alone.
+ONE_SEED = "; ONE SEED: about these fits, not about the methods"
+
+
 def stars(table: Table) -> str:
     """Explanation of the star beside a difference, for the caption; empty without tests."""
-    tested = table.significance is not None and table.significance.contrasts
-    return "; * p < 0.05, paired over test images too, after Holm's correction" if tested else ""
+    tested = table.significance.contrasts if table.significance is not None else ()
+    if not tested:
+        return ""
+    text = "; * p < 0.05, paired over test images too, after Holm's correction"
+    return text + (ONE_SEED if any(one.result.conditional for one in tested) else "")
 
 
 def _footer(table: Table, group: Group) -> str:
@@ -274,6 +281,7 @@ def evidence(table: Table) -> Iterator[Grid]:
 
 def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
     sets = max(one.overall.result.datasets for one in standings)
+    digits = table.main.digits
     heads = ["difference", "95 % interval", "p", "p (Holm)"]
     heads += ["win/tie/loss", "Wilcoxon p"] if sets > 1 else []
     heads += ["data sets"]
@@ -281,8 +289,10 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
     for one in standings:
         result = one.overall.result
         texts = [
-            f"{signed(result.difference)}{'*' if one.overall.significant else ''}",
-            f"{signed(result.low)} to {signed(result.high)}" if result.bounded else MISSING,
+            f"{signed(result.difference, digits)}{'*' if one.overall.significant else ''}",
+            f"{signed(result.low, digits)} to {signed(result.high, digits)}"
+            if result.bounded
+            else MISSING,
             probability(result.p),
             probability(one.overall.adjusted),
         ]
@@ -299,7 +309,7 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
         f"test images, data sets with equal weight; * p < 0.05 after Holm's correction over "
         f"{len(standings)} {'method' if len(standings) == 1 else 'methods'}"
     )
-    caption += "; ONE SEED: about these fits, not about the methods" if conditional else ""
+    caption += ONE_SEED if conditional else ""
     return _grid(table, f"significance, {shots}-shot", caption, heads, lines)
 
 
@@ -351,8 +361,9 @@ def _detectable(table: Table, found: Significance) -> Grid:
         for label in labels
     ]
     caption = (
-        f"differences to {table.baseline} in points that can be seen: smaller ones are missed more "
-        "than one time in five (the method with the median error); rough with few seeds"
+        f"differences to {table.baseline} in {table.main.points} that can be seen: smaller ones "
+        "are missed more than one time in five (the method with the median error); rough with few "
+        f"seeds{marks(table)}"
     )
     heads = [f"{k}-shot" for k in shots]
     return _grid(table, "smallest differences", caption, heads, lines, "data set")
@@ -363,28 +374,33 @@ def _points(one: Detectable | None, metric: Metric) -> str:
         return MISSING
     # Percentages never differ by more than 100, but two seeds may require it.
     whole = metric.unit == PERCENT and one.points > 100
-    return f"{'>100' if whole else f'{one.points:.1f}'} (n={one.seeds})"
+    digits = max(1, metric.digits - 1)
+    return f"{'>100' if whole else f'{one.points:.{digits}f}'} (n={one.seeds})"
 
 
 def _variations(table: Table) -> Grid:
     lines = [
-        Line(f"{one.row} on {table.shown(one.group)}, {one.shots}-shot", (), _parts(one))
+        Line(
+            f"{one.row} on {table.shown(one.group)}, {one.shots}-shot",
+            (),
+            _parts(one, table.main.digits),
+        )
         for one in table.variations
     ]
     caption = (
-        "standard deviations in points, from crossed split and training seeds; negative estimates "
-        "of a variance are shown as 0"
+        f"standard deviations in {table.main.points}, from crossed split and training seeds; "
+        f"negative estimates of a variance are shown as 0{marks(table)}"
     )
     heads = ["support set", "training seed", "test images", "rest"]
     return _grid(table, "where the numbers vary from", caption, heads, lines, "cell")
 
 
-def _parts(one: Variation) -> tuple[str, ...]:
+def _parts(one: Variation, digits: int) -> tuple[str, ...]:
     found = one.components
     if found is None:
         return (MISSING,) * 4
     parts = found.support, found.training, found.sampling, found.residual
-    return tuple(f"{math.sqrt(value):.2f}" for value in parts)
+    return tuple(f"{math.sqrt(value):.{digits}f}" for value in parts)
 
 
 def _grid(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import TOY, RunSpec
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.groups import Names
@@ -81,14 +81,24 @@ class Row:
     @property
     def marks(self) -> tuple[str, ...]:
         """Marks that qualify a comparison of this row with another."""
-        unfair = ("unfair validation",) if self.spec.val == "full" else ()
-        limited = (f"limited to {self.spec.limit}",) if self.spec.limit is not None else ()
-        return unfair + limited
+        return unfair_or_limited(self.spec)
 
     @property
     def title(self) -> str:
         """The label with its marks."""
         return f"{self.label} ({', '.join(self.marks)})" if self.marks else self.label
+
+
+def marks_of(spec: RunSpec) -> list[str]:
+    """Marks of a number in CSV and JSON, including the one for the toy backbone."""
+    return [*unfair_or_limited(spec), *(["toy backbone"] if spec.backbone == TOY else [])]
+
+
+def unfair_or_limited(spec: RunSpec) -> tuple[str, ...]:
+    """Marks of numbers with unfair validation or on some test images."""
+    unfair = ("unfair validation",) if spec.val == "full" else ()
+    limited = (f"limited to {spec.limit}",) if spec.limit is not None else ()
+    return unfair + limited
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ def notes(table: Table) -> list[str]:
         *toy_notes(row.spec for row in table.rows),
         *_marks(table),
         *_ranges(table),
+        *_equal_support_sets(table),
         *_short_classes(table),
         *_own_data(table),
         *_skipped(table),
@@ -31,9 +32,25 @@ def notes(table: Table) -> list[str]:
         *_failures(table),
         *_holes(table),
         *_seeds(table),
+        *_without_answers(table),
         *_without(table),
         *_no_harmonic_mean(table),
         *_variances(table),
+    ]
+
+
+def cell_notes(table: Table) -> list[str]:
+    """Those of `notes` that also qualify numbers of single classes."""
+    return [
+        *toy_notes(row.spec for row in table.rows),
+        *_marks(table),
+        *_equal_support_sets(table),
+        *_short_classes(table),
+        *_own_data(table),
+        *_skipped(table),
+        *_inapplicable(table),
+        *_failures(table),
+        *_holes(table),
     ]
 
 
@@ -42,15 +59,21 @@ def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
     return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
-def _marks(table: Table) -> Iterator[str]:
-    unfair = [row.label for row in table.rows if row.spec.val == "full"]
+def run_notes(rows: Iterable[tuple[str, RunSpec]]) -> Iterator[str]:
+    """Notes on runs with unfair validation or on some test images. rows: labels and cells."""
+    rows = list(rows)
+    unfair = [label for label, spec in rows if spec.val == "full"]
     if unfair:
         yield (
-            f"unfair validation: {_some(unfair)} chose on the full validation set, "
+            f"unfair validation: {_some(unfair)} had the full validation set, "
             "many more labels than the shots"
         )
-    for limit in sorted({row.spec.limit for row in table.rows if row.spec.limit is not None}):
+    for limit in sorted({spec.limit for _, spec in rows if spec.limit is not None}):
         yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
+
+
+def _marks(table: Table) -> Iterator[str]:
+    yield from run_notes((row.label, row.spec) for row in table.rows)
     splits = {seed.split for seed in table.seeds}
     if len(splits) == 1 and len(table.seeds) > 1:
         yield (
@@ -61,6 +84,34 @@ def _marks(table: Table) -> Iterator[str]:
         yield (
             "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
             "as independent and are too narrow where runs share a support set or a training seed"
+        )
+
+
+def _equal_support_sets(table: Table) -> Iterator[str]:
+    """The note on seeds that drew the same images, for want of others."""
+    parts = []
+    for cell in _own_cells(table):
+        drawn = {seed.split for seed in cell.splits} if cell.shots else set()
+        if len({value for value in cell.splits.values() if value} or drawn) < len(drawn):
+            parts.append(_where(cell))
+    if parts:
+        yield (
+            f"several seeds drew the same support set: {_some(parts, '; ')}; intervals and tests "
+            "say nothing about other support sets"
+        )
+
+
+def _without_answers(table: Table) -> Iterator[str]:
+    """The note on finished records whose predictions no test could read."""
+    found = table.significance.lacking if table.significance else ()
+    parts = [
+        f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: {one.tested} of {one.seeds}"
+        for one in found
+    ]
+    if parts:
+        yield (
+            "tests use fewer seeds than the differences, as logits of the others are not in the "
+            f"store: {_some(parts, '; ')}"
         )
 
 
@@ -135,7 +186,8 @@ def _holes(table: Table) -> Iterator[str]:
     absent = [cell for cell in _own_cells(table) if cell.status == "missing"]
     if absent:
         parts = [f"{_where(cell)}{': ' if cell.reason else ''}{cell.reason}" for cell in absent]
-        yield f"{len(absent)} cells missing (—): {_some(parts, '; ')}"
+        cells = "cell" if len(absent) == 1 else "cells"
+        yield f"{len(absent)} {cells} missing (—): {_some(parts, '; ')}"
     without = [_where(cell) for cell in table.cells.values() if _lacks_difference(table, cell)]
     if without:
         yield f"no difference, for want of identical splits with a result: {_some(without, '; ')}"

@@ -102,7 +102,7 @@ def paper_rows(table: Table) -> list[dict[str, Any]]:
                 if table.metric in cell.estimates
             }
             first = {"shots": block.shots, "part": block.scope, "fitted_on": block.source}
-            rows.append({**first, "method": row.label, **{h: values.get(h) for h in heads}})
+            rows.append({**first, "method": row.title, **{h: values.get(h) for h in heads}})
     return rows
 
 

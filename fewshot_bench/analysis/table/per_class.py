@@ -20,9 +20,9 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
-from fewshot_bench.analysis.table.export import marks_of, meta
-from fewshot_bench.analysis.table.model import Group, Row, Table
-from fewshot_bench.analysis.table.notes import toy_notes
+from fewshot_bench.analysis.table.export import meta
+from fewshot_bench.analysis.table.model import Group, Row, Table, marks_of
+from fewshot_bench.analysis.table.notes import cell_notes
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import StoreError
 
@@ -91,7 +91,7 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
     ]
     several = "records are" if absent > 1 else "record is"
     lacking = [f"{absent} finished {several} left out: no logits that can be used"]
-    notes = toy_notes(row.spec for row in table.rows) + (lacking if absent else [])
+    notes = cell_notes(table) + (lacking if absent else [])
     return ClassTable(table, tuple(scores), tuple(notes))
 
 
@@ -228,7 +228,7 @@ def _values(score: ClassScore) -> tuple[Any, ...]:
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
         *map(_six, (score.accuracy.least, score.accuracy.most)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
-        marks_of(score.row),
+        marks_of(score.row.spec),
     )
 
 

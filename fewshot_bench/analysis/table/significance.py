@@ -96,6 +96,17 @@ class Detectable:
     seeds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A row with fewer tested seeds in a group than it has in common with the baseline."""
+
+    row: str
+    shots: int
+    group: str
+    tested: int
+    seeds: int
+
+
 @dataclass(frozen=True)
 class Significance:
     """All comparisons of a table with its baseline."""
@@ -104,6 +115,7 @@ class Significance:
     standings: tuple[Standing, ...] = ()
     rankings: tuple[Ranking, ...] = ()
     detectable: tuple[Detectable, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
 
     def of(self, cell: Cell) -> Contrast | None:
         """The contrast of a cell; for an average, the one over all data sets. None if untested."""
@@ -126,6 +138,7 @@ class _Paired:
     row: Row
     spreads: dict[str, Spread]
     left_out: tuple[str, ...]
+    lacking: tuple[Lacking, ...]
 
 
 def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
@@ -136,19 +149,25 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
     contrasts: list[Contrast] = []
     standings: list[Standing] = []
     found_detectable: list[Detectable] = []
+    lacking: list[Lacking] = []
     for shots in table.shots:
         found = [
             _paired(table, places, row, baseline, shots, answers)
             for row in table.rows
             if row.label != baseline
         ]
+        lacking += [one for pair in found for one in pair.lacking]
         found = [pair for pair in found if pair.spreads]
         single = _single(found, shots)
         contrasts += single
         standings += _standings(table.main, found, single, shots)
         found_detectable += _detectable(found, shots)
     return Significance(
-        tuple(contrasts), tuple(standings), tuple(_rankings(table)), tuple(found_detectable)
+        tuple(contrasts),
+        tuple(standings),
+        tuple(_rankings(table)),
+        tuple(found_detectable),
+        tuple(lacking),
     )
 
 
@@ -181,7 +200,7 @@ def plain_groups(table: Table, shots: int) -> list[Group]:
 def _paired(
     table: Table, places: Places, row: Row, baseline: str, shots: int, answers: Answers
 ) -> _Paired:
-    spreads, left_out = {}, []
+    spreads, left_out, lacking = {}, [], []
     for group in plain_groups(table, shots):
         ours, theirs = (
             by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
@@ -191,7 +210,10 @@ def _paired(
             left_out.append(group.label)
         else:
             spreads[group.label] = found
-    return _Paired(row, spreads, tuple(left_out))
+            common = sum(_same_split(ours[seed], theirs[seed]) for seed in ours.keys() & theirs)
+            if found.seeds < common:
+                lacking.append(Lacking(row.label, shots, group.label, found.seeds, common))
+    return _Paired(row, spreads, tuple(left_out), tuple(lacking))
 
 
 def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:

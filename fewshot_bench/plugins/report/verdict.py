@@ -111,10 +111,15 @@ def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
         )
     visible = [pair.visible for _, pair in ties if pair.visible]
     if visible:
-        parts.append(
-            f"A true difference below about {text.percent(min(visible))} points would be missed "
-            "here more than one time in five."
+        low, high = text.percent(min(visible)), text.percent(max(visible))
+        about = (
+            f"A true difference below about {low}"
+            if low == high
+            else (f"True differences below about {low} to {high}")
         )
+        by = "" if low == high else ", depending on the method,"
+        alone = ", before the correction for several methods" if len(tested) > 1 else ""
+        parts.append(f"{about} points{by} would be missed here more than one time in five{alone}.")
     unknown = [other.label for other in others if not pairs.of(best, other)]
     if unknown:
         parts.append(f"Not compared for want of paired predictions: {_listed(unknown)}.")
