@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     )
 
     def backbones() -> list[str]:
-        """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
+        """Names of the registered backbones; `run` also accepts open_clip's (`MODEL/TAG`)."""
 
 
-# Where each public name is; the imports above say the same to type checkers.
+# Public names by module; the TYPE_CHECKING imports above repeat this for type checkers.
 _NAMES = {
     "fewshot_bench.analysis.comparison": "Comparison",
     "fewshot_bench.analysis.model": "Model load_model",
@@ -120,7 +120,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import a public name on first use."""
     if name == "backbones":
-        # The room of this name can be called, since it takes the place of a function here.
+        # The submodule of this name is callable, so it can replace the function.
         return import_module("fewshot_bench.backbones")
     if name not in _MODULES:
         raise AttributeError(f"module 'fewshot_bench' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""`python -m fewshot_bench` is `fsbench`."""
+"""Run the `fsbench` command line as `python -m fewshot_bench`."""
 
 from fewshot_bench.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The innermost frame of a traceback that lies in a plug-in author's own files."""
+"""Locate errors: `author_frame` finds the innermost traceback frame in a plug-in author's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-# As Python prints an exception, and (no comma) as a process that is ended says where it was.
+# A frame as Python prints it for exceptions, or (without the comma) faulthandler in its dumps.
 _FRAME = re.compile(r'^ +File "([^"\n]+)", line (\d+)(,?) in (.+)$', re.MULTILINE)
 _OURS = Path(__file__).parents[1].as_posix()
 _PYTHON = Path(sysconfig.get_path("stdlib")).as_posix()
@@ -18,10 +18,10 @@ _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/")
 
 
 def author_frame(trace: str, packages: Iterable[str]) -> str:
-    """`file:line in function` of the last frame in a module of `packages`, as a traceback names it.
+    """`file:line in function` of the innermost traceback frame in a module of `packages`.
 
-    packages: top-level names of modules, as `top_module` gives them. Where none of them occurs, the
-    last frame outside of the harness, Python and installed libraries; empty where there is none.
+    packages: top-level module names from `top_module`. If none of them occurs, the innermost frame
+    outside of the harness, Python and installed libraries; empty if there is none.
     """
     found = _frames(trace)
     names = set(filter(None, packages))
@@ -35,26 +35,26 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
 
 
 def error_text(error: BaseException, target: object) -> str:
-    """Type, message and frame of what the code behind a registered `target` raised."""
+    """Type, message and author's frame of an error raised by the code of a registered `target`."""
     trace = "".join(traceback.format_exception(error))
     frame = author_frame(trace, [top_module(target)])
     return f"{type(error).__name__}: {error}{f', at {frame}' if frame else ''}"
 
 
 def top_module(target: object) -> str:
-    """The top-level module of what was registered: a class, a function, or "module:attribute"."""
+    """The top-level module of a registered class, function or "module:attribute"."""
     module = target.partition(":")[0] if isinstance(target, str) else _module_of(target)
     return module.partition(".")[0]
 
 
 def definition(function: object) -> str:
-    """`file:line in function` where a function begins; empty where its source is unknown."""
+    """`file:line in function` of a function's definition; empty if its source is unknown."""
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     return f"{short_path(code.co_filename)}:{code.co_firstlineno} in {code.co_name}" if code else ""
 
 
 def class_place(kind: type) -> str:
-    """`file:line` where a class is written; empty where its source is unknown."""
+    """`file:line` of a class definition; empty if its source is unknown."""
     try:
         return f"{short_path(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
     except (OSError, TypeError):
@@ -62,7 +62,7 @@ def class_place(kind: type) -> str:
 
 
 def short_path(file: str) -> str:
-    """A path relative to the working directory where it lies below."""
+    """A path relative to the working directory if it is below it, else unchanged."""
     try:
         return Path(file).relative_to(Path.cwd()).as_posix()
     except (ValueError, OSError):
@@ -70,7 +70,7 @@ def short_path(file: str) -> str:
 
 
 def _frames(trace: str) -> list[tuple[str, str, str]]:
-    """File, line and function; the innermost frame is the last one."""
+    """File, line and function of every frame, the innermost one last."""
     found = _FRAME.findall(trace)
     dumped = [frame for frame in found if not frame[2]]
     raised = [frame for frame in found if frame[2]]
@@ -78,7 +78,7 @@ def _frames(trace: str) -> list[tuple[str, str, str]]:
 
 
 def _modules(file: str) -> set[str]:
-    """Names that a file's top-level module may have; its path is all that is known of it."""
+    """Candidate names of a file's top-level module, from its path: all folders and the stem."""
     path = PurePath(file)
     return {*path.parts[:-1], path.stem} if path.suffix == ".py" else set()
 

@@ -1,4 +1,4 @@
-"""The part of a backbone that methods use."""
+"""The contract of a backbone: features, image and text towers, and adapters inside the towers."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Site:
     matrix: str
 
     def __post_init__(self) -> None:
-        """ContractError for a name that no tower has: nothing would ever be adapted there."""
+        """ContractError for a site that no tower has; it would silently never be adapted."""
         one_of("Site.encoder", self.encoder, ENCODERS)
         one_of("Site.matrix", self.matrix, MATRICES)
         whole_number("Site.layer", self.layer, 0)
 
     def within(self, layers: int) -> Site:
-        """This site; ContractError where a tower has no such block."""
+        """This site; ContractError if a tower of `layers` blocks lacks its block."""
         if self.layer >= layers:
             raise ContractError(
                 f"{self}: the {self.encoder} tower has {layers} layers, 0 to {layers - 1}"
@@ -61,25 +61,25 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class FusedAdapter(Adapter, Protocol):
-    """An adapter that updates several matrices on one input at once, and can repeat its draws."""
+    """An adapter that updates several matrices of one input at once and can repeat its draws."""
 
     def adapts(self, site: Site) -> bool:
-        """True when there is an update at `site`."""
+        """True if there is an update at `site`."""
         ...
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
-        """`product` plus the updates of `sites`, whose outputs lie side by side in it.
+        """`product` plus the updates of `sites`, whose outputs are concatenated in it.
 
-        x: (t, d_in), product: (t, sum of d_out); the product may be overwritten.
+        x: (t, d_in). product: (t, sum of d_out); it may be overwritten.
         """
         ...
 
     def snapshot(self) -> Any:
-        """The state of whatever it draws from."""
+        """The random state that the adapter draws from."""
         ...
 
     def rewind(self, snapshot: Any) -> None:
-        """Draw again as from a snapshot on."""
+        """Restore a snapshot, so that the draws after it are repeated."""
         ...
 
 
@@ -111,8 +111,8 @@ class ImageTower(Protocol):
     ) -> Tensor:
         """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter and edits.
 
-        `recompute` keeps little for the backward pass and computes it again: the same numbers in
-        less memory. With `edits.rows` features are (b, rows, embed).
+        `recompute` is activation checkpointing: the same numbers in less memory, more computation.
+        With `edits.rows`, features are (b, rows, embed).
         """
         ...
 
@@ -137,44 +137,44 @@ class ImageTower(Protocol):
 
 
 class PromptPart(Protocol):
-    """Some prompts of packed ones, and where they lie in the whole."""
+    """A subset of packed prompts, and its indices among all of them."""
 
     @property
     def packed(self) -> Any:
-        """The prompts to encode instead of all; features are spread by `members`."""
+        """The packed prompts of this part; `members` maps its features to all prompts."""
         ...
 
     @property
     def rows(self) -> Tensor:
-        """(t,) its tokens among all, the prefix included, as an adapter meets them."""
+        """(t,) indices of its tokens among all, prefix included, in the order adapters see them."""
         ...
 
     @property
     def pooled(self) -> Tensor:
-        """(m,) its prompts, as an adapter meets them where one token per prompt is left."""
+        """(m,) indices of its prompts among all, as adapters see them with one token per prompt."""
         ...
 
     @property
     def members(self) -> Tensor:
-        """(m,) which prompts its features belong to."""
+        """(m,) indices of the prompts that its features belong to."""
         ...
 
 
 class PackedPrompts(Protocol):
-    """Prompts laid out for the text tower: a shared prefix once, no padding."""
+    """Prompts laid out for the text tower: the shared prefix once, no padding."""
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed."""
+        """The number of computed tokens."""
         ...
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
-        """At most `parts` parts of about as many tokens each, the prefix in every one."""
+        """At most `parts` parts with about equally many tokens, each including the prefix."""
         ...
 
 
 class TextTower(Protocol):
-    """The text encoder: computes a prefix that all prompts share once, and stops at end of text."""
+    """The text encoder; a causal one computes a shared prefix once and stops at end of text."""
 
     @property
     def layers(self) -> int:
@@ -193,10 +193,10 @@ class TextTower(Protocol):
         ...
 
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
-        """Token ids (n, context) made ready once, for many calls of `encode_packed`.
+        """Pack token ids (n, context) once, for many calls of `encode_packed`.
 
-        prefix: at most so many tokens of all that the prompts share are computed once; 1 where
-        edits write other rows behind the start token of each prompt.
+        prefix: upper limit on the shared prefix tokens that are computed once; pass 1 if edits
+        write different rows after the start token of each prompt.
         """
         ...
 
@@ -208,11 +208,11 @@ class TextTower(Protocol):
         edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """As `encode_tokens`, for packed prompts; without a read on the host."""
+        """As `encode_tokens`, for packed prompts; does not synchronize with the host."""
         ...
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
-        """Packing of the prompts of `encode_embeddings`, made once for many calls."""
+        """Packing for the prompts of `encode_embeddings`, made once for many calls."""
         ...
 
     def encode_embeddings(
@@ -226,13 +226,14 @@ class TextTower(Protocol):
         edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """Prompts given as embeddings, without positions: (n, embed) raw features.
+        """(n, embed) raw features of prompts given as embeddings without positions.
 
-        prefix: (p, width), shared by all prompts (start token, shared context ...); or
-        (runs, p, width), where all prompts are encoded behind each: (runs, n, embed) features.
-        suffix: (n, s, width), what follows in each prompt, padded at the end.
-        end: (n,) index within the suffix of the end-of-text token. Differentiable in both inputs.
-        packing: of `pack_lengths(p, end, s)`; without it lengths are read on the host.
+        prefix: (p, width), shared by all prompts (start token, shared context tokens ...); or
+        (runs, p, width), to encode all prompts after each prefix: (runs, n, embed) features.
+        suffix: (n, s, width), the rest of each prompt, padded at the end.
+        end: (n,) index of the end-of-text token within the suffix.
+        packing: from `pack_lengths(p, end, s)`; without it, reading lengths synchronizes with the
+        host. Differentiable in prefix and suffix.
         """
         ...
 
@@ -285,8 +286,8 @@ class Backbone(Protocol):
     def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
         """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients.
 
-        Not projected: the pooled rows behind the last norm (b, width of the tower);
-        UnsupportedBackboneError where there is no tower.
+        With `projected=False`: pooled rows after the last norm, (b, width of the tower);
+        UnsupportedBackboneError if there is no image tower.
         """
         ...
 
@@ -295,7 +296,7 @@ class Backbone(Protocol):
         ...
 
     def class_features(self, task: Vocabulary) -> Tensor:
-        """(classes, embed_dim) unit length: normalized mean of the unit features over templates."""
+        """(classes, embed_dim) unit-length: normalized mean of unit features over templates."""
         ...
 
     def image_tower(self) -> ImageTower:
@@ -309,7 +310,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class LoadedBackbone(Backbone, Protocol):
-    """The part of a backbone that the harness needs besides."""
+    """A backbone with the additional members that the harness needs."""
 
     image_size: tuple[int, int]
     weights_digest: str
@@ -323,5 +324,5 @@ class LoadedBackbone(Backbone, Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Digest of every weight, buffer, flag and hook, to prove that a method changed nothing."""
+        """Digest of every weight, buffer, flag and hook; proves that a method changed nothing."""
         ...

@@ -1,8 +1,8 @@
 """Conditions of a run, declared once: `Condition` is metadata of a field of `RunSpec`.
 
-`condition` declares a field; `declared` reads all of them. Options of `fsbench run`, filters,
-tables, sweeps, audits, signatures, data frames and the library iterate over what is declared, so
-that a new condition is one field. All records of one table, sweep or mean have one value of each.
+`condition` declares a field, `declared` lists all; options, filters, tables, sweeps, audits,
+signatures, data frames and the library iterate over them, so that a new condition is one field.
+All records of one table, sweep or mean have the same value of every condition.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from fewshot_bench.utils.text import option_name
 
-# An option whose default is that of the field.
+# Sentinel: use the default of the field.
 SAME: Any = object()
 # Names of protocols and validation policies.
 REGISTERED_NAME = re.compile(r"[\w.+-]+")
@@ -24,14 +24,14 @@ REGISTERED_NAME = re.compile(r"[\w.+-]+")
 class Condition:
     """One condition; `name` and `default` are those of the field.
 
-    title: in messages. words: its values, where they are few and known here; registered: whether
-    they are names that are registered elsewhere (REGISTERED_NAME). kind, least: the type,
-    and the least number. option: the help of `--NAME` of `fsbench run`, none without; `{words}`
-    stands for the values. asked: the default of the option, where that is resolved before a cell
-    has it. filter, metavar: the option of that name that chooses records. prefix: whether the
-    beginning of a value chooses. short: its name in a signature; signed: whether it stands there
-    even as the default; assumed: what a signature without it stands for. quiet: whether tables
-    leave the default out; late: whether rows of CSV and JSON do, too.
+    title: name in messages. words: the possible values, if few and fixed. registered: values are
+    names registered elsewhere (REGISTERED_NAME). kind, least: type and minimum of values. option:
+    help text of `--NAME` of `fsbench run` (empty: no option); `{words}` stands for the values.
+    asked: default of the option, if it is resolved before a cell gets a value. filter, metavar:
+    help text and placeholder of the option that selects records. prefix: the start of a value
+    selects records. short: name in a signature. signed: the signature includes the default.
+    assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
+    of CSV and JSON omit it too.
     """
 
     name: str = ""
@@ -54,30 +54,30 @@ class Condition:
 
     @property
     def option_default(self) -> Any:
-        """The default of its option."""
+        """The default of the option."""
         return self.default if self.asked is SAME else self.asked
 
     @property
     def unsigned(self) -> Any:
-        """The value that a signature without it stands for."""
+        """The value of a signature without this condition."""
         return self.default if self.assumed is SAME else self.assumed
 
     @property
     def resolved(self) -> bool:
-        """True when a run finds out the value, so that a command has to name it."""
+        """True if a run resolves the value, so that a reproducing command must state it."""
         return self.asked is not SAME or self.assumed is not SAME
 
     def words_of_command(self, value: Any) -> list[str]:
-        """The words that give a value to `fsbench run`; none where it needs none."""
+        """The `fsbench run` arguments that set a value; empty if none are needed."""
         needless = value == self.default and not self.resolved
         return [] if needless or value in ("", None) else [option_name(self.name), str(value)]
 
     def text(self, value: Any) -> str:
-        """A value as tables show it and filters take it."""
+        """A value as text for tables and filters."""
         return "none" if value is None else str(value)
 
     def problem(self, value: Any, longest: int) -> str:
-        """The reason for which no run can have had a value; empty without. longest: digits."""
+        """Why a value is invalid; empty if it is valid. longest: most digits of a number."""
         if value is None and self.default is None:
             return ""
         if not isinstance(value, self.kind) or isinstance(value, bool):
@@ -98,7 +98,7 @@ def condition(default: Any, filter: str, **about: Any) -> Any:
 
 
 def declared(spec: type) -> Mapping[str, Condition]:
-    """The conditions among the fields of a dataclass, by name, in their order."""
+    """The conditions among the fields of a dataclass, by name, in field order."""
     return {
         field.name: dataclasses.replace(
             field.metadata["condition"],

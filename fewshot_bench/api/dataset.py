@@ -1,4 +1,4 @@
-"""The contract of a data set: what it is called, which images it has, and how one is read."""
+"""The contract of a data set: its card, its pools of labeled images, and access to image files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENSEMBLE_TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-# The prompts of each template set; None stands for the data set's own.
+# The templates of each template set; None stands for the data set's own.
 TEMPLATE_SETS: Mapping[str, tuple[str, ...] | None] = {
     "simple": SIMPLE_TEMPLATES,
     "custom": None,
@@ -34,14 +34,14 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """Facts of a data set that stand beside its numbers: source, counts, class names, templates.
+    """Facts of a data set shown beside its results: source, counts, class names, templates.
 
-    `expected_counts` and `expected_classes` are those of the published set (0: not known), `counts`
-    those of this copy. `mirrored` says whether a mirror image still shows its class; where it does
-    not (digits, letters), no method gets mirrored training images. `class_ids` name classes without
-    ambiguity where `classnames` cannot (ImageNet has two classes `missile`): two data sets that
-    share ids have these classes in common. `left_out` says what lies with the images and is not
-    used, a line per reason; `run` and `data verify` show it too.
+    `expected_counts` and `expected_classes` describe the published set (0: unknown), `counts` this
+    copy. `mirrored`: a mirrored image still shows its class; if False (digits, letters), no method
+    gets mirrored training images. `class_ids` identify classes if `classnames` are ambiguous
+    (ImageNet has two classes `missile`); equal ids in two data sets denote the same class.
+    `left_out` describes the unused files beside the images, one line per reason; `run` and
+    `data verify` show it too.
     """
 
     name: str
@@ -61,7 +61,7 @@ class DatasetCard:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """ContractError for a text where several belong, a template without {}, unknown pools."""
+        """ContractError for one string instead of several, a template without {}, unknown pools."""
         for name in ("classnames", "sources", "notes", "class_ids", "left_out"):
             texts(f"DatasetCard.{name}", getattr(self, name))
         texts("DatasetCard.custom_templates", self.custom_templates, contain="{}")
@@ -70,11 +70,11 @@ class DatasetCard:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """Identities of the classes by label: `class_ids`, or the names where there are none."""
+        """Class identities by label: `class_ids`, or `classnames` if there are no ids."""
         return self.class_ids or self.classnames
 
     def templates(self, prompts: str) -> tuple[str, ...]:
-        """The prompts of a template set."""
+        """The templates of the template set `prompts`."""
         return TEMPLATE_SETS[prompts] or self.custom_templates
 
 
@@ -82,20 +82,20 @@ class DatasetCard:
 class Dataset(Protocol):
     """A source of labeled images with fixed train, val and test pools.
 
-    Few-shot picks are drawn by the harness from the `train` and `val` pools, in the order in
-    which `items` lists them; the whole `test` pool is evaluated.
+    The harness draws few-shot picks from the `train` and `val` pools, in the order of `items`; the
+    whole `test` pool is evaluated.
     """
 
     def card(self) -> DatasetCard:
-        """Class names (index = label), templates, licence and sources. Must not decode images."""
+        """Class names (index = label), templates, license and sources. Must not decode images."""
         ...
 
     def items(self) -> Mapping[str, Sequence[Item]]:
-        """The pools `train`, `val` and `test`. DataMissingError says what is absent and where.
+        """The pools `train`, `val` and `test`; DataMissingError names missing data and its place.
 
-        Where there is no `val` pool at all, validation images are held out of `train`: they are
-        drawn from the images that were not picked. An empty `train` pool makes a set that can only
-        be evaluated on (`--transfer`).
+        Without a `val` pool, validation images are held out of `train`: they are drawn from the
+        images that were not picked. A data set with an empty `train` pool can only be evaluated on
+        (`--transfer`).
         """
         ...
 
@@ -106,10 +106,10 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Identity of an image file without reading it: an equal stamp stands for equal bytes.
+    """File stamp: identity of an image file without reading it; equal stamps mean equal bytes.
 
-    size: bytes; changed: when the file was last changed, in seconds since 1970; token: differs
-    from every other version of the file, and from other files.
+    size: in bytes. changed: time of the last change, in seconds since 1970. token: different for
+    every version of the file and for every other file.
     """
 
     size: int
@@ -118,7 +118,7 @@ class Stamp:
 
 
 def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
-    """The stamp of a file by its inode, size and times; None when there is no such file."""
+    """File stamp from inode, size and times; None if the file does not exist or is inaccessible."""
     try:
         found = os.stat(path)
     except OSError:
@@ -129,49 +129,49 @@ def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
 
 @runtime_checkable
 class Stamped(Protocol):
-    """A data set that can tell cheaply whether an image changed; others are read every time."""
+    """A data set with file stamps to detect changed images; others are read every time."""
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of one item's file; None when it cannot be told."""
+        """The file stamp of one item; None if it cannot be determined."""
         ...
 
 
 @runtime_checkable
 class Keeping(Protocol):
-    """A data set that makes a split of its own, which has to stay when images come later.
+    """A data set that draws its own split, which must stay the same when images are added later.
 
-    Its function has a parameter `splits`: the folder with the results where kept splits are.
+    Its factory has a parameter `splits`: the folder in the results store for kept splits.
     """
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Write the split there, or beside the data; returns its file, None without a split."""
+        """Write the split to `splits`, or beside the data; return its file, None without split."""
         ...
 
 
 @runtime_checkable
 class Undivided(Protocol):
-    """A data set that may hold images out of those to train on, for validation or testing."""
+    """A data set that may hold out training images for validation or testing."""
 
     def undivided(self) -> Dataset:
-        """The same data set with all that may be trained on in `train`; test images stay."""
+        """The same data set without held-out images; images given as test images stay in `test`."""
         ...
 
 
 @runtime_checkable
 class Relisting(Protocol):
-    """A data set that keeps the list of its files, and does not look at all of them every time."""
+    """A data set that caches its file listing instead of checking every file each time."""
 
     def look_again(self) -> Sequence[str]:
-        """Look at every file before anything is listed.
+        """Check every file before anything is listed.
 
-        Returns the folders in which files were replaced since they were listed, unseen.
+        Returns the folders with files that were replaced unnoticed since the cached listing.
         """
         ...
 
 
 @runtime_checkable
 class Preparable(Protocol):
-    """A data set that says what `fsbench data prepare` has to fetch."""
+    """A data set with a recipe for `fsbench data prepare`."""
 
     def recipe(self) -> Recipe:
         """The files to fetch and where they go."""

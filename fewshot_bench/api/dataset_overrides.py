@@ -1,6 +1,6 @@
-"""Data sets that stand for another one: other class names or templates, or without some images.
+"""Wrappers of data sets: other class names or templates, or without some images.
 
-`customized` and `Without` are the entries; images and labels of the inner data set never change.
+`customized` and `Without` are the entry points; images and labels of `inner` never change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import few
 
-# In `RunSpec.data`: data set to the ids of its images that are left out.
+# Key in `RunSpec.data`: data set to the ids of its left-out images.
 SKIPPED = "skipped"
 
 Names = Sequence[str] | Mapping[str, str]
@@ -35,18 +35,18 @@ Names = Sequence[str] | Mapping[str, str]
 class Nameless(Protocol):
     """A data set whose files may hold labels without class names.
 
-    It refuses to be used as it is; where all names are given, they replace its placeholders.
+    It cannot be used without names; if all names are given, they replace its placeholders.
     """
 
     def unnamed(self) -> Dataset:
-        """The same data set, with placeholders where class names are not known."""
+        """The same data set, with placeholders for unknown class names."""
         ...
 
 
 class Override(ABC):
-    """A data set that stands for another one: images come from `inner`, card and pools are its own.
+    """A wrapper of a data set: images come from `inner`, card and pools are its own.
 
-    Subclasses are frozen dataclasses with a field `inner`, and give `_card` and `_pools`.
+    Subclasses are frozen dataclasses with a field `inner` that define `_card` and `_pools`.
     """
 
     inner: Dataset
@@ -60,11 +60,11 @@ class Override(ABC):
     def _pools(self) -> Mapping[str, Sequence[Item]]: ...
 
     def card(self) -> DatasetCard:
-        """The card, with a note or line on what was changed."""
+        """The card, with a note on the change."""
         return self._card
 
     def items(self) -> Mapping[str, Sequence[Item]]:
-        """The pools, as they were changed."""
+        """The changed pools."""
         return self._pools
 
     def read(self, item: Item) -> bytes:
@@ -72,28 +72,28 @@ class Override(ABC):
         return self.inner.read(item)
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of the image's file where the data set has stamps."""
+        """The file stamp of the image; None if the data set has no stamps."""
         return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep the whole split where the data set makes one; left-out images keep their places."""
+        """Keep the inner data set's whole split, left-out images included, if it makes one."""
         return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
 
     def undivided(self) -> Dataset:
-        """The same where the data set holds no training images out, changed as it is."""
+        """The same override of the inner data set without held-out training images."""
         inner: Dataset = self.inner
         if isinstance(inner, Undivided):
             inner = inner.undivided()
         return replace(self, inner=inner)  # type: ignore[type-var]
 
     def look_again(self) -> Sequence[str]:
-        """Look at every file where the data set keeps the list of them."""
+        """Check every file if the inner data set caches its file listing."""
         return self.inner.look_again() if isinstance(self.inner, Relisting) else ()
 
 
 @dataclass(frozen=True)
 class Without(Override):
-    """The data set `inner` without some images; classes and labels stay."""
+    """The data set `inner` without the images `skipped`; classes and labels stay."""
 
     inner: Dataset
     skipped: tuple[str, ...]
@@ -122,12 +122,12 @@ class Customized(Override):
     def _card(self) -> DatasetCard:
         card = self.inner.card()
         if not card.classnames:
-            self.inner.items()  # A set that is not there says so.
+            self.inner.items()  # Raises DataMissingError for a missing data set.
         if self.classnames is not None:
             names = renamed(card, self.classnames)
             _refuse_shared(card, names)
             notes = (*card.notes, "class names by --classnames")
-            # What a class is does not change with what it is called.
+            # Renaming a class does not change its identity.
             card = replace(card, classnames=names, notes=notes, class_ids=card.identities)
         if self.templates is not None:
             notes = (*card.notes, "custom prompts by --templates")
@@ -144,7 +144,7 @@ class Customized(Override):
 
 
 def customized(dataset: Any, classnames: Any, templates: Any) -> Any:
-    """The data set itself, or with other names and templates where some were given."""
+    """The data set with the given class names and templates; unchanged if both are None."""
     if classnames is None and templates is None:
         return dataset
     whole = classnames is not None and not isinstance(classnames, Mapping)
@@ -154,9 +154,9 @@ def customized(dataset: Any, classnames: Any, templates: Any) -> Any:
 
 
 def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
-    """Class names by label: a whole list, or a mapping of old names to new ones.
+    """Class names by label. names: a full list, or a mapping of old names to new ones.
 
-    A mapping may name a class by its id too, which it has to where two classes share a name.
+    A mapping may also use class ids as keys, and must if two classes share a name.
     """
     if isinstance(names, Mapping):
         return _mapped(card, names)
@@ -188,7 +188,7 @@ def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:
-    """UsageError when classes share a name that had names of their own before."""
+    """UsageError if classes with different names get the same new name."""
     labels: dict[str, list[int]] = {}
     for label, name in enumerate(names):
         labels.setdefault(name, []).append(label)

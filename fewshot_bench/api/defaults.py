@@ -1,4 +1,4 @@
-"""The values that `auto` stands for: a backbone by the data sets, a precision by the device."""
+"""Resolve `auto`: the backbone from the data sets, the precision from the device."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, TOY
 
-# The suite of the embedded data sets, which the toy was trained for, and what all others take.
+# The suite of the embedded data sets, for which the toy was trained; all others use `USUAL`.
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
 
 def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()) -> str:
-    """A name as it is; for `auto` the toy where every data set, targets too, is of the demo suite.
+    """The backbone `name`; `auto` is the toy if all data sets and targets are in the demo suite.
 
-    One run has one backbone: where one of the sets is another one, all take the usual backbone.
-    UsageError for a data set that is not known.
+    A run has one backbone: with any other data set, `auto` is the usual backbone. UsageError for
+    an unknown data set.
     """
     if name != AUTO:
         return name
@@ -26,17 +26,17 @@ def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()
 
 
 def cuda_is_there() -> bool:
-    """True when torch finds a CUDA device on this machine."""
+    """True if torch finds a CUDA device on this machine."""
     import torch
 
     return bool(torch.cuda.is_available())
 
 
 def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
-    """A name as it is; for `auto` fp32 on a CPU, on CUDA bf16 where all cards can, else fp16.
+    """The precision `name`; `auto` is fp32 on a CPU, on CUDA bf16 if all GPUs have it, else fp16.
 
-    here: whether cells run on this machine. Elsewhere (Slurm, Ray) the cards are not known, and
-    fp16 is what each of them can; workers must not choose, for then cells would differ in it.
+    here: cells run on this machine. Elsewhere (Slurm, Ray) the GPUs are unknown, so `auto` is fp16,
+    which all support; workers must not choose, or the cells of a run would differ in precision.
     """
     if name != AUTO:
         return name
@@ -46,7 +46,7 @@ def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
 
 
 def _can_bf16(device: str) -> bool:
-    """True when a card computes in bf16 itself; older ones emulate it, slower than fp32."""
+    """True if the GPU has native bf16; older GPUs emulate it, slower than fp32."""
     import torch
 
     index = device.partition(":")[2]

@@ -1,7 +1,7 @@
 """Changes of one forward pass of a tower: `Edits`, the optional argument of its `encode` methods.
 
-Token rows are written into the sequences, branches are added inside the blocks, and other rows than
-the projected ones are read. Without edits a tower computes exactly CLIP.
+Edits write token rows into the sequences, add residual branches inside the blocks, and select the
+rows that are read. Without edits a tower computes exactly CLIP.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Point = Literal["attn", "mlp", "block"]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Rows that are written into all sequences before block `layer` (from 0).
+    """Token rows written into all sequences before block `layer` (from 0).
 
-    values: (n, width), the same in all sequences; or (k, n, width), of each prompt or image, or of
-    each run where prompts are encoded behind several prefixes. place: `start` is behind the start
+    values: (n, width), the same in all sequences; or (k, n, width), one entry per prompt or image,
+    or per run if prompts are encoded after several prefixes. place: `start` is after the start
     token of a text or the class token of an image, `end` the end of an image. mode: `insert` makes
-    the sequences longer by n rows, `replace` overwrites n rows. Values get no position. At layer 0
-    they are written before the norm that precedes an image's blocks. ContractError for values that
-    cannot be written.
+    the sequences n rows longer, `replace` overwrites n rows. Values get no position embedding. At
+    layer 0 they are written before the norm that precedes an image's blocks. ContractError for
+    invalid values.
     """
 
     layer: int
@@ -39,7 +39,7 @@ class Tokens:
     mode: Mode = "replace"
 
     def __post_init__(self) -> None:
-        """ContractError for what no tower can write."""
+        """ContractError for values that no tower can write."""
         whole_number("Tokens.layer", self.layer, 0)
         one_of("Tokens.place", self.place, ("start", "end"))
         one_of("Tokens.mode", self.mode, ("insert", "replace"))
@@ -52,22 +52,22 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """n, the rows in each sequence."""
+        """n, the number of rows written into each sequence."""
         return self.values.shape[-2]
 
 
 class Branch(Protocol):
-    """A residual branch inside the blocks: adapters beside or behind attention, MLP or block."""
+    """A residual branch inside blocks: an adapter beside or after attention, MLP or block."""
 
     def __call__(
         self, encoder: Encoder, layer: int, point: Point, normed: Tensor, output: Tensor
     ) -> Tensor | None:
-        """The addition to the output of a part of a block (t, width); None adds nothing.
+        """(t, width) to add to the output of a part of a block; None adds nothing.
 
-        point: `attn`, `mlp`, or `block`. normed (t, width) is the normalized input of that part
-        (for `block` that of its attention), output (t, width) what the part has computed (for
-        `block` with the residual stream). Rows are tokens of all sequences, the last block has
-        pooled rows alone; each row must be computed from itself, without random numbers.
+        point: `attn`, `mlp` or `block`. normed: (t, width), the normalized input of that part (for
+        `block`, the input of its attention). output: (t, width), the part's output (for `block`,
+        including the residual stream). Rows are the tokens of all sequences, only pooled rows in
+        the last block; each row must be computed from itself alone, without random numbers.
         """
         ...
 
@@ -76,9 +76,9 @@ class Branch(Protocol):
 class Edits:
     """All changes of one call.
 
-    projected: False reads rows after the last norm (..., width of the tower) instead of features.
-    rows: places in each image's final sequence to read, negative ones from its end; features are
-    then (images, len(rows), ...). Text is read at its end alone.
+    projected: if False, return rows after the last norm (..., width of the tower), not features.
+    rows: positions in each image's final sequence to read, negative ones from its end; features
+    are then (images, len(rows), ...). Text is read only at its end-of-text token.
     """
 
     tokens: tuple[Tokens, ...] = ()
@@ -87,17 +87,17 @@ class Edits:
     rows: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """ContractError for `rows` without a row."""
+        """ContractError for empty `rows`."""
         object.__setattr__(self, "tokens", tuple(self.tokens))
         if self.rows is not None and not self.rows:
             raise ContractError("Edits.rows=(): expected places of a sequence, such as (0,)")
 
     def before(self, layer: int) -> tuple[Tokens, ...]:
-        """The token rows that are written before a block."""
+        """The token rows written before block `layer`."""
         return tuple(one for one in self.tokens if one.layer == layer)
 
     def of(self, members: Tensor) -> Edits:
-        """The edits of some of the prompts or images (m,), for values of each."""
+        """The edits for the prompts or images `members` (m,); selects their own values."""
         tokens = tuple(
             one if one.values.dim() == 2 else replace(one, values=one.values[members])
             for one in self.tokens
@@ -105,7 +105,7 @@ class Edits:
         return replace(self, tokens=tokens)
 
     def within(self, layers: int, width: int) -> Edits:
-        """These edits; ContractError where a tower has no such block or another width."""
+        """These edits; ContractError if a tower lacks the block or has another width."""
         for one in self.tokens:
             if one.layer >= layers:
                 raise ContractError(

@@ -1,8 +1,8 @@
-"""Image digests and overlaps in a record, and the cells between which they must be equal.
+"""Image digests and train/test overlaps in a record, and the cells that must agree on them.
 
-`split["images"]` is a digest of all images, `split["test_images"]` of those of the test, and
-`split["overlap"]` counts test images that have the bytes of an image that was fitted on, or that
-was given for validation. Older records lack some of these.
+`split["images"]` is a digest of all images, `split["test_images"]` of the test images, and
+`split["overlap"]` counts test images whose bytes equal those of a train or validation image. Older
+records lack some of these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fewshot_bench.api.spec import RunSpec, canonical_json
 def image_facts(
     train: Sequence[bytes], val: Sequence[bytes], test: Sequence[bytes]
 ) -> dict[str, Any]:
-    """The three, from the SHA-256 of every image in the order of the lists."""
+    """`images`, `test_images` and `overlap`, from the SHA-256 of every image in list order."""
     parts = [hashlib.sha256(b"".join(part)).hexdigest() for part in (train, val, test)]
     fitted = {*train, *val}
     return {
@@ -30,29 +30,29 @@ def image_facts(
 
 
 def images(record: Record) -> str:
-    """The digest of all images of a record; empty where it does not say."""
+    """The digest of all images of a record; empty if not recorded."""
     return _text(record.split.get("images"))
 
 
 def test_images(record: Record) -> str:
-    """The digest of its test images; empty where it does not say."""
+    """The digest of a record's test images; empty if not recorded."""
     return _text(record.split.get("test_images"))
 
 
 def images_scope(record: Record) -> Hashable:
-    """Equal for records that must have the same images: those of one split."""
+    """Key that is equal for records that must have the same images: those of one split."""
     return record.spec.evaluated, _text(record.split.get("digest"))
 
 
 def test_scope(record: Record) -> Hashable:
-    """Equal for records that must have the same test images, whatever they were fitted on."""
+    """Key that is equal for records that must have the same test images, whatever their fit."""
     spec = record.spec
     own = canonical_json(dict(spec.data)) if spec.data else ""
     return spec.evaluated, spec.limit, spec.revision, spec.target_revision, own
 
 
 class Overlap(NamedTuple):
-    """The number of test images of a cell whose bytes are among its training images."""
+    """`shared`: test images of a cell that equal one of its train or validation images by bytes."""
 
     spec: RunSpec
     shared: int
@@ -60,7 +60,7 @@ class Overlap(NamedTuple):
 
 
 def overlaps(records: Iterable[Record]) -> list[Overlap]:
-    """Those of the records that say it."""
+    """The overlaps of the records that hold them."""
     found = []
     for record in records:
         count, test = record.split.get("overlap"), record.split.get("test")
@@ -70,7 +70,7 @@ def overlaps(records: Iterable[Record]) -> list[Overlap]:
 
 
 def overlap_texts(found: Iterable[Overlap]) -> dict[str, str]:
-    """By what is evaluated, in words, where test images were fitted on."""
+    """A sentence per evaluated data set whose test images overlap train or validation images."""
     by_set: defaultdict[str, list[Overlap]] = defaultdict(list)
     for one in found:
         by_set[one.spec.evaluated].append(one)

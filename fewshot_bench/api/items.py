@@ -1,8 +1,8 @@
 """Images of a data set as named, labeled items, one by one or by the million.
 
-`Item` is one image. `ItemList` is a sequence of them that takes a few bytes each: it holds the
-names in a folder packed together, and makes an `Item` when one is asked for. The functions below it
-take any sequence of items, and give the same for both without making an `Item` of every image.
+`Item` is one image. `ItemList` is a compact sequence of items: it compresses the names of a folder
+together and creates items on access. The functions below take any sequence of items and give equal
+results for both without creating an `Item` for every image of an `ItemList`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Protocol, TypeVar, overload
 
 Found = TypeVar("Found")
 
-# After each name of a run: no file name holds it.
+# Terminator of each name in a run; file names cannot contain it.
 _END = "\0"
-# Names of one folder look alike: the fastest level makes them 4 to 10 times smaller.
+# Names in a folder are similar: even the fastest level makes them 4 to 10 times smaller.
 _LEVEL = 1
 
 
@@ -36,35 +36,35 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names without NUL characters, in few bytes."""
+    """Compressed list of names without NUL characters."""
 
     count: int
     packed: bytes
 
     @classmethod
     def of(cls, names: Collection[str]) -> Names:
-        """Some names, in their order; ValueError for one that holds a NUL character."""
+        """Compress names in the given order; ValueError for a name with a NUL character."""
         text = _END.join([*names, ""])
         if text.count(_END) != len(names):
             raise ValueError("an item's id holds a NUL character: expected a name without")
         return cls(len(names), zlib.compress(text.encode(), _LEVEL))
 
     def listed(self) -> list[str]:
-        """The names again."""
+        """The decompressed names."""
         return zlib.decompress(self.packed).decode().split(_END)[:-1]
 
 
 @lru_cache(maxsize=1)
 def _last_listed(names: Names) -> list[str]:
-    """The names of the run that was asked for last: neighbours are asked for together."""
+    """The names of the last accessed run, cached because neighbors are accessed together."""
     return names.listed()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbours in a list that share folder and class; an id is `folder` and a name, joined.
+    """Consecutive items that share folder and class; an id is `folder` + name.
 
-    folder: ends with a slash, or is empty; names hold no slash.
+    folder: ends with a slash, or is empty; names contain no slash.
     """
 
     folder: str
@@ -87,7 +87,7 @@ Changed = TypeVar("Changed", Item, Run)
 
 
 class ItemList(Sequence[Item]):
-    """Items in a fixed order, made when they are asked for; in all else like a tuple of them.
+    """Items in a fixed order, created on access; otherwise behaves like a tuple of items.
 
     It equals a tuple of equal items, and a slice of it is a tuple.
     """
@@ -99,7 +99,7 @@ class ItemList(Sequence[Item]):
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> ItemList:
-        """The same items; their ids hold no NUL characters."""
+        """Pack items; ValueError if an id contains a NUL character."""
 
         def shared(item: Item) -> tuple[str, int, str]:
             folder, slash, _ = item.id.rpartition("/")
@@ -153,7 +153,7 @@ class ItemList(Sequence[Item]):
         return f"<ItemList of {len(self):,} items>"
 
     def once(self, about: Hashable, make: Callable[[], Found]) -> Found:
-        """A result that follows from the list alone, worked out once and kept with it."""
+        """Cache the result of `make`, which must depend on this list alone, under key `about`."""
         if about not in self._worked_out:
             self._worked_out[about] = make()
         found: Found = self._worked_out[about]
@@ -161,21 +161,21 @@ class ItemList(Sequence[Item]):
 
 
 def packed(items: Sequence[Item]) -> ItemList:
-    """The same items, packed; their ids hold no NUL characters."""
+    """The items as an `ItemList`; ValueError if an id contains a NUL character."""
     return items if isinstance(items, ItemList) else ItemList.of(items)
 
 
 class Part(Protocol):
-    """Neighbours in a list that share their class."""
+    """Consecutive items that share their class."""
 
     @property
     def label(self) -> int:
-        """The label of all."""
+        """The shared label."""
         ...
 
     @property
     def classname(self) -> str:
-        """The class name of all."""
+        """The shared class name."""
         ...
 
     @property
@@ -191,7 +191,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A part of a sequence that holds its items."""
+    """A part that holds its ids uncompressed."""
 
     label: int
     classname: str
@@ -203,7 +203,7 @@ class _Listed:
 
 
 def parts(items: Iterable[Item]) -> Iterator[Part]:
-    """The items in order, in parts that share their class."""
+    """The items in order, grouped into consecutive parts of one class."""
     if isinstance(items, ItemList):
         yield from items.runs
         return
@@ -237,7 +237,7 @@ def label_counts(items: Iterable[Item]) -> Counter[int]:
 
 
 def without(items: Sequence[Item], ids: Iterable[str]) -> Sequence[Item]:
-    """The items but those of these ids."""
+    """The items except those with the given ids."""
     gone = set(ids)
     if not isinstance(items, ItemList):
         return tuple(item for item in items if item.id not in gone)
@@ -255,9 +255,9 @@ def without(items: Sequence[Item], ids: Iterable[str]) -> Sequence[Item]:
 def relabeled(
     items: Sequence[Item], change: Callable[[int, str], tuple[int, str] | None]
 ) -> Sequence[Item]:
-    """The items under other classes.
+    """The items with other classes.
 
-    change: from label and class name to those that replace them, or None for a class to leave out.
+    change: maps label and class name to the new ones, or to None to leave the class out.
     """
     change = cache(change)
 
@@ -280,6 +280,6 @@ def digest_of(roles: Iterable[tuple[str, Iterable[Item]]]) -> str:
 
 
 def lines_of_part(role: str, part: Part, said: str) -> bytes:
-    """A line `role<TAB>item id<TAB>said` per item."""
+    """One line `role<TAB>item id<TAB>said` per item of a part, encoded."""
     end, start = f"\t{said}\n", f"{role}\t"
     return f"{start}{f'{end}{start}'.join(part.ids)}{end}".encode()

@@ -1,8 +1,7 @@
-"""Keeping a fitted method: a classifier from its tensors, in another process or years later.
+"""Kept classifiers: `restore` rebuilds one from its tensors, in another process or years later.
 
-`restore` is the entry point. A method without a `restore` of its own is served by `rebuilt`, which
-fills the fields of the classifier's dataclass by name. Tensors and plain values
-are all that is kept.
+For a method without its own `restore`, `rebuilt` fills the fields of the classifier's dataclass by
+name. Only tensors and plain values are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.task import Vocabulary
 
-# Fields that are filled from what a classifier is restored with, unless tensors or hyper-parameters
-# have their names.
+# Fields filled from the vocabulary and backbone, unless tensors or hyper-parameters have the name.
 GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
     "backbone": lambda vocabulary, backbone: backbone,
     "vocabulary": lambda vocabulary, backbone: vocabulary,
@@ -35,12 +33,12 @@ _PLAIN = (bool, int, float)
 
 
 def reason_not_to_keep(method: object) -> str:
-    """A method's reason for which its classifiers cannot be kept; empty where they can."""
+    """Why a method's classifiers cannot be kept; empty if they can."""
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
+    """Tensors as the bytes of a safetensors file; ContractError for values that are not finite."""
     from safetensors.torch import save
 
     plain = {}
@@ -53,14 +51,14 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def name_of_class(classifier: object) -> str:
-    """`module:Class`, by which `class_named` finds the class of a classifier again."""
+    """`module:Class`, from which `class_named` resolves the class of a classifier."""
     return f"{type(classifier).__module__}:{type(classifier).__qualname__}"
 
 
 def class_named(name: str, method: object) -> type | None:
-    """The class of a classifier; None where the method's own package has no such class.
+    """The class of a classifier; None if the method's own package has no such class.
 
-    Of other packages nothing is imported, whatever the name says.
+    Nothing is imported from other packages, whatever the name.
     """
     if name.partition(":")[0].partition(".")[0] != type(method).__module__.partition(".")[0]:
         return None
@@ -78,12 +76,12 @@ def restore(
     backbone: Backbone,
     kind: type | None = None,
 ) -> Classifier:
-    """The classifier whose `tensors()` were kept, with the same logits bit for bit on one device.
+    """The classifier with these kept tensors; its logits are bit-identical on the same device.
 
-    tensors: as `tensors()` gave them, moved to the backbone's device here. vocabulary: the class
-    names and templates of the fit. kind: the class of the classifier; without it, the one that
-    `fit` names. NotApplicableError where the method says why it cannot be kept (`cannot_be_kept`),
-    ContractError where the tensors are not those of such a classifier.
+    tensors: the result of `tensors()`; moved to the backbone's device here. vocabulary: the class
+    names and templates of the fit. kind: the class of the classifier; default: the return
+    annotation of `fit`. NotApplicableError if the method has a reason in `cannot_be_kept`,
+    ContractError if the tensors do not fit the classifier.
     """
     reason = reason_not_to_keep(method)
     if reason:
@@ -107,9 +105,9 @@ def rebuilt(
 ) -> Classifier:
     """An instance of the dataclass `kind` with fields filled by name.
 
-    From the tensors first (one value becomes a number where the field is one), then from the
-    hyper-parameters of the method, then from `GIVEN`; a field with a default may stay as it is.
-    ContractError names a field that nothing fills, or a tensor that no field takes.
+    Values come first from the tensors (a one-element tensor becomes a number if the field is one),
+    then from the method's hyper-parameters, then from `GIVEN`; other fields keep their defaults.
+    ContractError names a field without a value, or a tensor without a field.
     """
     if not dataclasses.is_dataclass(kind):
         raise ContractError(f"{kind.__name__} is not a dataclass; {_advice(method)}")
@@ -143,14 +141,14 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _as_field(tensor: Tensor, hint: Any) -> Any:
-    """A tensor of one value as the number that the field is; any other one as it is."""
+    """A one-element tensor as a number if the field is a number; any other tensor unchanged."""
     if hint in _PLAIN and tensor.numel() == 1:
         return hint(tensor.item())
     return tensor
 
 
 def _classifier_class(method: Any, kind: type | None) -> type:
-    """The class of the classifier, or the one that `fit` says it returns."""
+    """`kind`, or the dataclass in the return annotation of `fit`; ContractError without one."""
     if kind is not None:
         return kind
     try:

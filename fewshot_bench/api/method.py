@@ -1,4 +1,4 @@
-"""The contracts of a method and of the classifier that it returns."""
+"""The contracts of a method and its classifier, and the hyper-parameters of a method."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ class RunContext(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Device that tensors belong on."""
+        """Device for tensors."""
         ...
 
     @property
     def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`; autocast is entered through `autocast()`."""
+        """`fp32`, `bf16` or `fp16`; use `autocast()` to apply it."""
         ...
 
     @property
     def memory_parts(self) -> int:
-        """1 at first; 2, 4, ... 64 when `fit` is tried again because memory ran out.
+        """1 at first; 2, 4, ... 64 if `fit` is retried because memory ran out.
 
-        Divide the work into about this many parts, so that less is held at once, and change
-        nothing else. A method that never reads it is not tried again.
+        Divide the work into about this many parts (micro-batches, say) to hold less in memory at
+        once, and change nothing else. A method that never reads it is not retried.
         """
         ...
 
     def rng(self, name: str) -> torch.Generator:
-        """A fresh CPU generator for the named stream of this cell (same name, same stream)."""
+        """A new CPU generator for the named random stream of this cell (same name, same stream)."""
         ...
 
     def autocast(self) -> typing.ContextManager[None]:
-        """Context in which encoder work runs at the run's precision."""
+        """Context manager that runs encoder work at the run's precision."""
         ...
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -55,11 +55,11 @@ class RunContext(Protocol):
         ...
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how far `fit` is; may be called as often as convenient."""
+        """Report the progress of `fit`; may be called as often as convenient."""
         ...
 
     def note(self, **values: object) -> None:
-        """Keep JSON-able facts in the record (chosen C, alpha, beta ...)."""
+        """Store JSON-able facts in the record (chosen C, alpha, beta ...)."""
         ...
 
     def count_selection(self, configurations: int, labels: int) -> None:
@@ -80,22 +80,22 @@ class Classifier(Protocol):
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """All that must be kept beside the backbone to predict."""
+        """All tensors that prediction needs besides the backbone."""
         ...
 
 
 @runtime_checkable
 class Transferable(Protocol):
-    """A classifier that can answer for classes that it was not fitted on (base-to-new, transfer).
+    """A classifier that can predict classes that it was not fitted on (base-to-new, transfer).
 
-    A method whose classifiers never can says why in an attribute or property `tied_to_classes`;
-    tables then show that reason instead of a number, and no time is spent on a fit.
+    A method whose classifiers never can gives the reason in an attribute or property
+    `tied_to_classes`; tables then show the reason instead of a number, and nothing is fitted.
     """
 
     def for_classes(self, vocabulary: Vocabulary) -> Classifier:
-        """A classifier for other class names and templates, with what was learned.
+        """A classifier for other class names and templates that keeps what was learned.
 
-        NotApplicableError with a reason where that makes no sense for this classifier.
+        NotApplicableError with a reason if this classifier cannot be transferred.
         """
         ...
 
@@ -113,7 +113,7 @@ class Method(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """One field of a method: what `fsbench show` prints and `-o name=value` is parsed by."""
+    """One hyper-parameter: `fsbench show` prints it and `-o name=value` is parsed by its type."""
 
     name: str
     type: Any
@@ -124,14 +124,14 @@ class Hyperparameter:
 
     @property
     def type_name(self) -> str:
-        """The type as a person would write it."""
+        """The type in readable form."""
         if typing.get_origin(self.type) is Literal:
             return "|".join(str(choice) for choice in typing.get_args(self.type))
         return getattr(self.type, "__name__", str(self.type))
 
 
 def hyper(default: Any, help: str, *, unit: str = "", source: str = "") -> Any:
-    """A documented hyper-parameter, to be used as a dataclass field's default."""
+    """A documented hyper-parameter, used as the default of a dataclass field."""
     metadata = {"help": help, "unit": unit, "source": source}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -168,7 +168,7 @@ _UNIONS = (typing.Union, types.UnionType)
 
 
 def read_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
-    """A value as the parameter's type has it: text is read, any other value is checked."""
+    """A value of the parameter's type: text is parsed, other values are checked."""
     if isinstance(value, str):
         return parse_value(owner, parameter, value)
     return typed_value(owner, parameter, value)
@@ -183,11 +183,11 @@ def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
 
 
 def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
-    """A value of Python as `parse_value` would read it, so that 1 of a float is 1.0, too.
+    """A Python value converted as by `parse_value`: for a float parameter, 1 becomes 1.0.
 
     UsageError for a value of another type.
     """
-    # Numbers of NumPy and torch as those of Python.
+    # Scalars of NumPy and torch become Python numbers.
     plain = value.item() if callable(getattr(value, "item", None)) else value
     try:
         return _typed(parameter.type, plain)
@@ -269,7 +269,7 @@ def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
 
 
 def changed_options(method: Any) -> dict[str, Any]:
-    """The hyper-parameters of a method instance that are not the defaults of its class."""
+    """The hyper-parameters of a method instance that differ from the defaults of its class."""
     name, changed = str(getattr(method, "name", type(method).__name__)), {}
     for field in hyperparameters(type(method)):
         value = typed_value(name, field, getattr(method, field.name))

@@ -1,6 +1,6 @@
-"""`MethodCard`: facts of a method that stand beside its numbers; the class attribute `card`.
+"""`MethodCard`: facts of a method shown beside its results, from the class attribute `card`.
 
-A card says what a method may use and how its official code differs; it changes no number.
+A card lists what a method may use and how it differs from the official code; it changes no number.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from fewshot_bench.utils.mistyped import one_of, texts
 
 OTHER_TEXTS = "other texts"
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
-# The schedule of a method that computes nothing ahead.
+# The schedule of a method without training.
 UNTRAINED = "none"
 
 
 def schedule_with(schedule: str, changed: Mapping[str, Any]) -> str:
-    """The name of a schedule with options other than the defaults; empty without a name."""
+    """The name of a schedule with the changed options appended; empty without a name."""
     if not schedule or not changed:
         return schedule
     return f"{schedule} with {', '.join(f'{name}={value}' for name, value in changed.items())}"
 
 
 def default_schedule(stated: Mapping[str, Any]) -> str:
-    """That of a method's default options by what a record states; empty without a card."""
+    """The schedule of a method's default options, from a record's card; empty without a card."""
     return str(stated.get("default_schedule") or stated.get("schedule") or "")
 
 
@@ -36,13 +36,13 @@ class MethodCard:
     """Schedule, knowledge and deviations of a method.
 
     schedule: name of the training schedule of the default options (`coop-50/100/200`, `closed
-        form`), equal for methods that train equally long. text: what is known of a class besides
-        images: `none`, `class names`, `templates` (the data set's or an ensemble), `other texts`
-        (written by people or language models). at_test: what is known of queries besides the image
-        itself and the list of classes; empty for nothing.
-    official: settings that the official code chooses per data set, by name of the setting (several
-        have commas between them); here one value serves all data sets.
-    deviations: differences to the official code, a line each.
+        form`), equal for methods that train equally long.
+    text: knowledge of a class besides images: `none`, `class names`, `templates` (the data set's
+        or an ensemble), `other texts` (written by people or language models).
+    at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
+    official: settings that the official code chooses per data set, by setting name (several are
+        joined by commas); here one value serves all data sets.
+    deviations: differences from the official code, one per line.
     """
 
     schedule: str
@@ -52,7 +52,7 @@ class MethodCard:
     deviations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """ContractError for values of another kind."""
+        """ContractError for values of another type, or an unknown `text`."""
         if not isinstance(self.official, Mapping):
             raise ContractError(
                 f"MethodCard.official is {self.official!r:.80}, expected texts by name of a setting"
@@ -63,10 +63,10 @@ class MethodCard:
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
 
     def to_dict(self, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The facts that a record keeps, JSON-able.
+        """The JSON-able facts stored in a record.
 
-        changed: options of the run other than the defaults. With any, `schedule` names them, and
-        `default_schedule` is the card's own.
+        changed: options of the run that differ from the defaults. With any, `schedule` includes
+        them and `default_schedule` is the card's own.
         """
         found: dict[str, Any] = {
             "schedule": self.schedule,
@@ -82,14 +82,14 @@ class MethodCard:
         }
 
     def lines(self) -> Iterator[str]:
-        """For `fsbench show`."""
+        """The lines of `fsbench show`."""
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
         yield from self.differences()
 
     def differences(self, but: Collection[str] = ()) -> Iterator[str]:
-        """Lines on the official code. but: settings per data set that are as there."""
+        """Lines on deviations. but: per-data-set settings that match the official code."""
         for name, value in self.official.items():
             if not {*name.split(", ")} <= {*but}:
                 yield f"chosen per data set by the official code: {name}: {value}"
@@ -98,9 +98,9 @@ class MethodCard:
 
 
 def card_of(method: object) -> MethodCard | None:
-    """The card of a method, of a class that of its default options; None where it has none.
+    """The card of a method, or of a class with its default options; None if it has none.
 
-    ContractError where it cannot be read, or is no MethodCard: a property runs its author's code.
+    ContractError if `card` is no MethodCard or cannot be read: a property runs its author's code.
     """
     cls = method if isinstance(method, type) else type(method)
     try:

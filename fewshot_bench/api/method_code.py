@@ -1,8 +1,8 @@
-"""Digests of the source of a method, so that an edit of it is noticed.
+"""Digests of a method's source code, to detect edits.
 
-`source_digest` is of the files as they lie on the disk, `running_digest` of what this process has
-imported of them. Both cover every Python file of the outermost regular package that defines the
-class; where there is none, its module and those that lie beside it.
+`source_digest` covers the files on disk, `running_digest` the code that this process imported. Both
+cover every Python file of the outermost regular package that contains the class; without a package,
+its module and the imported modules in the same folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-# Stands for the digest of code of which an older and a newer state may have run together.
+# Placeholder digest of code whose parts may stem from different states of the files.
 CHANGED = "changed while it was imported"
 SUFFIXES = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
 Stamp = tuple[int, ...]
@@ -27,7 +27,7 @@ Stamps = tuple[tuple[str, Stamp], ...]
 
 @dataclass(frozen=True)
 class _Seen:
-    """A digest that was right when just these modules were imported."""
+    """A digest, and the modules that were imported while it was valid."""
 
     digest: str
     modules: frozenset[str]
@@ -38,26 +38,26 @@ _SEEN: dict[str, _Seen] = {}
 
 
 def source_digest(method: type) -> str:
-    """SHA-256 over the names and bytes of the Python files that `method` comes from, as they are.
+    """SHA-256 over names and bytes of the Python files of `method`, as they are on disk now.
 
-    Empty where there are none (a class that was typed into a prompt).
+    Empty without files (a class typed into a prompt).
     """
     root = _root(method.__module__)
     return "" if root is None else _digest(root)
 
 
 def running_digest(method: type) -> str:
-    """The digest of the code that runs in this process, also where files were edited since.
+    """The digest of the code that this process runs, even if files were edited since.
 
-    `CHANGED` where a part was imported before an edit and a part after it.
+    `CHANGED` if modules were imported both before and after an edit.
     """
     return note_import(method.__module__)
 
 
 def note_import(module: str) -> str:
-    """Remember the digest of a module's package, if it is imported; to be called right after that.
+    """Remember the digest of a module's package; call it right after the module was imported.
 
-    Returns what `running_digest` does.
+    Returns the running digest, as `running_digest`; empty if the module is not imported.
     """
     root = _root(module)
     if root is None:
@@ -66,18 +66,18 @@ def note_import(module: str) -> str:
     if seen is None or seen.digest == now:
         _SEEN[root.__name__] = _Seen(now, modules)
         return now
-    # An edit is of no account for what was imported whole before it.
+    # An edit does not affect code that was completely imported before it.
     return seen.digest if modules <= seen.modules else CHANGED
 
 
 def is_edited(module: str) -> bool:
-    """True when files of an imported module or package are other ones than when it was imported."""
+    """True if files of an imported module or package changed since its import."""
     root = _root(module)
     return root is not None and note_import(module) != _digest(root)
 
 
 def forget(module: str) -> None:
-    """Let go of what is known of a module that was unloaded."""
+    """Drop the remembered digest of an unloaded module."""
     _SEEN.pop(module, None)
 
 
@@ -87,7 +87,7 @@ def _imported(root: str) -> frozenset[str]:
 
 
 def _root(module: str) -> ModuleType | None:
-    """The outermost imported package around a module that is no namespace, or the module."""
+    """The outermost imported package of a module that is no namespace package, or the module."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         found = sys.modules.get(".".join(parts[:count]))
@@ -110,13 +110,13 @@ def _digest(root: ModuleType) -> str:
 
 
 def _files(root: ModuleType) -> Mapping[str, Path]:
-    """The files that count, by their names below the folder of the package or module."""
+    """The files of the digest, by path relative to the folder of the package or module."""
     folders = [Path(folder) for folder in getattr(root, "__path__", ())]
     if folders:
         return {name: path for folder in folders for name, path in _below(folder)}
     file = Path(str(root.__file__))
     if "." in root.__name__:
-        # A package without `__init__.py`: nothing says where it ends but its folder.
+        # In a namespace package, only the folder delimits the code.
         return dict(_below(file.parent))
     return _with_beside(file)
 
@@ -131,23 +131,23 @@ def _below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def modules_beside(file: Path) -> list[str]:
-    """The names of the modules and packages in the folder of a file that it, or these, import."""
+    """Names of modules and packages in a file's folder that it imports, directly or indirectly."""
     names = {name.partition("/")[0].removesuffix(".py") for name in _with_beside(file)}
     return sorted(names - {file.stem})
 
 
 def _with_beside(file: Path) -> Mapping[str, Path]:
-    """A module and the modules and packages in its folder that it imports, or these do."""
+    """A module, and the modules and packages in its folder that it imports, also indirectly."""
     found = {file.name: file}
     if any(file.parent.glob("*.dist-info")):
-        # Where packages are installed, what lies beside it is not its own.
+        # In site-packages, neighboring modules belong to other distributions.
         return found
     todo = [file]
     while todo:
         for name in _imports(todo.pop()):
             module, package = file.parent / f"{name}.py", file.parent / name
             new = {}
-            # As the import does: a folder without `__init__.py` comes after a module of its name.
+            # Same order as import: a module precedes a namespace package of its name.
             if (package / "__init__.py").is_file():
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
             elif module.is_file():
@@ -160,7 +160,7 @@ def _with_beside(file: Path) -> Mapping[str, Path]:
 
 
 def _is_bare_package(name: str, folder: Path) -> bool:
-    """True when `import name` finds this folder without `__init__.py`, and no package elsewhere."""
+    """True if `import name` finds this folder without `__init__.py` and nothing before it."""
     if not folder.is_dir():
         return False
     loaded = sys.modules.get(name)
@@ -173,7 +173,7 @@ def _is_bare_package(name: str, folder: Path) -> bool:
 
 
 def _imports(file: Path) -> set[str]:
-    """The top-level names that a file imports, wherever it does; none where it cannot be read."""
+    """Top-level names of all imports in a file, nested ones included; empty if unreadable."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError):

@@ -1,7 +1,7 @@
-"""Methods in a file of their own: `path/to/file.py:ClassName`, found, imported and named.
+"""Methods in a file, referenced as `path/to/file.py:ClassName`; `load` imports one.
 
-In specifications the path is absolute, so that a file is one method however it was written, two
-files with one class name are two, and every worker finds it.
+Specifications hold the absolute path, so that all spellings of a path are one method, equal class
+names in two files are two methods, and every worker finds the file.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def parts(name: str) -> tuple[str, str] | None:
 
 
 def is_meant(name: str) -> bool:
-    """True when a name has the form `file.py:Class`, complete or not."""
+    """True if a name has the form `file.py:Class`, even incomplete."""
     return parts(name) is not None or name.endswith(".py") or ".py:" in name
 
 
 def canonical(name: str) -> str:
-    """A reference with its absolute path, links resolved; any other name as it is."""
+    """A reference with its absolute path, links resolved; any other name unchanged."""
     found = parts(name)
     if found is None:
         return name
@@ -45,7 +45,7 @@ def canonical(name: str) -> str:
 
 
 def aliases(name: str) -> list[str]:
-    """The shorter ways to write a reference, the shortest (`file.py:Class`) first.
+    """Shorter spellings of a reference, the shortest (`file.py:Class`) first.
 
     Empty for any other name.
     """
@@ -57,12 +57,12 @@ def aliases(name: str) -> list[str]:
 
 
 def short(name: str) -> str:
-    """The name as a sentence shows it: `file.py:Class` of a reference."""
+    """The name for messages: `file.py:Class` for a reference, other names unchanged."""
     return next(iter(aliases(name)), name)
 
 
 def short_names(names: Iterable[str]) -> Mapping[str, str]:
-    """The shortest way to write each name that none of the others can be written in."""
+    """The shortest spelling of each name that is no spelling of another name."""
     every = sorted(set(names))
     found = {}
     for name in every:
@@ -72,7 +72,7 @@ def short_names(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def split(text: str) -> list[str]:
-    """Names that commas separate, but for those in the path of a file that is there."""
+    """Split names at commas, except for commas in the path of an existing file."""
     words, found = text.split(","), []
     while words:
         count = 1
@@ -90,7 +90,7 @@ def _is_there(name: str) -> bool:
 
 
 EXAMPLE = "path/to/file.py:ClassName"
-# As the author has them; more would be no help.
+# Most classes that an error message lists.
 MOST_NAMED = 8
 _MODULES: dict[Path, ModuleType] = {}
 
@@ -98,7 +98,8 @@ _MODULES: dict[Path, ModuleType] = {}
 def load(name: str) -> type:
     """The class that a reference names.
 
-    UsageError where there is no such file or class, PluginError where the file cannot be imported.
+    UsageError if the file or class does not exist, PluginError if the file cannot be imported or
+    the class is no method.
     """
     found = parts(canonical(name))
     if found is None:
@@ -146,7 +147,7 @@ def _absent(path: Path) -> str:
 
 
 def _classes(path: Path) -> list[str]:
-    """The classes of a file, those with `fit` if there are any."""
+    """The names of a file's classes; only those with `fit` if there are any."""
     try:
         body = ast.parse(path.read_bytes()).body
     except (OSError, ValueError, SyntaxError):
@@ -165,9 +166,9 @@ def _listed(classes: Sequence[str]) -> str:
 
 
 def refresh() -> None:
-    """Let go of files that were edited since, so that the next use imports them anew.
+    """Unload files that were edited since their import, so that the next use reloads them.
 
-    For a process that plans one run after the other; while one goes on, its code must not change.
+    For a process that plans several runs; never call it during a run, whose code must not change.
     """
     for path, module in list(_MODULES.items()):
         if method_code.is_edited(module.__name__):
@@ -186,7 +187,7 @@ def _imported(path: Path) -> ModuleType:
 
 
 def _executed(path: Path) -> ModuleType:
-    """A new module of a file; nothing is written beside it, and its bytes are what is recorded."""
+    """Import a file as a new module, without bytecode files and from exactly the recorded bytes."""
     name = f"fsbench_file_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
     try:
         source = path.read_bytes()
@@ -195,11 +196,11 @@ def _executed(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    # At the end, so that nothing beside the file stands in for what is installed.
+    # At the end, so that files beside the method do not shadow installed packages.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     _refuse_shadowed(path)
-    # Dataclasses look their module up.
+    # Dataclasses look up their module in sys.modules.
     sys.modules[name] = module
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
@@ -218,11 +219,11 @@ def _executed(path: Path) -> ModuleType:
 
 
 def _refuse_shadowed(path: Path) -> None:
-    """PluginError where a module beside the file would not be the one that it gets."""
+    """PluginError if an import of a module beside the file would find another module."""
     for name in method_code.modules_beside(path):
         loaded = getattr(sys.modules.get(name), "__file__", None)
         spec = importlib.machinery.PathFinder.find_spec(name)
-        # A folder without `__init__.py` has no origin; the first of its places goes first.
+        # A namespace package has no origin; the first of its search locations wins.
         places = list(spec.submodule_search_locations or ()) if spec is not None else []
         got = loaded or (spec.origin if spec is not None else None) or next(iter(places), None)
         if name in sys.builtin_module_names or not _lies_in(got, path.parent):
@@ -237,7 +238,7 @@ def _lies_in(file: str | None, folder: Path) -> bool:
 
 
 def _place(path: Path, error: BaseException) -> str:
-    """The author's line that failed; of a syntax error Python's own text says it."""
+    """Place and text of the author's failing line; empty for a SyntaxError, which contains it."""
     if isinstance(error, SyntaxError):
         return ""
     frames = traceback.extract_tb(error.__traceback__)

@@ -20,7 +20,7 @@ from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
-# What the harness reads of a class; none of it is a hyper-parameter.
+# Class attributes that the harness reads; none is a hyper-parameter.
 ABOUT = (
     *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
     *("unprojected_views", "imports"),
@@ -36,19 +36,19 @@ STATIC = (
 
 @dataclass(frozen=True, slots=True)
 class BrokenRule:
-    """A rule of the kit, by the name of its check, and how a class breaks it."""
+    """A rule that a class breaks: the name of the kit's check, and the reason."""
 
     check: str
     reason: str
 
 
 def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
-    """Violations of the rules by a method's class, in the order in which an author would mend them.
+    """Rules that a method's class breaks, in the order in which an author would fix them.
 
-    registered: the name that it is registered under; "" where that is not known.
+    registered: the registered name of the method; "" if unknown.
     """
     fields, name, fit = STATIC
-    # A method that is run from a file goes by its path.
+    # A method in a file is named by its path, which is no registered name.
     registered = registered if NAME.fullmatch(registered) else ""
     try:
         return [
@@ -63,9 +63,9 @@ def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
 
 
 def refuse_broken(name: str, method: type, origin: str) -> None:
-    """PluginError with the kit's sentences when a method's class breaks a rule, or cannot be made.
+    """Raise PluginError with the reasons if a method's class breaks a rule or cannot be built.
 
-    origin: who registered it.
+    origin: the plug-in that registered it.
     """
     by = f" ({origin})" if origin != name else ""
     reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
@@ -74,7 +74,7 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 
 
 def cannot_be_built(method: type) -> list[str]:
-    """The reasons against making a method, or its card, from its defaults; empty without one."""
+    """Errors of building a method, or its card, from its defaults; empty if both can be built."""
     try:
         method()
     except (Exception, SystemExit) as error:
@@ -181,13 +181,13 @@ def _is_class_variable(method: type, name: str) -> bool:
     try:
         hint = typing.get_type_hints(method, include_extras=True).get(name)
     except Exception:
-        # What cannot be read is named as a broken rule of the fields.
+        # `field_problems` reports unreadable annotations.
         return True
     return hint in (None, ClassVar) or typing.get_origin(hint) is ClassVar
 
 
 def fit_problems(method: type) -> Iterator[str]:
-    """`fit` is a function of a task, a backbone and a context."""
+    """Reasons why `fit` does not take a task, a backbone and a context."""
     expected = f"write def fit(self, {', '.join(ARGUMENTS)})"
     fit: Any = getattr(method, "fit", None)
     if not callable(fit):
@@ -202,5 +202,5 @@ def fit_problems(method: type) -> Iterator[str]:
     except TypeError:
         yield f"{method.__name__}.fit takes {inspect.signature(fit)}; {expected}"
     except ValueError:
-        # A function whose signature Python does not know is tried when it is called.
+        # Without a known signature, the call itself is the test.
         return

@@ -1,11 +1,10 @@
 """Metrics of predictions: definition, computation, rounding and direction of each in one `Metric`.
 
-`METRICS` holds the built-in ones, which `rounded` computes for a record; a new one is added here
-alone. Plug-ins register others (`Registry.metric`), which are computed from what is stored. All is
-in float64. A prediction is the class with the highest logit, of equal ones that with the lowest
-index; probabilities are the softmax of the logits, without any temperature. numpy is imported by
-what computes, so that names and titles are had without it.
+`METRICS` holds the built-in metrics, which `rounded` computes for a record in float64; plug-ins
+register others (`Registry.metric`), computed from stored logits. Predictions are the class with the
+highest logit (the lowest index among equal logits), probabilities the softmax without temperature.
 """
+# numpy is imported inside functions, so that metric names and titles are available without it.
 
 from __future__ import annotations
 
@@ -27,20 +26,20 @@ if TYPE_CHECKING:
 PERCENT, NATS, PLAIN = "%", "nats", ""
 # Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 5.
 BINS = 15
-# Digits behind the decimal point of a metric in a record.
+# Decimal places of a metric in a record.
 RECORDED = 6
-# Rows are worked on in parts of about so many values, so that ImageNet needs no gigabyte.
+# Values per block of rows, which keeps the memory for ImageNet below a gigabyte.
 _PART = 2**20
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class PerClass:
-    """Float64 arrays (classes,): NaN for classes without images, which no mean may count.
+    """Float64 arrays (classes,); NaN for classes without images, which means must exclude.
 
-    images: how many there are of each class. accuracy: the share of a class's images that is
-    predicted right, in percent (its recall). precision: the share of right ones among the images
-    predicted as it, in percent; NaN where there is none. f1: 2 TP / (2 TP + FP + FN), in percent.
+    images: number of images per class. accuracy: recall, the share of a class's images predicted
+    as this class, in percent. precision: the share of correct images among those predicted as the
+    class, in percent; NaN if there are none. f1: 2 TP / (2 TP + FP + FN), in percent.
     """
 
     images: np.ndarray
@@ -51,13 +50,13 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Answers:
-    """A method's answers to the queries of one cell; arrays (n,), in the order of the queries.
+    """A method's predictions for the queries of one cell; arrays (n,), in the order of the queries.
 
-    Its attributes are what a metric's functions can ask for, by the names of their parameters.
-    labels, predictions: class indices below `classes`. ranks: of the label among the classes, 1
-    where it is predicted; of equal logits those of lower indices come first. confidences: the
-    highest probability. surprises: -ln p(label), in nats. brier_scores: the sum over classes of
-    (p - [class is label])^2. whole: gives the (n, classes) logits; StoreError where they were not
+    A metric's functions receive these attributes through parameters of the same names.
+    labels, predictions: class indices below `classes`. ranks: rank of the label among the classes,
+    1 if it is predicted; among equal logits, lower indices come first. confidences: the highest
+    probability. surprises: -ln p(label), in nats. brier_scores: the sum over classes of
+    (p - [class is label])^2. whole: returns the (n, classes) logits; StoreError if they were not
     kept.
     """
 
@@ -72,7 +71,7 @@ class Answers:
 
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
-        """Those of (n, classes) finite logits and (n,) labels."""
+        """Answers from (n, classes) finite logits and (n,) labels."""
         import numpy as np
 
         confidence, nll, brier = np.empty((3, len(logits)))
@@ -96,12 +95,12 @@ class Answers:
 
     @property
     def logits(self) -> np.ndarray:
-        """The (n, classes) logits; StoreError where they were not kept."""
+        """The (n, classes) logits; StoreError if they were not kept."""
         return self.whole()
 
     @cached_property
     def hits(self) -> np.ndarray:
-        """(n,) bool: which images were predicted right."""
+        """(n,) bool: True for correctly predicted images."""
         found: np.ndarray = self.predictions == self.labels
         return found
 
@@ -119,15 +118,15 @@ GIVEN = (
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number per cell: how it is called, computed, rounded and compared.
+    """One number per cell: its names, computation, rounding and direction.
 
-    name: in options, records and CSV, lower-case letters, digits and `_`. title: in captions.
-    compute: gives the value. Its parameters are named as attributes of `Answers`: a function of
-    `ranks` (n,), say, or of `logits` (n, classes). short: the head of a narrow column. digits:
-    those behind the decimal point in tables. scores: where the value is a mean over images, gives
-    one number per image (n,) whose mean is the value, of a metric in percent a hundredth of it;
-    with it differences are tested. source, origin: of a plug-in's metric the digest of its code,
-    and who registered it (the registry's).
+    name: in options, records and CSV; lower-case letters, digits and `_`. title: in captions.
+    compute: returns the value. Its parameters are named like attributes of `Answers`: for example
+    `ranks` (n,) or `logits` (n, classes). short: header of a narrow column. digits: decimal places
+    in tables. scores: for a value that is a mean over images, returns one number per image (n,)
+    whose mean is the value (for a metric in percent, a hundredth of it); used to test differences.
+    source, origin: for a plug-in's metric, the digest of its code and the plug-in that registered
+    it (both set by the registry).
     """
 
     name: str
@@ -158,7 +157,7 @@ class Metric:
 
     @property
     def registered(self) -> str:
-        """The end of a message on a plug-in's metric: who registered it."""
+        """Suffix of error messages: the plug-in that registered the metric."""
         return f" ({self.origin})" if self.origin else ""
 
     @property
@@ -180,17 +179,17 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """The value by the mean of its scores."""
+        """The factor from the mean of the scores to the value."""
         return 100.0 if self.unit == PERCENT else 1.0
 
     def text(self, value: float) -> str:
-        """A value as tables show it."""
+        """A value formatted for tables."""
         return f"{value:.{self.digits}f}"
 
     def value(self, answers: Answers) -> float:
-        """The metric of a cell, not rounded; ContractError for what is no finite number."""
+        """The metric of a cell, not rounded; ContractError unless it is one finite number."""
         found = self._called(self.compute, answers)
-        # An array without axes is a number, too.
+        # A zero-dimensional array counts as a number.
         number = found.item() if getattr(found, "shape", None) == () else found
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ContractError(
@@ -203,7 +202,7 @@ class Metric:
     def by_image(self, answers: Any) -> np.ndarray:
         """(n,) the scores; ContractError for another shape or a number that is not finite.
 
-        answers: anything that has what `scores` asks for.
+        answers: any object with `labels` and the attributes that `scores` needs.
         """
         import numpy as np
 
@@ -237,7 +236,7 @@ class Metric:
 
 
 def _read_only(value: Any) -> Any:
-    """A view that cannot be written, since other metrics are computed from the same arrays."""
+    """A read-only view, since other metrics are computed from the same arrays."""
     if isinstance(value, PerClass):
         return PerClass(*(_read_only(getattr(value, part.name)) for part in fields(value)))
     if not hasattr(value, "setflags"):
@@ -248,7 +247,7 @@ def _read_only(value: Any) -> Any:
 
 
 def needs(function: Callable[..., Any]) -> frozenset[str]:
-    """The parameters that a metric's function asks for: those without a default."""
+    """The names of a function's parameters without defaults."""
     # Plain functions are hashed by identity; other callables may have no hash.
     plain = isinstance(function, types.FunctionType)
     return _needs(function) if plain else _needs.__wrapped__(function)
@@ -262,9 +261,9 @@ def _needs(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
-    """The metrics (the built-in ones) of a cell's answers, not rounded, and `n`.
+    """The metrics (default: the built-in ones) of a cell's answers, not rounded, and `n`.
 
-    Raises ValueError where there are no images.
+    Raises ValueError if there are no images.
     """
     if not len(answers.labels):
         raise ValueError("no images: metrics need at least one")
@@ -273,7 +272,7 @@ def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[
 
 
 def rounded(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
-    """`measured` as records hold it: six digits behind the decimal point."""
+    """`measured`, rounded to the six decimal places of records."""
     found = measured(answers, metrics)
     return {name: round(value, RECORDED) for name, value in found.items()}
 
@@ -292,7 +291,7 @@ def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerC
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 part / whole; NaN where there is no whole."""
+    """100 part / whole; NaN where whole is 0."""
     import numpy as np
 
     empty = np.full(len(whole), np.nan)
@@ -303,10 +302,10 @@ def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error in percent (Guo et al., ICML 2017, equation 3).
 
-    Images fall into `bins` bins of equal width over their confidence, the highest probability of an
-    image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right. The error is the mean over
-    bins of |accuracy - mean confidence|, weighted by the images in the bin; empty bins count
-    nothing. confidences: (n,) in (0, 1]; hits: (n,) whether the prediction is right.
+    Images are binned by confidence, their highest probability, into `bins` bins of equal width:
+    (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right. The error is the mean over bins
+    of |accuracy - mean confidence|, weighted by the number of images; empty bins have no weight.
+    confidences: (n,) in (0, 1]. hits: (n,) True for correct predictions.
     """
     import numpy as np
 
@@ -316,7 +315,7 @@ def calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = BIN
 
 
 def equal_width(confidences: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """(n,) the bin of each image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right."""
+    """(n,) bin index per image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right."""
     import numpy as np
 
     places: np.ndarray = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -326,12 +325,12 @@ def equal_width(confidences: np.ndarray, bins: int = BINS) -> np.ndarray:
 def adaptive_calibration_error(
     confidences: np.ndarray, hits: np.ndarray, bins: int = BINS
 ) -> float:
-    """The same error over bins of equal mass, in percent.
+    """Expected calibration error over bins of equal mass, in percent.
 
     Images are sorted by confidence and cut into `bins` runs of equal length, the first `n % bins`
     one longer (the adaptive bins of Nixon et al., "Measuring Calibration in Deep Learning", CVPR
     Workshops 2019, for the predicted class alone, as in Mukhoti et al., NeurIPS 2020). Images of
-    equal confidence count with the accuracy that they have together: their order is of no account.
+    equal confidence all count with their mean accuracy, so that their order does not matter.
     """
     import numpy as np
 
@@ -346,14 +345,14 @@ def adaptive_calibration_error(
 
 
 def _mean_over_classes(values: np.ndarray) -> float:
-    """Over the classes that have images."""
+    """Mean over the classes that have images."""
     import numpy as np
 
     return float(np.nanmean(values))
 
 
 def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(n,) hits weighted so that every class that has images counts alike."""
+    """(n,) hits, weighted so that all classes with images count equally."""
     import numpy as np
 
     right = hits.astype(float)
@@ -363,7 +362,7 @@ def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
 
 
 def _shifted(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Parts of the rows in float64, less the highest logit of each: softmax needs no more."""
+    """Blocks of rows in float64 minus each row's highest logit, for a stable softmax."""
     import numpy as np
 
     step = max(1, _PART // logits.shape[1])
@@ -382,7 +381,7 @@ _ALL = (
         "top-1",
         scores=lambda hits: hits,
     ),
-    # The mean of the classes' accuracies, over the classes that have images.
+    # Mean of the class accuracies, over the classes with images.
     Metric(
         "macro_accuracy",
         "macro accuracy",

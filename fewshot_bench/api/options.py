@@ -1,7 +1,7 @@
-"""Options of `fsbench run` that plug-ins declare as data: `Option`, and how its text is read.
+"""Options of `fsbench run` that plug-ins declare as data: `Option`, and the parsing of its values.
 
-An engine declares its own (`register_engines`), any plug-in some for all engines
-(`register_options`). Values are read and checked before anything is planned.
+Engines declare their own options (`register_engines`), any plug-in may declare options for all
+engines (`register_options`). Values are parsed and checked before anything is planned.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError
 
-# Options of the commands that run cells, and arguments of `fewshot_bench.run`: no plug-in's option
-# may have their names.
+# Reserved names, which no plug-in's option may have: options of the commands that run cells, and
+# arguments of `fewshot_bench.run`.
 TAKEN = frozenset(
     (
         *("classes", "classnames", "config", "dataset", "datasets", "deterministic", "device"),
@@ -65,10 +65,10 @@ class Option:
     """One option, `--name`.
 
     help: one sentence. type: `str`, `int`, `float`, `bool` (a flag), or a function from text to a
-    value that raises ValueError with what it expected. env: the variable that is read when the
-    option is not given. multiple: may be given several times; the value is then a tuple. minimum:
-    of a number. asks_gpus: returns whether a value asks for GPUs, so that `--devices auto` stands
-    for cuda with an engine whose workers run elsewhere.
+    value that raises ValueError with its expectation. env: environment variable that is read if
+    the option is not given. multiple: may be given several times; the value is a tuple. minimum:
+    smallest accepted number. asks_gpus: True for values that request GPUs, so that
+    `--devices auto` means cuda for an engine whose workers run elsewhere.
     """
 
     name: str
@@ -83,16 +83,16 @@ class Option:
 
     @property
     def key(self) -> str:
-        """The name as it is used in mappings and in Python: `ray_address`."""
+        """The name in mappings and in Python: `ray_address`."""
         return self.name.replace("-", "_")
 
     @property
     def flag(self) -> bool:
-        """True when it takes no value."""
+        """True if the option takes no value."""
         return self.type is bool
 
     def problem(self) -> str:
-        """The fault of the declaration; empty if there is none."""
+        """Why the declaration is invalid; empty if it is valid."""
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             return f"option {self.name!r}: expected a name such as max-jobs, without dashes before"
         if self.name in TAKEN:
@@ -104,7 +104,7 @@ class Option:
         return ""
 
     def value(self, given: object) -> Any:
-        """The value of what was given, None for nothing; UsageError with what was expected."""
+        """The parsed value of `given`, else of `env`, else the default; UsageError if invalid."""
         if not is_given(given):
             given = os.environ.get(self.env) if self.env else None
             if not given:
@@ -137,10 +137,10 @@ class Option:
 
 
 def is_given(value: object) -> bool:
-    """False for None, False and an empty tuple, which stand for an option that was left out."""
+    """False for None, False and an empty tuple, which denote an omitted option."""
     return value is not None and value is not False and value != ()
 
 
 def values_of(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every option by `key`; those that are not given have their defaults."""
+    """The value of every option by `key`; omitted options get their defaults."""
     return {option.key: option.value(given.get(option.key)) for option in options}

@@ -1,6 +1,7 @@
 """Hook specifications, the plug-in manager, and calls of hooks.
 
-`load_plugins` imports, `call` asks one plug-in after the other; one that fails harms no other.
+`load_plugins` imports plug-ins, `call` runs a hook of one plug-in after the other; a failing
+plug-in does not affect the others.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
 
 GROUP = "fewshot_bench"
-# The distribution whose plug-ins are the built-in ones.
+# The distribution of the built-in plug-ins.
 OWN = "fewshot-bench"
-# Names of entry points, joined by commas, that are left out.
+# Environment variable: comma-separated names of entry points to skip.
 DISABLED = "FSBENCH_DISABLE_PLUGINS"
-# Full names, joined by commas, of the only plug-ins that a process imports; unset for all of them.
+# Environment variable: comma-separated full names of the only plug-ins to import; unset for all.
 ONLY = "FSBENCH_ONLY_PLUGINS"
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
@@ -36,23 +37,23 @@ Register = Callable[..., None]
 
 
 class CommandGroup(Protocol):
-    """The group that a plug-in adds its commands to: a `click.Group` with one more function."""
+    """The group that plug-ins add commands to: a `click.Group` with the method `add_lazy`."""
 
     def add_lazy(self, name: str, target: str, short_help: str) -> None:
-        """Add a command by "package.module:attribute", imported when it is used."""
+        """Add the command at "package.module:attribute", imported on use."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Add a command that is imported already."""
+        """Add a command that is already imported."""
 
 
 class Hooks:
-    """Every hook that a plug-in may implement."""
+    """All hooks that a plug-in may implement."""
 
     @hookspec
     def register_methods(self, register: Register) -> None:
         """Call `register("name", "package.module:Class")` for each method; nothing is imported.
 
-        `suites=("fast",)` adds the name to suites, which `--method` takes.
+        `suites=("fast",)` adds the method to suites, whose names `--method` accepts.
         """
 
     @hookspec
@@ -71,15 +72,15 @@ class Hooks:
     def register_metrics(self, register: Register) -> None:
         """Call `register("name", "package.module:METRIC")`; the target is a `Metric` of that name.
 
-        It is computed from stored logits when a table asks for it, never where cells are fitted.
+        Metrics are computed from stored logits when a table needs them, never while cells run.
         """
 
     @hookspec
     def register_engines(self, register: Register) -> None:
         """Call `register("name", "package.module:build", options=(Option(...), ...))`.
 
-        `build(setup: EngineSetup) -> Engine`. `elsewhere=True` for an engine whose workers run on
-        other machines than the command.
+        `build(setup: EngineSetup) -> Engine`. `elsewhere=True`: the engine's workers run on other
+        machines than the command.
         """
 
     @hookspec
@@ -90,36 +91,36 @@ class Hooks:
     def register_commands(self, cli: CommandGroup) -> None:
         """Add commands to `fsbench`: `cli.add_lazy("name", "package.module:command", "help")`.
 
-        `command` is a click command, imported when it is used; `cli.add_command` takes one at once.
+        `command` is a click command, imported on use; `cli.add_command` adds an imported one.
         """
 
     @hookspec
     def worker_environment(
         self, store: Path, options: Mapping[str, Any]
     ) -> Mapping[str, str] | None:
-        """Environment variables for every worker, on whichever machine it runs.
+        """Environment variables for every worker, on any machine.
 
-        Called once, in the command, before anything is computed; UsageError ends it. options: the
-        values of all options that plug-ins registered with `register_options`.
+        Called once, in the command, before anything is computed; a UsageError ends the command.
+        options: the values of all options that plug-ins registered with `register_options`.
         """
 
     @hookspec
     def run_warnings(self, store: Path) -> Sequence[str] | None:
-        """Sentences that a command that ran cells prints as warnings at its end."""
+        """Sentences that are printed as warnings at the end of a command that ran cells."""
 
     @hookspec
     def run_started(self, spec: RunSpec) -> None:
-        """A cell is about to be computed."""
+        """Called before a cell is computed."""
 
     @hookspec
     def run_finished(self, record: Record) -> None:
-        """A cell's record was written; failures included."""
+        """Called after a cell's record was written, also if the cell failed."""
 
     @hookspec
     def table_columns(self, records: Sequence[Record]) -> dict[str, object] | None:
         """Extra `compare` columns: {title: value} for the records of one table row.
 
-        records: done and failed ones (`record.status`). Values: text, numbers, None for nothing.
+        records: done and failed ones (`record.status`). Values: text, numbers, None for no value.
         """
 
 
@@ -127,19 +128,19 @@ _PLAIN = (str, int, float)
 
 
 def _variables(found: Any) -> bool:
-    """True for the answer of `worker_environment`."""
+    """True for a valid return value of `worker_environment`."""
     return isinstance(found, Mapping) and all(
         isinstance(text, str) for pair in found.items() for text in pair
     )
 
 
 def _sentences(found: Any) -> bool:
-    """True for the answer of `run_warnings`."""
+    """True for a valid return value of `run_warnings`."""
     return isinstance(found, list | tuple) and all(isinstance(text, str) for text in found)
 
 
 def _values(found: Any) -> bool:
-    """True for the answer of `table_columns`; arrays without axes are numbers, too."""
+    """True for a valid return value of `table_columns`; zero-dimensional arrays are numbers."""
     return isinstance(found, Mapping) and all(
         isinstance(title, str)
         and (value is None or isinstance(value, _PLAIN) or getattr(value, "shape", None) == ())
@@ -147,7 +148,7 @@ def _values(found: Any) -> bool:
     )
 
 
-# The hooks that answer: a test of the answer, and what was expected.
+# Hooks with a return value: a test of the value, and the expectation for error messages.
 _ANSWERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "worker_environment": (_variables, "a mapping of texts to texts"),
     "run_warnings": (_sentences, "a list of texts"),
@@ -161,10 +162,10 @@ def call(
     failed: Callable[[str, PluginError], None],
     **arguments: Any,
 ) -> Iterator[tuple[str, Any]]:
-    """The answers of all plug-ins to a hook that are not None, each with the plug-in's full name.
+    """Full name and return value of every plug-in whose hook does not return None.
 
-    One that fails, or answers something else than it should, is left out: `failed` gets its name
-    and the error, which has what the plug-in raised as `__cause__`.
+    A plug-in that fails or returns an invalid value is skipped: `failed` is called with its full
+    name and the error, whose `__cause__` is the exception that the plug-in raised.
     """
     accepts, expected = _ANSWERS.get(hook, (lambda found: True, ""))
     for implementation in implementations(hooks, hook):
@@ -190,7 +191,7 @@ def call(
 
 
 def implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
-    """The functions of plug-ins for a hook; built-in ones first."""
+    """All implementations of a hook, built-in ones first."""
     return sorted(getattr(hooks, hook).get_hookimpls(), key=_builtin_first)
 
 
@@ -201,7 +202,7 @@ def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One entry point: where it comes from and, if it could not be imported, why."""
+    """One entry point: its origin, and the import error if there was one."""
 
     name: str
     target: str
@@ -211,7 +212,7 @@ class PluginInfo:
 
     @property
     def full_name(self) -> str:
-        """Distribution and entry point: how the manager knows it."""
+        """`distribution:entry point`, its name in the plug-in manager."""
         return f"{self.distribution}:{self.name}"
 
     @property
@@ -221,7 +222,7 @@ class PluginInfo:
 
 
 def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
-    """Import every entry point of the group; one that fails is reported and harms nothing else."""
+    """Import every entry point of the group; failures are reported in `PluginInfo.error`."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     points, infos = _entry_points()
@@ -246,7 +247,7 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """UsageError for a hook whose name is mistyped."""
+    """UsageError for an implemented hook that has no specification (a mistyped name)."""
     known = [name for name in vars(Hooks) if not name.startswith("_")]
     for caller in manager.get_hookcallers(plugin) or ():
         if not caller.has_spec():
@@ -254,16 +255,16 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
 
 
 def has_third_party() -> bool:
-    """True when a plug-in of another distribution is installed: only these add columns to tables.
+    """True if a plug-in of another distribution is installed: only these add columns to tables.
 
-    It is known without importing any.
+    Imports no plug-in.
     """
     points, _ = _entry_points()
     return any(_distribution(point.dist) != OWN for point in points)
 
 
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
-    """The entry points of the group, and the distributions whose own could not be read."""
+    """The enabled entry points, and one `PluginInfo` per distribution with unreadable ones."""
     broken: list[PluginInfo] = []
     points, blocked = _every_point(broken), _blocked()
     unique = {(point.name, point.value): point for point in points if point.name not in blocked}
@@ -271,7 +272,7 @@ def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
 
 
 def disabled_without_plugin() -> list[str]:
-    """Names in FSBENCH_DISABLE_PLUGINS that no entry point has, so that they disable nothing."""
+    """Names in FSBENCH_DISABLE_PLUGINS that match no entry point and so disable nothing."""
     return sorted(_blocked() - {point.name for point in _every_point([])})
 
 
@@ -280,7 +281,7 @@ def _blocked() -> set[str]:
 
 
 def _every_point(broken: list[PluginInfo]) -> list[Any]:
-    """The entry points of the group; broken: gets the distributions whose own cannot be read."""
+    """All entry points of the group; appends distributions with unreadable ones to `broken`."""
     try:
         return list(importlib.metadata.entry_points(group=GROUP))
     except Exception:
@@ -288,7 +289,7 @@ def _every_point(broken: list[PluginInfo]) -> list[Any]:
 
 
 def _each_alone(broken: list[PluginInfo]) -> list[Any]:
-    """As `entry_points` does, without those distributions that it fails at."""
+    """As `importlib.metadata.entry_points`, without the distributions that make it fail."""
     points: list[Any] = []
     for distribution in importlib.metadata.distributions():
         try:
@@ -300,7 +301,7 @@ def _each_alone(broken: list[PluginInfo]) -> list[Any]:
 
 
 def _distribution(distribution: Any) -> str:
-    """The name of a distribution; where its metadata are damaged, the folder that they lie in."""
+    """The name of a distribution; if its metadata are damaged, their folder."""
     try:
         return str(distribution.name)
     except Exception:
@@ -308,7 +309,7 @@ def _distribution(distribution: Any) -> str:
 
 
 def _version(distribution: Any) -> str:
-    """The version of a distribution; empty where its metadata are damaged."""
+    """The version of a distribution; empty if its metadata are damaged."""
     try:
         return str(distribution.version)
     except Exception:

@@ -1,4 +1,4 @@
-"""Files to fetch for a data set: their sources, digests and places."""
+"""Files to fetch for a data set: `Recipe`, with sources, digests and destinations."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file from elsewhere, placed below a data root.
+    """One remote file, placed below a data root.
 
-    urls: sources in the order in which they are tried; none when the file must be got by hand.
-    place: relative path below the data root: of the file itself, or of the folder that an archive
-        is unpacked into.
-    provides: relative paths below the data root (files, or folders that are not empty); where all
-        are there, nothing is fetched. Without any, `place` is looked at.
-    alternatives: relative paths any one of which stands for all of `provides` (the same images in
+    urls: sources in the order in which they are tried; empty if the file must be fetched by hand.
+    place: path relative to the data root, of the file itself or of the folder that an archive is
+        unpacked into.
+    provides: paths relative to the data root (files, or folders that are not empty); if all exist,
+        nothing is fetched. If empty, `place` is checked instead.
+    alternatives: relative paths; any one of them replaces all of `provides` (the same images in
         the layout of another tool).
-    sha256, md5: what the downloaded file must have; empty when not known.
-    size: bytes of the downloaded file; 0 when not known.
-    unpack: whether the file is an archive (zip; tar, plain or with gzip, xz or bzip2) to be
-        unpacked.
-    strip: leading folder of member paths that is taken away; members outside of it are left out.
+    sha256, md5: expected digests of the downloaded file; empty if unknown.
+    size: bytes of the downloaded file; 0 if unknown.
+    unpack: unpack the file, an archive (zip; tar, plain or with gzip, xz or bzip2).
+    strip: leading folder that is removed from member paths; members outside of it are skipped.
     inner: archives inside the archive (by member path) that are unpacked in turn, beside it.
-    max_unpacked: bytes that the archive may unpack to at most; 0 for the general limit.
-    split: whether this is the data set's split file, which `--split-file` can give.
+    max_unpacked: limit on the unpacked size in bytes; 0 for the general limit.
+    split: the file is the data set's split file, which `--split-file` can supply.
     """
 
     name: str
@@ -42,7 +41,7 @@ class RemoteFile:
 
     @property
     def digests(self) -> dict[str, str]:
-        """Known digests by the name of their algorithm."""
+        """Known digests by algorithm name."""
         known = {"sha256": self.sha256, "md5": self.md5}
         return {name: digest.lower() for name, digest in known.items() if digest}
 
@@ -51,8 +50,8 @@ class RemoteFile:
 class Recipe:
     """All files of a data set.
 
-    by_hand: exact steps for what no program may or can fetch (a license to accept, a dead source),
-    one per line, ending with where each file goes. They are shown when a file is missing.
+    by_hand: exact steps for files that no program may or can fetch (a license to accept, a dead
+    source), one per line, ending with the destination of each file; shown if a file is missing.
     """
 
     files: tuple[RemoteFile, ...] = ()

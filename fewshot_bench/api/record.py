@@ -1,6 +1,6 @@
 """`Record`: the result of one cell with its split, costs, incidents and environment.
 
-A record is written once; its digest covers every field, so that a changed one is noticed.
+A record is written once; its digest covers every field, so that later changes are detected.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fewshot_bench.utils.errors import StoreError
 
 
 class Incidents:
-    """Incidents in the order in which they came; an equal one is kept once."""
+    """Incidents in order of occurrence, without duplicates."""
 
     def __init__(self) -> None:
         self._found: list[dict[str, str]] = []
 
     def add(self, kind: str, text: str) -> None:
-        """Keep one. kind: one word that a program can look for; text: a line for people."""
+        """Add an incident. kind: one machine-readable word; text: one line for people."""
         incident = {"kind": kind, "text": text}
         if incident not in self._found:
             self._found.append(incident)
@@ -38,11 +38,11 @@ class Incidents:
         return len(self._found)
 
     def restart(self, others: Iterable[Mapping[str, str]]) -> None:
-        """Go on from others instead of those found so far."""
+        """Replace the incidents found so far by `others`."""
         self._found = [dict(incident) for incident in others]
 
 
-# Times are differences of sums of others, rounded.
+# Slightly below zero: times are rounded differences of sums.
 LEAST_SECONDS = -1e-3
 
 
@@ -115,12 +115,12 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
     "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds"), SECONDS),
     "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
 }
-# All values of these are of one kind.
+# Fields whose values all have one kind.
 WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
 
 
 def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Fields of another type than expected; values: of a record, its parts being objects."""
+    """One problem per value of an unexpected type. values: a record's; its parts are objects."""
     for part, kinds in KINDS.items():
         for name, value in (values.get(part) or {}).items():
             if name in kinds and not kinds[name][1](value):
@@ -142,32 +142,32 @@ def _problem(name: str, value: object, kind: Kind) -> str:
 SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
-# Digests that are not under the digest of the values.
+# Digests that the digest of a record's values does not cover.
 OF_ITSELF = ("record", "seal")
-# Fields that are kept once they were read.
+# Lazily read fields that are cached.
 KEPT = frozenset({"split", "metrics"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
-# Fields that are read late.
+# Lazily read fields.
 LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
 KEYS = ("schema", "status", *OBJECTS, "incidents")
 
 
 class Parts(Protocol):
-    """Fields of a record that are read when they are used."""
+    """Reader of a record's lazily read fields."""
 
     def __call__(self, part: str) -> Any:
         """A field by name."""
         ...
 
     def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-        """Some values of a field that is an object; None where it has none."""
+        """Values of a field that is an object, by name; None for absent ones."""
         ...
 
     @staticmethod
     def columns(
         readers: Iterable[Any], part: str, names: tuple[str, ...], absent: Any
     ) -> list[tuple[Any, ...]]:
-        """These values of several records, whose readers are of this type."""
+        """These values for several records, whose readers all have this type."""
         ...
 
 
@@ -177,20 +177,20 @@ class Record:
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
         `classnames` (of the columns of the logits).
-    metrics: those of `metrics.rounded`, to six digits; empty when the cell failed.
+    metrics: the result of `metrics.rounded`, to six digits; empty if the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
         (configurations, labels), and `card` (facts of the method: `MethodCard.to_dict`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
-    error: `type`, `message`, `traceback` of a failed cell, else None; `message` is the reason why
-        a cell is inapplicable (a method that cannot predict classes it was not fitted on);
-        `transient` where the machine failed and not the cell, which the next run tries again.
-    incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
-        memory than asked for, a plug-in that left a thread behind.
-    digests: `logits`, the SHA-256 of all logits in float32 with labels and ids; `statistics` and
-        `kept`, those of the arrays that are stored beside the record; `answers`, that of the file
-        which holds them; `text`, that of the record's text before it; `record`, that of all
-        values of the record itself; and `seal`, that of these two.
+    error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
+        `message` is the reason (a method that cannot predict classes it was not fitted on);
+        `transient` if the machine failed and not the cell, so that the next run retries it.
+    incidents: corrective actions of the harness as {`kind`, `text`}: a retry, less memory than
+        asked for, a plug-in that left a thread behind.
+    digests (SHA-256): `logits`, of all logits in float32 with labels and ids; `statistics` and
+        `kept`, of the arrays stored beside the record; `answers`, of the file with these arrays;
+        `text`, of the record's text before it; `record`, of all values of the record itself;
+        `seal`, of `text` and `record`.
     """
 
     spec: RunSpec
@@ -208,16 +208,16 @@ class Record:
 
     @classmethod
     def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Parts) -> Record:
-        """A record that asks `part` for its other fields by name when they are used.
+        """A record that reads its other fields through `part` on use.
 
-        state: `status`, `error` and `incidents`, which were checked as `from_dict` checks them, as
-        was what `part` gives. Copies of such a record have all fields.
+        state: `status`, `error` and `incidents`; these and all values from `part` must already
+        have passed the checks of `from_dict`. Copies of such a record hold all fields.
         """
         record, keep = object.__new__(cls), object.__setattr__
         keep(record, "spec", spec)
         keep(record, "status", state["status"])
         keep(record, "_part", part)
-        # The defaults are those of the class.
+        # Otherwise the class attribute is the default.
         if state["error"] is not None:
             keep(record, "error", state["error"])
         if state["incidents"]:
@@ -235,7 +235,7 @@ class Record:
             return value
 
     def entry(self, part: str, name: str) -> Any:
-        """One value of a field that is an object, or inside of it; None where it has none."""
+        """One value of a field that is an object, nested names included; None if absent."""
         if part in LATE and part not in self.__dict__:
             return self.__dict__["_part"].entries(part, (name,))[0]
         return entry(getattr(self, part), name)
@@ -244,10 +244,9 @@ class Record:
     def entries(
         records: Sequence[Record], part: str, *names: str, absent: Any = None
     ) -> list[tuple[Any, ...]]:
-        """These values of a field for each record; those of a store's listing are read together.
+        """Values of a field for each record; records of a store listing are read in one pass.
 
-        names: `work.billed.images` is a value inside of objects. absent: stands for a value that
-        is not there.
+        names: dots separate nested objects (`work.billed.images`). absent: replaces absent values.
         """
         readers = [record.__dict__.get("_part") for record in records]
         kinds = set(map(type, readers))
@@ -262,29 +261,29 @@ class Record:
 
     @functools.cached_property
     def code_digest(self) -> str | None:
-        """That of the method's code that computed it; None where it does not say."""
+        """Digest of the method's code that computed the record; None if not recorded."""
         return code_digest(self.entry("environment", "code"))
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """Facts of its method as `MethodCard.to_dict` gives them; empty where it states none."""
+        """Facts of the method in the form of `MethodCard.to_dict`; empty if not recorded."""
         found = self.entry("footprint", "card")
         return found if isinstance(found, Mapping) else {}
 
     @property
     def schedule(self) -> str:
         """The name of the schedule that ran; empty without a card."""
-        # Cards of older records name the schedule of the defaults alone.
+        # Cards of older records hold only the schedule of the default options.
         return schedule_with(self.default_schedule, self.spec.overrides)
 
     @property
     def default_schedule(self) -> str:
-        """That of the method's default options; empty without a card."""
+        """The schedule of the method's default options; empty without a card."""
         return default_schedule(self.card)
 
     @property
     def logits_digest(self) -> str:
-        """That of all logits in float32, with labels and ids; empty where there are none."""
+        """Digest of all logits in float32, with labels and ids; empty without logits."""
         return str(self.digests.get("logits") or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -305,12 +304,12 @@ class Record:
         }
 
     def to_json(self) -> str:
-        """Indented JSON; not-a-number values are an error, never written."""
+        """Indented JSON; ValueError for values that are not finite."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_dict(cls, values: Any) -> Record:
-        """The inverse of `to_dict`; StoreError when a key or a type is not as expected."""
+        """The inverse of `to_dict`; StoreError for an unexpected key or type."""
         if not isinstance(values, dict):
             raise StoreError(f"record is a {type(values).__name__}, expected an object")
         schema = values.get("schema")
@@ -339,7 +338,7 @@ class Record:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], key: str) -> Record:
-        """The same of values that `from_dict` has taken before; key: that of the cell."""
+        """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
         return cls._of(values, RunSpec.read(values["spec"], key))
 
     @classmethod
@@ -360,7 +359,7 @@ class Record:
 
 
 def entry(values: Any, name: str, absent: Any = None) -> Any:
-    """A value by its name in objects in objects, with dots between."""
+    """A value in nested objects by its dotted name; `absent` if there is none."""
     if not isinstance(values, Mapping):
         return absent
     if name in values:
@@ -370,15 +369,15 @@ def entry(values: Any, name: str, absent: Any = None) -> Any:
 
 
 def code_digest(stated: object) -> str | None:
-    """The digest of a method's code by what a record states of the code."""
+    """The digest in a record's `environment.code`; None if it holds none."""
     digest = stated.get("digest") if isinstance(stated, Mapping) else None
     return digest if isinstance(digest, str) else None
 
 
 def sealed(record: Record, digests: Mapping[str, str]) -> Record:
-    """The record with its digests; ValueError or TypeError if it is not JSON.
+    """The record with its digests and seal; ValueError or TypeError if it is not JSON.
 
-    digests: those of its logits and of the arrays beside it, if there are any, and `text`.
+    digests: of its logits and the arrays beside it, if any, and `text`.
     """
     record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
@@ -387,12 +386,12 @@ def sealed(record: Record, digests: Mapping[str, str]) -> Record:
 
 
 def seal_of(text: str, record: str) -> str:
-    """SHA-256 of the two digests of a record, so that none of all three can be changed alone."""
+    """SHA-256 over both digests of a record, so that none of the three can be changed alone."""
     return hashlib.sha256(f"{text} {record}".encode()).hexdigest()
 
 
 def unsealed(values: Any) -> Record:
-    """The record that the values of a file state; StoreError where they are not those written."""
+    """The record with the values of a file; StoreError if they changed after it was written."""
     record = Record.from_dict(values)
     problem = seal_problem(values)
     if problem:
@@ -401,7 +400,7 @@ def unsealed(values: Any) -> Record:
 
 
 def seal_problem(values: Mapping[str, Any]) -> str:
-    """The problem with the digest that the values of a file state of themselves, or nothing."""
+    """Why a record's own digest or seal does not match its values; empty if both match."""
     digests = values["digests"]
     stated = digests.get("record")
     try:
@@ -418,6 +417,6 @@ def seal_problem(values: Mapping[str, Any]) -> str:
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's values, however they are laid out, without those of itself."""
+    """SHA-256 of a record's values in canonical JSON, without the digests of the record itself."""
     digests = {name: value for name, value in values["digests"].items() if name not in OF_ITSELF}
     return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()

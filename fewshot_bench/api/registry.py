@@ -1,6 +1,7 @@
-"""The registry of this process: methods, data sets and backbones by name, with who registered them.
+"""The registry of this process: methods, data sets and backbones by name, with their plug-ins.
 
-`registry()` is the entry. Targets are imported on first use; a plug-in that fails harms no other.
+`registry()` is the entry point. Targets are imported on first use; a failing plug-in does not
+affect the others.
 
     registry().method_class("clip-lora")
     registry().dataset("folder:photos")
@@ -33,14 +34,14 @@ from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, un
 
 # The suite of all methods.
 EVERY = "all"
-# Below a store: the splits that data sets make of a person's own images.
+# Folder in a store for the splits that data sets draw from a user's own images.
 KEPT_SPLITS = Path("splits", "made")
 
 
 def options_of(
     name: str, opener: Callable[..., Any], data: Mapping[str, Any], store: Path | None
 ) -> dict[str, Any]:
-    """The parameters of a data set's function that were asked for, as far as it has them."""
+    """Keyword arguments for a data set's factory; UsageError for an unsupported `holdout`."""
     known = inspect.signature(opener).parameters
     options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
     if options and "holdout" not in known:
@@ -53,7 +54,7 @@ def options_of(
 
 
 def place_without_family(name: str) -> UsageError:
-    """The error for a folder or file that is there, under no name of a data set."""
+    """The error for the path of an existing folder or file in place of a data set name."""
     family = "folder" if Path(name).is_dir() else "manifest"
     return UsageError(
         f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
@@ -63,7 +64,7 @@ def place_without_family(name: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One registered name: its target "module:attribute" (or object) and who registered it."""
+    """One registered name: target "module:attribute" (or object), origin (plug-in, file:line)."""
 
     name: str
     target: Any
@@ -74,11 +75,11 @@ class Entry:
 
     @property
     def is_built_in(self) -> bool:
-        """True for what this distribution registers."""
+        """True if this distribution registered the name."""
         return self.origin.startswith(f"{OWN}:")
 
     def load(self) -> Any:
-        """Import the target; PluginError names the origin when that fails."""
+        """Import the target; PluginError with the origin if that fails."""
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
@@ -96,11 +97,11 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """All names of one kind (method, data set, backbone, metric).
+    """All names of one kind (method, data set, backbone, metric, engine, option).
 
-    entries: the names that one plug-in alone registered. conflicts: for each other name why it
-    cannot be used. failed: what plug-ins say that register nothing. built_in_first: whether a
-    built-in entry stands against others of its name, since commands use it without being asked.
+    entries: the usable names. conflicts: error messages by name, for names that are registered more
+    than once. failed: problems of failed plug-ins, which register nothing. built_in_first: a
+    built-in entry wins over others of its name, since commands use it by default.
     """
 
     kind: str
@@ -121,7 +122,7 @@ class Catalog:
         options: Iterable[Option] = (),
         elsewhere: bool = False,
     ) -> None:
-        """Add a name; one that another plug-in adds too can be used by neither."""
+        """Add a name; if several plug-ins add it, it is a conflict. PluginError if invalid."""
         origin = _origin(self._plugin)
         if not isinstance(name, str) or not name.strip():
             raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
@@ -140,7 +141,7 @@ class Catalog:
         self._settle()
 
     def suites(self) -> dict[str, list[str]]:
-        """Suites by name: the names in each, in the order in which they were registered."""
+        """The names in each suite, in registration order."""
         found: dict[str, list[str]] = {}
         for entry in self.entries.values():
             for suite in entry.suites:
@@ -148,12 +149,12 @@ class Catalog:
         return found
 
     def register_option(self, option: Option) -> None:
-        """Add an option of commands that run cells."""
+        """Add an option for commands that run cells."""
         _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
         self.register(option.name, option.value, options=(option,))
 
     def _settle(self) -> None:
-        """Entries and conflicts, by who claims which name."""
+        """Recompute entries and conflicts from all claims."""
         claims: dict[str, list[Entry]] = {}
         for entry in self._claims:
             claims.setdefault(entry.name, []).append(entry)
@@ -174,21 +175,21 @@ class Catalog:
 
     @staticmethod
     def _built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
-        """The built-in entry of names that others claim as well."""
+        """The built-in entries of names that other plug-ins claim as well."""
         own = {name: [e for e in found if e.is_built_in] for name, found in claims.items()}
         return {name: own[name][0] for name, e in claims.items() if len(e) > len(own[name]) == 1}
 
     def forget(self, plugin: str) -> None:
-        """Take out what a plug-in registered before it failed."""
+        """Remove everything that a plug-in registered before it failed."""
         self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]
         self._settle()
 
     def names(self) -> list[str]:
-        """Names that can be used, sorted, families (`folder:`) included."""
+        """All usable names, sorted, families (`folder:`) included."""
         return sorted(self.entries)
 
     def find(self, name: str) -> Entry:
-        """The entry of a name, or UsageError with the closest one."""
+        """The entry of a name; UsageError suggests the closest one."""
         self.refuse_conflict(name)
         if name not in self.entries:
             known = [*self.entries, *self.suites()]
@@ -196,12 +197,12 @@ class Catalog:
         return self.entries[name]
 
     def refuse_conflict(self, name: str) -> None:
-        """PluginError when two plug-ins claim a name: which one is meant cannot be known."""
+        """PluginError if several plug-ins claim a name, which makes it ambiguous."""
         if name in self.conflicts and name not in self.entries:
             raise PluginError(self.conflicts[name])
 
     def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
-        """The error for a name that is not there; a plug-in that failed may have had it."""
+        """The error for an unknown name; lists failed plug-ins, which may have defined it."""
         return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
 
 
@@ -211,7 +212,7 @@ def _is_built_in(kind: str, name: str, others: Iterable[Entry]) -> str:
 
 
 def _check_options(where: str, options: tuple[Option, ...]) -> None:
-    """PluginError for a declaration that cannot be used."""
+    """PluginError for an invalid or duplicate option declaration."""
     keys = [getattr(option, "key", None) for option in options]
     for option in options:
         problem = option.problem() if isinstance(option, Option) else f"{option!r} is no Option"
@@ -222,7 +223,7 @@ def _check_options(where: str, options: tuple[Option, ...]) -> None:
 
 
 def _origin(plugin: str) -> str:
-    # Not inspect.stack(), which reads source files and takes longer than all else here.
+    # Not inspect.stack(): it reads source files and would dominate the runtime.
     frame = inspect.currentframe()
     while frame is not None:
         filename = frame.f_code.co_filename
@@ -246,13 +247,13 @@ class Registry:
     hooks: pluggy.HookRelay
 
     def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
-        """The functions that implement a hook, each with its plug-in; built-in ones first."""
+        """(plug-in name, function) of every implementation of a hook, built-in ones first."""
         return [(found.plugin_name, found.function) for found in implementations(self.hooks, hook)]
 
     def call(
         self, hook: str, failed: Callable[[str, PluginError], None], **arguments: Any
     ) -> list[tuple[str, Any]]:
-        """The answers of plug-ins to a hook, each with the plug-in; `failed` gets failures."""
+        """(plug-in name, return value) per plug-in, as `plugins.call`; `failed` gets failures."""
         return list(call(self.hooks, hook, failed, **arguments))
 
     @property
@@ -275,9 +276,9 @@ class Registry:
         return Entry(own, method_files.load(name), own)
 
     def name_of(self, cls: type) -> str:
-        """The name of a method's class: as it is registered, or `file.py:Class` of its module.
+        """The name of a method's class: its registered name, or `file.py:Class` of its module.
 
-        Empty for one of a notebook, of a script or inside of a function.
+        Empty for a class of a notebook or script, or inside a function.
         """
         for entry in self.methods.entries.values():
             place, _, attribute = str(entry.target).partition(":")
@@ -304,10 +305,10 @@ class Registry:
         return target
 
     def code(self, name: str) -> dict[str, str | bool]:
-        """Identity of a method's code in this process, as records hold it.
+        """Identity of a method's code in this process, as stored in records.
 
-        `registered`: whether a plug-in registered it, with the plug-in's `distribution` and
-        `version`; `digest` of its source.
+        `registered`: True if a plug-in registered it, with the plug-in's `distribution` and
+        `version`. `digest`: of its source; empty if the class cannot be loaded.
         """
         plugin = self.method(name).origin.partition(",")[0]
         info = next((info for info in self.plugins if info.full_name == plugin), None)
@@ -323,7 +324,7 @@ class Registry:
         }
 
     def metric(self, name: str) -> Metric:
-        """A built-in metric, or one of a plug-in; PluginError where that is none."""
+        """A built-in or plug-in metric; PluginError if the target is no `Metric` of that name."""
         if name in METRICS:
             return METRICS[name]
         self.metrics.refuse_conflict(name)
@@ -341,9 +342,9 @@ class Registry:
         return replace(found, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:
-        """The methods that a suite or `all` stands for, and by name why broken ones are left out.
+        """The methods of a suite or `all`, and the reasons by name for the broken, left-out ones.
 
-        None for a name that is no suite; a method's own name is none.
+        None if `suite` is no suite; a method's own name never is.
         """
         suites = self.methods.suites()
         if suite == EVERY:
@@ -366,8 +367,8 @@ class Registry:
     ) -> Any:
         """A data set instance for a name or `family:argument`.
 
-        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`),
-        and which images are `skipped`. store: the folder of results, with kept splits (`Keeping`).
+        data: the user's settings `classnames`, `templates`, `holdout` and `skipped` images, as in
+        `RunSpec.data`. store: the results folder, which holds kept splits (`Keeping`).
         """
         data = data or {}
         family, colon, argument = name.partition(":")
@@ -385,16 +386,16 @@ class Registry:
         return Without(dataset, tuple(skipped)) if skipped else dataset
 
     def dataset_entry(self, name: str) -> Entry | None:
-        """The registered name or family (`folder:`) that a data set's name stands for."""
+        """The entry of a data set's name or family (`folder:`); None if there is none."""
         family, colon, _ = name.partition(":")
         entries = self.datasets.entries
         return (entries.get(f"{family}:") if colon else None) or entries.get(name)
 
     @contextmanager
     def blaming(self, name: str) -> Iterator[None]:
-        """PluginError with the place for what the code of a data set raises inside.
+        """Turn errors of a data set's code inside the context into PluginError with their place.
 
-        Errors that say themselves what to do, and those of the system (no permission), go through.
+        FsbenchError, which already has a remedy, and OSError (no permission) pass unchanged.
         """
         try:
             yield
@@ -444,14 +445,14 @@ def registry() -> Registry:
     failed |= _fill(manager, "register_engines", engines)
     failed |= _fill(manager, "register_options", options, options.register_option)
     for plugin in failed:
-        # All of it, so that what fails claims no name of another.
+        # In all catalogs, so that a failed plug-in causes no name conflicts.
         for catalog in catalogs:
             catalog.forget(plugin)
     for name in METRICS.keys() & metrics.entries.keys():
         metrics.conflicts[name] = _is_built_in("metric", name, [metrics.entries.pop(name)])
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
-            # Plug-ins may have imported a part of their package; the rest follows when it is used.
+            # Plug-ins may have imported a part of their package; the rest is noted on use.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
     for catalog in catalogs:
@@ -465,9 +466,9 @@ def _fill(
     catalog: Catalog,
     register: Callable[..., None] | None = None,
 ) -> dict[str, str]:
-    """Call one plug-in's hook at a time, so that each name knows where it came from.
+    """Call one plug-in's hook at a time, so that each entry records its origin.
 
-    Returns the plug-ins whose hook failed, with the reason; they register nothing.
+    Returns the reason per plug-in whose hook failed.
     """
     failed = {}
     for implementation in implementations(manager.hook, hook):

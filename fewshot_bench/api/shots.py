@@ -1,4 +1,4 @@
-"""Numbers of shots: so many images of every class, or `all` that a class has."""
+"""Numbers of shots: images per class, or `all` images of each class."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LONGEST_NUMBER = 18
 
 
 class AllShots(int):
-    """All train images of every class: more than any number of shots, and written `all`.
+    """All train images of every class: greater than any number of shots, and written `all`.
 
-    A number, so that what sorts and takes minima needs to know nothing of it; it has one digit more
-    than any number that is accepted, and stands as the text `all` in records and in JSON.
+    An int, so that code that sorts or takes minima needs no special case; it has one digit more
+    than any accepted number, and is the text `all` in records and JSON.
     """
 
     def __str__(self) -> str:
@@ -29,17 +29,17 @@ WORD = str(ALL_SHOTS)
 
 
 def per_class(shots: int, images: int, classes: int) -> int:
-    """Shots as a finite number: for all shots the mean size of a class, rounded, at least 1."""
+    """Shots as a finite number; for all shots, the rounded mean class size, at least 1."""
     return max(1, round(images / classes)) if shots == ALL_SHOTS else shots
 
 
 def read_shots(value: Any) -> Any:
-    """A value from JSON as shots; anything but the word `all` as it is."""
+    """Shots from a JSON value: the word `all` becomes `ALL_SHOTS`, other values pass unchanged."""
     return ALL_SHOTS if value == WORD else value
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: all shots as the word, in lists and mappings too."""
+    """A value for JSON: `ALL_SHOTS` becomes the word `all`, in lists and mappings too."""
     if isinstance(value, AllShots):
         return WORD
     if isinstance(value, Mapping):

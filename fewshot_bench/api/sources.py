@@ -1,7 +1,7 @@
-"""The face for data sources: recipes, stamps, folders, split files, image formats.
+"""Public API for data sources: recipes, file stamps, folders, split files, image formats.
 
-`fewshot_bench` has what every data set needs (`Dataset`, `DatasetCard`, `Item`); this is for those
-that are fetched, lie in folders or have published lists. docs/datasets.md shows them.
+`fewshot_bench` exports what every data set needs (`Dataset`, `DatasetCard`, `Item`); this module
+serves data sets that are fetched, stored in folders or have published lists (docs/datasets.md).
 """
 
 from fewshot_bench.api.dataset import (

@@ -22,21 +22,21 @@ PRESETS: Mapping[str, tuple[str, str, str]] = {
 }
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
-# The embedded backbone, and what every table of it says.
+# The embedded backbone, and the note on every table with its numbers.
 TOY = "tiny"
 TOY_TEXT = "a toy: its numbers say nothing about CLIP"
 TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
-# A kept model that is measured: its picks are those of its fit, and `picks` is its digest.
+# Protocol of an evaluated kept model: the picks are those of its fit, `picks` is its digest.
 KEPT_MODEL = "kept"
 EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
-# Asked of a run that evaluates its fits on other data sets alone; no cell has it.
+# Option value of a run that evaluates only on other data sets; no cell has it.
 NO_CLASSES = "none"
-# What the run finds out: a backbone by the data sets, a precision by the device.
+# Resolved by the run: the backbone from the data sets, the precision from the device.
 AUTO = "auto"
-# What the fields are that are no text; those of conditions are declared with them.
+# Types of the fields that are not text; conditions declare their own.
 _KINDS: Mapping[str, Any] = {
     "shots": int,
     "split_seed": int,
@@ -45,7 +45,7 @@ _KINDS: Mapping[str, Any] = {
     "overrides": dict,
     "data": dict,
 }
-# The fields that every key is of, whatever their values; no name is added here.
+# Fields that enter every key, even with default values. Never add names: keys would change.
 KEYED = frozenset(
     {
         *("method", "dataset", "shots", "split_seed", "train_seed", "protocol", "val", "prompts"),
@@ -55,7 +55,7 @@ KEYED = frozenset(
 )
 _NAMES = ("method", "dataset")
 _NUMBERS = ("shots", "split_seed", "train_seed")
-# The most of a list of numbers: a longer one is a slip.
+# Longest accepted list of numbers; a longer one is a mistake.
 MOST_NUMBERS = 100_000
 
 
@@ -63,7 +63,7 @@ _encoded = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no blanks: equal values give equal text."""
+    """JSON with sorted keys and no blanks, so that equal values give equal text."""
     return _encoded(value)
 
 
@@ -71,17 +71,17 @@ def canonical_json(value: Any) -> str:
 class RunSpec:
     """One cell: a method with its hyper-parameters on one data set, shots, seed and backbone.
 
-    `options` are the hyper-parameters in full, `overrides` those that differ from the defaults;
+    `options` are all hyper-parameters, `overrides` those that differ from the defaults;
     `revision` identifies the data set's lists, `weights` the backbone's weights. Everything that
     can change a number is part of the key.
 
-    `shots` is `ALL_SHOTS` where a cell takes all train images; 0 stands for no support set.
-    `target` is another data set that is evaluated on (fitted on `dataset`), `target_revision` its
-    lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
-    evaluated on that half, or on the other. `data` holds what was said about a person's own data:
-    `classnames`, `templates`, `holdout`, and `skipped`: data set to the ids of damaged images that
-    are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is
-    the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
+    `shots` is `ALL_SHOTS` if a cell uses all train images; 0 means no support set. `target` is
+    another data set to evaluate on (fitted on `dataset`), `target_revision` identifies its lists.
+    `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and evaluated on
+    that half, or on the other. `data` holds the user's settings for own data: `classnames`,
+    `templates`, `holdout`, and `skipped`: data set to the ids of its left-out damaged images.
+    `exif`: rotate images by their EXIF orientation or ignore it. `picks` is the digest of imported
+    picks (protocol `imported`), or of a kept model (protocol `kept`).
     """
 
     method: str
@@ -169,14 +169,14 @@ class RunSpec:
     picks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values, in the order of the fields."""
+        """JSON-able values, in the order of the fields."""
         values = {name: getattr(self, name) for name in _fields()}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        """The inverse of `to_dict`; StoreError names what is missing, not known or impossible."""
+        """The inverse of `to_dict`; StoreError names a missing, unknown or invalid field."""
         extra = sorted(values.keys() - _fields())
         if extra:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
@@ -196,17 +196,17 @@ class RunSpec:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
-        """The same of values that `from_dict` has taken before; key: that of the cell."""
+        """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
         spec = cls(**{**values, "shots": read_shots(values["shots"])})
         object.__setattr__(spec, "_key", key)
         return spec
 
     def key(self) -> str:
-        """SHA-256 of the canonical JSON: the identity of the cell and of its files."""
+        """SHA-256 of the canonical JSON: identifies the cell and its files."""
         return self._key
 
     def fit_key(self) -> str:
-        """Equal for cells that differ in what is evaluated alone, so that one fit serves them."""
+        """Key of the fit: equal for cells that differ only in the evaluation and share one fit."""
         return self._fit_key
 
     @functools.cached_property
@@ -226,24 +226,24 @@ class RunSpec:
 
     @property
     def fits_other(self) -> bool:
-        """True when the fit sees other classes than the evaluation."""
+        """True if the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
     @functools.cached_property
     def evaluated(self) -> str:
-        """The data set as tables show it: `dtd`, `dtd (new)`, `imagenet → imagenet-a`."""
+        """The evaluated data set in tables: `dtd`, `dtd (new)`, `imagenet → imagenet-a`."""
         if self.target:
             return f"{self.dataset} → {self.target}"
         return self.dataset if self.classes == "all" else f"{self.dataset} ({self.classes})"
 
     @functools.cached_property
     def label(self) -> str:
-        """The method with its overrides, as tables show it."""
+        """The method with its overrides, for tables."""
         return method_label(self.method, self.overrides)
 
     @property
     def skipped(self) -> int:
-        """The number of damaged or missing images that are left out."""
+        """The number of left-out damaged or missing images."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
 
     def describe(self) -> str:
@@ -254,13 +254,13 @@ class RunSpec:
 
 @functools.cache
 def _fields() -> tuple[str, ...]:
-    """The names of the fields, in their order."""
+    """The field names, in order."""
     return tuple(field.name for field in dataclasses.fields(RunSpec))
 
 
 @functools.cache
 def _later() -> tuple[str, ...]:
-    """Fields that came later: the key leaves out their defaults, so that older records keep it."""
+    """Fields added later; the key omits their defaults, so that older records keep their keys."""
     return tuple(name for name in _fields() if name not in KEYED)
 
 
@@ -270,12 +270,12 @@ CONDITIONS = declared(RunSpec)
 
 @functools.lru_cache(maxsize=4096, typed=True)
 def _plain_problem(name: str, value: Any) -> str:
-    """The same of a value that is no object and no list; most records share theirs."""
+    """`_problem` of a hashable value, cached because most records share theirs."""
     return _problem(name, value)
 
 
 def _problem(name: str, value: Any) -> str:
-    """The reason for which no run can have written a field's value; empty where one can."""
+    """Why a field's value is invalid, so that no run can have written it; empty if valid."""
     if name in CONDITIONS:
         return CONDITIONS[name].problem(value, LONGEST_NUMBER)
     kind = _KINDS.get(name, str)
@@ -292,7 +292,7 @@ def _problem(name: str, value: Any) -> str:
 
 
 def _problem_of_own(data: Mapping[str, Any]) -> str:
-    """Own names and templates are texts, and the hold-out is a share."""
+    """Why `data` is invalid: names and templates must be texts, `holdout` between 0 and 1."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
     skipped = data.get("skipped", {})
     named = isinstance(skipped, dict) and all(
@@ -311,7 +311,7 @@ def _problem_of_own(data: Mapping[str, Any]) -> str:
 
 
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:
-    """`clip-lora`, or `clip-lora[rank=4]` when hyper-parameters were overridden."""
+    """`clip-lora`, or `clip-lora[rank=4]` with overridden hyper-parameters."""
     if not overrides:
         return method
     inner = ",".join(f"{name}={overrides[name]}" for name in sorted(overrides))

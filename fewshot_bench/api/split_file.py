@@ -1,4 +1,4 @@
-"""Split files of CoOp's schema: strict reading, and writing its exact bytes."""
+"""Split files in CoOp's format: `load_split` is strict, `save_split` writes CoOp's exact bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pools = Mapping[str, Sequence[Item]]
 
 
 def load_split(path: Path) -> Pools:
-    """The pools of a split file, in the order of the file; DataMissingError when it is damaged."""
+    """The pools of a split file, in file order; DataMissingError if it is damaged."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -26,7 +26,7 @@ def load_split(path: Path) -> Pools:
 
 
 def pools_from(path: Path, content: Any) -> Pools:
-    """The pools of a split file that was parsed; DataMissingError when they cannot be used."""
+    """The pools of a parsed split file; DataMissingError if they are invalid."""
     if not isinstance(content, dict) or not set(ROLES) <= set(content):
         found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
         raise damaged(path, f"has {found}, expected an object with the keys train, val, test")
@@ -36,7 +36,7 @@ def pools_from(path: Path, content: Any) -> Pools:
 
 
 def save_split(path: Path, pools: Pools) -> None:
-    """Write CoOp's layout (its exact bytes) to a temporary file, then move it in place."""
+    """Write CoOp's exact bytes to a temporary file, then move it into place."""
     write_whole(path, (text.encode() for text in _coop_texts(pools)))
 
 
@@ -46,7 +46,7 @@ def coop_text(pools: Pools) -> str:
 
 
 def _coop_texts(pools: Pools) -> Iterator[str]:
-    """The text in pieces, as `json.dumps(content, indent=4, separators=(",", ": "))` writes it."""
+    """The text of `json.dumps(content, indent=4, separators=(",", ": "))`, in pieces."""
     for role in ROLES:
         yield f'{"{" if role == ROLES[0] else ","}\n    "{role}": ['
         before = ""
@@ -61,7 +61,7 @@ def _coop_texts(pools: Pools) -> Iterator[str]:
 
 
 def damaged(path: Path, problem: str) -> DataMissingError:
-    """The error for a split file that cannot be used."""
+    """The error for an unusable split file."""
     return DataMissingError(
         f"split file {path} {problem}; each entry is [relative path, label, class name]: "
         "fix the file, or fetch it again"

@@ -1,4 +1,4 @@
-"""A cell as a method sees it: support set, class names, templates. It holds no test set."""
+"""`Task`: a cell as a method sees it, with support set, class names and templates, no test set."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Split:
 
     @cached_property
     def digest(self) -> str:
-        """That of the three lists, by `items.digest_of`."""
+        """Digest of the three lists, from `items.digest_of`."""
         return digest_of((("train", self.train), ("val", self.val), ("test", self.test)))
 
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Random resized crop and horizontal flip, as every method of the field trains with.
+    """Random resized crop and horizontal flip, the standard training augmentation of the field.
 
-    `scale` is the range of the crop's share of the image area, `ratio` of its aspect ratio;
-    the crop is resized bicubically to the backbone's input size. `flip` is the probability of a
-    mirror image. Defaults are CoOp's and CLIP-LoRA's (scale 0.08 to 1); Tip-Adapter uses scale 0.5
-    to 1. ContractError for other values.
+    `scale` is the range of the crop's share of the image area, `ratio` the range of its aspect
+    ratio; the crop is resized bicubically to the backbone's input size. `flip` is the probability
+    of a mirror image. Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1); Tip-Adapter uses
+    scale 0.5 to 1. ContractError for invalid values.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -76,17 +76,17 @@ class Images(Protocol):
     ) -> Iterator[Tensor]:
         """Pixels (b, 3, h, w), normalized for the backbone, in batches of at most `size`.
 
-        `order` (m,) holds indices to visit (default: all, in order; repeats are allowed).
-        With `augment`, `rng` gives one number per pass (the first, second ... time that an image
-        stands in `order`); the crop of an image follows from that number and the image alone.
-        Methods that use `ctx.rng("augment")` see the same crops in the same pass, whatever their
-        batches and their order.
+        `order` (m,) holds the indices to visit (default: all, in order; repeats are allowed).
+        With `augment`, one number per pass is drawn from `rng` (pass k is the k-th occurrence of
+        an image in `order`); the crop of an image depends only on that number and the image.
+        Methods that use `ctx.rng("augment")` see the same crops in the same pass, independent of
+        batches and order.
         """
         ...
 
     @property
     def features(self) -> Tensor:
-        """(n, width) unit-length features from the frozen backbone; encoded once and billed."""
+        """(n, width) unit-length features of the frozen backbone; encoded once and billed."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class Images(Protocol):
 
     @property
     def unprojected(self) -> Tensor:
-        """(n, tower's width) rows of the frozen image tower before its projection; encoded once."""
+        """(n, tower width) rows of the frozen image tower before its projection; encoded once."""
         ...
 
     def views(
@@ -111,12 +111,13 @@ class Images(Protocol):
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
 
-        With `normalize` at unit length. Not `projected`: rows as those of `unprojected`.
+        With `normalize`, features have unit length. With `projected=False`, rows are as in
+        `unprojected`, never normalized.
 
-        With `rng` they are drawn: it gives one number per pass, as for `batches`. Without, they
-        are the image's own views from number `start` on, which follow from its bytes, the seed of
-        training and the number: the same for all methods and shots, each encoded once for them.
-        Either way they are billed at their cost.
+        With `rng`, views are drawn: one number per pass, as for `batches`. Without, they are the
+        image's own views from number `start` on. An own view depends on the image's bytes, the
+        training seed and the number, so all methods and shots share it and it is encoded once.
+        Views are billed at their cost in both cases.
         """
         ...
 
@@ -150,8 +151,7 @@ class Shots(Images, Protocol):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As `Images.batches`; with `labels=True` each batch is (pixels, labels).
 
-        Labels (b,) are those of the images in the batch, whatever their order, on the device of
-        the pixels.
+        Labels (b,) match the images of the batch in any order and are on the device of the pixels.
         """
         ...
 
@@ -163,22 +163,22 @@ class Shots(Images, Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes of a question: their names (index = label) and the prompt templates."""
+    """The label space: class names (index = label) and prompt templates."""
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
 
     def prompts(self, template: str) -> list[str]:
-        """One prompt per class; an underscore in a class name is written as a blank."""
+        """One prompt per class; underscores in class names become blanks."""
         return [template.replace("{}", name.replace("_", " ")) for name in self.classnames]
 
 
 @dataclass(frozen=True)
 class Task(Vocabulary):
-    """All that a method ever sees.
+    """All data that a method ever sees.
 
-    `val` is None when the run's validation policy is `none`, or when no image is left for it.
-    `asked` is the number of shots that was asked for, where there is one: classes may have fewer.
+    `val` is None if the run's validation policy is `none`, or if no image is left for it. `asked`
+    is the requested number of shots, or `ALL_SHOTS`; classes may have fewer.
     """
 
     train: Shots
@@ -189,8 +189,8 @@ class Task(Vocabulary):
     def shots(self) -> int:
         """Images per class as schedules count them, never below 1.
 
-        The shots asked for, as in the official codes, also where a class has fewer images. For all
-        shots the mean size of a class, so that every image is seen as often as in a task of so many
-        shots.
+        This is the requested number, even if a class has fewer images, as in the official codes.
+        For all shots it is the mean class size, so that every image is seen as often as in a task
+        with that many shots.
         """
         return max(1, per_class(self.asked, len(self.train), len(self.classnames)))

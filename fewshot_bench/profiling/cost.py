@@ -1,8 +1,8 @@
-"""Cost of work: seconds, and what encoders computed for it (images, prompt tokens, FLOPs).
+"""Cost of work: seconds, and the encoders' work (images, prompt tokens, FLOPs).
 
-Encoders report what they compute, forward and backward, by `count`; `counting` collects it. FLOPs
-are analytic (two per multiplication and addition of the matrix products and of attention), since
-torch's own counter slows small models down and misses attention in evaluation mode.
+Encoders report their forward and backward work by `count`; `counting` collects it. FLOPs are
+analytic (two per multiply-add of the matrix products and attention), since torch's own counter
+slows small models down and misses attention in evaluation mode.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(slots=True)
 class Cost:
-    """Seconds of wall clock and of CPU time, and images, text tokens and FLOPs of encoders.
+    """Seconds of wall clock and CPU time, and images, text tokens and FLOPs of encoders.
 
-    Counts are whole numbers, without rounding. `uncounted` is how many images or prompts went
-    through an encoder whose FLOPs are not known.
+    Counts are exact integers. `uncounted` is the number of images or prompts that went through an
+    encoder with unknown FLOPs.
     """
 
     wall: float = 0.0
@@ -63,16 +63,16 @@ class Cost:
         )
 
     def seconds(self) -> dict[str, float]:
-        """`wall` and `cpu` of a record, microseconds kept."""
+        """`wall` and `cpu` for a record, rounded to microseconds."""
         return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
 
     def counts(self) -> dict[str, int | None]:
-        """Counts of a record: FLOPs are null where a part of them is not known."""
+        """Counts for a record; FLOPs are None if a part of them is unknown."""
         flops = None if self.uncounted else self.flops
         return {"images": self.images, "text_tokens": self.text_tokens, "flops": flops}
 
     def to_dict(self) -> dict[str, float]:
-        """All fields, as `from_dict` reads them."""
+        """All fields, in the form that `from_dict` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -85,7 +85,7 @@ class Cost:
         return cls(**values)
 
 
-# Process-wide, since gradients of an accelerator are computed, and counted, in torch's own threads.
+# Process-wide, since torch computes (and counts) gradients on accelerators in its own threads.
 _TOTALS: list[Cost] = []
 TextCache = Callable[[object, Sequence[str], "Callable[[], Tensor]"], "Tensor"]
 _TEXT_CACHES: list[TextCache] = []
@@ -93,23 +93,23 @@ _TEXT_CACHES: list[TextCache] = []
 
 @contextmanager
 def opened(stack: list[T], one: T) -> Iterator[None]:
-    """Inside, `one` is on a stack that all threads of the process share."""
+    """Keep `one` on `stack`, which all threads of the process share, inside the context."""
     stack.append(one)
     try:
         yield
     finally:
-        # By identity: two totals that are equal are not the same total.
+        # By identity: two totals may compare equal.
         del stack[next(i for i, other in enumerate(stack) if other is one)]
 
 
 def counting(total: Cost) -> AbstractContextManager[None]:
-    """Add what encoders compute inside to `total`."""
+    """Add the encoder work inside the context to `total`."""
     return opened(_TOTALS, total)
 
 
 @contextmanager
 def not_counted() -> Iterator[None]:
-    """Work of the harness itself inside, which belongs to no cell."""
+    """Do not count the work inside, which is the harness's own and belongs to no cell."""
     totals, _TOTALS[:] = list(_TOTALS), []
     try:
         yield
@@ -123,23 +123,23 @@ def is_counting() -> bool:
 
 
 def count(images: int = 0, text_tokens: int = 0, flops: int = 0, uncounted: int = 0) -> None:
-    """Report work to every `counting` that is open."""
+    """Report work to all open `counting` contexts."""
     done = Cost(images=images, text_tokens=text_tokens, flops=flops, uncounted=uncounted)
     for total in _TOTALS:
         total.add(done)
 
 
 def count_backward(output: Tensor, flops: int) -> None:
-    """Report `flops` when, and each time that, a gradient of `output` is computed."""
+    """Report `flops` each time that a gradient of `output` is computed."""
     if output.requires_grad and flops:
         output.register_hook(lambda _: count(flops=flops))  # type: ignore[no-untyped-call]
 
 
 def text_cache(cache: TextCache) -> AbstractContextManager[None]:
-    """Text features that backbones compute inside go through `cache`."""
+    """Route text features that backbones compute inside through `cache`."""
     return opened(_TEXT_CACHES, cache)
 
 
 def cached_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
-    """Text features of `prompts`: kept and billed by the open `text_cache`, else computed."""
+    """Text features of `prompts`, from the open `text_cache` (which bills them), else computed."""
     return _TEXT_CACHES[-1](backbone, prompts, compute) if _TEXT_CACHES else compute()

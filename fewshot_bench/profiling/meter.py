@@ -1,7 +1,7 @@
-"""Billing of one cell: phases, their seconds, and what encoders computed for them.
+"""Billing of one cell: phases, their seconds, and the encoder work in them.
 
-`Meter` holds the bill. Work that a cache answers is billed at what it cost when it was computed, so
-that a reported time does not depend on which cell ran first; `elapsed` keeps what really passed.
+`Meter` holds the bill. Cache hits are billed at the original cost of their computation, so that
+reported times do not depend on which cell ran first; `elapsed` is the time that really passed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ ENCODING = ("encode_support", "encode_text", "encode_queries")
 class ImageCost:
     """Image-loading cost of one cell; cache hits are billed at their original price.
 
-    elapsed: seconds that passed until pixels were there; decoded, cached: how many images were
-    decoded, and how many came decoded from memory or from the disk; problem: why decoded images
-    could not be kept; credit: how far the billed clock is ahead of the real one.
+    elapsed: seconds until pixels were available. decoded, cached: number of images decoded, and of
+    images taken decoded from memory or disk. problem: why decoded images could not be cached.
+    credit: how far the billed clock is ahead of the real one.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class ImageCost:
 
     @contextmanager
     def unbilled(self) -> Iterator[None]:
-        """Upkeep of a cache: its time passes and is not billed."""
+        """Context of cache maintenance: its time counts as elapsed but is not billed."""
         start = time.perf_counter(), time.process_time()
         try:
             yield
@@ -49,9 +49,9 @@ class ImageCost:
             self.credit -= spent
 
     def served(self, prices: Mapping[Hashable, Cost | None], serving: Cost) -> None:
-        """Count images by what they had cost, None for one that was decoded just now.
+        """Count served images; prices: original cost by image, None if decoded just now.
 
-        A cached one is billed at its price the first time in a cell, instead of its share of
+        The first time in a cell, a cached image is billed at its price instead of its share of
         `serving`.
         """
         fresh = [p for key, p in prices.items() if p is not None and key not in self._charged]
@@ -63,14 +63,14 @@ class ImageCost:
             self.credit += sum(fresh, Cost()) - serving.scaled(len(fresh), hits)
 
     def to_dict(self) -> dict[str, Any]:
-        """The part of a record."""
+        """The entry of a record."""
         found: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
         found |= {"decoded": self.decoded, "cached": self.cached}
         return found | ({"problem": self.problem} if self.problem else {})
 
 
 class Meter:
-    """Bills phases of one cell; what nested phases take is theirs alone."""
+    """The bill of one cell by phase; nested phases are billed separately."""
 
     def __init__(self, device: torch.device) -> None:
         self.images = ImageCost()
@@ -94,7 +94,7 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside as `name`; what inner phases take is theirs."""
+        """Bill the time inside to phase `name`, without the time of nested phases."""
         start, credit = self._now(), self.images.credit
         self._stack.append((name, Cost(), Cost()))
         try:
@@ -111,14 +111,14 @@ class Meter:
                 self._stack[-1] = (outer, spent + total, spent_billed + billed)
 
     def measure(self, work: Callable[[], Tensor], *, images: bool = True) -> tuple[Tensor, Cost]:
-        """The result of `work` and its cost; with `images` it has one row per encoded image."""
+        """The result of `work` and its cost; with `images`, one row per encoded image."""
         start, done = self._now() + self.images.credit, Cost()
         with counting(done):
             result = work()
         passed = (self._now() + self.images.credit) - start
         encoded = len(result) if images else 0
         if not done.images and encoded:
-            # A backbone of a plug-in, which reports nothing.
+            # A plug-in's backbone that reports no work.
             count(images=encoded, uncounted=encoded)
             done.images = done.uncounted = encoded
         self._cacheable.add(done)
@@ -131,22 +131,22 @@ class Meter:
         return result, done
 
     def uncharged(self, keys: Any) -> Any:
-        """(n,) bool: those of distinct digests (n,) that were not charged to this cell before.
+        """(n,) bool: True for digests not yet charged to this cell; marks all as charged.
 
-        From now on all of them are. keys: a numpy array of texts of 16 bytes or more.
+        keys: (n,) distinct digests, a numpy array of texts of 16 bytes or more.
         """
         return self._charged.add(keys.astype(f"S{_KeySet.SIZE}"))
 
     def charge(self, cost: Cost) -> None:
-        """Add the price of shared work to the phase that is open."""
+        """Add the price of shared work to the open phase."""
         self.images_encoded += cost.images
         self._charges.add(cost)
         _add(self._billed, self._stack[-1][0], cost)
 
     def charge_once(self, key: object, cost: Cost | None) -> None:
-        """Add the price of work that is done once for a backbone, the first time in a cell.
+        """Bill work that is done once per backbone, the first time that a cell uses it.
 
-        cost: None where it was done just now, and the open phase has paid for it.
+        cost: None if it was done just now, as the open phase has then paid for it.
         """
         if key not in self._once and cost is not None and self._stack:
             self.charge(cost)
@@ -158,7 +158,7 @@ class Meter:
         return {"billed": billed.counts(), "computed": self.computed.counts()}
 
     def timings(self) -> dict[str, Any]:
-        """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""
+        """Per phase `billed` and `elapsed` seconds, their wall-clock totals, and image loading."""
         phases = {
             name: {
                 "billed": self._billed.get(name, Cost()).seconds(),
@@ -177,7 +177,7 @@ class Meter:
 
 
 class _KeySet:
-    """Beginnings of digests, 16 bytes each: one cell may be charged for millions of views."""
+    """A compact set of 16-byte digest prefixes, as a cell may be charged for millions of views."""
 
     SIZE = 16
 
@@ -185,13 +185,13 @@ class _KeySet:
         self._parts: list[Any] = []
 
     def add(self, keys: Any) -> Any:
-        """(n,) bool: those of distinct keys that were not here; now they are."""
+        """Add distinct keys (n,); returns (n,) bool, True for new ones."""
         new = np.ones(len(keys), bool)
         for part in self._parts:
             places = np.searchsorted(part, keys).clip(max=len(part) - 1)
             new &= part[places] != keys
         part = np.sort(keys[new])
-        # Parts of falling sizes, so that there are few.
+        # Merge to keep few parts, of falling sizes.
         while self._parts and len(self._parts[-1]) <= 2 * len(part):
             part = np.sort(np.concatenate([self._parts.pop(), part]), kind="stable")
         self._parts += [part] if len(part) else []
@@ -199,7 +199,7 @@ class _KeySet:
 
 
 def _passed(seconds: Cost) -> Cost:
-    """Seconds of a difference, not below zero; what encoders did is no part of it."""
+    """The seconds of a difference, at least zero, without counts."""
     return Cost(max(0.0, seconds.wall), max(0.0, seconds.cpu))
 
 

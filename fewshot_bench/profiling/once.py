@@ -1,6 +1,6 @@
-"""Work that follows from a backbone alone: done once for it, billed to every cell that asks.
+"""Work that depends on a backbone alone: done once, billed to every cell that uses it.
 
-`once_for` is the entry point. What it keeps lives as long as its backbone, and no longer.
+`once_for` is the entry point. Cached tensors live as long as their backbone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Derived = Mapping[str, Sequence[Tensor]]
 
 
 class Bill(Protocol):
-    """The bill of a cell, as `Meter` holds it."""
+    """The bill of a cell; implemented by `Meter`."""
 
     def charge_once(self, key: object, cost: Cost | None) -> None:
-        """Add a cost to the open phase, if `key` is new; None for what was paid just now."""
+        """Add a cost to the open phase if `key` is new; None for work that was just paid."""
         ...
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Tensors that were computed for a backbone under a name, and their price."""
+    """Tensors computed for a backbone, and their price."""
 
     derived: Derived
     cost: Cost
@@ -50,9 +50,9 @@ _IDLE: list[dict[Key, _Kept]] = []
 
 
 def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Derived:
-    """The result of `compute` for a backbone, kept under a name; it is called once per process.
+    """The result of `compute` for a backbone, cached under `name`: computed once per process.
 
-    Threads that ask meanwhile wait. A backbone that cannot be referred to weakly keeps nothing.
+    Concurrent threads wait. Nothing is cached for a backbone without weak references.
     """
     key = (id(backbone), name)
     with _LOCK:
@@ -87,19 +87,19 @@ def _keep(backbone: object, key: Key, kept: _Kept) -> None:
 
 
 def forget_derived() -> None:
-    """Drop all that is kept, where memory has run out."""
+    """Drop all cached results, after memory ran out."""
     with _LOCK:
         _KEPT.clear()
 
 
 def billed_to(bill: Bill) -> AbstractContextManager[None]:
-    """Charge what is asked for inside to `bill`."""
+    """Charge results requested inside to `bill`."""
     return opened(_BILLS, bill)
 
 
 @contextmanager
 def idle_bytes(device: torch.device) -> Iterator[Callable[[], int]]:
-    """A function: the bytes on a device that are kept and that nothing inside has asked for."""
+    """Yield a function for the bytes of cached results on a device that were not used inside."""
     with _LOCK:
         idle = dict(_KEPT)
         _IDLE.append(idle)

@@ -1,6 +1,7 @@
-"""Optimizers seen from outside: the parameters that they move, and an end at the first NaN.
+"""Observation of optimizers: trained parameters, and values that are not finite.
 
-`ParameterObserver` counts trained parameters; `FiniteNumbers` raises NumericalError at once.
+`ParameterObserver` counts trained parameters; `FiniteNumbers` raises NumericalError for a loss or
+gradient that is not finite.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Rates = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class _Reading:
-    """Values of one step on their way to the host."""
+    """Values of one step, being copied to the host."""
 
     kinds: tuple[Kind, ...]
     values: Tensor
@@ -40,7 +41,7 @@ class _Reading:
 
 
 class FiniteNumbers:
-    """Watches one fit of `method`, which errors name `owner`."""
+    """Watches one fit of `method` for values that are not finite; errors call it `owner`."""
 
     def __init__(self, owner: str, method: object, ctx: RunContext) -> None:
         self._owner, self._precision = owner, ctx.precision
@@ -55,7 +56,7 @@ class FiniteNumbers:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """NumericalError where what happens inside is not finite, at the latest at its end."""
+        """NumericalError if a loss or gradient inside is not finite, at the latest at the end."""
         with ExitStack() as stack:
             _wrap(stack, torch.autograd, "backward", self._checked)
             _wrap(stack, torch.amp.GradScaler, "step", self._counted)
@@ -70,12 +71,12 @@ class FiniteNumbers:
                 self._sent.clear()
 
     def after_step(self, optimizer: Any) -> None:
-        """Look at the gradients that a step was made with."""
+        """Check the gradients of an optimizer step."""
         self._optimizer = optimizer
         self._steps += 1
         overflow = getattr(optimizer, "found_inf", None)
         if isinstance(overflow, Tensor):
-            # A fused optimizer leaves a step out by itself where a gradient has overflowed.
+            # A fused optimizer skips steps with overflowed gradients by itself.
             before = torch.zeros_like(overflow) if self._overflows is None else self._overflows
             self._overflows = (before + 1) * (overflow > 0)
             self._look("overflows", self._overflows)
@@ -88,7 +89,7 @@ class FiniteNumbers:
         self._receive()
 
     def _met(self, create: Callable[..., None]) -> Callable[..., None]:
-        """`Optimizer.__init__`: whose learning rate an error in the first step names."""
+        """Wrap `Optimizer.__init__`: errors in the first step name this optimizer's rate."""
 
         @functools.wraps(create)
         def met(optimizer: Any, *args: Any, **kwargs: Any) -> None:
@@ -98,7 +99,7 @@ class FiniteNumbers:
         return met
 
     def _checked(self, backward: Callable[..., None]) -> Callable[..., None]:
-        """`torch.autograd.backward`, which `Tensor.backward` calls too."""
+        """Wrap `torch.autograd.backward`, which `Tensor.backward` calls too, to check losses."""
 
         @functools.wraps(backward)
         def checked(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -111,7 +112,7 @@ class FiniteNumbers:
         return checked
 
     def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """`GradScaler.step`, which leaves out steps of optimizers that are not fused."""
+        """Wrap `GradScaler.step`, which may skip steps of non-fused optimizers, to count skips."""
 
         @functools.wraps(step)
         def counted(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +125,7 @@ class FiniteNumbers:
         return counted
 
     def _look(self, kind: Kind, value: Tensor) -> None:
-        """Judge a value at once, or send it with the next ones where it is on CUDA."""
+        """Judge a value at once or, if it is on CUDA, queue it to be sent with the next ones."""
         if not value.is_cuda:
             self._judge(kind, float(value), self._steps + ("loss" in kind), self._rates())
             return
@@ -144,7 +145,7 @@ class FiniteNumbers:
         self._sent.append(_Reading(kinds, copied, arrived, step, self._rates()))
 
     def _receive(self, *, wait: bool = False) -> None:
-        """Judge what has arrived on the host."""
+        """Judge the readings that have arrived on the host; with `wait`, all of them."""
         while self._sent:
             first = self._sent[0]
             if wait:
@@ -160,7 +161,7 @@ class FiniteNumbers:
         return tuple(group.get("lr") for group in groups)
 
     def _judge(self, kind: Kind, value: float, step: int, rates: Rates) -> None:
-        """NumericalError unless `value` may be what it is."""
+        """NumericalError if `value` is not acceptable for its kind."""
         if kind == "overflows":
             wrong = value >= MOST_OVERFLOWS
         else:
@@ -189,7 +190,7 @@ class FiniteNumbers:
 
 
 def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Put `wrapper(function)` in the place of a function until `stack` is left."""
+    """Replace a function by `wrapper(function)` until `stack` exits."""
     original = getattr(owner, name)
     stack.callback(setattr, owner, name, original)
     setattr(owner, name, wrapper(original))
@@ -198,7 +199,7 @@ def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) 
 class ParameterObserver:
     """Counts distinct parameters that an optimizer stepped on with a gradient, and the steps.
 
-    With `numbers` it also ends a fit whose loss or gradients are no numbers any more.
+    With `numbers`, also ends a fit whose loss or gradients are no longer finite.
     """
 
     def __init__(self, numbers: FiniteNumbers | None = None) -> None:
@@ -209,7 +210,7 @@ class ParameterObserver:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
+        """Watch every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
         handle = register_optimizer_step_post_hook(self._after_step)
         try:
             with self._numbers.watching() if self._numbers else nullcontext():
@@ -228,12 +229,12 @@ class ParameterObserver:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The distinct parameters that moved."""
+        """The distinct parameters that were stepped on with a gradient."""
         return list(self._seen.values())
 
     @property
     def trained(self) -> int:
-        """Number of trained values: observed, or what a solver without optimizer declared."""
+        """Number of trained values: observed, or declared by a solver without an optimizer."""
         observed = sum(parameter.numel() for parameter in self._seen.values())
         return observed if observed or self.declared is None else self.declared
 

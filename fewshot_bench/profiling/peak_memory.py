@@ -1,6 +1,6 @@
-"""Peak memory of a stretch of work: the device's allocator, or the resident set.
+"""Peak memory of a piece of work: `PeakMemory`, from the CUDA allocator or the resident set.
 
-What earlier cells have left for a backbone, and this one has not asked for, is no part of it.
+Results that earlier cells cached for a backbone and this work did not use are subtracted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fewshot_bench.utils.prefetch import start_own
 
 
 class PeakMemory:
-    """Peak memory of a stretch of work in MiB: the device's allocator, or the resident set."""
+    """Peak memory of a piece of work in MiB: of the CUDA allocator, or else the resident set."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -25,7 +25,7 @@ class PeakMemory:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Measure inside."""
+        """Measure the peak inside the context."""
         with idle_bytes(self._device) as idle:
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
@@ -42,7 +42,7 @@ class PeakMemory:
 
 @contextmanager
 def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
-    """The largest resident set, looked at every `interval` seconds and at both ends."""
+    """The largest resident set in bytes, sampled every `interval` seconds and at both ends."""
     import psutil
 
     give_back_memory()

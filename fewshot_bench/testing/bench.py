@@ -1,4 +1,4 @@
-"""One method on the toy task: fits it once per setting, and lets the checks share the fits."""
+"""`Bench`: a method on the toy task, fitted once per setting so that checks share the fits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PERMUTATION = (2, 0, 3, 1)
 
 @dataclass(frozen=True)
 class Setting:
-    """The request of one fit; `classes` lists toy classes in the order of the task."""
+    """Settings of one fit; `classes` lists toy classes in the order of the task."""
 
     shots: int = SHOTS
     validation: int = VALIDATION
@@ -53,7 +53,7 @@ class Setting:
 
 @dataclass
 class Fit:
-    """One fitted classifier with everything that was seen while it was made."""
+    """One fitted classifier, with everything observed during the fit."""
 
     setting: Setting
     task: Task
@@ -79,14 +79,14 @@ class Fit:
         return view
 
     def stored(self) -> Mapping[str, Tensor]:
-        """The result of `tensors`; CheckSkipped where that is no mapping (one check reports it)."""
+        """The result of `tensors`; CheckSkipped if it is no mapping (one check reports that)."""
         found = self.classifier.tensors()
         if not isinstance(found, Mapping):
             raise CheckSkipped("needs the mapping that tensors() must return")
         return found
 
     def tensors(self) -> list[Tensor]:
-        """The stored tensors that lie where the backbone is."""
+        """The stored tensors on the device of the backbone."""
         stored = self.stored().values()
         return [tensor for tensor in stored if tensor.device == self.backbone.device]
 
@@ -102,7 +102,7 @@ class Bench:
     def first(self) -> Fit:
         """The usual task: four classes, four shots, two validation images per class.
 
-        Fitted once: what that raised is raised again.
+        Fitted once; an error of the fit is raised again on every access.
         """
         if not isinstance(self.tried, Fit):
             raise self.tried
@@ -110,7 +110,7 @@ class Bench:
 
     @functools.cached_property
     def tried(self) -> Fit | BaseException:
-        """The first fit, or what it raised."""
+        """The first fit, or the exception that it raised."""
         try:
             return fit(self.method, Setting(), self.device)
         except (Exception, SystemExit) as error:
@@ -118,7 +118,7 @@ class Bench:
 
     @functools.cached_property
     def again(self) -> Fit:
-        """The same instance, task and seed a second time."""
+        """A second fit of the same instance, task and seed."""
         _ = self.first
         return fit(self.method, Setting(), self.device)
 
@@ -129,21 +129,21 @@ class Bench:
 
     @functools.cached_property
     def permuted(self) -> Fit:
-        """The same images in the same order, the classes in another order."""
+        """A fit with the same images in the same order, but the classes in another order."""
         return fit(self.method, Setting(classes=PERMUTATION), self.device)
 
     @functools.cached_property
     def one_shot(self) -> Fit:
-        """One support and one validation image per class."""
+        """A fit with one support and one validation image per class."""
         return fit(self.method, Setting(shots=1, validation=1), self.device)
 
     @functools.cached_property
     def without_validation(self) -> Fit:
-        """No validation images."""
+        """A fit without validation images."""
         return fit(self.method, Setting(validation=0), self.device)
 
     def of_classes(self, *classes: int) -> Fit:
-        """A task with fewer classes and two shots."""
+        """A fit with these classes, two shots and one validation image per class."""
         return fit(self.method, Setting(2, 1, classes), self.device)
 
 
@@ -155,7 +155,7 @@ def twin_of(method: Any) -> Any:
 
 
 def fit(method: Any, setting: Setting, device: str) -> Fit:
-    """Fit a method as the runner does, on its own backbone, and predict all queries."""
+    """Fit a method as the runner does, on a new toy backbone, and predict all queries."""
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device))
     made.fingerprints.append(made.backbone.fingerprint())
@@ -170,7 +170,7 @@ def fit(method: Any, setting: Setting, device: str) -> Fit:
 
 
 def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
-    """Task, queries and context on a backbone, at its precision; nothing is fitted yet."""
+    """Task, queries and context on a backbone, at its precision, without a fit."""
     names = tuple(CLASSNAMES[index] for index in setting.classes)
     train = WatchedShots(_view(_source("train", setting.shots, setting, backbone), labeled=True))
     val = None
@@ -205,7 +205,7 @@ def _relabeled(items: Sequence[Item], setting: Setting) -> list[Item]:
 
 
 def _queries(setting: Setting, backbone: Any) -> tuple[ImageSource, Tensor]:
-    """Unlabeled queries, and apart from them their labels."""
+    """Unlabeled queries, and separately their labels."""
     dataset, items = _files("queries", QUERIES)
     labeled = _relabeled(items, setting)
     nameless = [Item(item.id, -1, "") for item in labeled]
@@ -220,7 +220,7 @@ def _files(stream: str, count: int) -> tuple[ToyDataset, tuple[Item, ...]]:
 
 
 def _view(source: ImageSource, order: Sequence[int] | None = None, labeled: bool = False) -> Any:
-    """A view as the runner hands it over; its cost is measured and dropped."""
+    """A view as the runner passes it to methods; its measured cost is discarded."""
     meter = Meter(source.backbone.device)
     indices = None if order is None else list(order)
     store = FeatureCache(None)

@@ -15,7 +15,7 @@ from fewshot_bench.testing.restoring import logits_elsewhere
 
 
 def _refuse(problems: Iterator[str]) -> None:
-    """CheckFailure with all problems that a static rule finds."""
+    """CheckFailure with all problems, if there are any."""
     found = list(problems)
     require(not found, "; ".join(found))
 
@@ -94,7 +94,7 @@ def as_floats(logits: Tensor) -> Tensor:
 
 
 def require_close(found: Tensor, expected: Tensor, complaint: str) -> None:
-    """CheckFailure unless two logit matrices agree to a thousandth of their spread."""
+    """CheckFailure if two logit matrices differ by more than 1e-3 * max(1, std of `expected`)."""
     require(
         found.shape == expected.shape,
         f"{complaint}: shape {tuple(found.shape)} instead of {tuple(expected.shape)}",
@@ -117,7 +117,7 @@ def check_tensors_are_detached_and_finite(bench: Bench) -> None:
 def check_restored_from_its_tensors_it_answers_alike(bench: Bench) -> None:
     """Restored in another process from `tensors` alone it gives the same logits, bit for bit.
 
-    A method that cannot be kept says why in the class attribute `cannot_be_kept`.
+    A method that cannot be kept gives the reason in the class attribute `cannot_be_kept`.
     """
     reason = reason_not_to_keep(bench.method)
     if reason:

@@ -1,4 +1,4 @@
-"""Exceptions by which a check reports a broken rule, or that it does not apply."""
+"""Exceptions of checks: `CheckFailure` for a broken rule, `CheckSkipped` if it does not apply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class CheckFailure(AssertionError):
 
 
 class CheckSkipped(unittest.SkipTest):
-    """The rule does not apply here; pytest shows the reason as a skip."""
+    """The rule does not apply; pytest shows the reason as a skip."""
 
 
 def require(holds: bool, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs the checks: for pytest, for a plain call, and for the terminal."""
+"""Run the checks: `parametrize_with_checks` in pytest, else `check_method` or `run_checks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.utils.errors import unknown
 
-# Raised when a rule is added, removed or judges otherwise: records say which one a method passed.
+# Incremented when a rule is added, removed or changed: records hold the version that passed.
 KIT_VERSION = 2
 
 Check = Callable[[Bench], None]
@@ -26,9 +26,9 @@ _KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check of a method; `reason` is empty when it passed.
+    """The result of one check of a method; `reason` is empty if it passed.
 
-    place: `file:line in function` of the author's code that the reason is about.
+    place: `file:line in function` of the author's code that the reason refers to.
     """
 
     name: str
@@ -40,18 +40,18 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class NamedCheck:
-    """A check under its name; called with a method, it shares fits with the other checks."""
+    """A check with its name; if called with a method, it shares fits with other checks."""
 
     name: str
     function: Check
 
     @property
     def rule(self) -> str:
-        """The rule in one sentence."""
+        """The rule in one sentence, the first line of the check's docstring."""
         return (inspect.getdoc(self.function) or "").splitlines()[0]
 
     def __call__(self, method: Any) -> None:
-        """CheckFailure (or whatever the method raises) when the rule is broken."""
+        """Run the check; CheckFailure (or an error of the method) if the rule is broken."""
         with single_threaded():
             self.function(_bench(method))
 
@@ -60,7 +60,7 @@ _benches: list[Bench] = []
 
 
 def _bench(method: Any) -> Bench:
-    """The bench of an instance; the last few are kept, so that checks of one method share fits."""
+    """The bench of a method instance; the last two are cached so that checks share fits."""
     for bench in _benches:
         if bench.method is method:
             return bench
@@ -70,7 +70,7 @@ def _bench(method: Any) -> Bench:
 
 
 def all_checks() -> list[NamedCheck]:
-    """Every check, in the order in which a new method meets them."""
+    """All checks, in the order in which a new method should pass them."""
     modules = (contract_checks, learning_checks, manners_checks)
     return [
         NamedCheck(name, function)
@@ -81,7 +81,7 @@ def all_checks() -> list[NamedCheck]:
 
 
 def iter_checks(method: Any, expected_failures: Mapping[str, str]) -> Iterator[CheckResult]:
-    """One result per check, as soon as it is there."""
+    """Yield one result per check as soon as it is available."""
     refuse_unknown(expected_failures)
     bench = Bench(method)
     for check in all_checks():
@@ -118,7 +118,7 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
 
 
 def _place(check: NamedCheck, bench: Bench) -> str:
-    """File and line of the code that a rule is about."""
+    """File and line of the code that a check refers to."""
     kind = type(bench.method)
     if check.name in STATIC[:2]:
         return class_place(kind)
@@ -132,7 +132,7 @@ def _place(check: NamedCheck, bench: Bench) -> str:
 
 
 def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Run all checks; CheckFailure lists every rule that is broken and not expected to be."""
+    """Run all checks; CheckFailure lists every unexpectedly broken rule."""
     results = run_checks(method, expected_failures=expected_failures)
     failed = [result for result in results if result.outcome == "failed"]
     if failed:
@@ -145,10 +145,10 @@ def parametrize_with_checks(
     *,
     expected_failures: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
-    """Decorator for a test of `(method, check)`, which runs once per method and check.
+    """Decorator for a test with arguments `(method, check)`; runs it once per method and check.
 
-    `expected_failures` maps a method's name to its checks that fail, each with the reason; they
-    become strict xfails, so that one that passes is an error.
+    `expected_failures` maps a method's name to its failing checks, each with a reason; they become
+    strict xfails, so that an unexpected pass is an error.
     """
     import pytest
 
@@ -171,7 +171,7 @@ def parametrize_with_checks(
 
 
 def refuse_unknown(expected_failures: Mapping[str, str]) -> None:
-    """An expected failure must name a check and give a reason."""
+    """Reject expected failures that name no check (UsageError) or give no reason (CheckFailure)."""
     names = [check.name for check in all_checks()]
     for name, reason in expected_failures.items():
         if name not in names:
@@ -185,6 +185,6 @@ def _name(method: Any) -> str:
 
 
 def quick(method: Any) -> Any:
-    """The method's own quick variant when it has one (`def quick(self) -> Self`)."""
+    """The method's own quick variant if it has one (`def quick(self) -> Self`), else the method."""
     shorten = getattr(method, "quick", None)
     return shorten() if callable(shorten) else method

@@ -1,4 +1,4 @@
-"""Checks of what a method learns, and of the tasks that it must be able to learn from."""
+"""Checks that a method learns, stores what it trained, and handles unusual tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_trained_parameters_are_stored(bench: Bench) -> None:
 def check_training_moves_parameters(bench: Bench) -> None:
     """A method that claims to train moves a parameter or declares some; one that doesn't, neither.
 
-    The claim is the class variable `trains`; without it, stepping an optimizer is the claim.
+    The claim is the class variable `trains`; without it, any optimizer step counts as the claim.
     """
     seen, declared = bench.first.seen, bench.first.context.declared or 0
     claim: bool | None = getattr(type(bench.method), "trains", None)
@@ -52,8 +52,8 @@ def check_training_moves_parameters(bench: Bench) -> None:
 def check_permuted_classes_permute_predictions(bench: Bench) -> None:
     """With the classes in another order, the same queries go to the same classes.
 
-    Training-free methods must give the same logits; trained ones, whose random start may differ
-    by class, must agree on at least four in five queries.
+    Training-free methods must give the same logits; trained ones, whose random initialization may
+    differ by class, must agree on at least 80 % of the queries.
     """
     order = bench.permuted.setting.classes
     original = as_floats(bench.first.logits)[:, list(order)]
@@ -93,7 +93,7 @@ def zero_shot(fit: Fit) -> Tensor:
 
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
-    """Share of rows whose largest logit is at the label."""
+    """The share of rows whose argmax is the label."""
     return _share(as_floats(logits).argmax(dim=1) == labels)
 
 
@@ -120,7 +120,7 @@ def check_one_and_two_classes_work(bench: Bench) -> None:
 def check_other_classes_are_answered_consistently(bench: Bench) -> None:
     """`for_classes` repeats the fitted logits for the fitted classes, and has a column per class.
 
-    Skipped where the classifier has no `for_classes`; the backbone is left as found.
+    Also checks that the backbone is unchanged. Skipped if the classifier has no `for_classes`.
     """
     fit = bench.first
     if not isinstance(fit.classifier, Transferable):

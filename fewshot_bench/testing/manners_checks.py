@@ -1,4 +1,4 @@
-"""Checks of what a method leaves behind: backbone, output, generators, process state, seeds."""
+"""Checks of side effects and determinism: backbone, output, generators, process state, seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_fit_is_repeatable(bench: Bench) -> None:
 
 
 def require_same(bench: Bench, logits: torch.Tensor, who: str) -> None:
-    """CheckFailure unless the logits equal the first ones: bit for bit on the CPU."""
+    """CheckFailure unless the logits equal those of the first fit: bit for bit on the CPU."""
     expected = as_floats(bench.first.logits)
     if bench.device == "cpu":
         same = torch.equal(logits, expected)

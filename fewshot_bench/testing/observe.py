@@ -28,7 +28,7 @@ _SEARCH = 10_000_000
 
 @dataclass
 class Observation:
-    """Observations of a method at work."""
+    """Side effects of a method: output, used global generators, state changes, moved parameters."""
 
     printed: str = ""
     generators: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Observation:
 
 @contextlib.contextmanager
 def observed() -> Iterator[Observation]:
-    """Record what happens inside, and put the process state back as it was."""
+    """Record the side effects of the code inside, and restore the process state."""
     seen, watch = Observation(), _StepWatch()
     generators, settings = _generators(), Settings()
     try:
@@ -55,7 +55,7 @@ def observed() -> Iterator[Observation]:
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """One torch thread inside: toy tensors are too small for more, which wait for each other."""
+    """Use one torch thread inside: for toy tensors, more threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -66,7 +66,7 @@ def single_threaded() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _captured(seen: Observation) -> Iterator[None]:
-    """Collect what is written to stdout and stderr, by Python and below it; warnings are let be."""
+    """Capture stdout and stderr of Python and native code; warnings are ignored."""
     text = io.StringIO()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -91,7 +91,7 @@ def _captured(seen: Observation) -> Iterator[None]:
 
 
 def _generators() -> dict[str, object]:
-    """The states of all global generators in a form that compares."""
+    """The states of all global random generators in comparable form."""
     import numpy as np
 
     kind, keys, *rest = np.random.get_state()
@@ -107,7 +107,7 @@ def _generators() -> dict[str, object]:
 
 
 class _StepWatch:
-    """Remembers the first value of every parameter that an optimizer steps on."""
+    """Remembers the initial value of every parameter that an optimizer steps on."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -116,7 +116,7 @@ class _StepWatch:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """See every step of every torch optimizer inside."""
+        """Watch every step of every torch optimizer inside."""
         handles = [
             register_optimizer_step_pre_hook(self._before),
             register_optimizer_step_post_hook(self._after),
@@ -128,7 +128,7 @@ class _StepWatch:
                 handle.remove()
 
     def moved(self) -> list[Tensor]:
-        """The distinct parameters that some step changed."""
+        """The distinct parameters that any step changed."""
         return [self._first[key][0] for key in self._first if key in self._moved]
 
     def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -153,9 +153,9 @@ def _parameters(optimizer: Any) -> Iterator[Tensor]:
 def not_stored(moved: list[Tensor], stored: list[Tensor]) -> list[Tensor]:
     """The moved parameters that no stored tensor accounts for.
 
-    A tensor accounts for a parameter by sharing its memory, by holding its values (stacked,
-    concatenated or transposed too), or, for averaged and earlier checkpoints, by being as large;
-    the last way uses up the tensor.
+    A tensor accounts for a parameter if it shares its memory, contains its values (also stacked,
+    concatenated or transposed), or, for averaged and earlier checkpoints, has equally many
+    elements; by size alone, a tensor accounts for only one parameter.
     """
     left, used = [], set()
     for parameter in moved:

@@ -1,7 +1,7 @@
-"""A second process for the kit: it restores classifiers of the toy task from files, and predicts.
+"""A second process of the kit, which restores classifiers of the toy task from files and predicts.
 
-`logits_elsewhere` is the entry point; run as a module this file is that process. It is started once
-and serves all checks; it holds nothing of the process that fitted.
+`logits_elsewhere` is the entry point; run as a module, this file is the second process. It is
+started once, serves all checks, and shares no state with the process that fitted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ANSWER, MISSING = "answer", "missing"
 
 
 class _Process:
-    """The other process and its two pipes; a line of JSON each way for every classifier."""
+    """The second process and its two pipes; one line of JSON each way per classifier."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fsbench-kit-")
@@ -51,9 +51,9 @@ class _Process:
         atexit.register(self.close)
 
     def ask(self, tensors: Mapping[str, Tensor], **request: Any) -> Tensor:
-        """Logits of a request; CheckFailure with what went wrong there.
+        """Logits of a request; CheckFailure with the problem of the second process.
 
-        ModuleNotFoundError where the class of the method is not found there.
+        ModuleNotFoundError if the second process cannot import the class of the method.
         """
         file, answer = (Path(self._folder.name) / name for name in ("tensors", ANSWER))
         file.write_bytes(packed(tensors))
@@ -93,7 +93,7 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     """Logits (n, classes) of all queries from `tensors()` alone, restored in another process.
 
     A class that another process cannot import (of a notebook, or within a function) is restored in
-    this one, on another backbone. CheckFailure where the classifier cannot be restored.
+    this one, on a new backbone. CheckFailure if the classifier cannot be restored.
     """
     tensors = fit.stored()
     device = str(fit.backbone.device)
@@ -127,7 +127,7 @@ def _restored(
 
 
 def _class(name: str) -> Any:
-    """The class of a method by its name; None where this process has none."""
+    """The class of a method by its name; None if this process cannot import it."""
     if name.startswith("__main__:"):
         return None
     try:
@@ -137,7 +137,7 @@ def _class(name: str) -> Any:
 
 
 def serve() -> None:
-    """Answer requests on standard input until it ends; what plug-ins print goes nowhere."""
+    """Answer requests from stdin until it ends; output of plug-ins goes to stderr (discarded)."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A CLIP of two small layers per encoder whose image projection is solved for, not trained."""
+"""`toy_backbone`: a CLIP with two small layers per encoder and a solved, untrained projection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISALIGNMENT = 3.0
 
 
 def toy_backbone(device: str | torch.device = "cpu", precision: str = "fp32") -> OpenClipBackbone:
-    """A new copy of the toy CLIP: zero-shot is better than chance and leaves room to learn."""
+    """A new copy of the toy CLIP; zero-shot is better than chance and leaves room to learn."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from fewshot_bench.backbones.open_clip import OpenClipBackbone
@@ -55,7 +55,7 @@ def _module() -> nn.Module:
     import torch
     from open_clip import CLIP
 
-    # Whatever the threads, so that two processes have the same toy to the last bit.
+    # Single-threaded, so that all processes build a bit-identical toy.
     with isolated(0), single_threaded(), torch.no_grad():
         module: nn.Module = CLIP(**CONFIG).eval()
         module.logit_scale.fill_(math.log(LOGIT_SCALE))  # type: ignore[operator]
@@ -64,7 +64,7 @@ def _module() -> nn.Module:
 
 
 def _align(module: Any) -> None:
-    """Ridge regression from pooled image tokens to text features, then a fixed random error."""
+    """Set the image projection by ridge regression to text features, plus a fixed random error."""
     import torch
     import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""Colored images in memory: a data set, and the views on it that the kit hands to a method."""
+"""Colored images in memory: a toy data set, and the image views that the kit passes to a method."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ToyDataset:
         return DatasetCard("toy", "Colored squares", CLASSNAMES, TEMPLATES, license="CC0-1.0")
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """The kit lists its items itself."""
+        """Empty pools: the kit gets its items from `dataset_of`."""
         return {"train": (), "val": (), "test": ()}
 
     def read(self, item: Item) -> bytes:
@@ -76,7 +76,7 @@ def _png(pixels: Tensor) -> bytes:
 
 
 class WatchedImages:
-    """The contract of `Images` and nothing else; remembers whatever else it was asked for."""
+    """The contract of `Images` and nothing else; records accesses to other attributes."""
 
     def __init__(self, view: Any) -> None:
         self._view = view
@@ -152,5 +152,5 @@ class WatchedShots(WatchedImages):
 
 
 def asked(*images: WatchedImages | None) -> list[str]:
-    """Names outside the contract that were asked of the images."""
+    """Names of accessed attributes outside the contract."""
     return sorted({name for view in images if view is not None for name in view._asked})

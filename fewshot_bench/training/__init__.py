@@ -1,7 +1,7 @@
-"""The face for methods that train: batches, views, steps, schedules, prompts, memory, checks.
+"""Public API for methods that train: batches, views, steps, schedules, prompts, memory, checks.
 
-The built-in methods train with it. Shapes and sources are in docs/training.md; a seed fixes every
-number.
+The built-in methods train with it; docs/training.md lists shapes and sources. Results are
+determined by the seed.
 """
 
 from fewshot_bench.profiling.once import Derived, once_for

@@ -1,8 +1,8 @@
 """Batches and views of the support set, epoch by epoch.
 
 `minibatches` shuffles indices, `pixel_batches` yields augmented images, `epoch_views` and
-`views_in_turn` yield features of augmented views.
-All draws come from the generator or the context that is given, so that a seed fixes them.
+`views_in_turn` yield features of augmented views. All draws come from the given generator or
+context and are thus determined by the seed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pixel_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Epochs of shuffled, augmented pixels (b, 3, h, w) with labels (b,); endless by default.
 
-    Drawn from the streams `order` and `augment`; short last batches as `minibatches` has them.
+    Draws come from the streams `order` and `augment`; short last batches as in `minibatches`.
     """
     order, rng, count = ctx.rng("order"), ctx.rng("augment"), len(train)
     kept = count
@@ -79,7 +79,7 @@ def view_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Epochs of shuffled unit features (b, width) of augmented views with labels (b,).
 
-    As `pixel_batches`, for an image encoder that stays frozen.
+    Counterpart of `pixel_batches` for a frozen image encoder.
     """
     order, labels, count = ctx.rng("order"), train.labels, len(train)
     for views in epoch_views(train, epochs, augment, width):
@@ -99,9 +99,9 @@ def epoch_views(
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch: every image's own next view, from `start`.
 
-    Raw features with `normalize=False`; rows before the projection with `projected=False`.
-    They are asked for in chunks of at most `VIEW_BYTES`, so that long schedules on large support
-    sets fit in memory; the chunks depend on the sizes alone.
+    Raw features with `normalize=False`; rows before the projection with `projected=False`. Views
+    are requested in chunks of at most `VIEW_BYTES`, but at least one epoch, so that long schedules
+    on large support sets fit in memory; chunks depend only on sizes.
     """
     chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
     for first in range(0, epochs, chunk):
@@ -121,8 +121,8 @@ def views_in_turn(
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch, from `count` views of every image.
 
-    An image takes its views in turn, in an order of its own that is drawn anew for every round.
-    Where all views take more than `VIEW_BYTES`, so many epochs as fit are put together at a time.
+    Each image uses its views in turn, in its own random order that is redrawn for every round of
+    `count` epochs. If all views exceed `VIEW_BYTES`, as many epochs as fit are built at a time.
     """
     chunk = min(count, max(1, VIEW_BYTES // (4 * width * len(images))))
     views = images.views(count, augment, normalize=True) if chunk == count else None
@@ -140,7 +140,7 @@ def views_in_turn(
 
 
 def _taken(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
-    """(t, n, width): view `turns[e, i]` of image i at [e, i], gone through in chunks."""
+    """(t, n, width): view `turns[e, i]` of image i at [e, i], collected from chunks of views."""
     taken = torch.empty(0)
     for start in range(0, count, chunk):
         views = images.views(min(chunk, count - start), augment, normalize=True, start=start)

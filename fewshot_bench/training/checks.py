@@ -1,6 +1,6 @@
 """Checks of hyper-parameters, for `__post_init__`: UsageError before anything is computed.
 
-Each names the value, what was expected, and `fsbench show METHOD`.
+Each message contains the value, the expectation, and `fsbench show METHOD`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Named(Protocol):
 
 
 def require(method: Named, field: str, holds: bool, expected: str) -> None:
-    """UsageError with the value, what was expected and the next step, unless `holds`."""
+    """UsageError with the value, the expectation and the next step, unless `holds`."""
     if not holds:
         value = getattr(method, field)
         raise UsageError(
@@ -29,7 +29,7 @@ def require(method: Named, field: str, holds: bool, expected: str) -> None:
 
 
 def require_choices(method: Named) -> None:
-    """Every field annotated with a Literal holds one of its choices."""
+    """UsageError unless every field annotated with a Literal has one of its choices."""
     for field, kind in typing.get_type_hints(type(method)).items():
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
@@ -38,14 +38,14 @@ def require_choices(method: Named) -> None:
 
 
 def require_positive(method: Named, *fields: str) -> None:
-    """The fields hold finite numbers above zero."""
+    """UsageError unless the fields are finite numbers above 0."""
     for field in fields:
         finite = 0 < getattr(method, field) < float("inf")
         require(method, field, finite, "a finite number above 0")
 
 
 def require_not_negative(method: Named, *fields: str) -> None:
-    """The fields hold finite numbers of at least zero."""
+    """UsageError unless the fields are finite numbers of at least 0."""
     for field in fields:
         finite = 0 <= getattr(method, field) < float("inf")
         require(method, field, finite, "a finite number of at least 0")

@@ -1,6 +1,7 @@
-"""Prompts that depend on the image: blocks of images by classes, each behind a context of its own.
+"""Prompts that depend on the image: each image has its own context; images are encoded in blocks.
 
-Exactly the numbers of one image at a time, up to rounding, in the memory of `TOKENS_AT_ONCE`.
+`conditioned_logits` predicts, `conditioned_backward` adds gradients. Results equal those of one
+image at a time up to rounding; `TOKENS_AT_ONCE` bounds memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Contexts = Callable[[Tensor], Tensor]
 
 
 def for_images(model: PromptModel, device: torch.device, ctx: RunContext) -> PromptModel:
-    """The model for steps on blocks of images, with recomputed blocks where memory needs them."""
+    """The model for steps on blocks of images, with recomputed tower blocks if memory needs it."""
     fitting = model.within_memory(device, ctx, _images_at_once(model))
     if not fitting.recompute and model.prompts.packing.tokens > TOKENS_AT_ONCE:
         ctx.note(recomputed=["text"])
@@ -32,7 +33,7 @@ def for_images(model: PromptModel, device: torch.device, ctx: RunContext) -> Pro
 
 @torch.no_grad()
 def conditioned_logits(model: PromptModel, contexts: Contexts, images: Tensor) -> Tensor:
-    """(n, classes) of unit image features (n, embed)."""
+    """(n, classes) logits of unit image features (n, embed)."""
     found = [images.new_empty(0, len(model.prompts.end))]
     for block in row_blocks(images, _images_at_once(model)) if images.numel() else ():
         classes = model.class_features(contexts(block))
@@ -43,7 +44,7 @@ def conditioned_logits(model: PromptModel, contexts: Contexts, images: Tensor) -
 def conditioned_backward(
     model: PromptModel, contexts: Contexts, images: Tensor, labels: Tensor, scale: Scale
 ) -> None:
-    """Add the gradients of the batch's mean cross-entropy to all that `contexts` depends on."""
+    """Add gradients of the batch's mean cross-entropy to all tensors that `contexts` depends on."""
 
     def share(batch: PromptBatch) -> Tensor:
         return batch.cross_entropy() * (len(batch.images) / len(images))
@@ -57,7 +58,7 @@ def conditioned_backward(
 
 
 def _images_at_once(model: PromptModel) -> int:
-    """One image where prompts are encoded in parts, or where its prompts fill a block."""
+    """Images per block; 1 if prompts are encoded in parts or one image's prompts fill a block."""
     return 1 if model.parts else max(1, TOKENS_AT_ONCE // model.prompts.packing.tokens)
 
 

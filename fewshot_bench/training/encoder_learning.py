@@ -1,7 +1,7 @@
-"""`EncoderLearner`: the base of methods that train tensors inside the encoders on pixels.
+"""`EncoderLearner`: the base class of methods that train tensors inside the encoders on pixels.
 
-A method gives initial tensors and says how they change the towers (`EncoderHooks`); batches,
-memory, keeping and other classes are here. All draws come from the streams `order` and `augment`.
+A method defines initial tensors and how they change the towers (`EncoderHooks`); batches, memory,
+keeping and transfer are implemented here. All draws come from the streams `order` and `augment`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ Backward = Callable[[Tensor, Tensor, Scale], None]
 class EncoderLearner(EncoderHooks):
     """Tensors inside the encoders, trained on augmented pixels; the last step is kept.
 
-    A method overrides `initial` and `encoders`, and what else is its own; a schedule comes from a
-    subclass: `EpochLearner`, `EpochSchedule` or `StepLearner`.
+    A method overrides `initial` and `encoders`, and others as needed; subclasses define the
+    schedule: `EpochLearner`, `EpochSchedule` or `StepLearner`.
     """
 
     name: ClassVar[str]
@@ -77,23 +77,23 @@ class EncoderLearner(EncoderHooks):
         require_positive(self, "batch_size")
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """The tensors to be trained, as training starts, by name."""
+        """The initial values of the trained tensors, by name."""
         raise NotImplementedError(f"{type(self).__name__}.initial: the tensors to be trained")
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
-        """The prompts of all classes: those of every template."""
+        """The prompts of all classes, one entry per template."""
         tower = backbone.text_tower()
         tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
         return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """The loss of a batch: cross-entropy."""
+        """The loss of a batch; default: cross-entropy."""
         return EncoderBatch.cross_entropy
 
     def backward(
         self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext
     ) -> Backward:
-        """The backward pass of a batch through a model, made once per fit: that of `loss`."""
+        """The backward pass of a batch, a function made once per fit; default: of `loss`."""
         loss = self.loss(task, backbone, ctx)
 
         def backward(pixels: Tensor, labels: Tensor, scale: Scale) -> None:
@@ -102,7 +102,7 @@ class EncoderLearner(EncoderHooks):
         return backward
 
     def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
-        """The optimizer of all that is learned."""
+        """The optimizer of the learned tensors."""
         raise NotImplementedError(f"{type(self).__name__}.optimizer")
 
     def steps(self, shots: int, per_epoch: int) -> int:
@@ -114,18 +114,18 @@ class EncoderLearner(EncoderHooks):
         raise NotImplementedError(f"{type(self).__name__}.rate")
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Views of each support image that a frozen image encoder encodes."""
+        """Encoded views of each support image if the image encoder is frozen, else 0."""
         if "vision" in self.trains:
             return 0
         per_epoch = steps_per_epoch(shots * classes, self.batch_size, drop_last=self.drop_last)
         return -(-self.steps(shots, per_epoch) // max(1, per_epoch))
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
-        """Trains all that `initial` gives."""
+        """Train the tensors of `initial`."""
         return self.fitted(self.trained(task, backbone, ctx), task, backbone, ctx)
 
     def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """The tensors behind the last step."""
+        """The tensors after the last step."""
         start = self.initial(task, backbone, ctx)
         learned = {
             name: torch.nn.Parameter(one.detach().clone().to(backbone.device))
@@ -137,18 +137,18 @@ class EncoderLearner(EncoderHooks):
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> Classifier:
-        """A classifier with the tensors that were kept."""
+        """A classifier with the kept tensors."""
         return self.fitted(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
 
     def fitted(
         self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
     ) -> EncoderClassifier:
-        """The classifier of what was learned."""
+        """The classifier with the learned tensors."""
         model_for = partial(self.model, backbone=backbone, ctx=ctx)
         return EncoderClassifier(model_for(task), learned, model_for)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
-        """The frozen part of the model before some classes."""
+        """The frozen part of the model for the classes of `task`."""
         text = "text" in self.trains
         frozen = Encoders(
             backbone.image_tower() if "vision" in self.trains else None,
@@ -173,7 +173,7 @@ class EncoderLearner(EncoderHooks):
         ctx: RunContext,
         after: AfterStep | None = None,
     ) -> None:
-        """The whole schedule, in place; `after` is called behind every step."""
+        """Train `learned` in place over the whole schedule; `after` is called after every step."""
         size = min(self.batch_size, len(task.train))
         model = self.model(task, backbone, ctx)
         model = model.within_memory(size, backbone.device, ctx.memory_parts)
@@ -195,9 +195,9 @@ class EncoderLearner(EncoderHooks):
     def batches(
         self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled batches of augmented pixels, or of frozen features of augmented views.
+        """Shuffled batches with labels: augmented pixels, or frozen features of augmented views.
 
-        With labels; a short last batch of an epoch is kept or dropped as `drop_last` says.
+        `drop_last` decides whether a short last batch of an epoch is dropped.
         """
         how: dict[str, Any] = {
             "augment": self.augment,
@@ -228,7 +228,7 @@ class CosineEpochs(EncoderLearner):
         return replace(self, epochs=10)
 
     def steps(self, shots: int, per_epoch: int) -> int:
-        """Those of all epochs."""
+        """The steps of all epochs."""
         return self.epochs * per_epoch
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
@@ -238,7 +238,7 @@ class CosineEpochs(EncoderLearner):
 
 @dataclass(frozen=True)
 class EpochSchedule(CosineEpochs):
-    """Epochs as Dassl runs them: a cosine per epoch after one epoch at `warmup_lr`."""
+    """Dassl's schedule: a cosine learning rate per epoch after one epoch at `warmup_lr`."""
 
     warmup_lr: float = hyper(1e-5, "learning rate of the first epoch", source="Dassl defaults")
 
@@ -248,13 +248,13 @@ class EpochSchedule(CosineEpochs):
         require_not_negative(self, "warmup_lr")
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
-        """The rate of the step's epoch."""
+        """The learning rate of the step's epoch."""
         return dassl_rate(step // per_epoch, self.epochs, self.lr, self.warmup_lr)
 
 
 @dataclass(frozen=True)
 class EpochLearner(EpochSchedule):
-    """SGD by epochs."""
+    """SGD with momentum on the schedule of `EpochSchedule`."""
 
     momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
 
@@ -272,7 +272,7 @@ class EpochLearner(EpochSchedule):
 
 @dataclass(frozen=True)
 class StepLearner(EncoderLearner):
-    """AdamW by steps per shot, its rate a cosine of all steps, as CLIP-LoRA trains.
+    """AdamW for a number of steps per shot, with a cosine rate over all steps, as in CLIP-LoRA.
 
     The short last batch of an epoch is kept.
     """
@@ -305,5 +305,5 @@ class StepLearner(EncoderLearner):
         return self.iterations * shots
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
-        """The cosine at a step."""
+        """The cosine learning rate of a step."""
         return cosine(self.lr, step, total, self.eta_min)

@@ -1,7 +1,7 @@
 """CLIP with trained tensors in its encoders: features, logits, gradients in bounded memory.
 
-Enter at `EncoderModel`; a method says by `EncoderHooks` how its tensors change the towers. Steps in
-parts (`RunContext.memory_parts`) and recomputed blocks change no number beyond rounding.
+`EncoderModel` is the entry point; methods define in `EncoderHooks` how tensors change the towers.
+Steps in parts (`RunContext.memory_parts`) and recomputed blocks change results by rounding at most.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Learned = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Encoders:
-    """Both towers in one forward pass: edits of each, and the context of learned prompts.
+    """Both towers in one forward pass, with their edits and the context of learned prompts.
 
-    A tower that no trained tensor changes is None; its features are frozen. classes (classes,
-    embed): the frozen class features, for methods whose prompts are made of them
+    A tower that no trained tensor changes is None; its features are frozen. classes: frozen class
+    features (classes, embed), for methods that derive prompts from them
     (`EncoderLearner.from_classes`).
     """
 
@@ -59,7 +59,7 @@ class Encoders:
         }
 
     def with_parameters(self, tensors: Learned) -> Encoders:
-        """With these tensors in the towers, differentiable in them; other names are skipped."""
+        """Put these tensors into the towers, differentiable in them; skip other names."""
         vision, text = (
             {name.removeprefix(start): tensors[name] for name in tensors if name.startswith(start)}
             for start in ("vision.", "text.")
@@ -76,15 +76,15 @@ class TextPrompts(Protocol):
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed."""
+        """The number of computed tokens."""
         ...
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
-        """At most `parts` parts of about as many tokens each."""
+        """At most `parts` parts with about equally many tokens each."""
         ...
 
     def encode(self, encoders: Encoders, part: PromptPart | None, *, recompute: bool) -> Tensor:
-        """(classes, embed) raw features, or those of a part; (runs, classes, embed) of several."""
+        """(classes, embed) raw features, of all or a part; (runs, classes, embed) for runs."""
         ...
 
 
@@ -96,7 +96,7 @@ class TemplatePrompts:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed."""
+        """The number of computed tokens."""
         return self.packed.tokens
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
@@ -113,14 +113,14 @@ class TemplatePrompts:
 
 @dataclass(frozen=True)
 class ContextPrompts:
-    """Prompts behind the learned context of `Encoders`, or behind each of `runs` of them."""
+    """Prompts with the learned context of `Encoders`, or with each of `runs` contexts."""
 
     prompts: Prompts
     runs: int = 1
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed."""
+        """The number of computed tokens."""
         return self.runs * self.prompts.packing.tokens
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
@@ -128,7 +128,7 @@ class ContextPrompts:
         return self.prompts.packing.divide(parts)
 
     def encode(self, encoders: Encoders, part: PromptPart | None, *, recompute: bool) -> Tensor:
-        """(classes, embed) raw features, (runs, classes, embed) of several contexts."""
+        """(classes, embed) raw features; (runs, classes, embed) for several contexts."""
         assert encoders.text is not None
         assert encoders.context is not None
         edits = _edits_of(encoders, part)
@@ -144,11 +144,11 @@ def _edits_of(encoders: Encoders, part: PromptPart | None) -> Edits | None:
 
 @dataclass(frozen=True)
 class EncoderBatch:
-    """A batch as losses see it.
+    """The batch that losses get.
 
-    classes and images are what `EncoderHooks.read_classes` and `read_images` make of the features:
-    (classes, embed) and (b, embed) at unit length, if a method does not say otherwise. labels (b,),
-    pixels (b, 3, h, w), or frozen features (b, embed) where the image tower is not changed.
+    classes, images: results of `EncoderHooks.read_classes` and `read_images`, by default
+    (classes, embed) and (b, embed) at unit length. labels: (b,). pixels: (b, 3, h, w), or frozen
+    features (b, embed) if the image tower is not changed. scale: the logit scale.
     """
 
     classes: Tensor
@@ -163,7 +163,7 @@ class EncoderBatch:
         return self.scale * self.images @ self.classes.T
 
     def cross_entropy(self) -> Tensor:
-        """The mean over the batch."""
+        """The mean cross-entropy over the batch."""
         return F.cross_entropy(self.logits, self.labels)
 
 
@@ -172,22 +172,22 @@ BatchLoss = Callable[[EncoderBatch], Tensor]
 
 
 class EncoderHooks:
-    """A method's say in the encoders and in what is read of them; all hooks have defaults."""
+    """Hooks by which a method changes the encoders and their outputs; all have defaults."""
 
     @property
     def image_runs(self) -> int:
-        """The number of times that `encode_images` encodes every image."""
+        """How many times `encode_images` encodes every image."""
         return 1
 
     def derived(self, learned: Learned, frozen: Encoders) -> Learned:
-        """Tensors that all other hooks get instead of the trained ones, once a step: the same.
+        """Tensors, computed once per step, that other hooks get as `learned`; default: no change.
 
-        For tensors of the towers that cost something to compute: parts of a step share them.
+        For tower tensors that are costly to compute: the chunks of a step share them.
         """
         return learned
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The towers of one forward pass, differentiable in what is learned."""
+        """The towers of one forward pass, differentiable in `learned`; default: the frozen ones."""
         return frozen
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
@@ -196,31 +196,31 @@ class EncoderHooks:
         return encoders.vision.encode(pixels, edits=encoders.vision_edits, recompute=recompute)
 
     def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
-        """Features of images in float32 of what the tower gave: (b, embed) at unit length."""
+        """Image features in float32 from the tower's output; default: (b, embed) at unit length."""
         return unit(raw)
 
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
-        """Features of classes where the text tower is frozen: the frozen ones (classes, embed)."""
+        """Class features (classes, embed) if the text tower is frozen; default: `fixed` itself."""
         return fixed
 
     def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
-        """Features of classes of those of each template: their mean direction (classes, embed)."""
+        """Class features from those per template; default: unit mean direction (classes, embed)."""
         if len(raw) == 1:
             return unit(raw[0])
         return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
-        """(n, classes) logits of what was read; fitted: these are the classes of the fit."""
+        """(n, classes) logits of the features; fitted: the classes are those of the fit."""
         return scale * images @ classes.T
 
 
 @dataclass(frozen=True)
 class EncoderModel:
-    """The frozen part of a model: towers, prompts of the classes, and what saves memory.
+    """The frozen part of a model: towers, class prompts and memory settings.
 
-    fixed (classes, embed) are class features where the text tower is not changed. `recompute` names
-    towers that keep little for the backward pass; a step is done in `chunks` of images, and of
-    prompts, which are `divided` per template.
+    fixed: class features (classes, embed) if the text tower is not changed. recompute: towers whose
+    blocks are recomputed in the backward pass. chunks: number of image chunks (micro-batches) of a
+    step. divided: the prompts of each template, divided into parts for a step in chunks.
     """
 
     hooks: EncoderHooks
@@ -236,7 +236,7 @@ class EncoderModel:
     divided: tuple[Sequence[PromptPart], ...] = ()
 
     def class_features(self, learned: Learned) -> Tensor:
-        """The features of classes: `read_classes` of the prompts' features."""
+        """Class features: `read_classes` of the prompt features, or `read_fixed` of `fixed`."""
         if self.fixed is not None:
             return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
         if self.divided and not torch.is_grad_enabled():
@@ -255,7 +255,7 @@ class EncoderModel:
         return encode
 
     def image_features(self, batch: Tensor, learned: Learned) -> Tensor:
-        """The features of images: `read_images` of pixels, or `batch` itself of frozen features."""
+        """Image features: `read_images` of encoded pixels; frozen features are returned as is."""
         if self.frozen.vision is None:
             return batch
         with self.autocast():
@@ -267,14 +267,14 @@ class EncoderModel:
     def batch(
         self, pixels: Tensor, labels: Tensor, classes: Tensor, learned: Learned
     ) -> EncoderBatch:
-        """The batch that a loss sees."""
+        """The `EncoderBatch` for a loss."""
         images = self.image_features(pixels, learned)
         return EncoderBatch(classes, images, labels, pixels, self.scale)
 
     def backward(
         self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
     ) -> None:
-        """Add the gradients of `scale(loss)` to those of all that is learned, in `chunks`."""
+        """Add the gradients of `scale(loss)` to those of the learned tensors, in `chunks`."""
         derived = self.hooks.derived(learned, self.frozen)
         if derived is learned:
             self._backward(pixels, labels, loss, learned, scale)
@@ -321,7 +321,10 @@ class EncoderModel:
         return torch.cat([score(self.image_features(pixels, learned)) for pixels in batches])
 
     def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
-        """The same model for steps of `images` images, sparing memory where that is short."""
+        """This model for steps of `images` images, with recomputation and chunks as memory needs.
+
+        parts: `RunContext.memory_parts`.
+        """
         towers = {"vision": self.frozen.vision, "text": self.frozen.text}
         images *= self.hooks.image_runs
         tokens = {
@@ -338,10 +341,10 @@ class EncoderModel:
 
 @dataclass(frozen=True)
 class EncoderClassifier:
-    """CLIP with what was learned.
+    """CLIP with learned tensors.
 
-    derived, classes: what follows from it (`EncoderHooks.derived`) and its class features, where
-    they are computed ahead.
+    derived, classes: the derived tensors (`EncoderHooks.derived`) and class features, if they were
+    computed in advance by `ahead`.
     """
 
     model: EncoderModel
@@ -352,23 +355,23 @@ class EncoderClassifier:
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes): prompts are encoded once, the queries in batches of 256."""
+        """(n, classes); prompts are encoded once, queries in batches of 256."""
         if self.derived is None or self.classes is None:
             return self.ahead().logits(queries)
         return self.model.predict(queries, self.classes, self.derived)
 
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
-        """The same tensors before other class prompts."""
+        """The same tensors with other class prompts."""
         same = vocabulary.classnames == self.model.classnames
         model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
         return replace(self, model=model, derived=None, classes=None)
 
     @torch.no_grad()
     def ahead(self) -> EncoderClassifier:
-        """The same with class features encoded now, for many calls."""
+        """This classifier with class features encoded in advance, for many calls."""
         derived = self.model.hooks.derived(self.learned, self.model.frozen)
         return replace(self, derived=derived, classes=self.model.class_features(derived))
 
     def tensors(self) -> Learned:
-        """All that was trained."""
+        """All trained tensors."""
         return self.learned

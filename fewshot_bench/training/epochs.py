@@ -1,7 +1,7 @@
-"""Training on features that are encoded ahead, one step per minibatch.
+"""Training on precomputed features, one optimizer step per minibatch.
 
-`train_epochs` is the loop, `step_on` makes a step of a loss; every draw comes from
-`ctx.rng("order")`, so that a seed fixes them.
+`train_epochs` is the loop, `step_on` turns a loss into a step; all draws come from
+`ctx.rng("order")` and are thus determined by the seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Step = Callable[[Tensor, Tensor, Scale], None]
 
 
 def step_on(loss: FeatureLoss) -> Step:
-    """The step that adds the gradients of one loss."""
+    """A step that adds the gradients of `loss`."""
 
     def step(features: Tensor, labels: Tensor, scale: Scale) -> None:
         torch.autograd.backward(scale(loss(features, labels)))
@@ -43,11 +43,11 @@ def train_epochs(
     rate: Callable[[int], float],
     steps: int = 0,
 ) -> None:
-    """One optimizer step, on what `step` adds, for every shuffled minibatch of every epoch.
+    """Run one optimizer step per shuffled minibatch of every epoch, with the gradients of `step`.
 
-    views: `epochs` tensors (n, width), labels (n,). rate: learning rate of an epoch, counted
-    from 0. A short last batch is dropped where a full one exists. steps: batches of an epoch, the
-    first ones; 0 for all.
+    views: `epochs` tensors (n, width). labels: (n,). rate: learning rate of an epoch, counted
+    from 0. steps: use only the first `steps` batches of each epoch; 0 for all. A short last batch
+    is dropped if a full one exists.
     """
     scaler, order, count = ctx.scaler(), ctx.rng("order"), len(labels)
     steps = steps or steps_per_epoch(count, batch_size, drop_last=True)

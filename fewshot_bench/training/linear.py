@@ -1,4 +1,4 @@
-"""The linear classifier on unit image features that methods on frozen features end with.
+"""The linear classifier on unit image features that methods on frozen features return.
 
 `LinearClassifier` predicts; `template_features` are the text features that such methods start from.
 """
@@ -17,7 +17,7 @@ from fewshot_bench.api.task import Images, Vocabulary
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Weight (classes, embed), scale included, and bias (classes,) on unit image features."""
+    """Weight (classes, embed), including the scale, and bias (classes,) on unit image features."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -28,21 +28,21 @@ class LinearClassifier:
         return product if self.bias is None else product + self.bias
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The weight, and the bias where there is one."""
+        """The weight, and the bias if there is one."""
         weight = {"weight": self.weight}
         return weight if self.bias is None else weight | {"bias": self.bias}
 
 
 def template_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
-    """(templates, classes, embed) raw text features of all prompts; their mean is not unit."""
+    """(templates, classes, embed) raw text features of all prompts, not normalized."""
     prompts = map(vocabulary.prompts, vocabulary.templates)
     return torch.stack([backbone.encode_text(list(of_template)) for of_template in prompts])
 
 
 def linear_start(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight (outputs, inputs) and bias (outputs,) as torch.nn.Linear starts them.
+    """Weight (outputs, inputs) and bias (outputs,), initialized as in torch.nn.Linear.
 
-    Uniform within 1 / sqrt(inputs), the weight drawn first.
+    Uniform within +-1 / sqrt(inputs), the weight drawn first.
     """
     bound = inputs**-0.5
     shapes: tuple[tuple[int, ...], ...] = ((outputs, inputs), (outputs,))

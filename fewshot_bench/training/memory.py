@@ -1,7 +1,7 @@
-"""Steps that fit in memory: recomputed blocks, and gradients of the whole in parts.
+"""Training steps in less memory: recomputed blocks, and prompts encoded in parts.
 
 `must_recompute` decides before training; `encode_in_parts` and `backward_in_parts` compute the
-gradients of one batch with less held at once. No number changes.
+gradients of one batch with less memory. Results change by rounding at most.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Encode = Callable[[PromptPart], Tensor]
 def must_recompute(
     tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
 ) -> bool:
-    """True when what a step keeps of `tokens` tokens for its backward pass takes too much memory.
+    """True if the activations of a step on `tokens` tokens take too much memory.
 
-    Then blocks are computed again in the backward pass, which changes no number. So they are where
-    memory has run out before: with `RunContext.memory_parts` above 1.
+    Blocks are then recomputed in the backward pass, which changes no number. Always True after
+    memory ran out, i.e. with `parts` (`RunContext.memory_parts`) above 1; False without a tower.
     """
     if tower is None:
         return False
@@ -39,7 +39,7 @@ def must_recompute(
 
 
 def chunks_for(parts: int) -> int:
-    """The number of chunks of a step; with two parts, recomputed blocks are enough."""
+    """The number of chunks of a step: half of `parts`, as recomputation suffices for two parts."""
     return max(1, parts // 2)
 
 
@@ -51,6 +51,6 @@ def encode_in_parts(parts: Sequence[PromptPart], encode: Encode) -> Tensor:
 
 
 def backward_in_parts(parts: Sequence[PromptPart], encode: Encode, gradient: Tensor) -> None:
-    """Encode each part again, and pass its rows of the (..., n, embed) gradient on."""
+    """Encode each part again and backpropagate its rows of the gradient (..., n, embed)."""
     for part in parts:
         torch.autograd.backward(encode(part), gradient[..., part.members, :])

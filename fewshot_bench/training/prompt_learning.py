@@ -1,7 +1,7 @@
-"""`PromptLearner`: the base of methods that learn a context on frozen features, as CoOp does.
+"""`PromptLearner`: the base class of methods that learn a context on frozen features, as CoOp does.
 
-A method overrides `losses`, and what else is its own. Batches, rates and views are those of CoOp
-under Dassl; all draws come from the streams `init`, `order` and `augment` of the run.
+A method overrides `losses` and others as needed. Batches, rates and views follow CoOp under Dassl;
+all draws come from the streams `init`, `order` and `augment` of the run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from fewshot_bench.training.steps import Scale, momentum_sgd
 class PromptLearner:
     """Context tokens before the class name, trained by SGD on augmented views of the support set.
 
-    The rest is frozen. Cosine per epoch after one epoch at `warmup_lr`; the last epoch is kept.
+    All other weights are frozen. The learning rate is a cosine per epoch after one epoch at
+    `warmup_lr`; the last epoch is kept.
     """
 
     name: ClassVar[str]
@@ -92,38 +93,38 @@ class PromptLearner:
         require(self, "context_init", not blank, "words, or nothing at all")
 
     def losses(self, task: Vocabulary, backbone: Backbone) -> tuple[Loss, ...]:
-        """The losses of a batch, each differentiated on its own; cross-entropy alone."""
+        """The losses of a batch, each differentiated separately; default: cross-entropy alone."""
         return (PromptBatch.cross_entropy,)
 
     def combined(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradient of a step, of those of the losses for the context: their sum."""
+        """The gradient of a step from the context gradients of the losses; default: their sum."""
         return sum(gradients[1:], start=gradients[0])
 
     def initial_context(
         self, task: Vocabulary, backbone: Backbone, tower: TextTower, ctx: RunContext
     ) -> Tensor:
-        """(M, width): random normal, or the embeddings of given words."""
+        """(M, width): random normal, or the embeddings of `context_init`."""
         if self.context_init:
             return embedded_words(self.context_init, backbone, tower)
         return self.random_context((self.context_tokens, tower.width), backbone, ctx)
 
     def random_context(self, shape: tuple[int, ...], backbone: Backbone, ctx: RunContext) -> Tensor:
-        """Normal numbers of `init_std`."""
+        """Normal random numbers with standard deviation `init_std`, on the backbone's device."""
         context = torch.empty(shape).normal_(std=self.init_std, generator=ctx.rng("init"))
         return context.to(backbone.device)
 
     def build(self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int) -> Prompts:
-        """Prompts with `tokens` context tokens: shared, the class name last."""
+        """Prompts with `tokens` shared context tokens and the class name last."""
         return build_prompts(
             task.classnames, backbone, tower, tokens=tokens, position="end", class_specific=False
         )
 
     def quick(self) -> Self:
-        """A short schedule from words, for the conformance kit and its random text encoder."""
+        """A short schedule with a context of words, for the conformance kit's random text tower."""
         return replace(self, epochs=40, context_init="a photo of a")
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
-        """Trains the context on frozen image features."""
+        """Train the context on frozen image features."""
         tower = backbone.text_tower()
         context = torch.nn.Parameter(self.initial_context(task, backbone, tower, ctx))
         model_for = partial(
@@ -139,7 +140,7 @@ class PromptLearner:
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> Classifier:
-        """A classifier with the context that was kept."""
+        """A classifier with the kept context."""
         tower, context = backbone.text_tower(), tensors["context"]
         tokens, run = context.shape[-2], WithoutRun(backbone)
         model = self.model(vocabulary, backbone, tower, tokens, run)
@@ -163,20 +164,20 @@ class PromptLearner:
         labels: Tensor,
         scale: Scale,
     ) -> None:
-        """Leave the gradient of a batch in `context.grad`."""
+        """Set `context.grad` to the gradient of a batch."""
         context.grad = self.combined(model.gradients(context, losses, images, labels, scale))
 
     def epochs_for(self, shots: int) -> int:
-        """The length of the schedule."""
+        """The number of epochs: `epochs`, or CoOp's by shots."""
         return self.epochs or coop_epochs(shots)
 
     def views_for(self, shots: int) -> int:
-        """Views per support image: one per epoch, or fewer."""
+        """Views per support image: one per epoch, or fewer with `class_views`."""
         epochs = self.epochs_for(shots)
         return min(math.ceil(self.class_views / max(1, shots)) or epochs, epochs)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """Views of each support image that are encoded."""
+        """The number of encoded views of each support image."""
         return self.views_for(shots)
 
     def train(
@@ -187,7 +188,7 @@ class PromptLearner:
         backbone: Backbone,
         ctx: RunContext,
     ) -> None:
-        """The whole schedule: one optimizer step on what `step` adds for every batch."""
+        """Run the whole schedule: one optimizer step per batch with the gradients of `step`."""
         optimizer = momentum_sgd(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -209,6 +210,6 @@ class PromptLearner:
 
 
 def embedded_words(words: str, backbone: Backbone, tower: TextTower) -> Tensor:
-    """(tokens, width) embeddings of the words' tokens, in float32; blanks for underscores."""
+    """(tokens, width) token embeddings of the words in float32; underscores become blanks."""
     ids = backbone.tokenize([words.replace("_", " ")])[0]
     return tower.embed(ids[1 : int(ids.argmax())]).float().clone()

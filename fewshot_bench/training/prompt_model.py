@@ -1,7 +1,7 @@
-"""Learned prompts before a frozen text tower: class features, logits and gradients.
+"""Learned prompts for a frozen text tower: class features, logits and gradients.
 
-Enter at `PromptModel`. Prompts in parts (`RunContext.memory_parts`) and recomputed blocks change no
-number beyond rounding.
+`PromptModel` is the entry point. Prompts in parts (`RunContext.memory_parts`) and recomputed blocks
+change results by rounding at most.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ CLASS_SPECIFIC = "with class_specific=true every context belongs to a class it w
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """A batch as losses see it, all features at unit length.
+    """The batch that losses get, with all features at unit length.
 
-    classes (classes, embed) of the learned prompts, differentiable, or (b, classes, embed) of
-    prompts that depend on the image; images (b, embed), labels (b,).
+    classes: features of the learned prompts, differentiable, (classes, embed), or
+    (b, classes, embed) of prompts that depend on the image. images: (b, embed). labels: (b,).
+    scale: the logit scale.
     """
 
     classes: Tensor
@@ -49,7 +50,7 @@ class PromptBatch:
         return self.scale * self.images @ self.classes.T
 
     def cross_entropy(self) -> Tensor:
-        """The mean over the batch."""
+        """The mean cross-entropy over the batch."""
         return F.cross_entropy(self.logits, self.labels)
 
 
@@ -58,7 +59,7 @@ Loss = Callable[[PromptBatch], Tensor]
 
 
 class Encoding(Protocol):
-    """The part of a `RunContext` that a frozen model needs."""
+    """The members of `RunContext` that a frozen model needs."""
 
     @property
     def memory_parts(self) -> int:
@@ -72,20 +73,20 @@ class Encoding(Protocol):
 
 @dataclass(frozen=True)
 class WithoutRun:
-    """The `Encoding` of a restored classifier: the backbone's precision, nothing divided."""
+    """The `Encoding` of a restored classifier: the backbone's precision, no division into parts."""
 
     backbone: Backbone
     memory_parts: int = 1
 
     def autocast(self) -> AbstractContextManager[None]:
-        """That of the backbone; none for a backbone without one."""
+        """The backbone's autocast; a null context if it has none."""
         own: Autocast = getattr(self.backbone, "autocast", nullcontext)
         return own()
 
 
 @dataclass(frozen=True)
 class PromptModel:
-    """Everything frozen that turns a context into logits; a context is that of `Prompts`."""
+    """The frozen model from a context to class features and logits; contexts as in `Prompts`."""
 
     prompts: Prompts
     tower: TextTower
@@ -97,7 +98,7 @@ class PromptModel:
     def within_memory(
         self, device: torch.device, ctx: RunContext, contexts: int = 1
     ) -> PromptModel:
-        """This model, with recomputed blocks where a step would keep too much (noted)."""
+        """This model, with recomputed blocks (noted in the record) if activations need too much."""
         tokens = contexts * self.prompts.packing.tokens
         if not must_recompute(self.tower, tokens, device, ctx.memory_parts):
             return self
@@ -107,14 +108,14 @@ class PromptModel:
     def class_features(self, context: Tensor) -> Tensor:
         """(classes, embed) unit features of the prompts with this context, in float32.
 
-        (b, classes, embed) of several contexts.
+        (b, classes, embed) for b contexts.
         """
         if self.parts and not torch.is_grad_enabled():
             return unit(encode_in_parts(self.parts, partial(self._encode, context)))
         return unit(self._encode(context))
 
     def batch(self, context: Tensor, images: Tensor, labels: Tensor) -> PromptBatch:
-        """The batch of unit image features (b, embed), differentiable in the context."""
+        """The `PromptBatch` of unit image features (b, embed), differentiable in the context."""
         return PromptBatch(self.class_features(context), images, labels, self.scale)
 
     def gradients(
@@ -125,7 +126,7 @@ class PromptModel:
         labels: Tensor,
         scale: Scale,
     ) -> list[Tensor]:
-        """The gradient of `scale(loss)` for the context, for every loss, of one forward pass."""
+        """The gradients of `scale(loss)` in the context, one per loss; all share a forward pass."""
         encode = partial(self._encode, context)
         raw = encode_in_parts(self.parts, encode) if self.parts else encode()
         leaf = raw.detach().requires_grad_()
@@ -150,7 +151,7 @@ class PromptModel:
 
 
 def _pulled_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients for the features as gradients for the context."""
+    """Gradients in the features, backpropagated to the context."""
     last = len(outer) - 1
     return [
         torch.autograd.grad(features, context, one, retain_graph=index < last)[0]
@@ -160,18 +161,18 @@ def _pulled_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> 
 
 @dataclass(frozen=True)
 class FixedPrompts:
-    """Zero-shot classification with learned prompts that are encoded once (classes, embed)."""
+    """Zero-shot classification with learned prompts encoded in advance, (classes, embed)."""
 
     context: Tensor
     class_features: Tensor
     scale: float
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes): the same bits as those of the `PromptClassifier` that was kept."""
+        """(n, classes), bit-identical to the logits of the kept `PromptClassifier`."""
         return self.scale * queries.features @ self.class_features.T
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The context, as it was kept."""
+        """The kept context."""
         return {"context": self.context}
 
 
@@ -185,13 +186,13 @@ class PromptClassifier:
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes): the prompts are encoded once, the queries are the frozen features."""
+        """(n, classes) from the encoded prompts and the frozen query features."""
         return self.model.scale * queries.features @ self.model.class_features(self.context).T
 
     def for_classes(self, vocabulary: Vocabulary) -> PromptClassifier:
-        """The learned context before other class names (CoOp's cross-dataset protocol).
+        """The learned context with other class names (CoOp's cross-dataset protocol).
 
-        NotApplicableError where every class has a context of its own.
+        NotApplicableError if the context is class-specific.
         """
         if self.context.dim() > 2:
             raise NotApplicableError(CLASS_SPECIFIC)

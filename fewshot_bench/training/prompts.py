@@ -21,12 +21,12 @@ Position = Literal["end", "middle", "front"]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token embeddings of all prompts with gaps for the context.
+    """Token embeddings of all prompts with gaps for the context tokens.
 
-    start (1, width) is the start token. fixed (classes, s, width) holds what follows, zero in the
-    gaps; placement (classes, s, M) is one where context token j belongs. Without a placement the
-    context is shared and stands right after the start token, so that the text tower computes it
-    once for all classes. end (classes,) is the end-of-text token's index within `fixed`.
+    start: (1, width), the start token. fixed: (classes, s, width), the following tokens, zero in
+    the gaps. placement: (classes, s, M), 1 at the position of context token j. Without a placement
+    the context is shared and directly follows the start token, so that the text tower computes it
+    once for all classes. end: (classes,), index of the end-of-text token within `fixed`.
     """
 
     start: Tensor
@@ -36,10 +36,10 @@ class Prompts:
     packing: PackedPrompts
 
     def assemble(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Prefix (p, width) and suffix (classes, s, width) with the context put in.
+        """Prefix (p, width) and suffix (classes, s, width) with the context inserted.
 
-        context: (M, width), or (classes, M, width) when it is class-specific. Without a placement
-        also (b, M, width), several contexts that all classes share: prefixes (b, p, width).
+        context: (M, width), or (classes, M, width) if it is class-specific. Without a placement,
+        (b, M, width) are b contexts shared by all classes: prefixes (b, p, width).
         """
         if self.placement is None:
             start = self.start.expand(*context.shape[:-2], -1, -1)
@@ -55,9 +55,9 @@ class Prompts:
         edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
-        """(classes, embed) raw text features, or those of a part; differentiable in the context.
+        """(classes, embed) raw text features, of all or a part; differentiable in the context.
 
-        (b, classes, embed) of several contexts.
+        (b, classes, embed) for b contexts.
         """
         prefix, suffix = self.assemble(context)
         packing = self.packing if part is None else part.packed
@@ -77,7 +77,7 @@ def build_prompts(
 ) -> Prompts:
     """Prompts `[V]1 .. [V]M name.`, or name first or in the middle (CoOp trainers/coop.py:126-180).
 
-    The name is written with blanks for underscores. Tokenization happens here, once.
+    tokens: M. position: of the class name. Underscores in names become blanks. Tokenizes once.
     """
     names = [name.replace("_", " ") for name in classnames]
     ids = backbone.tokenize([f"{name}." for name in names])

@@ -1,4 +1,4 @@
-"""Schedules that several methods of the field train by: epochs by shots, rates by epoch.
+"""Training schedules shared by several methods: epochs by shots, learning rates by epoch.
 
 `coop_epochs` and `dassl_rate` are CoOp's and Dassl's; equal arguments give equal bits.
 """
@@ -16,8 +16,7 @@ def coop_epochs(shots: int) -> int:
 def dassl_rate(epoch: int, epochs: int, base: float, warmup: float) -> float:
     """Learning rate of an epoch, counted from 0: `warmup` in epoch 0, then a cosine from `base`.
 
-    Dassl's ConstantWarmupScheduler around CosineAnnealingLR(T_max=epochs) steps the cosine for the
-    first time at the end of epoch 1, so that epoch e >= 1 runs at
-    base * (1 + cos(pi (e - 1) / epochs)) / 2.
+    Dassl's ConstantWarmupScheduler around CosineAnnealingLR(T_max=epochs) first steps the cosine at
+    the end of epoch 1, so that epoch e >= 1 has rate base * (1 + cos(pi (e - 1) / epochs)) / 2.
     """
     return cosine(base, epoch - 1, epochs) if epoch else warmup

@@ -1,7 +1,7 @@
-"""Choices on the validation set: a constant among several, or the best step of a training.
+"""Model selection on the validation set: the best of several constants, or the best training step.
 
-`first_best` compares counts of `count_correct`; `BestOnValidation` keeps the tensors of the best
-step. Neither waits for the device before the choice is read.
+`first_best` compares counts from `count_correct`; `BestOnValidation` keeps the tensors of the best
+step. Neither synchronizes with the device before the choice is read.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of logits (n, classes) that are largest at labels (n,), as a scalar tensor."""
+    """Number of rows of logits (n, classes) with argmax equal to labels (n,), a scalar tensor."""
     return (logits.argmax(dim=-1) == labels).sum()
 
 
 def first_best(counts: Sequence[Tensor]) -> int:
-    """The index of the largest count, the first of equals."""
+    """The index of the largest count, the first one on ties."""
     return int(np.argmax(torch.stack(list(counts)).cpu().numpy()))
 
 
 class BestOnValidation:
-    """Keeps the tensors of the step with the most correct answers: first or last of equals."""
+    """Keeps the tensors of the step with most correct predictions; the first or last on ties."""
 
     def __init__(self, labels: Tensor, *, last_of_equals: bool = False) -> None:
         self._labels = labels
@@ -36,7 +36,7 @@ class BestOnValidation:
 
     @torch.no_grad()
     def offer(self, logits: Tensor, *tensors: Tensor) -> None:
-        """Compare the logits (n, classes) of a step; `tensors` are kept if they are the best."""
+        """Compare the logits (n, classes) of a step; keep `tensors` if it is the best so far."""
         correct = count_correct(logits, self._labels)
         better = correct >= self.correct if self._last_of_equals else correct > self.correct
         kept = self._kept or tensors
@@ -47,5 +47,5 @@ class BestOnValidation:
 
     @property
     def kept(self) -> list[Tensor]:
-        """The tensors of the best step, in the order in which they were offered."""
+        """The tensors of the best step, in the order of `offer`."""
         return self._kept

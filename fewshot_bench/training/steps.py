@@ -1,7 +1,7 @@
 """One optimizer step, and the schedule of its learning rate.
 
-`minimize` is a step on one loss, `minimize_by` one on gradients that are added up in parts. Neither
-waits for the device.
+`minimize` is a step on one loss, `minimize_by` a step on gradients accumulated in parts. Neither
+synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Scale = Callable[[Tensor], Tensor]
 
 
 def unit(features: Tensor) -> Tensor:
-    """(..., width) at unit length, in float32."""
+    """Features (..., width) normalized to unit length, in float32."""
     return F.normalize(features.float(), dim=-1)
 
 
 def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
-    """(n, ...) in blocks of at most `size` rows; one block in a program that is being exported.
+    """Rows (n, ...) in blocks of at most `size`; a single block during `torch.export`.
 
-    A program is for any number of rows, so that it holds no loop over blocks of them.
+    An exported program accepts any number of rows, so it cannot contain a loop over blocks.
     """
     return (rows,) if torch.compiler.is_exporting() else torch.split(rows, size)
 
@@ -40,13 +40,13 @@ def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every group."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """One optimizer step on `loss`; does not wait for the device."""
+    """Run one optimizer step on `loss`; does not synchronize with the device."""
     minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
 
 
@@ -56,9 +56,9 @@ def minimize_by(
     scaler: torch.amp.GradScaler,
     max_norm: float = 0.0,
 ) -> None:
-    """One optimizer step on what `backward` adds to the gradients of losses that it scales.
+    """Run one optimizer step on the gradients that `backward` adds; it must scale its losses.
 
-    max_norm: bound of the norm of all gradients; 0 for none.
+    max_norm: bound on the total gradient norm (clipping); 0 for none.
     """
     optimizer.zero_grad(set_to_none=True)
     backward(scaler.scale)
@@ -78,10 +78,10 @@ def momentum_sgd(
     weight_decay: float = 0.0,
     fused: bool | None = None,
 ) -> torch.optim.SGD:
-    """SGD with momentum whose first step a scaler may leave out; fused on CUDA by default.
+    """SGD with momentum that is safe if a scaler skips the first step; fused on CUDA by default.
 
-    torch's fused SGD begins its momentum as memory that nothing has written, and leaves it so
-    where the gradients of the first step have overflowed: here it begins at zero.
+    torch's fused SGD starts from uninitialized momentum buffers, and keeps them if the gradients of
+    the first step overflow; here momentum starts at zero.
     """
     fused = parameters[0].is_cuda if fused is None else fused
     optimizer = torch.optim.SGD(
@@ -94,9 +94,9 @@ def momentum_sgd(
 
 
 def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
-    """Scale gradients down to a common norm, as torch.nn.utils.clip_grad_norm_ does.
+    """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
 
-    Without moving a number between devices, which that function does.
+    Unlike that function, it moves no number between devices.
     """
     norm = torch.stack([one.norm() for one in gradients]).norm()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)

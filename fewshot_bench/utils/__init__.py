@@ -1,1 +1,1 @@
-"""Helpers without knowledge of the field: errors, files, locks, processes, text. No torch."""
+"""Domain-independent helpers: errors, files, locks, processes, text; torch is imported lazily."""

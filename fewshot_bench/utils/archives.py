@@ -1,7 +1,7 @@
-"""Archives of arrays (`.npz`): written compressed where that pays, read without pickle.
+"""Archives of arrays (`.npz`): compressed where worthwhile, read without pickle.
 
-`write_archive` and `read_arrays` are the entries. An array is read into its place part by part, so
-that a large one is held once.
+`write_archive` and `read_arrays` are the entry points. Arrays are read in parts into their final
+buffer, so that a large array is held in memory only once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray]
 
-# An array is compressed where its beginning shrinks at least to this share.
+# Compress an array if its first SAMPLE_BYTES shrink below this share.
 SAMPLE_BYTES, WORTH_COMPRESSING = 2**16, 0.6
 # Higher levels take up to ten times as long and save 3 % (measured on high bytes of logits).
 LEVEL = 1
@@ -28,7 +28,7 @@ _PART_BYTES = 2**22
 
 
 def write_archive(file: IO[bytes], arrays: Arrays) -> None:
-    """As `np.savez_compressed`, without the time it takes on what does not get smaller.
+    """As `np.savez_compressed`, but stores arrays that hardly compress uncompressed, to save time.
 
     Equal arrays give equal bytes.
     """
@@ -42,29 +42,29 @@ def write_archive(file: IO[bytes], arrays: Arrays) -> None:
 
 
 def _compression(array: np.ndarray) -> int:
-    """Floats of full precision hardly get smaller, counts and names do."""
+    """ZIP_DEFLATED if a sample compresses (counts, names), ZIP_STORED if not (most floats)."""
     sample = array.reshape(-1)[: SAMPLE_BYTES // max(array.itemsize, 1)].tobytes()
     smaller = len(zlib.compress(sample, 1)) < WORTH_COMPRESSING * len(sample)
     return zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
 
 
 def names_in(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the arrays in an archive, in their order."""
+    """The names of the arrays in an archive, in order."""
     return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 def read_arrays(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays of these names; an error of any type where one of them is not whole."""
+    """The named arrays; an exception of any type if one of them is damaged."""
     return {name: _array(archive, f"{name}.npy") for name in names}
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """ValueError for an array that says that it has other values than there are bytes for."""
+    """Read one array; ValueError if its header does not match its number of bytes."""
     import numpy as np
 
     with archive.open(name) as part:
         head = part.read(12)
-        # Format 1 tells the length of its header in two bytes, later ones in four.
+        # Format 1 stores the header length in two bytes, later formats in four.
         wide = 2 if head[6:7] == b"\x01" else 4
         start = 8 + wide + int.from_bytes(head[8 : 8 + wide], "little")
         if start > archive.getinfo(name).file_size:
@@ -79,7 +79,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         view = content.data
         while view and (got := part.readinto(view[:_PART_BYTES])):  # type: ignore[attr-defined]
             view = view[got:]
-        # The checksum is compared where the end is read.
+        # Reading to the end makes zipfile verify the checksum.
         if view or part.read(1):
             raise ValueError("an array has fewer or more bytes than the archive says")
     return content.view(dtype).reshape(shape, order="F" if by_column else "C")
@@ -87,7 +87,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """The header of an `.npy` file; cached, since the files of a store share few of them."""
+    """Parse the header of an `.npy` file; cached, since files of a store share few headers."""
     from numpy.lib import format as npy
 
     file = io.BytesIO(content)
@@ -98,7 +98,7 @@ def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def digest_of_arrays(arrays: Arrays) -> str:
-    """SHA-256 over names, types, shapes and values, however they are compressed."""
+    """SHA-256 over names, types, shapes and values, independent of compression."""
     import numpy as np
 
     sha = hashlib.sha256()

@@ -1,7 +1,7 @@
-"""Arguments of the library's functions: a `Kind` for each, and the check.
+"""Validation of arguments of the library's functions: `checked` applies a `Kind` to each.
 
-`checked` is the entry. What fits comes back in one form: several values as a tuple, numbers of
-NumPy as Python's own.
+Valid values are returned in a canonical form: several values as a tuple, NumPy numbers as Python
+numbers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fewshot_bench.utils.text import split_names
 
 @dataclass(frozen=True)
 class Kind:
-    """expected: the values, in words; read: gives one, or raises TypeError or ValueError."""
+    """`expected` describes valid values; `read` converts one, or raises TypeError or ValueError."""
 
     expected: str
     read: Callable[[Any], Any]
 
 
 def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, read; UsageError for the first that does not fit. Others stay as they are."""
+    """The converted arguments; UsageError for the first invalid one. Others pass unchanged."""
     found = dict(given)
     for name, kind in kinds.items():
         if name in given:
@@ -41,17 +41,17 @@ def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, An
 
 
 def optional(kind: Kind) -> Kind:
-    """None, too."""
+    """`kind`, or None."""
     return Kind(f"{kind.expected}, or None", lambda v: None if v is None else kind.read(v))
 
 
 def whole(least: int) -> Kind:
-    """A whole number."""
+    """A whole number of at least `least`."""
     return Kind(f"a whole number from {least}", lambda value: _whole(value, least))
 
 
 def number(expected: str, fits: Callable[[float], bool]) -> Kind:
-    """A finite number that fits."""
+    """A finite number for which `fits` is True."""
 
     def read(value: Any) -> float:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
@@ -64,7 +64,7 @@ def number(expected: str, fits: Callable[[float], bool]) -> Kind:
 
 
 def several(expected: str, read: Callable[[Any], Any], least: int = 1) -> Kind:
-    """One value, or at least so many."""
+    """One value, or an iterable of at least `least` values; read as a tuple."""
 
     def read_all(value: Any) -> tuple[Any, ...]:
         one = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
@@ -77,12 +77,12 @@ def several(expected: str, read: Callable[[Any], Any], least: int = 1) -> Kind:
 
 
 def wholes(least: int) -> Kind:
-    """Whole numbers."""
+    """One or more whole numbers of at least `least`."""
     return several(f"whole numbers from {least}", lambda value: _whole(value, least))
 
 
 def names(expected: str, least: int = 1) -> Kind:
-    """Names, or a comma list of them."""
+    """At least `least` names, as an iterable or a comma-separated text."""
     given = several(expected, _text, 0)
 
     def read(value: Any) -> tuple[str, ...]:
@@ -95,12 +95,12 @@ def names(expected: str, least: int = 1) -> Kind:
 
 
 def text(expected: str) -> Kind:
-    """Text."""
+    """A string."""
     return Kind(expected, _text)
 
 
 def word(*words: str) -> Kind:
-    """One of these."""
+    """One of the given words."""
     return Kind(" or ".join(map(repr, words)), lambda value: words[words.index(value)])
 
 

@@ -1,4 +1,4 @@
-"""The folder of what can be computed again: where it is, how large it may get, what lies in it."""
+"""The cache of recomputable files: location, size limits and contents."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FOLDER_VARIABLE = "FSBENCH_CACHE"
 LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
 BUDGET_VARIABLE = "FSBENCH_FEATURE_BUDGET"
 DEFAULT_GB = 20.0
-# Of what would be free without them, features may take this share unless a budget is set.
+# Features may use this share of the space that is free without them, unless a budget is set.
 FREE_SHARE = 0.5
 GB = 10**9
-# Whichever is less stays free on the disk.
+# The smaller of the two stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
 TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
-# Files of features: rows that others will use, views of one fit, what is left of a damaged file,
-# and those of versions before, which nobody reads.
+# Feature files: rows that other cells will use, views of one fit, remains of a damaged file, and
+# files of older versions, which are never read.
 LASTING, PASSING, DAMAGED, OLD = ".rows", ".views", ".damaged", ".safetensors"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
@@ -43,7 +43,7 @@ KINDS = tuple(NAMES)
 
 @dataclass(frozen=True, slots=True)
 class CacheFile:
-    """One file of a cache: its kind, bytes on the disk, and when it was last used (since 1970)."""
+    """One cache file: kind, size in bytes, and time of last use in seconds since 1970."""
 
     path: Path
     kind: str
@@ -63,7 +63,7 @@ def cache_root() -> Path:
 
 
 def limit_bytes() -> int:
-    """Upper bound of cached decoded images in bytes; UsageError when it is no number."""
+    """Upper bound of cached decoded images in bytes; UsageError for an invalid FSBENCH_CACHE_GB."""
     text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_GB)
     try:
         value = float(text)
@@ -78,7 +78,10 @@ def limit_bytes() -> int:
 
 
 def feature_budget() -> int | None:
-    """Upper bound of kept features of one store in bytes; None for `FREE_SHARE` of the disk."""
+    """Upper bound of cached features of a store in bytes; None for `FREE_SHARE` of the free space.
+
+    UsageError for an invalid FSBENCH_FEATURE_BUDGET.
+    """
     text = os.environ.get(BUDGET_VARIABLE)
     try:
         return read_size(text) if text else None
@@ -87,7 +90,10 @@ def feature_budget() -> int | None:
 
 
 def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | None:
-    """Upper bound in bytes of a kind of which `used` bytes are there, and what sets it; if any."""
+    """Upper bound in bytes of a kind and the setting behind it; None if the kind has no bound.
+
+    used: bytes that the kind already uses.
+    """
     if kind == IMAGES:
         return limit_bytes(), LIMIT_VARIABLE
     if kind != FEATURES or folder is None:
@@ -99,21 +105,21 @@ def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | Non
 
 
 def share_of_disk(used: int, free: int) -> int:
-    """Bytes that features may take of a disk where they take `used` and `free` are free."""
+    """Bytes that features may use in total if they use `used` bytes and `free` bytes are free."""
     return int(FREE_SHARE * (used + free))
 
 
 def folder_of(kind: str, store: Path | None = None) -> Path | None:
-    """Folder of files of a kind; features belong to a store of results."""
+    """The folder of a kind; features are in the results store, None without a store."""
     if kind == FEATURES:
         return store / "cache" / "features" if store else None
     return cache_root() / kind
 
 
 def files(kind: str, folder: Path | None) -> list[CacheFile]:
-    """Our files of one kind, least recently used first, with those half-written by anyone.
+    """Cache files of one kind, least recently used first, including temporary files.
 
-    Only names that the harness gives, in the folder and one level below; no link is followed.
+    Only files with names of the harness, in the folder and one level below; follows no links.
     """
     found = []
     for path in _plain_files(folder):
@@ -143,7 +149,7 @@ def _plain_files(folder: Path | None) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Plain files of a folder of the cache; none where it is not there or is a link."""
+    """Plain files of a cache folder; empty if the folder does not exist or is a link."""
     if folder.is_symlink():
         return []
     return [Path(entry.path) for entry in _scanned(folder) if entry.is_file(follow_symlinks=False)]
@@ -158,7 +164,7 @@ def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def remove(file: CacheFile) -> bool:
-    """Remove one file, and its folder when that is empty then; False when it would not go."""
+    """Remove a file, and its subfolder if that becomes empty; False if it cannot be removed."""
     try:
         if not stat.S_ISREG(file.path.lstat().st_mode):
             return False
@@ -172,19 +178,19 @@ def remove(file: CacheFile) -> bool:
 
 
 def touch(path: Path) -> None:
-    """Note that a file was used just now."""
+    """Mark a file as just used, by its modification time."""
     with suppress(OSError):
         os.utime(path)
 
 
 def new_file(folder: Path) -> Path:
-    """Make `folder` (OSError when that fails) and name a temporary file in it."""
+    """Create `folder` and return a path for a temporary file in it; OSError if that fails."""
     make_folder(folder)
     return folder / temporary_name()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder of the cache; OSError when that fails, or when it is a link."""
+    """Create a cache folder; OSError if that fails, or if it or its parent is a link."""
     for part in (folder, folder.parent):
         if part.is_symlink():
             raise OSError(f"{part} is a link; set {FOLDER_VARIABLE} to the folder it leads to")
@@ -192,7 +198,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file beside and rename; OSError leaves nothing behind."""
+    """Write a file atomically (temporary file and rename); an OSError leaves nothing behind."""
     make_folder(path.parent)
     with whole(path) as temporary:
         temporary.write_bytes(content)
@@ -205,10 +211,11 @@ def make_room(
     folder: Path | None = None,
     spare: Callable[[CacheFile], bool] = lambda _: True,
 ) -> None:
-    """Remove the least recently used files until `need` more bytes fit; OSError when they cannot.
+    """Remove least recently used files until `need` more bytes fit; OSError if they cannot fit.
 
-    They fit when the kind stays below `limit` and the disk keeps its reserve. Views of one fit go
-    before what others use. limit: None for `FREE_SHARE` of the disk; spare: files that may go.
+    Bytes fit if the kind stays within `limit` and the disk keeps its reserve. Views of one fit are
+    removed before files that others use. limit: None for `FREE_SHARE` of the free space. spare:
+    True for files that may be removed.
     """
     folder = folder or cache_root() / kind
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,6 +242,6 @@ def make_room(
 
 
 def _is_over(file: CacheFile) -> bool:
-    """True for a file that nobody will use: half-written by a dead process, or of an old form."""
+    """True for unused files: temporary ones of dead processes, or of an older format."""
     old = file.kind == FEATURES and file.path.suffix == OLD
     return old or (file.temporary and is_stale(file.path))

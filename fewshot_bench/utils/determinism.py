@@ -1,4 +1,4 @@
-"""Reproducible kernels: what costs nothing is always on, the rest on request."""
+"""Reproducible kernels: `apply` always makes the free settings, the strict ones on request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ WORKSPACE_VALUE = ":4096:8"
 
 
 def asked() -> bool:
-    """True when `FSBENCH_DETERMINISTIC=1` asks for `strict`."""
+    """True if `FSBENCH_DETERMINISTIC` requests `strict`: set, and not 0."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
 def free() -> None:
-    """Choose convolution kernels by rule and not by trial: the same ones in every run."""
+    """Select convolution kernels without benchmarking: the same ones in every run."""
     import torch
 
     torch.backends.cudnn.benchmark = False
@@ -24,17 +24,17 @@ def free() -> None:
 
 
 def strict() -> None:
-    """Let torch use deterministic algorithms alone, in full float32.
+    """Restrict torch to deterministic algorithms, in full float32.
 
-    An operation that has none raises, so that its cell fails. To be called before CUDA starts:
-    cuBLAS reads `CUBLAS_WORKSPACE_CONFIG` then, which is set here unless it is there already.
+    An operation without one raises, so that its cell fails. Call it before CUDA starts: cuBLAS
+    then reads `CUBLAS_WORKSPACE_CONFIG`, which is set here unless it is already set.
     """
     import torch
 
     free()
     os.environ.setdefault(WORKSPACE, WORKSPACE_VALUE)
     torch.use_deterministic_algorithms(True)
-    # Memory that nobody reads needs no filling.
+    # Filling uninitialized memory would only cost time.
     switches: Any = torch.utils.deterministic
     switches.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision("highest")
@@ -42,12 +42,12 @@ def strict() -> None:
 
 
 def apply() -> None:
-    """`strict` where it is asked for, else `free`; every session starts with it."""
+    """`strict` if requested, else `free`; called at the start of every session."""
     (strict if asked() else free)()
 
 
 def mode() -> str:
-    """The mode in force: `strict`, `free`, or `off` where neither was called."""
+    """The active mode: `strict`, `free`, or `off` if neither was called."""
     import torch
 
     if torch.are_deterministic_algorithms_enabled():

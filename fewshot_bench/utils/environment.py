@@ -1,4 +1,4 @@
-"""The environment of a record: versions and hardware. Values that look like secrets are masked."""
+"""The environment of a record: `describe` lists versions and hardware, `masked` hides secrets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 from fewshot_bench.utils import determinism
 
 NAMES = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY")
-# Shorter values are words that may stand anywhere.
+# Shorter values may be ordinary words, which must not be masked.
 SHORTEST = 8
 MASK = "***"
 
 
 def masked(value: Any) -> Any:
-    """The same value from JSON, where the texts of secret variables are replaced by `***`."""
+    """A JSON-able value with the values of secret environment variables replaced by `***`."""
     secrets = {
         text
         for name, text in os.environ.items()
@@ -68,7 +68,7 @@ def describe(device: Any) -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package; None where it is not installed."""
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -95,7 +95,7 @@ def _processor() -> str:
 
 @functools.cache
 def _source_state() -> dict[str, Any]:
-    """Commit of the checkout that the package runs from, and whether it has changes."""
+    """`commit` of the checkout that the package runs from, and `dirty`; None if unknown."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}

@@ -1,4 +1,4 @@
-"""Errors that a person reads: each carries the value, what was expected, and the next step."""
+"""Errors for users: each message contains the value, the expectation, and the next step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 
 
 class FsbenchError(Exception):
-    """Base of every error that is raised on purpose; `exit_code` is what the CLI returns.
+    """Base class of all deliberate errors; `exit_code` is the exit code of the CLI.
 
-    Its text is one printable line, whatever names and values from files went into it.
+    Its text is one printable line, even with names and values from untrusted files.
     """
 
     exit_code = 1
@@ -21,19 +21,19 @@ class FsbenchError(Exception):
 
 
 class UsageError(FsbenchError):
-    """A request that cannot be carried out as it was written (unknown name, value out of range)."""
+    """An invalid request (unknown name, value out of range)."""
 
     exit_code = 2
 
 
 class DataMissingError(FsbenchError):
-    """Images, split files or weights that are needed and are not there, or cannot be read."""
+    """Required images, split files or weights are missing or unreadable."""
 
     exit_code = 3
 
 
 class UnsupportedBackboneError(FsbenchError):
-    """A method needs a part (a transformer text tower, say) that the backbone does not have."""
+    """A method needs a part (a transformer text tower, say) that the backbone lacks."""
 
     exit_code = 2
 
@@ -43,11 +43,11 @@ class ContractError(FsbenchError):
 
 
 class NumericalError(FsbenchError):
-    """A loss, a gradient or a solver's result is not finite, so that a fit cannot go on."""
+    """A loss, a gradient or a solver's result is not finite, so that a fit cannot continue."""
 
 
 class InsufficientMemoryError(FsbenchError):
-    """A cell does not fit into memory, and its method cannot, or could not, do with less."""
+    """A cell does not fit into memory, even with `memory_parts` if its method supports them."""
 
 
 class NotApplicableError(FsbenchError):
@@ -61,11 +61,11 @@ class PluginError(FsbenchError):
 
 
 class StoreError(FsbenchError):
-    """A record cannot be written, or what was read back is damaged."""
+    """A record cannot be written, or a stored file is damaged."""
 
 
 def suggestion(value: str, known: Iterable[str]) -> str:
-    """The closest known name as ": did you mean 'x'?", or an empty string when none is close."""
+    """The closest known name as ": did you mean 'x'?", or an empty string if none is close."""
     names = sorted(set(known))
     folded = {name.casefold().replace("_", "-"): name for name in names}
     close = difflib.get_close_matches(
@@ -75,7 +75,7 @@ def suggestion(value: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, value: str, known: Iterable[str], next_step: str) -> UsageError:
-    """Error for a name that nobody registered, with a suggestion and where to look."""
+    """The error for an unknown name, with a suggestion and the next step."""
     names = sorted(set(known))
     hint = suggestion(value, names)
     if not hint:

@@ -1,4 +1,4 @@
-"""`require`: a package that an extra brings; where it is missing, one line names how to get it."""
+"""`require`: import a package of an optional extra, with an error that names the extra."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fewshot_bench.utils.errors import UsageError
 
 
 def require(package: str, extra: str, what: str, instead: str = "") -> Any:
-    """Import a package; UsageError names what needs it, and the extra to install.
+    """Import a package; if it is missing, UsageError names the feature and the extra to install.
 
-    instead: what to do without it.
+    what: the feature that needs the package. instead: an alternative without it.
     """
     try:
         return importlib.import_module(package)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; those of the store are checked before use."""
+"""Atomic file writes (`whole`, `write_whole`): a file is complete or absent, never partial."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 TEMPORARY = ".fsbench-tmp"
 STALE_SECONDS = 24 * 3600
-# Error numbers of a disk or quota without room.
+# Error numbers of a full disk or quota.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Damaged(Exception):
-    """A file of the store that must not be used; the text says why."""
+    """A damaged file of the store that must not be used; the message is the reason."""
 
 
 def temporary_name() -> str:
@@ -45,9 +45,9 @@ def is_stale(path: Path) -> bool:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes it at the end; nothing is left on failure.
+    """Yield a temporary path that is renamed to `path` at the end, or removed on failure.
 
-    What a process that was killed left in the folder is removed first.
+    Stale temporary files of killed processes in the folder are removed first.
     """
     for entry in path.parent.glob(f"{TEMPORARY}~*"):
         if is_stale(entry):
@@ -64,9 +64,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file that is there whole or not at all, in a folder that is made; may raise OSError.
+    """Write a file atomically and synced to disk; create its folder. OSError on failure.
 
-    content: the bytes, or pieces of them. The file is on the disk when this returns.
+    content: the bytes, or an iterable of pieces.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
@@ -74,7 +74,7 @@ def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
 
 
 def write_synced(folder: Path, content: bytes | Mapping[str, np.ndarray]) -> Path:
-    """Write a temporary file that is on the disk when this returns; nothing is left on failure."""
+    """Write a temporary file synced to disk and return its path; nothing is left on failure."""
     path = folder / temporary_name()
     try:
         _write_synced(path, content)
@@ -97,10 +97,10 @@ def _write_synced(path: Path, content: bytes | Iterable[bytes] | Mapping[str, np
 
 
 def publish(target: Path, temporary: Sequence[Path]) -> None:
-    """Rename the logits, then the record; a record never stands beside another result's logits.
+    """Rename the logits, then the record, so that a record never has another result's logits.
 
-    Only when new logits differ from those of an old record is the old record removed first: a
-    kill just then leaves the cell to be computed again.
+    temporary: files of the record and, if any, the logits. The old record is removed first only if
+    the new logits differ; a kill just then leaves the cell to be recomputed.
     """
     archive = target.with_suffix(".npz")
     if len(temporary) == 2:
@@ -148,7 +148,7 @@ def free_space(path: Path) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """Free bytes on the disk where `path` is, or will be."""
+    """Free bytes on the disk of `path`, which need not exist yet."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free

@@ -1,4 +1,4 @@
-"""Image formats by file ending, and the packages that read them."""
+"""Image formats by file extension, and the packages that read them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import functools
 import importlib
 from contextlib import suppress
 
-# Pillow reads more than these; what it calls an image there (PDF, fonts, weather data) is none.
+# Pillow supports further formats that are not images (PDF, fonts, weather data).
 FORMATS = frozenset(
     ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA")
     + ("TIFF", "WEBP")
 )
-# What a build of Pillow may lack, by the name that it has in `PIL.features`.
+# Formats that a build of Pillow may lack, with their names in `PIL.features`.
 CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 _PILLOW = "pip install --upgrade pillow"
 _CONVERT = "convert them to JPEG or PNG"
-# Endings of image files that may not be readable here, with what mends that.
+# Extensions of image files that may be unreadable here, with the remedy.
 REMEDIES = {
     **dict.fromkeys(("heic", "heif", "heics", "heifs", "hif"), "pip install pillow-heif"),
     **dict.fromkeys(("avif", "avifs", "webp"), _PILLOW),
@@ -27,7 +27,7 @@ REMEDIES = {
 
 @functools.cache
 def image_endings() -> tuple[str, ...]:
-    """Endings of the image files that can be read here: lower case, without the dot, sorted."""
+    """Extensions of readable image files: lower case, without the dot, sorted."""
     from PIL import Image, features
 
     add_readers()
@@ -40,12 +40,12 @@ def image_endings() -> tuple[str, ...]:
 
 @functools.cache
 def add_readers() -> None:
-    """Let Pillow read what an installed package adds to it: HEIC by pillow-heif."""
+    """Register installed Pillow plug-ins: HEIC from pillow-heif."""
     with suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def image_remedy(ending: str) -> str:
-    """The step that makes files of this ending readable; empty where they are, or are no images."""
+    """How to make files with this extension readable; empty if they are readable or no images."""
     ending = ending.lower()
     return "" if ending in image_endings() else REMEDIES.get(ending, "")

@@ -1,4 +1,4 @@
-"""Lists that take long to make, kept in the user's cache under a key, each with its digest."""
+"""Cache of expensive lists in the user's cache folder, by key, each stored with its digest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SHA = 32
 
 
 def keep_list(key: str, content: bytes) -> None:
-    """Keep a list; without a cache that can be written to, it is made again the next time.
+    """Cache a list; nothing is kept if the cache is not writable.
 
-    key: a text of which there is one for each list.
+    key: a unique text per list.
     """
     with suppress(OSError, RuntimeError):
         make_room(LISTS, len(content) + SHA, LIMIT)
@@ -24,7 +24,7 @@ def keep_list(key: str, content: bytes) -> None:
 
 
 def kept_list(key: str) -> bytes | None:
-    """The list that was kept under a key; None where there is none, or it is damaged."""
+    """The cached list of a key; None if there is none or it is damaged."""
     try:
         path = _path(key)
         found = path.read_bytes()

@@ -1,8 +1,8 @@
-"""Inter-process locks, which end with their process, and with it however it ends.
+"""Inter-process locks, which are released when their process ends, even if it is killed.
 
-`exclusive` holds a named lock of a folder; `once` holds one keyed by cache entry, so that two
-processes never compute the same entry. While a lock of `once` is held no other one is taken but
-those under which nobody waits for a lock of `once`.
+`exclusive` holds a named lock of a folder; `once` holds a lock per cache entry, so that two
+processes never compute the same entry. To avoid deadlocks, code that holds a lock of `once` takes
+only locks whose holders never wait for a lock of `once`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import filelock
 
 from fewshot_bench.utils import cache_dir
 
-# Entries of one folder share this many lock files, which stay there.
+# Lock files per folder, shared by all its entries; they are never removed.
 FILES = 256
 FOLDER = ".locks"
 _waiting = 0
@@ -25,9 +25,9 @@ _waiting = 0
 
 @contextmanager
 def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock `key` of a folder; OSError where files cannot be locked.
+    """Hold the lock `key` of a folder; OSError if the file system supports no locks.
 
-    waiting: called once when another process holds it.
+    waiting: called once if another process holds the lock.
     """
     lock = filelock.FileLock(folder / f".{key}.lock")
     try:
@@ -57,7 +57,7 @@ def _wait(lock: filelock.BaseFileLock) -> None:
 def once(folder: Path | None, entry: str) -> Iterator[None]:
     """Wait until no other process that shares the cache `folder` computes the same entry.
 
-    Where files cannot be locked nobody waits, and work may be done twice; results are the same.
+    If files cannot be locked, nobody waits and work may be done twice with the same results.
     """
     with ExitStack() as stack:
         if folder is not None:
@@ -69,5 +69,5 @@ def once(folder: Path | None, entry: str) -> Iterator[None]:
 
 
 def is_waiting() -> bool:
-    """True when this process is waiting for another one to give back a lock."""
+    """True while this process waits for another one to release a lock."""
     return _waiting > 0

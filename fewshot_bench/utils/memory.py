@@ -1,4 +1,4 @@
-"""Host memory: what this process may still use (machine, container, job); giving it back."""
+"""Free memory for this process (machine, container, job, device), and control of freed memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 _MOUNT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-# Limit, use and statistics of version 2, and of version 1.
+# Limit and usage files of cgroup version 2, and of version 1.
 _FILES = (
     ("memory.max", "memory.current"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 _STATISTICS = "memory.stat"
-# What the page cache holds counts as used and can be given back.
+# The page cache counts as used but is reclaimable.
 _CACHED = ("inactive_file", "active_file")
 
 
 def free_host_memory() -> int:
-    """Bytes that this process may still use before the machine or a limit on it has no more."""
+    """Bytes that this process can still use within the machine's memory and its cgroup limits."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -40,7 +40,7 @@ def free_host_memory() -> int:
 
 
 def _groups() -> Iterator[Path]:
-    """The folders of this process's memory limits: its own group, and all above it."""
+    """The cgroup folders with memory limits of this process: its own group and all ancestors."""
     seen = set()
     for line in _read(_OWN).splitlines() or ["0::/"]:
         number, _, rest = line.partition(":")
@@ -75,9 +75,9 @@ _CHOSEN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Keep what is freed within this process; False where that cannot be told to the allocator.
+    """Make the allocator keep freed memory in this process; False if that is not possible.
 
-    Settings of the person (`MALLOC_...`, `GLIBC_TUNABLES`) are left as they are.
+    With user settings (`MALLOC_...`, `GLIBC_TUNABLES`) it changes nothing and returns False.
     """
     library = _glibc()
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
@@ -87,14 +87,14 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the operating system, so that what comes next is measured alone."""
+    """Return freed memory to the operating system, so that it does not count in later peaks."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of a device."""
+    """Free bytes of a device, including torch's reserved but unused CUDA memory."""
     import torch
 
     if device.type != "cuda":

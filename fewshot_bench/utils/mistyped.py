@@ -1,4 +1,4 @@
-"""Values that a plug-in's author can mistype, refused where they are made."""
+"""Checks of values that plug-in authors may mistype; ContractError where they are created."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot_bench.utils.errors import ContractError, suggestion
 
-# How other libraries call what stands behind our names.
+# Names in other libraries, and the corresponding names here.
 _ALSO = {
     "image": "vision",
     "visual": "vision",
@@ -41,7 +41,7 @@ def one_of(where: str, value: object, known: Iterable[str]) -> None:
 
 
 def whole_number(where: str, value: object, least: int) -> int:
-    """The value as an int; ContractError unless it is a whole number from `least` on."""
+    """The value as an int; ContractError unless it is a whole number of at least `least`."""
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
     raise ContractError(f"{where} is {value!r}, expected a whole number from {least}")
@@ -66,7 +66,7 @@ def probability(where: str, value: object) -> float:
 
 
 def texts(where: str, values: object, *, contain: str = "") -> None:
-    """ContractError unless `values` is a sequence of texts that all contain `contain`."""
+    """ContractError unless `values` is an iterable of strings that all contain `contain`."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ContractError(f"{where} is {values!r:.80}, expected several texts: ({values!r:.80},)")
     for value in values:
@@ -76,14 +76,14 @@ def texts(where: str, values: object, *, contain: str = "") -> None:
 
 
 def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None:
-    """ContractError with the closest name for a key that is not known."""
+    """ContractError with the closest name for an unknown key."""
     names = tuple(known)
     for key in values:
         one_of(f"{where}: a name in it", key, names)
 
 
 def indices(where: str, values: Any, count: int) -> list[int]:
-    """Indices into `count` images from a tensor or a sequence; ContractError for others."""
+    """Indices into `count` images from a tensor or sequence; ContractError for other values."""
     try:
         found = list(values.tolist() if hasattr(values, "tolist") else values)
         listed = [operator.index(value) for value in found]

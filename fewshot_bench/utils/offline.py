@@ -1,4 +1,4 @@
-"""`fsbench --offline`: this process, and those that it starts, open no internet socket."""
+"""`fsbench --offline`: this process and its child processes open no internet socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from fewshot_bench.utils.errors import UsageError
 
 VARIABLE = "FSBENCH_OFFLINE"
-# What other packages read to stay away from the network by themselves.
+# Variables that make other packages stay off the network.
 OTHERS = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -24,7 +24,7 @@ _hooked = False
 
 
 class OfflineError(ConnectionError):
-    """Something tried to reach another machine; `strerror` says so in one line."""
+    """Code tried to reach another machine; `strerror` is a one-line message."""
 
     exit_code = 3
 
@@ -37,7 +37,7 @@ class OfflineError(ConnectionError):
 
 
 def is_on() -> bool:
-    """True when FSBENCH_OFFLINE asks for it; UsageError for a value that is neither yes nor no."""
+    """True if FSBENCH_OFFLINE is on; UsageError for a value that is neither yes nor no."""
     value = os.environ.get(VARIABLE, "")
     if value.casefold() not in (*_YES, *_NO):
         raise UsageError(f"{VARIABLE}={value}: expected 1 to open no connection, or 0")
@@ -45,16 +45,16 @@ def is_on() -> bool:
 
 
 def enforce_if_asked() -> None:
-    """`enforce` where FSBENCH_OFFLINE asks for it."""
+    """Call `enforce` if FSBENCH_OFFLINE is on."""
     if is_on():
         enforce()
 
 
 def enforce() -> None:
-    """From now on, internet sockets and look-ups of names raise OfflineError.
+    """Make internet sockets and name look-ups raise OfflineError from now on.
 
-    It cannot be taken back in this process; processes that it starts inherit the variables. Pipes
-    and unix sockets work. What opens connections without Python's socket module is not seen.
+    Irreversible in this process; child processes inherit the variables. Pipes and unix sockets
+    still work. Connections opened without Python's socket module are not detected.
     """
     global _hooked
     os.environ.update(dict.fromkeys((VARIABLE, *OTHERS), "1"))

@@ -1,4 +1,4 @@
-"""YAML whose scalars all stay text, so that 1e-3, `no` and 010 are what they say."""
+"""YAML whose scalars all stay text, so that 1e-3, `no` and 010 are not converted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Build = Callable[[list[tuple[Any, Any]], int], dict[str, Any]]
 
 
 def load_plain(text: str, build: Build) -> Any:
-    """Lists, text, and what `build` makes of the pairs of a mapping that starts in a line.
+    """Parse YAML into lists, text, and mappings built by `build(pairs, line)`.
 
-    `build` refuses what it does not want, keys that stand twice among it. yaml.YAMLError where the
-    text is no YAML.
+    line: where the mapping starts, from 1. `build` must reject invalid pairs, including duplicate
+    keys. yaml.YAMLError if the text is no YAML.
     """
     import yaml
 

@@ -1,4 +1,7 @@
-"""Threads that read, decode and resize while others compute; results always come in order."""
+"""Background threads that read, decode and resize images; results are always in order.
+
+`spread` maps over single images, `Ahead` prefetches batches.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ _OWN: WeakSet[threading.Thread] = WeakSet()
 
 
 def start_own(thread: threading.Thread) -> None:
-    """Start a thread that counts among `own_threads`."""
+    """Start a thread and register it in `own_threads`."""
     _OWN.add(thread)
     thread.start()
 
 
 def own_threads() -> set[threading.Thread]:
-    """Threads of the harness, told from others by identity: a name can be given to any thread."""
+    """The threads of the harness, identified by object because names are not unique."""
     return {*_OWN, *(thread for pool in _POOLS for thread in pool._threads)}
 
 
@@ -49,27 +52,27 @@ def _pool(threads: int, name: str) -> ThreadPoolExecutor:
 
 @functools.cache
 def workers(threads: int) -> ThreadPoolExecutor:
-    """The threads that work on single images."""
+    """The thread pool for single images."""
     return _pool(threads, "fsbench-images")
 
 
 @functools.cache
 def _assemblers() -> ThreadPoolExecutor:
-    """Threads that put batches together; apart from `workers`, for which they wait."""
+    """The thread pool that assembles batches; separate from `workers`, on which it waits."""
     return _pool(DEPTH, "fsbench-batches")
 
 
 def in_background(job: Callable[[], Out]) -> Future[Out]:
-    """Start a job that puts a batch together."""
+    """Start a job that assembles a batch."""
     return _assemblers().submit(job)
 
 
 def spread(
     work: Callable[[In], Out], values: Sequence[In], threads: int = THREADS, size: int = SPREAD
 ) -> list[Out]:
-    """`work` of every value, in order, in threads; the first error in order is raised.
+    """Apply `work` to all values in threads; results in order, raises the first error in order.
 
-    `size` values go to a thread at a time.
+    A thread takes `size` values at a time; values that fit into one part run in this thread.
     """
     parts = [values[start : start + size] for start in range(0, len(values), size)]
     if len(parts) < 2:
@@ -79,7 +82,7 @@ def spread(
 
 
 class Ahead(Iterator[Out], Generic[Out]):
-    """Results of jobs in order; up to `depth` jobs run in threads beyond what was asked for."""
+    """Iterate over job results in order, with up to `depth` jobs running ahead in threads."""
 
     def __init__(self, jobs: Iterable[Callable[[], Out]], depth: int = DEPTH) -> None:
         self._jobs = iter(jobs)
@@ -104,13 +107,13 @@ class Ahead(Iterator[Out], Generic[Out]):
             self._pending.append(in_background(job))
 
     def peek(self) -> Out | None:
-        """The next result when it is there already."""
+        """The next result if it is ready and no error, else None."""
         if not self._pending or not self._pending[0].done():
             return None
         future = self._pending[0]
         return None if future.exception() else future.result()
 
     def close(self) -> None:
-        """Drop what nobody will ask for."""
+        """Cancel the pending jobs."""
         while self._pending:
             self._pending.popleft().cancel()

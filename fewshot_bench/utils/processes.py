@@ -1,4 +1,4 @@
-"""Identity of this machine, and liveness of its processes."""
+"""Identity of this machine, and liveness and signals of its processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PR_SET_PDEATHSIG = 1
 
 @functools.cache
 def this_machine() -> str:
-    """The scope of process ids: the host, and on Linux its boot and process namespace.
+    """The scope of process ids: the host, and on Linux its boot and pid namespace.
 
-    Hosts of one name (`localhost`) differ in the boot.
+    The boot id distinguishes hosts with equal names (`localhost`).
     """
     namespace = boot = ""
     with contextlib.suppress(OSError):
@@ -31,10 +31,10 @@ def this_machine() -> str:
 
 
 def interrupt_on_signals() -> None:
-    """The first SIGTERM or SIGHUP from now on is KeyboardInterrupt; more disturb no clean-up.
+    """Turn the first SIGTERM or SIGHUP into KeyboardInterrupt; ignore later ones during clean-up.
 
-    A SIGHUP that is ignored, as under nohup, stays so. Where it says that the terminal has gone,
-    what is still printed goes nowhere.
+    An ignored SIGHUP, as under nohup, stays ignored. If SIGHUP means that the terminal is gone,
+    further output is discarded.
     """
     numbers = [signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)
@@ -62,16 +62,16 @@ def _silence(descriptors: list[int]) -> None:
 
 @functools.cache
 def started() -> float:
-    """The start of this process: see `_started`."""
+    """Start time of this process; see `_started`."""
     return _started(os.getpid())
 
 
 def _started(pid: int) -> float:
-    """Seconds from the boot on Linux, where clocks may be set anew; elsewhere since 1970."""
+    """Start time in seconds: since boot on Linux, as clocks may be reset; elsewhere since 1970."""
     import psutil
 
     try:
-        # Behind the name, which may hold anything, the twentieth value.
+        # starttime, field 22: parse after the last ")" since the command name may contain spaces.
         after = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return int(after[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
@@ -79,10 +79,10 @@ def _started(pid: int) -> float:
 
 
 def is_running(pid: int, started: float = 0.0) -> bool:
-    """True when a process of this machine runs, or when that cannot be decided.
+    """True if a process of this machine is running, or if that cannot be determined.
 
-    started: when it began, where that is known: a number can be given again. One that ended and
-    was not waited for does not run.
+    started: its start time if known, as in `started()`, because process ids are reused. Zombies do
+    not count as running.
     """
     import psutil
 
@@ -96,9 +96,9 @@ def is_running(pid: int, started: float = 0.0) -> bool:
 
 
 def die_with(parent: int) -> None:
-    """Ask Linux to end this process with its parent; elsewhere a closed pipe ends it."""
+    """Make Linux kill this process when its parent ends; elsewhere a closed pipe ends it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # It may have gone before it was asked for.
+        # The parent may have ended before prctl took effect.
         if os.getppid() != parent:
             sys.exit(1)

@@ -1,4 +1,4 @@
-"""Randomness as an argument with a name, and a guard around every global generator."""
+"""Named random streams, and a guard around all global generators."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def generator(seed: int, *names: object) -> torch.Generator:
 def isolated(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators inside, and restore all of them after.
 
-    Torch's gradient mode, default type and thread count are put back as well.
-
-    Needed because parts of torch (dropout, for one) accept no generator.
+    Also restores torch's gradient mode, default dtype and thread count. Needed because parts of
+    torch (such as dropout) accept no generator.
     """
     import numpy as np
     import torch

@@ -1,4 +1,4 @@
-"""Texts for people: printable, shortened, joined, colored; names and paths of others, checked.
+"""Text for users: printable, shortened, joined, colored; checks of foreign names and paths.
 
 Nothing here prints; control characters of foreign texts never reach a terminal.
 """
@@ -18,21 +18,21 @@ BLANK = "\\ "
 
 
 def plain_text(text: str) -> bool:
-    """True when a name is free of control characters and of bytes that are not UTF-8."""
+    """True if a name has no control characters and no bytes that are not UTF-8."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def leaves(path: str) -> bool:
-    """True when a path leads out of the folder that it is relative to, on any system."""
+    """True if a relative path can leave its folder on any operating system."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
     parts = (*posix.parts, *windows.parts)
     return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in parts
 
 
 def one_place(path: str) -> Path:
-    """A place without links and home sign, however it is written.
+    """The canonical absolute path: links resolved, `~` expanded.
 
-    A file that is a link stays one: what it lists is relative to the folder that it is found in.
+    A file that is a link is not resolved: paths listed in it are relative to the link's folder.
     """
     whole = os.path.abspath(os.path.expanduser(path))
     if os.path.isfile(whole):
@@ -41,24 +41,24 @@ def one_place(path: str) -> Path:
 
 
 def one_spelling(place: str | Path) -> str:
-    """A place as a name holds it: the same from every folder, and short below the user's home."""
+    """The spelling of an absolute path in names: below the user's home it starts with `~`."""
     whole, home = str(place), os.path.realpath(Path.home())
     below = home != os.sep and whole.startswith(f"{home}{os.sep}")
     return f"~{whole[len(home) :]}" if below else whole
 
 
 def spelled_once(name: str) -> str:
-    """`folder:./a/` as the data set calls itself, where what follows the colon is a place here."""
+    """`folder:./a/` with its path in canonical spelling if the path exists, else unchanged."""
     family, colon, path = name.partition(":")
     known = colon and path and os.path.exists(os.path.expanduser(path))
     return f"{family}:{one_spelling(one_place(path))}" if known else name
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    r"""The names of a comma list, without blanks around them.
+    r"""The names of a comma-separated list, without blanks around them.
 
     `\,` is a comma inside a name, `\\` a backslash, `\ ` a blank at its end. A comma in the path of
-    something that is here, as in `folder:/photos/a,b` or `a,b.py:Class`, needs no backslash.
+    an existing file or folder, as in `folder:/photos/a,b` or `a,b.py:Class`, needs no backslash.
     """
     parts = re.findall(r"(?:\\.|[^,])+", text)
     names = []
@@ -70,13 +70,13 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def _length_of_place(parts: Sequence[str]) -> int:
-    """The number of parts that together are an existing path; 1 where none are."""
+    """The number of leading parts that together name an existing path; 1 if none do."""
     counts = range(len(parts), 1, -1)
     return next((n for n in counts if _is_place(",".join(parts[:n]))), 1)
 
 
 def join_names(names: Iterable[str]) -> str:
-    """The comma list that `split_names` takes apart again."""
+    """The inverse of `split_names`: a comma-separated list with escapes."""
     return ",".join(_escaped(name) for name in names)
 
 
@@ -111,9 +111,9 @@ _brief.maxlevel = 2
 
 
 def printable(text: str, longest: int = 0) -> str:
-    """Text on one line, without characters that steer a terminal; the middle of a long one goes.
+    """Text on one line without terminal control characters; long texts lose their middle.
 
-    longest: how many characters are kept, about; 0 keeps all.
+    longest: approximate number of kept characters; 0 keeps all.
     """
     if not text.isprintable():
         text = "".join(_shown_character(character) for character in text)
@@ -130,19 +130,19 @@ def _shown_character(character: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it, shortened."""
+    """The shortened repr of a value."""
     text = _brief.repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def shortened(lines: Sequence[str], most: int = MANY) -> tuple[str, ...]:
-    """The first lines, and how many more there are."""
+    """The first `most` lines, and a line with the number of the others."""
     more = len(lines) - most
     return (*lines[:most], f"and {more:,} more") if more > 0 else tuple(lines)
 
 
 def few(names: Iterable[str]) -> str:
-    """The first names on one line, and how many more there are."""
+    """The first names on one line, quoted, and the number of the others."""
     quoted = shortened([f"'{name}'" for name in names], FEW)
     return " ".join([", ".join(quoted[:FEW]), *quoted[FEW:]])
 
@@ -153,7 +153,7 @@ def digest_of(text: str, digits: int) -> str:
 
 
 def size_text(count: float) -> str:
-    """Bytes as a person reads them, in powers of 1,000: 512 B, 1.5 MB, 37.0 GB."""
+    """Bytes in readable form, in powers of 1,000: 512 B, 1.5 MB, 37.0 GB."""
     if count < 1000:
         return f"{max(count, 0):.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -168,7 +168,7 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT]?)(I?)B)?", re.ASCII)
 
 
 def read_size(text: str | int) -> int:
-    """Bytes of one of `SIZES`, in powers of 1,000 or (20GiB) of 1,024; ValueError for others."""
+    """Parse a size to bytes, in powers of 1,000 or (20GiB) of 1,024; ValueError if malformed."""
     found = _SIZE.fullmatch(str(text).strip().upper())
     if found is None or isinstance(text, bool):
         raise ValueError(text)
@@ -177,23 +177,23 @@ def read_size(text: str | int) -> int:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign; one that rounds to nothing has none."""
+    """A difference with its sign; none if it rounds to zero."""
     text = f"{value:+.{digits}f}"
     return text if float(text) else text[1:]
 
 
 def beside_level(p: float, digits: int, level: float = 0.05) -> str:
-    """A p-value with so many decimals, or as many as show on which side of the level it is."""
+    """A p-value with `digits` decimals, or with more if it would round to the level."""
     while p != level and float(f"{p:.{digits}f}") == level:
         digits += 1
     return f"{p:.{digits}f}"
 
 
 def color_system() -> Literal["auto"] | None:
-    """For a rich console; None, where NO_COLOR is set, leaves out bold and underlined text too."""
+    """`color_system` of a rich console; None if NO_COLOR is set, which also disables bold text."""
     return None if os.environ.get("NO_COLOR") else "auto"
 
 
 def option_name(name: str) -> str:
-    """`--keep-split` for `keep_split`: an option of the command line by the name of its value."""
+    """The command-line option of a parameter: `--keep-split` for `keep_split`."""
     return f"--{name.replace('_', '-')}"

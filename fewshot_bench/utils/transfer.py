@@ -1,4 +1,4 @@
-"""Copies to an accelerator that the host does not wait for. `send` is all of it; bits are kept."""
+"""`send`: copies to a device without host synchronization; values are unchanged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; what lies on the host goes to CUDA by way of pinned memory."""
+    """The tensor on `device`; copies from host to CUDA go through pinned memory."""
     pinned = tensor.pin_memory() if device.type == "cuda" and tensor.is_cpu else tensor
     return pinned.to(device, non_blocking=True)

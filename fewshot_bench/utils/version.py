@@ -1,3 +1,3 @@
-"""The version of fewshot_bench; it stands alone, so that nothing needs to import the face."""
+"""The version of fewshot_bench, separate so that reading it does not import the public API."""
 
 __version__ = "0.1.0"
