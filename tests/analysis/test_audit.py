@@ -27,7 +27,7 @@ def test_a_fair_comparison_has_no_finding_and_answers_every_hazard() -> None:
         (respec(val="full"), "different validation labels on dtd, pets: val full (coop), val m", 3),
         (
             respec(val="full"),
-            "unfair validation: coop chose on the full validation set of dtd, p",
+            "unfair validation: coop had the full validation set of dtd, p",
             3,
         ),
         (

@@ -10,7 +10,7 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit.audit import audit, document
 from fewshot_bench.analysis.audit.facts import facts
 from fewshot_bench.api.record import Record
-from tests.analysis.test_audit import changed, complete, coop, fair, said
+from tests.analysis.test_audit import changed, complete, coop, fair, respec, said
 from tests.compare_records import make, matrix
 
 
@@ -101,3 +101,40 @@ def test_no_number_is_cut(width: int) -> None:
     table = text[text.index("What each method was allowed and did") :]
     for number in ("123,456", "987,654,321", "7,654,321", "400,000", "188,000"):
         assert table.count(f" {number} ") + table.count(f" {number}\n") == 2, (number, table)
+
+
+def test_a_failed_cell_has_no_weights_to_compare() -> None:
+    """Finished cells state the digest of the loaded tensors, failed ones that of the file."""
+    failed = complete(make(top1=None, dataset="dtd", shots=4, weights="9b" * 32))
+    failed = dataclasses.replace(failed, environment={})
+    done = [r for r in respec(weights="9b" * 32) if r.spec.method == "coop"]
+    assert not any("different weights" in text for text in said([*done[1:], failed]))
+
+
+def test_seeds_are_counted_under_the_same_conditions() -> None:
+    records = [complete(make(seed=s, val=val)) for val in ("none", "min4") for s in (1, 2)]
+    assert any("fewer than 3 seeds (2) in 2 of 2 cells" in text for text in said(records))
+    assert not any(
+        "fewer than" in text for text in said([*records[:2], complete(make(seed=3, val="none"))])
+    )
+
+
+def test_rows_of_other_conditions_lack_cells_of_their_own() -> None:
+    records = [*fair(("coop",)), *(r for r in fair(("coop",)) if r.spec.dataset == "dtd")]
+    half = len(fair(("coop",)))
+    other = [
+        dataclasses.replace(r, spec=dataclasses.replace(r.spec, precision="bf16"))
+        for r in records[half:]
+    ]
+    lacking = "coop (precision bf16) lacks pets, 4-shot, seed 1 and 2 more"
+    assert any(lacking in text for text in said([*records[:half], *other]))
+
+
+def test_seeds_with_one_support_set_are_a_finding() -> None:
+    """As with all images of a class, or with one split seed."""
+    text = "seeds with equal support sets: 1 different one in 1 of 1 cells of the table"
+    equal = [complete(make(seed=s, digest="same")) for s in (1, 2, 3)]
+    fixed = [complete(make(split_seed=1, train_seed=s)) for s in (1, 2, 3)]
+    for records in (equal, fixed):
+        assert any(text in line for line in said(records))
+    assert not any(text in line for line in said([complete(make(seed=s)) for s in (1, 2, 3)]))

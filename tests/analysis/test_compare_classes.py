@@ -139,7 +139,7 @@ def test_missing_half_is_named_and_its_command_given() -> None:
     assert cell(table, "dtd (H)", "coop", 1).estimates["top1"].mean == pytest.approx(33)
     assert "no harmonic mean of coop on pets, 1-shot: no result on pets (new)" in notes(table)
     assert "no average (H) of coop, 1-shot: no result on pets (new)" in notes(table)
-    assert "1 cells missing (—): coop on pets (new), 1-shot" in notes(table)
+    assert "1 cell missing (—): coop on pets (new), 1-shot" in notes(table)
     assert len(table.commands) == 1
     assert "--dataset pets --classes new --shots 1 --seeds 1,2 --backbone" in table.commands[0]
 

@@ -226,3 +226,9 @@ def test_the_paper_layout_compiles(tmp_path: Path, count: int) -> None:
     log = typeset(tmp_path, run_compare("--store", store, *words, "--baseline", NAMES[0]).output)
     for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
         assert trouble not in log
+
+
+def test_marks_stand_in_csv_too() -> None:
+    records = [make(limit=60, seed=seed) for seed in (1, 2, 3)]
+    rows = paper_rows(build(records))
+    assert {row["method"] for row in rows} == {"coop (limited to 60)"}

@@ -284,3 +284,24 @@ def test_damaged_logits_alone(tmp_path: Path) -> None:
         path.write_bytes(b"damaged")
     done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
     assert (done.code, "fsbench store verify" in done.err) == (3, True)
+
+
+def test_seeds_without_logits_are_named(store: Path, tmp_path: Path) -> None:
+    """The difference is over three seeds, the test over those with logits."""
+    copied = tmp_path / "store"
+    shutil.copytree(store, copied)
+    shutil.rmtree(copied / "outcomes", ignore_errors=True)
+    gone = [
+        record.spec.key()
+        for record in Store(copied).records()
+        if (record.spec.method, record.spec.shots) == ("clip-adapter", 16)
+        and record.spec.split_seed > 1
+    ]
+    for key in gone:
+        Store(copied).file(key).with_suffix(".npz").unlink()
+    notes = compared(copied, "--format", "json")["meta"]["notes"]
+    text = "tests use fewer seeds than the differences, as logits of the others are not in the"
+    found = [note for note in notes if text in note]
+    assert len(found) == 1
+    assert ", 16-shot: 1 of 3" in found[0]
+    assert not any(text in note for note in compared(store, "--format", "json")["meta"]["notes"])

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.layout import grids
 from fewshot_bench.plugins.reproduce.judge import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
+from tests.helpers import fsbench
+from tests.synthetic_store import fill
 
 TOP1 = {("coop", 1): 23.92, ("coop", 2): 38.98, ("tip", 1): 22.0, ("tip", 2): 30.0}
 
@@ -89,3 +93,26 @@ def test_the_layout_of_papers_has_neither_range_nor_note(store: Path, form: str)
     assert "31.4" in shown
     assert "23.92" not in shown
     assert "two seeds" not in shown
+
+
+def test_equal_means_of_other_values_share_the_best_place() -> None:
+    """91.075 both, though the sums of floats differ in the last bit."""
+    values = {"coop": (91.06, 91.09), "tip": (91.10, 91.05)}
+    records = [
+        make(name, seed=seed, top1=value)
+        for name, pair in values.items()
+        for seed, value in enumerate(pair, 1)
+    ]
+    assert len({sum(pair) / 2 for pair in values.values()}) == 2
+    grid = next(grids(build(records)))
+    entries = [line.entries[0] for line in grid.lines]
+    assert len({(entry.mean, entry.rank) for entry in entries}) == 1
+    assert entries[0].rank == 1
+
+
+def test_an_unbounded_interval_is_not_in_the_file(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(1,), seeds=(1, 2), queries=60, classes=3)
+    words = ("compare", "--store", tmp_path, "--baseline", "linear-probe", "--format", "json")
+    for one in json.loads(fsbench(*words).out)["meta"]["standings"]:
+        assert one["low"] is None
+        assert one["high"] is None

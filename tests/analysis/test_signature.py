@@ -310,3 +310,9 @@ def test_wrong_lines_are_one_error(words: list[str], said: str) -> None:
     shown = fsbench("signature", *words)
     assert shown.code == 2
     assert said in shown.err
+
+
+def test_failed_cells_are_not_among_those_that_a_table_has() -> None:
+    line = signature_of([make(seed=s, top1=None if s == 3 else 50.0) for s in (1, 2, 3)])
+    assert line.endswith("|has:2/3")
+    assert parse(line).matrices[0].count == 3

@@ -293,3 +293,16 @@ def test_a_terminal_gets_colored_blocks(tmp_path: Path) -> None:
     assert ground[-1] == ("253;231;37", "73.50")
     assert len(ground) == 5
     assert re.sub(r"\x1b\[[\d;]*m", "", styled).split() == render(sweep).split()
+
+
+def test_limits_and_unfair_validation_are_marked(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL, limit=60, val="full"))
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json")
+    assert shown.code == 0, shown
+    found = json.loads(shown.out)
+    assert {tuple(row["marks"]) for row in found["rows"]} == {
+        ("unfair validation", "limited to 60")
+    }
+    notes = "\n".join(found["meta"]["notes"])
+    assert "clip-lora had the full validation set" in notes
+    assert "only 60 queries per data set" in notes

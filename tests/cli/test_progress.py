@@ -139,9 +139,9 @@ def test_what_runs_counts_as_what_is_left_of_it() -> None:
 
 def test_a_pace_needs_time_and_steps() -> None:
     pace = Pace(3, 0.0)
-    pace.told(3, 10, 50.0)
+    pace.observe(3, 10, 50.0)
     assert pace.text() == "step 3/10"
-    pace.told(4, 10, 0.5)
+    pace.observe(4, 10, 0.5)
     assert pace.text() == "step 4/10"
-    pace.told(4, 10, 60.0)
+    pace.observe(4, 10, 60.0)
     assert pace.text() == "step 4/10, 6 min left"

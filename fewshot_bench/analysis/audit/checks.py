@@ -36,8 +36,8 @@ _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worke
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that used the full validation set, which has far more labels than the support set."""
-    rows = zip(columns.records, columns["val"], columns["labels used"], strict=True)
-    found = [record for record, val, used in rows if val == "full" and used != 0]
+    pairs = zip(columns.records, columns["val"], strict=True)
+    found = [record for record, val in pairs if val == "full"]
     if found:
         ratios = [
             record.split["val"] / record.split["train"]
@@ -45,7 +45,7 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
             if number(record.split.get("val")) and number(record.split.get("train"))
         ]
         much = f", up to {max(ratios):,.1f} times the support labels" if ratios else ""
-        text = f"unfair validation: {labels_of(found)} chose on the full validation set of "
+        text = f"unfair validation: {labels_of(found)} had the full validation set of "
         yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
 
 
@@ -262,7 +262,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
     for record, support, cell in rows:
         if record.status == "done" and record.spec.method != ZERO_SHOT:
             seeds[cell].append(record)
-            sets[cell].add(support or record.spec.split_seed)
+            sets[cell].add(str(support or record.spec.split_seed))
     few = [found for found in seeds.values() if len(found) < SEEDS]
     if few:
         flat = [record for found in few for record in found]

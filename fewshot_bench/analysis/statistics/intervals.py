@@ -56,13 +56,17 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     n = len(values)
     if n == 0:
         return None
-    # Twelve digits: equal means of other values are equal, and round alike at xx.xx5.
-    mean = float(f"{math.fsum(values) / n:.12g}")
     least, most = min(values), max(values)
+    mean = min(max(rounded(math.fsum(values) / n), least), most)
     if n < FEWEST:
         return Estimate(mean, None, n, least, most)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return Estimate(mean, quantile(n - 1) * math.sqrt(variance / n), n, least, most)
+
+
+def rounded(value: float) -> float:
+    """Twelve digits: equal means of different values are the same, and print alike at xx.xx5."""
+    return float(f"{value:.12g}")
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.conditions import digest
-from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate, rounded
 from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.api.metrics import Metric
@@ -258,12 +258,16 @@ def _average_series(cells: Sequence[Cell], metric: str) -> dict[Seed, float]:
     parts = [cell.series.get(metric, {}) for cell in cells]
     if len({frozenset(part) for part in parts}) > 1:
         return {}
-    return {seed: math.fsum(part[seed] for part in parts) / len(parts) for seed in parts[0]}
+    return {
+        seed: rounded(math.fsum(part[seed] for part in parts) / len(parts)) for seed in parts[0]
+    }
 
 
 def _harmonic_series(base: Cell, new: Cell, metric: str) -> dict[Seed, float]:
     ours, theirs = base.series.get(metric, {}), new.series.get(metric, {})
-    return {seed: harmonic_mean(ours[seed], theirs[seed]) for seed in ours if seed in theirs}
+    return {
+        seed: rounded(harmonic_mean(ours[seed], theirs[seed])) for seed in ours if seed in theirs
+    }
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -360,10 +360,13 @@ def _detectable(table: Table, found: Significance) -> Grid:
         )
         for label in labels
     ]
+    single = (
+        "; n=1 leaves out the noise of seeds" if 1 in {d.seeds for d in found.detectable} else ""
+    )
     caption = (
         f"differences to {table.baseline} in {table.main.points} that can be seen: smaller ones "
         "are missed more than one time in five (the method with the median error); rough with few "
-        f"seeds{marks(table)}"
+        f"seeds{single}{marks(table)}"
     )
     heads = [f"{k}-shot" for k in shots]
     return _grid(table, "smallest differences", caption, heads, lines, "data set")

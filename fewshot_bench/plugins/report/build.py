@@ -141,7 +141,7 @@ def _marks(table: Table) -> list[str]:
         names = text.joined(unfair[:MOST_NAMES])
         more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
         found.append(
-            f"Unfair validation: {names}{more} chose on the full validation set, which has many "
+            f"Unfair validation: {names}{more} had the full validation set, which has many "
             "more labels than the shots."
         )
     return found
