@@ -135,3 +135,13 @@ def test_variances_are_of_the_same_test_images(tmp_path: Path) -> None:
     assert [one["components"] for one in found] == [None, None]
     assert {one["problem"] for one in found} == {"the test images differ between seeds"}
     assert "variance not split: the test images differ" in " ".join(document["meta"]["notes"])
+
+
+@pytest.mark.parametrize(("runs", "mark"), [(CROSSED, True), (((1, 1), (2, 2), (3, 3)), False)])
+def test_intervals_that_are_too_narrow_are_marked(
+    tmp_path: Path, runs: tuple[Run, ...], mark: bool
+) -> None:
+    fill_crossed(tmp_path, runs)
+    rows = compared(tmp_path)["rows"]
+    assert rows
+    assert all(("crossed seeds" in row["marks"]) == mark for row in rows)

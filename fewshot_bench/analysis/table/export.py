@@ -68,7 +68,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": marks_of(cell.row.spec),
+        "marks": [*marks_of(cell.row.spec), *_crossed(cell)],
         "split_verified": cell.verified,
         "short_classes": cell.short.classes,
         "baseline": table.baseline,
@@ -85,6 +85,12 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         },
         **_special(table, cell),
     }
+
+
+def _crossed(cell: Cell) -> list[str]:
+    """The mark of cells whose interval is too narrow: runs share support sets or training seeds."""
+    least = min(len({getattr(seed, part) for seed in cell.splits}) for part in ("split", "train"))
+    return ["crossed seeds"] if least < len(cell.splits) else []
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:
