@@ -1,1 +1,1 @@
-"""Measurements that are run by hand; their output stands in the docs."""
+"""Benchmarks that are run by hand; the docs quote their output."""

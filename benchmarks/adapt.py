@@ -1,8 +1,8 @@
 """`fsbench adapt`: does the stated interval hold, and how far is `auto` from the best method?
 
-Images are drawn anew in each repeat, as many per class as asked for (0: unequal, 1 to 16); a model
-is chosen within them, and all candidates are measured on up to 100 other images of each class. The
-interval is compared with the accuracy at the shares of classes as given, which is what it states.
+Each repeat draws new images, as many per class as given (0: unequal, 1 to 16), and chooses a model
+from them; all candidates are then measured on up to 100 other images per class. The interval is
+compared with the accuracy at the given class proportions, which is what it is stated for.
 
     python -m benchmarks.adapt shapes:4 letters:0 folder:photos:8 --repeats 10
     python -m benchmarks.adapt shapes:4 letters:0 --repeats 4 --first 201
@@ -36,7 +36,7 @@ HELD_OUT = 100
 
 
 def drawn(material: Material, shots: int, seed: int) -> tuple[Material, Material]:
-    """The images to adapt to, and these with held-out ones behind them."""
+    """Draw the images to adapt to; return them, and them followed by the held-out images."""
     rng = np.random.default_rng(seed)
     train: list[int] = []
     test: list[int] = []
@@ -50,7 +50,7 @@ def drawn(material: Material, shots: int, seed: int) -> tuple[Material, Material
 
 
 def one(material: Material, shots: int, seed: int, methods: str, cache: Path) -> dict[str, Any]:
-    """Stated accuracy, and that of every candidate on held-out images."""
+    """One repeat: the stated accuracy, and the accuracy of every candidate on held-out images."""
     few, whole = drawn(material, shots, 1000 + seed)
     chosen = Chosen(Conditions("tiny", ("cpu",), "fp32"), seed)
     variants = expand_methods(methods.split(","), (), registry())
@@ -88,7 +88,7 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
 
 
 def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Repeat by repeat, all folders in each."""
+    """Results of every repeat, with all folders in each."""
     with tempfile.TemporaryDirectory() as cache:
         for seed in range(arguments.first, arguments.first + arguments.repeats):
             for spec in arguments.folders:
@@ -98,9 +98,9 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def summary(title: str, rows: list[dict[str, Any]]) -> str:
-    """Coverage, and how far `auto` is behind the best method on average, and the best of each draw.
+    """Coverage, and how far `auto` is behind the method best on average and the best of each draw.
 
-    A method without a twin that sets no images apart stands for that twin, too.
+    A method that sets no images apart has no "(all images)" variant and stands for it, too.
     """
     names = {name for row in rows for name in row["all"]}
     found = {name: np.array([_held_out(row, name) for row in rows]) for name in names}
@@ -127,7 +127,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def main() -> None:
-    """Lines of JSON on stdout, a summary of each folder and of all on stderr."""
+    """Print JSON lines to stdout, and a summary of each folder and of all to stderr."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", metavar="DATASET:SHOTS")
     parser.add_argument("--repeats", type=int, default=10)

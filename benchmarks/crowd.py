@@ -1,8 +1,8 @@
-"""Many `fsbench run` of one matrix at once on one store: is every cell computed once, and whole?
+"""Many `fsbench run` of one matrix at once on one store: is every cell computed exactly once?
 
     python -m benchmarks.crowd [--runs 16] [--cells 60]
 
-The method only waits and leaves a line whenever it is fitted, so that fits can be counted.
+The method only waits and appends a line to a file at every fit, so that fits can be counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST = 900.0
 
 
 def main() -> None:
-    """Start them together, wait, count."""
+    """Start all runs at once, wait for them, and count fits, records and claims."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=16)
     parser.add_argument("--cells", type=int, default=60)

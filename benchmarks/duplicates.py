@@ -1,11 +1,11 @@
-"""Near-duplicates: copies that are found, pairs of others that are, and the time for millions.
+"""Near-duplicates: recall on changed copies, look-alike originals, and time for millions.
 
     python -m benchmarks.duplicates recall FOLDER... [--every N]
     python -m benchmarks.duplicates speed [--sizes 10000,100000,1280000] [--jobs 2]
 
-`recall` reads all JPEG and PNG files below the folders, compares each with changed copies of it,
-and all with one another. `speed` makes fingerprints up: as real ones, their bits are nearly
-independent and equally often 0 and 1, and some pictures stand in clusters.
+`recall` reads all JPEG and PNG files below the folders and compares each with changed copies of it,
+and all originals with each other. `speed` uses synthetic fingerprints: as in real ones, bits are
+nearly independent and equally often 0 and 1, and some pictures form clusters.
 """
 
 from __future__ import annotations
@@ -36,26 +36,27 @@ from fewshot_bench.plugins.data.lookalikes import MAX_DISTANCE, MIN_CORRELATION,
 Picture = Image.Image
 Change = Callable[[Picture], Picture]
 BICUBIC = Image.Resampling.BICUBIC
-# Of all pictures, as in `verify` of ImageNet with a test pool of this size.
+# Share of test pictures, as in `verify` of ImageNet with a test pool of this size.
 TEST_SHARE = 0.3
-# Of made-up pictures: in bursts of so many, with a few bits changed; drawings, with few bits set.
+# Synthetic pictures: share in bursts, pictures per burst (a few bits differ), share of drawings
+# (few bits set).
 BURSTS, BURST, DRAWINGS = 0.1, 20, 0.005
 
 
 def jpeg(image: Picture, quality: int = 75) -> Picture:
-    """The picture after JPEG."""
+    """Compress the picture as JPEG and decode it again."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
 def resized(image: Picture, width: float, height: float) -> Picture:
-    """The picture at these multiples of its width and height."""
+    """Scale the width and the height of the picture by these factors."""
     return image.resize((round(image.width * width), round(image.height * height)), BICUBIC)
 
 
 def cropped(image: Picture, share: float) -> Picture:
-    """The center of the picture, with this share of its width and height."""
+    """Crop the center of the picture, with this share of its width and of its height."""
     width, height = round(image.width * share), round(image.height * share)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
@@ -98,7 +99,7 @@ CHANGES: Mapping[str, Change] = {
 
 
 def prints_of(images: Sequence[Picture]) -> tuple[Fingerprints, Indices]:
-    """Fingerprints of pictures, and the numbers of those that can be compared."""
+    """Fingerprints of pictures, and the indices of those that can be compared."""
     small = [thumbnail(image) for image in images]
     kept = np.array([index for index, gray in enumerate(small) if gray is not None], int)
     prints = Fingerprints.empty(len(images))
@@ -109,14 +110,14 @@ def prints_of(images: Sequence[Picture]) -> tuple[Fingerprints, Indices]:
 
 
 def joined(one: Fingerprints, two: Fingerprints) -> Fingerprints:
-    """Both, one after the other."""
+    """Concatenate two sets of fingerprints."""
     both = Fingerprints.empty(len(one) + len(two))
     both[: len(one)], both[len(one) :] = one, two
     return both
 
 
 def recall(folders: Sequence[Path], every: int) -> None:
-    """Print which share of changed copies is found, and the pairs of originals that are."""
+    """Print the share of changed copies that are found, and the originals that look alike."""
     suffixes = (".jpg", ".jpeg", ".png")
     found = (path for folder in folders for path in sorted(folder.rglob("*")))
     files = [path for path in found if path.suffix.lower() in suffixes][::every]
@@ -137,7 +138,7 @@ def recall(folders: Sequence[Path], every: int) -> None:
 
 
 def pairs_alike(prints: Fingerprints, base: Indices, queries: Indices) -> set[tuple[int, int]]:
-    """All pairs that look alike, by the definition: every pair is compared."""
+    """All pairs that look alike by the definition, found by comparing every pair."""
     found = set()
     ways = itertools.product((False, True), range(len(WINDOWS)), (False, True))
     for base_cropped, place, mirrored in ways:
@@ -157,9 +158,9 @@ def pairs_alike(prints: Fingerprints, base: Indices, queries: Indices) -> set[tu
 
 @dataclass(frozen=True)
 class Row:
-    """The cost of one search: pictures, test pictures among them, seconds of CPU and of wall time.
+    """Cost of one search: numbers of all and of test pictures, seconds of CPU and of wall time.
 
-    peak: bytes of memory of the process, with its libraries.
+    peak: peak memory of the process in bytes, libraries included. found: test pictures with a pair.
     """
 
     pictures: int
@@ -171,7 +172,7 @@ class Row:
 
 
 def made_up(count: int, seed: int) -> Fingerprints:
-    """Fingerprints of `count` pictures; successive crops differ by a few bits."""
+    """Synthetic fingerprints of `count` pictures; successive crops differ by a few bits."""
     rng = np.random.default_rng(seed)
     prints = Fingerprints.empty(count)
 
@@ -201,7 +202,7 @@ def made_up(count: int, seed: int) -> Fingerprints:
 
 
 def measured(count: int, jobs: int, seed: int = 1) -> Row:
-    """Search `count` made-up pictures for those of the test pool in the others."""
+    """Search `count` synthetic pictures for look-alikes between the test pool and the others."""
     prints = made_up(count, seed)
     tests = int(TEST_SHARE * count)
     pools = np.arange(tests, count), np.arange(tests)
@@ -215,7 +216,7 @@ def measured(count: int, jobs: int, seed: int = 1) -> Row:
 
 
 def main() -> None:
-    """Run what the command line names."""
+    """Run the chosen command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     copies = commands.add_parser("recall")

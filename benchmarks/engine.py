@@ -1,9 +1,9 @@
-"""Gain of the local engine with two workers, and its cost per cell.
+"""Speed-up of the local engine with two workers, and its cost per cell.
 
     python -m benchmarks.engine [--minute 60] [--cells 12] [--backbone ViT-B-32]
 
-Everything runs through the command line in a fresh store. The start of processes does not count in
-the costs per cell: these are differences between many cells and few, or between two records.
+Everything runs through the command line in a fresh store. Costs per cell exclude process start-up:
+they are differences between many cells and few, or between two records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEW, MANY = 10, 210
 
 
 def run(folder: Path, name: str, *arguments: str) -> float:
-    """Seconds of one `fsbench run` on digits in a store of its own."""
+    """Wall seconds of one `fsbench run` on digits in a store of its own."""
     command = [sys.executable, "-m", "fewshot_bench", "run", "-d", "digits", "--shots", "1"]
     start = time.perf_counter()
     subprocess.run(
@@ -40,7 +40,7 @@ def run(folder: Path, name: str, *arguments: str) -> float:
 
 
 def gain(folder: Path, count: int) -> None:
-    """Independent cells of CLIP-LoRA by one worker and by two."""
+    """Print the speed-up of two workers over one on independent cells of CLIP-LoRA."""
     seconds = []
     for workers in ("1", "2"):
         own = "--method", "clip-lora", "--seeds", f"1-{count}", "--jobs", workers, "--threads", "1"
@@ -51,7 +51,7 @@ def gain(folder: Path, count: int) -> None:
 
 
 def scheduling(folder: Path) -> None:
-    """Cells that do nothing: through the engine, and one after the other in this process."""
+    """Print the cost of empty cells through the engine and in this process alone."""
     seconds = {}
     for count in (FEW, MANY):
         own = "-m", "slow", "-o", "seconds=0", "--seeds", f"1-{count}", "--limit", "20"
@@ -65,7 +65,7 @@ def scheduling(folder: Path) -> None:
 
 
 def alone(folder: Path, count: int) -> float:
-    """Median seconds of a cell that does nothing, computed and stored in this process."""
+    """Median seconds of an empty cell, computed and stored in this process."""
     import torch
 
     from fewshot_bench.runner.examiner import Examiner
@@ -85,7 +85,7 @@ def alone(folder: Path, count: int) -> float:
 
 
 def harness(folder: Path, backbone: str, minute: float) -> None:
-    """Cells whose method takes a given time: what passes beyond it between two records."""
+    """Print the time between two records beyond the given duration of the method's fit."""
     name, cells = f"minute-{Path(backbone).name}", 3
     own = "-m", "slow", "-o", f"seconds={minute:g}", "--seeds", f"1-{cells}", "--limit", "100"
     run(folder, name, *own, "--backbone", backbone, "--jobs", "1")
@@ -96,7 +96,7 @@ def harness(folder: Path, backbone: str, minute: float) -> None:
 
 
 def checkpoint(folder: Path, name: str) -> str:
-    """A backbone of random weights in a local file."""
+    """Save a backbone with random weights to a local file and return its specification."""
     import torch
 
     path = folder / f"{name}.pt"

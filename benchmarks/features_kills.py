@@ -2,10 +2,10 @@
 
     python -m benchmarks.features_kills [--kills 30] [--random 0]
 
-Two writers share one folder whose budget is less than what they write, so that they merge and evict
-all the time; one of them is killed and started again, over and over. A reader looks up rows
-meanwhile and at the end, and every row must be the one that its key stands for. Then a byte is
-changed in a file of every shard: each is named, and computed again.
+Two writers share one folder whose budget is smaller than what they write, so that they merge and
+evict all the time; one of them is repeatedly killed and restarted. Meanwhile and at the end, a
+reader checks that every row is the one for its key. Then a byte is changed in a file of every
+shard: each must be reported once, and its rows computed again.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ LONGEST = 0.6
 
 
 def look(cache: FeatureCache, rng: random.Random, counts: Counter[str]) -> None:
-    """Ask for some rows, as a fit does."""
+    """Look up some random rows, as a fit does."""
     first, origin = rng.randrange(MOST), rng.choice(ORIGINS)
     numbers = rng.sample(range(first, first + 4 * AT_ONCE), rng.randint(1, AT_ONCE))
     ask(cache, numbers, origin, counts)
 
 
 def ask(cache: FeatureCache, numbers: Sequence[int], origin: Origin, counts: Counter[str]) -> None:
-    """Rows of these numbers; SystemExit for a wrong one."""
+    """Look up rows by number and check them; SystemExit for a wrong row."""
     meter = Meter(torch.device("cpu"))
 
     def compute(places: list[int]) -> torch.Tensor:
@@ -62,25 +62,25 @@ def ask(cache: FeatureCache, numbers: Sequence[int], origin: Origin, counts: Cou
 
 
 def write(folder: Path, seed: int) -> None:
-    """A writer: goes on until it is killed."""
+    """Write rows until killed."""
     cache, rng = FeatureCache(folder), random.Random(seed)
     while True:
         look(cache, rng, Counter())
 
 
 def start(folder: Path, seed: int) -> subprocess.Popen[bytes]:
-    """A writer in a process of its own."""
+    """Start a writer process."""
     command = [sys.executable, "-m", "benchmarks.features_kills", "--write", str(folder)]
     return subprocess.Popen([*command, "--random", str(seed)])
 
 
 def total(folder: Path) -> int:
-    """Bytes of all files of features."""
+    """Total size of all feature files in bytes."""
     return sum(file.size for file in cache_dir.files(FEATURES, folder))
 
 
 def await_writing(folder: Path, pid: int) -> None:
-    """Until a process has begun a file, five seconds at most."""
+    """Wait until a process has begun to write a file, at most five seconds."""
     shards = [path for path in folder.iterdir() if path.name[0] != "."]
     end = time.monotonic() + 5
     while time.monotonic() < end:
@@ -90,7 +90,7 @@ def await_writing(folder: Path, pid: int) -> None:
 
 
 def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
-    """Kill writers while this process reads."""
+    """Kill and restart writers while this process reads; return counts of what happened."""
     counts: Counter[str] = Counter()
     cache, most = FeatureCache(folder), 0
     writers = [start(folder, seed) for seed in (1, 2)]
@@ -125,7 +125,7 @@ def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
 
 
 def damage(folder: Path, rng: random.Random) -> None:
-    """Change a byte of a row in a file of every shard; each is named once and computed again."""
+    """Flip a bit of a row in one file per shard; each must be reported once and be recomputed."""
     for shard in folder.iterdir():
         paths = [path for path in shard.glob("*") if path.suffix in (".rows", ".views")]
         for path in paths[:1]:
@@ -145,7 +145,7 @@ def damage(folder: Path, rng: random.Random) -> None:
 
 
 def main() -> None:
-    """Kill, compare, print."""
+    """Run the writers, kill them, check all rows, and print counts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--random", type=int, default=0)

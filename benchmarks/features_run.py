@@ -1,12 +1,12 @@
-"""CoOp with 1,000 classes and 16 shots in two workers, within a budget of features and without.
+"""CoOp with 1,000 classes and 16 shots in two workers, with and without a feature budget.
 
     python -m benchmarks.features_run [--epochs 200] [--batch 32] [--budget 2GB] [--classes 1000]
 
-Images of 16 x 16 pixels go through a random image encoder of one layer with features of 512 values,
-prompts through a text encoder of width 32, so that what is measured is the harness. Prints the
-largest resident set of a worker, the most disk that features took, and whether accuracy, logits and
-billed work are those of a run with an unlimited budget. The schedule of CoOp is `--epochs 200
---batch 32`, which is 100,000 steps; a larger batch draws the same views in fewer steps.
+Images of 16 x 16 pixels go through a random one-layer image encoder with features of 512 values,
+prompts through a text encoder of width 32, so that the harness dominates the cost. Prints the
+largest resident set of a worker, the peak disk use of features, and whether accuracy, logits and
+billed work equal those of a run with an unlimited budget. CoOp's schedule is `--epochs 200 --batch
+32`, which is 100,000 steps; a larger batch draws the same views in fewer steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import size_text
 
-# A folder of images lends some of its training images to validation.
+# `folder:` data sets take validation images from the training images.
 SHOTS, TRAIN, TEST, SIDE = 16, 24, 1, 16
 CONFIG = {
     "model_cfg": {
@@ -57,7 +57,7 @@ LOOK_SECONDS = 0.1
 
 
 def make_images(folder: Path, classes: int) -> None:
-    """A shade and a texture for each class, with noise."""
+    """Write images of a shade and a texture per class, with noise."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         center = rng.integers(40, 216, (SIDE, SIDE, 3))
@@ -71,7 +71,7 @@ def make_images(folder: Path, classes: int) -> None:
 
 
 def make_backbone(folder: Path) -> None:
-    """A CLIP with random weights, as a folder that `local-dir:` reads."""
+    """Write a CLIP with random weights, as a folder that `local-dir:` reads."""
     from open_clip import CLIP
 
     folder.mkdir()
@@ -83,13 +83,13 @@ def make_backbone(folder: Path) -> None:
 
 @dataclass
 class Seen:
-    """The largest resident set of a worker in bytes, and the most bytes of features on the disk."""
+    """Peak resident set of a worker, and peak size of features on disk, both in bytes."""
 
     worker: int = 0
     disk: int = 0
 
     def look(self, process: psutil.Process, features: Path) -> None:
-        """Look at what is there now."""
+        """Update both peaks from the processes and files that exist now."""
         for child in process.children(recursive=True):
             with suppress(psutil.Error):
                 if any("engines.worker" in word for word in child.cmdline()):
@@ -102,7 +102,7 @@ class Seen:
 
 
 def run(folder: Path, store: Path, budget: str, options: argparse.Namespace) -> tuple[Seen, object]:
-    """Two seeds in two workers; what was seen, and what must not depend on the budget."""
+    """Run two seeds in two workers; return peaks and results that must not depend on the budget."""
     command = [sys.executable, "-m", "fewshot_bench", "run", "-m", "coop", "--shots", str(SHOTS)]
     command += ["-d", f"folder:{folder / 'images'}", "--backbone", f"local-dir:{folder / 'clip'}"]
     command += ["--seeds", "1,2", "--jobs", "2", "--threads", "1", "--val", "none"]
@@ -133,7 +133,7 @@ def run(folder: Path, store: Path, budget: str, options: argparse.Namespace) -> 
 
 
 def main() -> None:
-    """Make, run twice, compare."""
+    """Make the data and backbone, run with and without a budget, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)

@@ -1,10 +1,10 @@
-"""Look-ups of features among many: seconds, and memory of a process that does nothing else.
+"""Feature look-ups among many rows: seconds, and memory of a process that does nothing else.
 
     python -m benchmarks.features_scale [--rows 10000,100000,1000000] [--against sqlite,lmdb]
 
-For each number of rows (512 values in float32), a process writes them 10,000 at a time; another one
-then looks up 100 at random, five times. `--against` measures other ways to keep the same rows:
-`sqlite` (in Python) and `lmdb` (pip install lmdb).
+For each number of rows (512 float32 values each), one process writes them 10,000 at a time; another
+then looks up 100 at random, five times. `--against` measures other storage of the same rows:
+`sqlite` (part of Python) and `lmdb` (pip install lmdb).
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ def key(number: int) -> bytes:
 
 
 def rows(numbers: Sequence[int]) -> np.ndarray:
-    """(n, WIDTH): values that follow from the numbers."""
+    """Rows (n, WIDTH) computed from the numbers."""
     column = np.array(numbers, np.float32)[:, None] + 1 / 3
     return column * np.arange(1, WIDTH + 1, dtype=np.float32)
 
 
 class Way(Protocol):
-    """A place that keeps rows."""
+    """A storage backend for rows."""
 
     def __init__(self, folder: Path) -> None: ...
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Keep the rows of these numbers."""
+        """Store the rows of these numbers."""
         ...
 
     def look(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n, WIDTH): rows that are there."""
+        """Stored rows (n, WIDTH)."""
         ...
 
 
@@ -65,11 +65,11 @@ class Ours:
         self._cache = FeatureCache(folder)
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Keep the rows of these numbers."""
+        """Store the rows of these numbers."""
         self._rows(numbers, lambda places: torch.from_numpy(rows([numbers[p] for p in places])))
 
     def look(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n, WIDTH): rows that are there."""
+        """Stored rows (n, WIDTH); SystemExit if any is missing."""
 
         def compute(places: list[int]) -> torch.Tensor:
             raise SystemExit(f"{len(places)} rows are not there")
@@ -98,14 +98,14 @@ class Sqlite:
         self._base.execute(made)
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Keep the rows of these numbers."""
+        """Store the rows of these numbers."""
         found = rows(numbers)
         with self._base:
             pairs = ((key(n), row.tobytes()) for n, row in zip(numbers, found, strict=True))
             self._base.executemany("insert into kept values (?, ?)", pairs)
 
     def look(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n, WIDTH): rows that are there."""
+        """Stored rows (n, WIDTH)."""
         asked = (
             self._base.execute("select row from kept where key = ?", (key(n),)) for n in numbers
         )
@@ -123,14 +123,14 @@ class Lmdb:
         self._base = lmdb.open(str(folder), map_size=1 << 36, sync=False)
 
     def write(self, numbers: Sequence[int]) -> None:
-        """Keep the rows of these numbers."""
+        """Store the rows of these numbers."""
         found = rows(numbers)
         with self._base.begin(write=True) as transaction:
             for number, row in zip(numbers, found, strict=True):
                 transaction.put(key(number), row.tobytes())
 
     def look(self, numbers: Sequence[int]) -> np.ndarray:
-        """(n, WIDTH): rows that are there."""
+        """Stored rows (n, WIDTH)."""
         with self._base.begin() as transaction:
             found = b"".join(transaction.get(key(number)) for number in numbers)
         return np.frombuffer(found, np.float32).reshape(-1, WIDTH)
@@ -140,12 +140,12 @@ WAYS: Mapping[str, type[Way]] = {"ours": Ours, "sqlite": Sqlite, "lmdb": Lmdb}
 
 
 def peak() -> float:
-    """MB of memory that this process has had at most."""
+    """Peak resident memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def fill(way: str, folder: Path, count: int) -> dict[str, float]:
-    """Write `count` rows."""
+    """Write `count` rows; return CPU seconds and growth of peak memory."""
     kept, start, begun = WAYS[way](folder), peak(), time.process_time()
     for first in range(0, count, AT_ONCE):
         kept.write(range(first, min(first + AT_ONCE, count)))
@@ -153,7 +153,7 @@ def fill(way: str, folder: Path, count: int) -> dict[str, float]:
 
 
 def look(way: str, folder: Path, count: int) -> dict[str, object]:
-    """Look up random rows."""
+    """Look up and check random rows; return CPU seconds and growth of peak memory."""
     rng, seconds, start = random.Random(count), [], peak()
     kept = WAYS[way](folder)
     for _ in range(TIMES):
@@ -167,7 +167,7 @@ def look(way: str, folder: Path, count: int) -> dict[str, object]:
 
 
 def apart(*arguments: object) -> dict[str, float]:
-    """A step in a process of its own."""
+    """Run a step in a process of its own and return its measurements."""
     command = [sys.executable, "-m", "benchmarks.features_scale", *map(str, arguments)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return dict(json.loads(said))

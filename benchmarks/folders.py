@@ -1,10 +1,10 @@
-"""A folder of many images: time, memory and calls of `show` and `run`, the first and second time.
+"""A folder of many images: time, memory and calls of `show` and `run`, at first and again.
 
     python -m benchmarks.folders [--images 20000,160000,1280000] [--classes 1000] [--layout split]
 
-Trees of small JPEG files (hard links) are made in a temporary folder and removed. Every step is a
-process of its own; CPU seconds are those of it and of all that it starts, peak memory is that of
-the largest of them.
+Trees of small JPEG files (hard links) are made in a temporary folder and removed. Every step runs
+in its own process; CPU seconds include all child processes, peak memory is that of the largest
+process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unittest import mock
 
 from PIL import Image
 
-# A file system takes so many names of one file (65,000 on ext4).
+# File systems limit the hard links per file (65,000 on ext4).
 LINKS = 50_000
 SHARES = {"unsplit": {"": 1.0}, "split": {"train": 0.5, "val": 0.2, "test": 0.3}}
 MAIN = "from fewshot_bench.cli.main import main; main()"
@@ -35,7 +35,7 @@ RUN = ("--backbone", "tiny", "-m", "zero-shot", "--shots", "1", "--seeds", "1", 
 
 @dataclass(frozen=True)
 class Taken:
-    """Seconds of CPU and by the clock, and peak memory in MB."""
+    """CPU seconds, wall seconds and peak memory in MB of one command."""
 
     cpu: float
     wall: float
@@ -43,7 +43,7 @@ class Taken:
 
 
 def make_tree(root: Path, images: int, classes: int, layout: str) -> None:
-    """`images` files in all, evenly in `classes`."""
+    """Make a tree of `images` files in all, evenly spread over `classes`."""
     for number in range(classes):
         name = f"n{number:08d}"
         files = _sources(root.with_name("sources") / name, number, images // classes)
@@ -55,7 +55,7 @@ def make_tree(root: Path, images: int, classes: int, layout: str) -> None:
 
 
 def _sources(folder: Path, seed: int, count: int) -> Iterator[Path]:
-    """The file to link to, for each of `count` images."""
+    """Yield the file to hard-link for each of `count` images."""
     folder.mkdir(parents=True)
     rng = random.Random(seed)
     for first in range(0, count + len(SHARES), LINKS):
@@ -67,7 +67,7 @@ def _sources(folder: Path, seed: int, count: int) -> Iterator[Path]:
 
 
 def taken(*command: str) -> Taken:
-    """Run `fsbench` with these arguments."""
+    """Run `fsbench` with these arguments and measure it; SystemExit on failure."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", MAIN, *command], stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
@@ -77,7 +77,7 @@ def taken(*command: str) -> Taken:
 
 
 def calls(name: str) -> Counter[str]:
-    """Folders listed, and files and folders looked at, while the card of a data set is made."""
+    """Count folders listed and files and folders inspected while a data set's card is made."""
     from fsbench_datasets import trees
     from fsbench_datasets.disk import file_size
 
@@ -103,7 +103,7 @@ def calls(name: str) -> Counter[str]:
 
 
 def measure(images: int, classes: int, layout: str) -> None:
-    """Print a line per step for one size."""
+    """Print one line per step for one size."""
     place = Path(tempfile.mkdtemp(prefix="fsbench-folders-"))
     name, store = f"folder:{place / 'set'}", str(place / "store")
     steps = {

@@ -20,9 +20,9 @@ from fewshot_bench.training import minimize
 
 WIDTH, SHOTS = 512, 16
 BETAS, ALPHAS = grid(12.0, 200), grid(10.0, 20)
-# The official search is timed on every so many points of its grid, and its time multiplied.
+# The official search is timed at every EVERY-th point of its grid, and its time scaled up.
 EVERY = 80
-# The length of CLIP's features before normalization, about.
+# Approximate norm of CLIP's features before normalization.
 SPREAD = 10.0
 
 
@@ -38,7 +38,7 @@ class Features:
 
     @classmethod
     def drawn(cls, classes: int, queries: int) -> Features:
-        """Clusters that overlap, so that answers differ over the grid."""
+        """Draw overlapping clusters, so that answers differ over the grid."""
         rng = torch.Generator().manual_seed(classes)
         centers = torch.randn(classes, WIDTH, generator=rng)
         labels = torch.arange(classes).repeat_interleave(SHOTS)
@@ -53,7 +53,7 @@ class Features:
 
 
 def frozen_rows(classes: tuple[int, ...], pairs: int) -> Iterator[Row]:
-    """Every comparison at every number of classes."""
+    """Yield every comparison at every number of classes."""
     for count in classes:
         data = Features.drawn(count, 25 * count)
         yield _tip_search(data, count)

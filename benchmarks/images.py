@@ -1,9 +1,9 @@
-"""Images per second: reading and decoding, the cache on disk, and training crops.
+"""Images per second: reading and decoding, the disk cache, and training crops.
 
     python -m benchmarks.images [--folder DIR] [--count N]
 
-Everything is measured in one run, on the same images: those below DIR, or photographs of 500 x 375
-pixels that are made up and written to a temporary folder.
+Everything is measured in one run, on the same images: those below DIR, or synthetic photographs of
+500 x 375 pixels in a temporary folder.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ class Folder:
     paths: tuple[Path, ...]
 
     def card(self) -> DatasetCard:
-        """One class."""
+        """A card with one class."""
         return DatasetCard("benchmark", "Benchmark", ("image",))
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """All of them are test images."""
+        """All images as test images."""
         test = tuple(Item(str(index), 0, "image") for index in range(len(self.paths)))
         return {"train": (), "val": (), "test": test}
 
     def read(self, item: Item) -> bytes:
-        """One file."""
+        """Bytes of one file."""
         return self.paths[int(item.id)].read_bytes()
 
     def stamp(self, item: Item) -> Stamp | None:
@@ -74,7 +74,7 @@ class Folder:
 class Transform:
     """A backbone for `ImageSource`, with the transform of ViT-B-16 and no weights.
 
-    Pixels stay uint8 here: to normalize them is the device's work.
+    Pixels stay uint8: normalization is done on the device.
     """
 
     image_size = (SIZE, SIZE)
@@ -83,18 +83,18 @@ class Transform:
         self._steps = image_transform_v2(PreprocessCfg(size=SIZE), is_train=False).transforms[:-2]
 
     def preprocess(self, image: Any) -> Any:
-        """The steps on PIL."""
+        """Apply the PIL steps of the transform."""
         for step in self._steps:
             image = step(image)
         return image
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """The pixels as they are."""
+        """Return the pixels unchanged."""
         return pixels
 
 
 def photograph(seed: int, width: int = 500, height: int = 375) -> Image.Image:
-    """Smooth gradients with texture on top: it compresses about as a photograph does."""
+    """Smooth gradients overlaid with texture, which compress about as well as a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
     fine = Image.fromarray(rng.integers(0, 255, (height // 3, width // 3, 3), dtype=np.uint8))
@@ -103,21 +103,21 @@ def photograph(seed: int, width: int = 500, height: int = 375) -> Image.Image:
 
 
 def reference(paths: Sequence[Path], steps: Callable[[Any], Any]) -> None:
-    """The plain loop: PIL and torchvision, one image after the other."""
+    """Plain loop over images with PIL and torchvision."""
     for start in range(0, len(paths), BATCH):
         images = [steps(Image.open(path).convert("RGB")) for path in paths[start : start + BATCH]]
         torch.stack([pil_to_tensor(image) for image in images])
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Seconds that it takes."""
+    """Wall seconds of one call of `work`."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def measured(paths: Sequence[Path], scratch: Path) -> Iterator[tuple[str, float]]:
-    """(what, seconds for all images)."""
+    """Yield (name of a measurement, seconds for all images)."""
     backbone, dataset = Transform(), Folder(tuple(paths))
     items = dataset.items()["test"]
     order = range(len(items))
@@ -126,7 +126,7 @@ def measured(paths: Sequence[Path], scratch: Path) -> Iterator[tuple[str, float]
         return ImageSource.of(dataset, items, backbone, threads, depth)  # type: ignore[arg-type]
 
     def evaluate(threads: int, busy: float = 0.0, depth: int = 0) -> None:
-        """`busy`: seconds per image that a device computes while the CPU is free."""
+        """Read all images; `busy`: seconds per image that a device computes, with the CPU idle."""
         for batch in source(threads, depth).batches(BATCH, order):
             time.sleep(busy * len(batch))
 
@@ -173,7 +173,7 @@ def main() -> None:
             folder.mkdir()
             for index in range(arguments.count):
                 photograph(index).save(folder / f"{index}.jpg", quality=90)
-            # A digest of a file that changed a moment ago is not kept.
+            # Digests of files modified within the last two seconds are not cached.
             time.sleep(2.1)
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         random.Random(0).shuffle(paths)

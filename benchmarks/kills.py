@@ -3,9 +3,9 @@
     python -m benchmarks.kills [--kills 200] [--random 0]
 
 A matrix of 60 cells runs undisturbed. Then it is started in another store and processes are killed
-at random moments; whenever the parent is gone, the same command is given again. Once everything is
-there, the store is verified and its metrics and logits are compared with the undisturbed ones;
-with kills left, the next matrix begins.
+at random moments; whenever the parent is dead, the same command is started again. Once it
+completes, the store is verified and its metrics and logits are compared with the undisturbed ones;
+while kills remain, the next matrix begins.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ CELLS = len(METHODS.split(",")) * SEEDS
 # Seconds between the start of a run, or the last kill, and the next kill.
 LONGEST = 10.0
 LAST_RUN = 900.0
-# A process that has just been started looks for its parent once Python is up.
+# Time for orphans to exit: a new worker checks for its parent only once Python has started.
 WORKERS_END = 10.0
 
 
 def start(store: Path) -> subprocess.Popen[bytes]:
-    """The command whose processes are killed."""
+    """Start the run whose processes are killed."""
     command = [sys.executable, "-m", "fewshot_bench", "run", "-m", METHODS, "-d", "digits"]
     few = ["--shots", "1", "--seeds", f"1-{SEEDS}", "--limit", "40", "--jobs", "2"]
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def start(store: Path) -> subprocess.Popen[bytes]:
 
 
 def results(store: Path) -> dict[str, object]:
-    """By key: what must be equal between two runs."""
+    """Status, metrics and logits digest by key, equal between runs; SystemExit for a double key."""
     found: dict[str, object] = {}
     for record in Store(store).records():
         key = record.spec.key()
@@ -66,7 +66,7 @@ def results(store: Path) -> dict[str, object]:
 
 
 def workers(parent: int) -> list[int]:
-    """The worker processes of a run."""
+    """Process ids of the workers of a run."""
     import psutil
 
     with suppress(psutil.Error):
@@ -75,7 +75,7 @@ def workers(parent: int) -> list[int]:
 
 
 def strike(parent: int, rng: random.Random, counts: Counter[str]) -> None:
-    """Kill one worker, the parent, or the parent and all workers at once."""
+    """Kill a random choice of one worker, the parent, or the parent and all workers."""
     living = workers(parent)
     whom = rng.choice(["worker", "worker", "parent", "both"])
     victims = {"worker": rng.sample(living, min(1, len(living))), "parent": [parent]}
@@ -87,7 +87,7 @@ def strike(parent: int, rng: random.Random, counts: Counter[str]) -> None:
 
 
 def disturbed(store: Path, rng: random.Random, kills: int, counts: Counter[str]) -> None:
-    """Run until everything is there, with up to `kills` kills in all."""
+    """Restart the run until it completes, with up to `kills` kills in all matrices together."""
     while True:
         process = start(store)
         before = set(workers(process.pid))
@@ -110,12 +110,12 @@ def disturbed(store: Path, rng: random.Random, kills: int, counts: Counter[str])
 
 
 def total(counts: Counter[str]) -> int:
-    """The number of kills."""
+    """Number of kills so far."""
     return counts["worker"] + counts["parent"] + counts["both"]
 
 
 def verify(store: Path, expected: dict[str, object]) -> None:
-    """SystemExit unless the store is whole and equal to the undisturbed one."""
+    """Raise SystemExit unless the store verifies and equals the undisturbed one."""
     command = [sys.executable, "-m", "fewshot_bench", "store", "verify", "--store", str(store)]
     said = subprocess.run(command, check=False, capture_output=True, text=True)
     if said.returncode:
@@ -127,7 +127,7 @@ def verify(store: Path, expected: dict[str, object]) -> None:
 
 
 def main() -> None:
-    """Kill, compare, print."""
+    """Run undisturbed, then with kills; compare the results and print counts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--random", type=int, default=0)

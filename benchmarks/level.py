@@ -2,13 +2,13 @@
 
     python -m benchmarks.level [--benchmarks 10000] [--only WORDS] [--seed 1]
 
-Simulated benchmarks: an image is hit when a sum of normals is above a threshold: its difficulty for
-both methods, its difficulty for one, the support set's luck for both, a method's luck with its
-support set and training (seed noise), and a rest that is new each time. Both methods have the same
-accuracy in expectation over all of these, so each p < 0.05 is a false positive. `image bootstrap`
-is what a bootstrap over images alone would call a difference, `covers` how often the interval holds
-the truth, `finds` how often a method is told to differ that is better by so many points, which are
-twice the interval's median half-width.
+In simulated benchmarks, an image is a hit if a sum of normals exceeds a threshold: the image's
+difficulty for both methods, its difficulty for one, the support set's effect on both, the effect of
+support set and training on one method (seed noise), and a rest drawn anew for each run. Both
+methods have the same expected accuracy, so each p < 0.05 is a false positive. `image bootstrap` is
+how often a bootstrap over images alone finds a difference, `covers` how often the interval contains
+the true difference, `finds` how often a true difference of so many points is found, which is twice
+the interval's median half-width.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ ELEVEN = (500, 170, 250, 810, 800, 250, 3000, 330, 1900, 1690, 380)
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of benchmark; noises are shares of a latent variance of 1, by method or data set.
+    """One kind of benchmark; variances are shares of a latent variance of 1.
 
-    images: test sizes. own: what of an image only one method finds hard. seed_noise: of ours and of
-    theirs; scales: factors of its standard deviation by data set. luck: of support sets, shared by
-    methods. effects: true differences by data set in points.
+    images: test sizes. shared, own: image difficulty for both methods, for one. luck: of support
+    sets, shared by both methods. seed_noise: of ours and of theirs; scales: factors of its standard
+    deviation by data set. effects: true differences by data set in points.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Scenario:
 
 
 def scenarios() -> list[Scenario]:
-    """The grid: without and with seed noise; 1, 3 and 11 data sets; 1 to 5 seeds; the odd ones."""
+    """The grid (seed noise or none; 1, 3 and 11 data sets; 1 to 5 seeds), and special scenarios."""
     noise: dict[str, Any] = {"seed_noise": (0.003, 0.003), "luck": 0.003}
     found = []
     for images in ((1000,), (300, 1000, 3000), ELEVEN):
@@ -98,7 +98,7 @@ def _count(number: int, noun: str) -> str:
 def simulated(
     scenario: Scenario, rng: np.random.Generator
 ) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Hits of both methods by data set, each per seed an array (images,)."""
+    """Hits of both methods by data set, one array (images,) per seed."""
     sides: tuple[dict[str, Scores], dict[str, Scores]] = ({}, {})
     for index, images in enumerate(scenario.images):
         scale = scenario.scales[index] if scenario.scales else 1.0
@@ -120,25 +120,25 @@ def _hits(
         latent += both + math.sqrt(scenario.own) * rng.standard_normal(images, dtype=np.float32)
         deviation = math.sqrt(noise) * scale
         latent += luck + deviation * rng.standard_normal((seeds, 1), dtype=np.float32)
-        # All latent variances together: the accuracy over all draws is the same for both methods.
+        # Total latent variance: expected accuracy over all draws is the same for both methods.
         whole = math.sqrt(scenario.shared + scenario.own + rest**2 + scenario.luck + deviation**2)
         yield latent > -whole * float(special.ndtri(scenario.accuracy + sign * effect))
 
 
 def compared(scenario: Scenario, benchmarks: int, seed: int) -> Iterator[Comparison]:
-    """One comparison for each simulated benchmark."""
+    """Yield one comparison per simulated benchmark."""
     rng = np.random.default_rng([seed, *scenario.name.encode()])
     for _ in range(benchmarks):
         yield compare_paired(*simulated(scenario, rng))
 
 
 def false_positives(scenario: Scenario, benchmarks: int, seed: int = 1) -> float:
-    """The share of comparisons with p below 0.05."""
+    """Share of comparisons with p below 0.05."""
     return float(np.mean([each.p < 0.05 for each in compared(scenario, benchmarks, seed)]))
 
 
 def image_bootstrap(comparison: Comparison) -> bool:
-    """True when the bootstrap over images alone (seeds taken for granted) calls a difference."""
+    """True if a bootstrap over images alone, with seeds taken as fixed, finds a difference."""
     spreads = comparison.spreads.values()
     variances = [(s.image + s.interaction / s.seeds) / s.images for s in spreads]
     error = math.sqrt(max(0.0, math.fsum(variances))) / len(variances)
@@ -146,7 +146,7 @@ def image_bootstrap(comparison: Comparison) -> bool:
 
 
 def shifted(scenario: Scenario, points: float) -> Scenario | None:
-    """The same with one method better by so many points; None where accuracy has no room for it."""
+    """The scenario with one method better by `points`; None if accuracy would exceed 99.5 %."""
     effects = scenario.effects or (0.0,) * len(scenario.images)
     more = tuple(points + effect for effect in effects)
     if scenario.accuracy + max(more) / 200 > 0.995:
@@ -155,7 +155,7 @@ def shifted(scenario: Scenario, points: float) -> Scenario | None:
 
 
 def line(scenario: Scenario, benchmarks: int, seed: int) -> str:
-    """A row of the table: level, that of the image bootstrap, coverage, width, power."""
+    """Table row: level, level of the image bootstrap, coverage, interval half-width, power."""
     found = list(compared(scenario, benchmarks, seed))
     truth = scenario.truth
     level = 100 * np.mean([each.p < 0.05 for each in found])
@@ -171,7 +171,7 @@ def line(scenario: Scenario, benchmarks: int, seed: int) -> str:
 
 
 def rank_line(datasets: int, methods: int, benchmarks: int, seed: int) -> str:
-    """Levels of the rank tests, for scores that are normal and independent."""
+    """Table row: levels of the rank tests, for independent normal scores."""
     rng = np.random.default_rng([seed, datasets, methods])
     gap = critical_difference(methods, datasets)
     counts = np.zeros(3)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.level_crossed [--benchmarks 2000] [--without-runs]
 
-An image is hit when a sum of normals is above 0: its difficulty for both methods and for one, what
-a support set, a training seed (the same one on every support set) and a single run add to a method,
-and a rest. Both methods are drawn alike, so each p < 0.05 is a false positive. `--without-runs`
-takes all runs for independent, as they are not.
+An image is a hit if a sum of normals exceeds 0: its difficulty for both methods and for one, the
+effects of a support set, of a training seed (the same one on every support set) and of a single
+run on a method, and a rest. Both methods are drawn alike, so each p < 0.05 is a false positive.
+`--without-runs` wrongly treats all runs as independent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def compared(
     *,
     without_runs: bool = False,
 ) -> Comparison:
-    """One benchmark without a difference."""
+    """Compare two methods in one simulated benchmark without a true difference."""
     runs = list(itertools.product(range(design[0]), range(design[1])))
     ours: dict[str, Hits] = {}
     theirs: dict[str, Hits] = {}
@@ -64,7 +64,7 @@ def _hits(
 
 
 def level(count: int, datasets: int, design: tuple[int, int], kind: int, without: bool) -> float:
-    """False positives in percent."""
+    """False-positive rate in percent over `count` benchmarks."""
     rng = np.random.default_rng([9, datasets, *design, *(int(100 * x) for x in KINDS[kind])])
     found = (
         compared(rng, datasets, design, KINDS[kind], without_runs=without) for _ in range(count)

@@ -1,11 +1,11 @@
-"""The level of the paired comparison for normal parts of every proportion, by number of seeds.
+"""Level of the paired comparison for normal components of all proportions, by number of seeds.
 
     python -m benchmarks.level_parts [--draws 4000]
 
 `benchmarks.level` simulates whole benchmarks at a few proportions of seed noise and image noise;
-this looks for the worst proportion. A mean difference with a seed part that is a given share of its
-variance, spread over data sets in given proportions; the chance of a false positive is averaged
-over draws of the estimated seed parts and exact given them.
+this searches for the worst proportion. The seed component is a given share of a mean difference's
+variance, spread over data sets in given proportions; the false-positive rate is averaged over draws
+of the estimated seed variances and exact given them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROPORTIONS: dict[str, tuple[float, ...]] = {
 
 
 def levels(proportions: Sequence[float], seeds: int, draws: int) -> list[float]:
-    """False positives at 5 %, in percent, for each share of the seed part in the variance."""
+    """False-positive rate in percent at level 5 %, for each share of seed variance."""
     weights = np.asarray(proportions) / np.sum(proportions)
     degrees = seeds - 1
     rng = np.random.default_rng([seeds, len(weights), int(max(proportions))])

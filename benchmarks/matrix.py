@@ -1,9 +1,9 @@
-"""Work of a whole matrix on one data set against what the official scripts would do.
+"""Work of a whole matrix on one data set compared with that of the official scripts.
 
     python -m benchmarks.matrix [--classes 100] [--shots 1,2,4,8,16] [--seeds 1,2,3] [--store DIR]
 
-Made-up images in class folders are run with the backbone `tiny` through the command line; what the
-records counted is summed up. The official scripts' work is counted by hand: every cell for itself,
+Synthetic images in class folders are run with the backbone `tiny` through the command line, and the
+work counted in the records is summed. The official scripts' work is computed: every cell by itself,
 77 tokens, the image encoder in every step. `--store` reads a finished run instead.
 """
 
@@ -39,14 +39,14 @@ TRAIN, VAL = 20, 4
 
 @dataclass(frozen=True)
 class Model:
-    """FLOPs of one image, and of one prompt of 77 tokens, through the whole encoders."""
+    """FLOPs of one image, and of one prompt of 77 tokens, through the full encoders."""
 
     image: int
     prompt: int
 
     @classmethod
     def of(cls, backbone: object) -> Model:
-        """Counted from the towers, every token in every block."""
+        """Count FLOPs from the towers, with every token in every block."""
         vision: VisionTower = backbone.image_tower()  # type: ignore[attr-defined]
         text = backbone.text_tower()  # type: ignore[attr-defined]
         one = torch.zeros(1, dtype=torch.long)
@@ -62,7 +62,7 @@ def _blocks(blocks: Iterable[Block], layout: Layout) -> int:
 
 
 def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Cost:
-    """The work of one run of the official scripts."""
+    """Work of one run of the official scripts."""
     support, validation = classes * shots, classes * min(shots, 4)
     images, prompts, trained_images, trained_prompts = queries, classes, 0, 0
     if method == "linear-probe":
@@ -85,7 +85,7 @@ def official(method: str, shots: int, classes: int, queries: int, model: Model) 
 
 
 def made_up(folder: Path, classes: int, queries: int) -> None:
-    """Class folders of noise around one color per class."""
+    """Write class folders of noise around one color per class."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         color = rng.integers(0, 255, 3)
@@ -98,14 +98,14 @@ def made_up(folder: Path, classes: int, queries: int) -> None:
 
 
 def run(folder: Path, store: Path, shots: str, seeds: str) -> None:
-    """The matrix through the command line."""
+    """Run the matrix through the command line."""
     command = [sys.executable, "-c", "from fewshot_bench.cli.main import main; main()", "run"]
     command += ["-m", ",".join(METHODS), "-d", f"folder:{folder}", "--shots", shots]
     subprocess.run([*command, "--seeds", seeds, "--store", str(store)], check=True)
 
 
 def report(records: list[Record]) -> None:
-    """Sums per method, and for all frozen-encoder methods together."""
+    """Print sums per method, for all frozen-encoder methods, and for all methods."""
     model = Model.of(load_tiny())
     print(
         f"{'method':<16}{'images':>24}{'text tokens':>30}{'GFLOP':>22}   (ours / official, ratio)"
@@ -146,7 +146,7 @@ def _line(name: str, ours: Cost, theirs: Cost) -> str:
 
 
 def main() -> None:
-    """Run, or read, and print a table."""
+    """Run the matrix, or read a finished run, and print a table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.matrix", description=__doc__.splitlines()[0]
     )

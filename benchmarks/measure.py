@@ -1,4 +1,4 @@
-"""Timing in pairs, peak memory of a piece of work, and what matrix products can reach here."""
+"""Timing in pairs, peak memory of a call, and the machine's peak rate of matrix products."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Pair:
-    """Median seconds of both, and the median of the ratios pair by pair."""
+    """Median seconds of ours and of the official code, and the median ratio over pairs."""
 
     ours: float
     official: float
@@ -32,7 +32,7 @@ class Pair:
 
 
 def seconds(work: Run, clock: Clock = time.perf_counter) -> float:
-    """Seconds that one call takes."""
+    """Seconds of one call."""
     start = clock()
     work()
     return clock() - start
@@ -46,9 +46,9 @@ def in_pairs(
     warm: bool = True,
     clock: Clock = time.perf_counter,
 ) -> Pair:
-    """Both in turn; `repeats` calls of ours a pair.
+    """Time both in turn; `repeats` calls of ours per pair, of which the median counts.
 
-    One call of each goes before and does not count; with `warm=False` one of ours alone.
+    One call of each comes first as warm-up, untimed; with `warm=False`, of ours only.
     """
     ours()
     if warm:
@@ -62,7 +62,7 @@ def in_pairs(
 
 
 def peak_megabytes(work: Run) -> float:
-    """By how much the resident set grows at most while `work` runs, in MiB."""
+    """Peak growth of the resident set while `work` runs, in MiB, after one warm-up call."""
     import psutil
 
     work()

@@ -1,13 +1,12 @@
 """The published training steps as their official code runs them, for timing against ours.
 
-Written from the papers and from what the repositories do: 77 tokens for every prompt, prompts
-tokenized in every step, B A multiplied out in every matrix and step, separate q, k and v products,
-no sharing between classes, the frozen image encoder run in every step. Nothing here is made slower
-than it is there.
+Written from the papers and repositories: 77 tokens for every prompt, prompts tokenized in every
+step, B A multiplied out in every matrix and step, separate q, k and v products, no sharing between
+classes, the frozen image encoder run in every step. Nothing here is slower than in the original.
 
-With very many classes a step of this kind does not fit into the memory of small machines. Then its
-text side runs in parts of `PART` classes, each forward and backward, against class features that
-stand in for its own: the same work, for timing.
+With very many classes, such a step exceeds the memory of small machines. Then its text side runs in
+parts of `PART` classes, each forward and backward, with random stand-ins for the class features in
+the loss: the same work, for timing only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PART = 125
 
 
 class LoraLinear(nn.Module):
-    """x W' + b + dropout(x) (s B A)': the update is multiplied out whenever it is used."""
+    """x W' + b + dropout(x) (s B A)'; the update s B A is multiplied out at every call."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor, pair: tuple[Tensor, Tensor], scaling: float, rate: float
@@ -44,7 +43,7 @@ class LoraLinear(nn.Module):
 
 
 class LoraAttention(nn.Module):
-    """Multi-head attention with separate, adapted q, k and v; length first, as OpenAI's CLIP."""
+    """Multi-head attention with separate, adapted q, k and v; length first, as in OpenAI's CLIP."""
 
     def __init__(self, attention: Any, layers: Sequence[LoraLinear]) -> None:
         super().__init__()
@@ -84,7 +83,7 @@ Attentions = Sequence[Any]
 
 
 def run_blocks(x: Tensor, transformer: Any, attentions: Attentions, mask: Tensor | None) -> Tensor:
-    """(n, length, width) through all blocks, every token in every block."""
+    """Run (n, length, width) through all blocks, every token in every block."""
     x = x.permute(1, 0, 2)
     for module, attention in zip(transformer.resblocks, attentions, strict=True):
         x = x + attention(module.ln_1(x), mask)
@@ -126,7 +125,7 @@ class ClipLoraStep:
         scaling: float,
         rate: float,
     ) -> None:
-        """`factors` holds A and B by encoder, layer and matrix (q, k, v)."""
+        """`factors` maps (encoder, layer, matrix), with matrix q, k or v, to A and B."""
         self.module, self.tokenize = module, tokenize
         towers = {"vision": module.visual.transformer, "text": module.transformer}
         self.attentions = {
@@ -143,13 +142,13 @@ class ClipLoraStep:
         return [p for part in layers for p in part.parameters() if p.requires_grad]
 
     def class_features(self, prompts: Sequence[str]) -> Tensor:
-        """(classes, embed)."""
+        """Unit class features (classes, embed)."""
         tokens = self.tokenize(list(prompts))
         embedded = self.module.token_embedding(tokens)
         return text_features(self.module, embedded, tokens.argmax(dim=-1), self.attentions["text"])
 
     def logits(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(b, classes)."""
+        """Logits (b, classes)."""
         classes = self.class_features(prompts)
         scale = self.module.logit_scale.exp().detach()
         return scale * image_features(self.module, pixels, self.attentions["vision"]) @ classes.T
@@ -159,7 +158,7 @@ class ClipLoraStep:
         return F.cross_entropy(self.logits(pixels, prompts), labels)
 
     def backward(self, pixels: Tensor, labels: Tensor, prompts: Sequence[str]) -> None:
-        """Gradients of one batch."""
+        """Accumulate the gradients of one batch."""
         if len(prompts) <= PART:
             self.loss(pixels, labels, prompts).backward()  # type: ignore[no-untyped-call]
             return
@@ -168,19 +167,19 @@ class ClipLoraStep:
         _backward_in_parts(images, labels, len(prompts), map(self.class_features, parts))
 
     def load(self, factors: Mapping[Any, tuple[Tensor, Tensor]]) -> None:
-        """Take over A and B by site."""
+        """Copy A and B of each site into this step."""
         for one, other in zip(self.in_order(factors), _flat(factors.values()), strict=True):
             one.data.copy_(other.data)
 
     def in_order(self, factors: Mapping[Any, tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """A and B in the order of `factors`."""
+        """This step's A and B in the order of `factors`."""
         layers = [
             getattr(self.attentions[site.encoder][site.layer], site.matrix) for site in factors
         ]
         return _flat((layer.a, layer.b) for layer in layers)
 
     def train(self, mode: bool) -> None:
-        """Dropout on or off."""
+        """Switch dropout on or off."""
         for blocks in self.attentions.values():
             for part in blocks:
                 for layer in part.children():
@@ -226,18 +225,18 @@ class CoOpStep:
         self.vision = plain_attentions(module.visual.transformer)
 
     def class_features(self, rows: slice = slice(None)) -> Tensor:
-        """(classes, embed)."""
+        """Unit class features (classes, embed)."""
         own = self.context.expand(len(self.rest[rows]), -1, -1)
         embedded = torch.cat([self.start[rows], own, self.rest[rows]], dim=1)
         return text_features(self.module, embedded, self.ends[rows], self.text)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """(b, classes)."""
+        """Logits (b, classes)."""
         scale = self.module.logit_scale.exp()
         return scale * image_features(self.module, pixels, self.vision) @ self.class_features().T
 
     def backward(self, pixels: Tensor, labels: Tensor) -> None:
-        """The gradient of one batch."""
+        """Accumulate the gradient of one batch."""
         count = len(self.rest)
         if count <= PART:
             F.cross_entropy(self.logits(pixels), labels).backward()  # type: ignore[no-untyped-call]
@@ -254,7 +253,7 @@ def _flat(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
 def _backward_in_parts(
     images: Tensor, labels: Tensor, classes: int, parts: Iterator[Tensor]
 ) -> None:
-    """The work of a step: image side whole, class features part by part (see the module)."""
+    """Do the work of a step: images at once, class features in parts (see the module docstring)."""
     rng = torch.Generator().manual_seed(0)
     features = F.normalize(torch.randn(classes, images.shape[1], generator=rng), dim=-1)
     features.requires_grad_()
@@ -275,7 +274,7 @@ def tip_search(
     betas: Sequence[float],
     alphas: Sequence[float],
 ) -> tuple[float, float]:
-    """Tip-Adapter's search: the affinity is multiplied out at every point of the grid."""
+    """Tip-Adapter's search; the affinity is recomputed at every point of the grid."""
     best, chosen = -1.0, (math.nan, math.nan)
     for beta in betas:
         for alpha in alphas:

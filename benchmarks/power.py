@@ -1,12 +1,12 @@
-"""With which power the printed minimum detectable difference is found in a new comparison.
+"""Power at which the printed minimum detectable difference is found in a new comparison.
 
     python -m benchmarks.power [--benchmarks 1000] [--only WORDS] [--seed 1]
 
-In the simulated benchmarks of `benchmarks.level`, both methods are equally good; each gives a
-`detectable` difference from its own estimated variances. New benchmarks of the same kind, with a
-true difference of so many points, show how often that is found: on average 80 % if the numbers keep
-what they say. `known` is the same for a plan that takes the estimated variances for the true ones,
-`truly` the difference that is found in 80 % of the benchmarks.
+In the simulated benchmarks of `benchmarks.level`, both methods are equally good; each benchmark
+gives a `detectable` difference from its own estimated variances. New benchmarks of the same kind
+with that true difference show how often it is found: on average in 80 % if the numbers are right.
+`known` is the same for a plan that takes the estimated variances as the true ones, `truly` the
+difference that is found in 80 % of the benchmarks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POWER = 0.8
 
 
 class Curve:
-    """The power of a scenario by the true difference, from new benchmarks."""
+    """Power of a scenario as a function of the true difference, from new benchmarks."""
 
     def __init__(self, scenario: Scenario, largest: float, benchmarks: int, seed: int) -> None:
         found = []
@@ -36,19 +36,19 @@ class Curve:
         self.points, self.power = np.array(found).T
 
     def mean(self, differences: Sequence[float]) -> float:
-        """Over true differences of so many points."""
+        """Mean power over these true differences, in points."""
         return float(np.interp(differences, self.points, self.power).mean())
 
     @property
     def truly(self) -> float:
-        """The difference that is found with the power that is promised."""
+        """The difference found with a power of 80 %."""
         return float(np.interp(POWER, np.maximum.accumulate(self.power), self.points))
 
 
 def plans(
     scenario: Scenario, benchmarks: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The printed differences (benchmarks,), and those with the variances taken for known."""
+    """Printed differences (benchmarks,), and those with the variances taken as known."""
     found = []
     for each in compared(scenario, benchmarks, seed):
         error, freedom = planned_error(each.spreads)
@@ -58,14 +58,14 @@ def plans(
 
 
 def planned_power(scenario: Scenario, benchmarks: int, seed: int = 1) -> float:
-    """The mean power of the printed differences."""
+    """Mean power at the printed differences."""
     printed, _ = plans(scenario, benchmarks, seed)
     curve = Curve(scenario, float(np.quantile(printed, 0.9)), benchmarks, seed + 1)
     return curve.mean(list(printed))
 
 
 def line(scenario: Scenario, benchmarks: int, seed: int) -> str:
-    """A row of the table."""
+    """Table row of a scenario."""
     printed, known = plans(scenario, benchmarks, seed)
     curve = Curve(scenario, float(np.quantile(printed, 0.9)), benchmarks, seed + 1)
     values = [

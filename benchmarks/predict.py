@@ -1,6 +1,6 @@
-"""Predicting images by kept models against encoding them: `python -m benchmarks.predict`.
+"""Prediction by kept models compared with encoding alone: `python -m benchmarks.predict`.
 
-CPU seconds, in pairs. Both read, decode and encode the same files; nothing is kept in between.
+CPU seconds, in pairs. Both read, decode and encode the same files; nothing is cached in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLASSES, SHOTS = 10, 2
 
 
 def drawn(folder: Path, images: int) -> None:
-    """Smooth JPEGs of 256 x 256 pixels in 10 classes, 2 of each to fit on."""
+    """Write smooth JPEGs of 256 x 256 pixels in 10 classes, 2 of each for training."""
     rng = np.random.default_rng(0)
     for role, count in (("train", SHOTS), ("test", images // CLASSES)):
         for label in range(CLASSES):
@@ -43,7 +43,7 @@ def drawn(folder: Path, images: int) -> None:
 
 
 def kept(method: str, backbone: str, photos: Path, folder: Path) -> Model:
-    """A model of the images, fitted with the quick settings of the tests."""
+    """Fit a model on the images with the tests' quick settings, keep it, and load it."""
     asked = {"datasets": (f"folder:{photos}",), "limit": None, "backbone": backbone}
     (spec,) = cells(method, options=quick((method,)), **asked)
     session = Session()
@@ -56,7 +56,7 @@ def kept(method: str, backbone: str, photos: Path, folder: Path) -> Model:
 
 
 def main() -> None:
-    """A line per method."""
+    """Measure and print a line per method."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--methods", default="zero-shot,linear-probe,tip-adapter,coop,clip-lora")
@@ -78,7 +78,7 @@ def main() -> None:
 
             def encoded(model: Model = model) -> None:
                 source = ImageSource.of(dataset, items, model.backbone)
-                # As without the cache of decoded images.
+                # Bypass the cache of decoded images.
                 source._files.stamped = False
                 with torch.no_grad():
                     encode(source, source.batches(ENCODE_BATCH, range(len(items))))

@@ -1,12 +1,12 @@
-"""CPU time and memory of the commands that read a whole store, at several numbers of records.
+"""CPU time and memory of commands that read a whole store, at several numbers of records.
 
     python -m benchmarks.records_scale [--records 6250,12500,50000] [--store DIR]
 
-Records are those of a real plan, so that `run` finds all of its cells done: five methods with
-options, three embedded data sets, five numbers of shots, and as many seeds as there have to be.
-Only their numbers are made up, and they have the logits of eight images each. `cold` is without
-index and outcomes, `warm` the better of two calls after it. CPU seconds of the whole command, the
-start of Python among them, and the peak of its resident memory.
+Records follow a real plan, so that `run` finds all of its cells done: five methods with options,
+three embedded data sets, five numbers of shots, and as many seeds as needed. Only their numbers are
+synthetic; each has the logits of eight images. `cold` runs without index and outcomes, `warm` is
+the better of two later calls. Measured are CPU seconds of the whole command, including the start of
+Python, and its peak resident memory.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ OPTIONS = (
 )
 DATASETS = ("digits", "letters", "shapes")
 SHOTS = (1, 2, 4, 8, 16)
-# Test images of a cell, and different logits of a data set.
+# Test images per cell, and distinct logits per data set.
 QUERIES, LOGITS = 8, 200
 NOTHING: Mapping[str, float] = {"wall": 0.0, "cpu": 0.0}
 
 
 def asked(records: int, store: Path) -> Request:
-    """A request for about so many cells."""
+    """A request for about `records` cells."""
     each = len(expand(request(1, store)).cells)
     return request(max(1, records // each), store)
 
 
 def request(seeds: int, store: Path) -> Request:
-    """All methods, data sets and shots at seeds from 1."""
+    """Request for all methods, data sets and shots with seeds 1 to `seeds`."""
     numbers = tuple(range(1, seeds + 1))
     return Request(METHODS, DATASETS, SHOTS, numbers, options=OPTIONS, store=store)
 
 
 def words(request: Request) -> list[str]:
-    """The request for the command line."""
+    """The request as command-line arguments."""
     options = [word for option in request.options for word in ("-o", str(option))]
     lists = {"--shots": request.shots, "--seeds": request.seeds}
     numbers = [word for name, some in lists.items() for word in (name, ",".join(map(str, some)))]
@@ -75,7 +75,7 @@ def words(request: Request) -> list[str]:
 
 
 def fill(request: Request) -> int:
-    """Write the records of all cells; how many they are."""
+    """Write the records of all cells and return their number."""
     plan, store = expand(request), Store(request.folder)
     store.create()
     splits = _splits(plan)
@@ -102,7 +102,7 @@ def fill(request: Request) -> int:
 
 
 def _answers(split: Split, classes: int, number: int) -> tuple[Answers, list[str]]:
-    """Answers to a few test images, and their ids."""
+    """Random answers to a few test images, and the images' ids."""
     test = split.test[:QUERIES]
     labels = np.array([item.label for item in test])
     logits = np.random.default_rng(number).normal(size=(len(test), classes)).astype(np.float32)
@@ -111,7 +111,7 @@ def _answers(split: Split, classes: int, number: int) -> tuple[Answers, list[str
 
 
 def _splits(plan: Plan) -> dict[Any, tuple[Split, Mapping[str, Any]]]:
-    """Split and image facts of all cells by `split_key`."""
+    """Split and image facts of all cells, by `split_key`."""
     digests: dict[str, dict[str, bytes]] = {}
     for name, dataset in plan.datasets.items():
         items = [item for pool in dataset.items().values() for item in pool]
@@ -126,7 +126,7 @@ def _splits(plan: Plan) -> dict[Any, tuple[Split, Mapping[str, Any]]]:
 
 
 def _record(cell: RunSpec, split: Split, facts: Mapping[str, Any], names: list[str]) -> Record:
-    """A record as a run writes it, with costs that are made up."""
+    """A record as a run writes it, with synthetic costs."""
     draw = random.Random(cell.key())
     seconds = round((1 + cell.shots) * draw.uniform(0.9, 1.1), 6)
     spent = {name: {"wall": seconds, "cpu": round(seconds * 0.9, 6)} for name in BOTH}
@@ -232,7 +232,7 @@ def commands(store: Path, request: Request) -> dict[str, list[str]]:
 
 
 def measured(arguments: Sequence[str]) -> tuple[float, float]:
-    """CPU seconds and peak MB of one command, with the processes that it starts."""
+    """CPU seconds and peak MB of one command, child processes included."""
     code = (
         "import resource, subprocess, sys, json\n"
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
@@ -249,7 +249,7 @@ def measured(arguments: Sequence[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Make each store, then measure every command without and with what is kept."""
+    """Fill each store, then measure every command without and with index and outcomes."""
     options = arguments()
     print(f"{'command':<20}{'records':>9}{'cold s':>8}{'MB':>7}{'warm s':>8}{'MB':>7}", flush=True)
     for count in options.records:
@@ -273,7 +273,7 @@ def main() -> None:
 
 
 def forget(store: Path) -> None:
-    """Remove what may be deleted at any time."""
+    """Remove the index and the outcomes, which can be rebuilt."""
     for path in store.glob(f"{INDEX}*"):
         path.unlink()
     shutil.rmtree(store / OUTCOMES, ignore_errors=True)

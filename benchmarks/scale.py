@@ -1,12 +1,12 @@
-"""Time, disk and memory of a whole paper, computed from unit costs; curves of what grows.
+"""Time, disk and memory of a whole paper, computed from unit costs; growth curves.
 
     python -m benchmarks.scale units                  # measures unit costs on one core
     python -m benchmarks.scale paper [--teraflops 60] [--cores 8] [--methods a,b] [--datasets a,b]
     python -m benchmarks.scale curves                 # the other benchmarks, at three sizes each
 
 `paper` runs nothing. Images, views and steps are counted from the plan; FLOPs follow from the
-backbone's shape. Disk and memory are those that `run --dry-run` states. A card's speed is an
-assumption: `--teraflops` that it sustains, and `--cores` beside it that decode and cut crops.
+backbone's shape. Disk and memory are those stated by `run --dry-run`. A card's speed is an
+assumption: its sustained `--teraflops`, and `--cores` beside it for decoding and crops.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.needs import needs, views_of
 
-# Methods whose steps `work_of` counts; one that encodes prompts for every image would cost more.
+# Methods whose steps `work_of` counts; one that encodes prompts per image would cost more.
 METHODS = (
     *("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres"),
     *("tip-adapter", "tip-adapter-f", "zero-shot"),
 )
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 BACKBONE = "ViT-B-16/openai"
-# ViT-B/16: GFLOPs of an image, and of a token of its text tower, forward. Frozen weights need no
-# gradients: backward costs as much again.
+# ViT-B/16: forward FLOPs of an image and of a text token. Weights are frozen, so the backward pass
+# costs as much as the forward pass.
 IMAGE, TOKEN, BACKWARD = 35.2e9, 75.5e6, 1.0
 # Tokens of a packed class prompt (docs/performance.md: 4,185 for 1,000 classes).
 TOKENS = 4.2
@@ -51,10 +51,10 @@ WIDTH = 512
 
 @dataclass(frozen=True)
 class Units:
-    """Unit costs on one core: FLOP/s, and seconds of a decoded image, a crop, a value of a probe.
+    """Unit costs on one core: FLOP/s, and seconds per decoded image, crop and probe value.
 
-    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md); probe: of the whole search of
-    C, for each support image and class (docs/performance.md).
+    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md). probe: of the whole search of
+    C, per support image and class (docs/performance.md).
     """
 
     flops: float = 60e9
@@ -65,7 +65,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Machine:
-    """Cards, FLOP/s of each, and cores beside each of them; without cards, two cores."""
+    """Number of cards, FLOP/s per card, and cores per card; without cards, of the machine."""
 
     cards: int
     flops: float
@@ -74,7 +74,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of encoders and training, and seconds of a core for decoding, crops and solvers."""
+    """FLOPs of encoders and training, and core seconds for decoding, crops and solvers."""
 
     flops: float
     cpu: float
@@ -83,7 +83,7 @@ class Work:
         return Work(self.flops + other.flops, self.cpu + other.cpu)
 
     def hours(self, machine: Machine, units: Units) -> float:
-        """Device and cores work side by side; without a card, one after the other."""
+        """Hours: device and cores work in parallel; without a card, one after the other."""
         if not machine.cards:
             return (self.flops / units.flops + self.cpu) / machine.cores / 3600
         device = self.flops / machine.flops
@@ -92,42 +92,42 @@ class Work:
 
 @dataclass(frozen=True)
 class Sized:
-    """A data set of which nothing is known but its sizes."""
+    """A data set of which only the sizes are known."""
 
     name: str
     classes: int
     counts: Mapping[str, int]
 
     def card(self) -> DatasetCard:
-        """Classes without names of their own."""
+        """A card whose class names are numbers."""
         return DatasetCard(self.name, self.name, tuple(map(str, range(self.classes))))
 
     def items(self) -> Mapping[str, Any]:
-        """Pools of which only the lengths count."""
+        """Pools of which only the lengths matter."""
         return {role: range(self.counts.get(role, 0)) for role in ("train", "val", "test")}
 
     def read(self, item: object) -> bytes:
-        """OSError: there are no images."""
+        """Raise OSError: there are no images."""
         raise OSError(f"{self.name} has sizes and no images")
 
     def stamp(self, item: object) -> None:
-        """Nothing; with it, decoded images are counted."""
+        """None; the method exists so that the cache of decoded images is counted."""
 
 
 def eleven() -> list[str]:
-    """The eleven sets of papers."""
+    """The eleven data sets used in papers."""
     return registry().datasets.suites()["all"]
 
 
 def catalog() -> dict[str, Sized]:
-    """The sizes of the public sets."""
+    """Sizes of the eleven data sets from the catalog."""
     text = resources.files("fsbench_datasets").joinpath("catalog.toml").read_text("utf-8")
     found = tomllib.loads(text)
     return {name: Sized(name, found[name]["classes"], found[name]["counts"]) for name in eleven()}
 
 
 def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
-    """The cells of a paper: default options; `zero-shot` once per data set."""
+    """Cells of a paper, with default options; `zero-shot` once per data set."""
     plan = []
     for method, name in product(methods, sets):
         options = configuration(registry().method_class(method)())
@@ -139,7 +139,7 @@ def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
 
 
 def work_of(cell: RunSpec, sizes: Sized, units: Units) -> Work:
-    """The work of one cell at most, as if no other one had encoded its views."""
+    """Upper bound of the work of one cell, as if no other cell had encoded its views."""
     classes, queries = sizes.classes, sizes.counts["test"]
     support = min(sizes.counts["train"], int(cell.shots) * classes)
     views = support * (views_of(cell, int(cell.shots), classes) or 0)
@@ -170,7 +170,7 @@ def _steps(cell: RunSpec, support: int) -> float:
 
 
 def encoding(sets: Sequence[Sized], units: Units) -> Work:
-    """Test and support images, once for all methods."""
+    """Work of encoding test and support images once for all methods."""
     images = sum(s.counts["test"] + min(s.counts["train"], 93 * s.classes) for s in sets)
     return Work(images * IMAGE, images * units.decode)
 
@@ -206,7 +206,7 @@ def _row(name: str, count: int, work: Work, machines: Sequence[Machine], units: 
 
 
 def measured_units() -> Units:
-    """Unit costs of one core here, in CPU seconds."""
+    """Measure the unit costs of one core here, in CPU seconds."""
     import open_clip
 
     torch.set_num_threads(1)
@@ -238,7 +238,7 @@ def _seconds(work: Callable[[], object], times: int = 2) -> float:
     return (time.process_time() - begun) / times
 
 
-# What grows with the number of rows, files, records and pictures, by other benchmarks.
+# Benchmarks of costs that grow with the number of rows, files and records.
 CURVES = {
     "look-ups of features": ("features_scale", "--rows", "10000,100000,1000000"),
     "folders": ("folders", "--images", "20000,160000,1280000"),
@@ -247,7 +247,7 @@ CURVES = {
 
 
 def curves() -> None:
-    """Run each benchmark at three sizes; pictures beside their growth."""
+    """Run each benchmark at three sizes, and the duplicate search, and print their growth."""
     for title, (module, *arguments) in CURVES.items():
         print(f"== {title}", flush=True)
         command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
@@ -259,7 +259,7 @@ def curves() -> None:
 
 
 def main() -> None:
-    """Run what the command line names."""
+    """Run the chosen command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("units")

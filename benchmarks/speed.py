@@ -3,10 +3,10 @@
     python -m benchmarks.speed [--models ViT-B-32,ViT-B-16] [--classes 10,100,1000] [--pairs 3]
 
 Random weights of CLIP's sizes, class names of ImageNet. Both run in turn in one process; ratios are
-official to ours, pair by pair, and medians are shown (with 1000 classes the official step is timed
-once, its text side in parts that fit into memory). The official CoOp step encodes its images; ours
-is shown on views that are features already (`coop step`), as once any run has encoded them, and
-encoding them itself (`coop step, encoding`). MB, images and text tokens are ours/official.
+official to ours per pair, and medians are shown (with 1000 classes the official step is timed once,
+its text side in parts that fit into memory). The official CoOp step encodes its images; ours is
+shown on views that are already encoded (`coop step`), as after any earlier run, and with encoding
+(`coop step, encoding`). MB, images and text tokens are ours/official.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ STEPS: Mapping[str, Callable[[OpenClipBackbone, tuple[str, ...]], subjects.Step]
     "coop step": subjects.coop,
     "coop step, encoding": partial(subjects.coop, encode=True),
 }
-# An official step with more classes takes minutes: it is timed once.
+# With more classes, an official step takes minutes and is timed once.
 MANY = 500
-# Products of the blocks of both encoders, to find out what the machine can do.
+# Matrix products of both encoders' blocks, to measure the machine's peak rate.
 PEAK_SHAPES = ((6304, 768, 3072), (6304, 3072, 768), (1600, 768, 2304), (4096, 4096, 4096))
 
 
 def step_rows(
     name: str, classes: tuple[int, ...], pairs: int, peak: float, methods: tuple[str, ...]
 ) -> Iterator[Row]:
-    """The training steps of CLIP-LoRA and CoOp, the latter with its views encoded and not."""
+    """Training steps of CLIP-LoRA and CoOp, the latter with features cached and with encoding."""
     backbone = subjects.backbone_of(name)
     for method in methods:
         for count in classes:
@@ -64,12 +64,12 @@ def step_rows(
 
 
 def _official_memory(step: subjects.Step, count: int) -> float | None:
-    """Peak memory of the official step where it fits."""
+    """Peak memory of the official step, or None if it does not fit."""
     return peak_megabytes(step.official) if count <= official.PART else None
 
 
 def text_rows(name: str, classes: tuple[int, ...], pairs: int, peak: float) -> Iterator[Row]:
-    """Text features at evaluation: what zero-shot computes for its classes."""
+    """Text features at evaluation, as zero-shot computes them for its classes."""
     backbone = subjects.backbone_of(name)
     text = official.plain_attentions(backbone.module.transformer)
     for count in classes:

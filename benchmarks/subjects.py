@@ -1,4 +1,4 @@
-"""Subjects of timings: models of CLIP's sizes with random weights, class names, both steps."""
+"""Subjects of timings: CLIP-sized models with random weights, class names, both steps."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Step:
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    """Largest difference over the largest value of the reference."""
+    """Largest absolute difference over the reference's largest absolute value."""
     return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-12))
 
 
 def batch_of(backbone: OpenClipBackbone, classes: int) -> tuple[Tensor, Tensor]:
-    """Random pixels and labels."""
+    """A batch of random pixels and labels."""
     rng = torch.Generator().manual_seed(1)
     pixels = torch.randn(BATCH, 3, *backbone.image_size, generator=rng)
     return pixels, torch.randint(classes, (BATCH,), generator=rng)
@@ -119,8 +119,8 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
 def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = False) -> Step:
     """CoOp with 16 shared context tokens before the class name.
 
-    The official step encodes its images. In ours they are features already, as when another run has
-    encoded these views, unless it is to `encode` them as well, as when none has.
+    The official step encodes its images. Ours takes features, as when an earlier run encoded these
+    views; with `encode`, it encodes them too, as in a first run.
     """
     context, method = Context(1, CPU), CoOp()
     tower = backbone.text_tower()

@@ -1,4 +1,4 @@
-"""One line per comparison."""
+"""Table of comparisons, one line each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison; pairs hold ours and the official code's, None is unknown.
+    """A comparison; pairs are (ours, official), None is unknown.
 
-    fraction: of the machine's matrix products; gaps: largest relative difference of logits and of
+    fraction: of the machine's peak rate; gaps: largest relative difference of logits and of
     gradients.
     """
 
@@ -40,7 +40,7 @@ class Row:
     gaps: tuple[float, float] | None = None
 
     def text(self) -> str:
-        """The line."""
+        """The row as a line of text."""
         cells = (
             self.what,
             self.model,
@@ -69,5 +69,5 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def heading() -> str:
-    """The names of the columns."""
+    """The line of column names."""
     return _line(tuple(name for name, _ in COLUMNS))

@@ -1,12 +1,12 @@
-"""Time `fsbench compare` on a store of made-up records with logits.
+"""Time `fsbench compare` on a store of synthetic records with logits.
 
     python -m benchmarks.tables [--store DIR] [--queries 1000] [--classes 50] [--lacking]
 
 The store has 11 data sets x 12 methods x 5 shots x 3 seeds (1,980 records), a method without shots
-and four failed cells; it is made in a temporary folder, or in --store, where it is used again when
-it is there. `--lacking`: the records lack all metrics but top1, so that they are computed from the
-logits. First times are with no index and no outcomes kept in the store; all are of the whole
-command, the start of Python among them.
+and four failed cells; it is made in a temporary folder, or in --store, where an existing store is
+reused. `--lacking`: the records lack all metrics but top1, so that they are computed from the
+logits. First times are without index and outcomes in the store; all are of the whole command,
+including the start of Python.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COMMANDS: dict[str, Sequence[str]] = {
 
 
 def main() -> None:
-    """Make the store, then time each command without and with what is kept."""
+    """Make the store, then time each command without and with index and outcomes."""
     options = arguments()
     with tempfile.TemporaryDirectory() as scratch:
         store = options.store or Path(scratch) / "store"
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
 
 
 def drop_metrics(store: Store) -> None:
-    """Write every record again with nothing but its top-1 accuracy."""
+    """Rewrite every record with no metric but its top-1 accuracy."""
     for record in list(store.records()):
         if record.status == "done":
             bare = dataclasses.replace(record, metrics={"top1": record.metrics["top1"]})
@@ -82,7 +82,7 @@ def drop_metrics(store: Store) -> None:
 
 
 def timed(store: Path, words: Sequence[str]) -> tuple[float, float]:
-    """Seconds on the clock, and of processor time, of one command."""
+    """Wall seconds and CPU seconds of one command."""
     command = [sys.executable, "-m", "fewshot_bench", "compare", "--store", str(store), *words]
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,11 +1,11 @@
-"""Spread over seeds that is lost when all seeds see the same augmented views.
+"""Spread over seeds that is lost if all seeds use the same augmented views.
 
     python -m benchmarks.view_seeds [--dataset shapes] [--shots 1] [--seeds 30]
 
-CoOp and Tip-Adapter-F take the images' own views. Every seed is run with views of its own, as
-`fsbench run` does it, and with those of seed 0; with one support set for all seeds (`--split-seed
-1`) and with one for each. Standard deviations of top-1 over seeds, in points; the ratio's interval
-(95 %) is a bootstrap over the pairs of runs.
+CoOp and Tip-Adapter-F use the images' own views. Every seed is run with its own views, as in
+`fsbench run`, and with those of seed 0; with one support set for all seeds (`--split-seed 1`) and
+with one per seed. Shown are standard deviations of top-1 over seeds, in points; the ratio's 95 %
+interval is a bootstrap over the pairs of runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _shared_key(digest: bytes, seed: int, number: int) -> bytes:
 def top1(
     session: Session, method: str, dataset: str, shots: int, seed: int, split_seed: int | None
 ) -> tuple[float, float]:
-    """Of one seed in percent, with shared views and with its own."""
+    """Top-1 of one seed in percent, with shared views and with its own."""
     asked = Request((method,), (dataset,), (shots,), (seed,), split_seed)
     (cell,) = expand(asked).cells
     found = []
@@ -51,13 +51,13 @@ def top1(
 
 
 def deviations(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 2) of pairs (..., seeds, 2)."""
+    """Standard deviations (..., 2) over the seeds of pairs (..., seeds, 2)."""
     found: NDArray[np.float64] = pairs.std(axis=-2, ddof=1)
     return found
 
 
 def ratio(pairs: NDArray[np.float64]) -> str:
-    """Of the standard deviations, shared to own, and its interval; `-` where nothing varies."""
+    """Ratio of the standard deviations, shared to own, and its interval; `-` if nothing varies."""
     shared, own = deviations(pairs)
     if not own:
         return "-"
@@ -69,7 +69,7 @@ def ratio(pairs: NDArray[np.float64]) -> str:
 
 
 def lines(dataset: str, shots: int, seeds: int) -> Iterator[str]:
-    """A row per method and kind of support set."""
+    """Yield a table row per method and kind of support set."""
     session = Session(None)
     for method in METHODS:
         for split_seed, sets in ((1, "one"), (None, "one per seed")):

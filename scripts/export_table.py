@@ -1,7 +1,7 @@
 """Write the table of exported methods into docs/export.md: `python -m scripts.export_table`.
 
 Every built-in method is fitted on parts of scikit-learn's two photographs, kept, exported in both
-formats, and compared with its model on 200 other parts. Takes about twenty minutes of CPU time.
+formats, and compared with its kept model on 200 other parts. Takes about 20 minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROGRAMS = (("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"))
 
 
 def photographs(root: Path) -> None:
-    """train/ and test/ with a class for each photograph."""
+    """Write train/ and test/ with one class per photograph."""
     for name, image in zip(NAMES, map(Image.fromarray, load_sample_images().images), strict=True):
         width, height = image.width // COLUMNS, image.height // ROWS
         for number, (row, column) in enumerate(product(range(ROWS), range(COLUMNS))):
@@ -55,7 +55,7 @@ def photographs(root: Path) -> None:
 
 
 def kept(name: str, photos: Path, folder: Path, backbone: str) -> Path:
-    """A model of a method with its own settings, fitted on two parts of each photograph."""
+    """Fit a method on two parts of each photograph, keep the model, and return its folder."""
     options = tuple(one for one in SHORT if one.startswith(f"{name}."))
     data = (f"folder:{photos}",)
     request = Request((name,), data, (2,), (1,), options=options, backbone=backbone)
@@ -70,7 +70,7 @@ def kept(name: str, photos: Path, folder: Path, backbone: str) -> Path:
 
 
 def rows(root: Path, backbone: str) -> Iterator[str]:
-    """A line of the table for every method."""
+    """Yield one table line per method."""
     photos = root / "photos"
     photographs(photos)
     images = [str(one) for one in sorted((photos / "test").rglob("*.png"))]

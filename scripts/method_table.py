@@ -1,7 +1,7 @@
 """The table of all built-in methods at the top of docs/methods.md.
 
-Enter at `method_table`. What a method knows of its classes comes from its card; what no class says
-stands in ROWS, one line per method: a method without a line is an error.
+The entry point is `method_table`. The text column comes from each method's card; all other columns
+come from ROWS, one entry per method: a method without an entry raises KeyError.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ _HEADER = (
 
 
 def method_table(names: Sequence[str]) -> str:
-    """Markdown of the methods in this order, with what its columns mean."""
+    """Markdown table of the methods in this order, with an explanation of its columns."""
     lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
     for name in names:
         trained, parameters, validation, cost, hazard = ROWS[name]

@@ -1,4 +1,4 @@
-"""Logits of made-up cells written to stores, and read from them."""
+"""Helpers that write synthetic logits to stores and read them back."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fewshot_bench.store.store import Store
 def put_answers(
     store: Store, record: Record, logits: Any, labels: Any, ids: Iterable[str], keep: str = ""
 ) -> Record:
-    """Store a record with the answers of (n, classes) logits; the record as it was stored."""
+    """Store a record with the answers from logits (n, classes); return the record as stored."""
     return store.write(record, answers_of(logits, labels), [str(name) for name in ids], keep)
 
 
 def answers_of(logits: Any, labels: Any) -> Answers:
-    """Answers of logits and labels of any kind."""
+    """Answers from logits and labels of any array type."""
     return Answers.of(np.asarray(logits, dtype=np.float32), np.asarray(labels, dtype=np.int64))
 
 
 def stored_arrays(store: Store, key: str) -> Mapping[str, Any]:
-    """`logits` (rounded to 16 bits), `labels`, `ids`, and `predictions` of all bits."""
+    """Stored `logits` (rounded to 16 bits), `labels`, `ids` and full-precision `predictions`."""
     stored = store.answers(key)
     answers = stored.answers
     return {
@@ -48,7 +48,7 @@ def put_whole(store: Store, record: Record, logits: Any, labels: Any, ids: Itera
 
 
 def fields(rows: np.ndarray, **changed: Any) -> np.ndarray:
-    """A copy of structured rows with other values in these fields."""
+    """Copy of structured rows with some fields replaced."""
     found = rows.copy()
     for name, value in changed.items():
         found[name] = value

@@ -1,4 +1,4 @@
-"""Records for tests of `fsbench audit`: fair ones, and ones with one thing changed."""
+"""Records for tests of `fsbench audit`: fair ones, and ones with a single change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 
 
 def complete(record: Record, **parts: Any) -> Record:
-    """A record as the harness writes it, with changes to its parts."""
+    """Fill in a record as the harness writes it, with changes to its parts."""
     split = {"train": 47, "val": 188, "test": 100, "mirrored": True, "templates": ["a {}."]}
     footprint = {"selection": {"configurations": 0, "labels": 0}, "trained_source": "observed"}
     values: dict[str, Any] = {
@@ -48,17 +48,17 @@ def fair(methods: tuple[str, ...] = ("coop", "zero-shot"), **parts: Any) -> list
 
 
 def changed(index: Callable[[Record], bool], **parts: Any) -> list[Record]:
-    """Fair records, of which those that `index` chooses have changed parts."""
+    """Fair records; those that satisfy `index` have changed parts."""
     return [complete(r, **parts) if index(r) else complete(r) for r in matrix(shots=(4,))]
 
 
 def coop(record: Record) -> bool:
-    """True when a record is of coop."""
+    """True for records of coop."""
     return record.spec.method == "coop"
 
 
 def respec(**values: Any) -> list[Record]:
-    """Fair records of which those of coop have another specification."""
+    """Fair records; those of coop have a changed specification."""
     return [
         dataclasses.replace(r, spec=dataclasses.replace(r.spec, **values)) if coop(r) else r
         for r in fair()
@@ -66,5 +66,5 @@ def respec(**values: Any) -> list[Record]:
 
 
 def said(records: list[Record], level: str = "finding") -> list[str]:
-    """The findings of an audit at one level."""
+    """Texts of an audit's findings at one level."""
     return [found.text for found in audit(records).findings if found.level == level]

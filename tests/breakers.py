@@ -1,4 +1,4 @@
-"""Methods that each break exactly one rule of the interface, and the example they derive from."""
+"""Methods that each break exactly one rule of the interface, and the valid method they extend."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BREAKERS: dict[str, tuple[str, type]] = {}
 
 
 def breaks(check: str) -> Callable[[type], type]:
-    """Register a class as the one that breaks a check."""
+    """Register a class as a violation of the given check."""
 
     def register(kind: type) -> type:
         BREAKERS[kind.__name__] = (check, kind)
@@ -94,7 +94,7 @@ class Several(dict):  # type: ignore[type-arg]
 
 
 def rebuilt(kind: type, *extra: str) -> Callable[..., Any]:
-    """A fit that returns the head's parts in another classifier."""
+    """A `fit` that returns the head's parameters in another classifier."""
 
     def fit(self: Any, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         head = Head.fit(self, task, backbone, ctx)

@@ -1,4 +1,4 @@
-"""Methods that each break exactly one rule of learning or of manners."""
+"""Methods that each break exactly one rule of learning or of process hygiene."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DeniesTraining(Head):
 @breaks("check_permuted_classes_permute_predictions")
 @dataclass(frozen=True)
 class AssumesClassOrder(Head):
-    """Takes it that class 0 is the first class of the images."""
+    """Assumes that support images are sorted by class."""
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         count = len(task.classnames)
@@ -68,7 +68,7 @@ class AssumesClassOrder(Head):
 @breaks("check_permuted_classes_permute_predictions")
 @dataclass(frozen=True)
 class FavorsFirst(Head):
-    """Training-free, and adds a little to the first class."""
+    """Training-free; adds a constant to the logits of the first class."""
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         head = NoStep.fit(self, task, backbone, ctx)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ class HooksAtPrediction(Head):
 
 
 def noisy(head: Linear, amount: float) -> Linear:
-    """The head with a little added to every logit."""
+    """Shift every logit of the head slightly."""
     head.bias += 1e-4 * amount
     return head
 
@@ -226,7 +226,7 @@ class AsksForTestLabels(Head):
 
 @dataclass
 class Amnesiac(Linear):
-    """Answers for other classes as if nothing had been learned."""
+    """Predicts other classes as if nothing had been learned."""
 
     backbone: Backbone
 

@@ -1,4 +1,4 @@
-"""Shared by tests of cluster engines: the matrix, and the state in which a run must end."""
+"""Helpers for tests of cluster engines: the matrix, and the expected final state of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS = len(METHODS) * 3 * 2
 
 
 def require(missing: str) -> None:
-    """Skip what cannot run here, unless this is where it must run."""
+    """Skip if something is missing; fail instead if FSBENCH_TEST_CLUSTERS is set."""
     if missing and os.environ.get("FSBENCH_TEST_CLUSTERS"):
         pytest.fail(missing)
     if missing:
@@ -31,13 +31,13 @@ def require(missing: str) -> None:
 
 
 def results(store: Path) -> dict[str, Record]:
-    """Key to record."""
+    """Records of a store by key."""
     return {record.spec.key(): record for record in Store(store).records()}
 
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """The matrix by the local engine."""
+    """Records of the matrix run by the local engine."""
     store = tmp_path_factory.mktemp("local")
     done = fsbench(*DEMO, "--store", store)
     assert done.code == 0, done
@@ -47,7 +47,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
 
 
 def same_as(local: Mapping[str, Record], store: Path) -> None:
-    """Every cell is there once, whole, with the bits of the local engine."""
+    """Assert that every cell is stored once, undamaged and bit-identical to the local engine's."""
     found = results(store)
     assert set(found) == set(local)
     for key, record in found.items():
@@ -58,7 +58,7 @@ def same_as(local: Mapping[str, Record], store: Path) -> None:
 
 
 def tracked(store: Path) -> None:
-    """Every cell was told to the tracker; of one a worker may have been killed before it was."""
+    """Assert that every cell was tracked; one may be missing if its worker was killed before."""
     if TRACK:
         assert CELLS - 1 <= len(list((store / "tracking" / "tensorboard").glob("*/*"))) <= CELLS
 
@@ -69,7 +69,7 @@ def run_and_kill(
     kill: Callable[[], None],
     environment: Mapping[str, str],
 ) -> subprocess.Popen[str]:
-    """Start a run, wait until cells are done, call `kill`, wait for the end."""
+    """Start a run, wait for three records, call `kill`, and wait for a successful exit."""
     process = start(*arguments, env=dict(os.environ) | dict(environment))
     try:
         wait_until(lambda: len(results(store)) >= 3 or process.poll() is not None)

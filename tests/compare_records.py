@@ -1,4 +1,4 @@
-"""Records for the tests of tables, and how these read what is written."""
+"""Synthetic records for tests of tables, and helpers that read the output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fewshot_bench.store.store import Store
 
 
 def written(form: str, table: Table, **style: Any) -> str:
-    """A table in a format, as `fsbench compare` prints it."""
+    """Render a table in a format, as `fsbench compare` prints it."""
     return formats.render(document(table, form), form, **style)
 
 
@@ -38,7 +38,7 @@ def make(
     digest: str | None = None,
     **spec: Any,
 ) -> Record:
-    """A record; a top1 of None makes a failed one."""
+    """Make a record; a failed one if top1 is None."""
     values = {"split_seed": seed, "train_seed": seed, "backbone": "test", **spec}
     done = top1 is not None
     return Record(
@@ -53,7 +53,7 @@ def make(
 
 
 def inapplicable(*args: Any, reason: str = TIED, **spec: Any) -> Record:
-    """A record of what cannot be asked of the method."""
+    """A record with status "inapplicable"."""
     record = make(*args, top1=None, **spec)
     error = {"type": "NotApplicableError", "message": reason, "traceback": ""}
     return dataclasses.replace(record, status="inapplicable", error=error)
@@ -62,7 +62,7 @@ def inapplicable(*args: Any, reason: str = TIED, **spec: Any) -> Record:
 def halves(
     method: str, dataset: str, seed: int, base: float | None, new: float | None, **spec: Any
 ) -> list[Record]:
-    """The records of base and new classes of one fit."""
+    """Records of the base and the new classes of one fit."""
     return [
         make(method, dataset, seed=seed, top1=top1, classes=classes, **spec)
         for classes, top1 in (("base", base), ("new", new))
@@ -99,5 +99,5 @@ def save(folder: Path, records: Iterable[Record]) -> Path:
 
 
 def run_compare(*words: str | Path) -> Any:
-    """The command `fsbench compare` with these words."""
+    """Run `fsbench compare` with these arguments."""
     return CliRunner().invoke(command, [str(word) for word in words])

@@ -19,7 +19,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from tests import helpers
 
-# How long an example takes, or takes to be made, depends on what else the machine does.
+# Example run time and generation time depend on the load of the machine.
 settings.register_profile(
     "any machine",
     deadline=None,
@@ -29,7 +29,7 @@ settings.load_profile("any machine")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Ends when plug-ins of this checkout are not those that are installed, as after a pull."""
+    """Exit if installed entry points differ from pyproject.toml, as can happen after a pull."""
     project = tomllib.loads((helpers.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = project["project"]["entry-points"]["fewshot_bench"]
     found = {point.name: point.value for point in entry_points(group="fewshot_bench")}
@@ -43,14 +43,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leaves what was imported out of all collections of garbage from now on: they take long."""
+    """Exclude imported objects from all later garbage collections, which are slow otherwise."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches of tests and of the processes that they start lie in a temporary folder."""
+    """Put the caches of tests and of the processes they start into a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FSBENCH_CACHE", str(folder))
@@ -59,10 +59,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Tests that a script starts in the background, or with nohup, do not ignore its signals.
+    """Undo ignored signals if a script starts the tests in the background or with nohup.
 
-    What they start would ignore them too. A person at a terminal has Python's own handler of
-    SIGINT; programs that are started get the system's.
+    Child processes would ignore them too. SIGINT gets Python's own handler, as at a terminal, and
+    SIGHUP the system's default.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,7 +72,7 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_width() -> Iterator[None]:
-    """Tables are as wide as without a terminal, whatever terminal or runner starts the tests."""
+    """Unset COLUMNS, so that tables have the same width under any terminal or runner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COLUMNS", raising=False)
         yield
@@ -80,7 +80,7 @@ def usual_width() -> Iterator[None]:
 
 @pytest.fixture
 def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The module of misbehaving methods, registered here and in processes that are started."""
+    """The module of misbehaving methods, registered here and in child processes."""
     folder = tmp_path_factory.mktemp("plugin")
     helpers.install_methods(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +98,7 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
-    """Leaves plug-ins in a folder on the path, by name and source; registered anew."""
+    """A function that installs a plug-in by name and source and refreshes the registry."""
     folder = tmp_path / "plugins"
     folder.mkdir()
 
@@ -128,5 +128,5 @@ def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images with train, val and test."""
+    """An image folder with train, val and test."""
     return helpers.image_folder(tmp_path_factory.mktemp("photos") / "pets")

@@ -1,4 +1,4 @@
-"""Shared by tests of `fsbench data status`: roots of their own, the command, its answer."""
+"""Helpers for tests of `fsbench data status`: private data roots, the command, its output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers import Result, fsbench
 
 
 def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data root, and a cache, that are the only ones; the root."""
+    """Set an empty data root and a cache of the test's own; return the root."""
     root = tmp_path / "data"
     root.mkdir()
     monkeypatch.setenv("FSBENCH_DATA", str(root))
@@ -21,14 +21,14 @@ def own_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def status(*names: object) -> Result:
-    """`fsbench data status` of data sets, which ends well and warns of nothing."""
+    """Run `fsbench data status`; assert success without warnings."""
     result = fsbench("data", "status", *names)
     assert (result.code, result.err) == (0, ""), result
     return result
 
 
 def row(name: str) -> dict[str, Any]:
-    """The status of one data set, as JSON tells it."""
+    """Status of one data set, from the JSON output."""
     (found,) = json.loads(status(name, "--format", "json").out)["datasets"]
     assert found["name"] == name
     return dict(found)

@@ -1,4 +1,4 @@
-"""Trees of the public data sets in their documented formats, with a few images each."""
+"""Folder trees of the public data sets in their documented formats, with a few images each."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from PIL import Image
 from fewshot_bench.api.registry import registry
 
 SYNSETS = ("n01440764", "n01443537", "n02134084")
-# Their numbers in ImageNet's development kit.
+# Class numbers in ImageNet's development kit.
 KIT_NUMBERS = {"n01440764": 449, "n01443537": 450, "n02134084": 103}
 ROLES = ("train", "val", "test")
-# How the paths of each split file look.
+# Format of the paths in each split file.
 PATHS = {
     "caltech101": "{name}/image_{number:04d}.jpg",
     "oxford_pets": "{name}_{number}.jpg",
@@ -34,7 +34,7 @@ PATHS = {
 
 
 def jpeg(color: str = "red") -> bytes:
-    """A small photograph."""
+    """A small JPEG image."""
     buffer = io.BytesIO()
     Image.new("RGB", (12, 8), color).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -44,19 +44,19 @@ JPEG = jpeg()
 
 
 def put(path: Path, content: bytes = JPEG) -> Path:
-    """Write a file, and the folders above it."""
+    """Write a file, creating parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
 
 def open_set(name: str) -> Any:
-    """A data set by name, looked for below the folders in FSBENCH_DATA."""
+    """Open a data set by name; it is searched for below the folders in FSBENCH_DATA."""
     return registry().dataset(name)
 
 
 def split_of(name: str, names: Sequence[str] = ("beaver", "ant")) -> dict[str, list[list[Any]]]:
-    """Lists of CoOp's schema; classes appear in another order than their labels."""
+    """Splits in CoOp's schema; the order of classes differs from that of their labels."""
     lists: dict[str, list[list[Any]]] = {role: [] for role in ROLES}
     number = 0
     for label in reversed(range(len(names))):
@@ -70,20 +70,20 @@ def split_of(name: str, names: Sequence[str] = ("beaver", "ant")) -> dict[str, l
 
 
 def write_split(folder: Path, name: str) -> Path:
-    """The split file of a set, under its published name."""
+    """Write the split file of a set under its published name; return its path."""
     text = json.dumps(split_of(name), indent=4, separators=(",", ": "))
     return put(folder / str(public_set(name).split_file), text.encode())
 
 
 def write_images(folder: Path, name: str) -> None:
-    """The images that `split_of` lists."""
+    """Write the images that `split_of` lists."""
     for entries in split_of(name).values():
         for relative, *_ in entries:
             put(folder / relative)
 
 
 def write_set(root: Path, name: str, images: str = "", split: str | None = None) -> Path:
-    """A set in one of its layouts, CoOp's unless said otherwise."""
+    """Write a set in one of its layouts, by default CoOp's."""
     entry = public_set(name)
     write_images(root / (images or entry.images[0]), name)
     write_split(root / (entry.folders[0] if split is None else split), name)
@@ -93,7 +93,7 @@ def write_set(root: Path, name: str, images: str = "", split: str | None = None)
 def write_aircraft(
     base: Path, variants: Sequence[str] = ("707-320", "F-16A/B", "Boeing 717"), end: str = "\n"
 ) -> Path:
-    """FGVC-Aircraft's lists and images; the lists walk the variants backwards."""
+    """Write FGVC-Aircraft's lists and images; the lists hold the variants in reverse order."""
     put(base / "variants.txt", (end.join(variants) + end).encode())
     number = 0
     for role in ROLES:
@@ -107,7 +107,7 @@ def write_aircraft(
 
 
 def write_imagenet(base: Path, synsets: Sequence[str] = SYNSETS, each: int = 3) -> Path:
-    """Class folders; numbers in names are not in the order of their text."""
+    """Write ImageNet's class folders; numerical order of file names differs from text order."""
     for synset in synsets:
         for number in range(each):
             image = jpeg() + f"{synset} {number}".encode()
@@ -130,7 +130,7 @@ def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def pack_imagenet(source: Path, target: Path) -> Path:
-    """The three published archives, made from class folders; members are in no useful order."""
+    """Write the three published archives from class folders, with members in reverse order."""
     classes = sorted((source / "train").iterdir(), reverse=True)
     inner = ((f"{c.name}.tar", tar_of(_files(sorted(c.iterdir(), reverse=True)))) for c in classes)
     put(target / "ILSVRC2012_img_train.tar", tar_of(inner))
@@ -145,7 +145,7 @@ def _files(paths: Iterable[Path]) -> Iterable[tuple[str, bytes]]:
 
 
 def devkit(synsets: Sequence[str]) -> bytes:
-    """The development kit, for validation images of these classes."""
+    """The development kit for validation images of these classes."""
     truth = "".join(f"{KIT_NUMBERS[synset]}\n" for synset in synsets).encode()
     folder = "ILSVRC2012_devkit_t12/data"
     files = [

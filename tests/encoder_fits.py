@@ -1,6 +1,6 @@
-"""Whole fits of methods that train inside the encoders, beside plain loops of their papers.
+"""Compare methods that train inside the encoders with plain loops written from their papers.
 
-`assert_same_step` compares one batch, `assert_same_fit` the predictions behind a whole fit with
+`assert_same_step` compares one batch, `assert_same_fit` the predictions after a whole fit with
 equal initial values and batches.
 """
 
@@ -26,7 +26,7 @@ PlainLogits = Callable[[Any, Learned, Tensor, Task], Tensor]
 
 
 def started(method: EncoderLearner, task: Task, backbone: Any, moved: float = 0.0) -> Learned:
-    """Copies of the first values, moved by random numbers where some of them have no gradient."""
+    """Copies of the initial values plus `moved` times noise, as some start without a gradient."""
     rng = torch.Generator().manual_seed(5)
     first = method.initial(task, backbone, context())
     return {
@@ -43,7 +43,7 @@ def assert_same_step(
     parts: int = 1,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """The loss of a batch and the gradient of every learned tensor, to 1e-5."""
+    """Assert equal loss of a batch and gradient of every learned tensor, to `tolerance`."""
     learned, theirs = (started(method, task, backbone, 0.02) for _ in range(2))
     index = torch.arange(0, len(task.train), 2)
     pixels, labels = task.train.pixels[index], task.train.labels[index]  # type: ignore[attr-defined]
@@ -80,7 +80,7 @@ def assert_same_fit(
     rates: Sequence[float],
     after: Callable[[int, Learned], None] | None = None,
 ) -> None:
-    """0 predictions differ behind a whole fit; rates: the learning rate of every step."""
+    """Assert equal predictions after a whole fit; rates: the learning rate of every step."""
     fitted = method.fit(task, backbone, context())
     learned = started(method, task, backbone)
     steps = optimizer(list(learned.values()))
@@ -102,7 +102,7 @@ def assert_same_fit(
 
 
 def dassl_rates(epochs: int, per_epoch: int, lr: float, warmup: float = 1e-5) -> list[float]:
-    """Dassl's rates by torch's own scheduler: one epoch of warm-up, then the cosine."""
+    """Dassl's rate per step from torch's own scheduler: one warm-up epoch, then the cosine."""
     weight = torch.nn.Parameter(torch.zeros(1))
     steps = torch.optim.SGD([weight], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, epochs)
@@ -115,7 +115,7 @@ def dassl_rates(epochs: int, per_epoch: int, lr: float, warmup: float = 1e-5) ->
 
 
 def cosine_rates(total: int, lr: float, floor: float) -> list[float]:
-    """A cosine of all steps by torch's own scheduler."""
+    """Cosine rate per step from torch's own scheduler."""
     weight = torch.nn.Parameter(torch.zeros(1))
     steps = torch.optim.SGD([weight], lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, total, eta_min=floor)

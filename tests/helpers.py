@@ -1,4 +1,4 @@
-"""Shared by test files: the command line, cells, a plug-in and image folders."""
+"""Helpers for all tests: the command line, cells, a plug-in and image folders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = (
     "linear-probe.search_steps=0",
 )
 MODULE = "fsbench_misbehaving"
-# Seconds that a test waits for what is bound to come, however busy the machine is.
+# Timeout in seconds for events that must happen, however busy the machine is.
 PATIENCE = 1500.0
 
 
@@ -47,7 +47,7 @@ class Result:
 
 
 def fsbench(*arguments: object) -> Result:
-    """The command line in this process."""
+    """Run the command line in this process."""
     from fewshot_bench.cli.main import main
 
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -64,36 +64,36 @@ def fsbench(*arguments: object) -> Result:
 
 
 def command(*arguments: object) -> list[str]:
-    """The command line as a process of its own."""
+    """The command line as a subprocess command."""
     code = "from fewshot_bench.cli.main import main; main()"
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Start the command line; its output is kept."""
+    """Start the command line as a subprocess; output is captured by default."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen(command(*arguments), text=True, **options)
 
 
 def quick(methods: Sequence[str]) -> tuple[str, ...]:
-    """The quick settings of these methods."""
+    """The quick option settings of these methods."""
     return tuple(option for option in QUICK if option.partition(".")[0] in methods)
 
 
 def flags(options: Sequence[str]) -> list[str]:
-    """Settings as `-o` arguments."""
+    """Option settings as `-o` arguments."""
     return [part for option in options for part in ("-o", option)]
 
 
 def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[RunSpec]:
-    """Cells on digits: one shot, one seed, 40 test images unless said otherwise."""
+    """Cells on digits; by default one shot, one seed, 40 test images."""
     few = {"datasets": ("digits",), "shots": (1,), "seeds": (1,), "limit": 40}
     values = few | {"backbone": "tiny"} | request
     return expand(Request(methods=methods, options=tuple(options), **values)).cells
 
 
 def install_methods(folder: Path, module: str = MODULE, source: str = "plugin_methods") -> None:
-    """Leave a plug-in of `tests/`, a file or a folder, in `folder` as an installer would."""
+    """Install a plug-in of `tests/`, a file or a folder, into `folder` as an installer would."""
     found = Path(__file__).parent / source
     if found.is_dir():
         shutil.copytree(found, folder / module, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,7 +108,7 @@ def install_methods(folder: Path, module: str = MODULE, source: str = "plugin_me
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> None:
-    """A noisy image; the format is the name's."""
+    """Write a noise image in the format of the file suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
@@ -116,7 +116,7 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 32), mode: st
 
 
 def image_folder(root: Path, train: int = 4, test: int = 6) -> Path:
-    """Two classes in train/, val/ and test/; no two images are alike."""
+    """Write two classes of distinct images in train/, val/ and test/."""
     for number, (role, count) in enumerate((("train", train), ("val", 2), ("test", test))):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
@@ -126,7 +126,7 @@ def image_folder(root: Path, train: int = 4, test: int = 6) -> Path:
 
 
 def record_files(store: Path) -> dict[str, tuple[bytes, int]]:
-    """Name to bytes and time of change of every record and its logits."""
+    """Bytes and modification time of every record and logits file, by name."""
     return {
         path.name: (path.read_bytes(), path.stat().st_mtime_ns)
         for path in (store / "records").rglob("*")
@@ -135,7 +135,7 @@ def record_files(store: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def assert_sound(store: Path, specs: Sequence[RunSpec]) -> None:
-    """Every cell is done and whole, and there is nothing else."""
+    """Assert that every cell is done and undamaged, and that the store holds nothing else."""
     opened = Store(store)
     for spec in specs:
         assert opened.complete(spec.key()), spec.describe()
@@ -146,7 +146,7 @@ def assert_sound(store: Path, specs: Sequence[RunSpec]) -> None:
 
 
 def wait_until(done: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait for something to become true."""
+    """Poll until `done` returns true; AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "waited too long"
@@ -154,14 +154,14 @@ def wait_until(done: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that `pid` started and that still run."""
+    """Running descendants of a process."""
     import psutil
 
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def is_running(pid: int) -> bool:
-    """True when a process exists and is no zombie."""
+    """True if a process exists and is not a zombie."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""A local HTTP server that can be honest, slow, broken, truncated, redirecting or wrong."""
+"""A local HTTP server that can be correct, slow, broken, truncated, redirecting or wrong."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ LAST_MODIFIED = "Mon, 06 Jan 2025 10:00:00 GMT"
 class Page:
     """The answer to requests for one path.
 
-    cut: bytes after which the connection is closed; `cuts` is how many times that happens.
-    failures: how many times `failure` is answered first. ranges: whether Range is understood.
-    pause: seconds between pieces of `piece` bytes. hold: bytes after which no more come as long as
-    the server runs. etag, modified, length: headers that are sent.
-    encoding: its Content-Encoding. careless: sends the rest whatever version was asked for, under
-    another entity tag. reason: the words after the status of a failure.
+    cut: bytes after which the connection is closed, `cuts` times. failures: initial answers with
+    status `failure`. ranges: whether Range is supported. pause: seconds between pieces of `piece`
+    bytes. hold: bytes after which the answer stalls until the server closes. etag, modified,
+    length: headers that are sent. encoding: its Content-Encoding. careless: sends the rest of any
+    version, under another entity tag. reason: the reason phrase of a failure.
     """
 
     content: bytes = b""
@@ -48,7 +47,7 @@ class Page:
 
 @dataclass
 class Site:
-    """The pages of a running server, and what was asked of it (path, Range)."""
+    """The pages of a running server, and the requests it received (path, Range)."""
 
     address: str = ""
     pages: dict[str, Page] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class Site:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def put(self, path: str, content: bytes, **how: Any) -> str:
-        """Answer `path` with this content from now on; returns the address."""
+        """Serve this content at `path` from now on; return the address."""
         self.pages[path] = Page(content, **how)
         return f"{self.address}{path}"
 
@@ -66,7 +65,7 @@ class Site:
         return [asked for name, asked in self.requests if name == path]
 
     def next_page(self, path: str, asked: str) -> Page | None:
-        """The answer to this request; answers for n times are counted down."""
+        """The answer to this request; decrements the counters of limited answers."""
         with self.lock:
             self.requests.append((path, asked))
             page = self.pages.get(path)
@@ -86,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     site: Site
 
     def do_GET(self) -> None:
-        """Answer as the page says."""
+        """Send the page configured for the path."""
         asked = self.headers.get("Range", "")
         page = self.site.next_page(self.path, asked)
         if page is None or page.failure:
@@ -133,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet."""
+        """Suppress logging."""
 
 
 def _etag(page: Page) -> str:
@@ -142,7 +141,7 @@ def _etag(page: Page) -> str:
 
 @contextmanager
 def serving(wrap: Callable[[ThreadingHTTPServer], str] | None = None) -> Iterator[Site]:
-    """A running server; `wrap` may change it before it starts and returns the scheme."""
+    """Run a server; `wrap` may modify it before it starts and returns the URL scheme."""
     site = Site()
     handler = type("Handler", (_Handler,), {"site": site})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

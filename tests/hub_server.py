@@ -1,4 +1,4 @@
-"""A hub for models on this machine: as much of its API as pushing and loading needs."""
+"""A local model hub with the part of the Hugging Face API that pushing and loading use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
 
     def commit(self, branch: str, files: dict[str, bytes]) -> str:
-        """Put files upon a branch; the commit."""
+        """Commit files to a branch; return the commit."""
         before = self.commits.get(self.branches.get(branch, ""), {})
         name = hashlib.sha1(repr((len(self.commits), files)).encode()).hexdigest()
         self.commits[name] = before | files
@@ -34,13 +34,13 @@ class Repository:
         return name
 
     def resolved(self, revision: str) -> str | None:
-        """The commit of a revision."""
+        """The commit of a branch name or commit; None if unknown."""
         return self.branches.get(revision) or (revision if revision in self.commits else None)
 
 
 @dataclass
 class Hub:
-    """The repositories of a running server, and what it was asked for (verb, path)."""
+    """The repositories of a running server, and the requests it received (verb, path)."""
 
     address: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Hub:
     requests: list[tuple[str, str]] = field(default_factory=list)
 
     def environment(self, home: Any) -> dict[str, str]:
-        """Variables by which huggingface_hub finds this hub, with a token that may write."""
+        """Environment variables that point huggingface_hub to this hub, with a write token."""
         return {
             "HF_ENDPOINT": self.address,
             "HF_HOME": str(home),
@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        """Repositories, branches and commits are made with the right token alone."""
+        """Create repositories, branches and commits; only with the right token."""
         length = int(self.headers.get("Content-Length") or 0)
         body = self._body(length)
         self.hub.requests.append(("POST", self.path))
@@ -138,17 +138,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"commitOid": commit, "commitUrl": url, "success": True})
 
     def do_PUT(self) -> None:
-        """The content of a large file."""
+        """Receive the content of a large file."""
         content = self._body(int(self.headers.get("Content-Length") or 0))
         self.hub.uploads[self.path.rpartition("/")[2]] = content
         self._json({})
 
     def do_HEAD(self) -> None:
-        """As GET, without the content."""
+        """Answer like GET, without the body."""
         self.do_GET()
 
     def do_GET(self) -> None:
-        """Facts of a revision, or a file of one."""
+        """Send the metadata of a revision, or a file."""
         self.hub.requests.append((self.command, self.path))
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", path):
@@ -200,12 +200,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet."""
+        """Suppress logging."""
 
 
 @contextmanager
 def hub_running() -> Iterator[Hub]:
-    """A running hub without repositories."""
+    """Run a hub without repositories."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True

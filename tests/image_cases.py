@@ -1,4 +1,4 @@
-"""A folder of images that counts what is read, and its pixels as a fresh process gets them."""
+"""A folder of images that logs reads, and its pixels as loaded by a fresh process."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ tiny = functools.cache(load_tiny)
 
 @dataclass
 class Photos:
-    """The images of a folder; counts what is read."""
+    """The images of a folder; logs the ids of images read."""
 
     root: Path
     reads: list[str] = field(default_factory=list)
 
     def card(self) -> DatasetCard:
-        """One class."""
+        """A card with one class."""
         return DatasetCard("photos", "Photos", ("cat",), folder=str(self.root))
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """All of them are test images."""
+        """All images as test images."""
         names = sorted(path.name for path in self.root.iterdir())
         return {"train": (), "val": (), "test": tuple(Item(name, 0, "cat") for name in names)}
 
     def read(self, item: Item) -> bytes:
-        """One file."""
+        """Log and read one file."""
         self.reads.append(item.id)
         return (self.root / item.id).read_bytes()
 
@@ -54,7 +54,7 @@ class Photos:
 
 
 def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Images that are old enough to be known by their stamps, and a cache of this test's own."""
+    """Write images whose stamps count as settled at once; set a cache of the test's own."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
     for index in range(COUNT):
@@ -65,7 +65,7 @@ def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def evaluated(
     folder: Path, backbone: Any = None, order: Sequence[int] | None = None
 ) -> tuple[Tensor, list[str], ImageCost]:
-    """Pixels of the folder as a fresh process would get them, what was read, and the tally."""
+    """Pixels of the folder as in a fresh process, the ids read, and the image costs."""
     photos, tally = Photos(folder), ImageCost()
     items = photos.items()["test"]
     source = ImageSource.of(photos, items, backbone or tiny(), depth=2)
@@ -75,12 +75,12 @@ def evaluated(
 
 
 def segments(folder: Path) -> list[Path]:
-    """The files of decoded images."""
+    """The cache files of decoded images."""
     return sorted((folder.parent / "cache").rglob("*.pixels"))
 
 
 def published(folder: Path) -> Tensor:
-    """Pixels as open_clip makes them."""
+    """Pixels as preprocessed by open_clip."""
     half = (0.5, 0.5, 0.5)
     transform = image_transform(32, is_train=False, mean=half, std=half)
     return torch.stack([transform(Image.open(path)) for path in sorted(folder.iterdir())])

@@ -13,7 +13,7 @@ from fewshot_bench.store.model_files import config_of, write_model
 
 
 def zero_shot_model(folder: Path, classes: Sequence[str], **config: Any) -> Path:
-    """A model that needs no fit; config: other fields of its config."""
+    """Write a model that needs no fit; `config`: other fields of its configuration."""
     method = registry().method_class("zero-shot")()
     vocabulary = fb.Vocabulary(tuple(classes), ("a photo of a {}.",))
     about = config_of("zero-shot", method, loading.load("tiny"), vocabulary, **config)

@@ -1,4 +1,4 @@
-"""Shared by tests of people's own data: small images, tar shards and hub data sets."""
+"""Helpers for tests of users' own data: small images, tar shards and hub data sets."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Members = Iterable[tuple[str, bytes]]
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
-    """An encoded image of one color, another one for every seed below 251."""
+    """An encoded image of one color, distinct for every seed below 251."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (seed % 251, 3 * seed % 256, 7 * seed % 256)).save(buffer, kind)
     return buffer.getvalue()
 
 
 def hub_package() -> Any:
-    """The hub's package `datasets`, or None; the folder of that name in this repository is none."""
+    """Hugging Face's package `datasets`, or None; not this repository's folder `datasets`."""
     spec = find_spec("datasets")
     return import_module("datasets") if spec is not None and spec.origin else None
 
 
 def hub_or_skip() -> Any:
-    """The hub's package; skips the test, or the file, where it is not installed."""
+    """The package `datasets`; skips the test or module if it is not installed."""
     found = hub_package()
     if found is None:
         pytest.skip("needs the package datasets", allow_module_level=True)
@@ -38,7 +38,7 @@ def hub_or_skip() -> Any:
 
 
 def write_shard(path: Path, members: Members) -> Path:
-    """A tar archive with these members."""
+    """Write a tar archive with these members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members:
@@ -49,7 +49,7 @@ def write_shard(path: Path, members: Members) -> Path:
 
 
 def samples(count: int, start: int = 0) -> Members:
-    """Samples of the labels 0 and 1 in turn, as `.cls` beside `.png`."""
+    """Samples with alternating labels 0 and 1, as `.cls` beside `.png`."""
     for number in range(start, start + count):
         yield f"{number:06d}.png", picture(number)
         yield f"{number:06d}.cls", str(number % 2).encode()

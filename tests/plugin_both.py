@@ -25,14 +25,14 @@ NAMES = ("dark", "light")
 
 
 class Shades:
-    """Dark and light squares, told apart by their names."""
+    """Dark and light squares, with the class in the item id."""
 
     def card(self) -> DatasetCard:
-        """Two classes."""
+        """A card with two classes."""
         return DatasetCard("bothdata", "Shades", NAMES, revision="1")
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """Four, two and four of each."""
+        """Four train, two val and four test images per class."""
         return {
             role: tuple(
                 Item(f"{role}/{name}/{number}", label, name)
@@ -79,11 +79,11 @@ class Answers:
 
 @hookimpl
 def register_methods(register: Callable[..., None]) -> None:
-    """The method."""
+    """Register the method."""
     register("both", "fsbench_both:Both")
 
 
 @hookimpl
 def register_datasets(register: Callable[..., None]) -> None:
-    """The data set."""
+    """Register the data set."""
     register("bothdata", "fsbench_both:Shades")

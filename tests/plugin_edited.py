@@ -1,4 +1,4 @@
-"""A plug-in package that tests write and edit: zero-shot logits, scaled by a helper module."""
+"""A plug-in package that tests write and edit: zero-shot logits scaled by a helper module."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def register_methods(register):
 
 
 def method_source(helper: str, version: str = "1") -> str:
-    """The module of the method; helper: the line that gives it SCALE."""
+    """Source of the method's module; helper: the line that defines SCALE."""
     return METHOD.replace("HELPER", helper).replace('str] = "1"', f'str] = "{version}"')
 
 
 def write_package(folder: Path, scale: float = 100.0, version: str = "1") -> None:
-    """The plug-in as an installer leaves it; again to edit it."""
+    """Write the plug-in as an installer would; call again to edit it."""
     root = folder / PACKAGE
     root.mkdir(parents=True, exist_ok=True)
     files = {
@@ -82,7 +82,7 @@ def write_package(folder: Path, scale: float = 100.0, version: str = "1") -> Non
 
 
 def ran(*arguments: object, plugins: Path | None = None, cwd: Path | None = None) -> Result:
-    """The command line as a process of its own, which imports plug-ins anew."""
+    """Run the command line in a subprocess, which imports plug-ins afresh."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     if plugins is not None:
         paths = [str(plugins), environment.get("PYTHONPATH", "")]

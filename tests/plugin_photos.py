@@ -1,4 +1,4 @@
-"""A plug-in with a data set that writes down what is read of it; see `test_image_cache_runs.py`."""
+"""A plug-in with a data set that logs its reads; see `test_image_cache_runs.py`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CLASSES = ("cat", "dog")
 
 @dataclass(frozen=True)
 class Counted:
-    """`train/` and `test/` with a folder per class; every read leaves a line in `reads.log`."""
+    """`train/` and `test/` with a folder per class; every read appends a line to `reads.log`."""
 
     root: Path
 
     def card(self) -> DatasetCard:
-        """Two classes."""
+        """A card with two classes."""
         return DatasetCard(f"counted:{self.root}", "Counted", CLASSES, folder=str(self.root))
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """In the order of names."""
+        """Items sorted by class and file name."""
         return {role: self._listed(role) for role in ("train", "test")} | {"val": ()}
 
     def _listed(self, role: str) -> tuple[Item, ...]:
@@ -34,7 +34,7 @@ class Counted:
         )
 
     def read(self, item: Item) -> bytes:
-        """One file."""
+        """Log and read one file."""
         with (self.root / "reads.log").open("a", encoding="utf-8") as log:
             log.write(f"{item.id}\n")
         return (self.root / item.id).read_bytes()
@@ -45,11 +45,11 @@ class Counted:
 
 
 def open_counted(argument: str) -> Counted:
-    """`counted:PATH`."""
+    """Open `counted:PATH`."""
     return Counted(Path(argument))
 
 
 @hookimpl
 def register_datasets(register: Callable[..., None]) -> None:
-    """The family."""
+    """Register the family of data sets."""
     register("counted:", open_counted)

@@ -1,4 +1,4 @@
-"""A plug-in that looks for query labels in its process, and that tampers with what is measured."""
+"""A plug-in that searches its process for query labels, and tampers with measurements."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def _perfect(logits: Any, labels: Any, metrics: Any = None) -> dict[str, float]:
 
 
 def replace_code() -> None:
-    """The metrics' own function computes something else."""
+    """Replace the code of the metrics function."""
     fewshot_bench.api.metrics.measured.__code__ = _perfect.__code__
 
 
 class Flattering(Tensor):
-    """Says of itself what its values do not say."""
+    """A tensor whose operations and conversions return other values than it holds."""
 
     def numpy(self, **_: Any) -> np.ndarray:
-        """(n, classes) whose first column wins."""
+        """Return (n, classes) with the maximum in the first column."""
         return np.eye(self.shape[1], dtype=np.float32)[np.zeros(len(self), dtype=int)]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Every operation gives a tensor of ones."""
+        """Return ones for every operation."""
         with torch._C.DisableTorchFunctionSubclass():
             return torch.ones_like(args[0].as_subclass(Tensor))
 
 
 def examiner_of_caller() -> tuple[Any, RunSpec]:
-    """The examiner and the cell, found in the frames of the harness."""
+    """Find the examiner and the cell in the stack frames of the harness."""
     frame: Any = sys._getframe(1)
     while not ("session" in frame.f_locals and "cell" in frame.f_locals):
         frame = frame.f_back
@@ -57,27 +57,27 @@ def examiner_of_caller() -> tuple[Any, RunSpec]:
 
 
 def ask_for_another_cell() -> None:
-    """The support set of other picks, which might hold what is asked here."""
+    """Request the support set of another split seed, which might contain this cell's queries."""
     examiner, spec = examiner_of_caller()
     examiner.cell(dataclasses.replace(spec, split_seed=spec.split_seed + 1))
 
 
 def hand_in_for_another() -> None:
-    """A result of a rival."""
+    """Submit a result for a rival method's cell."""
     examiner, spec = examiner_of_caller()
     rival = dataclasses.replace(spec, method="zero-shot", options={}, overrides={})
     examiner.settle(Record(rival, "failed"), None)
 
 
 def hand_in_first(shape: tuple[int, int]) -> None:
-    """A result by itself, to learn from its metrics."""
+    """Submit a result directly, to learn from its metrics."""
     examiner, spec = examiner_of_caller()
     outcome = examiner.settle(Record(spec, "done"), np.zeros(shape, np.float32))
     assert not outcome.record.metrics
 
 
 def patch_later() -> None:
-    """A thread that `threading` does not list replaces a function again and again."""
+    """Repeatedly replace a function from a thread that `threading` does not list."""
 
     def run() -> None:
         while True:
@@ -113,7 +113,7 @@ class Answers:
     report: str
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes), after a look around."""
+        """Logits (n, classes), after applying the trick."""
         if self.how == "hunt":
             Path(self.report).write_text(json.dumps(hunted(len(queries))), encoding="utf-8")
         found = 100 * queries.features @ self.weights.T
@@ -128,17 +128,17 @@ class Answers:
         return found.to("meta") if self.how == "meta" else found
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Nothing that must be kept."""
+        """No tensors to keep."""
         return {}
 
 
 def hunted(count: int) -> dict[str, Any]:
-    """All texts of this process, and all sequences of `count` whole numbers."""
+    """All texts in this process, and all sequences of `count` integers."""
     warnings.simplefilter("ignore")
     texts: set[str] = set()
     numbers: list[list[int]] = []
     for value in everything():
-        # Objects of other tests, which cannot be read: dead proxies, tensors without values.
+        # Some objects of other tests cannot be read: dead proxies, tensors without values.
         with contextlib.suppress(Exception):
             if isinstance(value, str | Path):
                 texts.add(str(value)[:SHOWN])
@@ -162,7 +162,7 @@ def _whole(values: Any) -> bool:
 
 
 def everything() -> Iterator[Any]:
-    """Every object that the collector lists or that one of them refers to, and frames' locals."""
+    """Every object tracked by the collector or referenced by one, and all frames' locals."""
     seen: set[int] = set()
     listed = gc.get_objects()
     for frame in sys._current_frames().values():
@@ -179,12 +179,12 @@ def everything() -> Iterator[Any]:
 
 @hookimpl
 def run_started(spec: RunSpec) -> None:
-    """Replaces a function, where a file asks for it."""
+    """Replace a function if the data set's folder contains the file `patch-in-hook`."""
     if Path(f"{spec.dataset.partition(':')[2]}/patch-in-hook").exists():
         torch.nn.functional.normalize = lambda value, **_: value
 
 
 @hookimpl
 def register_methods(register: Callable[..., None]) -> None:
-    """The one above."""
+    """Register the method."""
     register("prying", "fsbench_prying:Prying")

@@ -41,11 +41,11 @@ class Nearest:
     weights: Tensor
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes)"""
+        """Logits (n, classes)."""
         return 100 * queries.features @ self.weights.T
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing that must be kept."""
+        """No tensors to keep."""
         return {}
 
 
@@ -164,12 +164,12 @@ class Reckless:
 
 @dataclass(frozen=True)
 class Late(Nearest):
-    """Misbehaves when it is asked."""
+    """Misbehaves at prediction."""
 
     how: str
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes)"""
+        """Logits (n, classes), followed by the action."""
         found = super().logits(queries)
         ACTIONS[self.how]()
         return found
@@ -177,5 +177,5 @@ class Late(Nearest):
 
 @hookimpl
 def register_methods(register: Callable[..., None]) -> None:
-    """The one above."""
+    """Register the method."""
     register("reckless", "fsbench_reckless:Reckless")

@@ -1,6 +1,6 @@
-"""A plug-in whose classifiers answer for other classes, and keep or kill what they should not.
+"""A plug-in whose classifiers handle other classes, and leak state or kill their process.
 
-`install` leaves it where processes that are started find it.
+`install` puts it where child processes find it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULE = "fsbench_transferring"
 
 
 class Keeps:
-    """Zero-shot that counts its answers, and looks at the queries of the ones before."""
+    """Zero-shot that counts its answers, and keeps the queries of the previous answer."""
 
     def __init__(self, task: Task, backbone: Backbone, ctx: RunContext, how: str) -> None:
         self.weights = backbone.class_features(task)
@@ -39,7 +39,7 @@ class Keeps:
         self.answers = 0
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes), turned round in a second answer of one object."""
+        """Logits (n, classes), negated from the second answer of one object on."""
         self.answers += 1
         self.ctx.note(answers=self.answers)
         if self.before is not None:
@@ -49,7 +49,7 @@ class Keeps:
         return sign * 100 * queries.features @ self.weights.T
 
     def for_classes(self, vocabulary: Vocabulary) -> Keeps:
-        """The same object's successor."""
+        """A classifier for other classes that inherits this one's state."""
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "refuse":
@@ -85,7 +85,7 @@ def register_methods(register: Callable[..., None]) -> None:
 
 
 def install(folder: Path) -> None:
-    """Leave this file in `folder` as an installer would."""
+    """Install this file into `folder` as an installer would."""
     source = Path(__file__).read_text(encoding="utf-8")
     (folder / f"{MODULE}.py").write_text(source, encoding="utf-8")
     info = folder / f"{MODULE}-1.0.dist-info"

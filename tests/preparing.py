@@ -1,4 +1,4 @@
-"""Shared by tests of `fsbench data prepare`: archives, a server, data sets with recipes."""
+"""Helpers for tests of `fsbench data prepare`: archives, a server, data sets with recipes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Shop:
     recipes: Path
 
     def sell(self, files: list[dict[str, Any]], name: str = "wares", by_hand: Any = ()) -> None:
-        """Register a data set with these files, besides those that are there."""
+        """Register a data set with these files, in addition to existing data sets."""
         known = json.loads(self.recipes.read_text())
         if name not in known:
             registry.cache_clear()
@@ -88,15 +88,15 @@ class Shop:
         return values | {"sha256": sha256(content)} | more
 
     def prepare(self, *arguments: object) -> helpers.Result:
-        """`fsbench data prepare` in this process."""
+        """Run `fsbench data prepare` in this process."""
         return helpers.fsbench("data", "prepare", *(arguments or ("wares",)))
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        """`fsbench data prepare` as a process of its own."""
+        """Start `fsbench data prepare` in a subprocess."""
         return helpers.start("data", "prepare", *(arguments or ("wares",)), **options)
 
     def tree(self) -> Tree:
-        """All files below the root, without those of downloads and the lock."""
+        """All files below the root except downloads and the lock file."""
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
@@ -104,7 +104,7 @@ class Shop:
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:
-        """The file of a partial download."""
+        """Path of a partial download."""
         return self.root / "downloads" / dataset / f"{name}.part"
 
 
@@ -131,7 +131,7 @@ _HOW = {
 
 @contextmanager
 def open_shop(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """A shop whose data sets are registered here and in processes that are started."""
+    """Open a shop whose data sets are registered here and in child processes."""
     plugin, recipes, root = folder / "plugin", folder / "recipes.json", folder / "outer" / "data"
     info = plugin / f"{MODULE}-1.0.dist-info"
     info.mkdir(parents=True)
@@ -155,17 +155,17 @@ def open_shop(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 
 def sha256(content: bytes) -> str:
-    """The digest of some bytes."""
+    """SHA-256 hex digest."""
     return hashlib.sha256(content).hexdigest()
 
 
 def images(count: int = 3, size: int = 400, folder: str = "images") -> Tree:
-    """Files that do not compress, by path."""
+    """Incompressible files, by path."""
     return {f"{folder}/{i}.jpg": os.urandom(size) for i in range(count)}
 
 
 def tar(tree: Mapping[str, bytes | tarfile.TarInfo], mode: str = "w:gz") -> bytes:
-    """A tar archive of files by name; a TarInfo stands for itself."""
+    """A tar archive of files by name; TarInfo values are added as they are."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in tree.items():

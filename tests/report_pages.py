@@ -1,4 +1,4 @@
-"""Stores for the tests of reports, and how these read a page."""
+"""Stores for tests of reports, and helpers that parse a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDS = [f"test/{label}/{index}.png" for index, label in enumerate(LABELS)]
 
 
 def answers(right: int, seed: int = 0) -> np.ndarray:
-    """(QUERIES, CLASSES) logits of which the first `right` are right, the others one class off."""
+    """Logits (QUERIES, CLASSES): the first `right` queries correct, the others one class off."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 0.1, (QUERIES, CLASSES)).astype(np.float32)
     chosen = np.where(np.arange(QUERIES) < right, LABELS, (LABELS + 1) % CLASSES)
@@ -42,7 +42,7 @@ def store_of(
     shots: tuple[int, ...] = (1, 16),
     change: Callable[[Record], Record] = lambda record: record,
 ) -> Path:
-    """Records with logits of methods that are right this often at the fewest shots."""
+    """A store of records with logits; `methods`: accuracy of each at the fewest shots."""
     store = Store(folder)
     store.create()
     for method, share in methods.items():
@@ -56,7 +56,7 @@ def store_of(
 
 
 def report(folder: Path, store: Path, *words: str) -> str:
-    """The page that the command writes."""
+    """Run `fsbench report` and return the page."""
     page = folder / "page.html"
     done = fsbench("report", "--store", store, "-O", page, *words)
     assert done.code == 0, done.err
@@ -64,7 +64,7 @@ def report(folder: Path, store: Path, *words: str) -> str:
 
 
 class Page(HTMLParser):
-    """Elements of a page as (name, attributes), and the text of it outside of script and style."""
+    """Elements of a page as (name, attributes), and its text outside of script and style."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -86,9 +86,9 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All words with single blanks."""
+        """All text, with whitespace collapsed."""
         return " ".join(" ".join(self.words).split())
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
-        """Attributes of the elements of a name."""
+        """Attributes of all elements with this tag."""
         return [attributes for name, attributes in self.elements if name == tag]

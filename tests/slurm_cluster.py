@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes with two fake GPUs each, on this machine, for tests (needs root)."""
+"""A local Slurm cluster of two nodes with two fake GPUs each, for tests (needs root)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=60 State=UP
 
 
 def missing() -> str:
-    """The reason for which there can be no cluster here; empty where there can be one."""
+    """Reason why no cluster can run here; empty if it can."""
     absent = [name for name in COMMANDS if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
@@ -60,7 +60,7 @@ def missing() -> str:
 
 
 class SlurmCluster:
-    """Started by the constructor; `environment` is what Slurm's commands need."""
+    """A cluster started by the constructor; `environment` holds variables for Slurm's commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +77,7 @@ class SlurmCluster:
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o600)
         for number in range(2):
-            # A character device is required; this one is /dev/null.
+            # Slurm requires a character device; this one is /dev/null.
             os.mknod(folder / "dev" / f"gpu{number}", 0o20600, os.makedev(1, 3))
         host = socket.gethostname().partition(".")[0]
         conf = CONF.format(host=host, folder=folder, ports=_free_ports(3))
@@ -100,14 +100,14 @@ class SlurmCluster:
         subprocess.run(command, env=os.environ | self.environment, check=True, timeout=PATIENCE)
 
     def ask(self, *command: str) -> str:
-        """The output of one of Slurm's commands."""
+        """Run a Slurm command and return its output."""
         environment = os.environ | self.environment
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
         ).stdout
 
     def kill_node(self, node: str) -> None:
-        """As a power cut: its daemon and every process that it has started are gone."""
+        """Kill a node's daemon and every process that it started, as a power cut would."""
         import psutil
 
         daemon = psutil.Process(int((self.folder / f"slurmd.{node}.pid").read_text()))
@@ -115,7 +115,7 @@ class SlurmCluster:
         for process in (daemon, *below):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        # Steps leave their daemon's tree; their environment says where they run.
+        # Steps leave their daemon's process tree; their environment names the node.
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 mine = process.environ()
@@ -127,7 +127,7 @@ class SlurmCluster:
 
     @classmethod
     def somewhere(cls) -> SlurmCluster:
-        """In a folder with a short name, as sockets need; a port that was lost is chosen anew."""
+        """Start in a folder with a short path, as sockets need; retry if a port was lost."""
         for tries in range(3):
             try:
                 return cls(Path(tempfile.mkdtemp(prefix="slurm-")) / "c")
@@ -137,7 +137,7 @@ class SlurmCluster:
         raise AssertionError
 
     def stop(self) -> None:
-        """End everything."""
+        """Cancel all jobs and stop the daemons."""
         self.ask("scancel", "--user=root")
         for name in ("slurmd.n1", "slurmd.n2", "slurmctld"):
             with suppress(OSError, ValueError):

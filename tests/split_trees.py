@@ -26,7 +26,7 @@ def dtd_bytes() -> bytes:
 
 
 def write_dtd(root: Path) -> Path:
-    """A data root with DTD: its published split file, and an empty file for every image."""
+    """Write a data root with DTD: the published split file, and an empty file per image."""
     (root / "dtd").mkdir(parents=True)
     (root / "dtd" / DTD_FILE).write_bytes(dtd_bytes())
     ids = [entry[0] for entries in json.loads(dtd_bytes()).values() for entry in entries]
@@ -38,7 +38,7 @@ def write_dtd(root: Path) -> Path:
 
 
 def write_small(root: Path) -> str:
-    """A folder with `SMALL` as its split; its name as a data set."""
+    """Write a folder with `SMALL` as its split; return its data set name."""
     for entries in SMALL.values():
         for id, _, _ in entries:
             (root / "images" / str(id)).parent.mkdir(parents=True, exist_ok=True)

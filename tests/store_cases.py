@@ -1,4 +1,4 @@
-"""Stores of results for the tests of the store's commands: whole ones, and ways to break them."""
+"""Stores for tests of the store's commands: complete ones, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Te
 
 
 def put(store: Store, seed: int, shift: float = 0.0, **spec: Any) -> Path:
-    """Store a done cell; its record file."""
+    """Store a done cell; return the path of its record file."""
     record, logits, labels = result(seed, shift, **spec)
     put_answers(store, record, logits.numpy(), labels, [f"q{number}" for number in range(QUERIES)])
     return store.file(record.spec.key())
@@ -58,7 +58,7 @@ def put_failed(store: Store, seed: int) -> Path:
 
 
 def filled(folder: Path, seeds: Sequence[int] = (1, 2, 3)) -> Store:
-    """A store with these cells."""
+    """A store with cells of these seeds."""
     store = Store(folder)
     store.create()
     for seed in seeds:
@@ -67,7 +67,7 @@ def filled(folder: Path, seeds: Sequence[int] = (1, 2, 3)) -> Store:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file under a folder with its bytes and time of change."""
+    """Bytes and modification time of every file under a folder."""
     return {
         path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -76,7 +76,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def age(monkeypatch: Any, seconds: float) -> None:
-    """Let the store's clean-up see the time as it will be then."""
+    """Shift the clock of the store's clean-up forward by `seconds`."""
     now = time.time
     monkeypatch.setattr("fewshot_bench.store.clean.time.time", lambda: now() + seconds)
 
@@ -104,7 +104,7 @@ main()
 
 
 def killed_at(moment: int, *words: object) -> bool:
-    """True when a command was killed just before it renamed its file number `moment`."""
+    """Run a command that is killed just before its rename number `moment`; True if it was."""
     command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()
@@ -112,7 +112,7 @@ def killed_at(moment: int, *words: object) -> bool:
 
 
 def fit_digests(values: dict[str, Any]) -> None:
-    """Let the digests of a record fit its values, as if they had been computed."""
+    """Recompute a record's digests from its changed values."""
     digests = values["digests"]
     for name in ("text", "seal"):
         digests.pop(name, None)
@@ -120,7 +120,7 @@ def fit_digests(values: dict[str, Any]) -> None:
 
 
 def resealed(content: bytes) -> bytes:
-    """A pack whose checksum fits its values; unchanged where it cannot be parsed."""
+    """Recompute the checksum of a pack; return it unchanged if it cannot be parsed."""
     try:
         length = int.from_bytes(content[:8], "little")
         head = json.loads(content[8 : 8 + length])["__metadata__"]

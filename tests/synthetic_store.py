@@ -1,7 +1,7 @@
-"""Stores of made-up records with logits, large enough to time tables and reports with.
+"""Stores of synthetic records with logits, large enough to time tables and reports.
 
-Accuracy rises with the shots, methods and data sets differ, some images are harder than others for
-every method, and logits are too sure of themselves, the more so the longer a method trains.
+Accuracy rises with shots, methods and data sets differ, some images are harder than others for
+every method, and logits are overconfident, the more so the more shots and the longer the name.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ METHODS = (
 )
 ZERO_SHOT = "zero-shot"
 FULL_SHOTS, FULL_SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
-# Margin of the true class in units of the logits' noise: where a method starts, what shots add.
+# Margin of the true class in units of logit noise: initial value, and gain per doubling of shots.
 START, GAIN = 3.0, 0.14
 HARDNESS, SHARED_NOISE, OWN_NOISE = 1.1, 0.8, 0.6
 
 
 @dataclass(frozen=True)
 class Images:
-    """Queries of one data set: what makes each of them hard, for every method."""
+    """Queries of one data set, with their difficulty for all methods."""
 
     ids: list[str]
     labels: np.ndarray
@@ -49,7 +49,7 @@ class Images:
 
     @classmethod
     def draw(cls, dataset: str, queries: int, classes: int) -> Images:
-        """labels (queries,), rarer for higher classes; noise (queries, classes)."""
+        """Draw labels (queries,), rarer for higher classes, and noise (queries, classes)."""
         rng = generator("images", dataset)
         weight = np.linspace(1.3, 0.7, classes)
         labels = rng.choice(classes, size=queries, p=weight / weight.sum())
@@ -57,14 +57,14 @@ class Images:
         per_class = rng.normal(0, 0.5, classes)
         hardness = HARDNESS * rng.standard_normal(queries) + per_class[labels]
         noise = rng.standard_normal((queries, classes), dtype=np.float32)
-        # Each class has another that it is taken for.
+        # Each class is most often confused with the next one.
         noise[np.arange(queries), (labels + 1) % classes] += 0.7
         ids = [f"test/{label:03d}/image_{index:05d}.jpg" for index, label in enumerate(labels)]
         return cls(ids, labels, hardness, noise)
 
 
 def generator(*names: object) -> np.random.Generator:
-    """Random numbers that follow from names alone."""
+    """Random generator seeded by the names alone."""
     return np.random.default_rng(list(":".join(map(str, names)).encode()))
 
 
@@ -81,11 +81,11 @@ def fill(
     halves: bool = False,
     put: Callable[..., Record] = put_answers,
 ) -> Store:
-    """A store of datasets x methods x shots x seeds records; the same for the same numbers.
+    """Fill a store with datasets x methods x shots x seeds records, deterministically.
 
-    failed: so many of them failed, one data set and method each; zero_shot: and a method with no
-    shots; halves: and base and new classes of the first two data sets at the most shots. put:
-    writes a record with its logits, labels and ids.
+    failed: number of failed cells; zero_shot: add a method without shots; halves: add base and new
+    classes of the first two data sets at the most shots. put: writes a record with its logits,
+    labels and ids.
     """
     made = Store(store)
     made.create()
@@ -116,7 +116,7 @@ def fill(
 
 
 def specification(method: str, dataset: str, shots: int, seed: int, classes: str) -> RunSpec:
-    """The cell, on a backbone of the field."""
+    """The cell's specification, on a common backbone."""
     options = {"rank": 2, "lr": 2e-4} if method == "clip-lora" else {"lr": 2e-3}
     return RunSpec(
         *(method, dataset, shots, seed, seed),
@@ -149,7 +149,7 @@ def predicted(spec: RunSpec, images: Images) -> Mapping[str, Any]:
 
 
 def skill(spec: RunSpec, rng: np.random.Generator) -> float:
-    """The margin that a method has on a data set: its own, with luck that shrinks with shots."""
+    """Margin of a method on a data set, including luck that shrinks with shots."""
     place = METHODS.index(spec.method) if spec.method != ZERO_SHOT else -2
     level = generator("level", spec.dataset).normal(0, 0.7)
     taste = generator("taste", spec.method, spec.dataset).normal(0, 0.12)
@@ -160,7 +160,7 @@ def skill(spec: RunSpec, rng: np.random.Generator) -> float:
 
 
 def done_record(spec: RunSpec, arrays: Mapping[str, Any], place: int) -> Record:
-    """A record with the metrics of its logits and costs that grow with shots and methods."""
+    """A record with the metrics of its logits, and costs that grow with shots and methods."""
     rng = generator("costs", spec.method, spec.dataset, spec.shots, spec.train_seed)
     n, classes = arrays["logits"].shape
     seconds = (1.0 + place) * (1 + spec.shots) * float(rng.uniform(0.9, 1.1)) + 2.0
@@ -201,7 +201,7 @@ ENVIRONMENT: Mapping[str, Any] = {
 
 
 def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> dict[str, Any]:
-    """The split facts of a record: the queries of its data set, other picks per seed."""
+    """Split facts of a record: same queries for a data set, different picks per seed."""
     queries = tuple(map(str, arrays["ids"])), tuple(arrays["labels"].tolist())
     return {
         "digest": split_digest(spec.shots, spec.split_seed, classes, *queries),
@@ -222,14 +222,14 @@ def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> 
 def split_digest(
     shots: int, seed: int, classes: int, ids: tuple[str, ...], labels: tuple[int, ...]
 ) -> str:
-    """The digest of picks and queries, which all methods share."""
+    """Digest of picks and queries, shared by all methods."""
     test = (Item(name, y, f"class {y}") for name, y in zip(ids, labels, strict=True))
     picks = (Item(f"{shots}-{seed}-{y}", y, "") for y in range(classes))
     return digest_of((("train", picks), ("test", test)))
 
 
 def class_names(classes: int) -> list[str]:
-    """Names of classes, some with characters that LaTeX and Markdown have a use for."""
+    """Class names, some with characters that are special in LaTeX and Markdown."""
     odd = ("black_cat & dog", "50% wool", "C# score", "a $5 bill")
     return [odd[label] if label < len(odd) else f"kind {label}" for label in range(classes)]
 

@@ -1,4 +1,4 @@
-"""Import rules, packaging, and texts that must not stand in the tree."""
+"""Import rules, packaging, and texts that are forbidden in the tree."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ CORE = [path for path in FILES if PACKAGES["fewshot_bench"] in path.parents]
 FOLDERS = ("tests", "benchmarks", "scripts")
 BESIDE = [path for name in FOLDERS for path in sorted((REPOSITORY / name).rglob("*.py"))]
 PLUGINS = [path for path in FILES if path not in CORE]
-# A room may import rooms of lower floors alone; the face (`fewshot_bench/__init__.py`) is for
-# plug-ins and users, not for the rooms.
+# A room (subpackage) may import only rooms of lower floors; the face (`fewshot_bench/__init__.py`)
+# is for plug-ins and users, not for the rooms.
 FLOORS = {
     "utils": 1,
     "api": 2,
@@ -48,9 +48,9 @@ FLOORS = {
     "cli": 7,
     "plugins": 8,
 }
-# Arrows that the floors allow and the design does not: (room, room that it may not import).
+# Imports that the floors allow but the design forbids: (room, room that it may not import).
 APART = {("testing", "store"), ("testing", "analysis")}
-# Rooms that do not bring torch in when they are imported.
+# Rooms whose import must not load torch.
 LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
 # Modules whose `__all__` is public.
 FACES = (
@@ -66,7 +66,7 @@ MAX_LINES = 500
 
 
 def name_of(path: Path) -> str:
-    """`fewshot_bench/cli/run.py` and the like, as the rules name it."""
+    """Path relative to the repository, such as `fewshot_bench/cli/run.py`."""
     return path.relative_to(REPOSITORY).as_posix()
 
 
@@ -93,7 +93,7 @@ def imported(path: Path, *, at_import_time: bool = False) -> set[tuple[str, str]
 
 
 def top(module: str) -> str:
-    """The distribution that a module belongs to, roughly."""
+    """First component of a module name, roughly its distribution."""
     return module.partition(".")[0]
 
 
@@ -122,13 +122,13 @@ def test_open_clip_is_imported_in_few_places(path: Path) -> None:
 
 
 def room_of(path: Path) -> str:
-    """The room that a file of the core lies in; empty for the face and `__main__`."""
+    """The room of a core file; empty for the face and `__main__`."""
     parts = path.relative_to(PACKAGES["fewshot_bench"]).with_suffix("").parts
     return "" if parts[0] in ("__init__", "__main__") else parts[0]
 
 
 def rooms_imported(path: Path) -> set[str]:
-    """The rooms whose modules a file imports, inside functions too; "" stands for the face."""
+    """Rooms imported by a file, including inside functions; "" means the face."""
     found = set()
     for module, name in imported(path):
         if top(module) == "fewshot_bench":
@@ -147,7 +147,7 @@ def test_the_house_has_these_rooms() -> None:
 
 @pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_no_import_runs_up(path: Path) -> None:
-    """Every arrow between rooms runs to a lower floor, so there is no circle either."""
+    """Every import between rooms goes to a lower floor, which also excludes cycles."""
     room = room_of(path)
     if room:
         for target in rooms_imported(path) - {room}:
@@ -157,7 +157,7 @@ def test_no_import_runs_up(path: Path) -> None:
 
 
 def light_modules() -> list[str]:
-    """Modules that must not bring torch in: those of the light rooms."""
+    """Modules of the light rooms, which must not load torch."""
     root = PACKAGES["fewshot_bench"]
     found = [path for room in LIGHT for path in (root / room).rglob("*.py")]
     names = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in found]
@@ -197,7 +197,7 @@ def test_files_are_short(path: Path) -> None:
 
 
 def tracked() -> list[Path]:
-    """Text files under version control; without git, those of the packages."""
+    """Files under version control; without git, the Python files of the packages."""
     try:
         listed = subprocess.run(
             ["git", "-C", str(REPOSITORY), "ls-files", "-z"],
@@ -232,7 +232,7 @@ def test_the_folders_are_no_packages(tmp_path: Path) -> None:
             cwd=tmp_path,
             check=False,
         )
-        # Hugging Face's `datasets` may be installed; ours must not stand in for it.
+        # Hugging Face's `datasets` may be installed; our folder must not be imported in its place.
         assert done.returncode == 0 or f"No module named '{name}'" in done.stderr, done.stderr
         if name == "methods":
             assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""The generated pages are current, and links between pages lead somewhere."""
+"""Generated pages are current, and links between pages resolve."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-# Largest difference relative to the spread of the logits; half precision rounds features.
+# Tolerated mean difference relative to the spread of the logits; half precision rounds features.
 TOLERANCE = {"fp32": 0.02, "bf16": 0.3, "fp16": 0.1}
 
 
@@ -40,7 +40,7 @@ def reference() -> dict[str, torch.Tensor]:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Any wait of the host for the device inside is an error."""
+    """Raise an error at any host-device synchronization inside the block."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -45,7 +45,7 @@ def good(result: subprocess.CompletedProcess[str]) -> str:
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the project and the plug-in, installed from wheels.
 
-    The heavy dependencies are seen through a `.pth` file; the project itself is not taken from
+    Heavy dependencies are visible through a `.pth` file; the project itself is not imported from
     there, since the environment's own site-packages come first.
     """
     pytest.importorskip("hatchling", reason="building the two wheels offline needs hatchling")
@@ -89,7 +89,7 @@ def test_the_plugin_passes_the_kit_from_the_command_line(scripts: Path) -> None:
 
 
 def add_plugin(folder: Path, name: str, source: str) -> None:
-    """A distribution with one entry point, as an installer would leave it on the path."""
+    """Install a distribution with one entry point on the path, as an installer would."""
     module = f"fsbench_{name}"
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
     info = folder / f"{module}-1.0.dist-info"
@@ -102,7 +102,7 @@ def add_plugin(folder: Path, name: str, source: str) -> None:
 
 
 def fsbench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line of this environment with one more folder on the path."""
+    """Run this environment's command line with an additional folder on the path."""
     code = "from fewshot_bench.cli.main import main; main()"
     return run(sys.executable, "-c", code, *arguments, env={"PYTHONPATH": str(folder)})
 

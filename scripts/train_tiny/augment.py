@@ -15,12 +15,12 @@ WHITE, BLACK = 8, 9
 
 
 class Composer:
-    """Turns rows of (concept, case, color, background) into images from 0 to 1."""
+    """Turn rows of (concept, case, color, background) into images with values from 0 to 1."""
 
     def __init__(
         self, pool: Pool, seed: int, crops: float = 0.0, flips: float = 0.0, coarse: float = 0.3
     ) -> None:
-        """Keep the pool and the shares to crop, mirror and coarsen to 8 x 8; start the streams."""
+        """`crops`, `flips`, `coarse`: shares of images to crop, mirror and reduce to 8 x 8."""
         self.pool, self.crops, self.flips, self.coarse = pool, crops, flips, coarse
         self.rng = np.random.default_rng([seed, 1])
         self.gen = torch.Generator().manual_seed(seed)
@@ -178,7 +178,7 @@ class Composer:
 
 
 def sample_rows(claims: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one image row for each caption row, with what it leaves open drawn at random."""
+    """Return one image row per caption row; attributes that it does not claim are random."""
     rows = claims.copy()
     n, concepts = len(rows), rows[:, 0]
     is_glyph, is_texture = concepts < FIRST_SHAPE, concepts >= FIRST_TEXTURE

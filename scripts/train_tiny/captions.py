@@ -1,4 +1,4 @@
-"""Concept names, synonyms and caption templates, and which caption is true of which image."""
+"""Concept names, synonyms and caption templates, and the matching of captions to images."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ TEXTURE = (
 )
 CASES = (("lowercase", "small", "lower case"), ("uppercase", "capital", "upper case"))
 
-# Glyphs that may look the same: a caption of one is no negative for an image of another.
+# Glyphs that may look the same: a caption of one is not a negative for an image of another.
 CONFUSABLE = (("zero", "o"), ("one", "l", "i"), ("circle", "o"), ("ring", "o"), ("ring", "zero"))
 SAME_IN_BOTH_CASES = "ciklopsuvwxyz"
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and what it claims; -1 stands for nothing claimed."""
+    """A caption and its claims; -1 means no claim."""
 
     text: str
     concept: int
@@ -192,10 +192,10 @@ def confusable_pairs() -> np.ndarray:
 
 
 def compare(images: np.ndarray, claims: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pairs are true and which are to be left out, images by captions.
+    """Return masks (images, captions) of the true pairs and of the pairs to leave out.
 
-    Both arguments have the columns concept, case, color and background; -1 in an image means
-    that it has none, -1 in a caption that it claims nothing.
+    Both arguments have the columns concept, case, color and background; -1 means that an image has
+    none, or that a caption claims nothing.
     """
     image, claim = images[:, None, :], claims[None, :, :]
     agree = (claim == -1) | (claim == image)

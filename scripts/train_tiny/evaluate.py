@@ -65,7 +65,7 @@ def probe(
     shots: int,
     draws: int = 3,
 ) -> float:
-    """Return the mean accuracy of logistic regression on so many images of each class."""
+    """Return the mean accuracy of logistic regression on `shots` images per class."""
     scores = []
     for draw in range(draws):
         order = np.random.default_rng(draw).permutation(len(train[1]))

@@ -1,4 +1,4 @@
-"""Build the tiny CLIP, its truncated text forward pass, and read and write its files."""
+"""Build the tiny CLIP, encode truncated texts, and read and write its files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Vocabulary:
 
 
 def resume(model: CLIP, folder: Path) -> str:
-    """Load the weights of an earlier stage and return the line that says how it was trained."""
+    """Load the weights of an earlier stage and return the line that describes its training."""
     with safe_open(str(folder / "tiny.safetensors"), framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         line = (file.metadata() or {})["training"]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pool:
-    """Tiles as uint8, and where those of each (concept, case) start and how many there are."""
+    """Tiles as uint8, with the start index and number of tiles per (concept, case)."""
 
     tiles: np.ndarray
     starts: np.ndarray

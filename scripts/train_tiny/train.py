@@ -1,4 +1,4 @@
-"""Train the tiny CLIP with a contrastive loss that knows which captions are also true."""
+"""Train the tiny CLIP with a contrastive loss that accounts for other true captions."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Stage:
 
 
 def describe(stage: Stage, step: int, earlier: str) -> dict[str, str]:
-    """Return the metadata of a file saved after so many steps of a stage."""
+    """Return the metadata of a file saved after `step` steps of a stage."""
     line = (
         f"seed {stage.seed}, {step} of {stage.steps} steps, {step * CAPTIONS * VIEWS} images, "
         f"crops {stage.crops}, flips {stage.flips}, coarse {stage.coarse}, script version {VERSION}"

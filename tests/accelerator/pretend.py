@@ -1,9 +1,9 @@
-"""A device that exists in name only: tensors that say `cuda:99` and lie in the host's memory.
+"""A fake accelerator: tensors that report the device `cuda:99` and use host memory.
 
-Enter at `pretended`. Inside, what CUDA refuses raises (tensors of two devices in one operation,
-NumPy on a tensor of the device, a generator of the host for its numbers), and what makes the host
-wait or copy is kept in a `Log`, with the line that did it. Values are the CPU's. It uses private
-corners of torch: for tests alone.
+The entry point is `pretended`. Inside, errors of CUDA are raised (tensors of two devices in one
+operation, NumPy on a device tensor, a host generator for device numbers), and operations that
+make the host wait or copy are added to a `Log`, with their source line. Values are the CPU's. Uses
+private parts of torch: for tests only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# A number that no machine has, so that nothing that is cached by device is taken for a real one's.
+# An index that no machine has, so that caches by device never mix it with a real device.
 DEVICE = torch.device("cuda", 99)
 HOST = torch.device("cpu")
 Kind = Literal["read", "copy", "sent", "step"]
@@ -46,11 +46,11 @@ _IMAGES = str(Path("fewshot_bench", "images"))
 
 @dataclass(frozen=True)
 class Event:
-    """A read, copy or step: where it stands in the code, and whether images were being made.
+    """A read, copy or step: its source line, and whether it was inside image loading.
 
     `read` brings a value or a size to the host, which waits; `copy` brings host memory to the
-    device, and waits; `sent` is a copy of either direction that nobody waits for; `step` ends a
-    step of the optimizer `owner`.
+    device, and waits; `sent` is an asynchronous copy in either direction; `step` ends a step of the
+    optimizer `owner`.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class Event:
 
     @property
     def waits(self) -> bool:
-        """True where the host waits for the device."""
+        """True if the host waits for the device."""
         return self.kind in ("read", "copy")
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class Log:
     events: list[Event] = field(default_factory=list)
 
     def add(self, kind: Kind, function: str) -> None:
-        """Keep an event with the innermost line that is neither torch's nor of this file."""
+        """Add an event with the innermost source line outside of torch and this file."""
         frame, place, images = sys._getframe(1), "", False
         while frame.f_back is not None:
             file = frame.f_code.co_filename
@@ -86,13 +86,13 @@ class Log:
         self.events.append(Event(kind, function, place, images))
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Keep the end of an optimizer's step."""
+        """Add the end of an optimizer's step."""
         self.events.append(Event("step", owner=optimizer))
 
     def within_training(self) -> list[Event]:
-        """Waits between the first and the last step of an optimizer, of any one.
+        """Waits between the first and the last step of any optimizer.
 
-        Images count too: they are to come from pinned memory.
+        Image loading is included: it must copy from pinned memory.
         """
         inside: dict[int, Event] = {}
         owners = {id(one.owner) for one in self.events if one.kind == "step"}
@@ -109,13 +109,13 @@ class Log:
 
 
 class DeviceTensor(Tensor):
-    """A tensor of the pretended device around one of the host, `host`."""
+    """A tensor of the fake device that wraps a host tensor, `host`."""
 
     host: Tensor
 
     @staticmethod
     def around(host: Tensor) -> DeviceTensor:
-        """The device's view of host memory, which nobody else must hold."""
+        """Wrap a host tensor that has no other owner."""
         made: DeviceTensor = Tensor._make_wrapper_subclass(
             DeviceTensor,
             host.size(),
@@ -127,7 +127,7 @@ class DeviceTensor(Tensor):
         made.host = host
         return made
 
-    # To torch's own code, autograd above all, it is a tensor of the CPU.
+    # For torch's own code, above all autograd, it is a CPU tensor.
     device = property(lambda self: DEVICE)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
@@ -135,18 +135,18 @@ class DeviceTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Computes on the host; outside of `pretended` nothing is looked at."""
+        """Compute on the host; outside of `pretended` nothing is checked."""
         return _wrapped(func(*_host(args), **_hosts(kwargs)))
 
 
 class DeviceGenerator(torch.Generator):
-    """A generator that says it belongs to the pretended device."""
+    """A generator that reports the fake device."""
 
     device = property(lambda self: DEVICE)  # type: ignore[assignment]
 
 
 def _host(value: Any) -> Any:
-    """Arguments of an operation as tensors of the host."""
+    """Unwrap the arguments of an operation to host tensors."""
     if type(value) in (tuple, list):
         return type(value)(map(_host, value))
     return value.host if isinstance(value, DeviceTensor) else value
@@ -157,7 +157,7 @@ def _hosts(named: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _wrapped(found: Any) -> Any:
-    """Results of an operation as tensors of the device."""
+    """Wrap the results of an operation as device tensors."""
     if type(found) in (tuple, list):
         return type(found)(map(_wrapped, found))
     return DeviceTensor.around(found) if type(found) is Tensor else found
@@ -172,7 +172,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 class _Kernels(TorchDispatchMode):
-    """Every operation below autograd: refuses mixed devices, keeps reads, computes on the host."""
+    """Intercepts operations below autograd: rejects mixed devices, logs reads, computes on host."""
 
     def __init__(self, log: Log, functions: _Functions) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class _Kernels(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled here, and to import the compiler takes seconds."""
+        """False: nothing is compiled here, and importing the compiler takes seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -200,7 +200,7 @@ class _Kernels(TorchDispatchMode):
         return _wrapped(func(*_host(args), **_hosts(kwargs)))
 
     def _look(self, name: str, args: tuple[Any, ...], hosts: list[Tensor]) -> None:
-        """Judge an operation on tensors of the device."""
+        """Log or reject an operation on device tensors."""
         if name in _READS:
             self._log.add("read", name)
         if name in _TAKE_HOST_INDICES:
@@ -230,7 +230,7 @@ def _check_generator(generator: torch.Generator | None, *, device: bool) -> None
 
 
 class _Functions(TorchFunctionMode):
-    """Every call of torch from Python: moves, what names a device, what only the host can do."""
+    """Intercepts torch calls from Python: moves, device arguments, host-only functions."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class _Functions(TorchFunctionMode):
         self._calls: list[bool] = []
 
     def on_device(self) -> bool:
-        """True where torch itself makes a tensor beside tensors of the device."""
+        """True if torch itself creates a tensor for a call with device tensors."""
         if self._calls:
             return self._calls[-1]
         return torch._C._current_autograd_node() is not None
@@ -273,7 +273,7 @@ class _Functions(TorchFunctionMode):
             self._calls.pop()
 
     def _placed(self, name: str, func: Any, args: Any, kwargs: Any, target: torch.device) -> Any:
-        """A function that names the device of its result."""
+        """Handle a function with a `device` argument."""
         kwargs["device"] = HOST
         there = target.type == DEVICE.type
         if name in _FROM_HOST_DATA and there and not _has_device(args):
@@ -283,7 +283,7 @@ class _Functions(TorchFunctionMode):
         return _wrapped(found) if there else _host(found)
 
     def _moved(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
-        """`to`, `cpu`, `cuda` and `pin_memory`."""
+        """Handle `to`, `cpu`, `cuda` and `pin_memory`."""
         x, here = args[0], isinstance(args[0], DeviceTensor)
         if name == "pin_memory":
             pinned = x.detach()
@@ -329,7 +329,7 @@ class _Functions(TorchFunctionMode):
         return DeviceTensor.around(torch.tensor(data, dtype=kwargs.get("dtype", x.dtype)))
 
     def _on_one_hot(self, x: DeviceTensor, classes: int = -1) -> Tensor:
-        """On CUDA the labels are looked at only where the number of classes is not given."""
+        """CUDA reads the labels only if the number of classes is not given."""
         if classes < 0:
             self._log.add("read", "one_hot")
         return DeviceTensor.around(F.one_hot(x.host, classes))
@@ -345,7 +345,7 @@ def _in_float32(value: Any) -> Any:
 
 
 def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
-    """The device that `Tensor.to` is asked for, if any."""
+    """The target device of `Tensor.to`, if any."""
     for value in (*args, kwargs.get("device"), kwargs.get("other")):
         if isinstance(value, Tensor | torch.device):
             return value.device if isinstance(value, Tensor) else value
@@ -358,7 +358,7 @@ _Generator = torch.Generator
 
 
 class _Generators(type):
-    """Stands in for `torch.Generator`: makes those of the host and of the pretended device."""
+    """Replaces `torch.Generator`; creates generators of the host or of the fake device."""
 
     def __call__(cls, device: Any = HOST) -> torch.Generator:
         return DeviceGenerator() if torch.device(device).type == DEVICE.type else _Generator()
@@ -372,12 +372,12 @@ class _GeneratorStandIn(metaclass=_Generators):
 
 
 def _exchangeable(one: Tensor, other: Tensor) -> bool:
-    """True where both are on one device."""
+    """True if both are on the same device."""
     return isinstance(one, DeviceTensor) == isinstance(other, DeviceTensor)
 
 
 class _Arrived:
-    """Stands in for `torch.cuda.Event`: everything has arrived."""
+    """Replaces `torch.cuda.Event`; always complete."""
 
     def record(self) -> None:
         pass
@@ -390,7 +390,7 @@ class _Arrived:
 
 
 def _by_dtype(lists: Any, with_indices: bool = False) -> Any:
-    """`Optimizer._group_tensors_by_device_and_dtype`, which reads devices below Python."""
+    """Replaces `Optimizer._group_tensors_by_device_and_dtype`, which reads devices in C++."""
     found = torch._C._group_tensors_by_device_and_dtype(lists, with_indices)
     return {(tensors[0][0].device, key[1]): (tensors, i) for key, (tensors, i) in found.items()}
 
@@ -399,7 +399,7 @@ _set_autocast = torch.set_autocast_enabled, torch.set_autocast_dtype
 
 
 def _enable(device: str, enabled: bool) -> None:
-    """Autocast of the device is the CPU's for its tensors, beside `_IN_FLOAT32`."""
+    """Apply the fake device's autocast state to the CPU, in addition to `_IN_FLOAT32`."""
     for one in {device, "cpu"} if device == DEVICE.type else {device}:
         _set_autocast[0](one, enabled)
 
@@ -411,12 +411,12 @@ def _choose(device: str, dtype: torch.dtype) -> None:
 
 @contextmanager
 def pretended() -> Iterator[Log]:
-    """Inside, `cuda:99` exists in name; what makes the host wait for it is in the log."""
+    """Context in which `cuda:99` exists; yields the log of host waits."""
     log = Log()
     functions, engine = _Functions(log), torch.autograd._engine_run_backward
 
     def run_backward(*args: Any, **kwargs: Any) -> Any:
-        """torch hides a mode from what runs inside of a function that the mode has seen."""
+        """Re-enter the mode: torch disables it inside functions that it intercepted."""
         with functions:
             return engine(*args, **kwargs)
 
@@ -424,7 +424,7 @@ def pretended() -> Iterator[Log]:
         (torch, "Generator", _GeneratorStandIn),
         (torch, "set_autocast_enabled", _enable),
         (torch, "set_autocast_dtype", _choose),
-        # A module that moves gets new parameters; torch would exchange the memory of the old ones.
+        # Moving a module creates new parameters; torch would otherwise swap the old ones' memory.
         (torch.__future__, "get_overwrite_module_params_on_conversion", lambda: True),
         (torch.autograd, "_engine_run_backward", run_backward),
         (torch.cuda, "Event", _Arrived),

@@ -1,7 +1,7 @@
-"""A rehearsal of one method: fit, optimizer and prediction on the pretended device.
+"""Rehearsal of one method: fit, optimizer and prediction on the fake device.
 
-`rehearse` runs them on the toy task, watched as the runner watches a fit; `Rehearsal.faults` lists
-what would be wrong, or make the host wait, on an accelerator.
+`rehearse` runs them on the toy task, guarded like a fit of the runner; `Rehearsal.faults` lists
+errors and host waits that would occur on an accelerator.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ WAYS = 3
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Events of a fit and of the prediction of a batch of queries; `error` ended them.
+    """Events of a fit and of the prediction of a query batch; `error` is set if they failed.
 
-    encodes: whether the method asked for `ctx.autocast`, so that precision is its own matter.
+    encodes: whether the method used `ctx.autocast`, so that precision needs a test of its own.
     """
 
     fit: Log
@@ -50,7 +50,7 @@ class Rehearsal:
     encodes: bool = False
 
     def faults(self) -> list[str]:
-        """Faults in plain words; empty where there is none."""
+        """Descriptions of all faults; empty if there is none."""
         if self.error:
             return [self.error]
         found = [f"in training: {event}" for event in self.fit.within_training()]
@@ -63,12 +63,12 @@ class Rehearsal:
 
 
 def waits(log: Log) -> list[Event]:
-    """Reads and copies, those apart that bring images and their features to the device."""
+    """Reads and copies, except those that bring images and their features to the device."""
     return [event for event in log.events if event.waits and not event.images]
 
 
 def ways(method: Any) -> list[Any]:
-    """The method made short, with its own choices, and with the others that its options have."""
+    """Short variants of the method: its own option values, and the other choices of its options."""
     return list(dict.fromkeys(_short(method, number) for number in range(WAYS)))
 
 
@@ -88,9 +88,9 @@ def _short(method: Any, number: int) -> Any:
 
 def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
     """Fit on the toy task and predict its queries."""
-    # An accelerator's batches are filled up to this size; here it would only take time.
+    # An accelerator's batches are padded to this size, which would only take time here.
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
-    # The toy itself is made outside: other tests in this process use it too.
+    # Make the toy outside of `pretended`: other tests in this process use it too.
     _backbone("fp32", "cpu")
     with pretended() as log, small, features.open_views():
         made = prepare(SETTING, _backbone(precision), parts)
@@ -110,7 +110,7 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
 
 
 def on_host(method: Any) -> torch.Tensor:
-    """The logits of the same fit on the CPU."""
+    """Logits of the same fit on the CPU."""
     with features.open_views(), isolated(1):
         made = prepare(SETTING, _backbone("fp32", "cpu"))
         classifier = method.fit(made.task, made.backbone, made.context)
@@ -121,7 +121,7 @@ def on_host(method: Any) -> torch.Tensor:
 
 @functools.cache
 def _backbone(precision: str, device: torch.device | str = DEVICE) -> Any:
-    """One for all methods, which leave it as they find it."""
+    """A toy backbone shared by all methods, which leave it unchanged."""
     return toy_backbone(device, precision)
 
 

@@ -1,6 +1,6 @@
-"""Every built-in method gives the CPU's numbers on a device that exists in name.
+"""Every built-in method gives the CPU's numbers on the fake device.
 
-No step of a training makes the host wait for it, and no prediction beyond its images.
+No training step makes the host wait for the device, nor does prediction beyond loading images.
 `rehearsal.py` defines the rehearsal; `test_rehearsal_finds_faults.py` proves that it finds faults.
 """
 
@@ -31,7 +31,7 @@ def test_no_device_is_mixed_and_no_step_waits(method: Any) -> None:
     seen = rehearse(method)
     assert seen.faults() == []
     assert_close(seen.logits.host, on_host(method), rtol=1e-4, atol=1e-3)
-    # Of methods on frozen features, one is rehearsed in 16 bits below: they share all that differs.
+    # bf16 is rehearsed only for methods that encode; one frozen-feature method is tested below.
     if seen.encodes and method == ways(type(method)())[0]:
         assert rehearse(method, "bf16").faults() == []
         assert rehearse(method, "fp16").faults() == []

@@ -19,7 +19,7 @@ from tests.accelerator.rehearsal import rehearse
 
 @dataclass(frozen=True)
 class Step:
-    """The things of a step that a fault can get at."""
+    """Values of a training step that a planted fault can use."""
 
     loss: Tensor
     features: Tensor
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Head:
-    """The logits of a linear head."""
+    """Logits of a linear head."""
 
     weight: Tensor
     finish: Callable[[Tensor], Any]
@@ -46,9 +46,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Planted:
-    """A sound linear probe, but for what `act` does in a step, and `finish` to logits.
+    """A correct linear probe, apart from the faults `act` in a step and `finish` on logits.
 
-    A tensor that `act` returns is added to the loss.
+    If `act` returns a tensor, it is added to the loss.
     """
 
     name: ClassVar[str] = "planted"

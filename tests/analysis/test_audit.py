@@ -1,4 +1,4 @@
-"""`fsbench audit`: every unfair, incomplete or doubtful thing that records show is named."""
+"""`fsbench audit`: reports everything unfair, incomplete or doubtful in the records."""
 
 from __future__ import annotations
 

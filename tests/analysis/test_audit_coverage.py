@@ -1,4 +1,4 @@
-"""`fsbench audit`: cells that some methods lack, and what records do not say."""
+"""`fsbench audit`: cells that some methods lack, and facts missing in records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shotless(datasets: tuple[str, ...] = ("dtd", "pets")) -> list[Record]:
 
 
 def test_zero_shot_without_shots_stands_beside_the_others() -> None:
-    """It draws nothing, so that neither its shots nor its one seed are a finding."""
+    """Zero-shot draws nothing, so neither its shots nor its single seed are a finding."""
     records = [complete(r) for r in matrix(("coop", "clip-lora"), ("dtd", "pets"), (1, 4, 16))]
     found = audit([*records, *shotless()])
     assert found.sound, found.findings
@@ -31,13 +31,13 @@ def test_zero_shot_without_shots_stands_beside_the_others() -> None:
 
 
 def test_zero_shot_with_one_seed_stands_beside_the_others() -> None:
-    """As `fsbench reproduce` runs it."""
+    """This is how `fsbench reproduce` runs it."""
     once = [r for r in fair(("zero-shot",)) if r.spec.train_seed == 1]
     assert audit([*fair(("coop", "clip-lora")), *once]).sound
 
 
 def test_images_are_counted_whether_they_are_pixels_or_features() -> None:
-    """CoOp trains on features and sees no pixels, which is no smaller budget."""
+    """CoOp trains on features and reads no pixels, which does not make its budget smaller."""
     work = {"work": {"billed": {"images": 140}}, "images_seen": 0}
     found = audit(changed(coop, footprint=work))
     assert "140 images encoded" in found.hazards[7].text
@@ -60,7 +60,7 @@ def test_seeds_of_both_kinds_are_named() -> None:
 
 
 def test_what_is_not_in_the_records_is_not_claimed() -> None:
-    """No digest of the support set is no proof that it is the same one."""
+    """Without a digest, support sets cannot be claimed to be equal."""
     records = [dataclasses.replace(r, split={"train": 47, "val": 188}) for r in fair()]
     found = audit(records)
     assert found.hazards[4].open
@@ -85,7 +85,7 @@ def test_prompts_with_numbers_that_json_lacks_are_read() -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_number_is_cut(width: int) -> None:
-    """Neither by long names of methods nor by a narrow terminal."""
+    """Numbers are cut neither by long method names nor by a narrow terminal."""
     footprint = {
         "steps": 123_456,
         "trained": 987_654_321,
@@ -131,7 +131,7 @@ def test_rows_of_other_conditions_lack_cells_of_their_own() -> None:
 
 
 def test_seeds_with_one_support_set_are_a_finding() -> None:
-    """As with all images of a class, or with one split seed."""
+    """This happens with all images of a class, or with a single split seed."""
     text = "seeds with equal support sets: 1 different one in 1 of 1 cells of the table"
     equal = [complete(make(seed=s, digest="same")) for s in (1, 2, 3)]
     fixed = [complete(make(split_seed=1, train_seed=s)) for s in (1, 2, 3)]

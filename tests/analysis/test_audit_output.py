@@ -1,4 +1,4 @@
-"""`fsbench audit` as a command: its exit codes, its formats, and hostile records."""
+"""`fsbench audit` as a command: exit codes, formats, and hostile records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cost is one `Column`: a new one stands in tables, CSV, JSON, sorting and the report."""
+"""A cost is one `Column`: a new one appears in tables, CSV, JSON, sorting and the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers import fsbench
 
 @pytest.fixture(autouse=True)
 def steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Optimizer steps as a cost, declared as `COSTS` declares its own."""
+    """Add optimizer steps as a cost, declared like those in `COSTS`."""
     column = dataclasses.replace(
         TRAINED,
         name="steps",
@@ -64,7 +64,7 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
 
 
 def test_a_schedule_names_changed_options_in_records_of_before_too() -> None:
-    """Their cards hold the schedule of the defaults alone."""
+    """Cards of older records contain only the schedule of the defaults."""
     record = make(overrides={"epochs": 5})
     for card in (
         MethodCard("coop-50/100/200").to_dict(),

@@ -1,4 +1,4 @@
-"""Commands that are printed: `run` understands them, and they say exactly the cells."""
+"""Printed commands: `run` accepts them, and they describe exactly the cells."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.compare_records import make, run_compare, save
 from tests.helpers import fsbench
 from tests.own_sets import picture
 
-# Another value of every field that a command gives; the rest follows from data, weights and code.
+# Another value for every field that a command sets; the others follow from data, weights and code.
 OTHER: dict[str, Any] = {
     "method": "other",
     "dataset": "pets",
@@ -57,7 +57,7 @@ def distinct(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunSpec)])
 def test_every_field_of_a_cell_is_in_the_commands(field: str) -> None:
-    """A new field belongs in FIELDS of signature/line.py, and here."""
+    """A new field must be added to FIELDS of signature/line.py, and here."""
     assert field in {name for one in FIELDS for name in one.of}
     assert (field in OTHER) != (field in FOLLOWS)
     if field in OTHER:
@@ -67,7 +67,7 @@ def test_every_field_of_a_cell_is_in_the_commands(field: str) -> None:
 
 
 def test_every_part_of_own_data_is_in_the_commands() -> None:
-    """Each part is an option of `read_own_data`, but for what --skip-damaged finds out."""
+    """Each part is an option of `read_own_data`, except for the result of --skip-damaged."""
     parts = {one.part: one.words for one in FIELDS if "data" in one.of}
     assert parts.pop("skipped")("abc") == ["--skip-damaged"]
     assert set(inspect.signature(read_own_data).parameters) == set(parts)
@@ -75,7 +75,7 @@ def test_every_part_of_own_data_is_in_the_commands() -> None:
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set whose path a shell must have in quotes, with a file of class names beside it."""
+    """A data set whose path needs shell quoting, with a file of class names beside it."""
     root = tmp_path_factory.mktemp("own") / "it's $HOME & more"
     for label, name in enumerate(("a", "b", "c")):
         (root / name).mkdir(parents=True)
@@ -117,7 +117,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 def cells(wanted: dict[str, Any], folder: Path) -> list[RunSpec]:
-    """The cells of a request; none of one that `run` refuses."""
+    """Cells of a request; empty if `run` rejects it."""
     values = {key: value for key, value in wanted.items() if key not in ("asked", "data")}
     if values["datasets"] == ("OWN",):
         values |= {"datasets": (f"folder:{folder}",), "data": wanted["data"]}
@@ -128,13 +128,13 @@ def cells(wanted: dict[str, Any], folder: Path) -> list[RunSpec]:
 
 
 def identity(spec: RunSpec) -> str:
-    """The specification of a cell without the facts that a run adds itself."""
+    """Key of a specification without the facts that a run adds."""
     plain = dataclasses.replace(spec, revision="", target_revision="", picks="")
     return plain.key()
 
 
 def missing(records: list[Record]) -> tuple[list[str], set[str]]:
-    """The commands of a table, and the cells that it has places for and the records have not."""
+    """Commands of a table, and the cells that the table expects but the records lack."""
     table = build(records, Options(allow_mixed=True))
     expected = set()
     for cell in table.cells.values():
@@ -150,7 +150,7 @@ def missing(records: list[Record]) -> tuple[list[str], set[str]]:
                 train_seed=seed.train,
                 data=cell.own_data,
             )
-            # Own templates replace the custom prompts: beside others no command can ask for them.
+            # Own templates replace custom prompts: a command cannot request both.
             if spec.prompts == "custom" or "templates" not in spec.data:
                 expected.add(identity(spec))
     return list(table.commands), expected
@@ -175,7 +175,7 @@ def test_the_commands_of_any_store_say_exactly_what_is_missing(
 
 
 def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
-    """The commands are run, and then nothing is missing."""
+    """After running the commands, nothing is missing."""
     known: dict[str, Any] = {"datasets": ("digits",), "shots": (1,), "limit": 20}
     wanted = [
         Request(("tip-adapter",), seeds=(1, 2), split_seed=split, **known) for split in (1, 2)
@@ -205,7 +205,7 @@ def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
 
 
 def to_run(store: Path) -> list[str]:
-    """The commands that `compare` prints."""
+    """Commands printed by `compare`."""
     shown = json.loads(fsbench("compare", "--store", str(store), "--format", "json").out)
     return list(shown["meta"]["missing_commands"])
 

@@ -1,4 +1,4 @@
-"""Commands for cells with any names and values, read by the options of `run` alone."""
+"""Commands for cells with arbitrary names and values, parsed only by `run`'s options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Identity = tuple[Any, ...]
 
 
 def model_cells(line: str) -> Iterator[Identity]:
-    """The cells that a command asks for by its options alone, with no look at methods or data."""
+    """Cells requested by a command, from its options only, without loading methods or data."""
     words = shlex.split(line)
     assert words[:2] == ["fsbench", "run"]
     asked = run_command.make_context("run", words[2:]).params
@@ -52,7 +52,7 @@ def model_cells(line: str) -> Iterator[Identity]:
 
 
 def model_cell(spec: RunSpec) -> Identity:
-    """The same of a specification."""
+    """Identity of a specification."""
     chosen = frozenset((name, str(value)) for name, value in spec.overrides.items())
     what = (spec.method, chosen, spec.dataset, spec.classes, spec.target, spec.shots)
     named = (spec.backbone, spec.protocol, spec.val, spec.prompts, spec.precision)
@@ -81,7 +81,7 @@ SPECS = st.builds(
         {}, optional={"holdout": st.just(0.25), "templates": distinct(ODD).map(list)}
     ),
 )
-# Few values of each, so that the cells have much in common.
+# Few values per field, so that cells have much in common.
 VARIED = st.fixed_dictionaries(
     {
         "shots": st.integers(1, 3),
@@ -111,8 +111,8 @@ def test_any_names_and_values_are_said_as_they_are_or_named(found: Any, values: 
     assert set(said) <= set(wanted)
     assert set(said.values()) <= {1}
     left_out = [spec for cell, spec in wanted.items() if cell not in said]
-    # Only own templates beside other prompts, and what a comma of an option, an equals sign, a
-    # blank at an end, or a hidden character stands in.
+    # Only own templates combined with other prompts, and options with a comma, an equals sign, a
+    # leading or trailing blank, or a hidden character.
     assert all(remarks for _ in left_out)
     for spec in left_out:
         if spec.data.get("templates") and spec.prompts != "custom":

@@ -1,4 +1,4 @@
-"""Tables: statistics, averages, what is missing, and differences to a baseline."""
+"""Tables: statistics, averages, missing cells, and differences to a baseline."""
 
 from __future__ import annotations
 

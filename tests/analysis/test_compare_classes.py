@@ -41,7 +41,7 @@ def test_harmonic_mean_is_per_seed_first() -> None:
     assert found.status == "done"
     assert found.estimates["top1"].mean == pytest.approx(33)
     assert found.estimates["top1"].n == 2
-    # Not the harmonic mean of the means, which are 75 and 25.
+    # It differs from the harmonic mean of the means, which are 75 and 25.
     assert found.estimates["top1"].mean != pytest.approx(37.5)
     macro = 2 * 59 * 39 / 98
     assert found.series["macro_accuracy"][ONE] == pytest.approx(macro)

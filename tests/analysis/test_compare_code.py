@@ -1,4 +1,4 @@
-"""Tables refuse to mix what different code of one method has computed."""
+"""Tables refuse to mix results of different code of one method."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLD, NEW = "1" * 64, "2" * 64
 
 
 def coded(digest: str | None, record: Record) -> Record:
-    """The record as code of this digest would have made it."""
+    """The record with the code digest `digest`."""
     said = {} if digest is None else {"code": {"digest": digest}}
     return dataclasses.replace(record, environment=said)
 

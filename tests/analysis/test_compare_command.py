@@ -97,7 +97,7 @@ def test_two_thousand_records_in_two_seconds(
         after = os.times()
         used = after.children_user + after.children_system
         seconds.append(used - before.children_user - before.children_system)
-    # Two seconds on a quiet machine; processor time doubles where caches are shared.
+    # Two seconds on a quiet machine; CPU time may double if caches are shared.
     assert min(seconds) < 4.0
 
 

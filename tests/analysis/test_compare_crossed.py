@@ -1,4 +1,4 @@
-"""Several training seeds on one support set are no draws of their own for the tests."""
+"""Several training seeds on one support set do not count as independent draws in the tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CROSSED = tuple(itertools.product(SPLITS, TRAINS))
 
 
 def fill_crossed(store: Path, runs: Sequence[Run], *, other_images: bool = False) -> None:
-    """Two methods on dtd; other_images: every support set has test images of its own."""
+    """Store two methods on dtd; other_images: every support set has test images of its own."""
     opened = Store(store)
     opened.create()
     for method, (split, train) in itertools.product(("linear-probe", "coop"), runs):
@@ -58,7 +58,7 @@ def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
 
 
 def test_support_sets_are_the_seeds_of_the_test(tmp_path: Path) -> None:
-    """By hand: a two-way table of support sets by images, and the part of training seeds."""
+    """Computed by hand: a two-way table of support sets by images, plus the training-seed part."""
     fill_crossed(tmp_path, CROSSED)
     document = compared(tmp_path)
     (row,) = [r for r in document["rows"] if (r["dataset"], r["method"]) == ("dtd", "coop")]
@@ -87,7 +87,7 @@ def test_support_sets_are_the_seeds_of_the_test(tmp_path: Path) -> None:
 
 
 def simulated(rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """Two equal methods; support sets make a difference to each, and training hardly any."""
+    """Two equal methods with noise from support sets and almost none from training."""
     hard, sides = rng.normal(0.8, 1.4, 300), []
     for _ in range(2):
         luck = {split: 0.25 * rng.normal() for split in SPLITS}

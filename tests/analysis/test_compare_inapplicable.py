@@ -1,4 +1,4 @@
-"""Inapplicable cells: n/a with its reason, never a number, a hole or a failure."""
+"""Inapplicable cells: n/a with a reason, never a number, a missing cell or a failure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DERIVED = ("dtd (H)", "pets (H)", "average (new)", "average (H)")
 
 
 def store() -> list[Record]:
-    """coop everywhere; linear-probe on base classes alone."""
+    """Records of coop for all cells, and of linear-probe for base classes only."""
     records = []
     for name in ("dtd", "pets"):
         for seed in (1, 2):
@@ -27,7 +27,7 @@ def store() -> list[Record]:
 
 
 def line_of(text: str, grid: str) -> str:
-    """The line of linear-probe in the grid of this name."""
+    """The line of linear-probe in the grid with this name."""
     after = text.split(grid, 1)[1].splitlines()
     return next(line for line in after if "linear-probe" in line)
 

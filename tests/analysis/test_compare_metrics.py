@@ -1,4 +1,4 @@
-"""`fsbench compare`: other metrics than top-1, columns, order and learning curves."""
+"""`fsbench compare`: metrics other than top-1, columns, order and learning curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.synthetic_store import fill
 
 
 def rated(method: str, seed: int = 1, shots: int = 1, **metrics: float) -> Record:
-    """A record with these metrics beside its top-1."""
+    """A record with these metrics in addition to top-1."""
     record = make(method, shots=shots, seed=seed, top1=metrics.pop("top1", 50.0))
     return dataclasses.replace(record, metrics={**record.metrics, **metrics})
 
@@ -165,7 +165,7 @@ def test_old_records_without_logits_show_what_they_have(tmp_path: Path) -> None:
 
 
 def test_every_metric_has_its_own_number_of_seeds(tmp_path: Path) -> None:
-    """A record of an older version lacks a metric, and its logits are gone."""
+    """A record of an older version lacks a metric, and its logits are missing."""
     records = [rated("coop", seed=seed, ece=2.0 + seed) for seed in (1, 2)]
     save(tmp_path / "s", [*records, rated("coop", seed=3)])
     for metric, seeds in (("top1", "3"), ("ece", "2")):

@@ -1,4 +1,4 @@
-"""Markup: what the terminal, Markdown, LaTeX, CSV and JSON show."""
+"""Markup of the terminal, Markdown, LaTeX, CSV and JSON output."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_terminal_fits(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     grid_rows = [line for line in text.splitlines() if line.startswith("tip-adapter-f ")]
     assert len(grid_rows) in (12, 24)
-    # Conditions that hold for all tables are said once, after the last.
+    # Conditions shared by all tables are printed once, after the last table.
     assert text.count("protocol coop; val min4; prompts custom; backbone test;") == 1
     assert text.rindex("tip-adapter-f ") < text.index("protocol coop;")
 

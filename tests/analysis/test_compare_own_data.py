@@ -1,4 +1,4 @@
-"""Own class names, templates and hold-out: said in every table, never mixed, in the commands."""
+"""Own class names, templates and hold-out: shown in tables, never mixed, included in commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and figures as papers print them: layout, names, captions, curves."""
+"""Tables and figures in the style of papers: layout, names, captions, curves."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ RENAMES = ("--rename", "bias-tuning[steps=15]=Ours", "--rename", "dtd=DTD (textu
 def test_names_can_be_set_in_every_format(store: Path, form: str, layout: str) -> None:
     words = ("--format", form, "--layout", layout, "--rename", "average=Avg. =")
     shown = run_compare("--store", store, *RENAMES, *words).output
-    # Without signatures, which name what was run.
+    # Without signatures, which contain the original method names.
     own = shown.partition("\nfsbench:1")[0] if form == "terminal" else shown
     lines = own.splitlines()
     body = "\n".join(line for line in lines if not re.search(r"fsbench:1|\\tiny", line))

@@ -1,4 +1,4 @@
-"""`compare --predictions`: what every method predicted, image by image, on the same line."""
+"""`compare --predictions`: each method's prediction for an image, on one line per image."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_prediction_is_that_of_the_logits(store: Path, tmp_path: Path, end
         names = dict(zip(arrays["labels"].tolist(), (r["label_name"] for r in mine), strict=True))
         logits = arrays["logits"].astype(float)
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        # Logits are rounded, what is shown is not.
+        # Stored logits are rounded, displayed values are not.
         confidence = [float(row[f"{spec.method} confidence"]) for row in mine]
         assert confidence == pytest.approx(shares.max(1).tolist(), rel=1e-3)
         for row, label in zip(mine, predicted.tolist(), strict=True):
@@ -82,7 +82,7 @@ def test_filters_and_names_apply(store: Path, tmp_path: Path) -> None:
 
 
 def test_methods_stand_on_the_line_of_the_same_image(tmp_path: Path) -> None:
-    """Other images, another order, and one image twice: by image, never by place."""
+    """Different images, another order, and a repeated image: matched by image, not by position."""
     opened = Store(tmp_path / "s")
     opened.create()
     logits = np.array([[2.0, 0.0], [0.0, 2.0], [3.0, 0.0]])

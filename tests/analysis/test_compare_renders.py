@@ -40,7 +40,7 @@ DOCUMENT = r"""\documentclass{article}
 %s
 \end{document}
 """
-# Of the numbers that are there; pandas has no plain type for whole numbers or booleans with gaps.
+# Types of existing values; pandas has no plain type for integers or booleans with gaps.
 TYPES = {
     "shots": "int64",
     "n_seeds": "int64",
@@ -56,7 +56,7 @@ TYPES = {
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose method, data set and class names are out to break things."""
+    """A store with method, data set and class names that break naive formatting."""
     store = fill(tmp_path_factory.mktemp("odd") / "s", 1, 1, (1, 2), (1, 2), 60, len(NAMES))
     for record in list(store.records()):
         arrays = stored_arrays(store, record.spec.key())
@@ -74,7 +74,7 @@ def words(store: Path, form: str, per_class: bool) -> tuple[str | Path, ...]:
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skip where a program is not installed, unless this is where the test must run."""
+    """Skip if a program is not installed, unless FSBENCH_TEST_LATEX=1."""
     missing = [name for name in programs if shutil.which(name) is None]
     must = os.environ.get("FSBENCH_TEST_LATEX") == "1"
     return pytest.mark.skipif(bool(missing) and not must, reason=f"not installed: {missing}")
@@ -99,7 +99,7 @@ def test_a_published_table_compiles(tmp_path: Path) -> None:
 
 
 def typeset(folder: Path, body: str) -> str:
-    """The log of pdflatex for the document that `table.pdf` is made of."""
+    """Typeset the document behind `table.pdf`; return pdflatex's log."""
     (folder / "table.tex").write_text(DOCUMENT % body)
     quiet = ("-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape")
     done = ran(folder, "pdflatex", *quiet, "table.tex")
@@ -109,7 +109,7 @@ def typeset(folder: Path, body: str) -> str:
 
 
 def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
-    """A program that ended in time, in this folder."""
+    """Run a program in this folder, with a timeout."""
     return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
 
 
@@ -128,7 +128,7 @@ def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
 
 
 class Seen(HTMLParser):
-    """Contents of a page: its tags, and the text of the cells of its tables."""
+    """Tags of a page, and the text of its table cells."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ def compared(store: Path, *more: str) -> Any:
 
 
 def hits(store: Path, method: str, shots: int) -> dict[str, list[np.ndarray]]:
-    """By data set, per seed, in the order of the images' names: read from the archives."""
+    """Hits by data set, per seed, ordered by image name; read from the archives."""
     found: dict[str, dict[int, np.ndarray]] = {}
     opened = Store(store)
     for record in opened.records():
@@ -129,7 +129,7 @@ def test_no_percentages_differ_by_more_than_a_hundred(store: Path) -> None:
     assert ">100 (n=2)" in shown
     points = [float(found) for found in re.findall(r"([\d.]+) \(n=2\)", shown.replace(">100", ""))]
     assert max(points, default=0.0) <= 100
-    # Other metrics have no such bound.
+    # Unlike accuracies, other metrics have no such bound.
     assert ">100" not in fsbench("compare", *words, "--metric", "nll").out
 
 
@@ -155,7 +155,7 @@ def test_logits_that_are_gone_are_left_out(store: Path, tmp_path: Path) -> None:
     assert out == {"clip-adapter": (6, []), "tip-adapter": (5, ["dtd"])}
     rows = compared(copy, "--format", "json")["rows"]
     averages = {r["method"]: r for r in rows if (r["dataset"], r["shots"]) == ("average", 16)}
-    # The average is over six data sets, the test over five of them: they are not of one thing.
+    # The average covers six data sets, the test five of them: they are not comparable.
     assert averages["tip-adapter"]["test_p"] is None
     assert averages["tip-adapter"]["delta_n"] == averages["clip-adapter"]["test_seeds"] == 3
     done = fsbench("compare", "--store", copy, "--baseline", "linear-probe")
@@ -171,7 +171,7 @@ def test_one_seed_says_what_it_is_about(tmp_path: Path) -> None:
 
 
 def test_methods_that_never_differ_say_nothing_about_what_can_be_seen(tmp_path: Path) -> None:
-    """A second method with the very predictions of the baseline, and a third that differs."""
+    """A second method has the baseline's predictions, and a third differs."""
     fill(tmp_path, datasets=1, methods=3, shots=(4,), queries=100, classes=5)
     opened = Store(tmp_path)
     for record in [r for r in opened.records() if r.spec.method == "linear-probe"]:
@@ -198,7 +198,7 @@ def test_one_method_is_one_method(tmp_path: Path) -> None:
 
 
 def test_more_groups_of_ranks_than_letters() -> None:
-    """40 methods in a row, each told apart from those three places away."""
+    """40 methods, each distinguishable from those three ranks away."""
     names = [f"m{place}" for place in range(40)]
     records = [make(name, "dtd", seed=1) for name in names]
     cliques = tuple(tuple(names[place : place + 3]) for place in range(38))
@@ -211,7 +211,7 @@ def test_more_groups_of_ranks_than_letters() -> None:
 
 
 def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
-    """Records of one method whose split and training seeds are those."""
+    """Records of one method with these (split seed, training seed) pairs."""
 
     from tests.synthetic_store import Images
 
@@ -287,7 +287,7 @@ def test_damaged_logits_alone(tmp_path: Path) -> None:
 
 
 def test_seeds_without_logits_are_named(store: Path, tmp_path: Path) -> None:
-    """The difference is over three seeds, the test over those with logits."""
+    """The difference covers three seeds, the test only those with logits."""
     copied = tmp_path / "store"
     shutil.copytree(store, copied)
     shutil.rmtree(copied / "outcomes", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Transfer: fitted on one data set, evaluated on others; filters and commands for all."""
+"""Transfer: fitted on one data set, evaluated on others; filters and commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGENET_A, IMAGENET_R = "imagenet → imagenet-a", "imagenet → imagenet-r"
 
 
 def transfers(method: str = "coop", **tops: float) -> list[Record]:
-    """One seed of imagenet-a at 10 and imagenet-r at 30 unless said otherwise."""
+    """Records of one seed, by default imagenet-a at 10 and imagenet-r at 30."""
     tops = {"a": 10.0, "r": 30.0} | tops
     return [
         make(method, "imagenet", top1=top1, target=f"imagenet-{name}", target_revision="1")

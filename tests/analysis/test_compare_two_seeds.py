@@ -1,4 +1,4 @@
-"""Two seeds have a range, and nothing that is printed has an interval from two."""
+"""Two seeds are shown as a range, and no printed interval is based on two."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_layout_of_papers_has_neither_range_nor_note(store: Path, form: str)
 
 
 def test_equal_means_of_other_values_share_the_best_place() -> None:
-    """91.075 both, though the sums of floats differ in the last bit."""
+    """Both are 91.075, although the float sums differ in the last bit."""
     values = {"coop": (91.06, 91.09), "tip": (91.10, 91.05)}
     records = [
         make(name, seed=seed, top1=value)

@@ -1,4 +1,4 @@
-"""The newest version of a method is shown; older ones are named and can be chosen."""
+"""The newest version of a method is shown; older ones are named and can be selected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_any_versions_have_an_order(versions: list[str]) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Versions 9 and 10 of coop on two data sets, the newest on one; zero-shot once."""
+    """Version 9 of coop on two data sets, version 10 on one of them; zero-shot once."""
     opened = Store(tmp_path / "store")
     opened.create()
     records = [
@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def rows(store: Path, *more: object) -> dict[str, str]:
-    """Row label to its top-1 on dtd."""
+    """Top-1 on dtd by row label."""
     done = fsbench("compare", "--store", store, "--format", "csv", "-d", "dtd", *more)
     assert done.code == 0, done.err
     return {row["method"]: row["top1_mean"] for row in read_csv(done.out)}

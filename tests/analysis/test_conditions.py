@@ -1,4 +1,4 @@
-"""A condition of a run is one field of `RunSpec`; everything else reads its declaration."""
+"""A run condition is one field of `RunSpec`; everything else derives from its declaration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewshot_bench.store.store import Store
 from tests.compare_records import make
 from tests.helpers import PATIENCE, REPOSITORY, fsbench
 
-# The one line that a new condition needs, put into the source of `api/spec.py` on import.
+# The declaration of a new condition, inserted into the source of `api/spec.py` on import.
 FIELD = """    blur: str = condition(
         "none",
         "Only records of this blur.",

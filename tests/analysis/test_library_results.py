@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(store: Path) -> fb.Results:
-    """All of it."""
+    """Results of the whole store."""
     return fb.load(store)
 
 
@@ -162,7 +162,7 @@ def test_files_hold_what_is_returned(results: fb.Results, tmp_path: Path) -> Non
 
 
 class Texts(HTMLParser):
-    """The text that a browser shows of HTML, and its tags."""
+    """Displayed text and tags of HTML."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -171,11 +171,11 @@ class Texts(HTMLParser):
         self.feed(text)
 
     def handle_data(self, data: str) -> None:
-        """Text."""
+        """Collect text."""
         self.shown.append(data)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        """A tag."""
+        """Collect a tag."""
         self.tags.add(tag)
 
 
@@ -186,7 +186,7 @@ def test_a_notebook_shows_what_the_terminal_shows(results: fb.Results) -> None:
         *("thead", "tbody", "tr", "th", "td")
     }
     shown = " ".join(" ".join(page.shown).split())
-    # Notes are the items of a list.
+    # Notes are rendered as list items.
     for word in str(table).replace("─", "").replace("\n* ", "\n").split():
         assert word in shown or "|" in word, word
 

@@ -1,4 +1,4 @@
-"""A kept model in use: the logits of the run, whatever images it is handed, and what is refused."""
+"""A kept model in use: the run's logits, any image input, and rejected input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = ("zero-shot", "linear-probe", "tip-adapter-f", "coop", "clip-lora")
 
 
 def kept(spec: RunSpec, folder: Path, **config: Any) -> Path:
-    """A model of a cell, as whatever fits one keeps it."""
+    """Fit a cell and keep its model."""
     session = Session()
     cell = session.resolve(spec)
     fitted = fit_within_memory(cell, session, None, lambda: False)

@@ -242,7 +242,7 @@ HIDDEN = "a\x1b[2Jb\n\u202e"
     ],
 )
 def test_a_command_that_cannot_be_shown_as_it_is_is_named(record: Record, text: str) -> None:
-    """Characters that steer a terminal are replaced, and then the command is another one."""
+    """Control characters are replaced, so that the displayed command would differ."""
     shown = fsbench("signature", signature_of([record]))
     assert shown.code == 0
     assert text in shown.err

@@ -133,7 +133,7 @@ def test_symmetries(seed: int, seeds: int, sets: int) -> None:
         shifted = compare_paired(moved, theirs)
         expected = (difference + 25, low + 25, high + 25)
         assert numbers(shifted)[:3] == pytest.approx(expected)
-        # The interval holds just those shifts that the test does not reject.
+        # The interval contains exactly the shifts that the test does not reject.
         edge = {name: [row - low / 100 for row in rows] for name, rows in ours.items()}
         assert compare_paired(edge, theirs).p == pytest.approx(0.05, abs=1e-6)
 
@@ -231,7 +231,7 @@ def test_the_level_holds(name: str) -> None:
     count = LEVEL[name]
     found = list(compared(scenario, count, seed=7))
     rejected = sum(each.p < 0.05 for each in found)
-    # Within 5 % +- 1, but for chance: beyond these bounds once in 2,000 runs of one scenario.
+    # Between 4 and 6 %, up to chance: a scenario exceeds these bounds once in 2,000 runs.
     assert stats.binom.sf(rejected - 1, count, 0.06) > 5e-4
     assert stats.binom.cdf(rejected, count, 0.04) > 5e-4
     covered = sum(each.low <= 0 <= each.high for each in found)

@@ -83,7 +83,7 @@ def test_detectable_differences_are_found_four_times_in_five() -> None:
     error, freedom = planned_error(truth)
     points = error * noncentrality(freedom)
     better = dataclasses.replace(scenario, effects=(points, points))
-    # The seeds' variance is not known to the test, which costs some power at few degrees.
+    # The test estimates the seed variance, which costs some power at few degrees of freedom.
     assert false_positives(better, 400, seed=2) == pytest.approx(0.8, abs=0.07)
 
 
@@ -99,7 +99,7 @@ def test_power_is_kept_on_average_over_estimates_of_the_error(
 
 
 def test_printed_differences_are_found_four_times_in_five_with_few_seeds() -> None:
-    # Three seeds on one data set, where a plan that takes the variance for known has 64 %.
+    # With three seeds on one data set; a plan with the variance taken as known would have 64 %.
     scenario = Scenario("power", (600,), seeds=3, seed_noise=(0.03, 0.03))
     assert planned_power(scenario, 300, seed=1) == pytest.approx(0.8, abs=0.06)
 
@@ -181,7 +181,7 @@ def test_components_need_both_seeds_crossed_without_gaps() -> None:
         components({}, 1.0)
     with pytest.raises(UsageError, match="not all finite"):
         components(values | {(1, 1): float("nan")}, 1.0)
-    # Seeds that are equal, as they are by default, are a diagonal and no cross.
+    # Equal split and training seeds, the default, form a diagonal, not a crossed design.
     with pytest.raises(UsageError, match="and 1 more"):
         components({(s, s): 70.0 for s in range(3)}, 1.0)
 

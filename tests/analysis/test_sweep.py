@@ -1,4 +1,4 @@
-"""`fsbench sweep`: the options that vary, what is drawn, and what is missing."""
+"""`fsbench sweep`: varied options, drawn cells, and missing cells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fewshot_bench.runner.variants import expand_methods
 from tests.compare_records import make, save
 from tests.helpers import fsbench
 
-# As it stands in the issue.
+# The options given in the issue.
 FIGURE_3 = (
     *("-o", "rank=1,2,4,8,16,32", "-o", "matrices=q,k,v,o,qv,qkv,qkvo"),
     *("-o", "encoder=vision,text,both", "-o", "position=all,top-half,bottom-half"),
@@ -34,7 +34,7 @@ SMALL = ("-o", "rank=1,2,4", "-o", "matrices=q,qv")
 
 
 def value(options: Mapping[str, Any], dataset: str, seed: int) -> float:
-    """A number that tells where it is from."""
+    """A value that identifies its cell."""
     place = ["q", "k", "v", "o", "qv", "qkv", "qkvo"].index(options["matrices"])
     return 60 + math.log2(options["rank"]) + 3 * place + 10 * (dataset == "pets") + 0.25 * seed
 
@@ -45,7 +45,7 @@ def swept(
     seeds: Iterable[int] = (1, 2, 3),
     **spec: Any,
 ) -> list[Record]:
-    """A record of every combination of the options in `words`."""
+    """Records for all combinations of the options in `words`."""
     options = [word for word in words if word != "-o"]
     return [
         make(
@@ -223,20 +223,20 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
     again = fsbench("sweep", "coop", *words, *more)
     assert "4 cells: 4 done already, 0 to run" in again.out
     assert "coop on digits, 1-shot  top-1 accuracy" in again.out
-    # Tables of the store do not show what was swept, unless asked for.
+    # Tables of the store exclude sweeps unless requested.
     assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
     assert fsbench("run", "-m", "zero-shot", "-d", "digits", *more).code == 0
     table = fsbench("compare", "--store", tmp_path)
     assert (table.code, "zero-shot" in table.out, "coop[" in table.out) == (0, True, False)
     asked = fsbench("compare", "--store", tmp_path / "sweeps")
     assert (asked.code, asked.out.count("coop[")) == (0, 4)
-    # Both are drawn; named itself, the store of sweeps is the one.
+    # Both stores are drawn; if named, the store of sweeps is used alone.
     assert {row["status"] for row in rows_of(tmp_path, *words[:4])} == {"done"}
     assert {row["status"] for row in rows_of(tmp_path / "sweeps", *words[:4])} == {"done"}
 
 
 def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
-    """The rows of CoOp."""
+    """Rows of CoOp's sweep."""
     shown = fsbench("sweep", "coop", *words, "--store", store, "--format", "json")
     found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
     return found

@@ -1,4 +1,4 @@
-"""`fsbench sweep` of a single option: a curve whose axis fits the numbers."""
+"""`fsbench sweep` of a single option: a curve whose axis fits the values."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_equal_numbers_have_an_axis_too(tmp_path: Path) -> None:
 
 
 def drawn_axis(path: Path) -> tuple[float, float]:
-    """The least and the largest number beside the vertical axis of a figure."""
+    """Smallest and largest tick label of a figure's vertical axis."""
     text = path.read_text(encoding="utf-8")
     axis = text[text.index('<g id="matplotlib.axis_2">') :]
     axis = axis[: axis.index('<g id="patch')]

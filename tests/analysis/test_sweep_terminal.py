@@ -1,4 +1,4 @@
-"""The sweep in terminals of any width: numbers are never cut, nor left out."""
+"""Sweeps in terminals of any width: numbers are neither cut nor omitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RANKS = tuple(range(1, 25))
 
 
 def wide(rows: int) -> Sweep:
-    """24 columns, the number of a cell its rank; rows: how many values the second option has."""
+    """A sweep with 24 columns; a cell's value is its rank; rows: values of the second option."""
     axes = [Axis("rank", RANKS, 2)]
     matrices = [f"{number} and a long value of an option" for number in range(rows)]
     if rows:
@@ -39,5 +39,5 @@ def test_every_number_is_there_in_any_width(width: int, rows: int, styled: bool)
     without = re.sub(r"\(\S+–\S+\)|±\S+", "", body)
     numbers = re.findall(r"(?<![\d.])\d\d\.\d\d(?![\d.])", without)
     expected = [*RANKS] * rows if rows else [*RANKS, min(RANKS), max(RANKS)]
-    # The ends of a curve's axis are numbers, too.
+    # The axis limits of a curve are numbers, too.
     assert sorted(numbers) == sorted(f"{50.25 + rank:.2f}" for rank in expected)

@@ -1,4 +1,4 @@
-"""Broken plug-ins harm themselves alone; broken classes are refused before anything is planned."""
+"""Broken plug-ins affect only themselves; broken classes are rejected before planning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Base:
         raise RuntimeError("never called")
 """
 FROZEN = "@dataclass(frozen=True)\nclass Mine(Base):\n    name: ClassVar[str] = 'mine'\n"
-# What a class may do wrong, and a part of what is said about it.
+# Errors in a class: its source, and a part of the error message.
 WRONG = {
     "no dataclass": ("class Mine(Base):\n    name = 'mine'\n", "not decorated with @dataclass"),
     "not frozen": ("@dataclass\nclass Mine(Base):\n    name: ClassVar[str] = 'mine'\n", "frozen"),

@@ -1,4 +1,4 @@
-"""Defaults: a backbone by the data sets, a precision by the machine."""
+"""Defaults: a backbone chosen by the data sets, a precision chosen by the machine."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FEW = ("-m", "zero-shot", "--shots", "1", "--seeds", "1", "--limit", "9")
 
 
 def dry(folder: Path, *arguments: object) -> Result:
-    """A dry run into a store that is not there."""
+    """Dry run with a store that does not exist."""
     return fsbench("run", *FEW, "--dry-run", "--store", folder / "none", *arguments)
 
 
 def first_line(result: Result) -> str:
-    """The line that says what cells are computed with."""
+    """The first output line, which names backbone, device and precision."""
     return result.out.splitlines()[0]
 
 
 def cuda(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, count: int = 2) -> None:
-    """A machine with cards; of them, the last one alone can do without bf16."""
+    """Simulate CUDA cards; with `bf16`, all but the last support it natively, otherwise none."""
     current = [0]
 
     class Device:

@@ -1,4 +1,4 @@
-"""A packed list of items is in all a tuple of them, for whoever asks."""
+"""A packed list of items behaves like a tuple of them in every respect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers from their tensors: what is filled by name, and what is refused."""
+"""Classifiers restored from their tensors: fields filled by name, and rejected classes."""
 
 from __future__ import annotations
 

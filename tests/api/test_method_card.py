@@ -1,4 +1,4 @@
-"""Cards of methods, as authors write them and `fsbench show` prints them."""
+"""Method cards, as written by authors and printed by `fsbench show`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ RUN = ("-d", "shapes", "--shots", 1, "--seeds", 1, "--backbone", "tiny")
 
 
 def changed(folder: Path, card: str) -> str:
-    """A method whose class has this for a card."""
+    """Write a method whose class has this card; return its reference."""
     file = folder / "worse.py"
     head = "@dataclass(frozen=True)\nclass Worse(Carded):\n    name: ClassVar[str] = 'worse'\n"
     file.write_text(f"{METHOD}\n\n{head}{card}")

@@ -1,4 +1,4 @@
-"""The digest of a method's source changes with any edit of its package, and with nothing else."""
+"""The digest of a method's source changes with edits of its package, and with nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewshot_bench.api.method_code import CHANGED, running_digest, source_digest
 
 
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> type:
-    """A class in a package of two files."""
+    """A class in a package with two more modules."""
     root = folder / "digested"
     root.mkdir()
     (root / "__init__.py").write_text("")
@@ -42,7 +42,7 @@ def test_a_class_without_a_file_has_no_digest() -> None:
 
 
 def module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: dict[str, str]) -> type:
-    """The class `Method` of a module among these files; nothing of it is imported before."""
+    """Write these files and import the class `Method` of a module among them."""
     for file, text in files.items():
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ CLASS = "class Method:\n    pass\n"
 @pytest.mark.parametrize(
     ("name", "files", "counted", "ignored"),
     [
-        # Another distribution's part of a namespace package is not the method's.
+        # Another distribution's part of a namespace package does not belong to the method.
         (
             "digested_ns.mine.method",
             {"digested_ns/mine/__init__.py": "", "digested_ns/mine/method.py": CLASS},
@@ -98,14 +98,14 @@ CLASS = "class Method:\n    pass\n"
             "digested_nine/core.py",
             "digested_ten/core.py",
         ),
-        # The import gets an installed package, not the folder of that name.
+        # The import finds an installed package, not the folder of that name.
         (
             "digested_eleven",
             {"digested_eleven.py": f"import hypothesis\n{CLASS}", "hypothesis/core.py": ""},
             "digested_eleven.py",
             "hypothesis/core.py",
         ),
-        # Where packages are installed, what lies beside a module is not its own.
+        # In a folder of installed packages, neighboring modules do not belong to a module.
         (
             "digested_five",
             {
@@ -148,7 +148,7 @@ def test_the_digest_of_what_runs_is_that_of_what_was_imported(
     imported = running_digest(method)
     assert imported == source_digest(method)
     (tmp_path / "digested" / "helper.py").write_text("SCALE = 2\n")
-    # The helper was not imported yet: until it is, all that runs is the older state.
+    # The helper is not yet imported: until then, all running code is the older version.
     assert running_digest(method) == imported
     assert source_digest(method) != imported
     importlib.import_module("digested.helper")

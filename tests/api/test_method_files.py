@@ -1,4 +1,4 @@
-"""A method in a file of its own: how it is named, what is recorded of it, and errors in it."""
+"""A method in a file of its own: its name, its record, and errors in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.plugin_edited import method_source, ran
 
 
 def write(path: Path, text: str | None = None) -> Path:
-    """A file with a method, or with this text."""
+    """Write a file with a method, or with this text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(method_source("SCALE = 100.0") if text is None else text, encoding="utf-8")
     return path
@@ -75,7 +75,7 @@ def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.M
     assert parse(line).matrices[0].methods[0].method == name
 
 
-# No path of a system holds a lone surrogate.
+# Paths of real systems contain no lone surrogates.
 PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
 
@@ -118,7 +118,7 @@ def test_modules_beside_the_file_are_its_own(tmp_path: Path) -> None:
     write(tmp_path / "a" / "beside_of_it.py", "SCALE = 100.0\n")
     assert registry().method_class(f"{file}:Edited").__name__ == "Edited"
     before = registry().code(f"{file}:Edited")["digest"]
-    # Another one of that name is loaded already: which one is meant must not depend on the order.
+    # A module of that name is already loaded: the choice must not depend on the order.
     other = write(tmp_path / "b" / "lora.py", text)
     write(tmp_path / "b" / "beside_of_it.py", "SCALE = 1.0\n")
     with pytest.raises(FsbenchError, match=r"beside_of_it.*another name"):

@@ -33,9 +33,9 @@ def register_metrics(register):
     register("{name}", "{module}:METRIC")
 """
 GUIDE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
-# The example of the guide, as a module of the name that it has there.
+# The guide's example, as a module with the name used there.
 TOP3 = GUIDE.split("<!-- example: metric -->\n```python\n")[1].split("```\n")[0]
-# Larger where the label's logit is lower: fewer is better, and no percent.
+# Larger if the label's logit is lower: lower is better, and not a percentage.
 RANK = (
     HOOK.replace("{name}", "label_rank")
     + """
@@ -72,7 +72,7 @@ def rows(text: str) -> list[dict[str, str]]:
 
 
 def top3(store: Store, method: str, dataset: str, shots: int) -> float:
-    """From the logits, by another way than the plug-in's."""
+    """Top-3 accuracy from the logits, computed independently of the plug-in."""
     values = []
     for record in store.records():
         spec = record.spec
@@ -157,7 +157,7 @@ def test_an_edited_metric_is_computed_again(tmp_path: Path, install: Install) ->
     words = ("compare", "--store", str(store.path), "--metric", "half", "--format", "csv")
 
     def value() -> str:
-        """As a process of its own computes it."""
+        """The value as computed by a separate process."""
         command = [sys.executable, "-m", "fewshot_bench", *words]
         found = subprocess.run(command, capture_output=True, text=True, check=True)
         return rows(found.stdout)[0]["half"]

@@ -1,4 +1,4 @@
-"""Mistyped values are refused at once; images and their labels come together."""
+"""Mistyped values are rejected at once; images are returned with their labels."""
 
 from __future__ import annotations
 

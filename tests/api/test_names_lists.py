@@ -1,4 +1,4 @@
-"""Comma lists of names: whatever names there are, a list of them is read back."""
+"""Comma-separated lists of names: any names survive a round trip."""
 
 from __future__ import annotations
 

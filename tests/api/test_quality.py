@@ -33,7 +33,7 @@ def softmax(row: np.ndarray) -> list[float]:
 
 
 def plain_error(confidence: list[float], hits: list[bool], bins: int = 15) -> float:
-    """Guo et al., written as they write it."""
+    """Expected calibration error, written as in Guo et al."""
     error = 0.0
     for index in range(bins):
         low, high = index / bins, (index + 1) / bins
@@ -46,7 +46,7 @@ def plain_error(confidence: list[float], hits: list[bool], bins: int = 15) -> fl
 
 
 def plain_adaptive_error(confidence: list[float], hits: list[bool], bins: int = 15) -> float:
-    """Sorted, cut into runs of equal length, the longer ones first."""
+    """Adaptive calibration error: sorted, cut into bins of equal length, the longer ones first."""
     order = sorted(range(len(hits)), key=lambda i: confidence[i])
     error, start = 0.0, 0
     for index in range(bins):
@@ -103,7 +103,7 @@ def test_calibration_errors_are_those_of_plain_loops(images: int) -> None:
 
 
 def test_bins_are_closed_on_the_right() -> None:
-    # 3/15 belongs to the third bin, together with 2.5/15; their errors cancel there.
+    # 3/15 falls into the third bin, together with 2.5/15; their errors cancel there.
     confidence, hits = np.array([3 / 15, 2.5 / 15]), np.array([True, False])
     expected = 100 * abs(1 - 5.5 / 15) / 2
     assert metrics.calibration_error(confidence, hits) == pytest.approx(expected)

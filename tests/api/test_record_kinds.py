@@ -1,4 +1,4 @@
-"""Values of records: all are under the digest, and those of another kind are refused."""
+"""Values of records: all are covered by the digest, and wrong types are rejected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_whatever_stands_in_a_record_is_under_its_digest(tmp_path: Path) -> None
 
 
 def places(values: Any) -> list[tuple[Any, ...]]:
-    """The way to every value that holds no others."""
+    """Paths to all leaves of nested dicts and lists."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     found = []
     for name, value in pairs:
@@ -67,7 +67,7 @@ def changed(value: object) -> object:
 def test_values_of_another_kind_are_refused_by_all_readers(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
 ) -> None:
-    """Also where the digest fits them."""
+    """This holds even if the digest matches the values."""
     store = filled(tmp_path / "s", [1, 2])
     path = put(store, 2)
     values = json.loads(path.read_text())

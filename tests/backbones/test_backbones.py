@@ -55,7 +55,7 @@ def test_images(backbone: Any, count: int) -> None:
         [f"a photo of a {name}." for name in NAMES],
         [f"{name}, seen from the side" for name in NAMES],
         list(NAMES),
-        # Many lengths and enough of them that sequences are grouped by length.
+        # Enough different lengths that sequences are grouped by length.
         [f"a photo of a {' '.join(['cat'] * (1 + i % 20))}." for i in range(60)],
     ],
     ids=["one", "empty", "same", "prefix", "usual", "name first", "bare", "grouped"],

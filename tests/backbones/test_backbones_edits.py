@@ -26,7 +26,7 @@ PER_CLASS = ["cat in a very small photo of us", "dog on the green hill far away 
 
 @pytest.fixture(autouse=True)
 def groups_of_equal_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group for every length, as in wide models, where padding costs more than a group."""
+    """One group per length, as in wide models, where padding costs more than another group."""
     monkeypatch.setattr(packing, "GROUP_TOKENS", {"cpu": 0, "other": 0})
 
 
@@ -37,13 +37,13 @@ def backbone() -> Any:
 
 
 def drawn(seed: int, *shape: int) -> Tensor:
-    """Random numbers to be trained."""
+    """Random trainable values."""
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return values.requires_grad_()
 
 
 def written(tokens: Sequence[Tokens]) -> encoders.Before:
-    """The rows written into whole sequences, as the papers' loops do."""
+    """Write the rows into whole sequences, like the papers' loops."""
 
     def before(layer: int, x: Tensor) -> Tensor:
         for one in tokens:
@@ -63,7 +63,7 @@ def written(tokens: Sequence[Tokens]) -> encoders.Before:
 def agree(
     trained: Sequence[Tensor], ours: Callable[[], Tensor], theirs: Callable[[], Tensor]
 ) -> None:
-    """Features, and the gradients of their weighted sum."""
+    """Assert equal features, and equal gradients of their weighted sum."""
     found = []
     for compute in (ours, theirs):
         features = compute()
@@ -76,7 +76,7 @@ def agree(
 def plain_text(
     backbone: Any, prompts: list[str], tokens: Sequence[Tokens] = (), **more: Any
 ) -> Tensor:
-    """Raw features of prompts, from all 77 tokens of each."""
+    """Raw features of prompts, computed from all 77 tokens of each."""
     module, ids = backbone.module, backbone.tokenize(prompts)
     embedded = module.token_embedding(ids) + module.positional_embedding
     rows = encoders.text_rows(module, embedded, written(tokens), **more)
@@ -303,7 +303,7 @@ def test_every_tensor_can_be_trained(backbone: Any, encoder: str, recompute: boo
 
 
 def run_frozen(tower: Any, packed: Any, pixels: Tensor) -> Tensor:
-    """Features of the tower whose tensors were not replaced."""
+    """Features of the unmodified tower."""
     found: Tensor = tower.encode(pixels) if packed is None else tower.encode_packed(packed)
     return found
 
@@ -331,7 +331,7 @@ def test_flops_of_trained_tensors_agree_with_torch(backbone: Any, recompute: boo
 @pytest.mark.parametrize("recompute", [False, True])
 def test_flops_of_branches_are_those_of_torch(backbone: Any, recompute: bool) -> None:
     vision, pixels = backbone.image_tower(), torch.randn(4, 3, SIZE, SIZE)
-    # Rows before the first block, so that the input of every branch has a gradient.
+    # Insert rows before the first block, so that the input of every branch has a gradient.
     rows = Tokens(0, drawn(0, 2, 48), "end", "insert")
     down, up = drawn(1, 7, 48), drawn(2, 48, 7)
 

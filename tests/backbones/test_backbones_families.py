@@ -1,6 +1,6 @@
-"""Six families of open_clip: features as its own, gradients of low-rank updates as plain ones.
+"""Six families of open_clip: features equal open_clip's, low-rank gradients equal plain ones.
 
-Models are small, with random weights, and of the modules that open_clip builds for each family.
+Models are small, have random weights, and consist of the modules that open_clip builds for each.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ TRUNKS: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 class Words:
-    """Texts to ids of as many tokens as they have words, with an end."""
+    """A tokenizer with one token per word, plus start and end tokens."""
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(n, context), padded."""
+        """Token ids (n, context), padded."""
         table = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
         for row, text in zip(table, texts, strict=True):
             ids = [1, *(2 + sum(map(ord, word)) % (WORDS - 4) for word in text.split()), WORDS - 1]
@@ -130,7 +130,7 @@ PROMPTS = ["a photo of a cat", "a dog", "one more photo of two small birds", "se
 
 @pytest.fixture(params=FAMILIES)
 def backbone(request: pytest.FixtureRequest) -> OpenClipBackbone:
-    """One of each family."""
+    """One backbone of each family."""
     return backbone_of(request.param)
 
 
@@ -246,7 +246,7 @@ def test_gradients_of_low_rank_updates(backbone: OpenClipBackbone, encoder: Any)
 
 
 def backbone_features(backbone: OpenClipBackbone, encoder: str, ids: Tensor) -> Tensor:
-    """Without updates."""
+    """Features without updates."""
     found: Tensor
     if encoder == "vision":
         found = backbone.module.encode_image(pixels())

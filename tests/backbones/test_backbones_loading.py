@@ -1,4 +1,4 @@
-"""Names of backbones, local checkpoints, activations, and what is refused."""
+"""Backbone names, local checkpoints, activations, and rejected inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A small model and its tags, known to open_clip like its own."""
+    """Register a small model and its tags with open_clip."""
     from open_clip import factory, pretrained
 
     folder = tmp_path_factory.mktemp("configs")
@@ -53,7 +53,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(params=["pt", "wrapped.pt", "safetensors"])
 def checkpoint(request: Any, weights: dict[str, torch.Tensor], tmp_path: Path) -> Path:
-    """The weights in the usual kinds of files."""
+    """The weights in each common checkpoint format."""
     path = tmp_path / f"weights.{request.param}"
     if request.param == "safetensors":
         save_file(weights, path)

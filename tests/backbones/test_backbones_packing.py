@@ -1,4 +1,4 @@
-"""Packed prompts: any lengths, less memory, and what is counted."""
+"""Packed prompts: arbitrary lengths, lower memory, and cost counting."""
 
 from __future__ import annotations
 

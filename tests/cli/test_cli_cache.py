@@ -1,4 +1,4 @@
-"""`fsbench cache`: what it lists, and that it removes what is ours and nothing else."""
+"""`fsbench cache`: its listing, and that it removes only our own files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOREIGN = ("images/notes.pixels", "images/0123456789abcdef/mine.txt", "other/a.p
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with one file of each kind, and files of somebody else."""
+    """A cache with one file of each kind, and foreign files."""
     photos = Photos(make_folder(tmp_path, monkeypatch))
     source = ImageSource.of(photos, photos.items()["test"], tiny())
     store = FeatureCache(tmp_path / "store" / "cache" / "features")
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kinds(tmp_path: Path) -> list[str]:
-    """The kinds that `ls` lists."""
+    """Kinds listed by `ls`."""
     listed = fsbench("cache", "ls", "--store", tmp_path / "store")
     assert listed.code == 0, listed
     return sorted(line.split()[0] for line in listed.out.splitlines()[1:])

@@ -1,4 +1,4 @@
-"""Config files: same names as the options, the same run again, and clear refusals."""
+"""Config files: names equal the options, runs are reproduced, and errors are clear."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ lr = 1e-3
 
 
 def dry(folder: Path, *arguments: object) -> Result:
-    """A dry run in a store of its own."""
+    """Dry run in a store of its own."""
     return fsbench("run", *arguments, "--dry-run", "--store", folder / "store")
 
 
 def written(folder: Path, text: str, name: str = "run.yaml") -> Path:
-    """A config file."""
+    """Write a config file."""
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
@@ -102,7 +102,7 @@ def test_values_mean_what_they_say(tmp_path: Path) -> None:
     )
     result = dry(tmp_path, "--config", written(tmp_path, text))
     assert result.code == 0, result
-    # 1e-3 is the float that -o lr=0.001 gives: together they are one cell.
+    # 1e-3 equals the float of -o lr=0.001: both give the same cell.
     again = dry(tmp_path, "--config", written(tmp_path, text), "-o", "lr=0.001,1e-3")
     assert "1 cell: " in again.out
 

@@ -1,4 +1,4 @@
-"""Wrong usage: one line that says what is meant, exit code 2 or 3, never a traceback."""
+"""Wrong usage: a one-line explanation, exit code 2 or 3, never a traceback."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds
 
 
 def run(store: Path, *arguments: object) -> Result:
-    """`fsbench run` with a base of good options; later ones win."""
+    """Run `fsbench run` with valid base options; later ones override them."""
     return fsbench("run", *BASE, "--store", store, *arguments)
 
 
 def assert_error(result: Result, code: int, *parts: str) -> None:
-    """One line on stderr with all the parts."""
+    """Assert one error line on stderr that contains all parts."""
     assert result.code == code, result
     lines = result.err.splitlines()
     assert len(lines) == 1, result.err
@@ -180,7 +180,7 @@ def test_help_and_list_are_light(arguments: list[str]) -> None:
         used.append(seconds)
         if seconds <= 0.3:
             break
-    # Processor time doubles where other processes share the caches.
+    # CPU time may double if other processes share the caches.
     assert min(used) <= 0.6
 
 

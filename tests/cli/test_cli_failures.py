@@ -1,4 +1,4 @@
-"""Messages of `fsbench run` on cells that fail: the reason, the author's frame, the record."""
+"""Messages of `fsbench run` on failed cells: the reason, the author's frame, the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
 
 def failed(store: Path, *arguments: object) -> str:
-    """Standard error of a run of which cells fail."""
+    """Standard error of a run with failing cells."""
     result = fsbench("run", *FEW, "--store", store, *arguments)
     assert result.code == 1, result
     return result.err
@@ -71,7 +71,7 @@ def test_what_is_wrong_with_logits_is_not_placed_in_fit(tmp_path: Path) -> None:
 
 
 def sleeping(file: IO[str]) -> None:
-    """Dump where this process is, as one that hangs does before it is ended."""
+    """Dump this process's stack, like a hanging process before it is ended."""
     faulthandler.dump_traceback(file)
 
 

@@ -1,4 +1,4 @@
-"""`--feature-budget`: how much of the disk features may take; no result depends on it."""
+"""`--feature-budget`: the limit of features' disk use; no result depends on it."""
 
 from __future__ import annotations
 

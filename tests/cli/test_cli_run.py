@@ -1,4 +1,4 @@
-"""`fsbench run`: resuming, failures, damaged data sets, and being interrupted."""
+"""`fsbench run`: resuming, failures, damaged data sets, and interruption."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_same_command_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """A process on a terminal of its own, and what it has shown so far."""
+    """A process on its own terminal, and its output so far."""
 
     def __init__(self, arguments: list[str], **variables: str) -> None:
         self.side, other = pty.openpty()
@@ -165,10 +165,10 @@ class Terminal:
         self.shown = ""
 
     def read_until(self, happened: Callable[[], bool]) -> None:
-        """Read, so that whoever writes goes on, until something has happened."""
+        """Read output, so that the writer is not blocked, until `happened` returns true."""
 
         def read() -> bool:
-            # Of a terminal that its process has left, nothing can be read.
+            # Reading fails after the process has left the terminal.
             with suppress(OSError):
                 while select.select([self.side], [], [], 0)[0]:
                     self.shown += os.read(self.side, 4096).decode(errors="replace")
@@ -178,7 +178,7 @@ class Terminal:
 
 
 def fits(log: Path) -> int:
-    """The number of fits that have begun, by the log that they write."""
+    """Number of fits that have begun, from their log."""
     return len(log.read_text().split()) if log.exists() else 0
 
 

@@ -1,4 +1,4 @@
-"""Shell completion: what is typed goes on with names that are known, quickly and without torch."""
+"""Shell completion: completes known names, quickly and without importing torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ except SystemExit:
 
 
 def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
-    """The completions of the last word, the heavy modules imported, and the processor time."""
+    """Completions of the last word, imported heavy modules, and CPU time."""
     line = " ".join(("fsbench", *words))
     variables = {
         "_FSBENCH_COMPLETE": f"{shell}_complete",
@@ -50,7 +50,7 @@ def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
 
 
 def completed(*words: str) -> list[str]:
-    """The completions that bash gets."""
+    """Completions in bash."""
     return asked("bash", *words)[0]
 
 
@@ -59,7 +59,7 @@ def test_every_shell_completes_the_last_of_several(shell: str) -> None:
     found, heavy, seconds = asked(shell, "run", "-m", "zero-shot,tip")
     assert found == ["zero-shot,tip-adapter", "zero-shot,tip-adapter-f"]
     assert heavy == []
-    # Half a second is what a person notices; several processes at once may take some more.
+    # Half a second is noticeable; on a busy machine it may take longer.
     assert seconds < 1.5
 
 
@@ -109,7 +109,7 @@ def test_backbones_are_those_of_open_clip() -> None:
 
     names = {f"{model}/{tag}" for model, tag in open_clip.list_pretrained()}
     found = {name for name in completed("run", "--backbone", "") if "/" in name}
-    # Those of its variants with another activation are made up as it is imported.
+    # Names of variants with another activation are generated on import.
     assert {name for name in names if "quickgelu" not in name} <= found <= names
 
 

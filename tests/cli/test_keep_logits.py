@@ -1,4 +1,4 @@
-"""`--keep-logits`: whatever is kept, every number is the same; what misses logits says so."""
+"""`--keep-logits`: numbers are equal whatever is kept; commands that lack logits report it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def register_metrics(register):
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    """The same cells with each part of their logits kept, and as earlier versions kept them."""
+    """The same cells with each part of their logits kept, and in the format of earlier versions."""
     root = tmp_path_factory.mktemp("kept")
     ways: dict[str, Any] = {kept: partial(put_answers, keep=kept) for kept in KEPT}
     ways[FLOAT32] = put_whole

@@ -1,4 +1,4 @@
-"""Progress of a running matrix: steps and time left inside cells, and few lines in a pipe."""
+"""Progress of a running matrix: steps and remaining time within cells, and few lines in a pipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cell(shots: int = 16, seed: int = 1, method: str = "coop") -> RunSpec:
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that advances only when set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ class Clock:
 
 
 def run(display: Display, clock: Clock, seconds: float, steps: int, of: RunSpec) -> None:
-    """A cell that takes its steps evenly."""
+    """Simulate a cell whose steps take equal time."""
     for step in range(1, steps + 1):
         clock.now += seconds / steps
         display.inside(of, step, steps)
@@ -66,7 +66,7 @@ def test_short_cells_say_nothing_in_a_pipe(capsys: pytest.CaptureFixture[str]) -
 
 
 def live(clock: Clock, cells: list[RunSpec], width: int) -> tuple[LiveDisplay, Callable[[], str]]:
-    """A bar on a terminal of this width, and what it shows now."""
+    """A progress bar on a terminal of this width, and a function that returns its text."""
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     bar = Progress(
         TextColumn("{task.fields[rest]}"),
@@ -93,7 +93,7 @@ def test_a_terminal_shows_steps_and_both_times() -> None:
     assert "step 1/100: coop on dtd, 16-shot, seed 1" in shown()
     clock.now += 30
     display.inside(cells[0], 26, 100)
-    # 25 steps in 30 s, so that 74 take 89 s, and the other cell 119 s.
+    # 25 steps took 30 s, so the remaining 74 take 89 s, and the other cell 119 s.
     assert shown().startswith("3 min left in all step 26/100, 1 min left: coop on dtd")
 
 

@@ -1,4 +1,4 @@
-"""NO_COLOR: on a terminal, too, text has neither colors nor bold or underlined words."""
+"""NO_COLOR: even on a terminal, text has no colors and no bold or underlined words."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def on_terminal(*words: object, width: int = 120, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two methods and two settings of one of them."""
+    """A store with two methods."""
     records = [
         make(method, "dtd", 1, seed, 50.0 + seed + place)
         for place, method in enumerate(("coop", "clip-lora"))
@@ -58,7 +58,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_color_means_no_style_at_all(words: tuple[str, ...], store: Path) -> None:
     where = ("--store", store) if words[0] in ("compare", "audit") else ()
     assert not STYLE.search(on_terminal(*words, *where, NO_COLOR="1"))
-    # An empty value is as none.
+    # An empty value counts as unset.
     assert bool(STYLE.search(on_terminal(*words, *where, NO_COLOR=""))) == (words != ("--help",))
 
 
@@ -74,7 +74,7 @@ def test_a_bar_moves_without_colors(methods: Any, tmp_path: Path) -> None:
 def test_a_narrow_terminal_breaks_between_words(columns: int) -> None:
     shown = on_terminal("data", "status", width=columns, NO_COLOR="1").splitlines()
     table = shown[: shown.index("next steps:")]
-    # A word that is longer than a line (a path) has one of its own.
+    # A word longer than a line (a path) has its own line.
     assert all(len(line) <= columns or len(line.split()) == 1 for line in table[2:])
     words = " ".join(table).split()
     for word in ("oxford_flowers", "imagenet-sketch", "1,281,167/0/50,000"):

@@ -1,4 +1,4 @@
-"""Errors of public sets with missing, damaged or misnamed parts name the step that mends it."""
+"""Errors of public sets with missing, damaged or misnamed parts name the step that fixes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(name: str) -> str:
-    """The message of the error, which the command line shows on one line with exit code 3."""
+    """Message of the error; the command line must show it on one line with exit code 3."""
     with pytest.raises(DataMissingError) as caught:
         open_set(name).items()
     message = str(caught.value)

@@ -26,7 +26,7 @@ KINDS = {
 
 
 def encoded(mode: str, format: str, seed: int, rotated: bool) -> bytes:
-    """A noisy image of 40 x 30 pixels; `rotated` marks it as lying on its side (EXIF 6)."""
+    """A noise image of 40 x 30 pixels; `rotated` adds a rotation tag (EXIF 6)."""
     pixels = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
     image, buffer = Image.fromarray(pixels).convert(mode), io.BytesIO()
     exif = Image.Exif()

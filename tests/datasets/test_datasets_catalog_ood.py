@@ -38,7 +38,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(base: Path, name: str) -> Path:
-    """Class folders with two images each, and the file that the authors put beside them."""
+    """Class folders with two images each, and a file that the authors put beside them."""
     for folder in ("296", "1", "0") if name == "imagenet-v2" else SYNSETS:
         put(base / folder / "b.jpg")
         put(base / folder / "a.jpeg")

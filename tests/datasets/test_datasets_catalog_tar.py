@@ -1,4 +1,4 @@
-"""Members of archives, read at their place."""
+"""Members of tar archives, read by offset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names and places that are meant, however they are written: every container alike."""
+"""Class names and paths have one meaning in every spelling and container."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.own_sets import hub_or_skip, picture, write_shard
 
 
 def manifest(root: Path, *names: str, count: int = 6) -> str:
-    """A table with so many images of each name, one after the other."""
+    """Write a manifest with `count` images of each name, in alternating order."""
     lines = ["path,class"]
     for number in range(count * len(names)):
         (root / f"{number:02d}.png").write_bytes(picture(number))
@@ -47,7 +47,7 @@ def test_case_makes_no_classes(tmp_path: Path, container: Any) -> None:
     name = container(tmp_path, "UPPER", "upper", "other")
     with pytest.raises(UsageError, match="'UPPER' and 'upper' differ in case or blanks alone"):
         classnames(name)
-    # Names of a person's own tell them apart.
+    # Class names given by the user distinguish them.
     assert classnames(name, classnames=["a", "b", "c"]) == ("a", "b", "c")
 
 

@@ -1,4 +1,4 @@
-"""Data sets in CoOp's layout: where they are found, and what a bad split file says."""
+"""Data sets in CoOp's layout: search paths, and errors in split files."""
 
 from __future__ import annotations
 

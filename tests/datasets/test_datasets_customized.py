@@ -1,4 +1,4 @@
-"""`--classnames`, `--templates` and `--holdout`: read from files, and what they do to a set."""
+"""`--classnames`, `--templates` and `--holdout`: how they are read, and their effect on a set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(classnames: Path | None = None, *templates: str, holdout: float | None 
 
 @dataclass(frozen=True)
 class Twins:
-    """A data set with two classes of one name, told apart by ids."""
+    """A data set with two classes of the same name, distinguished by ids."""
 
     ids: tuple[str, ...] = ("n1", "n2", "n3")
 
@@ -110,7 +110,7 @@ def test_templates(tmp_path: Path) -> None:
 
 
 def test_shares() -> None:
-    # Those that cannot be are refused by the data set: tests/splits/test_holdout.py.
+    # Invalid shares are rejected by the data set: tests/splits/test_holdout.py.
     assert read(holdout=0.25) == {"holdout": 0.25}
 
 

@@ -86,7 +86,7 @@ def test_digits_are_the_original_pixels() -> None:
 
 @pytest.mark.parametrize("readable", [True, False], ids=["its file", "scikit-learn"])
 def test_digits_come_from_scikit_learns_file_or_else_from_its_loader(readable: bool) -> None:
-    """Importing scikit-learn takes a second, so that it is done only where it must be."""
+    """Importing scikit-learn takes a second, so it is done only if necessary."""
     code = (
         "import hashlib, sys\n"
         "from fewshot_bench.api.dataset import all_items\n"

@@ -28,7 +28,7 @@ def numbered(count: int) -> list[str]:
 
 
 def add_classes(root: Path, *names: str) -> None:
-    """The classes `a` and `b` with the same images."""
+    """Add the classes `a` and `b` with the same image names."""
     for folder in ("a", "b"):
         add(root, folder, *names)
 
@@ -42,12 +42,12 @@ def open_folder(root: Path, **data: Any) -> Any:
 
 
 def kept() -> list[Path]:
-    """The splits that lie with the results."""
+    """Splits kept in the result store."""
     return sorted(store().glob("splits/made/*.json"))
 
 
 def ids(root: Path, **data: Any) -> dict[str, list[str]]:
-    """Image names by role, after a run has kept the split."""
+    """Image names by role, after keeping the split as a run does."""
     dataset = open_folder(root, **data)
     pools = dataset.items()
     dataset.keep_split()

@@ -1,4 +1,4 @@
-"""Folders as people have them: nested classes, other spellings, and files that are no images."""
+"""Real-world folders: nested classes, other spellings, and files that are not images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNT = 6
 
 
 def add(root: Path, *folders: str, ending: str = "png", count: int = COUNT) -> Path:
-    """Folders of images that differ."""
+    """Write folders of distinct images."""
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
         for number in range(count):

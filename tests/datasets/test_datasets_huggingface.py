@@ -22,14 +22,14 @@ COUNT = 10
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, no progress bars, and a cache of its own."""
+    """Disable network and progress bars, and use a cache for this test only."""
     monkeypatch.setattr(hub.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hub"))
     hub.disable_progress_bars()
 
 
 def table(count: int = COUNT, start: int = 0, **columns: Any) -> Any:
-    """Images as bytes, and labels 0 and 1 in turn; `columns` adds or replaces (values, type)."""
+    """Images as bytes with labels 0 and 1 in turn; `columns` adds or replaces (values, type)."""
     numbers = range(start, start + count)
     cells: dict[str, list[Any]] = {
         "image": [{"bytes": picture(number), "path": None} for number in numbers],
@@ -42,7 +42,7 @@ def table(count: int = COUNT, start: int = 0, **columns: Any) -> Any:
 
 
 def saved(folder: Path, **splits: Any) -> Path:
-    """The splits as `save_to_disk` writes them; one without a name alone."""
+    """Write the splits with `save_to_disk`."""
     hub.DatasetDict(splits).save_to_disk(folder)
     return folder
 
@@ -268,7 +268,7 @@ def test_without_the_package(
 
 
 def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
-    """Offsets that lead outside: reading such a file can end the process."""
+    """Offsets point outside the file: reading such a file can end the process."""
     folder = saved(tmp_path / "pets", train=table(), test=table(4, 90))
     (path,) = (folder / "train").glob("*.arrow")
     data = bytearray(path.read_bytes())

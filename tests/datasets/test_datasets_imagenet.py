@@ -40,7 +40,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def archives(data: Path, tmp_path: Path) -> Path:
-    """The folder of the three archives; there are no class folders below the data root."""
+    """The folder of the three archives; no class folders exist below the data root."""
     return pack_imagenet(write_imagenet(tmp_path / "unpacked"), data / "imagenet")
 
 
@@ -202,16 +202,16 @@ def test_a_class_number_that_the_kit_cannot_hold(archives: Path) -> None:
 
 
 def test_the_numbers_of_the_kit() -> None:
-    """Facts of ILSVRC2012 that are written down elsewhere: some numbers, and what images show.
+    """ILSVRC2012 facts from other sources: some class numbers, and classes of some images.
 
-    The digest is that of the WNIDs of the kit's own meta.mat, in the order of its ILSVRC2012_ID.
+    The digest is that of the WNIDs in the kit's own meta.mat, in the order of its ILSVRC2012_ID.
     """
     synsets = kit_synsets()
     assert list(synsets) == [str(number) for number in range(1, 1001)]
     assert sorted(synsets.values()) == list(synset_names())
     assert [synsets[str(n)] for n in (1, 2, 3)] == ["n02119789", "n02100735", "n02110185"]
     assert synset_names()[synsets["1000"]] == "dumbbell"
-    # The first four numbers of the list of the validation images, and their classes.
+    # The first four numbers in the list of validation labels, and their classes.
     shown = [synset_names()[synsets[n]] for n in ("490", "361", "171", "822")]
     assert shown == ["sea snake", "mountain", "Shetland Sheepdog", "soup bowl"]
     lines = "".join(f"{synset}\n" for synset in synsets.values())

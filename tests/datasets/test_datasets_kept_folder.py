@@ -1,4 +1,4 @@
-"""The list of a folder is kept, and made anew where the folder changed."""
+"""The list of a folder is cached, and rebuilt if the folder changed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tests.dataset_trees import JPEG, open_set, put, write_imagenet
 from tests.helpers import fsbench
 
 ROLES = ("train", "val", "test")
-# Later than any time at which a folder might still change unseen.
+# After any time at which an unnoticed change of the folder is still possible.
 LATER = time.time_ns() + 10**13
 
 
 @pytest.fixture(autouse=True)
 def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folders were made long ago; the cache is empty."""
+    """Folders count as old; the cache is empty."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(time, "time_ns", lambda: LATER)
 
@@ -61,7 +61,7 @@ def seen_afresh(root: Path, cache: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def counted(root: Path) -> Iterator[Counter[str]]:
-    """Counts of the folders listed and of the files and folders looked at below `root`."""
+    """Count folder listings and stat calls below `root`."""
     counts: Counter[str] = Counter()
 
     def counting(name: str) -> Callable[..., Any]:
@@ -199,7 +199,7 @@ def test_a_file_that_was_replaced_in_place(tmp_path: Path, monkeypatch: pytest.M
     (root / "class 0" / "004.jpg").write_bytes(JPEG + bytes(99))
     after = seen(root)
     assert (after[0], after[1].revision != before[1].revision) == (before[0], True)
-    # In a larger folder it may stay unseen until every file is looked at.
+    # In a larger folder the change may go unnoticed until every file is checked.
     monkeypatch.setattr(trees, "SAMPLE", 1)
     monkeypatch.setattr(trees.random, "randrange", lambda stop: 0)
     (root / "class 0" / "004.jpg").write_bytes(JPEG + bytes(98))
@@ -213,7 +213,7 @@ def test_a_file_that_was_replaced_in_place(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_records_name_the_same_revision_as_ever(tmp_path: Path) -> None:
-    """By its definition, written out: the digest of all lines of the lists, then of all sizes."""
+    """The revision equals its definition: the digest of all list lines, then of all sizes."""
     root = add(tmp_path / "set")
     pools, card = seen(root)
     items = [(role, item) for role in ROLES for item in pools[role]]

@@ -1,4 +1,4 @@
-"""Indexes of archives are kept, and never used for another archive."""
+"""Indexes of archives are cached, and never used for another archive."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ LABELS = [(f"{key}.cls", str(number % 2).encode()) for number, key in enumerate(
 
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the kept indexes."""
+    """The folder of the cached indexes."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FSBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "cache" / "tar-index"
 
 
 def replaced(path: Path, content: bytes) -> None:
-    """Another file under the name."""
+    """Put another file under the name."""
     other = path.with_name("other")
     other.write_bytes(content)
     other.replace(path)
 
 
 def overwritten(path: Path, content: bytes) -> None:
-    """The same file with other content, later than a clock tick."""
+    """Overwrite the file in place, after at least one clock tick."""
     time.sleep(0.05)
     path.write_bytes(content)
 
 
 def put_back(path: Path, content: bytes, write: Callable[[Path, bytes], None]) -> None:
-    """Other content of the same size, under the same name and time."""
+    """Write other content of the same size and restore the modification time."""
     before = path.stat()
     assert len(content) == before.st_size
     write(path, content)
@@ -69,7 +69,7 @@ def test_an_archive_of_the_same_size_and_time_is_read_anew(
 
 
 def labeled(order: int) -> list[tuple[str, bytes]]:
-    """Six samples, forwards or backwards; images differ and have one size."""
+    """Six samples in forward or reverse order; images differ and have equal sizes."""
     images = [(f"{name[0]}.jpg", bytes([number]) * 9) for number, (name, _) in enumerate(LABELS)]
     return [*images, *LABELS][::order]
 

@@ -26,7 +26,7 @@ def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def images(root: Path, count: int = COUNT) -> Rows:
-    """Two classes of images on disk, and their rows; labels are not in the order of names."""
+    """Write images of two classes; return their rows. Label order differs from name order."""
     rows = []
     for label, name in enumerate(("dog", "cat")):
         for index in range(count):
@@ -41,7 +41,7 @@ def without(rows: Rows, *names: str) -> Rows:
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """The rows in the format of the file's name."""
+    """Write the rows in the format of the file suffix."""
     if path.suffix in (".csv", ".tsv"):
         with path.open("w", encoding="utf-8", newline="") as file:
             delimiter = "\t" if path.suffix == ".tsv" else ","
@@ -64,7 +64,7 @@ def store() -> Path:
 
 
 def kept() -> list[Path]:
-    """The splits that lie with the results."""
+    """Splits kept in the result store."""
     return sorted(store().glob("splits/made/*.json"))
 
 
@@ -73,7 +73,7 @@ def opened(path: Path, **data: Any) -> Any:
 
 
 def ids(path: Path, **data: Any) -> dict[str, list[str]]:
-    """Image names by role, after a run has kept the split."""
+    """Image names by role, after keeping the split as a run does."""
     dataset = opened(path, **data)
     pools = dataset.items()
     dataset.keep_split()

@@ -1,4 +1,4 @@
-"""One name per data set however its path is written, and one identity per class."""
+"""One name per data set for every spelling of its path, and one identity per class."""
 
 from __future__ import annotations
 

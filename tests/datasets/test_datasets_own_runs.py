@@ -1,4 +1,4 @@
-"""People's own data from the command line to records: every family, and the three options."""
+"""Users' own data from the command line to records: every family, and the three options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4, "--backbon
 
 
 def manifest(root: Path) -> Path:
-    """A table of the images of two classes."""
+    """A manifest with images of two classes."""
     lines = ["path,label"]
     for number in range(10):
         (root / f"{number}.png").write_bytes(picture(number))
@@ -26,7 +26,7 @@ def manifest(root: Path) -> Path:
 
 
 def shards(root: Path) -> Path:
-    """A folder as clip-benchmark exports it."""
+    """A folder in the export format of clip-benchmark."""
     write_shard(root / "train" / "0.tar", samples(10))
     write_shard(root / "test" / "0.tar", samples(4, 20))
     (root / "classnames.txt").write_text("cat\ndog\n")
@@ -34,7 +34,7 @@ def shards(root: Path) -> Path:
 
 
 def saved(root: Path) -> Path:
-    """A folder that `save_to_disk` wrote."""
+    """A folder written by `save_to_disk`."""
     hub = hub_or_skip()
     hub.disable_progress_bars()
     cells = {

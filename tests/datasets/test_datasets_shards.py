@@ -15,7 +15,7 @@ from tests.own_sets import Members, picture, samples, write_shard
 
 
 def described(labels: Sequence[Mapping[str, Any] | str]) -> Members:
-    """Samples with `.json`, or `.txt` where the label is text."""
+    """Samples with `.json`, or `.txt` for text labels."""
     for number, label in enumerate(labels):
         yield f"{number:06d}.jpg", picture(number, "JPEG")
         if isinstance(label, str):
@@ -38,7 +38,7 @@ def sizes(argument: object, **data: Any) -> list[int]:
 
 @pytest.fixture
 def benchmark_set(tmp_path: Path) -> Path:
-    """A folder as clip-benchmark exports it."""
+    """A folder in the export format of clip-benchmark."""
     root = tmp_path / "wds_pets"
     write_shard(root / "train" / "0.tar", samples(6))
     write_shard(root / "train" / "1.tar", samples(4, 6))

@@ -1,4 +1,4 @@
-"""`textile`: the set that a package brings; here with files of the same names."""
+"""`textile`: the data set of an installed package; here with files of the same names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opened() -> Any:
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package with files that are named as the real ones."""
+    """A fake package with the file names of the real one."""
     root = tmp_path / PACKAGE / "data" / "textile_images" / "simulated"
     for folder, count in COUNTS.items():
         (root / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The recipes of the public sets: complete, inside of the root, and with known digests."""
+"""Recipes of the public sets: complete, inside the data root, and with known digests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.preparing import Shop, Tree, open_shop, sha256, tar, zipped
 
 OOD = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 ELEVEN = ("imagenet", "fgvc_aircraft", *published_splits())
-# Nobody publishes a digest of this archive; `prepare` says that it is not verified.
+# No digest of this archive is published; `prepare` reports it as not verified.
 UNVERIFIED = {"UCF-101-midframes.zip"}
 
 
@@ -128,7 +128,7 @@ def test_torchvision_layouts_stand_for_the_same_images() -> None:
 
 
 IMAGE = b"an image"
-# Member paths of the published archives; those of other files in them are left out.
+# Member paths of the published archives, without members that are not used.
 MEMBERS: dict[str, Tree] = {
     "caltech-101.zip": {
         "caltech-101/101_ObjectCategories.tar.gz": tar({"101_ObjectCategories/a/0.jpg": IMAGE})
@@ -153,7 +153,7 @@ MEMBERS: dict[str, Tree] = {
     "imagenet-a.tar": {"imagenet-a/n01440764/1.jpg": IMAGE},
     "imagenet-r.tar": {"imagenet-r/n01440764/1.jpg": IMAGE},
 }
-# Named .tar.gz by its authors, and not compressed.
+# Named .tar.gz by its authors, but not compressed.
 PLAIN = ("imagenet-a.tar", "imagenet-r.tar", "imagenetv2-matched-frequency.tar.gz")
 
 

@@ -1,4 +1,4 @@
-"""The local engine: killed parents, killed workers, and two runs in one store."""
+"""The local engine: killed parents, killed workers, and two runs on one store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEDS = tuple(range(1, 21))
 
 
 def arguments(store: Path) -> tuple[object, ...]:
-    """Twenty short cells."""
+    """Arguments of a run with twenty short cells."""
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-20", "--limit", "20")
     return ("run", "--method", "slow", "-o", SECONDS, *few, "--jobs", "2", "--store", store)
 
@@ -44,7 +44,7 @@ def specs() -> list[RunSpec]:
 
 
 def finished(store: Path) -> dict[str, tuple[bytes, int]]:
-    """Files of the cells that are done: a record stands beside its logits."""
+    """Files of finished cells, whose record is stored beside the logits."""
     files = record_files(store)
     return {name: value for name, value in files.items() if Path(name).stem + ".json" in files}
 
@@ -55,7 +55,7 @@ def test_kills_at_any_moment_lose_nothing(methods: Any, tmp_path: Path) -> None:
     before: dict[str, tuple[bytes, int]] = {}
     for kill in range(4):
         process = start(*arguments(tmp_path), start_new_session=True)
-        # A few cells further, or before the first one where this is a fresh start.
+        # Wait for a few more cells; on a fresh start, kill before the first one.
         target = len(before) + (2 * rng.randrange(1, 3) if kill else 0)
         wait_until(lambda p=process.pid: bool(children(p)))
         wait_until(lambda t=target: len(finished(tmp_path)) >= t)

@@ -1,4 +1,4 @@
-"""The local engine when workers hang, take too long, or must not be trusted any more."""
+"""The local engine when workers hang, take too long, or can no longer be trusted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ END = Worker.end
 
 
 class Hurried:
-    """Time as the engine sees it when it looks at workers: it flies while `now` says so."""
+    """Clock of the engine's worker checks, which runs fast while `now` returns True."""
 
     sleep = staticmethod(time.sleep)
 
@@ -44,23 +44,23 @@ class Hurried:
         self.now: Callable[[], bool] = self.fits
 
     def fits(self) -> bool:
-        """While a fit that left a line in the log is at work."""
+        """True while a fit that is in the log is running."""
         return self.log.exists() and len(self.log.read_text().split()) > self.ended
 
     def end(self, worker: Worker, reason: str) -> None:
-        """Count what the engine ends."""
+        """Count the workers that the engine ends."""
         self.ended += 1
         END(worker, reason)
 
     def monotonic(self) -> float:
-        """Some minutes later at every look."""
+        """Advance by 150 seconds per call while `now` returns True."""
         self.ahead += 150.0 * self.now()
         return time.monotonic() + self.ahead
 
 
 @pytest.fixture
 def hurried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Hurried:
-    """The engine's time, which flies when a test says so; the log is that of fits."""
+    """Replace the engine's clock; the log is that of fits."""
     found = Hurried(tmp_path_factory.mktemp("fits") / "log")
     monkeypatch.setenv("FSBENCH_TEST_FITS", str(found.log))
     monkeypatch.setattr(workers, "time", found)
@@ -69,7 +69,7 @@ def hurried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 def run(store: Path, todo: list[RunSpec], settings: Settings) -> dict[str, Record]:
-    """Method to record."""
+    """Records by method."""
     with LocalEngine(Store(store), settings) as engine:
         return {record.spec.method: record for record in engine.run(todo, lambda *_: None)}
 
@@ -78,7 +78,7 @@ def run(store: Path, todo: list[RunSpec], settings: Settings) -> dict[str, Recor
 def test_a_cell_that_takes_too_long(
     methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Heartbeats do not fly with that time.
+    # Heartbeats do not follow the fast clock.
     monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
     todo = cells("slow", options=["seconds=3600"]) + cells("zero-shot")
     records = run(tmp_path, todo, Settings(threads=1, timeout=900, hang=math.inf))
@@ -88,7 +88,7 @@ def test_a_cell_that_takes_too_long(
     assert (error["type"], error["transient"]) == ("TimeLimit", False)
     assert "time limit of 900 s" in error["message"]
     assert "time.sleep" in error["traceback"] or "in fit" in error["traceback"]
-    # It is the cell's own: the same command does not try it again.
+    # The failure belongs to the cell: the same command does not retry it.
     slow = ("run", "-m", "slow", "-o", "seconds=3600", "-d", "digits", "--shots", "1")
     done = fsbench(*slow, "--seeds", "1", "--limit", "40", "--store", tmp_path)
     assert (done.code, "1 failed before" in done.out) == (1, True), done
@@ -98,7 +98,7 @@ def test_a_cell_that_takes_too_long(
 def test_a_worker_that_gives_no_sign_of_life(
     methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Heartbeats do not fly with that time.
+    # Heartbeats do not follow the fast clock.
     monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
     todo = cells("bad-fit", options=["how=sleep"]) + cells("zero-shot")
     records = run(tmp_path, todo, Settings(threads=1, hang=900))
@@ -114,11 +114,11 @@ def test_a_worker_that_gives_no_sign_of_life(
 def test_a_stopped_worker_costs_nothing(
     methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It says nothing any more, however long that is waited for.
+    # The worker no longer reports anything, however long the engine waits.
     monkeypatch.setattr(workers, "DUMP_SECONDS", 1.0)
     todo = cells("slow", options=["seconds=1"], seeds=(1, 2))
     stopped: list[int] = []
-    # Until it is stopped time must not fly: the fit would be overdue before its first step.
+    # Before the stop the clock must be normal: the fit would be overdue before its first step.
     hurried.now = lambda: False
 
     def progress(cell: RunSpec, done: int, total: int) -> None:
@@ -184,7 +184,7 @@ def test_after_a_thread_was_left_the_same_fit_is_made_anew(methods: Any, tmp_pat
     with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
         pids, states = [], []
         for record in engine.run(cells("leaver", classes=("base", "new")), lambda *_: None):
-            # Nothing was lost: the second one is computed by another process for the first time.
+            # No work was lost: the second cell is computed by another process for the first time.
             assert {incident["kind"] for incident in record.incidents} == {"threads"}
             states.append(record.status)
             pids += [worker.process.pid for worker in engine._workers]
@@ -201,7 +201,7 @@ def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Pat
 
 
 def ended_worker(todo: list[RunSpec]) -> Worker:
-    """A worker that ended at once; its process with labels is of no account here."""
+    """A worker whose process ended at once; it needs no label process."""
     process = subprocess.Popen(["true"], text=True)
     process.wait()
     return Worker(Slot("cpu/0", "cpu"), process, cast(LabelProcess, None), todo)
@@ -228,7 +228,7 @@ def test_a_worker_goes_on_with_what_it_holds() -> None:
             choice.took(worker, group)
             taken[worker].append((group[0].dataset, group[0].split_seed))
     for drawn in taken.values():
-        # Both methods on one support set before the next one.
+        # Both methods run on one support set before the next one.
         assert drawn[0] == drawn[1]
         assert drawn[2] == drawn[3]
     assert len(set(taken[one] + taken[two])) == 4
@@ -244,7 +244,7 @@ def test_near_the_end_fits_with_the_most_shots_come_first() -> None:
             group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
             choice.took(worker, group)
             taken[worker].append(group[0].shots)
-    # Six support sets are many for two workers; the four that are left then are few.
+    # Six support sets are many for two workers; the remaining four are few.
     assert taken[one] == [4, 4, 4, 4, 1, 1]
     assert taken[two] == [1, 1, 4, 4, 1, 1]
 

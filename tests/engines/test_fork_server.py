@@ -1,4 +1,4 @@
-"""Workers are forked from a process that has imported what they need, where that is safe."""
+"""Workers are forked from a process that preloaded their imports, if that is safe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Begin = Callable[..., Worker]
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Iterator[Begin]:
-    """Starts workers; with `until`, waits for that event of theirs."""
+    """A function that starts workers; with `until`, it waits for that event."""
     workers = []
 
     def start(device: str = "cpu", until: str = "idle", **settings: Any) -> Worker:
@@ -47,7 +47,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def parent(worker: Worker) -> int:
-    """The process that a worker's process is a child of."""
+    """Parent process id of a worker's process."""
     return psutil.Process(worker.process.pid).ppid()
 
 
@@ -118,7 +118,7 @@ def test_one_that_is_stopped_before_it_is_forked_is_ended_at_once(begin: Begin) 
 def test_one_whose_server_is_slow_to_import_is_waited_for(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A busy machine may give a process next to no time; that is no sign that it hangs."""
+    """On a busy machine a process may get almost no time, which does not mean that it hangs."""
     monkeypatch.setattr(workers, "SILENT_SECONDS", 0.0)
     waiting = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "0"}, until="")
     server = psutil.Process(waiting.process.pid)

@@ -1,4 +1,4 @@
-"""`fewshot_bench.run` and what it returns: the same cells and numbers as `fsbench run`."""
+"""`fewshot_bench.run` and its results: the same cells and numbers as `fsbench run`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> fb.Results:
 
 
 def numbers(results: fb.Results) -> dict[str, Any]:
-    """Cells by key, with their metrics."""
+    """Specification and metrics of every cell by key."""
     return {record.spec.key(): (record.spec, record.metrics) for record in results}
 
 
@@ -55,7 +55,7 @@ def test_every_option_of_the_command_line_is_an_argument() -> None:
 
     named = {"method": "methods", "dataset": "datasets", "option": "options"}
     taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
-    # Files of options are the command line's own.
+    # Option files exist only on the command line.
     asked = {named.get(str(param.name), str(param.name)) for param in command.params}
     assert asked - {"config", "save_config"} <= taken
 
@@ -70,7 +70,7 @@ def test_defaults_are_those_of_the_command_line() -> None:
 
 
 def plain(value: Any) -> Any:
-    """A default, whether it is one value or a tuple, a path or its text, nothing or empty."""
+    """Normalize a default: one-element tuples, paths and empty values."""
     one = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return str(one) if isinstance(one, Path) else one or None
 
@@ -272,7 +272,7 @@ print(results)
 def test_an_interrupt_keeps_what_is_done_and_the_next_call_goes_on(tmp_path: Path) -> None:
     store = tmp_path / "s"
     script = tmp_path / "script.py"
-    # Without a guard: workers must not run it.
+    # The script has no `__main__` guard: workers must not execute it.
     script.write_text(SCRIPT.format(store=str(store)), encoding="utf-8")
     process = subprocess.Popen(
         [sys.executable, str(script)],

@@ -1,4 +1,4 @@
-"""Classes and objects in place of names: where they come from, and what a file cannot hold."""
+"""Classes and objects in place of names: their source, and values that files cannot hold."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     with pytest.raises(fb.UsageError, match=r"unknown value of weight '0\.4'"):
         loaded.where(options={"weight": 0.4})
     assert loaded.where(options={"weight": 0.3}).compare(cls).table.baseline
-    # The source that the records name is the one that ran.
+    # The recorded source is the one that ran.
     assert "import torch.nn.functional as F" in file.read_text(encoding="utf-8")
 
 
@@ -115,7 +115,7 @@ Cell = Callable[[str], dict[str, Any]]
 
 @pytest.fixture
 def cell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
-    """Runs cells as a notebook does: one namespace, a name for each in `linecache`."""
+    """Run notebook cells: one namespace, and a file name for each in `linecache`."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     files: list[str] = []
@@ -147,13 +147,13 @@ METHOD = """
 
 
 def own(cell: Cell, body: str) -> type:
-    """A class whose fit returns this."""
+    """A class whose `fit` returns this expression."""
     found: type = cell(METHOD.format(body=body))["Own"]
     return found
 
 
 def given(name: str) -> Any:
-    """The result of the method that a reference names, as a worker imports it."""
+    """Result of the method named by a reference, imported as in a worker."""
     return registry().method_class(name)().fit(None, None, None)
 
 
@@ -300,7 +300,7 @@ class Typed:
 
 
 def variants(methods: Any, options: Any = ()) -> list[tuple[Any, Any]]:
-    """Options and overrides of the cells that a call would compute."""
+    """Options and overrides of the cells planned by a call."""
     asked = {"shots": 1, "seeds": 1, "dry_run": True, "progress": False}
     with mock.patch("fewshot_bench.engines.library.run_matrix") as planned:
         planned.side_effect = lambda request, *rest: expand(request)
@@ -345,7 +345,7 @@ def test_values_of_another_type_are_refused(given: dict[str, Any], expected: str
 
 
 class Plain:
-    """No dataclass."""
+    """Not a dataclass."""
 
     def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
         """Nothing."""
@@ -426,7 +426,7 @@ def test_a_class_of_fields_alone_is_found_in_its_cell(cell: Cell, tmp_path: Path
 def test_a_class_of_fields_alone_is_not_taken_from_another_text(cell: Cell, tmp_path: Path) -> None:
     own(cell, "1")
     cls = cell(KID.format(value=3))["Kid"]
-    # Cells that did not come to their end define nothing.
+    # Notebook cells that raised an error define nothing.
     for text in (KID.format(value=4), KID.format(value=3).replace("Own", "object")):
         with pytest.raises(ZeroDivisionError):
             cell(f"1/0\n{text}")

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and a terminal that goes: what is done is kept, and nothing stays claimed."""
+"""SIGTERM, SIGHUP and a closed terminal: finished results are kept, and no claim is left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLOW = ("run", "-m", "slow", "-d", "digits", "--shots", "1", "--limit", "20", "-
 
 
 def ending(log: Path, fits: int) -> dict[str, str]:
-    """An environment in which so many fits end; the next one goes on until it is stopped."""
+    """An environment in which this many fits end; the next one runs until it is stopped."""
     return environment(FSBENCH_TEST_FITS=str(log), FSBENCH_TEST_ENDING=str(fits))
 
 
@@ -39,7 +39,7 @@ def begun(log: Path) -> int:
 
 
 def claims(store: Path) -> list[str]:
-    """The claims."""
+    """Names of the claim files."""
     return [path.name for path in (store / "claims").iterdir()]
 
 
@@ -77,7 +77,7 @@ def test_a_terminal_that_goes(methods: Any, tmp_path: Path) -> None:
     os.close(other)
     while begun(log) < 2:
         os.read(side, 4096)
-    # The kernel sends SIGHUP to who has it.
+    # The kernel sends SIGHUP to the terminal's process group.
     os.close(side)
     assert process.wait(PATIENCE) == 130
     assert claims(store) == []

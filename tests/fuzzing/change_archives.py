@@ -14,7 +14,7 @@ from tests.fuzzing.hostile import HOSTILE_NAMES, VALUES
 
 
 def changed_zip(rng: random.Random, data: bytes) -> bytes:
-    """Members with other names, modes, sizes and contents, or bombs."""
+    """Change the names, modes, sizes and contents of zip members, or add zip bombs."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
         names = source.namelist()
@@ -51,7 +51,7 @@ def _changed_member(
 
 
 def _npy(rng: random.Random, content: bytes) -> bytes:
-    """An array whose header says something else than what follows."""
+    """Change an array's header so that it contradicts its content."""
     if not content.startswith(b"\x93NUMPY"):
         return content + b"x"
     length = struct.unpack("<H", content[8:10])[0]
@@ -72,7 +72,7 @@ def _npy(rng: random.Random, content: bytes) -> bytes:
 
 
 def changed_tar(rng: random.Random, data: bytes) -> bytes:
-    """Members with other names, kinds, sizes and link targets; or a header, its sum corrected."""
+    """Change names, kinds, sizes and link targets of tar members; or a header and its checksum."""
     if rng.random() < 0.5:
         return _tar_header(rng, data)
     out = io.BytesIO()
@@ -112,7 +112,7 @@ def _changed_tar_member(rng: random.Random, info: tarfile.TarInfo, content: byte
 
 
 def _tar_header(rng: random.Random, data: bytes) -> bytes:
-    """One field of one header, with a sum that fits."""
+    """Change one field of one header, and recompute its checksum."""
     changed = bytearray(data)
     start = 512 * rng.randrange(max(1, len(data) // 512))
     fields = ((0, 100), (100, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (345, 155))
@@ -135,7 +135,7 @@ def _tar_header(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed_gzip(rng: random.Random, data: bytes) -> bytes:
-    """A packed tar file whose content was changed, or that expands to much more."""
+    """Change the content of a compressed tar file, or append content that expands greatly."""
     import gzip
 
     content = changed_tar(rng, gzip.decompress(data))

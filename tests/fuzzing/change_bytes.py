@@ -12,7 +12,7 @@ Change = Callable[[random.Random, bytes], bytes]
 
 
 def flipped(rng: random.Random, data: bytes) -> bytes:
-    """One to eight bits are the other way round."""
+    """Flip one, two or eight bits."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)

@@ -1,4 +1,4 @@
-"""Changes to weights, pickles and images, with lengths and sums that fit."""
+"""Changes to weights, pickles and images, with recomputed lengths and checksums."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fuzzing.change_trees import changed_tree
 
 
 def changed_safetensors(rng: random.Random, data: bytes) -> bytes:
-    """Another head, its length corrected; or another length."""
+    """Change the header and its length, or only the length."""
     (length,) = struct.unpack("<Q", data[:8])
     if rng.random() < 0.2:
         return struct.pack("<Q", rng.choice((0, 2**63, length + 1, 10**9))) + data[8:]
@@ -23,7 +23,7 @@ def changed_safetensors(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed_features(rng: random.Random, data: bytes) -> bytes:
-    """Another head of a segment, or another table, with a length and a sum that fit."""
+    """Change the head or the table of a feature segment, and recompute length and checksum."""
     length, size, _, magic = TAIL.unpack(data[-TAIL.size :])
     body = data[-TAIL.size - size : -TAIL.size]
     table, head = body[:length], body[length:]
@@ -37,7 +37,7 @@ def changed_features(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed_pickle(rng: random.Random, data: bytes) -> bytes:
-    """Operations that name and call something, or change the stack, anywhere in it."""
+    """Insert operations that import, call or change the stack, at any position."""
     pieces = (
         *(b"cos\nsystem\n(S'touch x'\ntR", b"cbuiltins\neval\n(S'1'\ntR", b"\x93", b"R", b"b"),
         *(b"cposix\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"0", b"(", b"t", b"l", b"d", b"e"),
@@ -66,7 +66,7 @@ def changed_pickle(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed_png(rng: random.Random, data: bytes) -> bytes:
-    """A chunk with other content and a sum that fits."""
+    """Change the content of a chunk, and recompute its checksum."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
@@ -93,13 +93,13 @@ def changed_png(rng: random.Random, data: bytes) -> bytes:
 
 
 def resealed(rng: random.Random, data: bytes) -> bytes:
-    """A file of digests whose own digest fits what was changed."""
+    """Change a file of digests, and recompute its own digest."""
     body = rng.choice(PLAIN)(rng, data[:-32])
     return body + hashlib.sha256(body).digest()
 
 
 def changed_pixels(rng: random.Random, data: bytes) -> bytes:
-    """A file of decoded images whose description was changed and fits its digest."""
+    """Change the description of a file of decoded images, and recompute its digest."""
     tail = struct.Struct("<Q32s16s")
     length, _, magic = tail.unpack(data[-tail.size :])
     start = len(data) - tail.size - length

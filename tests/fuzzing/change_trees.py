@@ -1,4 +1,4 @@
-"""Changes to what JSON and YAML files hold."""
+"""Changes to the values in JSON and YAML files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.fuzzing.hostile import HOSTILE_NAMES, VALUES
 
 
 def changed_tree(rng: random.Random, tree: Any) -> Any:
-    """A parsed file with one to three nodes changed."""
+    """Change one to three nodes of a parsed file."""
     tree = json.loads(json.dumps(tree))
     for _ in range(rng.choice((1, 1, 2, 3))):
         places = list(_places(tree))
@@ -25,7 +25,7 @@ def changed_tree(rng: random.Random, tree: Any) -> Any:
             parent[name] = parent.pop(key)
         elif how == 2:
             other, place = rng.choice(places)
-            # The node may have gone with an earlier change.
+            # An earlier change may have removed the node.
             has = place in other if isinstance(other, dict) else place < len(other)
             parent[key] = json.loads(json.dumps(other[place])) if has else None
         elif how == 3 and isinstance(parent, list):
@@ -46,20 +46,20 @@ def _places(tree: Any) -> Any:
 
 
 def changed_json(rng: random.Random, data: bytes) -> bytes:
-    """A JSON file with changed nodes, its text escaped or not."""
+    """Change nodes of a JSON file, with escaped or unescaped text."""
     tree = changed_tree(rng, json.loads(data))
     return json.dumps(tree, ensure_ascii=rng.random() < 0.7).encode("utf-8", "surrogatepass")
 
 
 def changed_json_lines(rng: random.Random, data: bytes) -> bytes:
-    """A file of JSON lines with changed nodes, or with changed lines."""
+    """Change nodes or lines of a JSON lines file."""
     rows = changed_tree(rng, [json.loads(line) for line in data.splitlines() if line.strip()])
     rows = rows if isinstance(rows, list) else [rows]
     return "\n".join(json.dumps(row) for row in rows).encode("utf-8", "surrogatepass")
 
 
 def changed_yaml(rng: random.Random, data: bytes) -> bytes:
-    """A YAML file with changed nodes."""
+    """Change nodes of a YAML file."""
     import yaml
 
     tree = changed_tree(rng, yaml.safe_load(data))

@@ -1,4 +1,4 @@
-"""Readers of configs, and of what is said about own data."""
+"""Readers of configs, and of files that describe users' own data."""
 
 from __future__ import annotations
 

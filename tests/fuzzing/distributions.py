@@ -30,7 +30,7 @@ def _plugins(folder: Path) -> list[Seed]:
 
 
 def _list_plugins(folder: Path, file: Path) -> bool:
-    """Only the changed distribution is found; its module is no plug-in, and is let alone."""
+    """List plug-ins with only the changed distribution on the path; it is not imported."""
     for seed in _plugin_files(folder):
         if not (folder / seed.path).exists():
             (folder / seed.path).write_bytes(seed.content)

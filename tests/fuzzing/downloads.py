@@ -1,4 +1,4 @@
-"""Readers of archives and of what stands beside downloads."""
+"""Readers of archives, and of the files kept beside downloads."""
 
 from __future__ import annotations
 

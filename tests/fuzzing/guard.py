@@ -1,4 +1,4 @@
-"""An audit hook that names forbidden actions of a reader."""
+"""An audit hook that reports forbidden actions of a reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 SECONDS = 20
-# These change the file system; the paths stand in these places of their arguments.
+# Events that change the file system, with the positions of paths among their arguments.
 CHANGES = {
     "os.rename": (0, 1),
     "os.link": (0, 1),
@@ -31,7 +31,7 @@ CHANGES = {
     "shutil.copyfile": (1,),
     "shutil.unpack_archive": (1,),
 }
-# These run something, or talk to something.
+# Events that run or communicate with something.
 RUNS = {
     "os.system",
     "os.exec",
@@ -53,7 +53,7 @@ RUNS = {
     "ftplib.connect",
     "smtplib.connect",
 }
-# Evaluates annotations of classes, which stand in their source.
+# Evaluates class annotations, which are source text.
 ANNOTATIONS = typing.__file__
 IMPORTER = "<frozen importlib._bootstrap>"
 
@@ -63,7 +63,7 @@ class Hang(BaseException):
 
 
 class Guard:
-    """Collects what happens between `watching()`; hooks cannot be removed, so there is one."""
+    """Collects forbidden events inside `watching()`; one instance, as hooks cannot be removed."""
 
     def __init__(self, allowed: Path) -> None:
         self.found: list[str] = []
@@ -75,7 +75,7 @@ class Guard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Note what must not happen in here; Hang after `SECONDS`."""
+        """Record forbidden events inside the block; Hang after `SECONDS`."""
         self.found, before = [], set(sys.modules)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         self._on = True
@@ -126,7 +126,7 @@ class Guard:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """True while a module is being imported, which makes classes from text (dataclasses)."""
+    """True during an import, which may create classes from text (dataclasses)."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTER:
             return True
@@ -135,7 +135,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _code() -> list[str]:
-    """Folders whose code may run: the installed packages, and this checkout."""
+    """Folders with trusted code: the installed packages, and this checkout."""
     return [os.path.dirname(os.__file__), str(Path(__file__).resolve().parents[2])]
 
 
@@ -144,7 +144,7 @@ def _hang(*_: object) -> None:
 
 
 def limit_memory(extra: int) -> None:
-    """Let this process have `extra` bytes of address space beside what it has now."""
+    """Limit this process to `extra` bytes of address space beyond its current size."""
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -36,7 +36,7 @@ from tests.fuzzing import models
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
 
-# Imported here, since later the memory is limited.
+# Imported before memory is limited.
 hub = hub_package()
 MODEL = "fsbench-fuzz-small"
 CONFIG: dict[str, Any] = {
@@ -70,7 +70,7 @@ def _meter() -> Iterator[Meter]:
 
 
 def _read_features(folder: Path, file: Path) -> bool:
-    """A damaged file is computed again; what is used has the right shape."""
+    """Damaged files are recomputed; rows that are used have the right shape."""
     asked: list[int] = []
 
     def compute(places: list[int]) -> torch.Tensor:
@@ -116,7 +116,7 @@ def _read_segment(folder: Path, file: Path) -> bool:
 
 
 class _Stamped:
-    """A data set whose one image has a stamp."""
+    """A data set whose only image has a stamp."""
 
     def stamp(self, item: Item) -> Stamp:
         return Stamp(3, 0.0, "token")
@@ -176,7 +176,7 @@ class _Bomb:
 
 def _checkpoints(folder: Path) -> list[Seed]:
     state = _small_model(folder)
-    # The large table is constant, so that a case costs little.
+    # The large table is constant, so that a case is cheap.
     (folder / "open_clip_config.json").write_bytes(_whole_config())
     new, old = io.BytesIO(), io.BytesIO()
     torch.save(state, new)
@@ -241,7 +241,7 @@ class _OneImage(_Stamped):
 
 def _decode(folder: Path, file: Path) -> bool:
     found = decoded(file.read_bytes())
-    # Where the file is no image, the reader of a run refuses it.
+    # If the file is not an image, the reader of a run rejects it.
     image = ImageFiles(_OneImage(file), [ITEM]).decode(0)
     assert not isinstance(found, str)
     assert image.size == found.size

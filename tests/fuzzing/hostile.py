@@ -1,4 +1,4 @@
-"""Names, values and pieces of files that nobody should be harmed by."""
+"""Hostile names, values and file fragments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers that need no torch: records, splits, lists of data sets, configs, archives, plug-ins."""
+"""Readers without torch: records, splits, lists of data sets, configs, archives, plug-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kept models: folders that were changed, half of them with digests that fit again."""
+"""Readers of kept models: changed folders, half of them with recomputed digests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LOAD = loading.load
 
 
 def _load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
-    """The embedded backbone is loaded once."""
+    """Load a backbone; the embedded one is loaded only once."""
     if (name, precision) != ("tiny", "fp32"):
         return _LOAD(name, device, precision)
     if not _TINY:
@@ -64,7 +64,7 @@ def _build(folder: Path) -> list[Seed]:
 
 
 def _keep_support(folder: Path) -> None:
-    """Training images as those of `adapt --keep-support`."""
+    """Add training images to a model, as `adapt --keep-support` does."""
     config, tensors = read_model(folder)
     rng, width = np.random.default_rng(1), _TINY[0].embed_dim
     features = rng.normal(size=(6, width)).astype(np.float32)
@@ -79,7 +79,7 @@ def _opened(folder: Path) -> models.Model:
 
 
 def _read(folder: Path, file: Path) -> bool:
-    """Whatever is used as it lies gives the true answer; with new digests, a possible one."""
+    """Accepted unresealed models give the true answer; resealed ones, a possible one."""
     own = file.parent
     try:
         model = _opened(own)
@@ -103,7 +103,7 @@ def _read(folder: Path, file: Path) -> bool:
 
 
 def _sealed(folder: Path, to: Path) -> bool:
-    """Write a folder with the digests of what it holds; False where no config can have one."""
+    """Copy a folder with digests that match its content; False if the config cannot be sealed."""
     shutil.copytree(folder, to)
     try:
         plain = json.loads((folder / CONFIG).read_bytes())

@@ -1,4 +1,4 @@
-"""Changes to files: of their bytes, and of what their formats make of them."""
+"""Changes to files: to their bytes, and to their content by format."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ BY_KIND: dict[str, Change] = {
 
 
 def mutated(rng: random.Random, data: bytes, kind: str) -> bytes:
-    """A changed file: half of the time as its format allows, else in its bytes."""
+    """Change a file: half of the time by its format, otherwise by bytes."""
     change = BY_KIND.get(kind)
     if change is not None and rng.random() < 0.5:
         try:
             data = change(rng, data)
         except (ValueError, OSError, struct.error, tarfile.TarError, RecursionError):
-            # A value that the format cannot write.
+            # The format cannot represent the changed value.
             data = flipped(rng, data)
         if rng.random() < 0.8:
             return data

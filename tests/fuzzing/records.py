@@ -50,7 +50,7 @@ def _read_logits(folder: Path, file: Path) -> bool:
 
 
 def _own_keys(folder: Path) -> list[Seed]:
-    """Records that are named as their content wants it, so that they are read."""
+    """Records under the file names that their content requires, so that they are read."""
     values = make("lora", "dtd", 4, 2, data={"classnames": ["a", "b"]}, limit=5).to_dict()
     values |= {"notes": {"a": 1}, "incidents": [{"kind": "retry", "text": "again"}]}
     values["split"] |= {
@@ -76,7 +76,7 @@ def _place(content: bytes) -> str | None:
 
 
 def _seal(file: Path) -> None:
-    """Let the digest fit the values, as if they had been computed: what comes after it is met."""
+    """Recompute the digest for the changed values, so that later checks are reached."""
     with suppress(Exception):
         values = json.loads(file.read_bytes())
         fit_digests(values)

@@ -1,7 +1,7 @@
 """Fuzz the readers: `python -m tests.fuzzing.run light|heavy CASES [SEED] [NAME [NUMBER]]`.
 
-Prints one line of JSON per reader: cases, how many files were used, passed over and refused, and
-what was found. Every case follows from the seed, the name of its reader and its number.
+Prints one line of JSON per reader: numbers of cases and of files used, passed over and refused, and
+the findings. Every case is determined by the seed, the name of its reader and its number.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Report:
 
 
 class Place:
-    """The folder of one subject inside a sandbox, put back after every case."""
+    """The folder of one subject inside a sandbox, restored after every case."""
 
     def __init__(self, base: Path, subject: Subject) -> None:
         self.folder = base / subject.name.replace(" ", "-")
@@ -63,7 +63,7 @@ class Place:
         self._files = {path: _content(path) for path in self.folder.rglob("*")}
 
     def restore(self) -> None:
-        """Remove what is new, and write again what has changed or gone."""
+        """Remove new files, and restore those that were changed or removed."""
         found = set(self.folder.rglob("*"))
         for path in sorted(found - set(self._files), reverse=True):
             with contextlib.suppress(FileNotFoundError):
@@ -85,7 +85,7 @@ def fuzz(guard: Guard, base: Path, subject: Subject, numbers: range, seed: int) 
     place = Place(base, subject)
     if not place.seeds:
         return report
-    # Valid files are used; what is imported on the way is imported now.
+    # Use the valid files first, so that all imports happen before the cases.
     used = [_used(place, subject, each) for each in place.seeds]
     assert any(used), subject.name
     outside = _outside(base, place.folder)
@@ -104,13 +104,13 @@ def fuzz(guard: Guard, base: Path, subject: Subject, numbers: range, seed: int) 
 
 
 def _outside(base: Path, folder: Path) -> list[tuple[str, int]]:
-    """The folders above and beside the subject's own, with when they changed."""
+    """Modification times of the folders above and beside the subject's own."""
     beside = [path for path in base.iterdir() if path != folder]
     return sorted((str(p), p.stat().st_mtime_ns) for p in (base, base.parent, *beside))
 
 
 def _used(place: Place, subject: Subject, seed: Seed) -> bool:
-    """True when a valid file is used; some are valid and of no use to the command."""
+    """True if the reader uses a valid file; commands may have no use for some valid files."""
     path = place.folder / (seed.place(seed.content) or seed.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(seed.content)
@@ -147,7 +147,7 @@ def _case(
     except (FsbenchError, *subject.refusals) as error:
         report.refused += 1
         text = str(error)
-        # What is no FsbenchError is part of one, or made a line by the command line.
+        # Other exceptions become part of an FsbenchError, or one line of the command line.
         ours = isinstance(error, FsbenchError)
         if ours and not (text.strip() and text.isprintable() and len(text) < LONGEST):
             problem = f"its message is not one line: {text[:300]!r}"
@@ -166,7 +166,7 @@ def _case(
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Path]:
-    """A folder in a folder; every cache and home of this process lies in it."""
+    """A nested temporary folder that holds every cache and home of this process."""
     with tempfile.TemporaryDirectory(prefix="fsbench-fuzz-") as name:
         base = Path(name).resolve() / "base"
         (base / "outside").mkdir(parents=True)
@@ -184,7 +184,7 @@ def share(subject: Subject, cases: int) -> int:
 
 
 def main() -> None:
-    """Run one half of the subjects."""
+    """Run the subjects of one group."""
     group, cases, seed, name, only = (*sys.argv[1:], *[""] * 5)[:5]
     faulthandler.enable()
     warnings.simplefilter("ignore")

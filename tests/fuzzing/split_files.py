@@ -1,4 +1,4 @@
-"""Readers of split files, and of picks that were imported."""
+"""Readers of split files, and of imported picks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _splits(folder: Path) -> list[Seed]:
 
 def _pickled(file: SplitFile, protocol: int) -> bytes:
     class Datum:
-        """As CoOp's caches name it."""
+        """A class with the name used in CoOp's caches."""
 
     module = types.ModuleType("fsbench_fuzz_datum")
     Datum.__module__, Datum.__qualname__ = module.__name__, "Datum"

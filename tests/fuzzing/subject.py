@@ -11,7 +11,7 @@ from pathlib import Path
 class Seed:
     """A valid file: its path below the subject's folder, its content, and its format.
 
-    place: from a changed content to another path, for files that are named by their content.
+    place: maps changed content to another path, for files that are named by their content.
     """
 
     path: str
@@ -24,8 +24,8 @@ class Seed:
 class Subject:
     """A reader. `build` makes its folder and returns the files that are changed in turn.
 
-    read: folder and changed file to whether the file was used; False for one that was passed over,
-    an error of `refusals` (or FsbenchError) for one that was refused.
+    read: takes the folder and the changed file; True if the file was used, False if it was passed
+    over; raises an error of `refusals` (or FsbenchError) if it was refused.
     """
 
     name: str

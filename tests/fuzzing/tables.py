@@ -1,4 +1,4 @@
-"""Readers behind tables: signatures, and the outcomes that a store keeps."""
+"""Readers used by tables: signatures, and stored outcomes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOGITS = [[2.0, 0.5, 0.1], [0.1, 1.0, 0.3], [0.2, 0.1, 0.9]]
 
 
 def _records(store: Store) -> list[Record]:
-    """Two of one split, without the metrics that came later."""
+    """Two records of one split, without recently added metrics."""
     store.create()
     return [
         put_answers(store, make(method, digest="d"), LOGITS, [0, 1, 1], ["a", "b", "c"])
@@ -35,7 +35,7 @@ def _packs(folder: Path) -> list[Seed]:
 
 
 def _read_pack(folder: Path, file: Path) -> bool:
-    """A damaged pack is passed over; one whose checksum was made to fit may lie, not crash."""
+    """A damaged pack is skipped; one with a recomputed checksum may be wrong but must not crash."""
     store = Store(folder)
     records = list(store.records())
     true = [Outcomes(store).of(record).hits.tolist() for record in records]

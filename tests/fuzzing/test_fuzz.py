@@ -1,8 +1,8 @@
-"""Readers of files meet files that were changed at random: they use them or refuse them in a line.
+"""Readers of randomly changed files either use them or refuse them with a one-line error.
 
-`FSBENCH_FUZZ=100000 python -m pytest -s tests/fuzzing/test_fuzz.py` tries that many, and prints per
-reader how many there were, how many were used, passed over and refused. `FSBENCH_FUZZ_SEED` gives
-others.
+`FSBENCH_FUZZ=100000 python -m pytest -s tests/fuzzing/test_fuzz.py` tries that many cases, and
+prints per reader how many were used, passed over and refused. `FSBENCH_FUZZ_SEED` selects other
+cases.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from tests.own_sets import picture
 
 
 def pixels(**changes: Any) -> bytes:
-    """A file of two decoded images whose head says something else."""
+    """A file of two decoded images with a changed head."""
     head = {"shape": [2, 3, 4, 4], "chunk": 9, "checks": [0], "wall": 1.0, "cpu": 1.0}
     head |= {"transform": "t", "dataset": "set"}
     return bytes(96) + pack_description(head | changes, [b"0" * 32, b"1" * 32])
@@ -79,7 +79,7 @@ def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any)
 def test_features_that_describe_themselves_otherwise(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    """The same bytes under a head that fits its sum and not the rows are a damaged file."""
+    """A head with a matching checksum but wrong row facts makes a file damaged."""
     features, asked = torch.rand(4, 3), []
 
     def compute(places: list[int]) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_features_that_describe_themselves_otherwise(
 
 
 def described(content: bytes, changes: dict[str, Any]) -> bytes:
-    """A segment whose head says something else."""
+    """A segment with a changed head."""
     length, size, _, magic = TAIL.unpack(content[-TAIL.size :])
     table = content[-TAIL.size - size :][:length]
     head = json.loads(content[-TAIL.size - size + length : -TAIL.size])
@@ -147,7 +147,7 @@ def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
 
 
 def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
-    """A failure when the model is used is an error of the backbone as well."""
+    """A failure at the first use of a model is also reported as an error of the backbone."""
     config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
     config["model_cfg"]["vision_cfg"]["image_size"] = -8
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
@@ -175,7 +175,7 @@ ITEM = Item("a.png", 0, "cat")
 
 
 def test_images_that_pillow_fails_at_in_its_own_ways() -> None:
-    """A color profile without its method is an IndexError in Pillow."""
+    """Pillow raises IndexError for a color profile without its compression method."""
     body = b"iCCPx\0"
     chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
     good = picture(1)

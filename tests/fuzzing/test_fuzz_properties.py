@@ -1,4 +1,4 @@
-"""Properties for every text: names stay inside, lines stay lines, configs come back."""
+"""Properties for arbitrary text: names stay in their folder, lines stay lines, configs return."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_saved_configs_come_back(
 
 
 def all_text(values: Any) -> str:
-    """All text in some options."""
+    """All option values joined into one text."""
     return "".join(str(v) if not isinstance(v, list) else "".join(v) for v in values.values())
 
 

@@ -1,4 +1,4 @@
-"""EXIF orientations: left alone as open_clip does, or applied, and never mixed."""
+"""EXIF orientation: ignored as in open_clip, or applied, and never mixed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUARTER = 6
 
 
 def turned(source: Path, target: Path, *, pixels: bool) -> Path:
-    """The same pictures, stored lying; with a tag, or as they are shown."""
+    """Copies of the pictures: with an EXIF tag on rotated pixels, or with the displayed pixels."""
     for path in sorted(source.rglob("*.png")):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Memory of a process that streams views within a budget: CoOp's case of 1,000 classes, in small.
+"""Memory of a process that streams views within a budget: a small version of CoOp's 1,000 classes.
 
-`benchmarks/features_run.py` is the same with workers and a fit.
+`benchmarks/features_run.py` measures the same with workers and a fit.
 """
 
 from __future__ import annotations
@@ -72,5 +72,5 @@ def test_streaming_takes_neither_memory_nor_more_disk_than_the_budget(tmp_path: 
     assert 4 * WIDTH * rows > 3 * budget
     assert grown < 15_000_000
     assert budget / 2 < kept <= budget
-    # The second time what was kept is not computed.
+    # The second pass does not recompute what was kept.
     assert rows < computed <= 2 * rows - kept // (4 * WIDTH + 100)

@@ -1,4 +1,4 @@
-"""Features on disk: never a wrong row, never more than the budget, whatever happens to files."""
+"""Features on disk: never a wrong row, never more than the budget, whatever damages the files."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def key(number: int) -> bytes:
 
 
 def row(name: bytes, role: str) -> Tensor:
-    """The features of an image, which follow from its key; some would fit into 16 bits."""
+    """Features derived from an image's key; some of them fit into 16 bits."""
     values = hashlib.shake_256(name + role.encode()).digest(4 * WIDTH)
     return torch.tensor([(byte + 1) / 7 for byte in values[:WIDTH]])
 
 
 class Caches:
-    """Processes that share a folder, and what they had to compute."""
+    """Simulated processes that share a folder, and the numbers of the rows they computed."""
 
     def __init__(self, folder: Path, several: int = 1) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Caches:
         self.computed: list[int] = []
 
     def get(self, numbers: Sequence[int], origin: Origin = LASTING, who: int = 0) -> Tensor:
-        """Rows through one of the caches; the bill is one image for each, whoever computed it."""
+        """Get rows through one of the caches; each image is billed once, cached or not."""
         keys = [key(number) for number in numbers]
 
         def compute(places: list[int]) -> Tensor:
@@ -69,7 +69,7 @@ class Caches:
         return found
 
     def files(self) -> list[Path]:
-        """Segments, and what is left of them."""
+        """Paths of segments and of their remains."""
         return [file.path for file in cache_dir.files(FEATURES, self.folder)]
 
 
@@ -105,7 +105,7 @@ def test_no_interleaving_serves_a_wrong_row(
 
 
 def harm(caches: Caches, kind: str, one: int, other: int) -> None:
-    """Damage one file, or leave one of a process that was killed."""
+    """Damage one file, or leave a partial file of a killed process."""
     paths = [path for path in caches.files() if path.suffix != ".damaged"]
     if kind == "half-written":
         folder = caches.folder / ("0" * 16)
@@ -157,7 +157,7 @@ def test_the_least_used_goes_first_and_views_before_it(
     monkeypatch.setenv(BUDGET_VARIABLE, str(3 * size + 100))
     caches.get(range(10), VIEWS)
     caches.get(range(10, 20), VIEWS)
-    # No room is left for more views, which push nothing out.
+    # The budget is used up for views, which evict nothing.
     caches.get(range(20, 30), VIEWS)
     assert [path.suffix for path in caches.files()].count(".views") == 2
     caches.get(range(20, 30))

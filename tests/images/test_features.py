@@ -1,4 +1,4 @@
-"""The feature cache: what its keys cover, damage, and disks that cannot be written."""
+"""The feature cache: contents of its keys, damage, and read-only disks."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ SMALL = Augment(scale=(0.3, 0.6))
 
 @dataclasses.dataclass
 class Memory:
-    """Images by id."""
+    """A data set of images in memory, by id."""
 
     files: dict[str, bytes]
 
     def card(self) -> DatasetCard:
-        """Two classes."""
+        """A card with two classes."""
         return DatasetCard("memory", "Memory", ("cat", "dog"))
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """All of them are in train."""
+        """All images in train."""
         items = tuple(Item(name, i % 2, "cat") for i, name in enumerate(self.files))
         return {"train": items, "val": (), "test": ()}
 
     def read(self, item: Item) -> bytes:
-        """One file."""
+        """Bytes of one image."""
         return self.files[item.id]
 
 
 def png(shade: int) -> bytes:
-    """A square that gets darker from a corner on."""
+    """A PNG with a diagonal gradient."""
     stream = io.BytesIO()
     ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint8)
     pixels = np.stack([ramp, ramp // 2, np.full_like(ramp, shade)], axis=2)
@@ -59,18 +59,18 @@ def png(shade: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def backbone() -> object:
-    """The embedded one."""
+    """The embedded backbone."""
     return load_tiny()
 
 
 def source(backbone: object, shades: tuple[int, ...] = (10, 200)) -> ImageSource:
-    """Squares, one per shade."""
+    """An image source of squares, one per shade."""
     dataset = Memory({str(index): png(shade) for index, shade in enumerate(shades)})
     return ImageSource.of(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
 
 
 def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = None) -> Tensor:
-    """Raw features through a fresh store on `folder`, and how many images it took."""
+    """Raw features through a fresh store on `folder`; `encoded.images` is the number encoded."""
     meter = Meter(CPU)
     view = image_view(images, FeatureCache(folder), meter, phase="encode_support", order=order)
     with meter.phase("fit"):
@@ -80,7 +80,7 @@ def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = 
 
 
 def taken() -> int:
-    """Images that the last `encoded` had to encode."""
+    """Number of images that the last `encoded` call had to encode."""
     return int(encoded.images)  # type: ignore[attr-defined]
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named_and_computed_again(
     assert torch.equal(encoded(source(backbone), tmp_path), first)
     assert taken() == 2
     said = capsys.readouterr().err.splitlines()
-    # A whole file under another name holds rows that nobody asks for.
+    # An undamaged file under another name holds rows for keys that are never looked up.
     assert len(said) == (damage != "other")
     assert all("features of memory were damaged" in line and str(path) in line for line in said)
     encoded(source(backbone), tmp_path)
@@ -186,16 +186,16 @@ def test_fixed_views_follow_from_the_image_and_are_encoded_once(
     first = views((10, 200), 3)
     assert (first.shape[:2], meter.images_computed) == ((3, 2), 6)
     assert not torch.equal(first[0], first[1])
-    # Another list, another order, more views: what is known is not encoded again.
+    # Another list, another order, more views: cached features are not encoded again.
     other = views((60, 200, 10), 4, order=[2, 1, 0])
     assert meter.images_computed == 6 + 2 + 4
     assert torch.equal(other[:3, :2], first)
     views((10, 200), 3, Augment(scale=(0.9, 1.0)))
     assert meter.images_computed == 18
-    # Small batches are filled up to 16, which nobody pays.
+    # Small batches are padded to 16; padding is not billed.
     assert meter.work()["computed"]["images"] == 3 * 16
     assert meter.work()["billed"]["images"] == 18
-    # One cell pays once for each of them.
+    # A cell is billed once per image.
     assert meter.images_encoded == 18
     again = Meter(CPU)
     view = image_view(source(backbone), FeatureCache(tmp_path), again, phase="encode_support")
@@ -235,7 +235,7 @@ def test_a_full_disk_costs_nothing_else(
 
 def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
     class Text(Memory):
-        """A set whose mirror images show something else."""
+        """A set whose images change meaning when mirrored."""
 
         def card(self) -> DatasetCard:
             return dataclasses.replace(super().card(), mirrored=False)
@@ -254,7 +254,7 @@ def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
 
 
 class Turning:
-    """A backbone of a plug-in, which tells nothing about its preprocessing."""
+    """A plug-in backbone that does not describe its preprocessing."""
 
     def __init__(self, inner: object, degrees: int) -> None:
         self.inner, self.degrees = inner, degrees

@@ -1,4 +1,4 @@
-"""Decoded images in memory: all sources within one bound."""
+"""Decoded images in memory: all sources share one bound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewshot_bench.images.held import Held
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for 100 bytes, and no sources of other tests."""
+    """A bound of 100 bytes, without sources of other tests."""
     monkeypatch.setattr(held, "MEMORY", 100)
     monkeypatch.setattr(held, "_ALL", type(held._ALL)())
 

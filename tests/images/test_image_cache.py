@@ -1,4 +1,4 @@
-"""The cache of decoded images: what it spares, when it is not used, damage, and its bound."""
+"""The cache of decoded images: savings, cases where it is bypassed, damage, and its bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.image_cases import COUNT, Photos, evaluated, make_folder, published, 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Images, and a cache of this test's own."""
+    """Images, and a cache for this test only."""
     return make_folder(tmp_path, monkeypatch)
 
 
@@ -214,7 +214,7 @@ def _scaled(image: object, factor: int) -> object:
 
 
 class _Step:
-    """A step with a setting that its bound method hides."""
+    """A transform step whose setting is hidden by its bound method."""
 
     def __init__(self, factor: int) -> None:
         self.factor = factor

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Images, and a cache of this test's own."""
+    """Images, and a cache for this test only."""
     return make_folder(tmp_path, monkeypatch)
 
 
@@ -139,13 +139,13 @@ def test_half_written_files_of_dead_processes_are_removed(folder: Path) -> None:
 
 
 def source(folder: Path) -> ImageSource:
-    """The images as a fresh process has them, loaded while they are waited for."""
+    """The images as in a fresh process, without read-ahead."""
     photos = Photos(folder)
     return ImageSource.of(photos, photos.items()["test"], tiny(), depth=0)
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:
-    """Billed and computed cost of a fit that only looks at images."""
+    """Billed and computed cost of a fit that only loads images."""
     meter = Meter(CPU)
     with meter.phase("fit"):
         for _ in range(epochs):

@@ -1,4 +1,4 @@
-"""`fsbench run` twice: the second run reads no image, and never serves what is not so any more."""
+"""`fsbench run` twice: the second run reads no image, and never serves outdated pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAIN, TEST = 2, 30
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The images, with the plug-in installed here and in processes that are started."""
+    """The images, with the plug-in installed here and in child processes."""
     folder = tmp_path_factory.mktemp("counted")
     source = Path(__file__).parents[1] / "plugin_photos.py"
     shutil.copy(source, folder / f"{MODULE}.py")
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def feature_keys(store: Path) -> set[bytes]:
-    """The keys of all rows that a store keeps."""
+    """Keys of all rows in a store's cache."""
     found: set[bytes] = set()
     for path in (store / "cache").rglob("*.rows"):
         segment, content = Segment.open(path), path.read_bytes()

@@ -1,4 +1,4 @@
-"""Evaluation pixels are those of open_clip's own transform on PIL, bit for bit; so are crops."""
+"""Evaluation pixels and crops equal open_clip's own transform on PIL, bit for bit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GOLDEN = "5608a1df5ba68c8c84c1dc413adf25d99d75fc26515398e1e6c9ed64fd4342f7"
 
 
 def scene(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Smooth gradients with texture, about as busy as a photograph."""
+    """Smooth gradients with texture, about as detailed as a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8))
     fine = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
@@ -53,7 +53,7 @@ def scene(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 def encoded(seed: int) -> bytes:
-    """An image file: kinds, sizes and orientations vary with the seed."""
+    """An image file whose format, size and orientation vary with the seed."""
     mode, kind = KINDS[seed % len(KINDS)]
     rng = np.random.default_rng(seed)
     width, height = (int(side) for side in rng.integers(2, 320, 2))
@@ -75,12 +75,12 @@ def encoded(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    """All of them are called .jpg, whatever they are."""
+    """Image files of several formats, all named .jpg."""
     return {f"{seed}.jpg": encoded(seed) for seed in range(COUNT)}
 
 
 def framed(transform: Any, size: int) -> Any:
-    """The backbone's own preprocessing with another model's transform; no weights are needed."""
+    """The embedded backbone with another model's transform, without its weights."""
     backbone = load_tiny()
     backbone.image_size = (size, size)
     backbone._steps = transform.transforms[:-2]
@@ -117,7 +117,7 @@ def view_of(files: dict[str, bytes]) -> Any:
 
 
 def drawn(view: Any, orders: list[list[int]], size: int) -> torch.Tensor:
-    """(n, 3, h, w) crops of the images `orders`, one call each, from the stream `augment`."""
+    """Crops (n, 3, h, w) of the images in `orders`, one call each, from the stream `augment`."""
     stream = generator(1, "augment")
     batches = [
         pixels
@@ -149,7 +149,7 @@ def test_crops_are_cut_and_resized_by_pil(files: dict[str, bytes]) -> None:
 def test_crops_depend_on_the_pass_and_the_image_not_on_batches_or_order(
     files: dict[str, bytes],
 ) -> None:
-    """So methods with other batches, and views that are encoded ahead, see the same crops."""
+    """Methods with other batch sizes, and views encoded ahead, therefore use the same crops."""
     some = dict(list(files.items())[:24])
     forth, back = list(range(24)), list(reversed(range(24)))
     with open_views():

@@ -1,4 +1,4 @@
-"""Pixels equal open_clip's own; crops are distributed as torchvision's."""
+"""Pixels equal open_clip's own; crops have the same distribution as torchvision's."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.images.test_features import Memory
 
 @pytest.fixture(scope="module")
 def backbone() -> Any:
-    """The embedded one."""
+    """The embedded backbone."""
     return load_tiny()
 
 
 def encoded(mode: str, kind: str, size: tuple[int, int], exif: int | None = None) -> bytes:
-    """A noisy image file."""
+    """An image file of noise."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(pixels).convert(mode)

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def started(method: AdaLora, backbone: Any, task: Any, parts: int = 1) -> tuple[Any, Step]:
-    """The model and the step as `fit` starts with them."""
+    """The model and the step with the initial values of `fit`."""
     model = method.model(task, backbone, context()).within_memory(9, CPU, parts)
     plain = method.adapter(model, CPU, context())
     triplets = method.triplets(plain, context())
@@ -59,7 +59,7 @@ def test_loss_penalty_and_gradients_equal_the_reference(parts: int) -> None:
     for site, triplet in step.triplets.items():
         for ours, other in zip(triplet, theirs[site], strict=True):
             assert other.grad.abs().max() > 0
-            # Of E there are three numbers a matrix, each a sum over all tokens that nearly cancels.
+            # E has three numbers per matrix, each a sum over all tokens that nearly cancels.
             gap = relative_gap(ours.grad, other.grad)  # type: ignore[arg-type]
             assert gap < (3 if ours.dim() == 1 else 1) * TOLERANCE, site
 

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def with_random_b(adapter: LowRank) -> LowRank:
-    """B is zero at the start, where A has no gradient; make both matter."""
+    """Randomize B: at its initial zero, A has no gradient."""
     rng = torch.Generator().manual_seed(5)
     for _, b in adapter.factors.values():
         b.data.normal_(std=0.1, generator=rng)
@@ -100,7 +100,7 @@ def test_adapting_the_text_encoder_alone_equals_the_reference() -> None:
 
 @dataclass
 class FedMasks:
-    """Stands in for `Dropout`: a given mask over channels per call, in the order of the calls."""
+    """Replaces `Dropout`: predefined masks over channels, one per call in order."""
 
     rate: float
     masks: list[Tensor]

@@ -53,7 +53,7 @@ def test_batches_are_whole_epochs_with_a_short_last_batch(encoder: Any) -> None:
 
 
 class Shape:
-    """A tower of which only the size is known."""
+    """A tower with only a size."""
 
     def __init__(self, layers: int, width: int) -> None:
         self.layers, self.width = layers, width

@@ -33,7 +33,7 @@ PLAIN = (BACKBONE.module, BACKBONE.tokenizer, TASK.classnames)
 
 
 def start(seed: int = 3, tokens: int = 4) -> dict[str, Tensor]:
-    """A context and a network whose shifts differ from image to image."""
+    """A context, and a network whose shifts differ between images."""
     rng = torch.Generator().manual_seed(seed)
     network = CoCoOp().network(BACKBONE, TOWER.width, Context(seed, CPU))
     network = {name: 3 * one for name, one in network.items()}
@@ -137,7 +137,7 @@ def test_parameters_are_counted_as_published() -> None:
 
 @pytest.mark.parametrize(("classes", "images"), [(1, 3), (2, 1), (1000, 2)])
 def test_memory_is_that_of_a_block(classes: int, images: int) -> None:
-    """The tensors that a step keeps for its backward pass do not grow with the batch."""
+    """Tensors kept for the backward pass of a step do not grow with the batch."""
     names = tuple(f"thing {index}" for index in range(classes))
     task = random_task(BACKBONE, classnames=names, shots=1, val=0)
     model = CoCoOp().model(task, BACKBONE, TOWER, 4, context())

@@ -35,7 +35,7 @@ def backbone() -> Any:
 @pytest.mark.parametrize("parts", [1, 6])
 @pytest.mark.parametrize(("method", "loss"), CASES)
 def test_a_step_equals_the_reference(backbone: Any, method: Any, loss: Any, parts: int) -> None:
-    # Rows that are mapped into both encoders: 1.05e-5 on processors with other kernels.
+    # Rows mapped into both encoders: 1.05e-5 on processors with other kernels.
     tolerance = 3e-5 if isinstance(method, MaPLe) else TOLERANCE
     assert_same_step(method, random_task(backbone), backbone, loss, parts, tolerance)
 

@@ -31,13 +31,13 @@ TOLERANCE = 1e-5
 
 
 def started(method: Dora, backbone: Any, task: Any) -> tuple[Any, Decomposed]:
-    """The model and weights as `fit` starts with them."""
+    """The model and the weights with the initial values of `fit`."""
     model = method.model(task, backbone, context())
     return model, decomposed(method.adapter(model, CPU, context()), model)
 
 
 def moved(adapter: Decomposed) -> Decomposed:
-    """With updates and magnitudes that matter."""
+    """Randomize updates and magnitudes."""
     with_random_b(adapter.low)
     rng = torch.Generator().manual_seed(6)
     for magnitude in adapter.magnitudes.values():
@@ -133,7 +133,7 @@ def test_an_adapter_that_is_not_fused_adds_the_same() -> None:
 
 @dataclass
 class Recorded(MemoryShots):
-    """Shots that keep the batches that were read."""
+    """Shots that record the batches they yield."""
 
     read: list[Any] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""Every method at the edges at once: ResNet images, bf16, one shot, no validation, two classes."""
+"""Every method with all edge cases at once: ResNet, bf16, one shot, no validation, two classes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fewshot_bench.utils.errors import UnsupportedBackboneError
 from tests.reference.toy import CPU, random_backbone, random_task
 
 ON_PIXELS = ("adalora", "clip-lora", "dora")
-# The suite of methods inside the encoders; this one is inside the text encoder alone.
+# DEEP: suite of methods inside the encoders; TEXT: a member that acts only in the text encoder.
 DEEP, TEXT = "deep", "tcp"
 SHORTER = {"coop": {"epochs": 2}, "tip-adapter-f": {"epochs": 2}}
-# The shape of RN50, a block per stage.
+# The architecture of RN50, with one block per stage.
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
 
 
 def methods() -> list[str]:
-    """Ours that see images as features alone."""
+    """Built-in methods that use images only as features."""
     known = registry().methods
     ours = [name for name in known.names() if known.find(name).origin.startswith("fewshot")]
     inside = {name for name in ours if DEEP in known.find(name).suites} - {TEXT}
@@ -34,7 +34,7 @@ def methods() -> list[str]:
 
 
 def short(name: str) -> Any:
-    """A method with few steps."""
+    """The method with few training steps."""
     method = registry().method_class(name)()
     options: dict[str, Any] = SHORTER.get(name, {})
     return quick(method) if hasattr(method, "quick") else dataclasses.replace(method, **options)

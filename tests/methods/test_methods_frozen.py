@@ -31,13 +31,13 @@ HALF = Augment(scale=(0.5, 1.0))
 
 
 def same_answers(ours: Tensor, expected: Tensor) -> None:
-    """Logits within rounding, and no prediction differs."""
+    """Assert equal logits within rounding, and identical predictions."""
     assert relative_gap(ours, expected) < 10 * TOLERANCE
     assert torch.equal(ours.argmax(dim=-1), expected.argmax(dim=-1))
 
 
 def batches(views: Tensor, labels: Tensor, size: int) -> list[reference.Batches]:
-    """The minibatches of every view, shuffled as a fit with this context shuffles them."""
+    """Minibatches of every view, in the shuffled order of a fit with this context."""
     order, epochs = context().rng("order"), []
     for view in views:
         indices = torch.randperm(len(labels), generator=order).split(size)
@@ -47,7 +47,7 @@ def batches(views: Tensor, labels: Tensor, size: int) -> list[reference.Batches]
 
 
 def trained(method: Any, task: Task = TASK) -> int:
-    """Trained parameters, as the harness sees them at the optimizer."""
+    """Number of trained parameters, observed at the optimizer."""
     observer = ParameterObserver()
     with observer.watching():
         method.fit(task, BACKBONE, context())
@@ -55,7 +55,7 @@ def trained(method: Any, task: Task = TASK) -> int:
 
 
 def gradients_agree(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor]) -> None:
-    """At a random point and one away from it."""
+    """Compare losses and gradients at two points."""
     start = 0.3 * torch.randn(TEXT.shape, generator=torch.Generator().manual_seed(3))
     for point in (start, -2 * start):
         first, second = (point.clone().requires_grad_() for _ in range(2))

@@ -43,7 +43,7 @@ def test_probes(kind: Any, batch_size: int) -> None:
     labels, order, epochs = TASK.train.labels.repeat(4), context().rng("order"), []
     for _ in range(30):
         indices = torch.randperm(len(pool), generator=order).split(batch_size)
-        # As many as the 30 support images give.
+        # As many batches as the 30 support images give.
         epochs.append([(pool[i], labels[i]) for i in indices[: max(1, 30 // batch_size)]])
     strength = reference.clap_multipliers(pool, labels, BASE, SCALE)
     probe = Probe(torch.nn.Parameter(BASE.clone()), BASE, pool, labels, SCALE)
@@ -101,7 +101,7 @@ def test_heads(val: bool) -> None:
     def expected(sets: Any, start: Any, sizes: Any) -> Any:
         return reference.best_head(sets, start, sizes, given, SCALE, ITERATIONS, order)
 
-    # Twelve prompts: half of 32 is more.
+    # With twelve prompts, half of a batch of 32 is too large.
     head = expected([(images, labels), texts], unit(BASE), [8])
     ctx = context()
     ours = CrossModal(iterations=ITERATIONS).fit(task, BACKBONE, ctx)

@@ -49,7 +49,7 @@ def test_each_method_is_far_above_chance(method: Any) -> None:
 
 @pytest.mark.parametrize("method", [m for m in METHODS if not isinstance(m, CoOp)][1:], ids=label)
 def test_each_method_but_coop_improves_on_zero_shot(method: Any) -> None:
-    """CoOp's prompts start at random words, which a text encoder without training cannot read."""
+    """CoOp's prompts start at random tokens, which an untrained text encoder cannot interpret."""
     zero_shot = top1(fit(ZeroShot(), Setting(), "cpu"))
     assert top1(fit(method, Setting(shots=8), "cpu")) > zero_shot
 

@@ -45,7 +45,7 @@ def test_search_and_logits_equal_the_official_procedure(classnames: tuple[str, .
 
 
 def test_the_interval_is_halved_toward_the_better_end() -> None:
-    """A score that peaks at 10^2.3 leads there; ends that are kept are not fitted again."""
+    """A score that peaks at 10^2.3 leads there; retained ends are not fitted again."""
     fitted: list[float] = []
 
     def fit(c: float) -> Any:

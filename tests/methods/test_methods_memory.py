@@ -1,4 +1,4 @@
-"""Memory at 1,000 classes: counted on small models, and carried over to ViT-B/16 by formula."""
+"""Memory at 1,000 classes: measured on small models, extrapolated to ViT-B/16 by formula."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.reference.toy import CPU, random_backbone, random_task
 GB = 1e9
 NAMES = classnames(1000)
 WIDTH, VIT_B16_WIDTH, VIT_B16_LAYERS = 64, 512, 12
-# The rest of 4 GB holds weights (0.6 GB), libraries and features.
+# The rest of the 4 GB is for weights (0.6 GB), libraries and features.
 FOR_A_STEP = 2 * GB
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """Most bytes that `run` holds at once beyond what was there, by torch's allocator."""
+    """Peak allocation of `run` beyond the initial state, from torch's allocator."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     held = most = 0
@@ -37,7 +37,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def step_bytes(method: PromptLearner, layers: int) -> int:
-    """Peak of one step with 32 images and 1,000 class names."""
+    """Peak memory of one step with 32 images and 1,000 class names."""
     backbone = random_backbone(width=WIDTH, layers=layers)
     task = random_task(backbone, classnames=NAMES, shots=1, val=0)
     ctx, tower, losses = Context(3, CPU), backbone.text_tower(), method.losses(task, backbone)
@@ -58,7 +58,7 @@ def test_a_step_of_prompts(method: PromptLearner) -> None:
 
 
 def test_proker_holds_the_kernel_twice() -> None:
-    """Once in 32 bits and once, factored in place, in 64; the rest grows with points x classes."""
+    """One copy in float32 and one, factored in place, in float64; the rest is points x classes."""
     points = 1600
     features = unit(torch.randn(points, 16, generator=torch.Generator().manual_seed(0)))
     labels = torch.arange(points) % 4

@@ -1,4 +1,4 @@
-"""PLOT++ against its mathematics: plans, a step of each stage, a whole fit, what is trained."""
+"""PLOT++ against its mathematics: plans, a step of each stage, a whole fit, trained values."""
 
 from __future__ import annotations
 

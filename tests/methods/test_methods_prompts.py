@@ -22,13 +22,13 @@ TOLERANCE = 1e-5
 TEMPLATE = "a photo of a {}, a type of thing."
 BACKBONE = random_backbone(width=32, layers=2)
 TASK = random_task(BACKBONE, templates=(TEMPLATE,))
-# Labels that zero-shot CLIP finds least likely, so that ProGrad has something to remove.
+# The labels least likely under zero-shot CLIP, so that ProGrad has a component to remove.
 TASK.train.labels = (TASK.train.features @ BACKBONE.class_features(TASK).T).argmin(dim=1)  # type: ignore[misc]
 Gradient = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def plain(method: PromptLearner) -> Gradient:
-    """Context, features and labels to the reference's gradient and logits."""
+    """A function from context, features and labels to the reference's gradient and logits."""
     start = (BACKBONE.module, BACKBONE.tokenizer, TASK.classnames, TEMPLATE)
 
     def of_kgcoop(vectors: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def plain(method: PromptLearner) -> Gradient:
 
 
 def ours(method: PromptLearner, vectors: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
-    """The method's own gradient and logits for the whole support set."""
+    """The shipped method's gradient and logits for the whole support set."""
     ctx, tower, vectors = Context(3, CPU, parts=parts), BACKBONE.text_tower(), vectors.clone()
     model = method.model(TASK, BACKBONE, tower, len(vectors), ctx).within_memory(CPU, ctx)
     learned, losses = torch.nn.Parameter(vectors), method.losses(TASK, BACKBONE)
@@ -69,7 +69,7 @@ def test_gradients_and_logits_equal_the_reference(
 
 
 def test_gradients_agree_and_disagree_in_these_cases() -> None:
-    """So that the test above sees both branches of ProGrad."""
+    """This ensures that the test above covers both branches of ProGrad."""
     case = (BACKBONE.module, BACKBONE.tokenizer, TASK.classnames, TEMPLATE)
     seen = set()
     for seed in (0, 1):
@@ -144,7 +144,7 @@ def test_prograd_starts_at_zeros_and_the_words_of_the_template(template: str, wo
 
 
 def test_prograd_has_nothing_to_contradict_with_one_class() -> None:
-    """Both gradients are zero: the step is that of weight decay alone."""
+    """Both gradients are zero: the step is only weight decay."""
     zero = torch.zeros(3, 4)
     assert torch.equal(ProGrad().combined([zero, zero]), zero)
     overflow = ProGrad().combined([torch.ones(3, 4), torch.full((3, 4), torch.inf)])

@@ -155,7 +155,7 @@ def test_selection_is_counted() -> None:
 
 
 def test_the_epoch_that_is_best_on_validation_is_kept() -> None:
-    """On labels that contradict the support set, the best epoch is often not the last one."""
+    """With labels that contradict the support set, the best epoch is often not the last one."""
     backbone = random_backbone()
     task = random_task(backbone)
     wrong = random_shots(backbone, 6, 4, seed=1)

@@ -1,4 +1,4 @@
-"""MMA, TCP, MMRL and full fine-tuning against their mathematics: a step, a fit, what is trained."""
+"""MMA, TCP, MMRL and full fine-tuning against their mathematics: a step, a fit, trained values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[EncoderLearner, Any, Any]] = {
     "mmrl": (Mmrl(width=40), reference.mmrl_loss, reference.mmrl_logits),
     "full-ft": (FullFineTuning(), reference.full_loss, reference.full_logits),
 }
-# Gradients of MMA are scaled by a thousand and its inverse on their way.
+# MMA scales its gradients by 1e-3 and back by 1e3, which costs precision.
 LOOSER = {"mma": 1e-4}
 
 
@@ -51,27 +51,27 @@ def test_a_step_equals_the_reference(backbone: Any, name: str, parts: int) -> No
 
 
 def sgd(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Dassl's."""
+    """Dassl's SGD."""
     return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=5e-4)
 
 
 def without_warmup(epochs: int, per_epoch: int, lr: float) -> list[float]:
-    """A cosine per epoch from the first on."""
+    """Cosine rates per epoch, without warm-up."""
     return [rate for rate in cosine_rates(epochs, lr, 0.0) for _ in range(per_epoch)]
 
 
 def warmed(total: int, lr: float) -> list[float]:
-    """A tenth of the steps rises, then a cosine falls."""
+    """Linear warm-up over a tenth of the steps, then a cosine."""
     rising = total // 10
     rise = [lr * (step + 1) / rising for step in range(rising)]
     return rise + cosine_rates(total - rising, lr, 0.0)
 
 
 class Clipped(torch.optim.AdamW):
-    """AdamW behind a bound of the gradients' norm."""
+    """AdamW with gradient clipping."""
 
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        """Scales all gradients down to a norm of 1."""
+        """Clip the gradients' norm to 1 before the step."""
         gradients = [one.grad for one in self.param_groups[0]["params"]]
         norm = torch.stack([grad.norm() for grad in gradients]).norm()
         for grad in gradients:
@@ -110,7 +110,7 @@ def test_wise_ft_lies_between_clip_and_the_trained_weights(backbone: Any) -> Non
 
 
 def sizes(width: int, text: int, embed: int) -> dict[str, int]:
-    """The formulas of the papers for 12 + 12 blocks."""
+    """Parameter counts by the papers' formulas for 12 + 12 blocks."""
     adapters = sum(side * 32 + 32 + 32 * side + side for side in (width, text)) + 32 * 32 + 32
     network = (embed // 4) * (embed + 1) + 4 * text * (embed // 4 + 1)
     maps = 7 * (512 * (width + text) + width + text)
@@ -122,7 +122,7 @@ def sizes(width: int, text: int, embed: int) -> dict[str, int]:
 
 
 def test_the_number_of_trained_values() -> None:
-    """As published at ViT-B/16, and what is drawn follows the same formula."""
+    """The formulas give the published counts at ViT-B/16, and initial values follow them."""
     assert sizes(768, 512, 512) == {"mma": 674_560, "tcp": 331_904, "mmrl": 4_992_256}
     small = random_backbone(width=32, layers=12)
     task = random_task(small)

@@ -1,4 +1,4 @@
-"""VPT against its mathematics: one step, a whole fit, what is trained."""
+"""VPT against its mathematics: one step, a whole fit, trained values."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ TUNINGS: dict[str, tuple[StepLearner, Callable[[str], bool]]] = {
 
 @dataclass
 class Recorded(MemoryShots):
-    """Shots that keep the batches that were read."""
+    """Shots that record the batches they yield."""
 
     read: list[Any] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ def recorded(backbone: Any) -> tuple[Task, Recorded]:
 def trained_values(
     name: str, module: Any
 ) -> tuple[reference.Tensors, Callable[[reference.Tensors], reference.Tensors]]:
-    """Trained tensors, and the parameters of open_clip's model that follow from them."""
+    """Trained tensors, and a function from them to open_clip parameters."""
     if name == "clip-svd":
         found = [n for n, _ in module.named_parameters() if "resblocks" in n]
         return reference.singular(module, [n for n in found if n.endswith(MATRICES)])
@@ -83,7 +83,7 @@ def tokens_of(backbone: Any, task: Task) -> Tensor:
 
 
 def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values by the name of their tensor in a tower; spectra of its parts are stacked."""
+    """Rename open_clip values to tower tensor names; spectra of a tensor's parts are stacked."""
     found: dict[str, Tensor] = {}
     for key, value in values.items():
         name, _, part = key.partition(":")
@@ -93,7 +93,7 @@ def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def started(method: StepLearner, task: Task, backbone: Any) -> dict[str, Tensor]:
-    """Trained tensors with their first values."""
+    """Trained tensors with their initial values."""
     first = method.initial(task, backbone, context())
     return {name: torch.nn.Parameter(one.clone()) for name, one in first.items()}
 
@@ -137,7 +137,7 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
 
 
 def observed_fit(method: Any, task: Task, backbone: Any) -> tuple[Any, int]:
-    """The classifier, and the number of values that moved at the optimizer."""
+    """The classifier, and the number of trained values observed at the optimizer."""
     observer = ParameterObserver()
     with observer.watching():
         classifier = method.fit(task, backbone, context())
@@ -145,7 +145,7 @@ def observed_fit(method: Any, task: Task, backbone: Any) -> tuple[Any, int]:
 
 
 def assert_same_answers(classifier: Any, module: Any, task: Task, tokens: Tensor) -> None:
-    """No prediction differs from the reference's, and most are not CLIP's."""
+    """Assert the reference's predictions, most of which must differ from CLIP's."""
     pixels = task.val.pixels  # type: ignore[union-attr]
     with torch.no_grad():
         expected = reference.logits(module, {}, pixels, tokens)
@@ -196,7 +196,7 @@ def test_both_stages_equal_plain_loops() -> None:
         texts = F.normalize(module.encode_text(tokens), dim=-1)
     scale = module.logit_scale.exp().detach()
     assert_same_logits(classifier, scale * images @ F.normalize(head, dim=-1).T, task)
-    # Half of the classes are new: the head answers the others.
+    # Half of the classes are new: the head is used for the known ones.
     names = (*task.classnames[:3], "dog", "cow")
     mixed = classifier.for_classes(Vocabulary(names, task.templates)).logits(task.val)
     assert relative_gap(mixed[:, :3], classifier.logits(task.val)[:, :3]) < TOLERANCE

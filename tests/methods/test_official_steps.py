@@ -29,7 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "the same": ("dog", "dog"),
     "signs": ("St. Bernard", "U.S.", "a 1998 Ferrari 458-GT (red)", "top & bottom", "日本の犬"),
 }
-# Where all classes have one prompt the loss does not depend on it.
+# If all classes have the same prompt, the loss does not depend on the context.
 WITHOUT_GRADIENT = ("one class", "the same")
 TEMPLATES = {"usual": "a photo of a {}.", "no prefix": "{}", "name first": "{} in the wild."}
 
@@ -47,7 +47,7 @@ def test_clip_lora(backbone: Any, names: str, template: str, monkeypatch: Any) -
     monkeypatch.setattr(subjects, "BATCH", 6)
     logits, gradients = subjects.clip_lora(backbone, NAMES[names]).gaps()
     assert logits < TOLERANCE
-    # Gradients nearly cancel with random weights: against float64 both programs are off by about
+    # Gradients nearly cancel with random weights: both implementations differ from float64 by about
     # 1e-5 here, and by more with two classes.
     allowed = (10 if names == "two classes" else 3) * TOLERANCE
     assert names in WITHOUT_GRADIENT or gradients < allowed
@@ -66,7 +66,7 @@ def test_coop(backbone: Any, names: str, monkeypatch: Any) -> None:
 def test_class_features_have_the_right_gradient_where_the_loss_has_none(
     backbone: Any, names: str
 ) -> None:
-    """The loss of one class is zero; a random direction is not."""
+    """The loss of a single class is constantly zero, but a random projection is not."""
     classnames, tower = NAMES[names], backbone.text_tower()
     vocabulary = Vocabulary(classnames, ())
     start = CoOp().initial_context(vocabulary, backbone, tower, Context(1, CPU))
@@ -107,7 +107,7 @@ def test_the_official_step_in_parts_does_the_same_work(backbone: Any, monkeypatc
 def test_a_step_takes_a_fraction_of_the_work(
     make: Any, tokens: float, flops: float, times: float
 ) -> None:
-    """Savings are counted exactly; processor time is compared with a wide margin."""
+    """Savings are counted exactly; CPU time is compared with a wide margin."""
     names = tuple(f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS)
     backbone = random_backbone(width=128, layers=4, quick_gelu=True)
     step = make(backbone, names)

@@ -1,4 +1,4 @@
-"""`fewshot_bench.training` for third parties: the method that its page shows, and its exports."""
+"""`fewshot_bench.training` for third parties: the method shown in the docs, and the exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that fail: in `fit`, in `logits`, for want of memory, or that leave a thread."""
+"""Methods that fail: in `fit`, in `logits`, by running out of memory, or by leaking a thread."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ CHANGES: dict[str, Callable[[Tensor], Any]] = {
 
 @dataclass(frozen=True)
 class BadLogits:
-    """Returns what no classifier may return."""
+    """Fits a classifier whose logits are invalid or raise an error."""
 
     name: ClassVar[str] = "bad-logits"
     how: Literal["shape", "nan", "list", "raise", "exit"] = "raise"
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Nothing goes wrong here."""
+        """Return a classifier whose `logits` fails."""
         return scores(task, backbone, CHANGES[self.how])
 
 
@@ -69,7 +69,7 @@ class BadFit:
         if self.how == "exit":
             sys.exit(3)
         if self.how == "fork" and not os.fork():
-            # A child that lives on with all that its parent had open.
+            # A child that stays alive with all its parent's open files.
             time.sleep(3600)
         if self.how in ("kill", "fork"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -87,7 +87,7 @@ class Leaver:
     name: ClassVar[str] = "leaver"
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Start a thread that outlives the process's interest in it."""
+        """Start a thread that outlives the fit."""
         threading.Thread(target=time.sleep, args=(3600,)).start()
         return scores(task, backbone)
 
@@ -131,7 +131,7 @@ class Hungry:
     batch_size: int = 32
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Zero-shot, at a cost; notes how much of earlier tries is still there."""
+        """Zero-shot with simulated memory use; notes how many earlier tries are still in memory."""
         parts = ctx.memory_parts if self.reads else 1
         ctx.note(parts=parts, held=sum(one() is not None for one in HELD))
         activations = torch.zeros(1000)

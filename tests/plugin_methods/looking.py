@@ -1,4 +1,4 @@
-"""Methods that look around: at the order of queries, at all they can reach, at views."""
+"""Methods that inspect their surroundings: query order, reachable objects, augmented views."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OUTSIDE = (types.ModuleType, type)
 
 
 def reachable(*roots: object) -> Iterator[Any]:
-    """All that attributes, slots, containers, closures and arguments lead to; no globals."""
+    """All objects reachable by attributes, slots, containers, closures, arguments; no globals."""
     import gc
 
     seen: dict[int, Any] = {}
@@ -63,7 +63,7 @@ class Walker:
     name: ClassVar[str] = "walker"
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Look at all that `fit` is handed."""
+        """Collect everything reachable from the arguments of `fit`."""
         _remember(task, backbone, ctx)
         return Scores(backbone.class_features(task), same, _remember)
 

@@ -1,4 +1,4 @@
-"""A zero-shot classifier that its methods spoil or watch."""
+"""A zero-shot classifier that methods modify or observe."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from fewshot_bench import Backbone, Images, Task
 
 @dataclass(frozen=True)
 class Scores:
-    """Zero-shot logits passed through `change`; `look` sees the queries first."""
+    """Zero-shot logits passed through `change`; `look` receives the queries first."""
 
     weights: Tensor
     change: Callable[[Tensor], Any]
     look: Callable[[Images], None]
 
     def logits(self, queries: Images) -> Any:
-        """(n, classes), if `change` leaves them so."""
+        """Logits (n, classes), unless `change` alters the shape."""
         self.look(queries)
         return self.change(100 * queries.features @ self.weights.T)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Nothing that must be kept."""
+        """No tensors to keep."""
         return {}
 
 
 def same(value: Any) -> Any:
-    """Change nothing."""
+    """Return the value unchanged."""
     return value
 
 
 def blind(queries: Images) -> None:
-    """Look at nothing."""
+    """Ignore the queries."""
 
 
 def scores(task: Task, backbone: Backbone, change: Callable[[Tensor], Any] = same) -> Scores:
-    """A classifier that would be right but for `change`."""
+    """A zero-shot classifier modified by `change`."""
     return Scores(backbone.class_features(task), change, blind)

@@ -1,4 +1,4 @@
-"""Methods that take their time or whose training diverges."""
+"""Methods that are slow or whose training diverges."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Slow:
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
         """Report progress while waiting.
 
-        FSBENCH_TEST_FITS: a file in which every fit leaves a line. FSBENCH_TEST_ENDING: how many
-        of the fits there come to an end, or a file that holds this number; the others go on until
-        a signal ends them.
+        FSBENCH_TEST_FITS: a file to which every fit appends a line. FSBENCH_TEST_ENDING: how many
+        of those fits end, or an absolute path of a file that holds this number; the others run
+        until a signal ends them.
         """
         number = 0
         if "FSBENCH_TEST_FITS" in os.environ:
@@ -45,12 +45,12 @@ class Slow:
 
 
 def _ending(number: int) -> int:
-    """The number of fits that end now; `number` where all do."""
+    """Number of fits that may end now; by default all."""
     text = os.environ.get("FSBENCH_TEST_ENDING", str(number))
     if os.path.isabs(text):
         with open(text, encoding="utf-8") as file:
             text = file.read()
-    # A file that is just being written holds nothing.
+    # A file that is just being written may be empty.
     return int(text or 0)
 
 
@@ -65,7 +65,7 @@ class Diverging:
     lr: float = 0.5
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """All steps, whatever happens."""
+        """Run all steps, whatever happens."""
         bias = torch.nn.Parameter(torch.ones(len(task.classnames), device=backbone.device))
         optimizer: Any = torch.optim.SGD([bias], lr=self.lr)
         if self.how == "lbfgs":

@@ -1,4 +1,4 @@
-"""A method that leaves the backbone, its task or torch other than it was."""
+"""A method that modifies the backbone, its task or torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A browser for tests of pages."""
+"""Browser fixture for tests of pages."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ TINY: Any = {"backbone": "tiny", "device": "cpu"}
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` chooses among cheap methods, with one repeat of two folds."""
+    """Restrict `auto` to cheap methods, with one repeat of two folds."""
     monkeypatch.setattr(search, "repeated", functools.partial(search.repeated, folds=2))
     monkeypatch.setattr(module, "order", lambda: CHEAP)
     monkeypatch.setattr(module, "REPEATS", 1)
 
 
 def photos(root: Path, *counts: int) -> str:
-    """A folder of classes with so many images."""
+    """An image folder with this many images per class."""
     for label, count in enumerate(counts):
         for index in range(count):
             save_image(root / f"class {label}" / f"{index}.jpg", 100 * label + index)
@@ -45,7 +45,7 @@ def photos(root: Path, *counts: int) -> str:
 
 
 def adapt(*arguments: object) -> Result:
-    """The command on the tiny backbone."""
+    """Run the command with the tiny backbone."""
     return fsbench("adapt", "--backbone", "tiny", "--device", "cpu", *arguments)
 
 
@@ -354,11 +354,11 @@ class Growing:
 def test_probabilities_are_calibrated_whatever_scale_the_last_fit_chose(
     few: None, tmp_path: Path
 ) -> None:
-    """Fits that choose by validation images have logits of scales of their own."""
+    """Fits that select on validation images have logits of different scales."""
     data = photos(tmp_path / "photos", 10, 10)
     images = sorted((tmp_path / "photos").rglob("*.jpg"))
     file, found = tmp_path / "growing.py", []
-    # Of 20 images eight are set apart.
+    # Eight of 20 images are held out.
     file.write_text(GROWING.replace("SIZE", "12"))
     for power in (0.0, 0.5):
         adapted = fb.adapt(

@@ -26,7 +26,7 @@ def test_of_methods_that_are_as_often_right_the_surer_one_is_chosen() -> None:
     right = np.zeros((2, 24, 3), np.float32)
     right[:, np.arange(24), labels] = 3
     wrong = labels[:6]
-    # Wrong about the same images: one method by little, the other one by much.
+    # Both are wrong on the same images, one by small and the other by large margins.
     close, far = right.copy(), right.copy()
     close[:, np.arange(6), (wrong + 1) % 3] = 3.1
     far[:, np.arange(6), (wrong + 1) % 3] = 30
@@ -46,7 +46,7 @@ def test_the_probability_of_the_label_is_the_mean_over_repeats() -> None:
 
 
 def test_an_interval_holds_its_share_after_a_choice() -> None:
-    """Of ten equal methods the luckiest is chosen; the interval holds the truth all the same."""
+    """Choosing the luckiest of ten equal methods still leaves the truth inside the interval."""
     rng, held, means = np.random.default_rng(1), 0, []
     for seed in range(60):
         right = [(rng.random(60) < 0.6).astype(float) for _ in range(10)]

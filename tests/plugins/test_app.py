@@ -1,4 +1,4 @@
-"""`fsbench app`: what its server answers, and what it refuses, in one sentence each."""
+"""`fsbench app`: the server's answers, and its one-sentence errors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be so large."""
+    """A PNG of a few bytes that declares this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -189,7 +189,7 @@ def test_methods_that_are_not_meant_are_refused(model: fb.Model) -> None:
 
 
 def stand_in(stream: Any) -> Any:
-    """A model that answers so."""
+    """A stand-in for a model with this `stream` function."""
     config = SimpleNamespace(method="m", backbone="b", classnames=("a", "b"), reject=None)
     return SimpleNamespace(config=config, stream=stream, support=None)
 

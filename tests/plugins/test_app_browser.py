@@ -1,4 +1,4 @@
-"""The page of `fsbench app` in a browser, from a server in a process of its own."""
+"""The page of `fsbench app` in a browser, with the server in its own process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def address(model: fb.Model) -> Iterator[str]:
-    """That of a server which Ctrl-C ends at last, without a word."""
+    """Address of a running server; at the end, Ctrl-C must stop it without output."""
     process = start("app", model.path, "--port", 0)
     assert process.stdout is not None
     yield process.stdout.readline().strip()
@@ -47,13 +47,13 @@ def address(model: fb.Model) -> Iterator[str]:
 
 @dataclass
 class Seen:
-    """A page that was opened, and what it complained of."""
+    """An opened page, and its error messages."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)
 
     def text(self, name: str) -> str:
-        """The text of a part when it has one."""
+        """Text of an element, once it has one."""
         found = self.page.locator(f"#{name}:not(:empty)")
         found.wait_for()
         return str(found.inner_text())
@@ -69,7 +69,7 @@ def opened(browser: Any, address: str) -> Seen:
 
 
 def shown(seen: Seen) -> list[tuple[str, str]]:
-    """Classes and shares that the page shows."""
+    """Displayed classes and shares."""
     items = seen.page.locator("#classes li")
     items.first.wait_for()
     spans = [item.locator("span").all_inner_texts() for item in items.all()]
@@ -169,7 +169,7 @@ def test_a_wrong_file_and_a_large_one_are_refused(
     assert not seen.page.locator("#result").is_visible()
     seen.page.set_input_files("#file", large)
     seen.page.locator("#error", has_text="more than 10.0 MB").wait_for()
-    # The server refuses it too, whatever the page does.
+    # The server rejects it too, independently of the page.
     status, error = seen.page.evaluate(
         """async () => {
             const body = new Uint8Array(30_000_000);
@@ -202,7 +202,7 @@ def test_a_page_elsewhere_cannot_ask(browser: Any, address: str) -> None:
 
 
 def got(address: str, path: str) -> tuple[int, bytes]:
-    """Status and content, without a browser that changes the path."""
+    """Status and content, without a browser that would normalize the path."""
     host = urlsplit(address)
     connection = http.client.HTTPConnection(host.hostname or "", host.port)
     connection.request("GET", path)

@@ -1,4 +1,4 @@
-"""Hooks of plug-ins that fail or answer wrongly: the plug-in is named, and no other harmed."""
+"""Plug-in hooks that fail or return wrong values: the plug-in is named, and no other affected."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
         fb.run("zero-shot", "digits", store=tmp_path / "store")
 
 
-# Stores another record than it gives, so many times.
+# Source that stores a record other than the one it yields, a given number of times.
 STORED = """
         record = Record(cells[0], "failed", error={{"type": "E", "message": "m"}})
         self.store.write(record)

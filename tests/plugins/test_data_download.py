@@ -1,4 +1,4 @@
-"""Downloads from servers of every kind: checked, resumed, tried again, or refused."""
+"""Downloads from servers of every kind: verified, resumed, retried, or rejected."""
 
 from __future__ import annotations
 

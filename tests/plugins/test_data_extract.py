@@ -38,7 +38,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
 
 
 def zip_entry(name: str, mode: int, content: bytes = GOOD, flags: int = 0) -> bytes:
-    """A zip archive with a good member and one with this mode."""
+    """A zip archive with a valid member and one with this mode."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("images/0.jpg", GOOD)
@@ -49,7 +49,7 @@ def zip_entry(name: str, mode: int, content: bytes = GOOD, flags: int = 0) -> by
 
 
 def state(folder: Path) -> dict[str, bytes | str]:
-    """Everything in a folder, links and empty folders too, but the lock of `prepare`."""
+    """All entries of a folder, including links and empty folders, except the lock of `prepare`."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else "no file"
         for path in folder.rglob("*")
@@ -116,7 +116,7 @@ TARS: dict[str, Tree | dict[str, bytes | tarfile.TarInfo]] = {
 
 
 def refused(shop: Shop, content: bytes, reason: str, path: str = "/wares.tar.gz") -> Result:
-    """Prepare, and see that nothing but the refusal is left, inside and outside of the root."""
+    """Prepare; assert that it is rejected and leaves no files, inside or outside the root."""
     shop.root.mkdir(parents=True, exist_ok=True)
     (shop.root / "mine.txt").write_bytes(b"mine")
     before = state(shop.root.parents[1])

@@ -1,4 +1,4 @@
-"""`fsbench data prepare`: what is there is left alone, the rest is fetched, given or explained."""
+"""`fsbench data prepare`: existing data is kept, the rest is fetched, given or explained."""
 
 from __future__ import annotations
 

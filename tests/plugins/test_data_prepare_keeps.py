@@ -1,4 +1,4 @@
-"""`fsbench data prepare` leaves a person's files and goes on past a data set that fails."""
+"""`fsbench data prepare` keeps user files, and continues after a data set that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fsbench data prepare` with little room, little time, or a person to ask."""
+"""`fsbench data prepare` with little disk space, little time, or an interactive user."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_too_little_room_is_said_before_anything_is_written(
 
 
 def largest_file(size: int) -> Callable[[], None]:
-    """A limit on the size of files, which acts as a full disk."""
+    """Limit the file size, which acts like a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -107,10 +107,10 @@ def test_a_disk_that_runs_full_while_unpacking_keeps_the_archive(shop: Shop) -> 
 
 
 class Terminal(io.StringIO):
-    """Somebody who types."""
+    """Interactive standard input."""
 
     def isatty(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
 

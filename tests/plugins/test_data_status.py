@@ -1,4 +1,4 @@
-"""`fsbench data status`: what is there, what is missing, and what to do next."""
+"""`fsbench data status`: present parts, missing parts, and the next step."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_roots_are_shown_with_where_they_come_from(
 
 
 def on_terminal(columns: int, *arguments: str) -> list[str]:
-    """The output of the command on a terminal, without escape codes, line by line."""
+    """Output lines of the command on a terminal, without escape codes."""
     outside, inside = os.openpty()
     variables = environment(COLUMNS=str(columns), TERM="xterm")
     process = start("data", *arguments, stdout=inside, stderr=inside, env=variables)
     os.close(inside)
     shown = b""
-    # Reading fails once the process has ended and everything was read.
+    # Reading fails after the process has ended and all output was read.
     with contextlib.suppress(OSError):
         while part := os.read(outside, 4096):
             shown += part
@@ -70,7 +70,7 @@ def on_terminal(columns: int, *arguments: str) -> list[str]:
 def test_a_terminal_gets_a_table_of_its_width(data: Path) -> None:
     write_dtd(data)
     shown = on_terminal(72, "status", "dtd")[2:]
-    # The folder is one word, which may be wider than the terminal; then facts stand in lines.
+    # The folder is one word, which may exceed the terminal width; facts then take separate lines.
     assert max(len(line) for line in shown if str(data) not in line) <= 72
     assert "…" not in "".join(shown)
     for fact in ("dtd", "ready", "8/4/6", "of 47", "2,820/1,128/1,692"):

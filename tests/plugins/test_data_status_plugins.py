@@ -1,4 +1,4 @@
-"""`fsbench data status` of data sets from plug-ins, broken ones among them."""
+"""`fsbench data status` of plug-in data sets, including broken ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Partly:
-    """A data set of somebody else's that prints, and raises `error` when it is listed."""
+    """A third-party data set that prints, and raises `error` when listed."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -43,7 +43,7 @@ class Partly:
 
 
 class Unstamped(Partly):
-    """A data set that cannot tell stamps; the images of `gone` are not there."""
+    """A data set without stamps; the images in `gone` are missing."""
 
     def __init__(self, gone: set[str]) -> None:
         self.gone, self.asked = gone, 0

@@ -1,4 +1,4 @@
-"""`fsbench data verify`: what is ok, what differs, and what fails."""
+"""`fsbench data verify`: checks that pass, differ, and fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes in train/, val/ and test/, no two images alike."""
+    """Two classes in train/, val/ and test/, with distinct images."""
     return different_images(tmp_path / "pets")
 
 
@@ -41,7 +41,7 @@ def verify(*arguments: object) -> Result:
 
 
 def lines(result: Result) -> dict[str, tuple[str, str]]:
-    """Name of a check to its state and text."""
+    """State and text of each check, by name."""
     found = re.findall(r"^  (ok|differs|FAILED) +([a-z-]+(?: file)?)  +(.*)$", result.out, re.M)
     return {name: (state, text) for state, name, text in found}
 
@@ -125,7 +125,7 @@ def test_formats_modes_rotation_and_single_pixels(folder: Path) -> None:
 
 
 def write_dtd(root: Path) -> Path:
-    """A subset of DTD: two classes in CoOp's layout."""
+    """Write a subset of DTD: two classes in CoOp's layout."""
     different_images(root / "dtd" / "images")
     split = {
         role: [

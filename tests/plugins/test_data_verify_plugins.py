@@ -1,4 +1,4 @@
-"""`fsbench data verify` on data sets of other people, and on lists that equal published ones."""
+"""`fsbench data verify` on third-party data sets, and on lists that equal published ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """A data set of somebody else's: pools of items, and bytes by id."""
+    """A third-party data set: pools of items, and bytes by id."""
 
     pools: Mapping[str, tuple[Item, ...]]
     content: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Toy:
 
 
 def toy(root: Path, train: int = 20, val: int = 6, test: int = 3) -> Toy:
-    """Images of two classes, all different."""
+    """Distinct images of two classes."""
     pools, content = {}, {}
     for role, count in (("train", train), ("val", val), ("test", test)):
         ids = [(f"{role}/{name}{i}.png", name) for name in ("cat", "dog") for i in range(count)]
@@ -61,7 +61,7 @@ def toy(root: Path, train: int = 20, val: int = 6, test: int = 3) -> Toy:
 
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Registers what it is called with as the data set `toy`."""
+    """A function that registers a data set as `toy`."""
 
     def register(dataset: Any) -> None:
         entry = Entry("toy", lambda: dataset, "a test")
@@ -103,7 +103,7 @@ def test_broken_third_party_sets_fail_in_one_line(plugin: Any, tmp_path: Path) -
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, made: Toy) -> Toy:
-    """Make the lists of a toy, and its 15 draws, published ones; its counts as well."""
+    """Declare a toy's lists, 15 draws and counts as the published ones."""
     drawn = {}
     for shots in (1, 2, 4, 8, 16):
         for seed in (1, 2, 3):
@@ -165,7 +165,7 @@ def test_a_published_set_has_duplicates_of_its_own_but_not_many(
 
 
 class Old(Toy):
-    """Images that did not change for long, which may be read once each."""
+    """Images with old stamps, which may be read once each."""
 
     def stamp(self, item: Item) -> Stamp:
         return Stamp(1, 1.0, item.id)

@@ -1,4 +1,4 @@
-"""Images in two pools: equal files, and the same picture saved another way."""
+"""Images in two pools: equal files, and the same picture in another encoding."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def picture(seed: int, size: tuple[int, int] = (240, 200)) -> Image.Image:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Pictures in train/, val/ and test/, none like another."""
+    """Distinct pictures in train/, val/ and test/."""
     root = tmp_path / "photos"
     seeds = iter(range(1000))
     for role in ("train", "val", "test"):
@@ -86,7 +86,7 @@ def test_every_pool_is_held_against_every_other(tmp_path: Path) -> None:
 
 
 def center(image: Image.Image, width: float, height: float) -> Image.Image:
-    """The centered part of a picture that has these shares of its width and height."""
+    """Crop the center of a picture with these shares of its width and height."""
     across, down = (1 - width) / 2 * image.width, (1 - height) / 2 * image.height
     return image.crop(
         (
@@ -97,7 +97,7 @@ def center(image: Image.Image, width: float, height: float) -> Image.Image:
     )
 
 
-# Name to the change and how it is listed.
+# Name -> (change, its label in the listing).
 CHANGES = {
     "jpeg": (lambda image: image, ""),
     "half": (lambda image: image.resize((120, 100), Image.Resampling.BICUBIC), ""),
@@ -124,7 +124,7 @@ def test_changed_copies_of_pictures_are_found_and_others_are_not(photos: Path) -
         role = ("train", "val")[number % 2]
         copy = change(Image.open(photos / role / "cat" / f"{number}.png"))
         copy.save(photos / "test" / "dog" / f"{name}.jpg", quality=60)
-    # Here the train image is the crop of the test image.
+    # Here the train image is a crop of the test image.
     center(Image.open(photos / "test/cat/0.png"), 0.9, 0.9).save(photos / "train/dog/part.png")
     output = photos.parent / "pairs.csv"
     result = verify(f"folder:{photos}", "--output", output)
@@ -157,7 +157,7 @@ def test_flat_and_small_images_are_not_taken_for_one_another(tmp_path: Path) -> 
 
 
 def plain_view(gray: Bytes, down: float, across: float) -> np.ndarray:
-    """A centered part of (20, 20) gray values at (12, 12), through integrals along both axes."""
+    """Resample a centered part of (20, 20) gray values to (12, 12), by integrals on both axes."""
     part = gray.astype(float)
     for share in (down, across):
         integral = np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)])
@@ -167,7 +167,7 @@ def plain_view(gray: Bytes, down: float, across: float) -> np.ndarray:
 
 
 def plain_nearest(prints: Fingerprints, base: range, query: int) -> tuple[int, int] | None:
-    """The closest base picture and its distance, from the definition: one pair at a time."""
+    """The nearest base picture and its distance by the definition, one pair at a time."""
     found = []
     ways = itertools.product(base, (True, False), enumerate(WINDOWS), (True, False))
     for other, forward, (place, window), mirrored in ways:
@@ -189,7 +189,7 @@ def plain_nearest(prints: Fingerprints, base: range, query: int) -> tuple[int, i
 
 
 def clustered(seed: int, count: int) -> Fingerprints:
-    """Made-up fingerprints around few centers, so that many pairs are near both limits."""
+    """Synthetic fingerprints around few centers, so that many pairs are near both limits."""
     rng = np.random.default_rng(seed)
     prints = Fingerprints.empty(count)
     centers = rng.integers(0, 2**63, 3, dtype=np.uint64)

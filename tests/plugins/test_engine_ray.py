@@ -1,4 +1,4 @@
-"""The Ray engine on a cluster of two nodes on this machine, one of which dies."""
+"""The Ray engine on a local cluster of two nodes, one of which dies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["local"]
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Two nodes with one core each."""
+    """A cluster of two nodes with one core each."""
     require("" if find_spec("ray") else "not installed: ray")
     from ray.cluster_utils import Cluster
 

@@ -29,7 +29,7 @@ SLURM = ("--engine", "slurm", "--devices", "cpu", "--gpus", "1", "--time", "10",
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
-    """Two nodes."""
+    """A cluster of two nodes."""
     require(missing())
     started = SlurmCluster.somewhere()
     yield started
@@ -74,7 +74,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
             ending.write_text("3")
         lines.append(second.stdout.readline())
     assert lines[-1].startswith("[1/"), lines
-    # It goes on with the workers that are there.
+    # The run continues with the existing workers.
     assert set(cluster.ask("squeue", "-h", "-o", "%j").split()) <= set(queued)
     second.send_signal(signal.SIGINT)
     out, err = second.communicate(timeout=PATIENCE)
@@ -100,7 +100,7 @@ esac
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands of a Slurm that runs nothing; they fail while a file `fails` is there."""
+    """Fake Slurm commands that run nothing; they fail while a file `fails` exists."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name in ("sbatch", "squeue", "scancel", "scontrol"):
@@ -115,7 +115,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def follow(
     store: Path, specs: list[RunSpec], request: Request, told: Callable[[str], None]
 ) -> list[Record]:
-    """Run cells through Slurm; `told` hears what its jobs do."""
+    """Run cells through Slurm; `told` receives messages about its jobs."""
     opened = Store(store)
     opened.create()
     setup = EngineSetup(opened, say=told)
@@ -146,7 +146,7 @@ def test_the_controller_is_gone(
     (fake / "fails").touch()
     with pytest.raises(EngineError, match="the same command again follows it"):
         follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
-    # Workers that cannot be seen may be at work.
+    # Workers that cannot be observed may still be running.
     assert "scancel" not in (fake / "calls").read_text()
 
 
@@ -211,7 +211,7 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_behind(store: Path) -> list[str]:
-    """Jobs and claims in a store, and their folders."""
+    """Remaining jobs and claims in a store, and their folders."""
     return [path.name for name in ("jobs", "claims") for path in store.glob(f"{name}*/**")]
 
 

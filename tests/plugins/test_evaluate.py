@@ -1,4 +1,4 @@
-"""`fsbench evaluate`: records of kept models, which no table mixes with those of a run."""
+"""`fsbench evaluate`: records of kept models, which tables never mix with those of a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of cells with their models, and the records of these."""
+    """A store of cells with their models, and the models' evaluation records."""
     store = tmp_path_factory.mktemp("made") / "store"
     name = f"folder:{photos}"
     session, opened = Session(models=store), Store(store)

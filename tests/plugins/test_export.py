@@ -1,4 +1,4 @@
-"""`fsbench export`: programs answer as the model does, or are not written."""
+"""`fsbench export`: programs give the model's answers, or are not written."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SHAPE = {
 
 
 def restored(name: str, backbone: Any, fitted_on: Any = None) -> Any:
-    """A classifier of a quick fit, as a kept one is opened; on another backbone if one is given."""
+    """Restore a quickly fitted classifier from its tensors, possibly on another backbone."""
     method = short(name)
     first = fitted_on or backbone
     task = random_task(first, classnames=CLASSES, shots=1, val=1)
@@ -131,7 +131,7 @@ def test_a_resnet_is_traced() -> None:
 
 @dataclass(frozen=True)
 class Odd:
-    """A classifier that does one of the things that no program can do."""
+    """A classifier with an operation that cannot be exported."""
 
     how: str
 

@@ -1,4 +1,4 @@
-"""Engines and trackers of packages of their own, as the documentation shows them."""
+"""Engines and trackers in separate packages, as shown in the documentation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2
 
 
 def example(page: str, name: str) -> str:
-    """The code block of a page that is marked with this name."""
+    """The code block of a page with this marker."""
     text = (DOCS / page).read_text(encoding="utf-8")
     return text.split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
 
 
 def install(folder: Path, name: str, point: str, **files: str) -> None:
-    """A distribution with one entry point, as an installer would leave it on the path."""
+    """Install a distribution with one entry point on the path, as an installer would."""
     for path, source in files.items():
         place = folder / f"{path.replace('__', '/')}.py"
         place.parent.mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def install(folder: Path, name: str, point: str, **files: str) -> None:
 
 
 def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command line with one more folder on the path."""
+    """Run the command line with an additional folder on the path."""
     return subprocess.run(
         command(*arguments),
         env={**os.environ, "PYTHONPATH": str(folder), **variables},

@@ -1,4 +1,4 @@
-"""`fsbench predict`: files, folders, patterns and lists of them; what cannot be read is named."""
+"""`fsbench predict`: files, folders, patterns and lists of them; unreadable files are named."""
 
 from __future__ import annotations
 

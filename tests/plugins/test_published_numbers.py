@@ -1,4 +1,4 @@
-"""The published numbers in the package: complete, consistent, and what the sources print."""
+"""The package's published numbers: complete, consistent, and equal to the sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def identity(number: Number) -> tuple[object, ...]:
 
 
 def test_every_collected_row_is_accounted_for() -> None:
-    # A collected row gives one accuracy, or, where it has none, one other number.
+    # A collected row has one accuracy, or, if it has none, one other number.
     kept = Counter(
         (number.source, number.table)
         for number in all_numbers()
@@ -89,7 +89,7 @@ def test_means_over_data_sets_are_the_printed_means() -> None:
             assert len(row) == 11, key
             assert sum(row.values()) / 11 == pytest.approx(printed, abs=0.06), key
             checked += 1
-    # 168 rows of CLIP-LoRA's Tables 3 to 5, and those of SeMoBridge that have all cells.
+    # 168 rows of CLIP-LoRA's Tables 3 to 5, and the complete rows of SeMoBridge.
     assert checked > 168
 
 
@@ -103,7 +103,7 @@ def test_harmonic_means_are_those_of_the_printed_means() -> None:
     assert without == {"gda"}, "its printed one is another mean"
     for row, found in rows.items():
         expected = 2 * found["base"] * found["new"] / (found["base"] + found["new"])
-        # Three roundings to two decimals.
+        # Up to three roundings to two decimals.
         assert found.get(HARMONIC, expected) == pytest.approx(expected, abs=0.015), row
 
 

@@ -1,4 +1,4 @@
-"""`fsbench push`, and its model in new processes, against a hub on this machine."""
+"""`fsbench push`, and its model in new processes, with a local hub."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "hub:user/pets"
 
 
 def ran(*arguments: object, environment: dict[str, str]) -> Any:
-    """The command line in a new process."""
+    """Run the command line in a new process."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, env=os.environ | environment
     )

@@ -1,4 +1,4 @@
-"""Contents of a report: the verdict, the numbers, missing cells, and nothing from outside."""
+"""Contents of a report: the verdict, the numbers, missing cells, and no external resources."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOSTILE = (
 def test_the_first_words_are_the_verdict(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6})
     text = Page(report(tmp_path, store)).text
-    # 64 of 80 right, 2 more for the second number of shots, 1 for pets, 1 for seeds 1 and 3.
+    # 64 of 80 correct, plus 2 for the second number of shots, 1 for pets, 1 for seeds 1 and 3.
     expected = 100 * np.mean([66 + seed % 2 + place for seed in (1, 2, 3) for place in (0, 1)]) / 80
     verdict = text.index(f"clip-lora wins with {expected:.2f} % top-1 accuracy")
     assert "averaged over 2 data sets at 16 shots" in text[verdict:]

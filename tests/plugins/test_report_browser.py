@@ -1,4 +1,4 @@
-"""Reports in a browser: nothing is loaded, nothing complains, and the page does what it says."""
+"""Reports in a browser: no requests, no errors, and working controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6, "maple": 0.7, "zer
 
 @dataclass
 class Seen:
-    """A page that was opened from disk, what it asked for and what it complained of."""
+    """A page opened from disk, with its requests and error messages."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Seen:
 
 
 def opened(browser: Any, path: Path, **options: Any) -> Seen:
-    """The page of a file."""
+    """Open a file in the browser."""
     options = {"viewport": {"width": 1280, "height": 800}} | options
     seen = Seen(browser.new_page(**options))
     seen.page.on("request", lambda request: seen.requests.append(request.url))
@@ -46,7 +46,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def names(page: Any, table: str = "leaderboard") -> list[str]:
-    """The heads of the lines that can be seen, without their marks."""
+    """Visible row headings, without their marks."""
     heads = page.locator(f"#{table} tbody tr:visible th")
     return [text.lstrip("●■▲◆▼✚✖◀▶⬟⬢★") for text in heads.all_inner_texts()]
 

@@ -1,4 +1,4 @@
-"""Names in the report's figures, in a browser: whole, all there, and none on another."""
+"""Names in the report's figures, in a browser: complete, all present, and not overlapping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTSIDE = """() => [...document.querySelectorAll("svg text")].filter(text => {
     return box.width && (box.left < frame.left - 0.5 || box.right > frame.right + 0.5
         || box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5);
 }).map(text => text.ownerSVGElement.getAttribute("aria-labelledby") + " " + text.textContent)"""
-# Per figure: the names in it, and those that lie on each other.
+# Per figure: its names, and overlapping pairs.
 NAMED = """kind => [...document.querySelectorAll("svg")].map(svg => {
     const texts = [...svg.querySelectorAll(`.${kind} text`)];
     const boxes = texts.map(text => text.getBoundingClientRect());
@@ -32,7 +32,7 @@ NAMED = """kind => [...document.querySelectorAll("svg")].map(svg => {
 
 
 def overridden(folder: Path, shares: list[float], datasets: tuple[str, ...]) -> Path:
-    """A store of twelve methods with long names and overrides, right this often."""
+    """A store of twelve methods with long names and overrides, with these accuracies."""
     kinds = [
         ("clip-lora", {"encoder": encoder, "position": "top-half", "rank": rank})
         for rank in (1, 2, 4, 16)
@@ -79,7 +79,7 @@ def test_labels_of_eleven_data_sets(browser: Any, tmp_path: Path) -> None:
 
 
 def assert_labelled(browser: Any, path: Path, methods: int) -> None:
-    """At both widths every text lies in its figure, and names are all there and apart."""
+    """At both widths, all text lies in its figure, and all names are present and separate."""
     for width in (1280, 390):
         page = opened(browser, path, viewport={"width": width, "height": 900}).page
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")

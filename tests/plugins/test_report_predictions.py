@@ -1,4 +1,4 @@
-"""Predictions in a report: they are those of `compare`, and what cannot be used is said."""
+"""Predictions in a report: equal to those of `compare`, and unusable ones are reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def one_of(store: Path, method: str, seed: int = 1, dataset: str = "dtd") -> Rec
 
 
 def remade(store: Path, old: Record, **split: object) -> None:
-    """Write a record again with other words about its split."""
+    """Rewrite a record with changed split facts."""
     opened = Store(store)
     arrays = stored_arrays(opened, old.spec.key())
     new = dataclasses.replace(old, split={**old.split, **split})
@@ -48,7 +48,7 @@ def remade(store: Path, old: Record, **split: object) -> None:
 
 
 def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
-    """All pairs of a report, which are the tests of `compare` before the correction."""
+    """Assert that a report's pairs equal `compare`'s tests before correction; return them."""
     outcomes = Outcomes(Store(store))
     records = list(outcomes.store.records())
     chosen = headline(build(records, Options(metric)), records)

@@ -1,4 +1,4 @@
-"""The first words of a report: true of ties, single seeds, gaps and baselines, with their costs."""
+"""The verdict of a report is correct for ties, single seeds, gaps and baselines, with costs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.report_pages import IDS, LABELS, QUERIES, Page, answers, record, repo
 
 
 def verdict_of(folder: Path, store: Path, *words: str) -> str:
-    """The verdict, before the leaderboard."""
+    """The verdict text, which precedes the leaderboard."""
     text = Page(report(folder, store, *words)).text
     return text[text.index("Provenance Missing ") : text.index("Leaderboard")]
 
 
 def drop(store: Path, unwanted: Callable[[Record], bool]) -> None:
-    """Take records away."""
+    """Delete the records selected by `unwanted`."""
     opened = Store(store)
     for found in list(opened.records()):
         if unwanted(found):
@@ -31,7 +31,7 @@ def drop(store: Path, unwanted: Callable[[Record], bool]) -> None:
 
 
 def chance(rng: np.random.Generator, share: float) -> np.ndarray:
-    """Logits that are right on this share of the images, drawn by chance."""
+    """Random logits with this expected accuracy."""
     right = rng.random(QUERIES) < share
     chosen = np.where(right, LABELS, (LABELS + 1) % 4)
     return 3 * np.eye(4, dtype=np.float32)[chosen]
@@ -59,7 +59,7 @@ def test_one_seed_makes_no_winner(tmp_path: Path) -> None:
 
 
 def test_who_is_significantly_worse_is_named_wherever_they_rank(tmp_path: Path) -> None:
-    """A noisy method far behind can be a tie where a steady one before it is none."""
+    """A noisy method far behind can tie with the best while a steady one ahead of it does not."""
     store = Store(tmp_path / "s")
     store.create()
     for seed in (1, 2, 3):
@@ -184,7 +184,7 @@ def test_one_comparison_needs_no_correction(tmp_path: Path) -> None:
 
 
 def test_points_behind_are_those_of_the_test(tmp_path: Path) -> None:
-    """A seed that only one method has is in its mean, and not in the difference."""
+    """A seed that only one method has affects its mean, but not the difference."""
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
 
     def quick(made: Record) -> Record:

@@ -1,4 +1,4 @@
-"""`fsbench reproduce`: published numbers beside records that a store holds."""
+"""`fsbench reproduce`: published numbers beside a store's records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGES = {"dtd": 1692, "oxford_pets": 3669, "eurosat": 8100}
 
 @functools.cache
 def options(method: str, dataset: str, table: str = TABLE) -> dict[str, Any]:
-    """The full options of the row of this name in a table."""
+    """Full options of a method's row in a table."""
     found = [
         cell
         for cell in cells(reproduction(table), Wanted(datasets=(dataset,)))
@@ -61,7 +61,7 @@ def three(dataset: str, mean: float, step: float = 0.5, **more: Any) -> list[Rec
 
 
 def rows(store: Path, *words: object) -> dict[tuple[str, str], dict[str, str]]:
-    """The CSV's lines of CLIP-LoRA at one shot, by method and data set."""
+    """CSV lines of CLIP-LoRA at one shot, by method and data set."""
     call = (TABLE, "--only-existing", "--format", "csv", "--store", store, "--shots", 1)
     done = fsbench("reproduce", *call, "-m", "clip-lora", *words)
     found = {(line["method"], line["dataset"]): line for line in read_csv(done.out)}
@@ -185,7 +185,7 @@ def test_the_table_has_all_rows_of_the_paper(table: str) -> None:
 
 
 def test_the_schedule_is_that_of_the_records(tmp_path: Path) -> None:
-    """Cards of another version of a method may state another one."""
+    """Cards of other method versions may state another schedule."""
     made = [
         dataclasses.replace(one, footprint={"card": {"schedule": schedule}})
         for one, schedule in zip(three("dtd", 54.0), ("", "clip-lora-9", ""), strict=True)
@@ -277,7 +277,7 @@ def test_zero_shot_needs_one_record(tmp_path: Path) -> None:
     zero = record("dtd", 1, 43.8, "zero-shot", **more)
     store = save(tmp_path, [zero])
     found = rows(store, "-m", "zero-shot")["zero-shot", "dtd"]
-    # The spread over seeds is none: rounding, and images that other arithmetic decides about.
+    # No spread over seeds: only rounding, and images decided by other arithmetic.
     assert float(found["noise"]) == pytest.approx(
         (1.96**2 * (0.05**2 / 3 + 0.01 * 1e4 / 1692)) ** 0.5, rel=1e-3
     )

@@ -1,4 +1,4 @@
-"""`fsbench reproduce`: rows that are printed as means alone, base-to-new, and methods not here."""
+"""`fsbench reproduce`: rows printed only as means, base-to-new, and unsupported methods."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.plugins.test_reproduce import TABLE, record
 SETS = registry().expand_datasets(["all"])
 RERUN = "clip-lora (re-run by 2sfs)"
 OF_OTHERS = "clip-lora (listed by clip-svd)"
-# The numbers of 2SFS's run of CLIP-LoRA.
+# Numbers of 2SFS's run of CLIP-LoRA.
 BASE, NEW, H = 85.32, 70.63, 77.28
 
 
 def of_sets(cell: Cell, mean: float, **more: Any) -> Iterator[Record]:
-    """Records of three seeds of a cell on its data set, around a mean that its place moves."""
+    """Records of a cell for three seeds, around a mean shifted by the data set's position."""
     assert cell.variant is not None
     spec = {"protocol": "coop", "options": cell.variant.options, "method_version": "2", **more}
     place = SETS.index(cell.number.dataset) - len(SETS) // 2
@@ -55,7 +55,7 @@ def halves(base: float, new: float, without: str = "") -> list[Record]:
 
 @pytest.fixture
 def halves_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test images are told by their number, not by the digest of the lists."""
+    """Identify test images by their number, not by the digest of the lists."""
     monkeypatch.setattr("fewshot_bench.plugins.reproduce.matching.published_splits", dict)
 
 

@@ -56,7 +56,7 @@ def test_fixed_methods_have_rounding_and_undecided_images_alone() -> None:
 
 
 def test_independent_reruns_differ_as_often_as_the_noise_says() -> None:
-    """150 cells of CLIP-LoRA that others ran again (3 seeds, with standard deviations)."""
+    """150 cells of CLIP-LoRA rerun by others (3 seeds, with standard deviations)."""
     paper = {
         (n.backbone, n.dataset, n.shots): n
         for table in ("table3", "table4", "table5")
@@ -73,12 +73,12 @@ def test_independent_reruns_differ_as_often_as_the_noise_says() -> None:
         assert noise is not None
         beyond += abs(run.value - printed.value) > noise
     assert len(reruns) == 150
-    # 5 % are expected to lie beyond by chance; these are 2.
+    # 5 % are expected to exceed it by chance; here 2 do.
     assert beyond <= 0.05 * len(reruns)
 
 
 def test_the_level_holds_in_simulation() -> None:
-    """Two runs of one truth over 3 seeds each: about 5 % of the differences lie beyond."""
+    """Two runs with equal expectation over 3 seeds each: about 5 % of the differences exceed it."""
     rng = np.random.default_rng(0)
     trials, beyond, images = 4000, 0, 10**9
     for _ in range(trials):

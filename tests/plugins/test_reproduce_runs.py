@@ -1,4 +1,4 @@
-"""`fsbench reproduce`: what is listed, chosen, refused and run."""
+"""`fsbench reproduce`: listing, selection, rejections and runs."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_only_existing_creates_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two classes of dtd, and no other data set."""
+    """A data root with two classes of dtd only."""
     monkeypatch.setenv("FSBENCH_DATA", str(write_set(tmp_path / "data", "dtd")))
     return tmp_path
 

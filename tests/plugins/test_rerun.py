@@ -24,14 +24,14 @@ from tests.store_cases import fit_digests
 
 
 def stored(store: Path, method: str, *options: str, **request: Any) -> Record:
-    """A cell that is computed here and stored."""
+    """Compute a cell in this process and store it."""
     (spec,) = cells(method, options=options or quick((method,)), **request)
     outcome = run_one(spec, Session())
     return Store(store).write(outcome.record, outcome.answers, outcome.ids)
 
 
 def changed(store: Path, record: Record, **values: Any) -> Path:
-    """A copy of a record under another name, with other values, as if they had been computed."""
+    """Copy a record to another name with changed values and recomputed digests."""
     path = store / "copy.json"
     copy = record.to_dict() | values
     fit_digests(copy)

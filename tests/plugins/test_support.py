@@ -1,4 +1,4 @@
-"""Training images that a model keeps to be shown: small, bare, bounded, never pushed."""
+"""Training images kept in a model for display: small, without metadata, bounded, never pushed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = ("cat", "dog")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Large images with a place, a camera and a comment; one lies on its side."""
+    """Large images with location, camera and comment; one has a rotation tag."""
     root = tmp_path_factory.mktemp("private") / "photos"
     rng = np.random.default_rng(1)
     for label, name in enumerate(CLASSES):
@@ -102,7 +102,7 @@ def test_at_most_so_many_are_kept_and_of_each_class_the_same() -> None:
 
 
 def changed(folder: Path, to: Path, content: bytes) -> fb.Model:
-    """A model with another file of training images, whose digest is the one that it states."""
+    """A model with another file of training images, and a matching digest."""
     config, tensors = read_model(folder)
     write_model(to, config, tensors, "", content)
     return fb.load_model(to)

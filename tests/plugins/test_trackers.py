@@ -1,4 +1,4 @@
-"""Trackers: what they are told, that nothing leaves the machine, and that they cost no result."""
+"""Trackers: the data they receive, no network access, and no effect on results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def record(top1: float | None = 50.0) -> Record:
 
 @pytest.fixture
 def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that trackers write to."""
+    """The output folder of trackers."""
     monkeypatch.setenv(switch.FOLDER_VARIABLE, str(tmp_path / "tracking"))
     for name in (switch.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -37,7 +37,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def told(monkeypatch: pytest.MonkeyPatch, names: str, *records: Record) -> None:
-    """The harness's step after a record is stored."""
+    """Pass records to the trackers, like the harness after storing them."""
     monkeypatch.setenv(switch.VARIABLE, names)
     for one in records:
         registry().hooks.run_finished(record=one)
@@ -67,7 +67,7 @@ def test_tensorboard_shows_scalars_by_shots(
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    # The second time in place of the first.
+    # The second entry replaces the first.
     told(monkeypatch, "tensorboard", record(10.0), record(), record(None))
     (place,) = (tracking / "tensorboard").glob("*/*")
     assert place.parent.name == "coop_lr_0.1_"
@@ -142,12 +142,12 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # W&B is not there, but a folder of its name, as it leaves them.
+    # W&B is not installed, but there is a folder with its name, as W&B creates it.
     found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", None))
     installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
     monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
     monkeypatch.setenv(switch.VARIABLE, "")
-    # It cannot be taken back, and other tests of this process have servers.
+    # Enforcing offline mode cannot be undone, and other tests of this process use servers.
     monkeypatch.setattr("fewshot_bench.utils.offline.enforce", lambda: None)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

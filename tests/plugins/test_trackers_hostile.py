@@ -1,4 +1,4 @@
-"""Trackers and records whose names and values were made to harm."""
+"""Trackers with records whose names and values are hostile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = (
 
 
 def hostile(name: str) -> Record:
-    """A failed cell in which everything that is text is this name, and options are named so."""
+    """A failed cell in which every text is this name, also in option names."""
     values = {"options": {f"x{name}": name}, "overrides": {f"x{name}": name}}
     record = make(name or "coop", name or "dtd", **values)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A fit whose numbers are none any more ends at once, with what to try."""
+"""A fit with non-finite numbers ends at once, with advice."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    """Features are encoded once."""
+    """A shared session, so that features are encoded once."""
     return Session()
 
 
 def failure(session: Session, method: str, *options: str, **request: Any) -> dict[str, Any]:
-    """The error of a cell that fails."""
+    """Run a cell that must fail; return its error."""
     record = run_one(cells(method, options=options, **request)[0], session).record
     assert record.status == "failed", record.status
     assert record.error is not None
@@ -123,10 +123,10 @@ def test_features_that_are_no_numbers_are_named(session: Session) -> None:
 
 
 class Half(Context):
-    """A run in fp16 with a scaler that works on the CPU too."""
+    """An fp16 context with a gradient scaler that also works on the CPU."""
 
     def scaler(self) -> torch.amp.GradScaler:
-        """As on CUDA."""
+        """An enabled gradient scaler, as on CUDA."""
         return torch.amp.GradScaler("cpu", init_scale=2.0**16)
 
 

@@ -1,4 +1,4 @@
-"""Work that is done once for a backbone: who pays for it, and whose memory it is."""
+"""Work done once per backbone: its billing, and its memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CPU = torch.device("cpu")
 
 
 class Backbone:
-    """Something that work can follow from."""
+    """A backbone stand-in that work is cached for."""
 
 
 class Work:
-    """Computes tensors of 4 MiB, and counts how often."""
+    """Computes tensors of 4 MiB, and counts the calls."""
 
     def __init__(self) -> None:
         self.done = 0

@@ -1,1 +1,1 @@
-"""The mathematics of each paper, plain and slow, that the shipped methods are held against."""
+"""Plain, slow implementations of each paper's mathematics, used to check the shipped methods."""

@@ -1,4 +1,4 @@
-"""AdaLoRA as a plain loop: P diag(E) Q in every matrix, importance and budget matrix by matrix."""
+"""AdaLoRA as a plain loop: s P diag(E) Q added to every matrix, importance matrix by matrix."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Triplets = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
 
 
 def factors(triplets: Triplets) -> dict[Site, tuple[Tensor, Tensor]]:
-    """diag(E) Q and P of every matrix, as A and B."""
+    """A = diag(E) Q and B = P of every matrix, for the LoRA reference."""
     return {site: (torch.diag(e) @ q, p) for site, (q, p, e) in triplets.items()}
 
 
 def orthogonality(triplets: Triplets) -> Tensor:
-    """Mean Frobenius distance of Q Q' and P' P to the identity."""
+    """Mean Frobenius norm of Q Q' - I and P' P - I over all matrices (eq. 4)."""
     total = torch.zeros(())
     for q, p, _ in triplets.values():
         eye = torch.eye(len(q))
@@ -31,7 +31,7 @@ def orthogonality(triplets: Triplets) -> Tensor:
 
 
 def budget(step: int, steps: int, warm: int, final: int, first: int, last: int) -> int:
-    """The number of triplets that may stay after `step` steps."""
+    """Number of triplets kept after `step` steps: cubic decay from `first` to `last` (eq. 12)."""
     if step <= warm:
         return first
     if step >= steps - final:
@@ -54,7 +54,7 @@ def fitted(
     weight: float,
     smooth: float = 0.85,
 ) -> dict[Site, tuple[Tensor, ...]]:
-    """The triplets after one step on each batch, those that lost their rank with E = 0."""
+    """Triplets after one AdamW step per batch; pruned ones have E = 0 (sections 3.2 and 3.3)."""
     kept: dict[Site, Any] = {
         site: tuple(x.detach().clone().requires_grad_() for x in triplet)
         for site, triplet in triplets.items()
@@ -86,7 +86,7 @@ def fitted(
 
 
 def _alive(kept: Mapping[Site, Any], scores: list[Tensor], allowed: int) -> dict[Site, Tensor]:
-    """1 for the `allowed` triplets of the highest scores, of all matrices together."""
+    """Masks (rank,) per matrix: 1 for the `allowed` highest-scoring triplets of all matrices."""
     ranked = []
     for i, site in enumerate(kept):
         q, p, e = scores[3 * i : 3 * i + 3]

@@ -18,7 +18,7 @@ Factors = Mapping[Site, tuple[Tensor, Tensor]]
 def updates(
     encoder: str, factors: Factors, scaling: float, masks: Mapping[Site, Tensor], rate: float
 ) -> Extra:
-    """x times (s B A)', with x first multiplied by mask / (1 - rate) where there is a mask."""
+    """LoRA's update x (s B A)'; with a dropout mask, x is first multiplied by mask / (1 - rate)."""
 
     def extra(layer: int, matrix: str, x: Tensor) -> Tensor | float:
         site = Site(encoder, layer, matrix)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def loss(
     masks: Mapping[Site, Tensor] | None = None,
     rate: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and logits (b, classes) of one batch; tokens hold one matrix per template."""
+    """Cross-entropy and logits (b, classes) of one batch; `tokens` has one matrix per template."""
     text = updates("text", factors, scaling, masks or {}, rate)
     vision = updates("vision", factors, scaling, masks or {}, rate)
     per_template = [text_features(module, batch, text) for batch in tokens]
@@ -51,7 +51,7 @@ def loss(
 
 
 def merged_module(module: Any, factors: Factors, scaling: float) -> Any:
-    """Adds s B A to the weights of an open_clip model in place and returns it."""
+    """Add s B A to the weights of an open_clip model in place and return the model."""
     for site, (a, b) in factors.items():
         tower = module.visual.transformer if site.encoder == "vision" else module.transformer
         resblock = tower.resblocks[site.layer]

@@ -20,7 +20,7 @@ def logits(
     learned: Mapping[str, Tensor],
     features: Tensor,
 ) -> Tensor:
-    """(b, classes) of unit image features (b, embed); `learned` by the names of `tensors()`."""
+    """Logits (b, classes) of unit image features (b, embed); `learned` is keyed as `tensors()`."""
     rows = []
     for image in features:
         hidden = (learned["linear1.weight"] @ image + learned["linear1.bias"]).clamp_min(0)
@@ -33,6 +33,6 @@ def logits(
 
 
 def loss(*case: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy, and logits; `case` as `logits`."""
+    """Mean cross-entropy, and logits; `case` holds the arguments of `logits`."""
     scores = logits(*case)
     return F.cross_entropy(scores, labels), scores

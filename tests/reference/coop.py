@@ -15,9 +15,9 @@ from tests.reference.encoders import embedded_text_features
 def prompt_embeddings(
     module: Any, tokenizer: Any, classnames: Sequence[str], context: Tensor, position: str
 ) -> tuple[Tensor, Tensor]:
-    """(classes, 77, width) embeddings of `X X ... X name.` with the Xs replaced, and their ends.
+    """Embeddings (classes, 77, width) of `X ... X name.`, context in place of the Xs; their ends.
 
-    context is (M, width), or (classes, M, width) when class-specific.
+    context is (M, width), or (classes, M, width) if class-specific; position is the class name's.
     """
     names = [name.replace("_", " ") for name in classnames]
     count = context.shape[-2]
@@ -55,10 +55,10 @@ def loss(
 
 
 def dassl_rates(lr: float, warmup_lr: float, epochs: int) -> list[float]:
-    """Learning rate of every epoch as torch's own scheduler gives it under Dassl's warm-up.
+    """Learning rate per epoch, from torch's own cosine scheduler under Dassl's warm-up.
 
-    The warm-up wrapper overrides the first epoch; it steps the cosine for the first time at the
-    end of the second epoch.
+    The warm-up wrapper overrides the first epoch's rate; it steps the cosine for the first time at
+    the end of the second epoch.
     """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(epochs))

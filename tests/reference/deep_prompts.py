@@ -1,4 +1,4 @@
-"""IVLP's and MaPLe's mathematics: rows in both encoders, over all 77 tokens of every prompt."""
+"""IVLP's and MaPLe's mathematics: prompt rows in both encoders, all 77 tokens of every prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = "a photo of a"
 
 
 def images(module: Any, rows: Tensor, pixels: Tensor) -> Tensor:
-    """(b, embed) unit features; rows (layers, n, width) at the end replace one another."""
+    """Unit features (b, embed); rows (layers, n, width) at the end are replaced layer by layer."""
     count = rows.shape[1]
 
     def before(layer: int, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def images(module: Any, rows: Tensor, pixels: Tensor) -> Tensor:
 
 
 def classes(module: Any, rows: Tensor, task: Task) -> Tensor:
-    """(classes, embed) unit features; rows (layers, n, width) stand behind the start token."""
+    """Unit features (classes, embed); rows (layers, n, width) follow the start token."""
     count = rows.shape[1]
     names = [name.replace("_", " ") for name in task.classnames]
     tokens = task.train.backbone.tokenize([f"{WORDS} {name}." for name in names])  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def ivlp_loss(module: Any, learned: Any, pixels: Tensor, labels: Tensor, task: T
 
 
 def maple_answers(module: Any, learned: Any, pixels: Tensor, task: Task) -> Tensor:
-    """(n, classes) logits; a linear layer turns each layer's text rows into those of images."""
+    """(n, classes) logits; in each layer, a linear map of the text rows gives the image rows."""
     layers = zip(learned["rows"], learned["weight"], learned["bias"], strict=True)
     vision = torch.stack([F.linear(rows, weight, bias) for rows, weight, bias in layers])
     found = images(module, vision, pixels)

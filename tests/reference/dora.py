@@ -1,4 +1,4 @@
-"""DoRA's mathematics written out: m (W + s B A) / |W + s B A| in place of W, over full encoders."""
+"""DoRA's mathematics: m (W + s B A) / |W + s B A| in place of W (eq. 5), over full encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decomposition = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
 
 
 def frozen(module: Any, site: Site) -> Tensor:
-    """W (d_out, d_in) of an open_clip model."""
+    """Frozen W (d_out, d_in) of one site of an open_clip model."""
     tower = module.visual.transformer if site.encoder == "vision" else module.transformer
     block = tower.resblocks[site.layer]
     if site.matrix in "qkv":
@@ -27,7 +27,7 @@ def frozen(module: Any, site: Site) -> Tensor:
 
 
 def direction(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """W + s B A, and the norms of its rows, through which no gradient goes."""
+    """W + s B A and its row norms (d_out,), constants in the backward pass (section 4.3)."""
     moved = weight + scaling * b @ a
     return moved, moved.detach().square().sum(dim=1).sqrt()
 
@@ -40,7 +40,7 @@ def changes(
     masks: Mapping[Site, Tensor],
     rate: float,
 ) -> Extra:
-    """x (W' - W)', in which the input of B A is multiplied by mask / (1 - rate)."""
+    """Change x (W' - W)' of an output; dropout multiplies the input of B A by mask / (1 - rate)."""
 
     def extra(layer: int, matrix: str, x: Tensor) -> Tensor | float:
         site = Site(encoder, layer, matrix)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def fitted(
     last: float = 1e-6,
     decay: float = 1e-2,
 ) -> Decomposition:
-    """The decomposition after a plain loop of AdamW on these batches, a cosine per step."""
+    """Decomposition after one AdamW step per batch, with a cosine per step; m is not decayed."""
     kept = {
         site: tuple(x.detach().clone().requires_grad_() for x in p) for site, p in parts.items()
     }

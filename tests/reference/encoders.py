@@ -23,7 +23,7 @@ def nothing(layer: int, matrix: str, x: Tensor) -> float:
 
 
 def unchanged(layer: int, x: Tensor) -> Tensor:
-    """The sequences as they are."""
+    """Return the sequences unchanged."""
     return x
 
 
@@ -78,7 +78,7 @@ def image_rows(
     branch: Branched = no_branch,
     extra: Extra = nothing,
 ) -> Tensor:
-    """(b, length, width) rows behind the last norm; `before` layer 0 is called before ln_pre."""
+    """Rows (b, length, width) after the last norm; `before` of layer 0 is called before ln_pre."""
     visual = module.visual
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     start = visual.class_embedding.expand(len(pixels), 1, -1)
@@ -96,7 +96,7 @@ def text_rows(
     branch: Branched = no_branch,
     extra: Extra = nothing,
 ) -> Tensor:
-    """(n, length, width) rows behind the last norm, of embeddings (n, 77, width) with positions."""
+    """Rows (n, length, width) after the last norm; `embedded` (n, 77, width) includes positions."""
     x = embedded
     for layer, resblock in enumerate(module.transformer.resblocks):
         x = before(layer, x)

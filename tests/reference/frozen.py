@@ -1,6 +1,6 @@
-"""Methods on frozen features, written out from their papers: loops, and torch's own schedulers.
+"""Methods on frozen features written out from their papers, with loops and torch's own schedulers.
 
-Features are unit rows unless a name says raw; labels index the rows of `text`.
+Features are unit rows unless their name contains `raw`; labels index the rows of `text`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def train(
     epochs: Sequence[Batches],
     rates: Sequence[float],
 ) -> None:
-    """One step per minibatch, at the rate of its epoch."""
+    """Take one optimizer step per minibatch, at the learning rate of its epoch."""
     for batches, rate in zip(epochs, rates, strict=True):
         for features, labels in batches:
             optimizer.param_groups[0]["lr"] = rate
@@ -33,7 +33,7 @@ def train(
 
 
 def taskres_logits(features: Tensor, raw_text: Tensor, x: Tensor, alpha: float, s: float) -> Tensor:
-    """s cos(f, t + alpha x), class by class."""
+    """TaskRes: s cos(f, t + alpha x), class by class."""
     columns = [
         s * F.cosine_similarity(features, (t + alpha * residual)[None], dim=-1)
         for t, residual in zip(raw_text, x, strict=True)
@@ -44,7 +44,7 @@ def taskres_logits(features: Tensor, raw_text: Tensor, x: Tensor, alpha: float, 
 def taskres_fit(
     epochs: Sequence[Batches], raw_text: Tensor, alpha: float, s: float, lr: float
 ) -> Tensor:
-    """The residual after all epochs: Adam with L2 5e-4, Dassl's rates."""
+    """Residual after all epochs of Adam with an L2 penalty of 5e-4, at Dassl's rates."""
     x = torch.zeros_like(raw_text, requires_grad=True)
     optimizer = torch.optim.Adam([x], lr=lr, weight_decay=5e-4)
     train(
@@ -57,7 +57,7 @@ def taskres_fit(
 
 
 def adapter(down: Tensor, up: Tensor) -> torch.nn.Module:
-    """The bottleneck as a module with the given weights."""
+    """CLIP-Adapter's bottleneck as a module with the given weights."""
     module = torch.nn.Sequential(
         torch.nn.Linear(down.shape[1], down.shape[0], bias=False),
         torch.nn.ReLU(),
@@ -72,7 +72,7 @@ def adapter(down: Tensor, up: Tensor) -> torch.nn.Module:
 def adapter_logits(
     raw: Tensor, text: Tensor, module: torch.nn.Module, ratio: float, s: float
 ) -> Tensor:
-    """s cos(ratio g(f) + (1 - ratio) f, t)."""
+    """CLIP-Adapter: s cos(ratio g(f) + (1 - ratio) f, t)."""
     mixed = ratio * module(raw) + (1 - ratio) * raw
     return s * mixed / mixed.norm(dim=-1, keepdim=True) @ text.T
 
@@ -80,7 +80,7 @@ def adapter_logits(
 def adapter_fit(
     epochs: Sequence[Batches], text: Tensor, module: torch.nn.Module, ratio: float, s: float
 ) -> None:
-    """Trains the bottleneck: SGD 2e-3 with momentum and weight decay, Dassl's rates."""
+    """Train the bottleneck in place: SGD 2e-3 with momentum and weight decay, Dassl's rates."""
     optimizer = torch.optim.SGD(module.parameters(), lr=2e-3, momentum=0.9, weight_decay=5e-4)
     train(
         lambda f, y: F.cross_entropy(adapter_logits(f, text, module, ratio, s), y),
@@ -91,7 +91,7 @@ def adapter_fit(
 
 
 def gaussians(points: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """W (classes, d) and b (classes,): class by class, the covariance by torch.cov, in float64."""
+    """GDA's W (classes, d) and b (classes,), class by class; covariance by torch.cov in float64."""
     points = points.double()
     means = [points[labels == k].mean(dim=0) for k in range(classes)]
     centered = torch.cat([points[labels == k] - means[k] for k in range(classes)])
@@ -106,14 +106,14 @@ def gaussians(points: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Ten
 def gda_logits(
     features: Tensor, text: Tensor, weight: Tensor, bias: Tensor, alpha: float, s: float
 ) -> Tensor:
-    """s f t + alpha (f W + b)."""
+    """GDA: s f t + alpha (f W + b)."""
     return s * features @ text.T + alpha * (features.double() @ weight.T + bias)
 
 
 def gda_alpha(
     features: Tensor, targets: Tensor, text: Tensor, weight: Tensor, bias: Tensor, s: float
 ) -> float:
-    """The first of the seven values with the most correct validation images."""
+    """First of the seven alphas with the most correct validation images."""
     best, chosen = -1, 0.0
     for alpha in [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]:
         answers = gda_logits(features, text, weight, bias, alpha, s).argmax(dim=-1)
@@ -130,7 +130,7 @@ def lp_plus_plus(
     val: tuple[Tensor, Tensor] | None,
     epochs: int = 300,
 ) -> tuple[list[Tensor], int]:
-    """w, b, alpha of the kept epoch, and which it is; alpha's gradient is never set to zero."""
+    """[w, b, alpha] of the kept epoch, and its index; alpha's gradient accumulates over epochs."""
     count, classes = len(labels), len(text)
     w = torch.stack([features[labels == k].sum(dim=0) for k in range(classes)])
     means = [(features[labels == k] @ text[k]).mean() for k in range(classes)]

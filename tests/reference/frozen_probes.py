@@ -1,4 +1,4 @@
-"""Linear and kernel classifiers on frozen features that start at, or correct, the zero-shot ones.
+"""Linear and kernel classifiers on frozen features, started at or added to the zero-shot one.
 
 Written out from their papers; features are unit rows, `s` is the logit scale.
 """
@@ -22,7 +22,7 @@ def cosine_logits(features: Tensor, vectors: Tensor, s: float) -> Tensor:
 
 
 def clap_multipliers(pool: Tensor, labels: Tensor, raw_text: Tensor, s: float) -> Tensor:
-    """Class by class, the mean zero-shot probability of the true class."""
+    """Mean zero-shot probability of the true class, for each class (classes,)."""
     probabilities = cosine_logits(pool, raw_text, s).softmax(dim=-1)
     return torch.stack([probabilities[labels == k, k].mean() for k in range(len(raw_text))])
 
@@ -30,14 +30,14 @@ def clap_multipliers(pool: Tensor, labels: Tensor, raw_text: Tensor, s: float) -
 def clap_loss(
     w: Tensor, features: Tensor, labels: Tensor, raw_text: Tensor, multipliers: Tensor, s: float
 ) -> Tensor:
-    """Cross-entropy plus mean_k a_k |w_k - t_k|^2; ZS-LP's with multipliers of zero."""
+    """CLAP: cross-entropy plus mean_k a_k |w_k - t_k|^2; ZS-LP's loss if all a_k are zero."""
     distances = [(w_k - t_k).square().sum() for w_k, t_k in zip(w, raw_text, strict=True)]
     pull = sum(a * distance for a, distance in zip(multipliers, distances, strict=True))
     return F.cross_entropy(cosine_logits(features, w, s), labels) + pull / len(w)
 
 
 def probe_fit(epochs: Sequence[Batches], raw_text: Tensor, multipliers: Tensor, s: float) -> Tensor:
-    """Class vectors after SGD 0.1 with momentum at Dassl's rates."""
+    """Class vectors after SGD with momentum, lr 0.1 at Dassl's rates."""
     w = raw_text.clone().requires_grad_()
     train(
         lambda f, y: clap_loss(w, f, y, raw_text, multipliers, s),
@@ -49,7 +49,7 @@ def probe_fit(epochs: Sequence[Batches], raw_text: Tensor, multipliers: Tensor, 
 
 
 def kernel(x: Tensor, y: Tensor, beta: float) -> Tensor:
-    """exp(-beta |x - y|^2 / 2), which is exp(-beta (1 - x y)) of unit rows, in float64."""
+    """exp(-beta |x - y|^2 / 2), equal to exp(-beta (1 - x y)) for unit rows, in float64."""
     return torch.exp(-beta / 2 * torch.cdist(x.double(), y.double()).square())
 
 
@@ -61,7 +61,7 @@ def proker_logits(
     beta: float,
     penalty: float,
 ) -> Tensor:
-    """f t + K(f, S) A with (K(S, S) / l + I) A = onehot - S t, in float64."""
+    """ProKeR: f t + K(f, S) A with (K(S, S) / l + I) A = onehot - S t, in float64."""
     onehot = torch.eye(len(text)).double()[labels]
     system = kernel(points, points, beta) / penalty + torch.eye(len(points)).double()
     coefficients = torch.linalg.inv(system) @ (onehot - (points @ text.T).double())
@@ -71,7 +71,7 @@ def proker_logits(
 def proker_constants(
     val: tuple[Tensor, Tensor], points: Tensor, labels: Tensor, text: Tensor
 ) -> tuple[float, float]:
-    """The first best pair of the grid."""
+    """First (beta, penalty) of the grid with the most correct validation images."""
     best, chosen = -1, (0.0, 0.0)
     for beta in torch.linspace(0.5, 3, 20).tolist():
         for penalty in torch.linspace(0.001, 1, 10).tolist():
@@ -83,7 +83,7 @@ def proker_constants(
 
 
 def endless(features: Tensor, labels: Tensor, size: int, rng: torch.Generator) -> Iterator[Batches]:
-    """Shuffled passes, without a short last batch."""
+    """Endless minibatches from shuffled passes, without a short last batch."""
     while True:
         for index in torch.randperm(len(labels), generator=rng).split(size):
             if len(index) == size:
@@ -91,7 +91,7 @@ def endless(features: Tensor, labels: Tensor, size: int, rng: torch.Generator) -
 
 
 def head_rates(lr: float, iterations: int) -> list[float]:
-    """50 steps of warm-up, the first at 1e-5, then torch's cosine."""
+    """Learning rate per step: 50 warm-up steps, the first at 1e-5, then torch's cosine."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(iterations))
     rates = [1e-5] + [lr * step / 50 for step in range(1, 50)]
@@ -111,9 +111,10 @@ def best_head(
     iterations: int,
     rng: Callable[[], torch.Generator],
 ) -> Tensor:
-    """The head of the first best of steps 0, 100, 200 ... over all settings; `sets` share batches.
+    """First best head on validation among steps 0, 100, 200, ... of all settings.
 
-    Without validation the last step at lr 1e-3, weight decay 0.01 and the first size.
+    Every batch holds equal parts of all `sets`. Without validation, the head after the last step at
+    lr 1e-3, weight decay 0.01 and the first size.
     """
     best, kept = -1, start
     settings = list(itertools.product([1e-3, 1e-4], [0.0, 0.01, 1e-4], sizes))

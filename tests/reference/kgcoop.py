@@ -1,4 +1,4 @@
-"""KgCoOp's mathematics: CoOp's loss, and how far every class is from its hand-written prompt."""
+"""KgCoOp's mathematics: CoOp's loss, and the mean cosine distance to the hand-written prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def loss(
     labels: Tensor,
     weight: float,
 ) -> tuple[Tensor, Tensor]:
-    """The loss and logits (b, classes) of unit image features (b, embed)."""
+    """Loss, and logits (b, classes) of unit image features (b, embed)."""
     learned = embedded_text_features(
         module, *prompt_embeddings(module, tokenizer, classnames, context, "end")
     )

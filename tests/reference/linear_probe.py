@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 def fit(features: Array, labels: Array, c: float) -> LogisticRegression:
-    """One fit at the official settings."""
+    """Logistic regression fitted with the official settings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return LogisticRegression(solver="lbfgs", max_iter=1000, C=c).fit(features, labels)
@@ -23,7 +23,7 @@ def fit(features: Array, labels: Array, c: float) -> LogisticRegression:
 def searched(
     train: Array, labels: Array, val: Array, targets: Array, steps: int = 8
 ) -> tuple[float, LogisticRegression]:
-    """C on a grid, then by halving in log10; the classifier of the last step."""
+    """C found on a grid, then by bisection of log10 C, and the classifier of the last step."""
     grid = [1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6]
     scores = [float(np.mean(fit(train, labels, c).predict(val) == targets)) for c in grid]
     low, high = np.log10(grid[int(np.argmax(scores))]) + np.array([-1.0, 1.0])

@@ -1,4 +1,4 @@
-"""PLOT++'s mathematics: one problem of transport at a time, one set of rows at a time."""
+"""PLOT++'s mathematics: one transport problem and one set of prompt rows at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPS, ROUNDS, TOLERANCE = 0.1, 100, 1e-2
 
 
 def plan(cosines: Tensor) -> Tensor:
-    """(m, n) by Sinkhorn's rounds, which end where the factors of the rows hardly change."""
+    """Transport plan (m, n) by Sinkhorn iterations until the row factors hardly change."""
     m, n = cosines.shape
     kernel = torch.exp((cosines - 1) / EPS)
     rows, columns = torch.ones(m), torch.ones(n)
@@ -32,7 +32,7 @@ def plan(cosines: Tensor) -> Tensor:
 def raw_features(
     module: Any, learned: Any, pixels: Tensor, task: Task
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Per set of rows (b, embed) of images, per context (classes, embed), as CLIP gives them."""
+    """Raw features: images (b, embed) per set of rows, and classes (classes, embed) per context."""
     tokenizer = task.train.backbone.tokenizer  # type: ignore[attr-defined]
     images, classes = [], []
     for rows in learned["vision"]:
@@ -51,7 +51,7 @@ def raw_features(
 def answers(
     module: Any, learned: Any, pixels: Tensor, task: Task, *, pooled: bool = False
 ) -> Tensor:
-    """(n, classes) logits; pooled adds the cosines of mean features, as in the first stage."""
+    """(n, classes) logits; `pooled` adds the cosines of mean features, as in the first stage."""
     images, classes = raw_features(module, learned, pixels, task)
     units = [
         torch.stack([F.normalize(one, dim=-1) for one in found]) for found in (images, classes)

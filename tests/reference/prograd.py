@@ -1,4 +1,4 @@
-"""ProGrad's mathematics: two losses, two graphs, and the gradient that is stepped on."""
+"""ProGrad's mathematics: two losses, two graphs, and the projected gradient of a step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def losses(
     features: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy, its soft form to zero-shot CLIP, and logits (b, classes)."""
+    """Cross-entropy, soft cross-entropy against zero-shot CLIP, and logits (b, classes)."""
     learned = embedded_text_features(
         module, *prompt_embeddings(module, tokenizer, classnames, context, "end")
     )
@@ -36,7 +36,7 @@ def losses(
 
 
 def projected(g: Tensor, k: Tensor, strength: float) -> Tensor:
-    """The gradient g, without `strength` of its part against k where their angle is obtuse."""
+    """g, minus `strength` times its component along k if the angle between g and k is obtuse."""
     direction = k / k.norm()
     if F.cosine_similarity(g.flatten(), k.flatten(), dim=0) < 0:
         return g - strength * (g.flatten() @ direction.flatten()) * direction
@@ -44,7 +44,7 @@ def projected(g: Tensor, k: Tensor, strength: float) -> Tensor:
 
 
 def gradient(strength: float, *case: Any) -> tuple[Tensor, Tensor, bool]:
-    """The gradient of a step, logits, and whether the two losses disagree; `case` as `losses`."""
+    """Gradient of a step, logits, and True if g was changed; `case` holds `losses`' arguments."""
     context = case[4]
     hard, _, logits = losses(*case)
     (g,) = torch.autograd.grad(hard, context)

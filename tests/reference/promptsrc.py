@@ -1,4 +1,4 @@
-"""PromptSRC's mathematics: IVLP's cross-entropy, three distances to CLIP, a sum over epochs."""
+"""PromptSRC's loss: IVLP's cross-entropy plus three distances to frozen CLIP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.reference.encoders import text_rows
 
 
 def frozen_classes(module: Any, task: Task) -> Tensor:
-    """(classes, embed) direction of the mean raw feature over the templates."""
+    """Normalized mean (classes, embed) of the raw class features over the templates."""
     found = []
     for template in SIXTY_TEMPLATES:
         texts = [template.replace("{}", name.replace("_", " ")) for name in task.classnames]
@@ -34,7 +34,7 @@ def loss(
     task: Task,
     weights: tuple[float, float] = (25.0, 10.0),
 ) -> Tensor:
-    """The whole loss of a batch; weights of the distances of text and image features."""
+    """Total loss of a batch; `weights` of the L1 distances of text and of image features."""
     scale = module.logit_scale.exp()
     classes = deep_prompts.classes(module, learned["text"], task)
     images = deep_prompts.images(module, learned["vision"], pixels)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def cache_keys(raw_views: Tensor) -> Tensor:
-    """(m, width): mean of un-normalized features (views, m, width), then unit length."""
+    """Cache keys (m, width): mean of raw features (views, m, width), then scaled to unit length."""
     mean = sum(raw_views) / len(raw_views)
     return mean / mean.norm(dim=-1, keepdim=True)
 
@@ -22,7 +22,7 @@ def logits(
     beta: float,
     alpha: float,
 ) -> Tensor:
-    """scale f W' + alpha exp(-(beta - beta f K')) V with one-hot V."""
+    """Tip-Adapter: scale f W' + alpha exp(-(beta - beta f K')) V with one-hot V."""
     values = F.one_hot(labels, len(text)).float()
     affinity = features @ keys.T
     return scale * features @ text.T + alpha * (-1 * (beta - beta * affinity)).exp() @ values
@@ -37,7 +37,7 @@ def search(
     scale: float,
     scales: tuple[float, float],
 ) -> tuple[float, float, list[int]]:
-    """The first best (beta, alpha) on the official grid, and the correct answers at each point."""
+    """First best (beta, alpha) on the official grid, and the correct answers at each point."""
     best, chosen, counts = -1, (0.0, 0.0), []
     for beta in [i * (scales[0] - 0.1) / 200 + 0.1 for i in range(200)]:
         for alpha in [i * (scales[1] - 0.1) / 20 + 0.1 for i in range(20)]:
@@ -61,7 +61,7 @@ def train_keys(
     lr: float,
     eps: float,
 ) -> Tensor:
-    """Tip-Adapter-F: AdamW on the keys over given batches, torch's cosine stepped each batch."""
+    """Tip-Adapter-F's keys: AdamW on the given batches, torch's cosine stepped after each batch."""
     layer = torch.nn.Linear(keys.shape[1], keys.shape[0], bias=False)
     layer.weight = torch.nn.Parameter(keys.clone())
     optimizer = torch.optim.AdamW(layer.parameters(), lr=lr, eps=eps)

@@ -23,36 +23,36 @@ SCALE = 1e-3
 
 
 def tokenize(task: Task) -> Any:
-    """The tokenizer of the backbone behind the task."""
+    """Tokenizer function of the task's backbone."""
     return task.train.backbone.tokenize  # type: ignore[attr-defined]
 
 
 def frozen_classes(module: Any, task: Task) -> Tensor:
-    """(classes, embed) of the frozen text encoder."""
+    """Zero-shot class features (classes, embed) of the frozen text encoder."""
     with torch.no_grad():
         return zero_shot_classes(module, tokenize(task), task)
 
 
 def embedded(module: Any, task: Task) -> tuple[Tensor, Tensor]:
-    """Token embeddings with positions (n, 77, width) of the one template, and the ends (n,)."""
+    """Embedded prompts of the one template, positions added (n, 77, width); end positions (n,)."""
     (template,) = task.templates
     ids = tokenize(task)(task.prompts(template))
     return module.token_embedding(ids) + module.positional_embedding, ids.argmax(dim=-1)
 
 
 def cosines(module: Any, images: Tensor, classes: Tensor) -> Tensor:
-    """Scaled cosines of features of any length."""
+    """Cosines times the logit scale; the features need not be normalized."""
     images, classes = F.normalize(images, dim=-1), F.normalize(classes, dim=-1)
     return module.logit_scale.exp() * images @ classes.T  # type: ignore[no-any-return]
 
 
 def held_back(x: Tensor, factor: float) -> Tensor:
-    """x, with `factor` times its gradient."""
+    """x unchanged in the forward pass; its gradient is multiplied by `factor`."""
     return factor * x + ((1 - factor) * x).detach()
 
 
 def mma_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
-    """x + attn + mlp + s up(shared(down(ln_1 x))), with gradients as gsl.py scales them."""
+    """MMA: x + attn + mlp + s up(shared(down(ln_1 x))), with gradients scaled as in gsl.py."""
 
     def branch(encoder: str, layers: int) -> Branched:
         def added(layer: int, point: str, normed: Tensor, output: Tensor) -> Tensor | float:
@@ -84,7 +84,7 @@ def mma_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task
 
 
 def tcp_classes(module: Any, learned: Learned, task: Task) -> Tensor:
-    """(classes, embed): context, class name, and rows of each class before the last block."""
+    """Raw class features (classes, embed); class rows replace the context before the last block."""
     features = frozen_classes(module, task)
     hidden = features @ learned["linear1.weight"].T + learned["linear1.bias"]
     hidden = hidden * torch.sigmoid(1.702 * hidden)
@@ -108,7 +108,7 @@ def tcp_classes(module: Any, learned: Learned, task: Task) -> Tensor:
 
 
 def tcp_loss(module: Any, learned: Learned, seen: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Cross-entropy of image features, and 8 times the distance to the frozen classes."""
+    """Cross-entropy plus 8 cosine distances to the frozen classes; `seen`: pixels or features."""
     images = seen if seen.dim() == 2 else image_features(module, seen).detach()
     classes = tcp_classes(module, learned, task)
     near = F.cosine_similarity(classes, frozen_classes(module, task), dim=1).mean()
@@ -116,7 +116,7 @@ def tcp_loss(module: Any, learned: Learned, seen: Tensor, labels: Tensor, task: 
 
 
 def tcp_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
-    """Cosines of frozen image features."""
+    """Scaled cosines of frozen image features and learned class features."""
     images = image_features(module, pixels)
     return cosines(module, images, tcp_classes(module, learned, task))
 
@@ -124,7 +124,7 @@ def tcp_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Ten
 def mmrl_features(
     module: Any, learned: Learned, pixels: Tensor, task: Task
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Class token's and tokens' features of images, and class features; not normalized."""
+    """Raw image features of the class token and of the mean added token, and raw class features."""
     count = len(learned["tokens"])
 
     def before(encoder: str, layers: int) -> Any:
@@ -149,7 +149,7 @@ def mmrl_features(
 
 
 def mmrl_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """.7 and .3 of both cross-entropies, 6 times both distances."""
+    """0.7 and 0.3 of the cross-entropies, plus 6 times both cosine distances to frozen features."""
     own, tokens, classes = mmrl_features(module, learned, pixels, task)
     fit = 0.7 * F.cross_entropy(cosines(module, own, classes), labels)
     fit = fit + 0.3 * F.cross_entropy(cosines(module, tokens, classes), labels)
@@ -163,13 +163,13 @@ def mmrl_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, tas
 
 
 def mmrl_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
-    """Both read-outs."""
+    """0.7 of the class token's logits plus 0.3 of the added tokens' logits."""
     own, tokens, classes = mmrl_features(module, learned, pixels, task)
     return 0.7 * cosines(module, own, classes) + 0.3 * cosines(module, tokens, classes)
 
 
 class _Visual(torch.nn.Module):
-    """open_clip's image encoder, to be called with other weights."""
+    """open_clip's image encoder as a submodule, for `functional_call` with other weights."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ NAMES = {
 
 
 def full_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
-    """Unit features of the image encoder with other weights, times the head, plus its bias."""
+    """Linear head on unit features of the image encoder with the learned weights."""
     weights = {}
     for name, value in learned.items():
         if name.startswith("vision."):

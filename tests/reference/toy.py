@@ -33,7 +33,7 @@ CLASSNAMES = (
 
 
 def context() -> Context:
-    """The context of a fit with seed 3 on the processor."""
+    """Context of a fit with seed 3 on the CPU."""
     return Context(3, CPU)
 
 
@@ -45,7 +45,7 @@ def random_clip(
 ) -> CLIP:
     """An untrained CLIP; every parameter is random, biases and norms included.
 
-    vision: another image encoder than a transformer.
+    vision: configuration of an image encoder other than the default transformer.
     """
     vit = {"image_size": SIZE, "patch_size": 8, "width": width, "head_width": 16, "layers": layers}
     with isolated(0):
@@ -63,7 +63,7 @@ def random_clip(
 
 
 def random_backbone(precision: str = "fp32", **shape: Any) -> OpenClipBackbone:
-    """The same CLIP as the harness loads it."""
+    """`random_clip` as a backbone of the harness."""
     half, module = (0.5, 0.5, 0.5), random_clip(**shape)
     config = PreprocessCfg(size=module.visual.image_size, mean=half, std=half)
     transform = image_transform_v2(config, is_train=False)
@@ -72,7 +72,7 @@ def random_backbone(precision: str = "fp32", **shape: Any) -> OpenClipBackbone:
 
 @dataclass
 class MemoryShots:
-    """The contract of `Shots` on pixels in memory; a view is a flip and a change of contrast."""
+    """`Shots` over pixels in memory; a view is a random flip and contrast change."""
 
     pixels: Tensor
     labels: Tensor
@@ -125,7 +125,7 @@ class MemoryShots:
         return F.normalize(views, dim=-1) if normalize and projected else views
 
     def view(self, number: int, rng: torch.Generator | None = None) -> Tensor:
-        """The pixels of the images' own view of this number, or of the next one that is drawn."""
+        """Pixels of the images' own view `number`, or of the next view drawn from `rng`."""
         return _augmented(self.pixels, rng or torch.Generator().manual_seed(99 + number))
 
 
@@ -136,7 +136,7 @@ def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def random_shots(backbone: OpenClipBackbone, classes: int, shots: int, seed: int) -> MemoryShots:
-    """Noise around one random image per class; the classes are the same for every seed."""
+    """Noise around one random image per class; these class centers are the same for every seed."""
     shape, labels = (3, *backbone.image_size), torch.arange(classes).repeat(shots)
     centers = torch.randn(classes, *shape, generator=torch.Generator().manual_seed(7))
     noise = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(seed))

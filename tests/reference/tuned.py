@@ -1,4 +1,4 @@
-"""Tuning of CLIP's own weights as plain loops over open_clip's module, by name, with autograd."""
+"""Tuning CLIP's own weights by plain loops over open_clip's module, by name, with autograd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = dict[str, Tensor]
 
 
 def tower_name(name: str) -> str:
-    """The name that a tower has for a parameter of an open_clip model."""
+    """Translate an open_clip parameter name into the name of that parameter in a tower."""
     outer = {
         "visual.proj": "vision.projection",
         "text_projection": "text.projection",
@@ -36,7 +36,7 @@ class Logits(torch.nn.Module):
     """Logits of pixels (b, classes) for token ids (classes, 77)."""
 
     def __init__(self, clip: Any) -> None:
-        """Of an open_clip model."""
+        """Wrap an open_clip model."""
         super().__init__()
         self.clip = clip
 
@@ -47,13 +47,13 @@ class Logits(torch.nn.Module):
 
 
 def logits(module: Any, weights: Mapping[str, Tensor], pixels: Tensor, tokens: Tensor) -> Tensor:
-    """Logits with some parameters of an open_clip model replaced, by its own names."""
+    """Logits of an open_clip model, some parameters replaced; `weights` is keyed by its names."""
     replaced = {f"clip.{name}": value for name, value in weights.items()}
     return functional_call(Logits(module), replaced, (pixels, tokens))  # type: ignore[no-any-return]
 
 
 def values(module: Any, chosen: Callable[[str], bool]) -> Tensors:
-    """Copies of the parameters that are trained."""
+    """Trainable copies of the parameters whose names `chosen` accepts."""
     return {
         name: value.detach().clone().requires_grad_()
         for name, value in module.named_parameters()
@@ -62,7 +62,7 @@ def values(module: Any, chosen: Callable[[str], bool]) -> Tensors:
 
 
 def singular(module: Any, names: Sequence[str]) -> tuple[Tensors, Callable[[Tensors], Tensors]]:
-    """S of every matrix, of q, k and v by itself, and the matrices U diag(S) V' as they follow."""
+    """S of every matrix (q, k and v separately), and a function from S to matrices U diag(S) V'."""
     parts: dict[str, tuple[Tensor, Tensor]] = {}
     spectra: Tensors = {}
     named = dict(module.named_parameters())
@@ -83,7 +83,7 @@ def singular(module: Any, names: Sequence[str]) -> tuple[Tensors, Callable[[Tens
 
 
 def adamw(trained: Sequence[Tensor], rate: float, decay: float, steps: int) -> Any:
-    """AdamW and its cosine per step, down to 1e-6."""
+    """AdamW and a cosine schedule per step, down to 1e-6."""
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=decay)
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, 1e-6)
 
@@ -110,7 +110,7 @@ def fitted(
 def head_fitted(
     module: Any, batches: Batches, tokens: Tensor, rate: float, decay: float = 1e-2
 ) -> Tensor:
-    """2SFS's second stage on a tuned model: W (classes, embed) from its own class features."""
+    """2SFS's second stage on a tuned model: W (classes, embed), started at its class features."""
     with torch.no_grad():
         head = F.normalize(module.encode_text(tokens), dim=-1).requires_grad_()
     head = head.clone().detach().requires_grad_()
@@ -129,7 +129,7 @@ def head_fitted(
 def projection_fitted(
     module: Any, views: Batches, tokens: Tensor, rate: float, penalty: float
 ) -> Tensor:
-    """ProLIP: Adam with eps 1e-4 on one view a step, penalty |W - W0|^2, cosine to 0."""
+    """ProLIP's W: Adam with eps 1e-4, one view per step, penalty |W - W0|^2, cosine to 0."""
     start = module.visual.proj.detach().clone()
     moved = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([moved], lr=rate, eps=1e-4)
@@ -144,7 +144,7 @@ def projection_fitted(
 
 
 def with_weights(module: Any, weights: Mapping[str, Tensor]) -> Any:
-    """A copy of an open_clip model with these parameters."""
+    """Copy of an open_clip model with the given parameters replaced."""
     copied = copy.deepcopy(module)
     named = dict(copied.named_parameters())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""VPT's mathematics: rows at the end of every image's sequence, over the full encoder."""
+"""VPT's mathematics: prompt rows at the end of every image's sequence, over the full encoder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.reference.encoders import image_rows, text_features
 
 
 def zero_shot_classes(module: Any, tokenize: Any, task: Vocabulary) -> Tensor:
-    """(classes, embed): mean direction of the templates' unit features."""
+    """Class features (classes, embed): normalized mean of the templates' unit features."""
     per_template = [text_features(module, tokenize(task.prompts(one))) for one in task.templates]
     return F.normalize(torch.stack(per_template).mean(dim=0), dim=-1)
 
 
 def logits(module: Any, prompts: Tensor, pixels: Tensor, classes: Tensor) -> Tensor:
-    """(b, classes); prompts (layers, n, width) replace one another."""
+    """Logits (b, classes); prompts (layers, n, width) are replaced layer by layer."""
     count = prompts.shape[1]
 
     def before(layer: int, x: Tensor) -> Tensor:
@@ -34,12 +34,12 @@ def logits(module: Any, prompts: Tensor, pixels: Tensor, classes: Tensor) -> Ten
 
 
 def loss(module: Any, learned: Any, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Cross-entropy of a batch; the class features are those of the support set's backbone."""
+    """Cross-entropy of a batch against zero-shot class features, by the support set's tokenizer."""
     classes = zero_shot_classes(module, task.train.backbone.tokenize, task)  # type: ignore[attr-defined]
     return F.cross_entropy(logits(module, learned["prompts"], pixels, classes), labels)
 
 
 def answers(module: Any, learned: Any, pixels: Tensor, task: Task) -> Tensor:
-    """(n, classes) with what was learned."""
+    """Logits (n, classes) with the learned prompts."""
     classes = zero_shot_classes(module, task.train.backbone.tokenize, task)  # type: ignore[attr-defined]
     return logits(module, learned["prompts"], pixels, classes)

@@ -1,4 +1,4 @@
-"""A method that misbehaves harms its own cell alone, and the record names what it did."""
+"""A misbehaving method harms only its own cell, and the record names what it did."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODULE = "fsbench_reckless"
 
 @pytest.fixture
 def reckless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The method, registered here; files that it makes go to a temporary folder."""
+    """Register the method here; files that it creates go to a temporary folder."""
     folder = tmp_path / "plugin"
     folder.mkdir()
     install_methods(folder, MODULE, "plugin_reckless.py")
@@ -46,25 +46,25 @@ def reckless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def clean() -> torch.Tensor:
-    """The logits of a zero-shot cell that nothing ran before."""
+    """Logits of a zero-shot cell in a fresh session."""
     return logits(run_one(cells("zero-shot")[0], Session()))
 
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    """Shared by all tests whose process stays as it was."""
+    """A session shared by all tests whose process state is restored."""
     return Session()
 
 
 def logits(outcome: Outcome) -> torch.Tensor:
-    """Those of a cell that is done."""
+    """Logits of a cell; assert that it is done."""
     assert outcome.record.status == "done", outcome.record.error
     assert outcome.logits is not None
     return outcome.logits
 
 
 def run(how: str, session: Session, when: str = "fit") -> Outcome:
-    """The misbehaving cell."""
+    """Run the misbehaving cell."""
     return run_one(cells("reckless", options=[f"how={how}", f"when={when}"])[0], session)
 
 
@@ -96,7 +96,7 @@ def test_whatever_is_raised_fails_the_cell_alone(
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 
-# What a method does, and what its record says of it. These are put back or ended.
+# Action of a method -> text of its incident. These changes are reverted.
 UNDONE = {
     "process": "left child processes 'sleep (pid",
     "orphan": "left child processes 'sleep (pid",
@@ -125,7 +125,7 @@ UNDONE = {
     "clock": "replaced 'time.perf_counter'",
     "math": "replaced 'math.sqrt'",
 }
-# These stay, and the process is given up.
+# These changes cannot be reverted, so the process is replaced.
 LEFT = {
     "device": "changed torch's default device",
     "matmul": "changed torch's float32 precision",
@@ -149,7 +149,7 @@ def test_what_is_changed_is_put_back_and_named(
     reckless: Any, session: Session, clean: torch.Tensor, how: str
 ) -> None:
     check, found = Incidents(), []
-    # An outer guard sees what the inner one leaves.
+    # The outer guard detects what the inner one leaves behind.
     with guarded("outside", check, lambda: found.append(True)):
         outcome = run(how, session)
     assert UNDONE[how] in said(outcome)
@@ -158,7 +158,7 @@ def test_what_is_changed_is_put_back_and_named(
 
 
 def test_pipes_of_garbage_are_not_put_down_to_a_method(session: Session) -> None:
-    """An object without owner that holds a pipe is collected before a guard, not inside."""
+    """An unreachable object that holds a pipe is collected before a guard, not inside."""
 
     class Owner:
         def __init__(self) -> None:
@@ -194,7 +194,7 @@ def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) 
     assert "changed the working directory" in said(outcome)
 
 
-# Every action in a process of its own, which is forked before torch computes anything.
+# Every action runs in its own process, forked before torch computes anything.
 APART = """
 import json, locale, os, sys
 import open_clip, sklearn.linear_model, torchvision.transforms
@@ -231,14 +231,14 @@ def test_what_stays_changed_taints_the_process(reckless: Any, tmp_path: Path) ->
         assert LEFT[one["how"]] in one["text"], one
         assert "could not be undone: the process is not used again" in one["text"], one
         assert one["tainted"], one
-    # A descriptor that was closed is back all the same.
+    # A closed descriptor is restored as well.
     assert done.stderr.count("still there") == len(LEFT)
 
 
 def test_features_of_changed_kernels_reach_no_other_cell(
     reckless: Any, clean: torch.Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Features computed under settings of a method's own are not kept, in memory or on disk."""
+    """Features computed under settings changed by a method are not cached, in memory or on disk."""
 
     def coarse() -> None:
         torch.set_flush_denormal(True)
@@ -257,7 +257,7 @@ def test_features_of_changed_kernels_reach_no_other_cell(
 
 
 def _after(late: Any, action: Any) -> Any:
-    """Logits that act before they ask for features."""
+    """A `logits` that runs the action before it requests features."""
 
     def asked(self: Any, queries: Any) -> torch.Tensor:
         action()

@@ -1,4 +1,4 @@
-"""Query labels are not where plug-in code runs, and metrics come from the array that is stored."""
+"""Plug-in code runs without query labels, and metrics come from the stored array."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MODULE = "fsbench_prying"
 
 @pytest.fixture
 def prying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The plug-in, registered here and in processes that are started."""
+    """Register the plug-in here and in child processes."""
     folder = tmp_path / "plugin"
     folder.mkdir()
     helpers.install_methods(folder, MODULE, "plugin_prying.py")
@@ -47,7 +47,7 @@ def prying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(store: Path, todo: list[RunSpec]) -> list[Record]:
-    """Through worker processes, as `fsbench run` does; in the order of `todo`."""
+    """Run cells through worker processes, as `fsbench run` does; records in the order of `todo`."""
     with LocalEngine(Store(store), Settings(threads=1)) as engine:
         found = {record.spec.key(): record for record in engine.run(todo, lambda *_: None)}
     return [found[spec.key()] for spec in todo]
@@ -59,7 +59,7 @@ def on(folder: Path, *methods: str, options: tuple[str, ...] = (), **more: Any) 
 
 
 def done(record: Record) -> Record:
-    """A record that says so."""
+    """Return the record; assert that it is done."""
     assert record.status == "done", record.error
     return record
 
@@ -75,7 +75,7 @@ def test_the_process_of_a_method_holds_no_label_and_no_name_of_a_query(
     arrays = stored_arrays(Store(tmp_path / "store"), spec.key())
     ids, labels = arrays["ids"].tolist(), arrays["labels"].tolist()
     assert len(ids) == 12
-    # That the hunt sees what is there: the report's own path, and a training class.
+    # Check that the hunt works: it finds the report's own path and a training class.
     assert any(str(report) in text for text in found["texts"])
     assert any("cat" in text for text in found["texts"])
     leaks = [text for text in found["texts"] if any(name in text for name in ids)]
@@ -123,7 +123,7 @@ def test_a_thread_of_one_method_is_not_blamed_on_the_next(
     assert any("left threads" in incident["text"] for incident in first.incidents)
     assert not done(second).incidents
     (alone,) = run(tmp_path / "alone", [zero])
-    # The last bits of features depend on how many images a batch held that others left to encode.
+    # The last bits of features depend on the batch size, which other cells' cached rows change.
     assert second.metrics == pytest.approx(alone.metrics, abs=1e-4)
 
 
@@ -163,7 +163,7 @@ def test_logits_of_other_kinds_are_refused_or_become_float32() -> None:
 
 
 def unreadable() -> Iterator[tuple[str, Any]]:
-    """Tensors of which torch fails to read the values, each in another place."""
+    """Tensors whose values torch cannot read, each failing in another place."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 

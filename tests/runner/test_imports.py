@@ -1,4 +1,4 @@
-"""Modules that a method's fit imports itself: planning needs none, workers have them before it."""
+"""Modules imported by a method's fit: planning needs none, workers preload them."""
 
 from __future__ import annotations
 

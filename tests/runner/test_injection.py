@@ -1,4 +1,4 @@
-"""Names from files and plug-ins stay names: in tables, on the terminal, in paths and in records."""
+"""Names from files and plug-ins are never interpreted: in tables, terminal, paths and records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "hf_abcdefghijklmnop"
 
 
 def steers(text: str) -> set[str]:
-    """Characters of a text that do something to a terminal."""
+    """Characters of a text that control a terminal."""
     return {c for c in text if not c.isprintable() and c != "\n"}
 
 
@@ -36,7 +36,7 @@ def test_tables_do_not_steer_the_terminal(form: str) -> None:
     records = [make(STEERING, STEERING, shots=shots) for shots in (1, 2)]
     table = build([*records, make("coop", STEERING, shots=1, seed=2)])
     shown = written(form, table)
-    # Such a name cannot be typed: it stands in a note, where a command would have been.
+    # Such a name cannot be typed: a note appears in place of a command.
     assert not table.commands
     assert "no command can express the name" in " ".join(shown.split())
     assert not steers(shown)
@@ -63,7 +63,7 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
 
 @pytest.mark.parametrize("name", ["a;=1+1", "a; @x", "a;b;\uff1d1", 'a";"=1', "a;\t-1"])
 def test_csv_cells_are_no_formulas_where_semicolons_part_them(name: str) -> None:
-    """As in German spreadsheets, and in lists that are joined by semicolons."""
+    """German spreadsheets split at semicolons, and lists are joined by semicolons."""
     text = written("csv", build([make(name)])) + tidy.write_csv([{"list": ["x", name[2:]]}], ())
     for row in csv.reader(io.StringIO(text), delimiter=";"):
         assert not [v for v in row if v.lstrip(' "').startswith(("=", "@", "-", "\uff1d"))], row
@@ -86,7 +86,7 @@ def test_outcomes_and_lines_do_not_steer_the_terminal(capsys: pytest.CaptureFixt
 
 
 def test_cache_files_do_not_steer_the_terminal() -> None:
-    """Texts from a file of the cache are shown printable."""
+    """Texts from a cache file are escaped for display."""
     path = cache_root() / "images" / ("0" * 16) / f"{'1' * 64}.pixels"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {"shape": [1, 3, 1, 1], "chunk": 1, "checks": [0], "wall": 1, "cpu": 1}
@@ -162,7 +162,7 @@ def test_the_environment_of_a_record_holds_no_variable(monkeypatch: pytest.Monke
 
 
 def test_heads_of_feature_files_that_lie(tmp_path: Path) -> None:
-    """`fsbench cache ls` reads a head of any size only as far as it must."""
+    """`fsbench cache ls` reads only as much as needed of a head of any stated size."""
     file = tmp_path / "cache" / "features" / ("0" * 16) / f"{'2' * 64}.rows"
     file.parent.mkdir(parents=True)
     for length, size in ((0, 2**63), (2**63, 9), (3, 9)):

@@ -1,4 +1,4 @@
-"""The result of the conformance kit for a method's code stands in its records and in the audit."""
+"""The conformance kit's result for a method's code appears in its records and in the audit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PASSED = {"version": KIT_VERSION, "failed": []}
 
 
 def records(store: Path, *arguments: object) -> dict[str, Record]:
-    """The records that a run leaves, by method."""
+    """Run the command line and return the records by method."""
     result = fsbench("run", "-m", "mine,zero-shot", *FEW, store, *arguments)
     assert result.code == 0, result
     return {record.spec.method: record for record in Store(store).records()}

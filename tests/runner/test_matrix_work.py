@@ -1,4 +1,4 @@
-"""Work of a whole matrix: what is shared is done once, as an independent counter sees it."""
+"""Work of a whole matrix: shared work is done once, checked by an independent counter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FROZEN = tuple(name for name in METHODS if name != "clip-lora")
 
 
 class Patches:
-    """Counts images at the patch embedding, which every one passes."""
+    """Counts images at the patch embedding, which all images pass."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -32,14 +32,14 @@ class Patches:
 
 @pytest.fixture
 def patches(monkeypatch: pytest.MonkeyPatch) -> Patches:
-    """A counter in the place of torch's convolution."""
+    """A counter in place of torch's convolution."""
     found = Patches()
     monkeypatch.setattr("torch.nn.functional.conv2d", found)
     return found
 
 
 def run(specs: Any, session: Session) -> list[Record]:
-    """All cells, one after the other."""
+    """Run all cells in order and assert that they are done."""
     records = [run_one(spec, session).record for spec in specs]
     assert {record.status for record in records} == {"done"}, [r.error for r in records]
     return records
@@ -65,7 +65,7 @@ def test_frozen_methods_encode_every_test_image_once(patches: Patches) -> None:
     queries = records[0].split["test"]
     others = patches.images - queries
     support = {1: 10, 2: 20, 4: 40}
-    # Keys of ten views and one plain encoding of each support image, validation images beside.
+    # Ten views for keys and one plain encoding per support image, plus validation images.
     assert others <= 2 * sum(count * (10 + 1 + 1) for count in support.values()) + 32
     assert total(records, "computed", "images") == patches.images
     per_cell = [record.footprint["work"]["billed"]["images"] for record in records]
@@ -138,7 +138,7 @@ def test_the_command_prints_saved_encodings(tmp_path: Any) -> None:
 
 
 def test_training_seeds_see_views_of_their_own_on_one_support_set() -> None:
-    # Training-free, on one support set: nothing but the views can differ.
+    # Training-free with a fixed support set: only the views can differ.
     def logits(seed: int) -> torch.Tensor:
         asked = {"datasets": ("digits",), "shots": (1,), "seeds": (seed,), "split_seed": 1}
         (cell,) = cells("tip-adapter", limit=60, **asked)

@@ -1,4 +1,4 @@
-"""A cell that runs out of memory is fitted again with less, and its record says so."""
+"""A cell that runs out of memory is retried with smaller parts, and its record says so."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    """One process's things."""
+    """A session of one process."""
     return Session()
 
 
@@ -36,7 +36,7 @@ def told(outcome: Outcome) -> list[str]:
 
 
 def done(outcome: Outcome) -> torch.Tensor:
-    """The logits of a cell that is done."""
+    """Logits of a cell; assert that it is done."""
     assert outcome.record.status == "done", outcome.record.error
     assert outcome.logits is not None
     return outcome.logits

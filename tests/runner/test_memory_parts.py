@@ -1,4 +1,4 @@
-"""Steps in parts: the gradients of the whole, whatever is divided, dropout included."""
+"""Steps in parts give the gradients of the whole step, for every division, dropout included."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ TEMPLATES = ("a photo of a {}.",), ("{} texture.", "art of the {}.")
 
 
 def context(parts: int = 1) -> Context:
-    """A cell's context as in a later try."""
+    """A cell's context as in a retry with this many parts."""
     return Context(3, CPU, parts=parts)
 
 
 def same(loss: Tensor) -> Tensor:
-    """No gradient scaler."""
+    """Identity, in place of a gradient scaler."""
     return loss
 
 
 def lora_step(method: ClipLora, task: Any, parts: int) -> tuple[LowRank, Any]:
-    """Gradients after one step, and what the dropout draws next."""
+    """Gradients after one step, and the next draws of the dropout generator."""
     ctx = context()
     model = method.model(task, BACKBONE, ctx).within_memory(7, CPU, parts)
     adapter = method.adapter(model, CPU, ctx)
@@ -52,7 +52,7 @@ def lora_step(method: ClipLora, task: Any, parts: int) -> tuple[LowRank, Any]:
 
 
 def assert_equal_steps(method: ClipLora, task: Any, parts: int) -> None:
-    """Every gradient, and the state of the dropout."""
+    """Assert equal gradients and an equal state of the dropout generator."""
     (whole, after), (divided, then) = (lora_step(method, task, n) for n in (1, parts))
     assert torch.equal(after, then)
     for one, other in zip(whole.parameters(), divided.parameters(), strict=True):

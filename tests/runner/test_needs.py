@@ -1,4 +1,4 @@
-"""Preflight counts what a run takes: what it states is never less than what real runs take."""
+"""Preflight estimates of a run's needs are never below what real runs use."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_worker_stays_below_the_stated_memory(tmp_path: Path) -> None:
 
 def test_views_of_a_plan_are_counted_once_per_fit() -> None:
     specs = cells("coop", "zero-shot", datasets=("digits",), shots=(1, 16), seeds=(1, 2))
-    # Ten classes; 50 views of an image at 1 shot, 200 at 16; 40 queries for all.
+    # Ten classes; 50 views per image at 1 shot, 200 at 16; 40 queries in all.
     assert stated(specs).rows["views"] == 2 * 10 * (1 * 50 + 16 * 200)
     assert stated(specs).rows["test images"] == 40
     fewer = cells(
@@ -83,7 +83,7 @@ def test_views_of_a_plan_are_counted_once_per_fit() -> None:
 
 
 def test_rows_before_the_projection_are_as_wide_as_the_tower() -> None:
-    # Features of the toy have 64 values, rows of its image tower 96.
+    # The toy's features have 64 values, its image tower's rows 96.
     both = [
         stated(cells(name, options=("iterations=300",), datasets=("digits",), shots=(1,)))
         for name in ("prolip", "wise-ft")

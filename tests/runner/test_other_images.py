@@ -1,4 +1,4 @@
-"""Results of other image bytes: computed again, not mixed; test images that were fitted on."""
+"""Results from changed image bytes: recomputed, never mixed; test images that were fitted on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KIND = "bmp"
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of images of one size in bytes, no two of which are alike."""
+    """A folder of distinct images with equal file sizes."""
     root = tmp_path / "photos"
     number = 0
     for role, count in (("train", 2), ("val", 2), ("test", 3)):
@@ -39,20 +39,20 @@ def photos(tmp_path: Path) -> Path:
 
 
 def request(photos: Path, *methods: str, **more: Any) -> Request:
-    """One seed and shot on the folder."""
+    """A request for one seed and one shot on the folder."""
     values = {"datasets": (f"folder:{photos}",), "shots": (1,), "seeds": (1,), "val": "none"}
     return Request(methods, **{"backbone": "tiny"} | values | more)
 
 
 def compute(photos: Path, *methods: str, **more: Any) -> list[Record]:
-    """Cells that are computed here and stored beside the folder."""
+    """Compute cells in this process and store them beside the folder."""
     store, session = Store(photos.parent / "s"), Session()
     found = [run_one(spec, session) for spec in expand(request(photos, *methods, **more)).cells]
     return [store.write(one.record, one.answers, one.ids) for one in found]
 
 
 def resumed(photos: Path, *methods: str, keep: bool = False, **more: Any) -> Any:
-    """The plan of a run, now."""
+    """The plan of a run in the current state of the store and the images."""
     store, plan = Store(photos.parent / "s"), expand(request(photos, *methods, **more))
     state = ImageState(plan.datasets, store.path)
     code = Code.of(cell.method for cell in plan.cells)
@@ -60,7 +60,7 @@ def resumed(photos: Path, *methods: str, keep: bool = False, **more: Any) -> Any
 
 
 def others(photos: Path, role: str) -> None:
-    """Other images of as many bytes."""
+    """Replace the images by others of equal file size."""
     for number, path in enumerate(sorted((photos / role).rglob(f"*.{KIND}"))):
         before = path.stat().st_size
         save_image(path, 5000 + number)
@@ -165,7 +165,7 @@ def test_seeds_on_other_test_images_have_no_mean(photos: Path) -> None:
 
 
 def test_methods_may_see_other_validation_images(photos: Path) -> None:
-    """Under another policy the images are other ones, and the test images are the same."""
+    """Another validation policy changes the validation images but not the test images."""
     compute(photos, "zero-shot")
     compute(photos, "tip-adapter", val="min4")
     store = photos.parent / "s"
@@ -231,7 +231,7 @@ def test_facts_follow_from_the_bytes_alone() -> None:
 
 
 def test_the_record_says_what_the_plan_works_out(photos: Path) -> None:
-    """Both ways to the digest agree, also with validation images and halves of the classes."""
+    """Plan and record give equal image digests, also with validation images and class halves."""
     more = {"classes": ("base", "new"), "limit": 3, "val": "min4"}
     found = compute(photos, "zero-shot", **more)
     state = ImageState(expand(request(photos, "zero-shot")).datasets, photos.parent / "s")

@@ -1,4 +1,4 @@
-"""From a request to cells: order, presets, settings, and what makes two cells differ."""
+"""From a request to cells: order, presets, settings, and what distinguishes two cells."""
 
 from __future__ import annotations
 

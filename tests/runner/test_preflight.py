@@ -1,4 +1,4 @@
-"""Images checked before a run: all of a small set, and the used ones of a large set."""
+"""Image checks before a run: all images of a small set, the used ones of a large set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.plugin_photos import Counted
 
 @pytest.fixture
 def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
-    """Eight training and six test images; nothing is known of them."""
+    """Eight training and six test images, none in the digest cache."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
     monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)

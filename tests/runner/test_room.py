@@ -1,4 +1,4 @@
-"""Disk and memory are looked at before anything trains, and a full disk is no loss."""
+"""Disk and memory are checked before training, and a full disk loses no results."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_limits_of_the_older_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 24 MiB."""
+    """A mounted file system of 24 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     made: Any = subprocess.run(

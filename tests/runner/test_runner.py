@@ -1,4 +1,4 @@
-"""One cell: what is recorded, and methods that break the contract."""
+"""Running one cell: its record, and methods that break the contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers import METHODS, cells, quick
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    """Shared by well-behaved methods."""
+    """A session shared by well-behaved methods."""
     return Session()
 
 
@@ -32,7 +32,7 @@ def _torch_as_it_was() -> Iterator[None]:
 
 
 def good(outcome: Outcome) -> torch.Tensor:
-    """The logits of a cell that is done."""
+    """Logits of a cell; assert that it is done."""
     assert outcome.record.status == "done", outcome.record.error
     assert outcome.logits is not None
     return outcome.logits
@@ -42,7 +42,7 @@ def test_every_method_gives_the_same_logits_in_another_session(session: Session)
     specs = cells(*METHODS, options=quick(METHODS))
     first = [run_one(spec, session) for spec in specs]
     again = Session()
-    # In another order, so that nothing depends on what ran before.
+    # Run in another order: results must not depend on earlier cells.
     second = [run_one(spec, again) for spec in reversed(specs)][::-1]
     for one, other in zip(first, second, strict=True):
         assert torch.equal(good(one), good(other)), one.record.spec.method

@@ -1,4 +1,4 @@
-"""`--skip-damaged`: images that cannot be used are left out, named, recorded and shown."""
+"""`--skip-damaged`: unusable images are left out, named, recorded and shown."""
 
 from __future__ import annotations
 

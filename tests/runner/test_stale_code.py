@@ -1,4 +1,4 @@
-"""Results of code that has been edited since are computed again, and never mixed with others."""
+"""Results of since-edited code are recomputed, and never mixed with others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
 
 
 def unload() -> None:
-    """Forget the package, so that it is imported anew."""
+    """Unload the package, so that the next import is fresh."""
     registry.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
@@ -31,7 +31,7 @@ def unload() -> None:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """The command line here; each command imports the package anew, as a new process does."""
+    """The command line in this process; each command reimports the package, like a new process."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), before))))
@@ -45,7 +45,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def records(store: Path) -> list[Record]:
-    """Those of the store, by seed."""
+    """Records of the store, by seed."""
     return sorted(Store(store).records(), key=lambda record: record.spec.train_seed)
 
 
@@ -70,7 +70,7 @@ def test_an_edit_of_the_package_has_cells_computed_again(
     assert "2 done already, 0 to run" in kept.out
     assert records(store) == before
 
-    # One of the two first, as by a run that was killed half way.
+    # Compute one of the two first, like a run that was killed half way.
     half = fresh("run", *run_flags(store, "2"))
     assert "1 cell was computed with other code of edited: computed again" in half.out
     mixed = records(store)

@@ -1,4 +1,4 @@
-"""Base-to-new and transfer: one fit, several questions, and methods that cannot answer."""
+"""Base-to-new and transfer: one fit, several evaluations, and methods that do not support them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_classes_that_were_fitted_on_are_columns_for_every_method(method: str) -
     fitted = run_one(source, session)
     assert fitted.logits is not None
     assert fitted.ids is not None
-    # The same files stand in both: black, blue, gray are columns 5, 2, 4 of the six.
+    # Both sets hold the same files: black, blue, gray are columns 5, 2, 4 of the six.
     rows = [fitted.ids.index(name) for name in outcome.ids or []]
     torch.testing.assert_close(outcome.logits, fitted.logits[rows][:, [5, 2, 4]])
     assert outcome.record.split["classes"] == 3

@@ -1,4 +1,4 @@
-"""Answers of one fit are kept apart: from each other, from names, and from what kills a worker."""
+"""Answers of one fit are independent of each other, of names, and of a killed worker."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def card(*names: str, ids: tuple[str, ...] = ()) -> DatasetCard:
 
 
 class Silent:
-    """A classifier that cannot be asked for other classes."""
+    """A classifier without `for_classes`."""
 
     def logits(self, queries: Any) -> torch.Tensor:
         raise AssertionError

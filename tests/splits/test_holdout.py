@@ -1,4 +1,4 @@
-"""`--holdout`: what cannot be is refused in one text, whatever the share."""
+"""`--holdout`: impossible shares are rejected with one message."""
 
 from __future__ import annotations
 

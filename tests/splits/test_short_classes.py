@@ -1,4 +1,4 @@
-"""Classes with fewer images than shots, and all shots: from the command line to every table."""
+"""Classes with fewer images than shots, and all shots: from the command line to all tables."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SIZES = {"cat": 9, "dog": 8, "emu": 1}
 
 @pytest.fixture
 def pets(tmp_path: Path) -> str:
-    """Classes of uneven size with test images of their own, so that all the rest is for training.
+    """Classes of uneven size with separate test images, so that all other images are for training.
 
-    The loader holds a fifth of each class out for validation; one image is for training.
+    The loader holds out a fifth of each class for validation; a single image is used for training.
     """
     for name, count in SIZES.items():
         for index in range(count):
@@ -49,7 +49,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run into one store and give what was printed."""
+    """A function that runs into one store and returns the output."""
 
     def command(*arguments: object) -> str:
         base = ("--seeds", 1, "--backbone", "tiny", "--store", tmp_path / "store")
@@ -114,7 +114,7 @@ def test_all_shots_take_every_train_image_and_stand_in_every_view(
     assert "fewer than" not in said
     found = {record.spec.shots: record for record in records(tmp_path)}
     every = found[ALL_SHOTS]
-    # 7 of 9 cats and 6 of 8 dogs: a fifth of each class is for validation.
+    # 7 of 9 cats and 6 of 8 dogs: a fifth of each class is held out for validation.
     assert (every.split["train"], every.split["short_classes"]) == (7 + 6 + 1, 0)
     assert every.to_dict()["spec"]["shots"] == "all"
     assert yaml.safe_load((tmp_path / "run.yaml").read_text())["shots"] == "1,all"
@@ -197,7 +197,7 @@ def test_a_sweep_over_all_shots_is_drawn(pets: str, tmp_path: Path) -> None:
 
 
 class Sized:
-    """Stands for so many images."""
+    """A stand-in for a set of `count` images."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -212,7 +212,7 @@ def test_schedules_follow_the_shots_that_were_asked_for() -> None:
 
     assert shots(33, asked=16) == 16
     assert shots(3, asked=16) == 16
-    # Who says nothing, and who asks for all: the mean size of a class.
+    # Without a request, and with all shots: the mean size of a class.
     assert shots(33) == shots(33, asked=ALL_SHOTS) == 11
     assert shots(1) == 1
 

@@ -1,4 +1,4 @@
-"""Few-shot picks: what each protocol promises, on pools of every shape."""
+"""Few-shot picks: guarantees of each protocol, on pools of all shapes."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
     for label, items in pool.items():
         left = len(items) - len(set(picked[label]))
         assert len(set(picked[label])) == min(shots, len(items)) or protocol == "clip-lora"
-        # Of a class that was drawn from with replacement, what is left is not validated on.
+        # The rest of a class that was drawn from with replacement is not used for validation.
         taken = min(asked, left) if len(items) >= shots or protocol != "clip-lora" else 0
         assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
 
@@ -284,9 +284,9 @@ def register_datasets(register):
 def test_a_new_way_to_draw_picks_is_written_in_one_place(
     install: Callable[[str, str], None], tmp_path: Path
 ) -> None:
-    """Named to `splits`, to `run` and to its worker, and kept in records.
+    """The protocol can be named in `splits`, in `run` and its worker, and is kept in records.
 
-    The data set is there because the process that draws loads the plug-ins of its data sets alone.
+    A plug-in data set is needed because the drawing process loads only plug-ins of its data sets.
     """
     install("lasts", LASTS)
     try:

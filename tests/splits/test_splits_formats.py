@@ -1,4 +1,4 @@
-"""Every split format gives back the lists that were written, and says what is wrong with a file."""
+"""Every split format restores the written lists, and reports errors in files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROLES = ("train", "val", "test")
 
 @st.composite
 def lists(draw: st.DrawFn) -> dict[str, tuple[Item, ...]]:
-    """Lists with a train image of every class, as any data set has them."""
+    """Lists with at least one train image of every class, as in any data set."""
     names = draw(st.lists(NAMES.map(lambda name: f"c{name}"), min_size=1, max_size=3, unique=True))
     labels = list(range(len(names)))
     chosen = {"train": labels + draw(st.lists(st.sampled_from(labels), max_size=4))}

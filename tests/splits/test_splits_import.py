@@ -20,7 +20,7 @@ from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 from tests.splits.test_splits_published import real_pools
 
 # indices/eurosat/shot_1-seed_1.json of https://github.com/linzhiqiu/cross_modal_adaptation:
-# folder, then number of the image and its position in the list, for train and for val.
+# per folder, image number and position in the list, for train and for val.
 EUROSAT = """
 AnnualCrop 2365 275 1229 96 | Forest 2046 2665 826 1099 | HerbaceousVegetation 503 3129 120 1229
 Highway 125 5022 174 2257 | Industrial 2006 5991 1199 2727 | Pasture 573 7507 859 2999

@@ -1,4 +1,4 @@
-"""CoOp's cached picks are read without executing anything; what does not belong there is named."""
+"""CoOp's cached picks are read without executing anything; foreign content is named."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STRING = b"X\x01\x00\x00\x00a"
 
 @pytest.fixture
 def datum(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A class as CoOp's caches name it; it is gone again when the cache is read."""
+    """A class with the name used in CoOp's caches; unregistered before the cache is read."""
     parts = MODULE.split(".")
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
@@ -74,7 +74,7 @@ def test_every_protocol(
 
 
 def test_a_cache_is_imported_and_is_the_exported_draw(tmp_path: Path, datum: Any) -> None:
-    """Written on another machine, with its paths: the images and the digest are the same."""
+    """Caches from another machine contain its paths: images and digest are the same."""
     small = write_small(tmp_path / "small")
     for seed in (1, 2):
         exported, cache = tmp_path / "x.json", tmp_path / f"shot_2-seed_{seed}.pkl"
@@ -123,7 +123,7 @@ def test_nothing_is_executed(tmp_path: Path, datum: Any) -> None:
 
 
 def test_code_of_a_class_named_datum_is_not_run(tmp_path: Path) -> None:
-    """The name alone is allowed: the class is never looked up, and is called with nothing."""
+    """Only the name is allowed: the class is never looked up or called with arguments."""
     refused(tmp_path, b"cos\nDatum\n(S'touch x'\ntR.", "builds something else")
     refused(tmp_path, b"(cos\nDatum\nS'touch x'\no.", "builds something else")
     refused(tmp_path, b"\x80\x02cos\nDatum\n" + STRING + b"\x85\x81.", "builds something else")
@@ -187,7 +187,7 @@ def test_every_truncation_is_refused(tmp_path: Path, datum: Any) -> None:
 
 
 def test_memo_bombs_stay_small(tmp_path: Path) -> None:
-    """Lists of lists of one list: written out, 1000 ** 7 values; and one big dict for many."""
+    """Nested lists of one list: expanded, 1000 ** 7 values; and one big dict for many objects."""
     layers = b"".join(b"(" + bytes([104, n]) * 1000 + b"l" + bytes([113, n + 1]) for n in range(6))
     pairs = b"".join(
         b"X\x04\x00\x00\x00" + struct.pack("<I", 0x61616161 + n) + b"N" for n in range(20)
@@ -201,7 +201,7 @@ def test_memo_bombs_stay_small(tmp_path: Path) -> None:
 
 
 def test_tuples_that_share_their_parts_are_no_keys(tmp_path: Path) -> None:
-    """The hash of such a tuple takes 1000 ** 7 steps."""
+    """Hashing such a tuple would take 1000 ** 7 steps."""
     layers = b"".join(b"(" + bytes([104, n]) * 1000 + b"t" + bytes([113, n + 1]) for n in range(6))
     start = time.process_time()
     for keys in (layers, layers.replace(b"t", b"tR"), layers.replace(b"t", b"t\x81")):

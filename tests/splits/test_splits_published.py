@@ -84,7 +84,7 @@ def test_a_changed_split_is_told_from_the_published_one() -> None:
 
 
 def test_train_overlap_of_the_two_papers() -> None:
-    """Shares of CoOp's 16-shot picks that CLIP-LoRA draws too, seed 1, from the authors' code."""
+    """Shares of CoOp's 16-shot picks also drawn by CLIP-LoRA, seed 1, from the authors' code."""
     for name, share in {"caltech101": 0.56, "dtd": 0.27, "eurosat": 0.01, "sun397": 0.40}.items():
         mine, theirs = pick(name), pick(name, protocol="clip-lora")
         overlap = len(set(mine.train) & set(theirs.train)) / len(mine.train)

@@ -1,4 +1,4 @@
-"""Files beside records: every number is that of all logits in full precision, whatever was kept."""
+"""Logits files: every number is that of full-precision logits, whatever part was kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.answers import answers_of, put_answers, put_whole
 from tests.store_cases import filled
 from tests.store_records import make
 
-# Ties, one class and two, differences beyond 16 bits and below what they can tell apart.
+# Ties, one and two classes, differences beyond 16-bit range and below 16-bit resolution.
 VALUES = st.one_of(
     st.integers(-3, 3).map(float),
     st.floats(-100, 100, width=32),
@@ -83,7 +83,7 @@ def test_logits_of_16_bits_give_the_stated_error(store: Store, case: Case) -> No
         exact, kept = answers_of(logits, columns), answers_of(found, columns)
         gaps = logits.max(axis=1).astype(float) - logits[:, label]
         near = gaps < 65_000
-        # What float32 itself cannot tell apart at this height is added.
+        # Add the resolution of float32 itself at this magnitude.
         coarse = np.spacing(float(abs(logits).max()) * 2.0**29) + 1e-7
         bound = 2.0**-11 * (gaps + math.log(logits.shape[1])) + coarse
         assert (abs(exact.surprises - kept.surprises) <= bound)[near].all()
@@ -170,6 +170,6 @@ def test_a_large_cell_is_written_and_read_in_parts(tmp_path: Path, kept: str) ->
         read = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The logits themselves are not among what was allocated.
+    # The logits themselves are not counted as allocated.
     assert written < 1.6 * logits.nbytes
     assert read < 1.6 * logits.nbytes

@@ -1,4 +1,4 @@
-"""Models on a hub: what was pushed is loaded, by its commit, and what is wrong is one line."""
+"""Models on a hub: pushed models load by commit, and errors are one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         template = f"{running.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        # Versions before 1.0 hold the address in the module that uses it, too.
+        # Before version 1.0, the module that uses the address holds a copy of it.
         for module in (constants, importlib.import_module("huggingface_hub.file_download")):
             monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -47,7 +47,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def with_new_sessions() -> None:
-    """Connections made before may be of another mode (offline), by the version of the package."""
+    """Drop connections made in another mode (offline), if the package's version keeps them."""
     from huggingface_hub import utils
 
     for name in ("reset_sessions", "close_session"):

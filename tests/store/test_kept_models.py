@@ -1,4 +1,4 @@
-"""`run --keep-models`: a model beside every record, and what the commands on stores do with it."""
+"""`run --keep-models`: a model beside every record, and how store commands handle it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def record_of(store: Path, method: str = "linear-probe") -> fb.Record:
 
 
 def fitted_lists(photos: Path) -> str:
-    """The digest of the images that a cell was fitted on and chose by."""
+    """Digest of the images that a cell was fitted and selected on."""
     (spec,) = cells("zero-shot", datasets=(f"folder:{photos}",), limit=None)
     return Session().examiner.cell(spec).picks
 

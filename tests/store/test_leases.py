@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, and none that outlives its process or its time."""
+"""Leases: one holder at a time, and none that outlives its process or its expiry."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_killed_holder_of_this_machine_holds_nothing(tmp_path: Path) -> None:
         process.communicate()
         claimed = mine.claim(KEY)
         assert claimed is not None
-        # Processes of the same run died before; how many is what decides whether it is given up.
+        # Processes of the same run died before; their number decides whether the cell is given up.
         assert claimed.holder.tries == tries
         mine.held.clear()
         path = tmp_path / FOLDER / files(tmp_path)[0]

@@ -1,4 +1,4 @@
-"""Folders of kept models: what is written is read back, and nothing else is read."""
+"""Folders of kept models: what is written is read back, and anything else is rejected."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_any_changed_byte_is_noticed(
     (folder / name).write_bytes(content)
     with suppress(StoreError):
         config, tensors = read_model(folder)
-        # A blank between values was changed, or the case of a letter of an escape.
+        # Only whitespace between values, or the letter case of an escape, was changed.
         assert dataclasses.replace(config, tensors="") == MODEL
         assert all(torch.equal(tensors[one], KEPT[one]) for one in KEPT)
 

@@ -32,7 +32,7 @@ def done(store: Store) -> list[Record]:
 
 
 def drop_metrics(store: Store) -> None:
-    """Write records that state nothing but their accuracies."""
+    """Rewrite records with no metrics except the accuracies."""
     drop = METRICS.keys() - KEPT
     for record in done(store):
         metrics = {name: value for name, value in record.metrics.items() if name not in drop}
@@ -41,7 +41,7 @@ def drop_metrics(store: Store) -> None:
 
 
 def check(store: Store, outcomes: Outcomes) -> None:
-    """Outcomes are what the logits say, computed here."""
+    """Assert that outcomes equal those computed here from the logits."""
     for record in done(store):
         arrays, found = stored_arrays(store, record.spec.key()), outcomes.of(record)
         logits, labels = arrays["logits"], arrays["labels"]

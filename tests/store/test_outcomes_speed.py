@@ -1,4 +1,4 @@
-"""Tables and predictions of 2,000 records with logits come at once."""
+"""Tables and predictions of 2,000 records with logits are fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.synthetic_store import fill
 
 
 def seconds_of(*words: str | Path) -> float:
-    """Processor time of a command of its own; it doubles where others share the caches."""
+    """CPU time of a command in its own process; may double if other processes share the caches."""
     before = os.times()
     command = [sys.executable, "-m", "fewshot_bench", *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -31,7 +31,7 @@ def test_two_thousand_records_with_logits(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr("os.fsync", lambda descriptor: None)
         store = fill(tmp_path / "s", failed=4, zero_shot=True)
     assert seconds_of("compare", "--store", store.path) < 4.0
-    # Once the logits have been read.
+    # The first call reads the logits.
     seconds_of("compare", "--store", store.path, "--baseline", "coop")
     assert seconds_of("compare", "--store", store.path, "--baseline", "coop") < 6.0
     records = [record for record in store.records() if record.status == "done"]

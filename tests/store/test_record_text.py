@@ -1,4 +1,4 @@
-"""The digest of a record's text: what was written is not checked again, what changed is."""
+"""The digest of a record's text: written records are not checked again, changed ones are."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_answers_are_read_in_full_where_their_file_is_another(tmp_path: Path) ->
     path = put(store, 2)
     archive = path.with_suffix(".npz")
     assert store.complete(path.stem)
-    # A comment of the archive changes no array.
+    # An archive comment changes no array.
     content = archive.read_bytes()
     archive.write_bytes(content[:-2] + b"\x01\x00x")
     assert store.complete(path.stem)
@@ -111,7 +111,7 @@ def test_a_split_is_parsed_once_for_all_of_its_records(
     splits = [reader.values(path, path.stem)["split"] for path in paths]
     assert [record.split for record in expected] == splits
     assert len({id(split) for split in splits}) == len({json.dumps(split) for split in splits})
-    # However few are remembered, the values are the same.
+    # Values do not depend on how many are cached.
     monkeypatch.setattr(record_files, "_MOST_BYTES", 1)
     monkeypatch.setattr(store_index, "_MOST_SPLITS", 1)
     assert list(Store(store.path).records()) == expected

@@ -1,4 +1,4 @@
-"""The stores that `benchmarks.records_scale` makes are those of real runs."""
+"""Stores made by `benchmarks.records_scale` match those of real runs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ VALUES = st.recursive(
 )
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=3)
 METRICS = st.dictionaries(NAMES, st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6), max_size=3)
-# A specification has no empty names.
+# Names in a specification are never empty.
 WORDS = st.text(min_size=1, max_size=12)
 OPTIONS = st.dictionaries(WORDS, VALUES, max_size=3)
 SPECS = st.builds(

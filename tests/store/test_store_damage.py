@@ -1,4 +1,4 @@
-"""The store meets damaged records and logits: kept aside, never used."""
+"""Damaged records and logits in a store are set aside and never used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fsbench store gc`: what no result needs goes, and nothing else."""
+"""`fsbench store gc`: removes what no result needs, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.fixture
 def messy(tmp_path: Path) -> tuple[Store, set[str], set[str], set[str]]:
-    """A store; the files that gc removes, that it removes with --damaged, and that it keeps."""
+    """A store, and its files that gc removes, removes only with --damaged, and keeps."""
     store = filled(tmp_path / "s")
     put_failed(store, 9)
     orphan = put(store, 5)
@@ -131,7 +131,7 @@ def test_logits_of_a_record_that_cannot_be_read_stay(
 def test_a_writer_that_publishes_meanwhile_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, links: bool
 ) -> None:
-    """The cell of old logits without a record is written while gc is about to remove them."""
+    """The record for old, orphaned logits is written while gc is about to remove them."""
     store = filled(tmp_path / "s", [1])
     path = put(store, 5)
     path.unlink()

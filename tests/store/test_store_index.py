@@ -1,4 +1,4 @@
-"""The index of a store: records() gives with it what it gives without it."""
+"""The index of a store: records() gives the same result with and without it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, put, put_failed
 
-# Above a tick of the file system's clock.
+# Longer than a tick of the file system's clock.
 SETTLED = 0.02
 
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index is worth writing for one new row, and files settle quickly."""
+    """Write the index for a single new row, and let files settle quickly."""
     hasten(monkeypatch)
 
 
@@ -46,7 +46,7 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(store: Store) -> tuple[list[Record], list[str]]:
-    """The records that a new `Store` lists, and those that it reports as damaged."""
+    """Records listed by a new `Store`, and those it reports as damaged."""
     opened = Store(store.path)
     return list(opened.records()), [str(damage) for damage in opened.damaged]
 
@@ -64,18 +64,18 @@ def unindexed(store: Store) -> tuple[list[Record], list[str]]:
 
 
 def files(store: Store) -> dict[Path, bytes]:
-    """The files of the index with their contents."""
+    """Index files and their contents."""
     return {path: path.read_bytes() for path in index_files(store.path)}
 
 
 def index_of(store: Store) -> Path:
-    """The one file of the index."""
+    """The only file of the index."""
     (path,) = index_files(store.path)
     return path
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The record files that are opened from now on."""
+    """Log of record files opened from now on."""
     from fewshot_bench.store import record_files as module
 
     opened: list[Path] = []
@@ -96,7 +96,7 @@ def test_an_index_spares_opening_records(tmp_path: Path, monkeypatch: pytest.Mon
     opened = reads(monkeypatch)
     assert listed(store) == first
     assert opened == []
-    # From here on nothing settles, however long a listing takes.
+    # From here on no file settles, however long a listing takes.
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 3600)
     changed = put(store, 3, shift=1.0)
     assert listed(store) == unindexed(store) != first
@@ -113,7 +113,7 @@ def test_a_few_records_are_not_worth_an_index(tmp_path: Path) -> None:
 
 
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The record files and the logits that are checked from now on."""
+    """Log of record and logits files checked from now on."""
     from fewshot_bench.store import store as module
 
     checked: list[Path] = []
@@ -133,7 +133,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def held(store: Store) -> dict[str, Record]:
-    """The records that a run which asks for all cells finds."""
+    """Records found by a run that requests all cells."""
     paths = sorted(store.root.rglob("*.json"))
     for path in paths:
         if path.stem not in SPECS:
@@ -141,7 +141,7 @@ def held(store: Store) -> dict[str, Record]:
     return Store(store.path).held([SPECS[path.stem] for path in paths])
 
 
-# Specifications of records that were read while they were whole.
+# Specifications of records read before they were damaged.
 SPECS: dict[str, RunSpec] = {}
 
 
@@ -155,7 +155,7 @@ def test_resuming_checks_what_has_changed_alone(
     expected = {record.spec.key(): record for record in listed(store)[0]}
     checked = checks(monkeypatch)
     assert held(store) == expected
-    # The index had the records, and nobody had looked at the logits.
+    # The records were indexed, but their logits were not checked yet.
     assert sorted(checked) == sorted(store.root.rglob("*.npz"))
     checked.clear()
     assert held(store) == expected
@@ -188,13 +188,13 @@ JSON = st.recursive(
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), JSON), min_size=1, max_size=5))
 def test_an_entry_is_that_of_the_whole(values: list[dict[str, Any]]) -> None:
     frames = Frames()
-    # Frames are for what stands there more than once.
+    # Frames are used for text that occurs more than once.
     for value in values * 3:
         text = frames.pack(value)
         assert repr(frames.unpack(text)) == repr(value)
         for name in "abcde":
             assert repr(frames.reader((name,))(text)) == repr((value.get(name),))
-        # Values inside of objects, and what stands for those that are not there.
+        # Values inside objects, and the default for absent ones.
         names = tuple(f"{one}.{other}" for one in "abe" for other in "abcde")
         expected = tuple(entry(value, name, "absent") for name in names)
         assert repr(frames.reader(names, "absent")(text)) == repr(expected)
@@ -232,7 +232,7 @@ def test_resuming_needs_no_listing_before(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_was_just_written_is_not_indexed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second change within a tick of the clock could leave the same stamp."""
+    """A second change within one clock tick could leave the same stamp."""
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 60)
     store = filled(tmp_path / "s")
     listed(store)
@@ -288,7 +288,7 @@ def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_an_index_grows_by_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are written once; each row is written anew as often as all double, and no more."""
+    """Files are written once; a row is rewritten only when segments double."""
     monkeypatch.setattr(store_index, "WORTH", 8)
     written: list[int] = []
     write = store_index.Segment.write
@@ -332,7 +332,7 @@ def test_an_index_of_another_store_is_no_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_writer_that_is_killed_leaves_the_index_as_it_was(tmp_path: Path, moment: str) -> None:
-    """Killed where the new file gets its name; what it put together stays or is there twice."""
+    """Killed at the rename of the new file; merged segments remain or are duplicated."""
     store = filled(tmp_path / "s", range(4))
     with pytest.MonkeyPatch.context() as patch:
         hasten(patch)
@@ -404,7 +404,7 @@ def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
 
 
 class Anything(RuleBasedStateMachine):
-    """Whatever happens to record files and the index, both ways of reading agree."""
+    """For any changes of record files and the index, both ways of reading agree."""
 
     seeds = st.integers(0, 4)
 
@@ -478,7 +478,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        """Records that are left out are renamed, or lack logits: reading all gives the same."""
+        """`held` omits renamed records and those without logits; reading all gives the same."""
         found = held(self.store)
         keys = [path.stem for path in sorted(self.store.root.rglob("*.json"))]
         fresh = Store(self.store.path)

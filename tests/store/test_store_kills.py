@@ -123,7 +123,7 @@ def test_kill_loses_only_the_cell_in_flight(store: Store) -> None:
         process = start_writer(store, 0, 100_000)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        # So many cells further, then somewhere within the next one.
+        # Kill after this many more cells, somewhere within the next one.
         lines = [process.stdout.readline() for _ in range(draw.randrange(6))]
         time.sleep(draw.uniform(0.0, 0.03))
         process.kill()

@@ -1,4 +1,4 @@
-"""`fsbench store merge`: results of several machines together, and none lost or overwritten."""
+"""`fsbench store merge`: combines results of several machines; none is lost or overwritten."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_damaged_cell_here_is_set_aside_and_replaced(tmp_path: Path, ending: s
 
 @pytest.mark.parametrize("ending", [".json", ".npz"])
 def test_a_failed_cell_takes_the_place_of_nothing(tmp_path: Path, ending: str) -> None:
-    """Damaged or incomplete records here are left for a run, or for a merge with a done cell."""
+    """Damaged or incomplete local records are left for a run, or for a merge with a done cell."""
     here, there = filled(tmp_path / "a", [1, 2]), filled(tmp_path / "b", [])
     flip(here.file(put_failed(there, 1).stem).with_suffix(ending), 200)
     here.file(put_failed(there, 2).stem).with_suffix(".npz").unlink()

@@ -1,4 +1,4 @@
-"""`fsbench store merge` that is killed, runs twice at once, or cannot write."""
+"""`fsbench store merge` when killed, run twice at once, or unable to write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.store_cases import filled, flip, killed_at, put, result
 
 @pytest.mark.parametrize("moment", range(5))
 def test_a_kill_leaves_nothing_half_written(tmp_path: Path, moment: int) -> None:
-    """Renames: the picks, then logits and record of each cell."""
+    """Order of renames: the picks, then logits and record of each cell."""
     source, here = filled(tmp_path / "b", [1, 2]), Store(tmp_path / "a")
     picks(source.path)
     assert killed_at(moment, "store", "merge", source.path, "--store", here.path)
@@ -43,7 +43,7 @@ def test_a_kill_while_a_damaged_cell_is_replaced(tmp_path: Path) -> None:
 
 
 def test_merges_at_once_overwrite_nothing(tmp_path: Path) -> None:
-    """Five cells differ: whoever comes second shows them as conflicts."""
+    """Five cells differ: the second merge reports them as conflicts."""
     one, other = filled(tmp_path / "a", range(15)), filled(tmp_path / "b", range(15, 25))
     for seed in range(10, 15):
         put(other, seed, shift=9.0)

@@ -1,4 +1,4 @@
-"""Chosen records go with their logits and caches; what a run computes stays."""
+"""Chosen records are removed with their logits and caches; cells of running runs stay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def left(store: Store) -> set[str]:
-    """Keys that are still there, of records and of logits."""
+    """Keys of remaining records and logits."""
     files = store.root.rglob("*.*")
     return {path.stem for path in files if path.suffix in (".json", ".npz")}
 

@@ -1,4 +1,4 @@
-"""`fsbench store verify`: every change of a value that matters is found, and nothing is changed."""
+"""`fsbench store verify`: detects every change of a value that matters, and changes nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOURS = 7200
 
 
 def found(store: Store) -> list[tuple[str, str]]:
-    """Kinds and file names of what verify finds."""
+    """Kinds and file names of verify's findings."""
     return [(finding.kind, finding.path.name) for finding in verify(store).findings]
 
 
@@ -48,7 +48,7 @@ def kinds(store: Store) -> set[str]:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object], seal: bool = True) -> None:
-    """Change a record's values; with `seal` its digest fits them, as if they had been computed."""
+    """Change a record's values; with `seal`, recompute its digest."""
     values = json.loads(path.read_text())
     change(values)
     if seal:
@@ -123,7 +123,7 @@ def test_values_that_nothing_else_tells(tmp_path: Path, change: Any) -> None:
 
 
 def replaced(path: Path, **changed: Any) -> None:
-    """Other arrays beside a record, which states their digest."""
+    """Replace arrays beside a record, and update their digests in it."""
     values = {**read(path.with_suffix(".npz")), **changed}
     np.savez_compressed(path.with_suffix(".npz"), **values)
     edit(path, lambda record: record["digests"].update(digests_of(values)))
@@ -136,7 +136,7 @@ def of_earlier_version(store: Store, seed: int) -> Path:
 
 
 def other(store: Store, name: str, **changed: Any) -> np.ndarray:
-    """Rows of the file of seed 2, with other values in some fields."""
+    """Rows of the file of seed 2, with some fields replaced."""
     return fields(read(put(store, 2).with_suffix(".npz"))[name], **changed)
 
 
@@ -226,7 +226,7 @@ def test_arrays_that_no_run_writes(
 
 
 def meaning(path: Path) -> object:
-    """The decoded content of a file; None where it has none."""
+    """The decoded content of a file; None if it cannot be decoded."""
     if path.suffix == ".json":
         try:
             return json.loads(path.read_bytes())
@@ -243,7 +243,7 @@ def meaning(path: Path) -> object:
     ("status", "ending"), [("done", ".json"), ("done", ".npz"), ("failed", ".json")]
 )
 def test_changed_bits_at_random_places(tmp_path: Path, status: str, ending: str) -> None:
-    """Each either changes nothing that the file says, or is found."""
+    """Each change either leaves the content equal, or is detected."""
     store = filled(tmp_path / "s", [1])
     path = (put if status == "done" else put_failed)(store, 2).with_suffix(ending)
     whole, said = path.read_bytes(), meaning(path)

@@ -1,4 +1,4 @@
-"""Records and logits that were changed by hand: named, left out, computed again, never believed."""
+"""Records and logits edited by hand: named, left out, recomputed, never trusted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(finished: Path, tmp_path: Path) -> Store:
-    """A copy of it that a test may change."""
+    """A copy of the finished store that a test may change."""
     shutil.copytree(finished, tmp_path / "s")
     return Store(tmp_path / "s")
 
@@ -54,7 +54,7 @@ def of_method(store: Store, method: str, seed: int = 1) -> Path:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a record's values by hand; its size and times stay where they can."""
+    """Edit a record's values by hand; restore its time stamps."""
     times, values = path.stat(), json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values, indent=1) + "\n")
@@ -186,7 +186,7 @@ def test_a_record_that_was_copied_under_another_key(store: Store) -> None:
 
 
 def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index whose text is edited counts as none; one whose checksum fits is named."""
+    """An index with edited text is ignored; an edited one with a valid checksum is reported."""
     monkeypatch.setattr(store_index, "WORTH", 1)
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 0.02)
     store = filled(tmp_path / "s")
@@ -246,7 +246,7 @@ def test_a_sound_store_says_nothing(store: Store) -> None:
 
 
 def test_a_finished_run_leaves_no_claim_of_a_killed_one(store: Store) -> None:
-    """The killed one had stored its cells, so that nobody claims them again."""
+    """The killed run had stored its cells, so that no run claims them again."""
     key = next(iter(store.records())).spec.fit_key()
     claims = store.path / CLAIMS
     claims.mkdir(exist_ok=True)

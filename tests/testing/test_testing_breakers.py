@@ -1,4 +1,4 @@
-"""Each check of the conformance kit is proved by a method that breaks exactly its rule."""
+"""Each check of the conformance kit catches a method that breaks exactly its rule."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_expected_failures_become_strict_xfails() -> None:
 
 @dataclass
 class Listed(Linear):
-    """A classifier whose `tensors` is no mapping."""
+    """A classifier whose `tensors` is not a mapping."""
 
     def tensors(self) -> Any:
         return [self.weight, self.bias]

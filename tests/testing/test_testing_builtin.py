@@ -9,8 +9,8 @@ from typing import Any
 from fewshot_bench.api.registry import registry
 from fewshot_bench.testing import parametrize_with_checks, quick
 
-# Few steps: the rules are about conduct. CoOp starts from words, since the toy's text encoder is
-# random and sixteen random tokens drown the class name in it.
+# Few steps: the rules concern conduct. CoOp starts from words, as the toy's text encoder is random
+# and sixteen random tokens would hide the class name.
 SHORTER: dict[str, dict[str, Any]] = {
     "clip-lora": {"iterations": 2},
     "coop": {"epochs": 40, "context_init": "a photo of a"},

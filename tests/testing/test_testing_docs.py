@@ -34,12 +34,12 @@ def test_every_hook_is_documented() -> None:
 
 
 def example(name: str) -> str:
-    """The code block of the guide that is marked with this name."""
+    """The code block of the guide with this marker."""
     return GUIDE.split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
 
 
 def module_of(source: str, folder: Path, patch: pytest.MonkeyPatch) -> ModuleType:
-    """Code of the guide as a reader would save it."""
+    """Save code of the guide as a module, like a reader would, and import it."""
     (folder / "fsbench_from_the_guide.py").write_text(source, encoding="utf-8")
     patch.syspath_prepend(str(folder))
     patch.delitem(sys.modules, "fsbench_from_the_guide", raising=False)

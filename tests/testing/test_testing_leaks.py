@@ -1,4 +1,4 @@
-"""Nothing that a method is handed leads to test labels, item names or files."""
+"""No argument of a method gives access to test labels, item names or files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OUTSIDE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, typ
 
 
 def reachable(*roots: object) -> list[Any]:
-    """Everything that can be reached from the roots by attributes and containers."""
+    """All objects reachable from the roots through attributes and containers."""
     seen: dict[int, Any] = {}
     todo = list(roots)
     while todo:

@@ -1,4 +1,4 @@
-"""Deterministic kernels: what is set, what stands in a record, and that numbers stay."""
+"""Deterministic kernels: the settings, their record entry, and unchanged numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages that extras bring: without them, the rest works, and one line names what to install."""
+"""Optional packages: without them the rest works, and one line names what to install."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1",
 
 
 def without(*arguments: object, hidden: tuple[str, ...] = HIDDEN) -> tuple[int, str, str]:
-    """The command line where some packages are not installed."""
+    """Run the command line with some packages hidden."""
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(hidden=hidden), *map(str, arguments)],
         capture_output=True,

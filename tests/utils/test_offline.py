@@ -1,4 +1,4 @@
-"""--offline: what is on this machine works; what needs another one says so and does not ask it."""
+"""--offline: local resources work; anything remote is reported and not requested."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ assert not {"torch"} & set(sys.modules)
 
 
 def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command line as a process of its own."""
+    """Run the command line in a subprocess."""
     return subprocess.run(
         command(*arguments),
         capture_output=True,

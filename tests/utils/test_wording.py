@@ -1,4 +1,4 @@
-"""Numbers in words: what they seem to say is true."""
+"""Numbers in words are true as they read."""
 
 from __future__ import annotations
 
