@@ -161,7 +161,7 @@ class PromptPart(Protocol):
 
 
 class PackedPrompts(Protocol):
-    """Prompts laid out for the text tower: the shared prefix once, no padding."""
+    """Prompts laid out for the text tower: the shared prefix once, little padding."""
 
     @property
     def tokens(self) -> int:

@@ -98,7 +98,9 @@ def check_shots(file: SplitFile, pools: Pools, dataset: str) -> str:
         raise DataMissingError(
             f"{file.path} has up to {most} train images per class, expected {file.shots} (--shots)"
         )
-    return f"{len(names)} classes, {file.shots} train images each (fewer where a class has fewer)"
+    return (
+        f"{len(names)} classes, {file.shots} train images each (fewer where the lists have fewer)"
+    )
 
 
 def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: str) -> str:

@@ -99,6 +99,41 @@ def test_all_images_of_a_folder_are_used_and_rare_classes_stay(few: None, tmp_pa
     assert not list((tmp_path / "photos").glob("*.json"))
 
 
+def test_images_that_a_model_was_made_from_are_no_test(tmp_path: Path) -> None:
+    """`adapt` uses a folder without test images whole, `evaluate` would hold out a part of it."""
+    own = photos(tmp_path / "photos", 10, 10)
+    model = fb.adapt(own, tmp_path / "m", method="zero-shot", **TINY).folder
+    refused = fsbench("evaluate", model, "-d", own)
+    assert refused.code == 2
+    assert f"the model was made from {own}, and 6 of its 6 test images are among" in refused.err
+    shown = fsbench("evaluate", model, "-d", photos(tmp_path / "others", 20, 20))
+    assert shown.code == 0, shown.err
+    assert "12 test images" in shown.out
+    assert "28 other images of it are its training part" in shown.out
+
+
+def test_images_that_chose_settings_are_counted_apart(tmp_path: Path) -> None:
+    """The record of the evaluation and the card state them too."""
+    own = photos(tmp_path / "photos", 10, 10)
+    found = fb.adapt(own, tmp_path / "m", method="tip-adapter", options={"views": 2}, **TINY)
+    data = found.config.data
+    assert (list(data["images"].values()), data["validation"]) == ([6, 6], 8)
+    assert data["val"] == "min4"
+    text = (found.folder / "README.md").read_text()
+    assert "was fitted on 12 images of 2 classes" in text
+    assert "8 more images chose its settings." in text
+    assert "corrected for the choice" not in text
+    others = image_folder(tmp_path / "others")
+    (others / "test" / "cat").rename(others / "test" / "class 0")
+    (others / "test" / "dog").rename(others / "test" / "class 1")
+    for role in ("train", "val"):
+        for number, name in enumerate(("cat", "dog")):
+            (others / role / name).rename(others / role / f"class {number}")
+    record = fb.evaluate(found.folder, f"folder:{others}")
+    assert (record.split["train"], record.split["val"], record.spec.val) == (12, 8, "min4")
+    assert record.footprint["selection"]["labels"] == 8
+
+
 def test_one_image_per_class_states_no_accuracy(
     few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from fewshot_bench.analysis.conditions import data_digest, without_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.spec import TOY, TOY_NOTE, RunSpec
+from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
 RANGES = (
@@ -125,7 +125,9 @@ def _short_classes(table: Table) -> Iterator[str]:
         if cell.short.classes
     }
     if train:
-        yield f"fewer images than the shots, for want of more: {_some(list(train), '; ')}"
+        imported = any(cell.row.spec.protocol == IMPORTED for cell in cells)
+        why = "as imported or for want of more" if imported else "for want of more"
+        yield f"fewer images than the shots, {why}: {_some(list(train), '; ')}"
     val = {
         f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
         for cell in cells

@@ -237,6 +237,8 @@ def _stated(
     found = accuracy.stated(search.shares, finalists.index(winner), search.runner.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
+    # The folds of one repeat: an image of a fold is in other folds of the other repeats.
+    first = np.tile(winner.parts[0], repeats)
     fits = parts + FOLDS * np.repeat(np.arange(repeats), len(search.labels))
     held = parts >= 0
     logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
@@ -244,7 +246,7 @@ def _stated(
     if len(chosen_by):
         logits, scale = calibration.rescaled(logits, fits), calibration.scale_of(chosen_by)
     temperature = calibration.temperature_of(logits, labels, found.images)
-    error = calibration.calibration_error(logits, labels, parts, found.images)
+    error = calibration.calibration_error(logits, labels, first[held], found.images)
     threshold = None
     if kept is not None:
         threshold = calibration.threshold(logits, labels, temperature, kept, found.images)
@@ -256,6 +258,7 @@ def _stated(
         "folds": FOLDS,
         "repeats": repeats,
         "images": found.images,
+        "methods": len(finalists),
         "calibration_error": error,
     }
     return _Stated(numbers, temperature * scale, threshold)
@@ -263,7 +266,9 @@ def _stated(
 
 def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
     material, chosen, name = runner.material, runner.chosen, winner.name
-    counts = dict(zip(material.classnames, material.counts.tolist(), strict=True))
+    validation = _validation(winner, material.labels, chosen.seed)
+    fitted_on = np.delete(material.labels, validation)
+    counts = np.bincount(fitted_on, minlength=len(material.classnames)).tolist()
     return config_of(
         name,
         fitted.cell.method,
@@ -276,8 +281,10 @@ def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _State
             "revision": material.revision,
             "split": material.digest,
             "shots": "all",
-            "images": counts,
-            "validation": _validation(winner, material.labels, chosen.seed),
+            "images": dict(zip(material.classnames, counts, strict=True)),
+            "validation": len(validation),
+            "val": "min4" if len(validation) else "none",
+            "selection": dict(fitted.declared.selection),
             "seed": chosen.seed,
         },
         notes=fitted.declared.notes,
@@ -287,11 +294,11 @@ def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _State
     )
 
 
-def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:
-    """Number of validation images that were set apart in the final fit."""
+def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Indices of the validation images that were set apart in the final fit."""
     if not winner.validation:
-        return 0
-    return len(with_validation(labels, np.arange(len(labels)), seed)[1])
+        return np.zeros(0, dtype=np.int64)
+    return with_validation(labels, np.arange(len(labels)), seed)[1]
 
 
 def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]:
@@ -318,7 +325,8 @@ def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
     if lone and search.folds:
         found.append(f"{lone} classes with one image are in no estimate")
     if not stated.accuracy:
-        reason = search.stopped or "no class has two images"
+        early = "the budget ended before a comparison was finished"
+        reason = search.stopped or (early if search.folds else "no class has two images")
         found.append(f"nothing was held out ({reason}), so that no accuracy is stated")
     elif search.stopped:
         found.append(search.stopped)

@@ -59,6 +59,11 @@ def command(model: Path, dataset: str, store: Path | None, form: str, device: st
         return
     config = opened.config
     say(f"{config.method} on {config.backbone}, {len(found.ids):,} test images of {dataset}")
+    if found.set_aside:
+        say(
+            f"  {found.set_aside:,} other images of it are its training part; sub-folders train/ "
+            "and test/ name test images"
+        )
     for name, metric in METRICS.items():
         unit = " %" if metric.unit == PERCENT else ""
         say(f"  {metric.title:<40} {values[name]:.{metric.digits}f}{unit}")

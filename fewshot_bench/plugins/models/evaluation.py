@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.dataset import Undivided
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
@@ -39,17 +40,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The record of a kept model on a data set, and its answers in the order of the test list."""
+    """The record of a kept model on a data set, and its answers in the order of the test list.
+
+    set_aside: images that are no test images because the data set was divided by itself.
+    """
 
     record: Record
     answers: Answers
     ids: tuple[str, ...]
+    set_aside: int = 0
 
     def stored(self, store: Path) -> Evaluation:
         """Write it to a store, which is made if missing; returns the stored evaluation."""
         opened = Store(store)
         opened.create()
-        return Evaluation(opened.write(self.record, self.answers, self.ids), self.answers, self.ids)
+        return replace(self, record=opened.write(self.record, self.answers, self.ids))
 
 
 def evaluate(
@@ -62,8 +67,8 @@ def evaluate(
     """Measure a kept model on the test images of a data set with the same classes.
 
     model: a loaded model, or an argument of `load_model`. store: results folder to write the record
-    and its answers to. device: for a model that is loaded here. UsageError if classes differ,
-    DataMissingError if there are no test images.
+    and its answers to. device: for a model that is loaded here. UsageError if classes differ, or if
+    the model was made from these images; DataMissingError if there are no test images.
     """
     from fewshot_bench.analysis.model import Model, load_model
 
@@ -86,6 +91,7 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
     if not items:
         raise DataMissingError(f"{name} has no test images; choose another data set")
     places = _matched(model.classnames, dataset.card().classnames, name)
+    set_aside = _set_aside(model, name, dataset, items)
     spec = _spec(model, name, dataset)
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
     meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
@@ -104,7 +110,27 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
         environment=_environment(model),
         notes={"kept_model": _about(model.config)},
     )
-    return Evaluation(record, answers, tuple(item.id for item in items))
+    return Evaluation(record, answers, tuple(item.id for item in items), set_aside)
+
+
+def _set_aside(model: Model, name: str, dataset: Dataset, items: Sequence[Item]) -> int:
+    """Images of a data set without test images of its own that its division leaves for training.
+
+    UsageError if the model was made from the whole of this data set.
+    """
+    if not isinstance(dataset, Undivided):
+        return 0
+    whole = dataset.undivided()
+    pools = whole.items()
+    made_from = {item.id for role in ("train", "val") for item in pools.get(role, ())}
+    again = sum(item.id in made_from for item in items)
+    if again and whole.card().revision == model.config.data.get("revision"):
+        raise UsageError(
+            f"the model was made from {name}, and {again:,} of its {len(items):,} test images are "
+            "among the images of that: their accuracy says nothing about others; evaluate a folder "
+            "of other images"
+        )
+    return len(made_from) - len(items) if again else 0
 
 
 def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
@@ -211,6 +237,7 @@ def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
         "work": meter.work(),
     }
     config = model.config
+    footprint |= {"selection": stated} if (stated := config.data.get("selection")) else {}
     with suppress(Exception):
         card = card_of(registry().method_class(config.method)(**config.options))
         footprint |= {"card": card.to_dict()} if card else {}

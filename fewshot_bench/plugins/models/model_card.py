@@ -101,15 +101,23 @@ def _opening(config: ModelConfig) -> list[str]:
         f"images of {len(config.classnames):,} classes. The folder holds what it adds to the "
         f"backbone `{config.backbone}` ({weights}), not the backbone."
     ]
+    if chosen_by := config.data.get("validation"):
+        lines[0] += f" {chosen_by:,} more images chose its settings."
     if not config.accuracy:
         return [*lines, "", "No accuracy is stated: no image was held out."]
     a = config.accuracy
+    methods = a.get("methods", 1)
+    corrected = (
+        f"It is corrected for the choice among {methods:.0f} methods, and holds"
+        if methods > 1
+        else "It holds"
+    )
     lines += [
         "",
         f"Accuracy on images that were held out: **{100 * a['mean']:.1f} %** "
         f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
-        f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). It is corrected for the choice "
-        "among methods, and holds for images that come as these did.",
+        f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). {corrected} for images that "
+        "come as these did.",
         "",
         f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
         f"error is {100 * a['calibration_error']:.1f} points.",
