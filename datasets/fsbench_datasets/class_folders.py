@@ -218,6 +218,8 @@ def _below(leaf: Tree, folder: Tree) -> tuple[str, ...]:
 def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
     """Class name of each folder; UsageError if two differ only in case or whitespace."""
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
+    if not all(parts[-1].strip() for parts in paths):
+        raise UsageError(f"{name}: a class folder has a blank name; expected a name of the class")
     ends: dict[str, int] = {}
     for parts in paths:
         end = parts[-1].casefold()

@@ -185,7 +185,7 @@ class _Reader:
                 continue
             if entry.is_dir():
                 (system if is_system_folder(name) else below).append(name)
-            elif is_image(name):
+            elif is_image(name) and (entry.is_file() or entry.is_symlink()):
                 images.append(entry)
             elif image_remedy(ending(name)):
                 unread.append(name)

@@ -11,6 +11,9 @@ from fewshot_bench.api.spec import AUTO, TOY
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
+# Upper bounds of what one machine can be asked for: more is a typo.
+MOST_JOBS, MOST_THREADS = 10_000, 1_024
+
 
 def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()) -> str:
     """The backbone `name`; `auto` is the toy if all data sets and targets are in the demo suite.

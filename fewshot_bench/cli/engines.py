@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.defaults import MOST_JOBS, MOST_THREADS
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
-from fewshot_bench.cli.options import NAMES, SIZE
+from fewshot_bench.cli.options import NAMES, SIZE, Seconds
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
 from fewshot_bench.store.keeping import KEPT, MOST_LOGITS
 from fewshot_bench.utils.text import size_text
@@ -36,21 +37,21 @@ _OPTIONS = (
         "--slots-per-device",
         "--jobs",
         "jobs",
-        type=click.IntRange(1),
+        type=click.IntRange(1, MOST_JOBS),
         help="Worker processes on each device (default: by the backbone).",
     ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads of each worker."),
     click.option(
-        "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a cell may take."
+        "--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads of each worker."
     ),
+    click.option("--timeout", type=Seconds(0, min_open=True), help="Seconds that a cell may take."),
     click.option(
         "--hang-after",
-        type=click.FloatRange(1),
+        type=Seconds(1),
         help="Seconds without a sign of life after which a worker is ended (default: 600).",
     ),
     click.option(
         "--lease",
-        type=click.FloatRange(3),
+        type=Seconds(3),
         help="Seconds after which the claims of a machine that is gone end (default: 60).",
     ),
     click.option(

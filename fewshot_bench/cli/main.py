@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -127,6 +128,10 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point: expected errors become one line and their exit code."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # A closed stream: without it, the next file that is opened would get its descriptor.
+            setattr(sys, name, open(os.devnull, "r+" if number else "r"))  # noqa: SIM115
     # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(100_000, 50, 100)
     try:
@@ -158,6 +163,8 @@ def main() -> NoReturn:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
+            _fail(f"the output cannot be written: {error.strerror}; write it elsewhere", 1)
         if not isinstance(error, PermissionError):
             raise
         _fail(

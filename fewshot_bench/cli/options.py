@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -159,6 +160,17 @@ class Number(click.ParamType[Any]):
                 f"'{text:.60}': expected a number of at most {LONGEST_NUMBER} digits", param, ctx
             )
         return int(text)
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds within a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert text to a number; nan and inf are refused."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"'{value!s:.40}': expected a finite number of seconds", param, ctx)
+        return found
 
 
 class Size(click.ParamType[Any]):

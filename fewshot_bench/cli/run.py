@@ -6,6 +6,7 @@ The request is checked before anything trains; stored records stay, however a ru
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -77,7 +78,7 @@ class TerminalReporter:
 
     def results(self, folder: Path) -> None:
         """Print the folder of the results, with the command that shows them."""
-        click.echo(f"results in {folder}; fsbench compare --store {folder}")
+        say(f"results in {folder}; fsbench compare --store {shlex.quote(str(folder))}")
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench.api.defaults import MOST_JOBS, MOST_THREADS
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.runner.variants import Option
 from fewshot_bench.store.keeping import KEPT
@@ -74,7 +75,8 @@ ARGUMENTS: Mapping[str, Kind] = {
     "devices": names("names of devices"),
     **dict.fromkeys(("dry_run", "force", "retry_failed", "keep_stale", "traceback"), FLAG),
     "progress": optional(FLAG),
-    **dict.fromkeys(("jobs", "threads"), optional(whole(1))),
+    "jobs": optional(whole(1, MOST_JOBS)),
+    "threads": optional(whole(1, MOST_THREADS)),
     "timeout": optional(number("a number of seconds above 0", lambda seconds: seconds > 0)),
     "hang_after": optional(number("a number of seconds from 1", lambda seconds: seconds >= 1)),
     "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),

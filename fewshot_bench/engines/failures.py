@@ -98,7 +98,8 @@ def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> li
     for reason in found if whole else found[:MANY]:
         lines += _paragraph(reason, store, whole)
     if len(found) > MANY and not whole:
-        lines.append(f"and {len(found) - MANY} more reasons")
+        more = len(found) - MANY
+        lines.append(f"and {more} more {'reason' if more == 1 else 'reasons'}")
     step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
     return [*lines, f"({step}--retry-failed computes these cells again)"]
 

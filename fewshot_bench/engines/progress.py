@@ -23,6 +23,8 @@ WATCHED_SECONDS = 1.0
 DRAWN_SECONDS = 0.1
 # Below this many columns there is little room for a bar.
 NARROW = 70
+# Characters of a line about a cell; messages of plug-ins have any length.
+LONGEST_LINE = 600
 
 
 class Pace:
@@ -217,7 +219,7 @@ class LiveDisplay(Display):
 
 def outcome(record: Record) -> str:
     """One printable line: the cell and its top-1 in percent, or the reason for having none."""
-    return printable(f"{record.spec.describe()}: {_outcome(record)}")
+    return printable(f"{record.spec.describe()}: {_outcome(record)}", LONGEST_LINE)
 
 
 def _outcome(record: Record) -> str:

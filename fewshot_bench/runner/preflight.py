@@ -43,9 +43,9 @@ def check_disk(store: Path, bytes_needed: int) -> None:
         ) from error
     if free < bytes_needed + SPARE_BYTES:
         raise NoRoomError(
-            f"the results need up to {size_text(bytes_needed)} and '{store}' has "
-            f"{size_text(free)} left; make room, choose another disk for the store, or ask for "
-            "fewer cells"
+            f"the results need up to {size_text(bytes_needed)}, {size_text(SPARE_BYTES)} must stay "
+            f"free, and '{store}' has {size_text(free)} left; make room, choose another disk for "
+            "the store, or ask for fewer cells"
         )
 
 

@@ -148,6 +148,9 @@ def _key_in(folder: str, key: str) -> str:
 def read_content(path: Path) -> bytes:
     """The bytes of a record file; StoreError when they cannot be read."""
     try:
+        # Reading a pipe would wait for ever.
+        if path.exists() and not path.is_file():
+            raise StoreError(f"'{path}' is no regular file; remove it")
         return path.read_bytes()
     except FileNotFoundError:
         raise

@@ -45,9 +45,16 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.expected}, or None", lambda v: None if v is None else kind.read(v))
 
 
-def whole(least: int) -> Kind:
-    """A whole number of at least `least`."""
-    return Kind(f"a whole number from {least}", lambda value: _whole(value, least))
+def whole(least: int, most: int | None = None) -> Kind:
+    """A whole number of at least `least`, and at most `most` if given."""
+
+    def read(value: Any) -> int:
+        found = _whole(value, least)
+        if most is not None and found > most:
+            raise ValueError
+        return found
+
+    return Kind(f"a whole number from {least}{'' if most is None else f' to {most:,}'}", read)
 
 
 def number(expected: str, fits: Callable[[float], bool]) -> Kind:

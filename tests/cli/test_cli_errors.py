@@ -37,6 +37,10 @@ def assert_error(result: Result, code: int, *parts: str) -> None:
         (["--method", "zzz"], ["unknown method 'zzz'"]),
         (["--dataset", "digit"], ["did you mean 'digits'"]),
         (["--dataset", "folder:"], ["folder:"]),
+        (["--jobs", "1000000000"], ["1000000000 is not in the range 1<=x<=10000"]),
+        (["--threads", "99999999"], ["99999999 is not in the range 1<=x<=1024"]),
+        (["--lease", "inf"], ["'inf': expected a finite number of seconds"]),
+        (["--timeout", "nan"], ["'nan': expected a finite number of seconds"]),
         (["--backbone", "tiney"], ["did you mean 'tiny'"]),
         (["--backbone", "ViT-B-17/openai"], ["did you mean 'ViT-B-16'"]),
         (["--backbone", "ViT-B-16/opanai"], ["did you mean 'openai'"]),
@@ -209,3 +213,28 @@ def test_a_path_that_no_file_can_have(words: tuple[str, ...]) -> None:
     assert found.code == 2
     assert found.err.startswith("error: ")
     assert found.err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("list", "engines"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == 1
+    assert "error: the output cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_streams_are_no_error(tmp_path: Path) -> None:
+    """The records are stored, whoever listens."""
+    words = [*command("run", *BASE[:-1], "--limit", 5, "--store", tmp_path / "s")]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, words)]
+    done = subprocess.run(closed, env=environment(), timeout=PATIENCE)
+    assert done.returncode == 0
+    assert len(list((tmp_path / "s" / "records").rglob("*.json"))) == 1

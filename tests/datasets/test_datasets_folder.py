@@ -297,3 +297,13 @@ def test_what_came_later_is_named(tmp_path: Path) -> None:
     assert "three/00.png" in note
     assert "and 1 more" in note
     assert f"delete {kept()[0]} to have a new split made" in note
+
+
+def test_pipes_are_no_images_and_blank_folders_no_classes(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(8))
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    ids = [item.id for items in open_folder(tmp_path).items().values() for item in items]
+    assert len(ids) == 16
+    (tmp_path / "b").rename(tmp_path / " ")
+    with pytest.raises(UsageError, match="blank name"):
+        open_folder(tmp_path).items()

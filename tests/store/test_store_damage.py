@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,14 @@ def test_reading_damaged_logits_says_so(store: Store) -> None:
     np.savez_compressed(pickled, logits=np.array([{}], dtype=object), labels=[0], ids=["a"])
     with pytest.raises(StoreError, match="damaged"):
         stored_arrays(store, key)
+
+
+def test_a_pipe_in_place_of_a_record_is_named_and_not_waited_for(store: Store) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert list(store.records()) == []
+    assert "is no regular file" in str(store.damaged[0])
+    with pytest.raises(StoreError, match="is no regular file"):
+        store.get(key)
