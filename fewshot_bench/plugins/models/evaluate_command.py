@@ -61,8 +61,8 @@ def command(model: Path, dataset: str, store: Path | None, form: str, device: st
     say(f"{config.method} on {config.backbone}, {len(found.ids):,} test images of {dataset}")
     if found.set_aside:
         say(
-            f"  {found.set_aside:,} other images of it are its training part; put all into test/ to "
-            "use them"
+            f"  {found.set_aside:,} other images of it are its training part; put all into test/ "
+            "to use them"
         )
     for name, metric in METRICS.items():
         unit = " %" if metric.unit == PERCENT else ""
