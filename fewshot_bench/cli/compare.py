@@ -24,6 +24,7 @@ from fewshot_bench.cli.options import (
     allow_mixed_option,
     format_option,
     list_option,
+    not_empty,
     store_option,
 )
 from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
@@ -252,6 +253,7 @@ def write_figure(path: Path, table: Table) -> None:
 )
 @click.option(
     "--baseline",
+    callback=not_empty,
     shell_complete=one_of(methods),
     metavar="METHOD",
     help="Add differences to this method, paired on identical splits.",

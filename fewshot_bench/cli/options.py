@@ -229,12 +229,29 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
     )
 
 
+class Folder(click.Path):
+    """A path that is not empty: an unset variable in a script would name the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert text to a path."""
+        if value == "":
+            self.fail("'' is empty: expected the path of a folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Callback: refuse an empty name, which a script has from an unset variable."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("'' is empty: expected a name", ctx, param)
+    return value
+
+
 def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Command], Command]:
     """`--store` as a path; text: its help; names: the parameter name, if it is not `store`."""
     return click.option(
         "--store",
         *names,
-        type=click.Path(path_type=Path),
+        type=Folder(path_type=Path),
         default=DEFAULT_STORE,
         show_default=True,
         metavar="DIR",

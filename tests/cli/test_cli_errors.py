@@ -37,6 +37,7 @@ def assert_error(result: Result, code: int, *parts: str) -> None:
         (["--method", "zzz"], ["unknown method 'zzz'"]),
         (["--dataset", "digit"], ["did you mean 'digits'"]),
         (["--dataset", "folder:"], ["folder:"]),
+        (["--store", ""], ["--store", "'' is empty"]),
         (["--jobs", "1000000000"], ["1000000000 is not in the range 1<=x<=10000"]),
         (["--threads", "99999999"], ["99999999 is not in the range 1<=x<=1024"]),
         (["--lease", "inf"], ["'inf': expected a finite number of seconds"]),
@@ -238,3 +239,9 @@ def test_closed_streams_are_no_error(tmp_path: Path) -> None:
     done = subprocess.run(closed, env=environment(), timeout=PATIENCE)
     assert done.returncode == 0
     assert len(list((tmp_path / "s" / "records").rglob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("name", ["compare", "report"])
+def test_an_empty_baseline_is_refused(name: str) -> None:
+    """A script has it from an unset variable, and would lose the differences."""
+    assert_error(fsbench(name, "--baseline", ""), 2, "--baseline", "'' is empty")

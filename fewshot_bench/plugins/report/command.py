@@ -9,7 +9,7 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, allow_mixed_option, store_option
+from fewshot_bench.cli.options import MetricName, allow_mixed_option, not_empty, store_option
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -55,6 +55,7 @@ SHOWN = MetricName(
 )
 @click.option(
     "--baseline",
+    callback=not_empty,
     metavar="METHOD",
     shell_complete=one_of(methods),
     help="Add differences to this method.",
