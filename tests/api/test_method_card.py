@@ -153,7 +153,7 @@ def test_records_keep_the_card_and_tables_and_audits_show_it(tmp_path: Path) -> 
         "at_test": "",
         "official": {},
     }
-    assert list(kept["lp++"].card["official"]) == ["validation set"]
+    assert list(kept["lp++"].card["official"]) == ["validation set", "templates"]
     assert kept["lp++"].card["schedule"] == "lp++-300 (full batch) with epochs=3"
     assert kept["lp++"].default_schedule == "lp++-300 (full batch)"
     assert kept["zero-shot"].default_schedule == "none"
