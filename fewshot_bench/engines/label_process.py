@@ -35,8 +35,6 @@ from fewshot_bench.utils.processes import die_with
 # One channel per image-reading thread, and one for all other requests.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
-# Our own distribution: its data sets and methods are separate plug-ins.
-OWN = "fewshot-bench"
 
 
 class LabelProcess:
@@ -128,7 +126,8 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     facts = {}
     for cell in cells:
         code = registry().code(cell.method)
-        own = {name.partition(":")[0] for name in needed_plugins([cell])} - {OWN}
+        # Data sets and methods of our own distribution are separate plug-ins.
+        own = {name.partition(":")[0] for name in needed_plugins([cell])} - {plugins.OWN}
         kit = kit_results.of_record(cell.method)
         separate = code["distribution"] not in own
         facts[cell.key()] = {"kit": kit, "code": code["digest"], "separate": separate}

@@ -149,7 +149,7 @@ def read_content(path: Path) -> bytes:
     """The bytes of a record file; StoreError when they cannot be read."""
     try:
         # Reading a pipe would wait for ever.
-        if path.exists() and not path.is_file():
+        if not path.is_file() and path.exists():
             raise StoreError(f"'{path}' is no regular file; remove it")
         return path.read_bytes()
     except FileNotFoundError:

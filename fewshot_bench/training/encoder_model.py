@@ -176,7 +176,7 @@ class EncoderHooks:
 
     @property
     def image_runs(self) -> int:
-        """How many times `encode_images` encodes every image."""
+        """Number of times that `encode_images` encodes every image."""
         return 1
 
     def derived(self, learned: Learned, frozen: Encoders) -> Learned:

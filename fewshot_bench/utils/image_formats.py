@@ -46,6 +46,6 @@ def add_readers() -> None:
 
 
 def image_remedy(ending: str) -> str:
-    """How to make files with this extension readable; empty if they are readable or no images."""
+    """Step that makes files with this extension readable; empty if readable or no images."""
     ending = ending.lower()
     return "" if ending in image_endings() else REMEDIES.get(ending, "")

@@ -14,7 +14,7 @@ from fewshot_bench.backbones import ImageTower, TextTower
 from fewshot_bench.training import Scale, WithoutRun, require, require_not_negative
 from fsbench_methods.lora_layers import LowRank, named_site, site_name, with_deltas
 from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
-from fsbench_methods.lora_tuning import LowRankTuning
+from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
 from fsbench_methods.rank_allocation import Allocation, Triplets, penalty
 
 _PAPER = "AdaLoRA (Zhang et al. 2023)"
@@ -86,8 +86,8 @@ class AdaLora(LowRankTuning):
             "importance is that of values before a step, as in the paper, not after it",
             "budget and schedule of other papers' rows on CLIP are not stated",
             "several templates are averaged, and the scale of logits is the backbone's own",
-            "the dropout mask of tokens that all prompts share is drawn once for all classes",
-            "with a frozen image encoder its augmented views are encoded ahead of training",
+            SHARED_MASK,
+            ENCODED_VIEWS,
         ),
     )
 

@@ -15,7 +15,7 @@ from fewshot_bench.training import WithoutRun, require
 from fsbench_methods.encoder_training import Schedule
 from fsbench_methods.lora_layers import LowRank, layers_at, named_factors
 from fsbench_methods.lora_model import LoraClassifier, MergedClassifier, restored, update_step
-from fsbench_methods.lora_tuning import LowRankTuning
+from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class ClipLora(LowRankTuning):
         deviations=(
             "prompts are the run's templates: `a photo of a {}.` for all sets in the official code",
             "several templates are averaged: the official code has one",
-            "the dropout mask of tokens that all prompts share is drawn once for all classes",
+            SHARED_MASK,
             "the scale of logits is the backbone's own, not 100",
             "features are normalized, and the loss is computed, in float32",
-            "with a frozen image encoder its augmented views are encoded ahead of training",
+            ENCODED_VIEWS,
         ),
     )
 

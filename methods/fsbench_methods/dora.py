@@ -13,7 +13,7 @@ from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary
 from fewshot_bench.training import WithoutRun
 from fsbench_methods.lora_layers import LowRank, named_factors, site_name
 from fsbench_methods.lora_model import LoraClassifier, MergedClassifier, restored, update_step
-from fsbench_methods.lora_tuning import LowRankTuning
+from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
 from fsbench_methods.magnitudes import Decomposed, decomposed
 
 
@@ -36,8 +36,8 @@ class Dora(LowRankTuning):
             "dropout acts on the input of the update alone, in the published code on W's too",
             "weight decay leaves the magnitudes alone",
             "several templates are averaged, and the scale of logits is the backbone's own",
-            "the dropout mask of tokens that all prompts share is drawn once for all classes",
-            "with a frozen image encoder its augmented views are encoded ahead of training",
+            SHARED_MASK,
+            ENCODED_VIEWS,
         ),
     )
 

@@ -36,6 +36,11 @@ PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
 LAST_RATE = 1e-6
 
 
+# Deviations that the cards of these methods share.
+SHARED_MASK = "the dropout mask of tokens that all prompts share is drawn once for all classes"
+ENCODED_VIEWS = "with a frozen image encoder its augmented views are encoded ahead of training"
+
+
 @dataclass(frozen=True)
 class LowRankTuning:
     """Low-rank updates of both encoders' matrices, trained by CLIP-LoRA's schedule."""

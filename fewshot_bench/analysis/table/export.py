@@ -89,8 +89,8 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
 
 def _crossed(cell: Cell) -> list[str]:
     """The mark of cells whose interval is too narrow: runs share support sets or training seeds."""
-    least = min(len({getattr(seed, part) for seed in cell.splits}) for part in ("split", "train"))
-    return ["crossed seeds"] if least < len(cell.splits) else []
+    shared = any(len(set(part)) < len(cell.splits) for part in zip(*cell.splits, strict=True))
+    return ["crossed seeds"] if shared else []
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:

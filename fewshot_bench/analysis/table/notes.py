@@ -24,13 +24,7 @@ def notes(table: Table) -> list[str]:
         *toy_notes(row.spec for row in table.rows),
         *_marks(table),
         *_ranges(table),
-        *_equal_support_sets(table),
-        *_short_classes(table),
-        *_own_data(table),
-        *_skipped(table),
-        *_inapplicable(table),
-        *_failures(table),
-        *_holes(table),
+        *_of_cells(table),
         *_seeds(table),
         *_without_answers(table),
         *_without(table),
@@ -41,17 +35,18 @@ def notes(table: Table) -> list[str]:
 
 def cell_notes(table: Table) -> list[str]:
     """Those of `notes` that also qualify numbers of single classes."""
-    return [
-        *toy_notes(row.spec for row in table.rows),
-        *_marks(table),
-        *_equal_support_sets(table),
-        *_short_classes(table),
-        *_own_data(table),
-        *_skipped(table),
-        *_inapplicable(table),
-        *_failures(table),
-        *_holes(table),
-    ]
+    return [*toy_notes(row.spec for row in table.rows), *_marks(table), *_of_cells(table)]
+
+
+def _of_cells(table: Table) -> Iterator[str]:
+    """Notes on the images of cells, and on cells without a number."""
+    yield from _equal_support_sets(table)
+    yield from _short_classes(table)
+    yield from _own_data(table)
+    yield from _skipped(table)
+    yield from _inapplicable(table)
+    yield from _failures(table)
+    yield from _holes(table)
 
 
 def toy_notes(specs: Iterable[RunSpec]) -> list[str]:

@@ -22,6 +22,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, plain
 from fewshot_bench.api.spec import DEFAULT_STORE, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.api.task import Split
+from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -121,16 +122,15 @@ def _set_aside(model: Model, name: str, dataset: Dataset, items: Sequence[Item])
     if not isinstance(dataset, Undivided):
         return 0
     whole = dataset.undivided()
-    pools = whole.items()
-    made_from = {item.id for role in ("train", "val") for item in pools.get(role, ())}
-    again = sum(item.id in made_from for item in items)
+    used = {item.id for item in trainable(whole.items())}
+    again = sum(item.id in used for item in items)
     if again and whole.card().revision == model.config.data.get("revision"):
         raise UsageError(
             f"the model was made from {name}, and {again:,} of its {len(items):,} test images are "
             "among the images of that: their accuracy says nothing about others; evaluate a folder "
             "of other images"
         )
-    return len(made_from) - len(items) if again else 0
+    return len(used) - len(items) if again else 0
 
 
 def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:

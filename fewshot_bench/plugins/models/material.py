@@ -77,7 +77,7 @@ def gather(
     with registry().blaming(name):
         pools, card = dataset.items(), dataset.card()
         check_items(card, pools)
-    trained = [*pools.get("train", ()), *pools.get("val", ())]
+    trained = trainable(pools)
     if len(card.classnames) < 2 or not trained:
         found = "no images to train on" if not trained else "one class"
         raise UsageError(
@@ -92,6 +92,11 @@ def gather(
         notes += (f"at most {shots} of each class (--shots)",)
     kept, left_out = _readable(name, dataset, trained, skip_damaged)
     return Material(dataset, kept, card.revision, data, (*notes, *left_out))
+
+
+def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
+    """The images of a data set that a model may be made from."""
+    return [*pools.get("train", ()), *pools.get("val", ())]
 
 
 def _notes(pools: Mapping[str, Sequence[Item]]) -> tuple[str, ...]:
