@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate, estimate_runs
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
@@ -124,7 +125,7 @@ def test_notes_say_what_crossed_seeds_mean(tmp_path: Path) -> None:
     fill_crossed(tmp_path / "crossed", CROSSED)
     fill_crossed(tmp_path / "single", [(1, 1), (1, 2)])
     notes = [" ".join(compared(tmp_path / name)["meta"]["notes"]) for name in ("crossed", "single")]
-    assert "too narrow where runs share a support set" in notes[0]
+    assert "intervals and tests count support sets, not runs" in notes[0]
     assert "all runs have the support set of split seed 1" in notes[1]
 
 
@@ -138,10 +139,108 @@ def test_variances_are_of_the_same_test_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("runs", "mark"), [(CROSSED, True), (((1, 1), (2, 2), (3, 3)), False)])
-def test_intervals_that_are_too_narrow_are_marked(
+def test_cells_with_fewer_draws_than_runs_are_marked(
     tmp_path: Path, runs: tuple[Run, ...], mark: bool
 ) -> None:
     fill_crossed(tmp_path, runs)
     rows = compared(tmp_path)["rows"]
     assert rows
     assert all(("crossed seeds" in row["marks"]) == mark for row in rows)
+
+
+def crossed_values(
+    rng: np.random.Generator, noise: Sequence[float], trains: int
+) -> dict[Run, float]:
+    """Scores around 0 with noise from support sets, training seeds and single runs."""
+    support, training = noise[0] * rng.normal(size=3), noise[1] * rng.normal(size=trains)
+    return {
+        (s + 1, t + 1): support[s] + training[t] + noise[2] * rng.normal()
+        for s, t in itertools.product(range(3), range(trains))
+    }
+
+
+def test_the_interval_of_a_mean_counts_support_sets_and_shared_training_seeds() -> None:
+    """Computed by hand from the mean squares of the two-way table."""
+    values = crossed_values(np.random.default_rng(4), (1.0, 2.0, 0.3), 4)
+    table = np.array([[values[s, t] for t in (1, 2, 3, 4)] for s in SPLITS])
+    rest = table - table.mean(axis=0) - table.mean(axis=1)[:, None] + table.mean()
+    support = table.mean(axis=1).var(ddof=1) / 3
+    training = table.mean(axis=0).var(ddof=1) / 4 - (rest**2).sum() / 6 / 12
+    assert training > support > 0
+    found = estimate_runs(values)
+    assert found is not None
+    assert (found.mean, found.n) == (pytest.approx(table.mean()), 12)
+    # Between the freedom of the training seeds and that of both parts together.
+    halves = [stats.t.ppf(0.975, freedom) * np.sqrt(support + training) for freedom in (2, 5)]
+    assert found.half is not None
+    assert halves[1] < found.half < halves[0]
+    alone = estimate_runs(crossed_values(np.random.default_rng(4), (1.0, 0.0, 0.0), 4))
+    assert alone is not None
+    assert alone.half == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(support_only(4)))
+
+
+def support_only(trains: int) -> float:
+    values = crossed_values(np.random.default_rng(4), (1.0, 0.0, 0.0), trains)
+    return float(np.var([values[s, 1] for s in SPLITS], ddof=1) / 3)
+
+
+@pytest.mark.parametrize("noise", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)])
+def test_intervals_of_crossed_seeds_cover_the_truth(noise: tuple[float, float, float]) -> None:
+    rng, covered, naive, count = np.random.default_rng(0), 0, 0, 1000
+    for _ in range(count):
+        values = crossed_values(rng, noise, 3)
+        covered += covers(estimate_runs(values))
+        naive += covers(estimate(list(values.values())))
+    assert stats.binom.cdf(covered, count, 0.94) > 1e-3
+    if noise != (0, 0, 1):
+        assert naive < 0.85 * count
+
+
+def covers(found: Estimate | None) -> bool:
+    assert found is not None
+    assert found.half is not None
+    return abs(found.mean) <= found.half
+
+
+@pytest.mark.parametrize(
+    ("runs", "has_interval"),
+    [
+        (itertools.product((1, 2), (1, 2, 3)), False),
+        (itertools.product((1, 2, 3), (1, 2)), False),
+        ([(1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6)], True),
+        ([run for run in itertools.product((1, 2, 3), (1, 2, 3)) if run != (2, 2)], False),
+        ([(1, 1), (2, 1), (3, 1)], True),
+        ([(1, 1), (1, 2), (1, 3)], True),
+        ([(1, 1), (1, 2)], False),
+    ],
+)
+def test_two_draws_of_a_kind_give_the_range(runs: Any, has_interval: bool) -> None:
+    found = estimate_runs({run: float(place**2) for place, run in enumerate(runs)})
+    assert found is not None
+    assert (found.half is not None) == has_interval
+    assert found.bounds != (found.mean, found.mean)
+
+
+def test_tables_have_the_intervals_of_crossed_seeds(tmp_path: Path) -> None:
+    """Of accuracies and of differences to the baseline; with two training seeds, the range."""
+    fill_crossed(tmp_path / "two", CROSSED)
+    nine = list(itertools.product(SPLITS, SPLITS))
+    fill_crossed(tmp_path / "nine", nine)
+    for name, runs in (("two", list(CROSSED)), ("nine", nine)):
+        document = compared(tmp_path / name)
+        rows = [row for row in document["rows"] if row["dataset"] == "dtd"]
+        (row,) = [row for row in rows if row["method"] == "coop"]
+        ours, theirs = (hits(tmp_path / name, each) for each in ("coop", "linear-probe"))
+        scores = {run: 100 * float(ours[run].mean()) for run in runs}
+        gaps = {run: scores[run] - 100 * float(theirs[run].mean()) for run in runs}
+        for found, kind in ((estimate_runs(scores), "top1"), (estimate_runs(gaps), "delta")):
+            assert found is not None
+            assert row[f"{kind}_mean"] == pytest.approx(found.mean, abs=1e-6)
+            assert row[f"{kind}_min"] == pytest.approx(found.least, abs=1e-6)
+            if name == "two":
+                assert row[f"{kind}_ci95"] is None
+            else:
+                assert row[f"{kind}_ci95"] == pytest.approx(found.half, abs=1e-6)
+        assert ("lowest and the highest run" in " ".join(document["meta"]["notes"])) == (
+            name == "two"
+        )

@@ -1,11 +1,11 @@
-"""Means over seeds with Student's t-intervals, or the range of two; p-values of many tests."""
+"""Means over seeds with Student's t-intervals, or the range of few; p-values of many tests."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fewshot_bench.utils.errors import UsageError
@@ -14,14 +14,14 @@ from fewshot_bench.utils.text import signed
 CONFIDENCE = 0.95
 # For two values the half-width is 12.7 standard errors, too wide to be informative.
 FEWEST = 3
-Key = TypeVar("Key", bound=Hashable)
+Run = TypeVar("Run", bound=tuple[int, int])
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A mean over `n` values, of which `least` and `most` are the extremes.
 
-    half: half-width of the interval; None for fewer than `FEWEST` values.
+    half: half-width of the interval; None for fewer than `FEWEST` independent draws.
     """
 
     mean: float
@@ -64,6 +64,58 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     return Estimate(mean, quantile(n - 1) * math.sqrt(variance / n), n, least, most)
 
 
+def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
+    """The mean over runs by (split seed, training seed), several of which may share a seed.
+
+    Runs of one support set are not independent draws: the support sets are, each with the mean of
+    its runs, and training seeds that all of them share add a part of their own, as in `paired`.
+    There is no interval from fewer than `FEWEST` support sets or shared training seeds. With one
+    run per support set or a single support set, the runs are the draws, as in `estimate`.
+    """
+    found = estimate(list(values.values()))
+    splits = sorted({split for split, _ in values})
+    if found is None or len(splits) in (1, len(values)):
+        return found
+    sets_of = {train: {s for s, own in values if own == train} for _, train in values}
+    shared = sorted(train for train, sets in sets_of.items() if len(sets) == len(splits))
+    is_shared = any(len(sets) > 1 for sets in sets_of.values())
+    if len(splits) < FEWEST or (is_shared and len(shared) < FEWEST):
+        return replace(found, half=None)
+    sums = [math.fsum(v - found.mean for (s, _), v in values.items() if s == own) for own in splits]
+    parts = [_cluster_variance(sums, len(values))]
+    freedoms = [len(splits) - 1]
+    if is_shared:
+        by_run = {(split, train): value for (split, train), value in values.items()}
+        table = [[by_run[split, train] for train in shared] for split in splits]
+        parts.append(_shared_variance(table))
+        freedoms.append(len(shared) - 1)
+    return replace(found, half=_half_width(parts, freedoms))
+
+
+def _cluster_variance(sums: Sequence[float], count: int) -> float:
+    """Variance of a mean of `count` values, from the sums of deviations in independent clusters."""
+    clusters = len(sums)
+    return clusters / (clusters - 1) * math.fsum(each**2 for each in sums) / count**2
+
+
+def _shared_variance(table: Sequence[Sequence[float]]) -> float:
+    """Variance of the mean of a table under a new draw of its columns, without that of its rows."""
+    import numpy as np
+
+    from fewshot_bench.analysis.statistics.effects import spread_of
+
+    return max(0.0, spread_of(np.array(table)).image_part)
+
+
+def _half_width(parts: Sequence[float], freedoms: Sequence[float]) -> float:
+    from scipy import special
+
+    from fewshot_bench.analysis.statistics.freedom import pooled
+
+    t = float(special.stdtrit(pooled(parts, freedoms), (1 + CONFIDENCE) / 2))
+    return t * math.sqrt(math.fsum(parts))
+
+
 def rounded(value: float) -> float:
     """Twelve digits: equal means of different values are the same, and print alike at xx.xx5."""
     return float(f"{value:.12g}")
@@ -101,13 +153,16 @@ def _two_sided(angle: float, freedom: int) -> float:
 
 
 def paired(
-    ours: Mapping[Key, float],
-    theirs: Mapping[Key, float],
-    same: Mapping[Key, bool],
+    ours: Mapping[Run, float],
+    theirs: Mapping[Run, float],
+    same: Mapping[Run, bool],
 ) -> Estimate | None:
-    """Mean difference over common seeds for which `same` is true (identical splits)."""
-    seeds = [seed for seed in ours if seed in theirs and same.get(seed, False)]
-    return estimate([ours[seed] - theirs[seed] for seed in seeds])
+    """Mean difference over common runs for which `same` is true (identical splits).
+
+    The mappings are from (split seed, training seed).
+    """
+    runs = [run for run in ours if run in theirs and same.get(run, False)]
+    return estimate_runs({run: ours[run] - theirs[run] for run in runs})
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
-from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
 from fewshot_bench.analysis.table.model import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.notes import run_notes, toy_notes
@@ -224,10 +224,12 @@ def _cell(
     flat = [record for found in records for record in found]
     if missing and (len(members) > 1 or not any(series)):
         return Cell(options, _status(flat), None, missing)
-    means = [
-        sum(values[seed] for values in series) / len(series) for seed in wanted if seed in series[0]
-    ]
-    return Cell(options, "partial" if missing else "done", estimate(means), missing)
+    means = {
+        seed: sum(values[seed] for values in series) / len(series)
+        for seed in wanted
+        if seed in series[0]
+    }
+    return Cell(options, "partial" if missing else "done", estimate_runs(means), missing)
 
 
 def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:

@@ -137,7 +137,7 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
 
 
 def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
-    """Points with intervals (for two seeds, the range), joined between neighbors with numbers."""
+    """Points with intervals (without one, the range), joined between neighbors with numbers."""
     values: dict[int, Estimate] = {}
     for j in range(len(sweep.columns.values)):
         value = panel.cells[0, j].estimate

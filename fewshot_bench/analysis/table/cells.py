@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.conditions import digest
-from fewshot_bench.analysis.statistics.intervals import Estimate, estimate, rounded
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs, rounded
 from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.api.metrics import Metric
@@ -129,7 +129,7 @@ def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
 
 def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]:
     """Mean and interval of every metric that has values."""
-    found = {metric: estimate(list(values.values())) for metric, values in series.items()}
+    found = {metric: estimate_runs(values) for metric, values in series.items()}
     return {metric: value for metric, value in found.items() if value is not None}
 
 

@@ -88,7 +88,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _crossed(cell: Cell) -> list[str]:
-    """The mark of cells whose interval is too narrow: runs share support sets or training seeds."""
+    """The mark of cells whose runs share support sets or training seeds: fewer draws than runs."""
     shared = any(len(set(part)) < len(cell.splits) for part in zip(*cell.splits, strict=True))
     return ["crossed seeds"] if shared else []
 
@@ -142,7 +142,7 @@ def meta(table: Table) -> dict[str, Any]:
         },
         "interval": (
             f"95 % two-sided Student t over seeds, half-width; none of fewer than {FEWEST} seeds, "
-            "of which *_min and *_max are the range"
+            "support sets or shared training seeds, of which *_min and *_max are the range"
         ),
         "datasets": table.datasets,
         "methods": [row.label for row in table.rows],

@@ -180,7 +180,13 @@ def _heads(table: Table, group: Group, name: str) -> tuple[str, ...]:
 def _usual_n(table: Table, group: Group) -> int:
     """The most common number of seeds in the grid; only other cells show theirs."""
     cells = [cell for row in table.rows for cell in table.line(group, row)]
-    counts = [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
+    return most_common(
+        [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
+    )
+
+
+def most_common(counts: Sequence[int]) -> int:
+    """The most common of these numbers of seeds, the largest if several are; 0 for none."""
     return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
 
 

@@ -6,15 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
-from fewshot_bench.analysis.statistics.intervals import FEWEST
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
+_TWO = "an interval from two says nothing (Student's t with one degree of freedom)"
+# Notes on numbers without an interval: of two seeds, and of more runs that share their seeds.
 RANGES = (
-    "(a–b) are the two seeds: an interval from two says nothing (Student's t with one "
-    "degree of freedom); run three or more"
+    f"(a–b) are the two seeds: {_TWO}; run three or more",
+    "(a–b) are the lowest and the highest run of cells with two support sets, or two training "
+    f"seeds for all of them: {_TWO}; run three or more of both",
 )
 
 
@@ -76,9 +78,11 @@ def _marks(table: Table) -> Iterator[str]:
             "nothing about other support sets"
         )
     elif any(seed.split != seed.train for seed in table.seeds):
+        trains = {seed.train for seed in table.seeds}
+        only = "" if len(trains) > 1 else ", and nothing is said about other training seeds"
         yield (
-            "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
-            "as independent and are too narrow where runs share a support set or a training seed"
+            "seeds written a/b: split seed a, training seed b; intervals and tests count support "
+            f"sets, not runs, and add the training seeds that these share{only}"
         )
 
 
@@ -133,10 +137,13 @@ def _short_classes(table: Table) -> Iterator[str]:
 
 
 def _ranges(table: Table) -> Iterator[str]:
-    """The note on numbers without an interval."""
+    """The notes on numbers without an interval."""
     found = (cell.estimates.get(table.metric) for cell in table.cells.values())
-    if any(value and 1 < value.n < FEWEST for value in found):
-        yield RANGES
+    counts = {value.n for value in found if value and value.half is None and value.n > 1}
+    if 2 in counts:
+        yield RANGES[0]
+    if counts - {2}:
+        yield RANGES[1]
 
 
 def _own_data(table: Table) -> Iterator[str]:

@@ -14,6 +14,7 @@ from fewshot_bench.analysis.table.layout import (
     difference,
     evidence,
     marks,
+    most_common,
     ranked_column,
     stars,
 )
@@ -73,7 +74,7 @@ def document(table: Table, form: str, caption: str = "") -> Document:
         return Document(rows=paper_rows(table), heads=("shots", "part", "fitted_on", "method"))
     notes, commands = closing(table, COMMANDS if form == "terminal" else None)
     # This layout shows neither intervals nor ranges.
-    notes = [note for note in notes if note != RANGES]
+    notes = [note for note in notes if note not in RANGES]
     grids = list(paper_grids(table))
     head = [Section(items=[Item(caption)])] if caption else []
     return Document((*head, Section(grids=grids)), notes, commands, table.signatures.get("", ""))
@@ -169,8 +170,9 @@ def _lines(table: Table, block: Block) -> list[Row]:
 
 def _usual(table: Table, block: Block, rows: Sequence[Row]) -> int:
     cells = [table.cell(group, row, block.shots) for group in block.groups for row in rows]
-    counts = [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
-    return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
+    return most_common(
+        [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
+    )
 
 
 def _heads(table: Table, block: Block) -> tuple[str, ...]:

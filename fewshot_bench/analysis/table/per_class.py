@@ -19,9 +19,10 @@ from fewshot_bench.analysis.formats.document import (
     Line,
     Section,
 )
-from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.export import meta
-from fewshot_bench.analysis.table.model import Group, Row, Table, marks_of
+from fewshot_bench.analysis.table.layout import most_common
+from fewshot_bench.analysis.table.model import Group, Row, Seed, Table, marks_of
 from fewshot_bench.analysis.table.notes import cell_notes
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import StoreError
@@ -101,23 +102,25 @@ def _scores(
     if not cells:
         return
     names = class_names([record for record, _ in cells], cells[0][1].classes)
+    runs = [Seed.of(record) for record, _ in cells]
     seeds = [outcome.per_class for _, outcome in cells]
     columns = zip(
         *(zip(*(getattr(s, part).tolist() for s in seeds), strict=True) for part in _PARTS),
         strict=True,
     )
     for label, (images, accuracy, precision, f1) in enumerate(columns):
-        mean = _estimate(accuracy)
+        mean = _estimate(runs, accuracy)
         if mean is not None:
-            precise = _estimate(precision), _estimate(f1)
+            precise = _estimate(runs, precision), _estimate(runs, f1)
             yield ClassScore(group, row, shots, label, names[label], int(images[0]), mean, *precise)
 
 
 _PARTS = ("images", "accuracy", "precision", "f1")
 
 
-def _estimate(values: Sequence[float]) -> Estimate | None:
-    return estimate([value for value in values if not math.isnan(value)])
+def _estimate(runs: Sequence[Seed], values: Sequence[float]) -> Estimate | None:
+    found = zip(runs, values, strict=True)
+    return estimate_runs({run: value for run, value in found if not math.isnan(value)})
 
 
 def class_names(records: Sequence[Record], classes: int) -> list[str]:
@@ -168,8 +171,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
     usual = max(most.values())
     rows = [row for row in table.rows if row.label in most]
     heads = [_head(row, most[row.label], usual) for row in rows]
-    counts = [score.accuracy.n for score in shown]
-    n = max(sorted(set(counts)), key=counts.count)
+    n = most_common([score.accuracy.n for score in shown])
     part = f", the {ENDS} lowest and highest of {total} classes" if total > 2 * ENDS else ""
     return Grid(
         name=f"{group.name}, classes",

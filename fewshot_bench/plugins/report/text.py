@@ -55,7 +55,7 @@ def gap(value: float) -> str:
 
 
 def interval(value: Estimate) -> str:
-    """Mean and interval, `78.12 ± 0.31`, or the range of two seeds; the mean alone for one seed."""
+    """Mean and interval, `78.12 ± 0.31`, or the range of few seeds; the mean alone for one seed."""
     return f"{percent(value.mean)} {value.around().replace('±', '± ')}".rstrip()
 
 
