@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,18 +138,7 @@ def _drawn(name: str, title: str, template: str, *, mirrored: bool) -> Embedded:
         sources=("scripts/train_tiny",),
         notes=("synthetic, 32 x 32 pixels; for demonstrations and tests",),
     )
-    return Embedded(card, _Drawn(f"{name}.npz"))
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Loads one of the package's array files."""
-
-    file: str
-
-    def __call__(self) -> Arrays:
-        """The arrays; DataMissingError when the file is not installed."""
-        return _load_drawn(self.file)
+    return Embedded(card, partial(_load_drawn, f"{name}.npz"))
 
 
 @cache

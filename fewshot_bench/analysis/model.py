@@ -24,7 +24,7 @@ from fewshot_bench.api.defaults import cuda_is_there
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import PRECISIONS
+from fewshot_bench.api.spec import EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.model_files import ModelConfig, read_model
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 BATCH = 1024
 """Images per call of a classifier: some encode their prompts again in each call."""
-EXIF = ("ignore", "rotate")
 _ARGUMENTS = {"top": whole(1), "batch": whole(1)}
 # Image views and work accounting are global to the process.
 _ASKING = threading.Lock()

@@ -71,24 +71,6 @@ def short_names(names: Iterable[str]) -> Mapping[str, str]:
     return found
 
 
-def split(text: str) -> list[str]:
-    """Split names at commas, except for commas in the path of an existing file."""
-    words, found = text.split(","), []
-    while words:
-        count = 1
-        if ".py:" in text:
-            ends = range(1, len(words) + 1)
-            count = next((n for n in ends if _is_there(",".join(words[:n]).strip())), 1)
-        found.append(",".join(words[:count]).strip())
-        del words[:count]
-    return [name for name in found if name]
-
-
-def _is_there(name: str) -> bool:
-    found = parts(name)
-    return found is not None and Path(os.path.expanduser(found[0])).is_file()
-
-
 EXAMPLE = "path/to/file.py:ClassName"
 # Most classes that an error message lists.
 MOST_NAMED = 8

@@ -150,6 +150,12 @@ OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "d
 # Lazily read fields.
 LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
 KEYS = ("schema", "status", *OBJECTS, "incidents")
+# Value of `environment.labels` if metrics were computed in a process without plug-in code.
+SEPARATE = "separate"
+# Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
+# worker was lost, functions that a method replaced, threads that it left behind.
+OUT_OF_MEMORY, RETRIED = "out-of-memory", "retried"
+FUNCTIONS, THREADS = "functions", "threads"
 
 
 class Parts(Protocol):

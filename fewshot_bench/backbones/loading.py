@@ -24,11 +24,13 @@ from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.weights import (
     CONFIG,
     HUB,
+    LOCAL,
     Source,
     check_config,
     check_room,
     check_source,
     is_here,
+    local_folder,
     read_config,
     source_of,
 )
@@ -66,10 +68,10 @@ def parse(name: str) -> Name:
 def check(name: str) -> None:
     """Reject a name that cannot be loaded, without loading its weights."""
     registry().backbones.refuse_conflict(name)
-    if name in registry().backbones.entries or name.startswith("hf-hub:"):
+    if name in registry().backbones.entries or name.startswith(HUB):
         return
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
+    folder = local_folder(name)
+    if folder:
         _require(folder / CONFIG)
         check_room(read_config(folder / CONFIG)["model_cfg"], folder)
         return
@@ -113,10 +115,10 @@ def identity(name: str) -> str:
         target = registry().backbones.find(name).load()
         digest = getattr(target, "identity", None)
         return str(digest()) if digest else ""
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
+    folder = local_folder(name)
+    if folder:
         return _sha256(*sorted(path for path in folder.iterdir() if path.is_file()))
-    file = parse(name).file if not name.startswith("hf-hub:") else None
+    file = parse(name).file if not name.startswith(HUB) else None
     return _sha256(file) if file else ""
 
 
@@ -141,7 +143,7 @@ def repository_of(name: str) -> str:
 
 def _source(name: str) -> Source | None:
     """The source of weights that are not local files; None for registered and local ones."""
-    if name in registry().backbones.entries or name.startswith("local-dir:"):
+    if name in registry().backbones.entries or name.startswith(LOCAL):
         return None
     if name.startswith(HUB):
         return source_of(name, {})
@@ -160,8 +162,10 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
         return loaded
     check(name)
     check_weights(name)
-    if name.startswith(("hf-hub:", "local-dir:")):
-        return _build(name, lambda model: model, device, precision, model_name=name)
+    if name.startswith((HUB, LOCAL)):
+        folder = local_folder(name)
+        known = f"{LOCAL}{folder}" if folder else name
+        return _build(name, lambda model: model, device, precision, model_name=known)
     parsed = parse(name)
     if parsed.file is None:
         return _load_tag(name, parsed, device, precision)
@@ -229,8 +233,8 @@ def _build(
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     with _quiet(), _weights_errors(name):
-        if name.startswith(("hf-hub:", "local-dir:")):
-            check_config(open_clip.get_model_config(name), name)
+        if name.startswith((HUB, LOCAL)):
+            check_config(open_clip.get_model_config(arguments["model_name"]), name)
         model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(arguments["model_name"])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.loading import model_config, parse
-from fewshot_bench.backbones.weights import CONFIG, HUB, read_config
+from fewshot_bench.backbones.weights import CONFIG, HUB, local_folder, read_config
 
-LOCAL = "local-dir:"
 # The widest published image tower (EVA02-E).
 WIDEST = 1792
 
@@ -57,7 +55,7 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
 def _config(name: str) -> Mapping[str, Any] | None:
     if name.startswith(HUB):
         return None
-    folder = Path(name.removeprefix(LOCAL)).expanduser() if name.startswith(LOCAL) else None
+    folder = local_folder(name)
     file = None if folder else parse(name).file
     beside = folder / CONFIG if folder else file.parent / CONFIG if file else None
     if beside is not None and beside.is_file():

@@ -18,7 +18,7 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 SECONDS = 10
-HUB = "hf-hub:"
+HUB, LOCAL = "hf-hub:", "local-dir:"
 # Files of a repository that open_clip tries, in its order.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # Folder of open_clip for weights that do not come from the Hub.
@@ -39,6 +39,11 @@ class Source:
         if self.repository:
             return f"fetch them where there is a network (hf download {self.repository})"
         return f"put {self.url} into {DIRECT}"
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a backbone `local-dir:FOLDER`, in which `~` is the home; None for others."""
+    return Path(name.removeprefix(LOCAL)).expanduser() if name.startswith(LOCAL) else None
 
 
 def source_of(name: str, config: Mapping[str, Any]) -> Source | None:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import plugins
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import SEPARATE, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.fork_server import LABELS, start
 from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examiner import SEPARATE, Examiner
+from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
 from fewshot_bench.engines.fork_server import WORKER, Forked, start
@@ -386,7 +386,7 @@ class RetryPolicy:
         return failed, cells
 
     def _happened(self, cell: RunSpec, how: str) -> None:
-        incident = {"kind": "retried", "text": f"the worker process was {how}"}
+        incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
         self._incidents.setdefault(cell.key(), []).append(incident)
 
     def _killed_for_memory(self) -> bool:

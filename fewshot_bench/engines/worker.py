@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import FUNCTIONS, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
@@ -178,7 +178,7 @@ def _hook(
     if swapped and following is not None:
         end = "put back" if complete else "could not be undone: the process is not used again"
         text = f"a hook of a plug-in, run before this cell, replaced {few(swapped)}; {end}"
-        examiner.note(following.key(), "functions", text)
+        examiner.note(following.key(), FUNCTIONS, text)
     return complete
 
 

@@ -29,7 +29,6 @@ KEY = 32
 TAIL = struct.Struct(f"<QQ{KEY}s{len(MAGIC)}s")
 COST = struct.Struct("<ddqqqqq")
 INDEX = np.dtype([("key", f"S{KEY}"), ("check", "<u8"), ("place", "<u4"), ("cost", "<u4")])
-ENTRY = struct.Struct("<QII")
 # Approximate keys per bucket; index entries per block of a read; entries between separate reads.
 BUCKET, BLOCK, GAP = 64, 1 << 14, 256
 COPY_BYTES = 1 << 20

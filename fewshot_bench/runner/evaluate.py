@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.record import Incidents, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
 from fewshot_bench.profiling.meter import Meter
@@ -31,8 +32,6 @@ from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolated
-
-OUT_OF_MEMORY = "out-of-memory"
 
 
 class QueryBatches:
@@ -103,7 +102,7 @@ def evaluate(
         status="done",
         footprint=footprint,
         timings=meter.timings(),
-        environment=_environment(fitted, spec.method),
+        environment=environment_of(fitted.backbone, spec.method),
         notes=fitted.context.notes | ({"printed": said} if said else {}),
         incidents=tuple(incidents),
     )
@@ -137,8 +136,8 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
         return {}
 
 
-def _environment(fitted: Fitted, method: str) -> dict[str, Any]:
-    backbone = fitted.backbone
+def environment_of(backbone: LoadedBackbone, method: str) -> dict[str, Any]:
+    """The environment of a record: machine, libraries, weights and the method's code."""
     return environment.describe(backbone.device) | {
         "weights_digest": backbone.weights_digest,
         "activation": getattr(backbone, "activation", None),

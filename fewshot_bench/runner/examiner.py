@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 8, 256
 # Value of `environment["labels"]` if metrics were computed in a process without the method's code.
-SEPARATE = "separate"
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
 
 

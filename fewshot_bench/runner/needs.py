@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.dataset import Stamped
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.keeping import kept_bytes
@@ -252,11 +253,11 @@ def _row_width(shape: Shape, *, unprojected: bool) -> int:
 
 def _weights(backbone: str) -> int:
     """Size in bytes of a local weights file (in a folder, the largest file); 0 if none."""
-    folder = backbone.removeprefix("local-dir:")
+    folder = local_folder(backbone)
     _, at, file = backbone.partition("@")
     try:
-        if folder != backbone:
-            return max(path.stat().st_size for path in Path(folder).expanduser().iterdir())
+        if folder:
+            return max(path.stat().st_size for path in folder.iterdir())
         return Path(file).expanduser().stat().st_size if at else 0
     except (OSError, ValueError):
         return 0

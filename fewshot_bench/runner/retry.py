@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.runner.context import Context
-from fewshot_bench.runner.evaluate import OUT_OF_MEMORY, Answered, QueryBatches, evaluate
+from fewshot_bench.runner.evaluate import Answered, QueryBatches, evaluate
 from fewshot_bench.runner.fit import Fitted, fit, seed_of
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.errors import InsufficientMemoryError

@@ -15,12 +15,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.store.kept_models import FILES
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, read_model
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, StoreError, UsageError
 from fewshot_bench.utils.extras import require
 
 PREFIX = "hub:"
-FILES = (CONFIG, TENSORS, CARD)
 _NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LOGIN = "log in (hf auth login, or HF_TOKEN)"

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
 
 
-MISSING = "the logits of a finished cell are missing"
+_NO_LOGITS = "the logits of a finished cell are missing"
 # Records round metrics to 6 digits; the margin allows for another order of summation.
 ABSOLUTE, RELATIVE = 2e-6, 1e-9
 _ATTEMPTS = 3
@@ -75,7 +75,7 @@ class Cell:
     @property
     def missing(self) -> bool:
         """True if the only problem is that logits are missing: the cell counts as not done."""
-        return self.problems == (MISSING,)
+        return self.problems == (_NO_LOGITS,)
 
 
 def examine(path: Path) -> Cell:
@@ -104,7 +104,7 @@ def _examine(path: Path) -> Cell:
         problems += _array_problems(record, arrays)
     except FileNotFoundError:
         if record.status == "done" or "logits" in record.digests:
-            problems.append(MISSING)
+            problems.append(_NO_LOGITS)
     except Damaged as error:
         problems.append(f"the logits cannot be read: {error}")
     return Cell(path, record, arrays, tuple(problems))

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
@@ -55,7 +56,7 @@ Backward = Callable[[Tensor, Tensor, Scale], None]
 class EncoderLearner(EncoderHooks):
     """Tensors inside the encoders, trained on augmented pixels; the last step is kept.
 
-    A method overrides `initial` and `encoders`, and others as needed; subclasses define the
+    A method overrides `initial`, and others as needed; subclasses define the
     schedule: `EpochLearner`, `EpochSchedule` or `StepLearner`.
     """
 
@@ -87,8 +88,13 @@ class EncoderLearner(EncoderHooks):
         return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """The loss of a batch; default: cross-entropy."""
-        return EncoderBatch.cross_entropy
+        """The loss of a batch; default: cross-entropy of `scores`."""
+
+        def loss(batch: EncoderBatch) -> Tensor:
+            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
+            return F.cross_entropy(scores, batch.labels)
+
+        return loss
 
     def backward(
         self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext

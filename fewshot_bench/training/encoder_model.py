@@ -187,8 +187,11 @@ class EncoderHooks:
         return learned
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The towers of one forward pass, differentiable in `learned`; default: the frozen ones."""
-        return frozen
+        """The towers of one forward pass, differentiable in `learned`.
+
+        Default: the frozen ones, with the tensors of `learned` that have names of theirs.
+        """
+        return frozen.with_parameters(learned)
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
         """Raw features of pixels (b, 3, h, w) for `read_images`: (b, embed) by default."""

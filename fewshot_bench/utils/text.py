@@ -94,8 +94,8 @@ def _unescaped(part: str) -> str:
 
 def _is_place(part: str) -> bool:
     text = _unescaped(part)
-    file = text.rpartition(":")[0]
-    if file.endswith(".py") and os.path.isfile(os.path.expanduser(file)):
+    file, _, owner = text.rpartition(":")
+    if file.endswith(".py") and "," not in owner and os.path.isfile(os.path.expanduser(file)):
         return True
     family, colon, path = text.partition(":")
     return bool(colon and path and "," not in family) and os.path.exists(os.path.expanduser(path))

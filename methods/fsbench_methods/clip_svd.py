@@ -76,10 +76,6 @@ class Spectra(EncoderHooks):
         """Every matrix, rebuilt with the learned singular values (parts, r)."""
         return {name: one.moved(learned[name]) for name, one in self.frozen.items()}
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the rebuilt matrices."""
-        return frozen.with_parameters(learned)
-
 
 @dataclass(frozen=True)
 class ClipSvd(StepLearner):

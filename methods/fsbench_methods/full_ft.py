@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
-    BatchLoss,
-    EncoderBatch,
     EncoderLearner,
     Encoders,
     Learned,
@@ -88,10 +85,6 @@ class FullFineTuning(EncoderLearner):
         start, end = self.initial(task, backbone, ctx), super().trained(task, backbone, ctx)
         return {name: one.lerp(end[name], self.alpha) for name, one in start.items()}
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The image tower with the trained weights."""
-        return frozen.with_parameters(learned)
-
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
         """(classes, embed + 1): head and bias; frozen class features unless `fitted`."""
         if not fitted:
@@ -103,15 +96,6 @@ class FullFineTuning(EncoderLearner):
         if not fitted:
             return scale * images @ classes.T
         return images @ classes[:, :-1].T + classes[:, -1]
-
-    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """Cross-entropy of the head."""
-
-        def loss(batch: EncoderBatch) -> Tensor:
-            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
-            return F.cross_entropy(scores, batch.labels)
-
-        return loss
 
     def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
         """AdamW."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary
-from fewshot_bench.training import Encoders, Learned, StepLearner
+from fewshot_bench.training import Encoders, StepLearner
 
 SCHEDULE = "2sfs-300 per shot"
 PROMPTS = (
@@ -53,10 +53,6 @@ class LnTuning(StepLearner):
         """The LayerNorm parameters of all blocks."""
         return chosen(backbone, is_block_norm)
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the learned parameters."""
-        return frozen.with_parameters(learned)
-
 
 @dataclass(frozen=True)
 class BitFit(StepLearner):
@@ -76,7 +72,3 @@ class BitFit(StepLearner):
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The biases."""
         return chosen(backbone, is_bias)
-
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the learned parameters."""
-        return frozen.with_parameters(learned)

@@ -23,7 +23,6 @@ BETAS = tuple(torch.linspace(0.5, 3, 20).tolist())
 PENALTIES = tuple(torch.linspace(0.001, 1, 10).tolist())
 TRANSFERRED = {1: (3.0, 0.05), 2: (2.6, 0.05), 4: (1.5, 0.05), 8: (1.66, 0.07), 16: (1.7, 0.1)}
 """Shots to the beta and penalty that the official code found on ImageNet, for all other sets."""
-_CODE = "ProKeR (Bendou et al. 2025), trainers/proker.py"
 
 
 @dataclass(frozen=True)

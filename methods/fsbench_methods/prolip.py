@@ -97,10 +97,6 @@ class ProLip(EncoderHooks):
             ctx.progress(step + 1, self.iterations)
         return self._fitted({PROJECTION: projection.detach()}, task, backbone, ctx)
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The image tower with the learned projection."""
-        return frozen.with_parameters(learned)
-
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model, with fixed class features."""
         frozen, fixed = Encoders(backbone.image_tower(), None), backbone.class_features(task)

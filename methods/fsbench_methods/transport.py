@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, RunContext, Task, hyper
+from fewshot_bench import hyper
 from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
-    BatchLoss,
-    EncoderBatch,
     Encoders,
     EpochLearner,
     Learned,
@@ -102,12 +99,3 @@ class TransportLearner(EpochLearner):
         with torch.no_grad():
             plan = transport(1 - cosines, self.eps, self.max_iter, self.tolerance)
         return scale * (plan * cosines).sum(dim=(-2, -1))
-
-    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """Cross-entropy of `scores`."""
-
-        def loss(batch: EncoderBatch) -> Tensor:
-            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
-            return F.cross_entropy(scores, batch.labels)
-
-        return loss

@@ -40,10 +40,6 @@ class Mixed(EncoderHooks):
     rows: Mapping[str, int]
     names: tuple[str, ...]
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the learned LayerNorms."""
-        return frozen.with_parameters(learned)
-
     def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
         """(classes, embed) at unit length."""
         features, head = super().read_classes(raw, learned, frozen), unit(learned["head"])
@@ -95,10 +91,6 @@ class TwoStage(StepLearner):
         """The LayerNorms of the blocks, and a zero head that is set when its stage begins."""
         head = torch.zeros(len(task.classnames), backbone.embed_dim)
         return chosen(backbone, is_block_norm) | {"head": head}
-
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """Both towers with the learned LayerNorms."""
-        return frozen.with_parameters(learned)
 
     def first(self, total: int) -> int:
         """The steps of the first stage."""

@@ -20,6 +20,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.text import split_names
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.plugin_edited import method_source, ran
@@ -64,7 +65,7 @@ def test_two_files_with_one_class_name_are_two_methods(tmp_path: Path) -> None:
 def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{write(tmp_path / folder / 'my lora.py').resolve()}:Edited"
     other = f"{write(tmp_path / 'lora.py').resolve()}:Edited"
-    assert method_references.split(f"{other},{name} , coop") == [other, name, "coop"]
+    assert split_names(f"{other},{name} , coop") == (other, name, "coop")
     options = (f"{name}.strength=2,3",)
     assert planned(name, other, options=options) == [
         f"{name}[strength=2.0]",

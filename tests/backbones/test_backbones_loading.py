@@ -105,7 +105,9 @@ def test_a_config_beside_the_file_will_do(checkpoint: Path) -> None:
     assert (backbone.activation, backbone._std) == ("QuickGELU", [0.25] * 3)
 
 
-def test_a_local_folder(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_local_folder(
+    weights: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = {"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (tmp_path / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
     save_file(weights, tmp_path / "open_clip_model.safetensors")
@@ -113,6 +115,10 @@ def test_a_local_folder(weights: dict[str, torch.Tensor], tmp_path: Path) -> Non
     assert torch.equal(backbone.module.visual.proj, weights["visual.proj"])
     assert backbone._std == [0.25] * 3
     first = loading.identity(f"local-dir:{tmp_path}")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    at_home: Any = loading.load(f"local-dir:~/{tmp_path.name}")
+    assert torch.equal(at_home.module.visual.proj, weights["visual.proj"])
+    assert loading.identity(f"local-dir:~/{tmp_path.name}") == first
     config["preprocess_cfg"]["mean"] = [0.1] * 3  # type: ignore[index]
     (tmp_path / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
     assert loading.identity(f"local-dir:{tmp_path}") != first

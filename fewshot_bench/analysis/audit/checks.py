@@ -16,7 +16,6 @@ from fewshot_bench.analysis.audit.findings import (
     Level,
     cells_of,
     datasets_of,
-    finding_of,
     labels_of,
     some,
     spread,
@@ -26,12 +25,12 @@ from fewshot_bench.analysis.record_columns import Place, RecordColumns
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
 # Incidents that make the time of a cell useless for comparing methods.
-_SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
+_SLOWED = {OUT_OF_MEMORY: "retried after out of memory", RETRIED: "the worker was lost once"}
 
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
@@ -46,7 +45,7 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
         ]
         much = f", up to {max(ratios):,.1f} times the support labels" if ratios else ""
         text = f"unfair validation: {labels_of(found)} had the full validation set of "
-        yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
+        yield Finding("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
 
 
 def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
@@ -56,13 +55,13 @@ def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
     bare = [record for record in done if not digest(record)]
     if bare:
         text = f"no digest of the support set, which could be any: {labels_of(bare)} on "
-        yield finding_of(
+        yield Finding(
             "finding", "no-split", f"{text}{datasets_of(bare)} ({cells_of(bare)})", 5, bare
         )
     lists = [record for record in done if not record.spec.revision]
     if lists:
         text = f"no revision of the lists of images: {datasets_of(lists)} ({cells_of(lists)})"
-        yield finding_of("note", "no-revision", text, 14, lists)
+        yield Finding("note", "no-revision", text, 14, lists)
 
 
 def validation_used(columns: RecordColumns) -> Iterator[Finding]:
@@ -80,11 +79,11 @@ def validation_used(columns: RecordColumns) -> Iterator[Finding]:
             f"{label} compared {spread(counts)} configurations on {spread(numbers)} "
             "validation labels"
         )
-        yield finding_of("note", "selection", text, 15, members)
+        yield Finding("note", "selection", text, 15, members)
     none = sorted(set(used) - set(chose))
     if chose and none:
         text = f"no validation labels were used by {some(none)}: the last checkpoint counts"
-        yield finding_of("note", "selection", text, 7)
+        yield Finding("note", "selection", text, 7)
 
 
 def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
@@ -100,13 +99,13 @@ def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
             parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
             text = f"{method} has not one configuration everywhere: {some(parts, 4)}"
             mine = [record for record in records if record.spec.method == method]
-            yield finding_of("finding", "per-dataset-options", text, 2, mine)
+            yield Finding("finding", "per-dataset-options", text, 2, mine)
         elif len(labels) > 1:
             text = (
                 f"{len(labels)} configurations of {method} stand here with test results: the best "
                 "of them would be chosen on test data"
             )
-            yield finding_of("note", "several-configurations", text, 1)
+            yield Finding("note", "several-configurations", text, 1)
 
 
 def overrides(columns: RecordColumns) -> Iterator[Finding]:
@@ -115,7 +114,7 @@ def overrides(columns: RecordColumns) -> Iterator[Finding]:
     found = [record for record in records if record.spec.overrides]
     if found:
         text = f"overridden defaults: {labels_of(found)}"
-        yield finding_of("note", "overrides", text, 8, found)
+        yield Finding("note", "overrides", text, 8, found)
 
 
 def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
@@ -123,7 +122,7 @@ def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
     records = columns.records
     for evaluated, text in overlap_texts(overlaps(records)).items():
         found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
-        yield finding_of("finding", "overlap", text, 1, found)
+        yield Finding("finding", "overlap", text, 1, found)
 
 
 def unpublished(columns: RecordColumns) -> Iterator[Finding]:
@@ -132,11 +131,11 @@ def unpublished(columns: RecordColumns) -> Iterator[Finding]:
     wrong = [record for record in records if record.split.get("verified") is False]
     if wrong:
         text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
-        yield finding_of("finding", "not-published", text, 5, wrong)
+        yield Finding("finding", "not-published", text, 5, wrong)
     none = [r for r in records if r.split.get("digest") and r.split.get("verified") is None]
     if none:
         text = f"no picks are published to compare with: {datasets_of(none)} ({len(none)} cells)"
-        yield finding_of("note", "no-published-split", text, 5, none)
+        yield Finding("note", "no-published-split", text, 5, none)
 
 
 def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
@@ -148,7 +147,7 @@ def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
     if sets - have:
         parts = [f"{prompts} on {dataset}" for dataset, prompts, _ in sorted(sets - have)]
         text = f"no zero-shot result under the same prompts: {some(parts, 4)}"
-        yield finding_of("note", "no-zero-shot", text, 4)
+        yield Finding("note", "no-zero-shot", text, 4)
 
 
 def limited(columns: RecordColumns) -> Iterator[Finding]:
@@ -157,7 +156,7 @@ def limited(columns: RecordColumns) -> Iterator[Finding]:
     for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
         found = [record for record in records if record.spec.limit == limit]
         text = f"limited to {limit} images: {labels_of(found)} on {datasets_of(found)}"
-        yield finding_of("finding", "limit", text, 0, found)
+        yield Finding("finding", "limit", text, 0, found)
 
 
 def toy(columns: RecordColumns) -> Iterator[Finding]:
@@ -170,7 +169,7 @@ def toy(columns: RecordColumns) -> Iterator[Finding]:
         named = {name for pair in pairs for name in pair if name}
         level: Level = "note" if named <= set(demo) else "finding"
         text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"
-        yield finding_of(level, "toy-backbone", text, 0, found)
+        yield Finding(level, "toy-backbone", text, 0, found)
 
 
 def mirroring(columns: RecordColumns) -> Iterator[Finding]:
@@ -181,7 +180,7 @@ def mirroring(columns: RecordColumns) -> Iterator[Finding]:
         text = (
             f"images are never mirrored: {datasets_of(found)} (a mirror image shows another class)"
         )
-        yield finding_of("note", "mirroring", text, 9, found)
+        yield Finding("note", "mirroring", text, 9, found)
 
 
 def happened(columns: RecordColumns) -> Iterator[Finding]:
@@ -195,7 +194,7 @@ def happened(columns: RecordColumns) -> Iterator[Finding]:
         what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
         one = next(i for i in cells[0].incidents if str(i.get("kind", "?")) == kind)
         text = f"{what}: {labels_of(cells)} on {datasets_of(cells)} ({cells_of(cells)}; "
-        yield finding_of("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
+        yield Finding("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
 
 
 def failed(columns: RecordColumns) -> Iterator[Finding]:
@@ -206,11 +205,11 @@ def failed(columns: RecordColumns) -> Iterator[Finding]:
         kinds = Counter(str((record.error or {}).get("type") or "?") for record in lost)
         why = some([f"{count} x {kind}" for kind, count in kinds.most_common()])
         text = f"{cells_of(lost)} failed: {labels_of(lost)} on {datasets_of(lost)} ({why})"
-        yield finding_of("finding", "failed", text, 0, lost)
+        yield Finding("finding", "failed", text, 0, lost)
     never = [record for record in records if record.status == "inapplicable"]
     if never:
         reasons = some({str((record.error or {}).get("message") or "") for record in never}, 2)
-        yield finding_of("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
+        yield Finding("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
 
 
 def costs(columns: RecordColumns) -> Iterator[Finding]:
@@ -220,12 +219,12 @@ def costs(columns: RecordColumns) -> Iterator[Finding]:
     declared = [r for r, source in zip(records, sources, strict=True) if source == "declared"]
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
-        yield finding_of("note", "declared-parameters", text, 11, declared)
+        yield Finding("note", "declared-parameters", text, 11, declared)
     loads = columns.rows(("environment.load", "environment.cpus"))
     busy = [record for record, loaded in zip(records, loads, strict=True) if _is_busy(*loaded)]
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
-        yield finding_of("note", "busy", text, 0, busy)
+        yield Finding("note", "busy", text, 0, busy)
 
 
 def _is_busy(load: Any, cpus: Any) -> bool:
@@ -239,7 +238,7 @@ def provenance(columns: RecordColumns) -> Iterator[Finding]:
     dirty = [record for record, is_dirty in zip(records, changed, strict=True) if is_dirty]
     if dirty:
         text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
-        yield finding_of("finding", "dirty", text, 0, dirty)
+        yield Finding("finding", "dirty", text, 0, dirty)
 
 
 SEEDS = 3
@@ -272,7 +271,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
             f"fewer than {SEEDS} seeds ({counts}) in {len(few)} of {len(seeds)} cells of the table:"
             f" {'no interval, and ' if one else ''}differences may be chance ({labels_of(flat)})"
         )
-        yield finding_of("finding", "few-seeds", text, 6, flat)
+        yield Finding("finding", "few-seeds", text, 6, flat)
     shared = [
         (found, len(sets[cell]))
         for cell, found in seeds.items()
@@ -286,7 +285,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
             f"{'one' if counts == '1' else 'ones'} in {len(shared)} of {len(seeds)} cells of the "
             f"table; intervals and tests say nothing about others ({labels_of(flat)})"
         )
-        yield finding_of("finding", "few-support-sets", text, 6, flat)
+        yield Finding("finding", "few-support-sets", text, 6, flat)
 
 
 def other_cells(columns: RecordColumns) -> Iterator[Finding]:
@@ -309,7 +308,7 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     ]
     if parts:
         text = f"not the same cells for all methods: {some(parts, 4)}"
-        yield finding_of("finding", "other-cells", text, 5)
+        yield Finding("finding", "other-cells", text, 5)
 
 
 def _row_text(row: Place, rows: Collection[Place]) -> str:

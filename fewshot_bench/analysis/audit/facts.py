@@ -12,25 +12,22 @@ from typing import Any
 from fewshot_bench.analysis.audit.findings import (
     Finding,
     cells_of,
-    finding_of,
     labels_of,
     some,
 )
 from fewshot_bench.analysis.conditions import digest, own_data
 from fewshot_bench.analysis.record_columns import RecordColumns
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import FUNCTIONS, SEPARATE, THREADS, Record, entry
 from fewshot_bench.api.spec import CONDITIONS
 
 HAZARD = 1
-# Value of `environment["labels"]` when metrics were computed in a process without plug-in code.
-SEPARATE = "separate"
 # Entries of a footprint: configurations compared, validation labels used for that, and images
 # encoded, as pixels or as features, including the evaluated ones (`images_seen` counts pixels
 # only, so it is 0 for a method that trains on features).
 TRIED, LABELS_USED = "selection.configurations", "selection.labels"
 IMAGES_BILLED = "work.billed.images"
 # Incidents of methods that replaced code of the harness or its libraries, or left threads behind.
-_REACHING = ("functions", "threads")
+_REACHING = (FUNCTIONS, THREADS)
 
 
 def read_kit(found: object) -> Mapping[str, Any] | None:
@@ -94,7 +91,7 @@ def checked(columns: RecordColumns) -> Iterator[Finding]:
         ]
         broken = (read_kit(found[0].entry("environment", "kit")) or {}).get("failed")
         level, kind = ("finding", "kit-failed") if broken else ("note", "kit")
-        yield finding_of(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
+        yield Finding(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
 
 
 def _named(method: str, said: Counter[str], text: str) -> str:
@@ -111,7 +108,7 @@ def reached(columns: RecordColumns) -> Iterator[Finding]:
     ]
     if found:
         text = f"replaced functions or left threads, which was undone: {labels_of(found)}"
-        yield finding_of("note", "reaching", f"{text} ({cells_of(found)})", HAZARD, found)
+        yield Finding("note", "reaching", f"{text} ({cells_of(found)})", HAZARD, found)
 
 
 PUBLISHED = {True: "yes", False: "no", None: "none published"}

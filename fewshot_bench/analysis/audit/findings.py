@@ -88,13 +88,6 @@ def spread(values: Sequence[float | None]) -> str:
 Records = Sequence[Record]
 
 
-def finding_of(
-    level: Level, kind: str, text: str, hazard: int = 0, records: Records = ()
-) -> Finding:
-    """A finding or a note about these records."""
-    return Finding(level, kind, text, hazard, records)
-
-
 def labels_of(records: Records) -> str:
     """Labels of the methods as configured, sorted and deduplicated."""
     return some(sorted({record.spec.label for record in records}))

@@ -43,7 +43,7 @@ def write(shown: Document, *, styled: bool = False, width: int | None = None) ->
                 console.print()
             _print_section(console, section)
         _print_closing(console, shown.notes, shown.commands)
-        for line in broken(clean(shown.signature), console.width):
+        for line in broken(printable(shown.signature), console.width):
             console.print(_text(line, "dim"))
 
     return printed(draw, styled=styled, width=width)
@@ -86,7 +86,7 @@ def printed(
 def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(clean(text), style=style)
+    return Text(printable(text), style=style)
 
 
 def _print_section(console: Console, section: Section) -> None:
@@ -139,7 +139,7 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
             console.print(_hanging(mark, ": ".join(line.costs), style))
         return
     if grid.name != title:
-        console.print(Text.assemble((clean(grid.name), "bold"), f"  {clean(grid.caption)}"))
+        console.print(Text.assemble((printable(grid.name), "bold"), f"  {printable(grid.caption)}"))
     for index, columns in enumerate(_blocks(grid, console.width)):
         if index:
             console.print()
@@ -151,11 +151,11 @@ def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
     from rich.text import Text
 
     shots = [
-        [Text(clean(head)), *(_entry(line.entries[index]) for line in grid.lines)]
+        [Text(printable(head)), *(_entry(line.entries[index]) for line in grid.lines)]
         for index, head in enumerate(grid.shots)
     ]
     costs = [
-        [Text(clean(text)) for text in (head, *(line.costs[index] for line in grid.lines))]
+        [Text(printable(text)) for text in (head, *(line.costs[index] for line in grid.lines))]
         for index, head in enumerate(grid.costs)
     ]
     for index, begins in enumerate(leading(grid.lines) if grid.groups else ()):
@@ -189,7 +189,7 @@ def _column_width(column: Column) -> int:
 def _title_width(grid: Grid, width: int) -> int:
     from rich.cells import cell_len
 
-    longest = max((cell_len(clean(line.title)) for line in grid.lines), default=0)
+    longest = max((cell_len(printable(line.title)) for line in grid.lines), default=0)
     return min(max(longest, len(grid.first)), width // 3)
 
 
@@ -201,14 +201,14 @@ def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
     table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, GAP - 1)
     )
-    table.add_column(clean(grid.first), overflow="fold", width=width)
+    table.add_column(printable(grid.first), overflow="fold", width=width)
     for column in columns:
         words = column[0].plain in grid.left
         table.add_column(column[0], justify="left" if words else "right", overflow="fold")
     begins = leading(grid.lines) if grid.groups else [True] * len(grid.lines)
     for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
-        title = _in_lines(clean(line.title), width) if begins[index] else ""
+        title = _in_lines(printable(line.title), width) if begins[index] else ""
         ends = grid.groups and begins[index + 1 : index + 2] == [True]
         table.add_row(Text(title), *cells, end_section=ends)
     return table
@@ -244,8 +244,3 @@ def _print_closing(console: Console, notes: Sequence[str], commands: Sequence[st
         console.print(_text("To run what is missing:"))
         for command in commands:
             console.print(_text(f"  {command}"), soft_wrap=True)
-
-
-def clean(text: str) -> str:
-    """Text without control characters, so that a name cannot control the terminal."""
-    return printable(text)

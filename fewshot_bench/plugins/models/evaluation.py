@@ -86,6 +86,7 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
     from fewshot_bench.images.decode import ImageFiles
     from fewshot_bench.profiling.meter import Meter
     from fewshot_bench.profiling.peak_memory import PeakMemory
+    from fewshot_bench.runner.evaluate import environment_of
 
     dataset = registry().dataset(name, store=store or Path(DEFAULT_STORE))
     items = tuple(dataset.items().get("test", ()))
@@ -108,7 +109,7 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
         metrics=rounded(answers),
         footprint=_footprint(model, meter) | {"peak_memory_mb": round(memory.megabytes, 1)},
         timings=meter.timings(),
-        environment=_environment(model),
+        environment=environment_of(model.backbone, model.config.method),
         notes={"kept_model": _about(model.config)},
     )
     return Evaluation(record, answers, tuple(item.id for item in items), set_aside)
@@ -242,20 +243,6 @@ def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
         card = card_of(registry().method_class(config.method)(**config.options))
         footprint |= {"card": card.to_dict()} if card else {}
     return footprint
-
-
-def _environment(model: Model) -> dict[str, Any]:
-    from fewshot_bench.runner import kit_results
-    from fewshot_bench.utils import environment
-
-    method, backbone = model.config.method, model.backbone
-    return environment.describe(backbone.device) | {
-        "weights_digest": backbone.weights_digest,
-        "activation": getattr(backbone, "activation", None),
-        "method_origin": registry().method(method).origin.split(",")[0],
-        "code": registry().code(method),
-        "kit": kit_results.of_record(method),
-    }
 
 
 def _about(config: ModelConfig) -> dict[str, Any]:

@@ -75,8 +75,9 @@ def _result(headline: Headline, pairs: Pairs) -> str:
     if estimate.half is not None:
         half = f" (±{_UNBROKEN}{text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
     elif estimate.n > 1:
-        word = " and " if estimate.n == 2 else " to "
-        half = f" ({word.join(map(text.percent, estimate.bounds))}, {estimate.n} seeds)"
+        ends = tuple(map(text.percent, estimate.bounds))
+        two = estimate.n == 2
+        half = f" ({' and '.join(ends)}, two seeds)" if two else f" ({' to '.join(ends)})"
     shown = text.percent(estimate.mean)
     level = [c.label for c in others if text.percent(headline.estimate(c).mean) == shown]
     found = [pairs.of(best, other) for other in others]

@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fewshot_bench import UsageError
+from fewshot_bench.engines.base import STORE
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import split_names
 
 VARIABLE = "FSBENCH_TRACK"
 FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
-STORE_VARIABLE = "FSBENCH_STORE"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 PROBLEMS = "problems.txt"
 # Name of a tracker, and of its extra, to the module that it needs.
@@ -76,7 +76,7 @@ def _check_folder(place: Path) -> None:
 
 def folder(store: Path | None = None) -> Path:
     """Folder of trackers: FSBENCH_TRACK_DIR, or beside the results of the store."""
-    beside = (store or Path(os.environ.get(STORE_VARIABLE) or ".")) / "tracking"
+    beside = (store or Path(os.environ.get(STORE) or ".")) / "tracking"
     return Path(os.environ.get(FOLDER_VARIABLE) or beside)
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any
 
-from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.record import FUNCTIONS, THREADS, Incidents
 from fewshot_bench.runner.isolation.functions import Functions
 from fewshot_bench.runner.isolation.processes import Children, Descriptors, Threads
 from fewshot_bench.runner.isolation.settings import Settings
@@ -65,7 +65,7 @@ class _Snapshot:
         """Report and undo changes; functions first, since the other steps call them."""
         swapped, complete = self._functions.restore()
         if swapped:
-            report("functions", f"replaced {few(swapped)}", complete)
+            report(FUNCTIONS, f"replaced {few(swapped)}", complete)
         for step in (self._compare_processes, self._compare_settings):
             try:
                 step(report)
@@ -81,7 +81,7 @@ class _Snapshot:
             report("processes", f"left child processes {few(ended)}", complete, "ended")
         left = self._threads.left()
         if left:
-            report("threads", f"left threads {few(left)}", False)
+            report(THREADS, f"left threads {few(left)}", False)
 
     def _compare_settings(self, report: Callable[..., None]) -> None:
         for setting, values, undone in self._settings.changes():
