@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -28,11 +29,21 @@ def is_system_folder(name: str) -> bool:
     return name.casefold() in SYSTEM_FOLDERS
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """True for a folder or a link to one; a link to itself is none. OSError as for `os.stat`."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The visible subfolders in case-sensitive order; empty when the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name[0] != "." and e.is_dir()]
+            names = [e.name for e in entries if e.name[0] != "." and is_folder(e)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]

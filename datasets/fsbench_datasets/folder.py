@@ -25,6 +25,7 @@ from fewshot_bench.api.sources import (
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.kept_pools import kept_text, lists_digest
+from fsbench_datasets.labels import tidy_name
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note, undivided
 from fsbench_datasets.split_lists import (
     ROLES,
@@ -165,10 +166,30 @@ class ImageFolder:
             return self._made()[0], (kept_note(note, None),), ()
         pools = load_kept(stored)
         check_classes(self.name, pools)
+        self._check_labels(pools, stored)
         outside, later = self._compared(pools, stored)
         for id in () if self.lenient else outside:
             self._refuse_absent(id, stored)
         return pools, (kept_note(note, stored), *filter(None, [later])), outside
+
+    def _check_labels(self, pools: Pools, stored: Path) -> None:
+        """UsageError if a stored split gives images another class than their folder.
+
+        Its labels number its own classes, as class folders may have been added or removed since.
+        """
+        own = {run.folder: run.classname for p in self._found.pools.values() for run in p.runs}
+        labels = {text: label for label, text in enumerate(sorted(classnames_of(pools)))}
+        for folder, runs in _by_folder(pools).items():
+            for run in runs:
+                name, label = run.classname, labels[run.classname]
+                if run.label != label or not _is_name_of(name, folder, own.get(folder)):
+                    given = f"{run.label} '{name}' for '{run.ids[0]}'"
+                    expected = f"{label} '{name}'" if run.label != label else f"'{own[folder]}'"
+                    raise UsageError(
+                        f"split file {stored} has the class {given}, expected {expected}, the "
+                        "class of its folder: put the file back as it was, or delete it to have "
+                        "a new split made (numbers of both cannot be compared)"
+                    )
 
     def _compared(self, pools: Pools, stored: Path) -> tuple[tuple[str, ...], str]:
         """The listed ids without an image in the tree, and a note on images added later."""
@@ -228,6 +249,16 @@ def open_folder(
     name = f"folder:{one_spelling(root)}"
     check_holdout(name, holdout)
     return ImageFolder(name, root, holdout, splits, lenient)
+
+
+def _is_name_of(classname: str, folder: str, now: str | None) -> bool:
+    """True if a class folder has this class name, or had it beside other class folders.
+
+    It is the name of the folder, or the end of its path. now: the present class name; None if the
+    folder is gone, whose name nobody can tell.
+    """
+    path = "/".join(map(tidy_name, folder.split("/"))).rstrip("/")
+    return now is None or any(f"/{whole}".endswith(f"/{classname}") for whole in (now, path))
 
 
 def _by_folder(pools: Pools) -> dict[str, list[Run]]:

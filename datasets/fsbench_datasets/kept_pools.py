@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from fewshot_bench import Item
 from fewshot_bench.api.sources import (
@@ -33,7 +34,9 @@ def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList
     key = f"pools {VERSION}\0{made_of}"
     content = kept_list(key)
     if content is not None:
-        return _decoded(content)
+        # Whatever is wrong with cached pools, they can be made again.
+        with suppress(Exception):
+            return _decoded(content)
     pools = {role: packed(items) for role, items in make().items()}
     keep_list(key, _encoded(pools))
     return pools

@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,15 @@ def _tsv(path: Path) -> Iterator[Record]:
     return _table(path, "\t")
 
 
+class _Pairs(dict[str, Any]):
+    """A JSON object; `twice` is a key that occurs more than once, of which `dict` keeps one."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        count = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
+        self.twice = next((key for key, times in count.items() if times > 1), None)
+
+
 def _json_lines(path: Path) -> Iterator[Record]:
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
@@ -122,7 +132,7 @@ def _json(path: Path) -> Iterator[Record]:
 
 def _parse(path: Path, where: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
         place = where or f"line {error.lineno}"
         raise UsageError(f"manifest {path}, {place}: is not valid JSON: {error.msg}") from None
@@ -134,6 +144,11 @@ def _object(path: Path, where: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(
             f"manifest {path}, {where}: expected an object with path and label, got {value!r:.60}"
+        )
+    if isinstance(value, _Pairs) and value.twice is not None:
+        raise UsageError(
+            f"manifest {path}, {where}: has the key '{value.twice}' twice: expected distinct keys "
+            "(keep one of them)"
         )
     return value
 
@@ -207,7 +222,9 @@ class Manifest:
                 f"{shortened(missing)}; paths are relative to {self._base} "
                 "(--skip-damaged goes on without them)"
             )
-        return Listing(labeled, lines_of(sizes), folder=str(self._base))
+        # Sorted, so that the revision does not depend on the order of the rows.
+        by_id = sorted(zip((row.id for row in rows), sizes, strict=True))
+        return Listing(labeled, lines_of(size for _, size in by_id), folder=str(self._base))
 
     def read(self, id: str) -> bytes:
         """The encoded image; OSError when it cannot be read."""

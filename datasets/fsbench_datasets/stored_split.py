@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -73,10 +74,21 @@ def load_kept(path: Path) -> Pools:
     Parsed pools are cached under the file's SHA-256 digest.
     """
     try:
+        _refuse_mark(path)
         digest = _digest(path)
     except OSError:
         return load_split(path)
     return kept_pools(digest, lambda: load_split(path))
+
+
+def _refuse_mark(path: Path) -> None:
+    """DataMissingError for a byte order mark, which editors add and this program never writes."""
+    with path.open("rb") as file:
+        if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+            raise DataMissingError(
+                f"split file {path} starts with a byte order mark, expected UTF-8 without it: save "
+                "it so, or delete it to have a new split made"
+            )
 
 
 def _digest(path: Path) -> str:
@@ -120,6 +132,7 @@ def _differs(path: Path, source: Path, what: str) -> UsageError:
 def _read(path: Path) -> dict[str, tuple[str, int, str]]:
     """Image id to role, label and class name."""
     try:
+        _refuse_mark(path)
         content = json.loads(path.read_text("utf-8"))
         return {
             id: (role, label, classname) for role in ROLES for id, label, classname in content[role]

@@ -23,7 +23,7 @@ from typing import Any
 
 from fewshot_bench import UsageError
 from fewshot_bench.api.sources import Names, image_endings, image_remedy, keep_list, kept_list
-from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_image, is_system_folder
+from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_folder, is_image, is_system_folder
 from fsbench_datasets.split_lists import plain_text
 
 VERSION = 1
@@ -183,9 +183,9 @@ class _Reader:
             name = entry.name
             if name[0] == ".":
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 (system if is_system_folder(name) else below).append(name)
-            elif is_image(name) and (entry.is_file() or entry.is_symlink()):
+            elif is_image(name) and (entry.is_symlink() or entry.is_file()):
                 images.append(entry)
             elif image_remedy(ending(name)):
                 unread.append(name)
@@ -253,7 +253,12 @@ def _encoded(tree: Tree) -> bytes:
 
 def _kept(key: str) -> Tree | None:
     content = kept_list(key)
-    return None if content is None else _decoded(content)
+    if content is None:
+        return None
+    # Whatever is wrong with a cached list, the folder can be listed again.
+    with suppress(Exception):
+        return _decoded(content)
+    return None
 
 
 def _decoded(content: bytes) -> Tree:

@@ -18,8 +18,13 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    PluginError,
+    StoreError,
+    UsageError,
+    require,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

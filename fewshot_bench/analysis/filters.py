@@ -1,6 +1,7 @@
 """Filters that choose the records of a table, and the version of each method.
 
 `select` and `current` are the entries; the error for an unknown value suggests the closest one.
+`words_of` converts the values of `Results.where` to the notation of `fsbench compare`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import NamedTuple
+from dataclasses import is_dataclass
+from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.conditions import code, code_of, condition, data_text, own_data
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import option_name, spelled_once, split_names
+from fewshot_bench.utils.text import join_names, option_name, spelled_once, split_names
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
@@ -48,7 +52,13 @@ def select(
     value for each condition of the table; a prefix suffices for `weights`, `revision` (of the data
     set or of the target), `own_data` and `code`. `code` does not filter other methods.
     """
-    named = {name: text for name, text in names.items() if text}
+    named = {name: text for name, text in names.items() if text is not None}
+    for name, text in named.items():
+        if not split_list(text, ()):
+            raise UsageError(
+                f"{option_name(name)} {text!r} names nothing, as a variable of a script that is "
+                "not set: expected a name, or no such option to take all"
+            )
     given = {name: text for name, text in conditions.items() if text is not None}
     tests = [_by_name(records, kind, text) for kind, text in named.items()]
     tests += [_by_condition(records, name, text) for name, text in given.items()]
@@ -151,7 +161,8 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
 
     def matches(record: Record) -> bool:
         values = _values(record.spec, name)
-        if name in _PREFIXES:
+        # An empty text stands for records that state nothing, not for every prefix.
+        if name in _PREFIXES and text:
             return any(value.startswith(text) for value in values)
         return text in values
 
@@ -166,7 +177,7 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
 def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
     """Keep records with this code; do not filter methods of which no record has it."""
     having = {code_of(record) for record in records if code(record).startswith(text[:12])}
-    if not having:
+    if not having or not text:
         known = {code(record) for record in records}
         raise unknown("code", text, known, "only what is in the store can be compared")
     return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
@@ -176,8 +187,8 @@ def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
     if name == "own_data":
         said = data_text(spec)
         return (own_data(spec), *([said] if said != "none" else []))
-    if name == "revision" and spec.target:
-        return spec.revision, spec.target_revision
+    if name == "revision":
+        return (spec.revision, *([spec.target_revision] if spec.target else []))
     return (condition(spec, name),)
 
 
@@ -280,3 +291,73 @@ def _about_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iter
             f"{short(method)}@{version} is not the newest version, which is {last[method]}: no "
             "command computes what it lacks"
         )
+
+
+_STEP = "only what is in the store can be compared"
+
+
+def several(value: Any) -> tuple[Any, ...]:
+    """One value or several as a tuple."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
+
+
+def words_of(value: Any) -> str:
+    """Values in the notation of `fsbench compare`: `1,4`, `none`."""
+    if isinstance(value, str):
+        return value
+    return join_names(_word(one) for one in several(value))
+
+
+def is_method_object(value: Any) -> bool:
+    """True for an object of a method's class."""
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def of_methods(records: Sequence[Record], methods: Sequence[Any]) -> Sequence[Record]:
+    """The records of these methods; an object matches only records with its option values.
+
+    UsageError for a method that no record has.
+    """
+    keys = set()
+    for one in methods:
+        if is_method_object(one):
+            label = _word(one)
+            found = [record for record in records if _label(record) == label]
+            if not found:
+                raise unknown("method", label, map(_label, records), _STEP)
+        else:
+            found = select(records, {"method": _word(one)}, {})
+        keys |= {record.spec.key() for record in found}
+    return [record for record in records if record.spec.key() in keys]
+
+
+def with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
+    """The records with these hyper-parameters; UsageError for a name or value that none has."""
+    if not isinstance(asked, Mapping):
+        raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
+    for name, values in asked.items():
+        known = {option for record in records for option in record.spec.options}
+        if name not in known:
+            raise unknown("hyper-parameter", str(name), known, _STEP)
+        records = [record for record in records if name in record.spec.options]
+        found = [record.spec.options[name] for record in records]
+        for value in several(values):
+            if value not in found:
+                raise unknown(f"value of {name}", str(value), map(str, found), _STEP)
+        records = [record for record in records if record.spec.options[name] in several(values)]
+    return records
+
+
+def _label(record: Record) -> str:
+    return method_label(short(record.spec.method), record.spec.overrides)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, type):
+        # A method of a notebook is stored in a file of its own.
+        return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
+    if is_method_object(value):
+        return method_label(short(_word(type(value))), changed_options(value))
+    return "none" if value is None else str(value)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
-from fewshot_bench.analysis.result_filters import (
+from fewshot_bench.analysis.filters import (
     is_method_object,
     of_methods,
     several,
@@ -26,8 +26,14 @@ from fewshot_bench.analysis.result_filters import (
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.api.shots import plain
-from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
+from fewshot_bench.api.spec import (
+    CONDITIONS,
+    DEFAULT_STORE,
+    RunSpec,
+    canonical_json,
+    method_label,
+    plain,
+)
 from fewshot_bench.store.kept_models import model_of
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store

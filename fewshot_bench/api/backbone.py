@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.mistyped import one_of, whole_number
+from fewshot_bench.utils.errors import ContractError, one_of, whole_number
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fewshot_bench.api.backbone import Encoder
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.mistyped import one_of, whole_number
+from fewshot_bench.utils.errors import ContractError, one_of, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -124,10 +124,17 @@ class Hyperparameter:
 
     @property
     def type_name(self) -> str:
-        """The type in readable form."""
-        if typing.get_origin(self.type) is Literal:
-            return "|".join(str(choice) for choice in typing.get_args(self.type))
-        return getattr(self.type, "__name__", str(self.type))
+        """The type in readable form: `float`, `mean|none`, `int | None`."""
+        return _type_name(self.type)
+
+
+def _type_name(kind: Any) -> str:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "|".join(map(str, parts))
+    if origin in _UNIONS:
+        return " | ".join("None" if part is type(None) else _type_name(part) for part in parts)
+    return getattr(kind, "__name__", str(kind))
 
 
 def hyper(default: Any, help: str, *, unit: str = "", source: str = "") -> Any:
@@ -196,9 +203,12 @@ def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
 
 
 def _refused(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
-    hint = ""
-    if typing.get_origin(parameter.type) is Literal:
-        hint = suggestion(str(value), map(str, typing.get_args(parameter.type)))
+    union = typing.get_origin(parameter.type) in _UNIONS
+    kinds = typing.get_args(parameter.type) if union else (parameter.type,)
+    choices = [
+        c for kind in kinds if typing.get_origin(kind) is Literal for c in typing.get_args(kind)
+    ]
+    hint = suggestion(str(value), map(str, choices)) if choices else ""
     return UsageError(
         f"{owner}: {parameter.name}={value!r:.80} is not {parameter.type_name}{hint} "
         f"(default {parameter.default!r}; fsbench show {owner})"

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.mistyped import one_of, texts
+from fewshot_bench.utils.errors import ContractError, one_of, texts
 
 OTHER_TEXTS = "other texts"
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)

@@ -20,6 +20,10 @@ from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+# Labels, signatures and file names of results contain versions.
+VERSION = re.compile(r"[A-Za-z0-9._+-]+")
+# The suite of all methods.
+EVERY = "all"
 # Class attributes that the harness reads; none is a hyper-parameter.
 ABOUT = (
     *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
@@ -76,10 +80,21 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 def cannot_be_built(method: type) -> list[str]:
     """Errors of building a method, or its card, from its defaults; empty if both can be built."""
     try:
-        method()
+        built = method()
+        changed = [
+            one for one in hyperparameters(method) if getattr(built, one.name) != one.default
+        ]
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
-        return [f"{method.__name__} cannot be built from its defaults: {kind}: {error}"]
+        # A metaclass may raise on `__name__`.
+        own = vars(type)["__name__"].__get__(method)
+        return [f"{own} cannot be built from its defaults: {kind}: {error}"]
+    if changed:
+        name, value = changed[0].name, getattr(built, changed[0].name)
+        return [
+            f"{method.__name__} is built with {name}={value!r}, but its default is "
+            f"{changed[0].default!r}: leave fields as given, and compute other values in fit"
+        ]
     try:
         card_of(method)
     except ContractError as error:
@@ -159,15 +174,29 @@ def _stray_attributes(method: type) -> set[str]:
 
 
 def name_problems(method: type, registered: str = "") -> Iterator[str]:
-    """`name` is a ClassVar[str] in lower case, as it is written on the command line."""
+    """`name` is a ClassVar[str] in lower case, as it is written on the command line.
+
+    `version`, if there is one, is a ClassVar[str] too.
+    """
     kind, name = method.__name__, getattr(method, "name", None)
     if name is None:
         example = registered or "my-method"
         yield f"{kind} has no name; write name: ClassVar[str] = {example!r}"
-    elif not isinstance(name, str) or NAME.fullmatch(name) is None or name == "all":
-        yield f"{kind}.name is {name!r}, expected lower-case letters, digits and hyphens"
+    elif name == EVERY:
+        yield f"{kind}.name is '{EVERY}', the reserved name of all methods together; choose another"
+    elif not isinstance(name, str) or NAME.fullmatch(name) is None:
+        yield (
+            f"{kind}.name is {name!r}, expected lower-case letters, digits, '.', '_', '+' and '-', "
+            "a letter or digit first"
+        )
     elif registered and name != registered:
         yield f"{kind}.name is {name!r}, but it is registered as {registered!r}: use one name"
+    version = getattr(method, "version", "1")
+    if not isinstance(version, str) or VERSION.fullmatch(version) is None:
+        yield (
+            f"{kind}.version is {version!r}, expected a text of letters, digits, '.', '_', '+' and "
+            "'-', such as '2'"
+        )
     fields = getattr(method, "__dataclass_fields__", {})
     for about in ABOUT[:2]:
         if about in fields and not _is_class_variable(method, about):

@@ -16,9 +16,11 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,8 @@ BINS = 15
 RECORDED = 6
 # Values per block of rows, which keeps the memory for ImageNet below a gigabyte.
 _PART = 2**20
+# Most decimal places in tables.
+_DIGITS = 9
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -141,19 +145,41 @@ class Metric:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ContractError(
                 f"metric {self.name!r}: expected a name of lower-case letters, digits and _"
             )
-        for function in (self.compute, self.scores):
-            odd = sorted(needs(function) - set(GIVEN)) if function is not None else ()
-            if odd:
-                raise ContractError(
-                    f"metric '{self.name}' asks for '{odd[0]}': expected parameters among "
-                    f"{', '.join(GIVEN)}"
-                )
+        for field in ("title", "short", "unit"):
+            text = getattr(self, field)
+            if not isinstance(text, str) or not plain_text(text):
+                self._refuse(field, "expected text without control characters")
+        if not self.title.strip():
+            self._refuse("title", "expected the words of captions, such as 'top-1 accuracy'")
+        if type(self.digits) is not int or not 0 <= self.digits <= _DIGITS:
+            self._refuse("digits", f"expected a whole number from 0 to {_DIGITS}")
+        for field in ("compute", "scores"):
+            if field == "compute" or self.scores is not None:
+                self._check_function(field)
         if not self.short:
             object.__setattr__(self, "short", self.name.replace("_", " "))
+
+    def _check_function(self, field: str) -> None:
+        """ContractError unless all parameters of a function are attributes of `Answers`."""
+        function = getattr(self, field)
+        try:
+            asked = needs(function)
+        except (TypeError, ValueError):
+            self._refuse(field, "expected a function whose parameters can be read")
+        odd = sorted(asked - set(GIVEN))
+        if odd or not asked:
+            what = f"asks for '{odd[0]}'" if odd else f"has {field} without parameters"
+            raise ContractError(
+                f"metric '{self.name}' {what}: expected parameters among {', '.join(GIVEN)}"
+            )
+
+    def _refuse(self, field: str, expected: str) -> NoReturn:
+        shown = f"{getattr(self, field)!r:.80}"
+        raise ContractError(f"metric '{self.name}': {field} is {shown}, {expected}")
 
     @property
     def registered(self) -> str:
@@ -225,11 +251,12 @@ class Metric:
 
     def _called(self, function: Callable[..., Any], answers: Any) -> Any:
         given = {name: _read_only(getattr(answers, name)) for name in needs(function)}
-        try:
+        if not self.source:
             return function(**given)
+        try:
+            with plugin_code():
+                return function(**given)
         except (Exception, SystemExit) as error:
-            if not self.source:
-                raise
             raise ContractError(
                 f"metric '{self.name}' failed: {type(error).__name__}: {error}{self.registered}"
             ) from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from fewshot_bench.utils.errors import PluginError, unknown
+from fewshot_bench.utils.plugin_code import plugin_code
 
 if TYPE_CHECKING:
     import click
@@ -130,7 +131,12 @@ _PLAIN = (str, int, float)
 def _variables(found: Any) -> bool:
     """True for a valid return value of `worker_environment`."""
     return isinstance(found, Mapping) and all(
-        isinstance(text, str) for pair in found.items() for text in pair
+        isinstance(name, str)
+        and isinstance(value, str)
+        and name
+        and "=" not in name
+        and "\0" not in name + value
+        for name, value in found.items()
     )
 
 
@@ -150,7 +156,10 @@ def _values(found: Any) -> bool:
 
 # Hooks with a return value: a test of the value, and the expectation for error messages.
 _ANSWERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "worker_environment": (_variables, "a mapping of texts to texts"),
+    "worker_environment": (
+        _variables,
+        "a mapping of texts to texts that an environment can hold: no \\0, no = in a name",
+    ),
     "run_warnings": (_sentences, "a list of texts"),
     "table_columns": (_values, "a mapping of titles to texts or numbers"),
 }
@@ -160,20 +169,24 @@ def call(
     hooks: pluggy.HookRelay,
     hook: str,
     failed: Callable[[str, PluginError], None],
+    entered: Callable[[str], None] = lambda plugin: None,
     **arguments: Any,
 ) -> Iterator[tuple[str, Any]]:
     """Full name and return value of every plug-in whose hook does not return None.
 
     A plug-in that fails or returns an invalid value is skipped: `failed` is called with its full
-    name and the error, whose `__cause__` is the exception that the plug-in raised.
+    name and the error, whose `__cause__` is the exception that the plug-in raised. `entered` is
+    called with the full name before each plug-in's hook.
     """
     accepts, expected = _ANSWERS.get(hook, (lambda found: True, ""))
     for implementation in implementations(hooks, hook):
         name = implementation.plugin_name
+        entered(name)
         try:
-            given = [arguments[argument] for argument in implementation.argnames]
-            found = implementation.function(*given)
-            accepted = found is None or accepts(found)
+            with plugin_code():
+                given = [arguments[argument] for argument in implementation.argnames]
+                found = implementation.function(*given)
+                accepted = found is None or accepts(found)
         except (Exception, SystemExit) as error:
             failure = PluginError(
                 f"{hook} of plug-in {name} failed: {type(error).__name__}: {error}"
@@ -233,10 +246,11 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
         if only is not None and name not in only.split(","):
             continue
         try:
-            plugin = point.load()
-            manager.register(plugin, name=name)
-            _check_hooks(manager, plugin)
-            manager.check_pending()
+            with plugin_code():
+                plugin = point.load()
+                manager.register(plugin, name=name)
+                _check_hooks(manager, plugin)
+                manager.check_pending()
         except (Exception, SystemExit) as failure:
             error = f"{type(failure).__name__}: {failure}"
             if manager.has_plugin(name):

@@ -8,17 +8,17 @@ from fewshot_bench.api.dataset import (
     ENSEMBLE_TEMPLATES,
     SIMPLE_TEMPLATES,
     Preparable,
+    Recipe,
+    RemoteFile,
     Stamp,
     Stamped,
+    data_roots,
     file_stamp,
 )
 from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
-from fewshot_bench.api.recipe import Recipe, RemoteFile
-from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.split_file import Pools, load_split, save_split
-from fewshot_bench.utils.cache_dir import cache_root
+from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
-from fewshot_bench.utils.kept_lists import keep_list, kept_list
 from fewshot_bench.utils.text import one_place, one_spelling
 
 __all__ = [

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.api.items import Item, digest_of
-from fewshot_bench.api.shots import ALL_SHOTS, per_class
-from fewshot_bench.utils.mistyped import number_range, probability
+from fewshot_bench.api.spec import ALL_SHOTS, per_class
+from fewshot_bench.utils.errors import number_range, probability
 
 if TYPE_CHECKING:
     import torch

@@ -1,16 +1,21 @@
 """FLOPs of transformer blocks, forward and backward: two per multiplication and addition.
 
-`block_flops` and `gradient_flops` are the entry points; counts follow from a layout and the tensors
-of a block.
+`block_flops` and `gradient_flops` follow from a layout and the tensors of a block. `counted` counts
+the matrix products of branches, which are code of methods, as they run; nothing is traced unless
+costs are being counted (`fewshot_bench.profiling.cost`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.profiling.cost import count, count_backward, is_counting
 
 Parts = Mapping[str, Tensor]
 
@@ -72,3 +77,39 @@ def _attention(parts: Parts, layout: Layout, *, pooled: bool) -> int:
     if not pooled:
         pairs += layout.runs * layout.prefix**2
     return 4 * pairs * _width(parts)
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of the matrix products inside, by torch's own formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch.utils.flop_counter import flop_registry
+
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def counted(branch: Callable[[], Tensor | None]) -> Tensor | None:
+    """Run a branch and count its FLOPs, also those of a later backward pass.
+
+    The gradients of a product, for its input and its matrix, are two further products.
+    """
+    if not is_counting() or torch.compiler.is_exporting():
+        return branch()
+    products = _Products()
+    try:
+        with products:
+            added = branch()
+    finally:
+        # Recomputing a block may stop early, by an exception, once it has all needed tensors.
+        count(flops=products.flops)
+    if added is not None:
+        count_backward(added, 2 * products.flops)
+    return added

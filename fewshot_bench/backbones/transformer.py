@@ -21,8 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from fewshot_bench.api.backbone import Adapter, Encoder, FusedAdapter, Site
 from fewshot_bench.api.edits import Branch, Edits, Point
 from fewshot_bench.backbones.attention import attend, attend_pooled
-from fewshot_bench.backbones.block_flops import block_flops, gradient_flops
-from fewshot_bench.backbones.branch_flops import counted
+from fewshot_bench.backbones.block_flops import block_flops, counted, gradient_flops
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward

@@ -8,7 +8,7 @@ import click
 
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.cli.filters import chosen, filter_options
-from fewshot_bench.cli.options import format_option, store_option
+from fewshot_bench.cli.options import PathName, format_option, store_option
 from fewshot_bench.utils.errors import FsbenchError
 
 
@@ -16,7 +16,7 @@ from fewshot_bench.utils.errors import FsbenchError
 @store_option()
 @format_option([name for name in FORMATS if name != "latex"], "How to write it.")
 @click.option(
-    "-O", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file."
+    "-O", "--output", type=PathName(dir_okay=False, path_type=Path), help="Write to this file."
 )
 @click.option("--strict", is_flag=True, help="Exit code 1 when there is a finding.")
 @filter_options

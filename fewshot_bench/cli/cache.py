@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, list_option, store_option
+from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
@@ -90,7 +90,7 @@ _READERS: Mapping[str, Callable[[Path], tuple[Any, Any]]] = {
 
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PATH: Any = click.Path(path_type=Path)
+_PATH: Any = PathName(path_type=Path)
 _STORE = store_option("Store whose features are meant.")
 
 
@@ -166,7 +166,7 @@ def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -
     from fewshot_bench.utils.cache_dir import remove
     from fewshot_bench.utils.files import is_stale
 
-    before = time.time() - _seconds(older) if older else float("inf")
+    before = float("inf") if older is None else time.time() - _seconds(older)
     chosen = [
         file
         for file in _files(_kinds(kind), store)

@@ -21,17 +21,26 @@ from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import (
     MetricName,
+    PathName,
     allow_mixed_option,
     format_option,
     list_option,
     not_empty,
     store_option,
 )
-from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
+from fewshot_bench.cli.output import (
+    drawn,
+    refuse_image,
+    refuse_kept,
+    replaced,
+    terminal_style,
+    warn,
+    write_bytes,
+    write_text,
+)
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import UsageError, require
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
@@ -58,6 +67,21 @@ def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
         raise UsageError(f"{option} '{path}': expected a name that ends in {', '.join(endings)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{option} '{path}': expected a file in a folder that is there")
+
+
+def check_outputs(files: Mapping[str, Path | None]) -> None:
+    """UsageError for two options with one file, or a file that belongs to a store or model."""
+    places: dict[Path, str] = {}
+    output = files["--output"]
+    if output is not None:
+        refuse_image(output)
+    for option, path in files.items():
+        if path is None:
+            continue
+        refuse_kept(path, option)
+        other = places.setdefault(path.resolve(), option)
+        if other != option:
+            raise UsageError(f"{other} and {option} name one file, '{path}': choose another one")
 
 
 def write_predictions(
@@ -142,7 +166,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUTS = ("groups", "paper")
 # Label names that LaTeX accepts without escapes.
 _LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
-_FILE: Any = click.Path(path_type=Path)
+_FILE: Any = PathName(path_type=Path)
 _OPTIONS = (
     click.option(
         "--layout",
@@ -247,7 +271,7 @@ def write_figure(path: Path, table: Table) -> None:
 @click.option(
     "-O",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write to this file instead of the terminal.",
 )
@@ -310,6 +334,7 @@ def command(
     paper.check(form, {"columns": columns, "per-class": per_class})
     check_figure(figure, per_class)
     check_predictions(predictions)
+    check_outputs({"--output": output, "--figure": figure, "--predictions": predictions})
     opened = Store(store)
     chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
     known = known_metrics({metric, sort or "", *(columns or "").split(",")})

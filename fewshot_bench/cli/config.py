@@ -18,7 +18,7 @@ from fewshot_bench.utils.plain_yaml import load_plain
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a .yaml, .yml or .toml file; UsageError names the fault and the place."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {path} cannot be read: {error}") from None
     if path.suffix == ".toml":
@@ -79,12 +79,18 @@ def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -
             )
         option = known[name]
         assert option.name is not None
+        if option.name in defaults:
+            raise UsageError(
+                f"config file {path}: '{raw}' and another key are the option --{name}: keep one"
+            )
         defaults[option.name] = _option_value(option, value, f"config file {path}: {raw}")
     return defaults
 
 
 def _option_value(option: click.Option, value: Any, where: str) -> Any:
     if option.multiple:
+        if isinstance(value, Mapping) and "=" not in (option.metavar or ""):
+            raise UsageError(f"{where}: expected a text or a list of texts, got names with values")
         return _settings(value, where)
     if isinstance(value, list):
         value = ",".join(_scalar(part, where) for part in value)

@@ -14,7 +14,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES, SIZE, Seconds
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
-from fewshot_bench.store.keeping import KEPT, MOST_LOGITS
+from fewshot_bench.store.answer_files import KEPT, MOST_LOGITS
 from fewshot_bench.utils.text import size_text
 
 _OPTIONS = (

@@ -137,7 +137,7 @@ def _plugins() -> list[dict[str, str | None]]:
 
 
 def _folders() -> dict[str, Any]:
-    from fewshot_bench.api.roots import data_roots
+    from fewshot_bench.api.dataset import data_roots
     from fewshot_bench.utils.cache_dir import cache_root
 
     folder = cache_root()

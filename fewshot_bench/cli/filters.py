@@ -33,7 +33,7 @@ _FIRST = (
         shell_complete=several_of(datasets),
         help="Only these data sets or targets of transfer, in this order.",
     ),
-    click.option(
+    list_option(
         "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
     ),
     click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),

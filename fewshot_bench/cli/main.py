@@ -15,6 +15,7 @@ from fewshot_bench.cli.groups import LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 from fewshot_bench.utils.version import __version__
 
@@ -73,7 +74,8 @@ class Commands(LazyGroup):
 
 def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
     try:
-        return group.get_command(ctx, name)
+        with plugin_code():
+            return group.get_command(ctx, name)
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise PluginError(
@@ -91,10 +93,14 @@ def plugin_commands() -> tuple[LazyGroup, ...]:
 @functools.lru_cache(maxsize=1)
 def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
+    broken = {info.full_name for info in plugins.plugins if info.error}
     for name, register in plugins.implementations("register_commands"):
+        if name in broken:
+            continue
         group = LazyGroup(name)
         try:
-            register(cli=group)
+            with plugin_code():
+                register(cli=group)
         except (Exception, SystemExit) as error:
             warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
             continue

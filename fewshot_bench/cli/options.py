@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
-from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, IMPORTED, MOST_NUMBERS
+from fewshot_bench.api.spec import (
+    ALL_SHOTS,
+    CONDITIONS,
+    DEFAULT_STORE,
+    IMPORTED,
+    LONGEST_NUMBER,
+    MOST_NUMBERS,
+    WORD,
+    Condition,
+)
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -162,15 +169,23 @@ class Number(click.ParamType[Any]):
         return int(text)
 
 
-class Seconds(click.FloatRange):
-    """A finite number of seconds within a range."""
+class Finite(click.FloatRange):
+    """A finite number within a range."""
+
+    unit = ""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert text to a number; nan and inf are refused."""
         found = super().convert(value, param, ctx)
         if not math.isfinite(found):
-            self.fail(f"'{value!s:.40}': expected a finite number of seconds", param, ctx)
+            self.fail(f"'{value!s:.40}': expected a finite number{self.unit}", param, ctx)
         return found
+
+
+class Seconds(Finite):
+    """A finite number of seconds within a range."""
+
+    unit = " of seconds"
 
 
 class Size(click.ParamType[Any]):
@@ -229,13 +244,13 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
     )
 
 
-class Folder(click.Path):
+class PathName(click.Path):
     """A path that is not empty: an unset variable in a script would name the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert text to a path."""
         if value == "":
-            self.fail("'' is empty: expected the path of a folder", param, ctx)
+            self.fail("'' is empty: expected a path", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -251,7 +266,7 @@ def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Com
     return click.option(
         "--store",
         *names,
-        type=Folder(path_type=Path),
+        type=PathName(path_type=Path),
         default=DEFAULT_STORE,
         show_default=True,
         metavar="DIR",

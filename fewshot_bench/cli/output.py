@@ -33,7 +33,38 @@ def write_text(path: Path | None, text: str) -> None:
     if path is None:
         click.echo(data.decode(), nl=False, color=True)
     else:
+        refuse_image(path)
         write_bytes(path, data)
+
+
+def refuse_image(path: Path, option: str = "--output") -> None:
+    """UsageError for the name of an image: text would replace a photograph."""
+    from fewshot_bench.utils.image_formats import image_endings
+
+    if path.suffix.lower().removeprefix(".") in image_endings():
+        raise UsageError(f"{option} {path}: expected the name of a text file, not of an image")
+
+
+# Folders that fsbench makes in a store.
+_OF_STORES = ("records", "outcomes", "claims", "models", "cache", "splits", "methods", "jobs")
+_OF_MODELS = ("config.json", "model.safetensors", "support.safetensors")
+
+
+def refuse_kept(path: Path, option: str) -> None:
+    """UsageError for a file of a store or of a kept model, which no output may replace."""
+    real = path.resolve()
+    kept = [
+        folder.parent
+        for folder in real.parents
+        if folder.name in _OF_STORES and (folder.parent / "records").is_dir()
+    ]
+    if real.name in _OF_MODELS and all((real.parent / name).is_file() for name in _OF_MODELS[:2]):
+        kept.append(real.parent)
+    if kept:
+        raise UsageError(
+            f"{option} {path}: is in the folders of the store or model {kept[0]}, whose files no "
+            "output replaces; choose another file"
+        )
 
 
 def terminal_width(least: int = 40) -> int | None:
@@ -74,6 +105,7 @@ def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
 
     option: the option that names the file, for the UsageError if it cannot be written.
     """
+    refuse_kept(path, option)
     try:
         real = path.resolve()
         temporary = real.with_name(f".{real.name}.{os.getpid()}-{secrets.token_hex(4)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fewshot_bench.cli.completion import (
     datasets,
@@ -30,6 +31,7 @@ from fewshot_bench.cli.options import (
     NUMBER,
     NUMBERS,
     SHOTS,
+    PathName,
     condition_options,
     keep_stale_option,
     list_option,
@@ -40,6 +42,7 @@ from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
 
@@ -130,14 +133,20 @@ _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
 
 
-def _load_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None:
-        defaults = as_defaults(read_config(value), ctx.command, value)
+# Key of the config file and its hyper-parameters in `click.Context.meta`.
+CONFIG = "fewshot_bench.config"
+
+
+def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> None:
+    if len(paths) > 1:
+        raise UsageError(f"--config {paths[-1]}: stands {len(paths)} times, expected one file")
+    for path in paths:
+        defaults = as_defaults(read_config(path), ctx.command, path)
+        ctx.meta[CONFIG] = path, tuple(defaults.get("option", ()))
         ctx.default_map = {**(ctx.default_map or {}), **defaults}
-    return value
 
 
-_PATH: Any = click.Path(path_type=Path)
+_PATH: Any = PathName(path_type=Path)
 
 
 @click.command(
@@ -148,6 +157,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option(
     "--config",
     type=_PATH,
+    multiple=True,
     is_eager=True,
     expose_value=False,
     callback=_load_config,
@@ -188,7 +198,7 @@ _PATH: Any = click.Path(path_type=Path)
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
 @condition_options
-@click.option(
+@list_option(
     "--classes",
     type=NAMES,
     default="all",
@@ -228,15 +238,22 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
     """
     target = values.pop("save_config")
+    config, options = ctx.meta.get(CONFIG, (None, ()))
+    if ctx.get_parameter_source("option") is ParameterSource.COMMANDLINE:
+        # Those of the command line come last, and of two for one the last counts.
+        values["option"] = (*options, *values["option"])
     try:
         given = dict(values)
         engines = take_engine(values)
         conditions = take_conditions(engines, values)
         if target is not None:
+            if config is not None and config.resolve() == target.resolve():
+                raise UsageError(f"--save-config {target}: is the file of --config; name another")
             save_config(target, _saved(given, conditions))
         code = run_matrix(conditions, engines, values)
     except KeyboardInterrupt:
-        click.echo("stopped before the first cell; run the same command again", err=True)
+        text = "stopped: cells that are done are kept; run the same command again to continue"
+        click.echo(text, err=True)
         code = INTERRUPTED
     ctx.exit(code)
 

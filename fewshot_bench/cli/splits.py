@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
 from fewshot_bench.api.registry import registry
@@ -19,7 +20,7 @@ from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
-from fewshot_bench.cli.options import NUMBERS, SHOTS
+from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName
 from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -145,10 +146,12 @@ def draw_options(command: Command) -> Command:
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
     """The requested picks; None without --shots, for the lists of the whole data set."""
     if shots is None:
-        if seeds is not None:
-            raise click.UsageError(
-                "--seeds says which picks are meant: add --shots, say 1,2,4,8,16"
-            )
+        ctx = click.get_current_context()
+        for name in ("seeds", "protocol", "val"):
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"--{name} says which picks are meant: add --shots, say 1,2,4,8,16"
+                )
         return None
     return Draws(shots, seeds or SEEDS, protocol, val)
 
@@ -273,7 +276,7 @@ def _published(path: Path, file: SplitFile) -> str:
     "-O",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     metavar="FILE|FOLDER",
     help="Where to write: a file with the ending of its format, or a folder, which is made.",
 )

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.api.dataset import data_roots
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.spec import IMPORTED
 from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.options import store_option
+from fewshot_bench.cli.options import PathName, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
 from fewshot_bench.splits import checks
@@ -43,7 +43,7 @@ Check = tuple[str, str, str]
 
 
 @click.command("import", short_help="Take over the lists or few-shot picks of a file.")
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="FILE", type=PathName(path_type=Path))
 @click.option(
     "--dataset",
     required=True,

@@ -17,7 +17,7 @@ import click
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import filter_options, matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, list_option, store_option
+from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
@@ -39,7 +39,7 @@ def command() -> None:
     """
 
 
-_PATH: Any = click.Path(path_type=Path)
+_PATH: Any = PathName(path_type=Path)
 FOUND = 1
 
 this_store = store_option("The store.", "folder")

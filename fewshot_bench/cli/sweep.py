@@ -25,16 +25,15 @@ from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.options import NAMES, MetricName, format_option, list_option
+from fewshot_bench.cli.options import NAMES, MetricName, PathName, format_option, list_option
 from fewshot_bench.cli.output import drawn, terminal_width, warn, write_bytes, write_text
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.engines.choice import take_conditions
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.extras import require
-from fewshot_bench.utils.text import few, spelled_once
+from fewshot_bench.utils.errors import DataMissingError, UsageError, require
+from fewshot_bench.utils.text import few, option_name, spelled_once
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.build import Axis, Sweep
@@ -237,6 +236,11 @@ FIGURES = (".svg", ".png", ".pdf")
 TEXTS = {".csv": "csv", ".json": "json"}
 FORMATS = ("terminal", "csv", "json")
 WIDTH = 120
+# Options of `fsbench run` that choose among results; the others only concern what is run.
+SELECTING = {
+    *("shots", "classes", "seeds", "split_seed", "transfer", "devices", "store", "traceback"),
+    *("classnames", "templates", "holdout", "skip_damaged", *CONDITIONS),
+}
 # Options of `fsbench run` that the sweep redefines or does not need.
 _OWN = ("method", "dataset", "option", "config", "save_config")
 
@@ -274,7 +278,7 @@ DRAWN = MetricName("a sweep draws metrics in percent of which more is better", _
 @click.option(
     "-O",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Also draw to FILE: .svg, .png, .pdf, .csv or .json.",
 )
@@ -321,6 +325,13 @@ def command(
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
     given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}
+    of_runs = {str(option.name) for option in run.params} - SELECTING - {*_OWN}
+    idle = sorted(name for name in of_runs if _is_given(ctx, name))
+    if not runs and idle:
+        raise UsageError(
+            f"{option_name(idle[0])} has no effect where nothing is run: give --dataset without "
+            "--only-existing, or leave it out"
+        )
     if runs:
         given = set(asked)
     elif dataset is not None:

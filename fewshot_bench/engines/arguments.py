@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.api.defaults import MOST_JOBS, MOST_THREADS
-from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.spec import ALL_SHOTS, WORD
 from fewshot_bench.runner.variants import Option
-from fewshot_bench.store.keeping import KEPT
+from fewshot_bench.store.answer_files import KEPT
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from fewshot_bench.engines.worker import finished
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.text import printable
 
 TICK_SECONDS = 0.5
 HOOK_TICK_SECONDS = 0.2
@@ -81,6 +83,7 @@ class LocalEngine(Engine):
     _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
     _choice: Choice = field(default_factory=Choice)
+    _warned: set[tuple[str, str]] = field(default_factory=set)
     _idle_since: float = 0.0
     _looked: float = 0.0
 
@@ -151,6 +154,18 @@ class LocalEngine(Engine):
             with suppress(queue.Empty):
                 worker, event = self._events.get(timeout=HOOK_TICK_SECONDS)
                 self._handle(worker, event, progress)
+            for worker in self._workers:
+                worker.end_what_it_left()
+        for worker in self._workers:
+            self._warn_of_hook(worker)
+
+    def _warn_of_hook(self, worker: Worker) -> None:
+        """Warn if a worker was left or has ended inside a hook; once per plug-in and hook."""
+        if any(worker.hook) and worker.hook not in self._warned:
+            self._warned.add(worker.hook)
+            hook, plugin = worker.hook
+            text = f"{hook} of plug-in {plugin} did not come back (or ended its process)"
+            print(printable(f"warning: {text}: its last reports are lost"), file=sys.stderr)
 
     def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
         if event is None:
@@ -159,6 +174,8 @@ class LocalEngine(Engine):
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
+        elif event["event"] == "hook":
+            worker.hook = event["hook"], event["plugin"]
         elif event["event"] == "retired":
             worker.retired = True
         elif event["event"] == "idle":
@@ -272,6 +289,7 @@ class LocalEngine(Engine):
             return
         self._workers.remove(worker)
         self._choice.gone(worker)
+        self._warn_of_hook(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
@@ -289,9 +307,11 @@ class LocalEngine(Engine):
 
 
 def _runs_hooks(worker: Worker) -> bool:
-    """True for a live worker that has finished its cells but is not idle yet."""
-    back = worker.idle or bool(worker.cells) or not worker.ready
-    return not back and worker.process.poll() is None
+    """True for a worker that has finished its cells but is neither idle yet nor known to be gone.
+
+    The last events of a process that has ended may still be on their way.
+    """
+    return not (worker.idle or worker.cells or not worker.ready)
 
 
 def build(setup: EngineSetup) -> LocalEngine:

@@ -2,10 +2,12 @@
 
 `run_matrix` and `run_plan` are the entry points for the command line and the library. However a run
 ends, the records that it has stored stay, and the next run resumes with the missing cells.
+`encodings_saved` is the line on what cells shared, computed from their records.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
+from fewshot_bench.api.record import Record
 from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resuming import Code, Resume
     from fewshot_bench.store.store import Store
+
 
 INTERRUPTED = 130
 
@@ -84,7 +88,6 @@ def run_plan(
 ) -> RunOutcome:
     """Run the cells of a plan that the store in `folder` lacks, and report."""
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
-    from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
@@ -128,10 +131,16 @@ def run_plan(
         _announce(plan, state, store, reporter)
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
         interrupted, finished = _run(plan, state, engines, engine, store, reporter)
-    _report_failures(state, finished, store, reporter, whole=call.traceback)
-    _report_plugins(store, reporter)
-    _report_other_code(installed, finished, reporter)
-    _report_overlaps(overlaps(finished), reporter, shared)
+    failed = len(state.failed) + sum(record.status == "failed" for record in finished)
+    try:
+        _report_failures(state, finished, store, reporter, whole=call.traceback)
+        _report_plugins(store, reporter)
+        _report_other_code(installed, finished, reporter)
+        _report_overlaps(overlaps(finished), reporter, shared)
+    except KeyboardInterrupt:
+        # The cells are computed: only what is told of them is cut short.
+        reporter.notice(_stopped(plan, state, finished))
+        return RunOutcome(plan, failed, interrupted=True)
     # Reading the new logits is still fast: prepare outcomes now, for `compare` and `report`.
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
@@ -144,7 +153,6 @@ def run_plan(
         engines.refuse_less(state.todo, finished)
         if state.todo or state.done:
             reporter.results(folder)
-    failed = len(state.failed) + sum(record.status == "failed" for record in finished)
     return RunOutcome(plan, failed, interrupted)
 
 
@@ -273,12 +281,16 @@ def _run(
                 shown.finish(record)
                 finished.append(record)
     except KeyboardInterrupt:
-        reporter.notice(
-            f"stopped: {len(state.done) + len(finished)} of {len(plan.cells)} cells are done and "
-            "kept; run the same command again to continue"
-        )
+        reporter.notice(_stopped(plan, state, finished))
         return True, finished
     return False, finished
+
+
+def _stopped(plan: Plan, state: Resume, finished: Sequence[Record]) -> str:
+    return (
+        f"stopped: {len(state.done) + len(finished)} of {len(plan.cells)} cells are done and "
+        "kept; run the same command again to continue"
+    )
 
 
 def _report_failures(
@@ -338,3 +350,23 @@ def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> N
 
     settled = [*state.done, *(record.spec for record in finished)]
     Leases(store, "").forget(cell.fit_key() for cell in settled)
+
+
+def encodings_saved(records: Sequence[Record]) -> str:
+    """Line comparing images encoded and billed for a frozen encoder; empty if none was shared."""
+    fits = Counter(record.spec.fit_key() for record in records)
+    computed = billed = adapted = 0
+    for record in records:
+        work = record.footprint.get("work")
+        if work is None or fits[record.spec.fit_key()] > 1:
+            continue
+        frozen = record.footprint["images_encoded"]
+        trained = work["billed"]["images"] - frozen
+        billed += frozen
+        adapted += trained
+        computed += work["computed"]["images"] - trained
+    if billed <= computed:
+        return ""
+    line = f"frozen encoder: {computed:,} images encoded instead of {billed:,}"
+    line += f", {billed / computed:.1f} times fewer" if computed else ""
+    return f"{line}; through adapted encoders: {adapted:,}" if adapted else line

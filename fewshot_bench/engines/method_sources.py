@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.method_files import load
 from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.live_values import difference, same_code
 from fewshot_bench.utils.errors import PluginError, UsageError
 from fewshot_bench.utils.files import make_folder, write_synced
 
@@ -62,14 +64,16 @@ def reference(cls: type, store: Path) -> str:
 
 
 def _written(cls: type, store: Path) -> str:
-    text = Sources(cls).text()
-    content = text.encode()
+    sources = Sources(cls)
+    content = sources.text().encode()
     folder = store.absolute() / FOLDER / hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"{cls.__name__}.py"
     if not path.is_file() or path.read_bytes() != content:
         make_folder(folder)
         os.replace(write_synced(folder, content), path)
-    return f"{os.path.realpath(path)}:{cls.__name__}"
+    name = f"{os.path.realpath(path)}:{cls.__name__}"
+    sources.check(sys.modules[load(name).__module__])
+    return name
 
 
 @dataclass
@@ -81,6 +85,7 @@ class Sources:
     _parts: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
     _foreign: dict[str, str] = field(default_factory=dict)
+    _own: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
         """Source of a file that defines the class; UsageError for values that it cannot hold."""
@@ -90,6 +95,23 @@ class Sources:
         head = f'"""{self.cls.__name__}, as `fewshot_bench.run` was given it."""'
         groups = [head, *future, "\n".join(dict.fromkeys(self._imports)), *self._parts]
         return "\n\n".join(filter(None, groups)) + "\n"
+
+    def check(self, written: types.ModuleType) -> None:
+        """UsageError unless the imported file defines what this session has under the names."""
+        for name, value in self._own.items():
+            changed = difference(value, getattr(written, name, None))
+            if not changed:
+                continue
+            if isinstance(value, type):
+                raise UsageError(
+                    f"'{changed}' of {name} was set after the class was defined, so that its "
+                    "source is not what runs: write it into the class"
+                )
+            raise UsageError(
+                f"{self.cls.__name__} uses '{name}', which is not what its source alone defines (a "
+                "function made by another one, or values that were set later): write it as a "
+                f"function of its own, or {_STEP.format(self.cls.__name__)}"
+            )
 
     @functools.cached_property
     def _namespace(self) -> Mapping[str, Any]:
@@ -104,11 +126,15 @@ class Sources:
         return found
 
     def _file_of(self, value: Any) -> str:
-        """The file or notebook cell of the class; of `value` if the class has only fields."""
-        function = next(_functions(self.cls), None)
+        """The file or notebook cell that defines a class; by its text if it has only fields."""
+        function = next(_functions(value), None)
         if function is not None:
             return function.__code__.co_filename
-        files = [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
+        files = [one.__code__.co_filename for one in _functions(self.cls)][:1]
+        if files and _definition(_source_of(files[0]), value.__name__, None) is not None:
+            # `check` compares what it defines.
+            return files[0]
+        files += [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
         # Notebook cells are only in this cache; try the newest first.
         files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
         for file in dict.fromkeys(files):
@@ -156,6 +182,7 @@ class Sources:
         self._foreign.setdefault(module.partition(".")[0], name)
 
     def _add_definition(self, name: str, value: Any) -> None:
+        self._own[name] = value
         text = self._source(name, value)
         for used in _names(text, self._has_future):
             self._use(used)
@@ -339,7 +366,7 @@ def _runs(code: types.CodeType, source: str, file: str) -> bool:
     while todo:
         one = todo.pop()
         if (one.co_qualname, one.co_firstlineno) == (code.co_qualname, code.co_firstlineno):
-            return one.co_code == code.co_code and one.co_names == code.co_names
+            return same_code(one, code)
         todo += [part for part in one.co_consts if isinstance(part, types.CodeType)]
     return False
 

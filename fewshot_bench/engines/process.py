@@ -101,6 +101,8 @@ class Worker:
     retired: bool = False
     # True once its backbone is loaded: from then on, the time of its first cell counts.
     started: bool = False
+    # The hook that it runs now, and whose: ("run_finished", "trackers:trackers"), or empty texts.
+    hook: tuple[str, str] = ("", "")
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
@@ -220,10 +222,11 @@ class Worker:
 
     def overdue(self, timeout: float | None, hang: float) -> str:
         """The reason to end this process: "timeout", "hang", or nothing."""
-        if self.ended or (self.ready and not self.cells):
+        if self.ended or (self.ready and not self.cells and not any(self.hook)):
             return ""
         now = time.monotonic()
-        if timeout is not None and self.started and now - self._since > timeout:
+        timed = self.started and self.cells
+        if timeout is not None and timed and now - self._since > timeout:
             return "timeout"
         if isinstance(self.process, Forked) and not self.process.begun:
             # The fork server still imports, which may take long on a busy machine.

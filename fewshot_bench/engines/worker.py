@@ -89,6 +89,12 @@ def main() -> None:
     except FsbenchError as error:
         answers.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        # Ctrl-C does not reach this process, which has a session of its own.
+        print("a method or plug-in interrupted its own worker process (SIGINT)", file=sys.stderr)
+        sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _session(store: Store, device: str, examiner: RemoteExaminer, keep_models: bool) -> Any:
@@ -140,7 +146,7 @@ def _compute(
     session.backbone(todo[0])
     # Loading the backbone is not billed.
     answers.send("started")
-    trusted = _hook("run_started", todo[0], examiner, spec=todo[0])
+    trusted = _hook("run_started", todo[0], examiner, answers, spec=todo[0])
     outcomes = run_group(todo, session, answers.progress, request["parts"])
     for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
@@ -148,7 +154,7 @@ def _compute(
         following = todo[number] if number < len(todo) else None
         # Hooks get the stored record: the one computed here has no metrics.
         stored = store.get(record.spec.key()) or record
-        trusted &= _hook("run_finished", following, examiner, record=stored)
+        trusted &= _hook("run_finished", following, examiner, answers, record=stored)
         if following is None:
             break
         if not trusted:
@@ -156,7 +162,7 @@ def _compute(
             break
         # Sent after the hook, so that its time does not count for the next cell.
         answers.send("started")
-        trusted &= _hook("run_started", following, examiner, spec=following)
+        trusted &= _hook("run_started", following, examiner, answers, spec=following)
     return trusted
 
 
@@ -164,16 +170,19 @@ def _hook(
     hook: str,
     following: RunSpec | None,
     examiner: RemoteExaminer,
+    answers: _Answers,
     **arguments: object,
 ) -> bool:
     """Call a hook; restore functions that it replaced, and name them in the next cell's record.
 
-    Returns True if all were restored.
+    The parent is told whose hook runs, since it may block or end this process. Returns True if all
+    functions were restored.
     """
     from fewshot_bench.runner.isolation.functions import Functions
 
     functions = Functions()
-    call_hook(hook, **arguments)
+    call_hook(hook, lambda plugin: answers.send("hook", hook=hook, plugin=plugin), **arguments)
+    answers.send("hook", hook="", plugin="")
     swapped, complete = functions.restore()
     if swapped and following is not None:
         end = "put back" if complete else "could not be undone: the process is not used again"
@@ -191,8 +200,14 @@ def finished(record: Record) -> None:
 _shown: set[tuple[str, str]] = set()
 
 
-def call_hook(hook: str, **arguments: object) -> None:
-    """Call a hook. A failure must not cost a result: warn once per plug-in and hook."""
+def call_hook(
+    hook: str, entered: Callable[[str], None] = lambda plugin: None, **arguments: object
+) -> None:
+    """Call a hook. A failure must not cost a result: warn once per plug-in and hook.
+
+    entered: called with the name of each plug-in before its hook.
+    """
+    from fewshot_bench.api.plugins import call
     from fewshot_bench.api.registry import registry
 
     def failed(plugin: str, failure: PluginError) -> None:
@@ -200,7 +215,8 @@ def call_hook(hook: str, **arguments: object) -> None:
             _shown.add((plugin, hook))
             print(f"warning: {failure}", file=sys.stderr)
 
-    registry().call(hook, failed, **arguments)
+    for _ in call(registry().hooks, hook, failed, entered, **arguments):
+        pass
 
 
 def _private_stdout() -> IO[str]:

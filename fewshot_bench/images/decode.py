@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -55,6 +56,15 @@ def in_a_line(error: BaseException) -> str:
     """The type and message of an error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def unread(error: Exception) -> str:
+    """Why an image could not be read, from the error of its data set."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a link that leads to itself"
+    return f"cannot be read: {in_a_line(error)}"
 
 
 def deep_problem(image: Image.Image) -> str | None:
@@ -123,10 +133,8 @@ def _problem(
         return stamp
     try:
         data = dataset.read(item)
-    except FileNotFoundError:
-        return "missing"
     except Exception as error:
-        return f"cannot be read: {type(error).__name__}: {error}"
+        return unread(error)
     image = decoded(data)
     problem = image if isinstance(image, str) else deep_problem(image)
     if problem is not None or isinstance(image, str):

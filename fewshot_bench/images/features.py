@@ -27,8 +27,7 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.once import billed_to
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.mistyped import indices, whole_number
+from fewshot_bench.utils.errors import ContractError, indices, whole_number
 from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fewshot_bench.utils import rng as streams
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.mistyped import whole_number
+from fewshot_bench.utils.errors import ContractError, whole_number
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,12 +96,16 @@ class Context:
 
     def count_selection(self, configurations: int, labels: int) -> None:
         """Declare that `configurations` were compared on `labels` validation labels."""
-        self.selection["configurations"] += int(configurations)
-        self.selection["labels"] = max(self.selection["labels"], int(labels))
+        where = "ctx.count_selection:"
+        compared = whole_number(f"{where} configurations", configurations, 0)
+        used = whole_number(f"{where} labels", labels, 0)
+        self.selection["configurations"] += compared
+        self.selection["labels"] = max(self.selection["labels"], used)
 
     def declare_trained(self, parameters: int) -> None:
         """Declare trained parameters of a solver that has no torch optimizer."""
-        self.declared = (self.declared or 0) + int(parameters)
+        trained = whole_number("ctx.declare_trained: parameters", parameters, 0)
+        self.declared = (self.declared or 0) + trained
 
 
 def _plain(name: str, value: object) -> Any:

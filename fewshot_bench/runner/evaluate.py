@@ -184,6 +184,11 @@ def _read(logits: Tensor, queries: int, classes: int) -> np.ndarray:
             "one row per query and one column per class"
         )
     bad = int((~plain.isfinite().all(dim=1)).sum())
+    if bad and bool(Tensor.isfinite(Tensor.detach(logits)).all()):
+        raise ContractError(
+            f"logits() has {bad} of {queries} rows with values of {logits.dtype} that float32 "
+            f"cannot hold (above {torch.finfo(torch.float32).max:.1e}); scale them down"
+        )
     if bad:
         raise ContractError(
             f"logits() has {bad} of {queries} rows with values that are not finite; lower the "

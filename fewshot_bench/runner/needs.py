@@ -18,7 +18,7 @@ from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
-from fewshot_bench.store.keeping import kept_bytes
+from fewshot_bench.store.answer_files import kept_bytes
 from fewshot_bench.utils.cache_dir import FEATURES, IMAGES, bound_of, files
 from fewshot_bench.utils.text import size_text
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api.checked_items import pools_problem
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Run, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
-from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.utils.errors import FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
 from fewshot_bench.utils.memory import free_host_memory
-from fewshot_bench.utils.mistyped import keys
-from fewshot_bench.utils.text import size_text
+from fewshot_bench.utils.text import plain_text, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset, DatasetCard
@@ -84,46 +84,86 @@ ALL_CHECKED = 20_000
 
 
 def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
-    """PluginError for bad labels, classes without train images, or an image in two pools."""
+    """PluginError for lists that cannot be used, or for classes without train images."""
+    check_lists(card, pools)
+    trained = label_counts(pools.get("train", ()))
+    absent = [title for label, title in enumerate(card.classnames) if label not in trained]
+    if trained and absent:
+        raise PluginError(
+            f"{card.name}: class '{absent[0]}' has no train images ({len(absent)} of "
+            f"{len(card.classnames)} classes have none): add some, or take the class out of the "
+            "class names"
+        )
+
+
+def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
+    """PluginError for pools that are malformed, contradict the card, or hold an image twice."""
     name, classnames = card.name, card.classnames
+    problem = pools_problem(pools)
+    if problem:
+        raise PluginError(f"{name}: {problem}")
     keys(f"{name}: items()", pools, ROLES)
     if card.class_ids and len(set(card.class_ids)) != len(classnames):
         raise PluginError(
             f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
             "distinct class_ids: expected one id per class, or none"
         )
+    _check_classnames(card)
     for part in (part for items in pools.values() for part in parts(items)):
         if not 0 <= part.label < len(classnames):
             raise PluginError(
                 f"{name}: item '{part.ids[0]}' has label {part.label}, expected 0 to "
                 f"{len(classnames) - 1} (there are {len(classnames)} class names)"
             )
-    for id, first, second in _in_two(pools):
+        if part.classname != classnames[part.label]:
+            raise PluginError(
+                f"{name}: item '{part.ids[0]}' has label {part.label} and class name "
+                f"'{part.classname}', and the card's class {part.label} is "
+                f"'{classnames[part.label]}': expected the name of the label (are labels shifted?)"
+            )
+    for id, first, second in _listed_twice(pools):
+        if first == second:
+            raise PluginError(
+                f"{name}: item '{id}' is twice in {first}: expected one item per id; take one out"
+            )
         raise PluginError(
             f"{name}: item '{id}' is in {first} and in {second}: a test image must not be trained "
             "on; take it out of one pool"
         )
-    trained = label_counts(pools.get("train", ()))
-    absent = [title for label, title in enumerate(classnames) if label not in trained]
-    if trained and absent:
-        raise PluginError(
-            f"{name}: class '{absent[0]}' has no train images ({len(absent)} of {len(classnames)} "
-            "classes have none): add some, or take the class out of the class names"
-        )
 
 
-def _in_two(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
-    """Ids that are in two pools, with both roles; compared folder by folder."""
+def _check_classnames(card: DatasetCard) -> None:
+    """PluginError for a class name that no prompt can hold, or for a name of two classes."""
+    labels: dict[str, int] = {}
+    for label, title in enumerate(card.classnames):
+        if not title.strip() or not plain_text(title):
+            raise PluginError(
+                f"{card.name}: the class name of label {label} is {title!a}: expected text "
+                "without control characters (mend it in the card)"
+            )
+        if labels.setdefault(title, label) != label and not card.class_ids:
+            raise PluginError(
+                f"{card.name}: labels {labels[title]} and {label} are both named '{title}': "
+                "expected distinct class names, or class_ids that tell the classes apart"
+            )
+
+
+def _listed_twice(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
+    """Ids that occur twice, with the roles of both places; compared folder by folder."""
     folders: dict[str, list[tuple[str, Run]]] = {}
     for role, items in pools.items():
         for run in packed(items).runs:
             folders.setdefault(run.folder, []).append((role, run))
     for folder, runs in folders.items():
+        listed = [(role, run.names.listed()) for role, run in runs]
+        if len({name for _, names in listed for name in names}) == sum(len(n) for _, n in listed):
+            continue
         first: dict[str, str] = {}
-        for role, run in runs if len({role for role, _ in runs}) > 1 else ():
-            for name in run.names.listed():
-                if first.setdefault(name, role) != role:
+        for role, names in listed:
+            for name in names:
+                if name in first:
                     yield folder + name, first[name], role
+                first.setdefault(name, role)
 
 
 def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, AllShots
 from fewshot_bench.api.spec import (
+    ALL_SHOTS,
     AUTO,
     CLASSES,
     CONDITIONS,
     DEFAULT_STORE,
     IMPORTED,
+    LONGEST_NUMBER,
     NO_CLASSES,
     PRESETS,
+    AllShots,
     RunSpec,
     canonical_json,
 )

@@ -128,15 +128,21 @@ def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
     if in_file is not None:
         # Dots, commas and equal signs in the path are no separators.
         owner, parameter, value = in_file.groups()
-        return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
+        return canonical(owner.strip()), parameter, _texts(value)
     name, equals, value = option.partition("=")
     if not equals or not name.strip():
         raise UsageError(
             f"option '{option}': expected name=value, for example -o rank=4 or -o clip-lora.rank=4"
         )
     owner, dot, parameter = name.strip().rpartition(".")
-    texts = [text.strip() for text in value.split(",")] if "," in value else [value]
-    return (owner if dot else "", parameter, texts)
+    return (owner if dot else "", parameter, _texts(value))
+
+
+def _texts(value: str) -> list[str]:
+    r"""The texts of a comma-separated value; `\,` is a comma in one of them."""
+    parts = re.split(r"(?<!\\),", value)
+    stripped = [part.strip() for part in parts] if len(parts) > 1 else parts
+    return [part.replace("\\,", ",") for part in stripped]
 
 
 def _has(cls: type, parameter: str) -> bool:
@@ -164,9 +170,16 @@ def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     except ContractError as error:
         raise PluginError(f"method '{name}': {error} (fsbench show {name})") from error
     options = configuration(method)
-    for field in fields:
-        options[field.name] = _plain_option(name, field, options[field.name])
     defaults = {field.name: field.default for field in fields}
+    for field in fields:
+        given = {**defaults, **chosen}[field.name]
+        if options[field.name] != given:
+            raise PluginError(
+                f"method '{name}' changes {field.name} from {given!r} to {options[field.name]!r} "
+                "when it is built, so that records would hold another value than was given; its "
+                "author should compute that value in fit, or in a property"
+            )
+        options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
     return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item
-from fewshot_bench.api.shots import ALL_SHOTS, plain, read_shots
+from fewshot_bench.api.spec import ALL_SHOTS, plain, read_shots
 from fewshot_bench.api.split_file import Pools, coop_text, pools_from
 from fewshot_bench.splits.model import SplitFile, item_of, unusable
 from fewshot_bench.splits.pickled import read_pickled

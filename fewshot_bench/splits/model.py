@@ -10,7 +10,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item, digest_of
-from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.spec import ALL_SHOTS, WORD
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import plain_text, shown

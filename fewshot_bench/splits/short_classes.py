@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.items import label_counts, parts
-from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.api.spec import ALL_SHOTS, IMPORTED, RunSpec
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.splits.sampling import VALIDATION
 

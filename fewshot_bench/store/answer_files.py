@@ -1,8 +1,8 @@
 """The file beside a record: statistics of every query, and the kept part of the logits.
 
-`arrays_of` makes its arrays, `load` reads them. Statistics are always computed from logits in full
-precision, so that no number depends on what is kept; files of earlier versions hold float32 logits,
-whose statistics are computed on reading.
+`chosen` resolves how much is kept (--keep-logits), `arrays_of` makes the arrays, `load` reads them.
+Statistics are always computed from logits in full precision, so that no number depends on what is
+kept; files of earlier versions hold float32 logits, whose statistics are computed on reading.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
-from fewshot_bench.store.keeping import ALL, ASKED, KEEP_ALL, NONE, TOP_CLASSES
 from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
-from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.errors import StoreError, unknown
 from fewshot_bench.utils.files import Damaged
 
 if TYPE_CHECKING:
@@ -29,13 +28,51 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray]
 
+# All logits as float16; the most probable classes only; the statistics only.
+ALL, TOP, NONE = "all", "top", "none"
+KEPT = (ALL, TOP, NONE)
+# Key of the choice in the environment of a record.
+ASKED = "kept_logits"
+# The options to suggest where all logits are needed but were not kept.
+KEEP_ALL = f"--keep-logits {ALL} --force"
+# Up to this many logits (16 MB), all are kept by default. Millions: SUN397 7.9, ImageNet 50.
+MOST_LOGITS = 8_000_000
+TOP_CLASSES = 5
+# Bytes per query: its statistics, a name of usual length, each of its top classes, each logit.
+# And bytes of everything else in the file.
+_STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
+
+
+def chosen(asked: str, queries: int, classes: int) -> str:
+    """One of `KEPT` for (queries, classes) logits; asked: one of them, empty for the default."""
+    if asked:
+        return checked(asked)
+    return ALL if queries * classes <= MOST_LOGITS else TOP
+
+
+def checked(asked: str) -> str:
+    """One of `KEPT`, or empty for the default; UsageError for anything else."""
+    if asked and asked not in KEPT:
+        raise unknown("value of --keep-logits", asked, KEPT, "fsbench run --help")
+    return asked
+
+
+def kept_bytes(queries: int, classes: int, asked: str = "") -> int:
+    """Upper bound of one cell's bytes on disk beside its record, unless names are very long."""
+    kept = chosen(asked, queries, classes)
+    row = _STATISTICS + _NAME
+    row += _TOP * min(classes, TOP_CLASSES) if kept != NONE else 0
+    row += _LOGIT * classes if kept == ALL else 0
+    return _FILE + queries * row
+
+
 # Groups of arrays, by the name of their digest in a record.
-WHOLE, STATISTICS, KEPT = "logits", "statistics", "kept"
+WHOLE, STATISTICS, CHOSEN = "logits", "statistics", "kept"
 GROUPS: Mapping[str, Sequence[str]] = {
     # Arrays of earlier versions only; later records still state the digest these would have.
     WHOLE: ("logits", "labels", "ids"),
     STATISTICS: ("names", "classes", "statistics"),
-    KEPT: ("top", "high", "low"),
+    CHOSEN: ("top", "high", "low"),
 }
 # Name of the digest of the file itself.
 FILE = "answers"
@@ -86,7 +123,7 @@ def _types() -> Mapping[str, Any]:
 
 
 def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.ndarray]:
-    """Make the arrays to store from answers with all logits; kept: one of `keeping.KEPT`.
+    """Make the arrays to store from answers with all logits; kept: one of `KEPT`.
 
     StoreError if shapes of logits, labels and ids differ, or logits are not finite.
     """
@@ -244,10 +281,10 @@ def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]
 def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
     """Read the arrays of a file; Damaged for wrong types or shapes, or FileNotFoundError.
 
-    kept: False leaves out the arrays of group KEPT.
+    kept: False leaves out the arrays of group CHOSEN.
     """
     with _opened(path) as archive:
-        left_out = () if kept else GROUPS[KEPT]
+        left_out = () if kept else GROUPS[CHOSEN]
         wanted = [name for name in names_in(archive) if name not in left_out]
         arrays = read_arrays(archive, wanted)
     found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
@@ -276,7 +313,7 @@ _LAYOUTS = (
     set(GROUPS[WHOLE]),
     {*GROUPS[STATISTICS]},
     {*GROUPS[STATISTICS], "top"},
-    {*GROUPS[STATISTICS], *GROUPS[KEPT]},
+    {*GROUPS[STATISTICS], *GROUPS[CHOSEN]},
 )
 
 
@@ -307,7 +344,7 @@ def other_digests(
     kept: True if all arrays of the file were read.
     """
     found, stated = digests_of(arrays), record.digests
-    expected = (STATISTICS, KEPT) if kept and KEPT in stated else (STATISTICS,)
+    expected = (STATISTICS, CHOSEN) if kept and CHOSEN in stated else (STATISTICS,)
     for group in dict.fromkeys((*found, *(() if WHOLE in found else expected))):
         if found.get(group) != stated.get(group):
             yield group, str(stated.get(group)), str(found.get(group))

@@ -17,8 +17,13 @@ from typing import Any
 
 from fewshot_bench.store.kept_models import FILES
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, read_model
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, StoreError, UsageError
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    FsbenchError,
+    StoreError,
+    UsageError,
+    require,
+)
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)

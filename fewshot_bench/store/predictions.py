@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import METRICS, Answers, Metric, PerClass, needs, per_class, rounded
 from fewshot_bench.api.record import Record
-from fewshot_bench.store.answer_files import Stored, has_logits, load
-from fewshot_bench.store.keeping import KEEP_ALL
+from fewshot_bench.store.answer_files import KEEP_ALL, Stored, has_logits, load
 from fewshot_bench.store.store import Damage, Store
 from fewshot_bench.utils.errors import ContractError, StoreError
 from fewshot_bench.utils.files import Damaged, write_whole

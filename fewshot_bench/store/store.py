@@ -1,8 +1,12 @@
-"""The store: one JSON file per cell, its answers beside it, and nothing half-written."""
+"""The store: one JSON file per cell, its answers beside it, and nothing half-written.
+
+`Store` is the entry; `find` reads one record by its file or by a prefix of its key.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,21 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, unsealed
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
+    ASKED,
     FILE,
     WHOLE,
     Stored,
     arrays_of,
     check,
+    chosen,
     digest_of_file,
     digests_of,
     load,
     whole_digest,
 )
 from fewshot_bench.store.index import Index, Row
-from fewshot_bench.store.keeping import ASKED, chosen
 from fewshot_bench.store.record_files import (
     RecordFile,
     RecordReader,
@@ -52,6 +57,7 @@ from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 
 if TYPE_CHECKING:
     import numpy as np
+
 
 RECORDS = "records"
 # Fields of a record with texts from plug-ins and the machine, which are masked.
@@ -311,3 +317,47 @@ class Store:
             f"cannot write '{path}': {error.strerror or error}; make it writable or choose "
             "another folder for the store"
         )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record, the answers beside it (None if missing or unusable), and its store's folder.
+
+    problem: why existing answers cannot be used.
+    """
+
+    record: Record
+    answers: Answers | None
+    store: Path | None
+    problem: str = ""
+
+
+def find(name: str, store: Path) -> Kept:
+    """Find a record by its file, or in a store by its key or a prefix of it."""
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UsageError(f"no record '{name}'; expected a record's file or a cell's key")
+        folder = path.parents[2] if len(path.resolve().parents) > 2 else None
+        return _read(path, folder)
+    found = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
+    if len(found) != 1:
+        count = f"{len(found)} records begin" if found else "no record begins"
+        raise UsageError(
+            f"{count} with '{name}' in store '{store}'; give more of the key, or another --store"
+        )
+    return _read(found[0], store)
+
+
+def _read(path: Path, store: Path | None) -> Kept:
+    try:
+        record = unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError, StoreError) as error:
+        raise StoreError(f"'{path}' cannot be used: {error}") from None
+    file = path.with_suffix(".npz")
+    try:
+        return Kept(record, load(file, record).answers, store)
+    except FileNotFoundError:
+        return Kept(record, None, store)
+    except Damaged as error:
+        return Kept(record, None, store, str(Damage(file, str(error))))

@@ -6,10 +6,14 @@ determined by the seed.
 
 from fewshot_bench.profiling.once import Derived, once_for
 from fewshot_bench.training.batches import (
+    FeatureLoss,
+    Step,
     epoch_views,
     minibatches,
     pixel_batches,
+    step_on,
     steps_per_epoch,
+    train_epochs,
     view_batches,
     views_in_turn,
 )
@@ -46,7 +50,6 @@ from fewshot_bench.training.encoder_model import (
     TemplatePrompts,
     TextPrompts,
 )
-from fewshot_bench.training.epochs import FeatureLoss, Step, step_on, train_epochs
 from fewshot_bench.training.linear import LinearClassifier, linear_start, template_features
 from fewshot_bench.training.memory import (
     Encode,
@@ -67,12 +70,13 @@ from fewshot_bench.training.prompt_model import (
     WithoutRun,
 )
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
-from fewshot_bench.training.schedules import coop_epochs, dassl_rate
 from fewshot_bench.training.selection import BestOnValidation, count_correct, first_best
 from fewshot_bench.training.steps import (
     Autocast,
     Scale,
+    coop_epochs,
     cosine,
+    dassl_rate,
     device_generator,
     minimize,
     minimize_by,

@@ -1,7 +1,8 @@
 """Batches and views of the support set, epoch by epoch.
 
 `minibatches` shuffles indices, `pixel_batches` yields augmented images, `epoch_views` and
-`views_in_turn` yield features of augmented views. All draws come from the given generator or
+`views_in_turn` yield features of augmented views; `train_epochs` trains on them, one step per
+batch, and `step_on` turns a loss into a step. All draws come from the given generator or
 context and are thus determined by the seed.
 """
 
@@ -9,14 +10,61 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.api.task import Augment, Images, Shots
+from fewshot_bench.training.steps import Scale, minimize_by, set_rate
 from fewshot_bench.utils.transfer import send
+
+FeatureLoss = Callable[[Tensor, Tensor], Tensor]
+"""Features (b, width) and labels (b,) of one minibatch to a scalar."""
+Step = Callable[[Tensor, Tensor, Scale], None]
+"""Adds the gradients of a minibatch: features (b, width), labels (b,), scale of losses."""
+
+
+def step_on(loss: FeatureLoss) -> Step:
+    """A step that adds the gradients of `loss`."""
+
+    def step(features: Tensor, labels: Tensor, scale: Scale) -> None:
+        torch.autograd.backward(scale(loss(features, labels)))
+
+    return step
+
+
+def train_epochs(
+    step: Step,
+    optimizer: torch.optim.Optimizer,
+    views: Iterable[Tensor],
+    labels: Tensor,
+    ctx: RunContext,
+    *,
+    epochs: int,
+    batch_size: int,
+    rate: Callable[[int], float],
+    steps: int = 0,
+) -> None:
+    """Run one optimizer step per shuffled minibatch of every epoch, with the gradients of `step`.
+
+    views: `epochs` tensors (n, width). labels: (n,). rate: learning rate of an epoch, counted
+    from 0. steps: use only the first `steps` batches of each epoch; 0 for all. A short last batch
+    is dropped if a full one exists.
+    """
+    scaler, order, count = ctx.scaler(), ctx.rng("order"), len(labels)
+    steps = steps or steps_per_epoch(count, batch_size, drop_last=True)
+    done = 0
+    for epoch, features in enumerate(views):
+        set_rate(optimizer, rate(epoch))
+        batches = minibatches(count, batch_size, order, labels.device, drop_last=True)
+        for index in batches[:steps]:
+            minimize_by(partial(step, features[index], labels[index]), optimizer, scaler)
+            done += 1
+            ctx.progress(done, epochs * steps)
+
 
 VIEW_BYTES = 2**26
 """Bytes of augmented features that are asked for at once; one epoch where that takes more."""

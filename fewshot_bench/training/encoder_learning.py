@@ -43,8 +43,14 @@ from fewshot_bench.training.encoder_model import (
     TextPrompts,
 )
 from fewshot_bench.training.prompt_model import Encoding, WithoutRun
-from fewshot_bench.training.schedules import dassl_rate
-from fewshot_bench.training.steps import Scale, cosine, minimize_by, momentum_sgd, set_rate
+from fewshot_bench.training.steps import (
+    Scale,
+    cosine,
+    dassl_rate,
+    minimize_by,
+    momentum_sgd,
+    set_rate,
+)
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""

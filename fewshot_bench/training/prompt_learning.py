@@ -18,14 +18,13 @@ from torch import Tensor
 from fewshot_bench.api.backbone import Backbone, TextTower
 from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Task, Vocabulary
-from fewshot_bench.training.batches import epoch_views, views_in_turn
+from fewshot_bench.training.batches import Step, epoch_views, train_epochs, views_in_turn
 from fewshot_bench.training.checks import (
     require,
     require_choices,
     require_not_negative,
     require_positive,
 )
-from fewshot_bench.training.epochs import Step, train_epochs
 from fewshot_bench.training.memory import chunks_for
 from fewshot_bench.training.prompt_model import (
     Encoding,
@@ -37,8 +36,7 @@ from fewshot_bench.training.prompt_model import (
     WithoutRun,
 )
 from fewshot_bench.training.prompts import Prompts, build_prompts
-from fewshot_bench.training.schedules import coop_epochs, dassl_rate
-from fewshot_bench.training.steps import Scale, momentum_sgd
+from fewshot_bench.training.steps import Scale, coop_epochs, dassl_rate, momentum_sgd
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""The cache of recomputable files: location, size limits and contents."""
+"""The cache of recomputable files: location, size limits and contents.
+
+`keep_list` and `kept_list` cache expensive lists, each stored with the digest of key and content.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -245,3 +249,42 @@ def _is_over(file: CacheFile) -> bool:
     """True for unused files: temporary ones of dead processes, or of an older format."""
     old = file.kind == FEATURES and file.path.suffix == OLD
     return old or (file.temporary and is_stale(file.path))
+
+
+LIMIT = 2 * GB
+SHA = 32
+
+
+def keep_list(key: str, content: bytes) -> None:
+    """Cache a list; nothing is kept if the cache is not writable.
+
+    key: a unique text per list.
+    """
+    with suppress(OSError, RuntimeError):
+        make_room(LISTS, len(content) + SHA, LIMIT)
+        write(_path(key), _list_digest(key, content) + content)
+
+
+def kept_list(key: str) -> bytes | None:
+    """The cached list of a key; None if there is none, or it is damaged or of another key."""
+    try:
+        path = _path(key)
+        found = path.read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    touch(path)
+    content = found[SHA:]
+    return content if _list_digest(key, content) == found[:SHA] else None
+
+
+def _list_digest(key: str, content: bytes) -> bytes:
+    """Digest of a list and its key, so that a file under another list's name is never used."""
+    return hashlib.sha256(_key_digest(key) + content).digest()
+
+
+def _key_digest(key: str) -> bytes:
+    return hashlib.sha256(os.fsencode(key)).digest()
+
+
+def _path(key: str) -> Path:
+    return cache_root() / LISTS / f"{_key_digest(key).hex()}.list"

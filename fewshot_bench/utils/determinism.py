@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from fewshot_bench.utils.offline import switched_on
+
 VARIABLE = "FSBENCH_DETERMINISTIC"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACE_VALUE = ":4096:8"
 
 
 def asked() -> bool:
-    """True if `FSBENCH_DETERMINISTIC` requests `strict`: set, and not 0."""
-    return os.environ.get(VARIABLE, "") not in ("", "0")
+    """True if `FSBENCH_DETERMINISTIC` requests `strict`; UsageError for neither yes nor no."""
+    return switched_on(VARIABLE, "use deterministic kernels alone")
 
 
 def free() -> None:

@@ -38,9 +38,17 @@ class OfflineError(ConnectionError):
 
 def is_on() -> bool:
     """True if FSBENCH_OFFLINE is on; UsageError for a value that is neither yes nor no."""
-    value = os.environ.get(VARIABLE, "")
+    return switched_on(VARIABLE, "open no connection")
+
+
+def switched_on(variable: str, effect: str) -> bool:
+    """True if an environment variable says yes; UsageError for neither yes nor no.
+
+    effect: of a yes, for the message.
+    """
+    value = os.environ.get(variable, "")
     if value.casefold() not in (*_YES, *_NO):
-        raise UsageError(f"{VARIABLE}={value}: expected 1 to open no connection, or 0")
+        raise UsageError(f"{variable}={value}: expected 1 to {effect}, or 0")
     return value.casefold() in _YES
 
 

@@ -21,8 +21,8 @@ from fewshot_bench.analysis.signature import (
 from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import (
+    ALL_SHOTS,
     IMPORTED,
     PRECISIONS,
     RunSpec,
@@ -212,14 +212,14 @@ def test_holes_and_conditions_are_parts_of_the_line() -> None:
 
 def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
     scattered = [make(dataset=f"d{i}", shots=2**s, seed=n) for i, s, n in _diagonal(9)]
-    named = make("a=b", overrides={"x": "1,2"}, options={"x": "1,2"}, dataset="own")
+    named = make("a=b", overrides={"x": "1,\\"}, options={"x": "1,\\"}, dataset="own")
     named = dataclasses.replace(
         named, spec=dataclasses.replace(named.spec, data={"classnames": ["a"], "holdout": 0.2})
     )
     for records, text in (
         (scattered, "the commands compute 729 cells, of which the table has 9"),
         ([named], "own class names"),
-        ([named], "no command can express x='1,2'"),
+        ([named], r"no command can express x='1,\\'"),
         ([named], "no command can express the name 'a=b'"),
         ([make(protocol="imported")], "fsbench splits import"),
     ):

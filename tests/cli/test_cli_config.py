@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.variants import expand_methods
 from tests.helpers import Result, fsbench
 
 YAML = """
@@ -55,6 +58,32 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert "3 cells: " in result.out
 
 
+def test_options_of_the_file_and_of_the_command_line_add_up(tmp_path: Path) -> None:
+    text = "method: clip-lora\ndataset: digits\nshots: 1\nseeds: 1\n"
+    path = written(tmp_path, text + "option: {clip-lora: {rank: 1, alpha: 3}}\n")
+    saved = tmp_path / "saved.yaml"
+    assert dry(tmp_path, "--config", path, "-o", "alpha=2", "--save-config", saved).code == 0
+    options = yaml.safe_load(saved.read_text())["option"]
+    assert options == ["clip-lora.rank=1", "clip-lora.alpha=3", "alpha=2"]
+    (variant,) = expand_methods(("clip-lora",), options, registry())
+    assert variant.overrides == {"rank": 1, "alpha": 2.0}
+
+
+def test_one_file_that_is_not_written_over(tmp_path: Path) -> None:
+    path = written(tmp_path, YAML)
+    result = dry(tmp_path, "--config", path, "--save-config", path)
+    assert (result.code, "is the file of --config" in result.err) == (2, True)
+    assert path.read_text() == YAML
+    result = dry(tmp_path, "--config", path, "--config", path)
+    assert (result.code, "stands 2 times" in result.err) == (2, True)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    for name, text in (("run.yaml", YAML), ("run.toml", TOML)):
+        result = dry(tmp_path, "--config", written(tmp_path, "\ufeff" + text, name))
+        assert "12 cells: " in result.out, result
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -68,6 +97,8 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ("method: clip_lora\ndataset: digits\n", "did you mean 'clip-lora'"),
         ("method: clip-lora\ndataset: digits\noption: {rnak: 2}\n", "did you mean 'rank'"),
         ("method: clip-lora\ndataset: digits\noption: {rank: 2, rank: 4}\n", "stands twice"),
+        ("keep_split: data\nkeep-split: store\n", "are the option --keep-split: keep one"),
+        ("method: coop\ndataset: digits\ntemplates: {a: 'b {}'}\n", "got names with values"),
     ],
 )
 def test_refusals(tmp_path: Path, text: str, part: str) -> None:

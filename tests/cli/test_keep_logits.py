@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.store.keeping import ASKED, KEPT
+from fewshot_bench.store.answer_files import ASKED, KEPT
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from tests.answers import put_answers, put_whole

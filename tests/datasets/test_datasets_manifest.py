@@ -296,3 +296,25 @@ def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
     write(tmp_path / "list.parquet", [{"image": {"bytes": b"x", "path": None}, "label": 0}])
     with pytest.raises(UsageError, match=r"holds images, expected their paths.*hf:FOLDER"):
         ids(tmp_path / "list.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+def test_the_order_of_the_lines_does_not_matter(tmp_path: Path, suffix: str) -> None:
+    rows = images(tmp_path)
+    for number, row in enumerate(rows):
+        with (tmp_path / row["path"]).open("ab") as file:
+            file.write(bytes(number))
+    path = write(tmp_path / f"list.{suffix}", rows)
+    before = opened(path).items(), opened(path).card()
+    write(path, rows[::-1])
+    assert (opened(path).items(), opened(path).card()) == before
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_key_twice_in_one_object_is_refused(tmp_path: Path, suffix: str) -> None:
+    rows = without(images(tmp_path), "class")
+    path = write(tmp_path / f"list.{suffix}", rows)
+    path.write_text(path.read_text().replace('"label": 1', '"label": 0, "label": 1', 1))
+    where = f"line {COUNT + 1}" if suffix == "jsonl" else f"entry {COUNT}"
+    with pytest.raises(UsageError, match=f"{where}: has the key 'label' twice"):
+        opened(path).items()

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.adalora import AdaLora, Step
-from fsbench_methods.rank_allocation import Triplets, penalty
+from fsbench_methods.adalora import AdaLora, Step, Triplets, penalty
 from torch import Tensor
 
 from fewshot_bench.profiling.optimizer import ParameterObserver

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.kernel_ridge import Ridge
 from fsbench_methods.kgcoop import KgCoOp
 from fsbench_methods.prograd import ProGrad
+from fsbench_methods.proker import Ridge
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.subjects import classnames

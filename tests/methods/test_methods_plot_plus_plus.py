@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.plot_plus_plus import PlotPlusPlus, VisionStage
-from fsbench_methods.transport import TransportLearner, transport
+from fsbench_methods.plot_plus_plus import PlotPlusPlus, TransportLearner, VisionStage, transport
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.utils.errors import UsageError

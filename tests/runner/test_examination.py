@@ -189,6 +189,17 @@ def test_a_tensor_without_values_is_refused_before_it_is_copied() -> None:
         assert "file an issue" not in str(refused.value)
 
 
+def test_values_beyond_float32_are_told_from_values_that_are_not_finite() -> None:
+    import torch
+
+    wide = torch.tensor([[1e300, 0.0], [1.0, 2.0]], dtype=torch.float64)
+    with pytest.raises(ContractError, match=r"1 of 2 rows with values of torch.float64 that float"):
+        plain_logits(wide, 2, 2)
+    wide[1, 0] = float("nan")
+    with pytest.raises(ContractError, match="2 of 2 rows with values that are not finite"):
+        plain_logits(wide, 2, 2)
+
+
 def test_a_damaged_query_is_named_in_the_record(prying: None, tmp_path: Path) -> None:
     folder = helpers.image_folder(tmp_path / "pets")
     (spec,) = on(folder, "zero-shot")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.runner.estimate import encodings_saved
+from fewshot_bench.engines.matrix import encodings_saved
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, fsbench, quick

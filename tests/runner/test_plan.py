@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
 
 from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.analysis.signature.commands import commands_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.runner.preflight import check_images
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import PluginError
 from tests.answers import put_answers
 from tests.helpers import cells, fsbench, save_image
 
@@ -52,6 +55,56 @@ def test_settings_expand_by_type_and_defaults_are_no_overrides() -> None:
     assert found[1].overrides == {"encoder": "text"}
     assert found[1].options["lr"] == pytest.approx(2e-4)
     assert found[0].label == "clip-lora[encoder=text,rank=1]"
+
+
+def test_a_comma_in_a_text_is_escaped_and_printed_so() -> None:
+    """A method's own command gives its cell again."""
+    (cell,) = cells("plot++", options=[r"context_init=a photo of a\, this is"])
+    assert cell.overrides == {"context_init": "a photo of a, this is"}
+    ((line,), remarks) = commands_of([cell])
+    assert remarks == []
+    words = shlex.split(line)
+    option = words[words.index("-o") + 1]
+    assert option == r"plot++.context_init=a photo of a\, this is"
+    (again,) = cells("plot++", options=[option])
+    assert again.key() == cell.key()
+
+
+CHANGING = """
+import dataclasses
+import random
+from typing import ClassVar
+
+@dataclasses.dataclass(frozen=True)
+class Doubles:
+    name: ClassVar[str] = "doubles"
+    a: float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "a", self.a * 2)
+
+    def fit(self, task, backbone, ctx):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    name: ClassVar[str] = "drawn"
+    a: float = dataclasses.field(default_factory=random.random)
+
+    def fit(self, task, backbone, ctx):
+        return None
+"""
+
+
+def test_a_hyper_parameter_keeps_the_value_that_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "changing.py"
+    file.write_text(CHANGING, encoding="utf-8")
+    assert cells(f"{file}:Doubles")
+    with pytest.raises(PluginError, match=r"changes a from 3\.0 to 6\.0 when it is built"):
+        cells(f"{file}:Doubles", options=["a=3"])
+    with pytest.raises(PluginError, match=r"is built with a=0\.\d+, but its default is 0\."):
+        cells(f"{file}:Drawn")
 
 
 def test_a_setting_goes_to_every_method_that_has_it() -> None:
@@ -120,8 +173,6 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
 
 
 def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
-    items = (Item("a", 0, "x"), Item("b", 1, "y"))
-
     @dataclasses.dataclass
     class Bare:
         names: tuple[str, ...] = ("x", "y")
@@ -131,8 +182,9 @@ def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
             return DatasetCard("bare", "Bare", self.names, (self.template,))
 
         def items(self) -> dict[str, tuple[Item, ...]]:
-            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in items)
-            return {"train": items, "val": (), "test": test}
+            train = tuple(Item(name, label, self.names[label]) for label, name in enumerate("ab"))
+            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in train)
+            return {"train": train, "val": (), "test": test}
 
         def read(self, item: Item) -> bytes:
             raise FileNotFoundError

@@ -11,8 +11,7 @@ import yaml
 
 from fewshot_bench import Task
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.splits.draw import split_of
 from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.store.store import Store

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench import Item, RunSpec, Split, UsageError
-from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group, sampler
 from fewshot_bench.store.store import Store

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, rounded
-from fewshot_bench.store.keeping import ALL, ASKED, KEPT, MOST_LOGITS, NONE, TOP, kept_bytes
+from fewshot_bench.store.answer_files import ALL, ASKED, KEPT, MOST_LOGITS, NONE, TOP, kept_bytes
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.errors import StoreError

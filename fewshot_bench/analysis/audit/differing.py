@@ -25,10 +25,9 @@ from fewshot_bench.analysis.record_columns import (
     Shared,
     distinct,
 )
-from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, Condition, canonical_json
 from fewshot_bench.utils.text import digest_of
 
 EVERYWHERE = ""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.api.shots import plain
+from fewshot_bench.api.spec import plain
 from fewshot_bench.utils.text import printable
 
 # First characters of spreadsheet formulas, including full-width forms of East Asian keyboards.

@@ -89,7 +89,8 @@ def _method_words(choices: Sequence[Choice]) -> list[str]:
     words = ["--method", join_names(choice.method for choice in choices)]
     for choice in choices:
         for name, values in choice.options:
-            words += ["-o", f"{choice.method}.{name}={','.join(values)}"]
+            texts = ",".join(value.replace(",", "\\,") for value in values)
+            words += ["-o", f"{choice.method}.{name}={texts}"]
     return words
 
 
@@ -170,7 +171,7 @@ def _inexpressible_option(method: str, name: str, values: Iterable[str]) -> Iter
     if not name.isidentifier():
         yield f"{method}: no command can express the option {name!r}"
     for value in values:
-        if "," in value or value != value.strip() or not value.isprintable():
+        if value.endswith("\\") or value != value.strip() or not value.isprintable():
             yield f"{method}: no command can express {name}={value!r}"
 
 

@@ -28,13 +28,13 @@ from fewshot_bench.analysis.signature.model import (
     read_shots,
     shots_text,
 )
-from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import (
     CLASSES,
     CONDITIONS,
     IMPORTED,
     KEPT_MODEL,
+    Condition,
     RunSpec,
     canonical_json,
 )

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
-from fewshot_bench.api.spec import CONDITIONS, MOST_NUMBERS
+from fewshot_bench.api.spec import ALL_SHOTS, CONDITIONS, LONGEST_NUMBER, MOST_NUMBERS, WORD
 
 PREFIX = "fsbench"
 FORMAT = 1

@@ -12,7 +12,7 @@ from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.sweep.build import Panel, Sweep
 from fewshot_bench.analysis.sweep.render import shown
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
 from fewshot_bench.analysis.table.model import Group, Row, Table
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:

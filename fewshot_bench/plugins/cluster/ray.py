@@ -18,8 +18,7 @@ from fewshot_bench.engines.distributed import DistributedEngine, State, System
 from fewshot_bench.engines.job import Job, take_part_quietly
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import UsageError, require
 
 # How often Ray itself restarts a lost actor, on another node if there is one.
 RESTARTS = 3

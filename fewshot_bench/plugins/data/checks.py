@@ -10,6 +10,7 @@ from typing import Final, Literal
 from fewshot_bench.api.dataset import ROLES, DatasetCard
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
+from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
     PublishedSplit,
     published_draws,
@@ -17,6 +18,7 @@ from fewshot_bench.splits.published import (
     verified_file,
     verified_split,
 )
+from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
 
 OK: Final = "ok"
@@ -95,6 +97,10 @@ def _labels(card: DatasetCard, pools: Pools) -> Check:
     if wrong:
         text = f"{len(wrong):,} images have a label or class name that is not in the class list"
         return Check("lists", FAILED, text, shortened(wrong))
+    try:
+        check_lists(card, pools)
+    except FsbenchError as error:
+        return Check("lists", FAILED, str(error))
     loaded = [role for role in ROLES if pools.get(role)]
     return Check("lists", OK, f"{', '.join(loaded)} loaded; every label is in the class list")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from fewshot_bench.api.recipe import RemoteFile
+from fewshot_bench.api.dataset import RemoteFile
 from fewshot_bench.plugins.data.extract import MAX_UNPACKED
 from fewshot_bench.plugins.data.http import (
     SourceError,

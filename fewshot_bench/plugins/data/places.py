@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from fewshot_bench.api.recipe import RemoteFile
+from fewshot_bench.api.dataset import RemoteFile
 from fewshot_bench.utils.errors import ContractError, DataMissingError
 from fewshot_bench.utils.files import whole
 from fewshot_bench.utils.text import leaves

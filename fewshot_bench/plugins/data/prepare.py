@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fewshot_bench.api.recipe import Recipe, RemoteFile
+from fewshot_bench.api.dataset import Recipe, RemoteFile
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import (
     Progress,

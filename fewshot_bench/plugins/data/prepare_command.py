@@ -17,12 +17,10 @@ from typing import Any
 
 import click
 
-from fewshot_bench.api.dataset import Preparable
-from fewshot_bench.api.recipe import Recipe
+from fewshot_bench.api.dataset import DATA_VARIABLE, Preparable, Recipe, data_roots
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, PathName
 from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import Progress, known_digests
@@ -114,14 +112,14 @@ def shown(terminal: bool) -> Iterator[Progress]:
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     help="Data root to put everything below [default: first folder of FSBENCH_DATA, or ./data].",
 )
 @click.option("--yes", is_flag=True, help="Agree to downloads of more than 2 GB.")
 @click.option("--keep-archives", is_flag=True, help="Keep downloaded archives after unpacking.")
 @click.option(
     "--split-file",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     help="Use this file as the split file of the one data set that is named.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be fetched, and do nothing.")
@@ -143,6 +141,8 @@ def command(
         raise UsageError(f"--split-file belongs to one data set, {len(chosen)} are named")
     target = _target(root, yes, keep_archives)
     recipes, failed = _recipes(chosen)
+    if split_file is not None and not any(recipes.values()):
+        raise UsageError(f"--split-file {split_file}: {chosen[0]} has no list of images to give")
     if dry_run:
         for name, recipe in recipes.items():
             _describe(name, recipe, target, split_file)

@@ -19,7 +19,7 @@ import numpy as np
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
-from fewshot_bench.images.decode import decoded, deep_problem, in_a_line, is_turned
+from fewshot_bench.images.decode import decoded, deep_problem, in_a_line, is_turned, unread
 from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
 from fewshot_bench.plugins.data.fingerprints import (
     Bytes,
@@ -166,10 +166,8 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     try:
         stamp = digests.stamp(item)
         content = dataset.read(item)
-    except FileNotFoundError:
-        return "missing"
     except Exception as error:
-        return f"cannot be read: {in_a_line(error)}"
+        return unread(error)
     image = decoded(content)
     if isinstance(image, str):
         return f"damaged: {image}"

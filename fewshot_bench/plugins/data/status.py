@@ -14,9 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard, Preparable, Stamped, all_items
+from fewshot_bench.api.dataset import (
+    Dataset,
+    DatasetCard,
+    Preparable,
+    Stamped,
+    all_items,
+    data_roots,
+)
 from fewshot_bench.api.items import Item
-from fewshot_bench.api.roots import data_roots
 from fewshot_bench.plugins.data.checks import expected_classes
 from fewshot_bench.plugins.data.places import found_at
 from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import click
 
+from fewshot_bench.api.dataset import DATA_VARIABLE, data_roots
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.output import say, terminal_width

@@ -14,7 +14,7 @@ import click
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, PathName
 from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data.status import forget, passed, remember
 from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
@@ -47,7 +47,7 @@ MAX_JOBS = 8
 @click.option(
     "-O",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False, path_type=Path),
     metavar="FILE.csv",
     help="Write every pair of images that stands in two pools to this file.",
 )
@@ -115,6 +115,8 @@ def _remember(report: Report) -> None:
 
 
 def _check_output(output: Path | None) -> None:
+    if output is not None and output.suffix.lower() != ".csv":
+        raise UsageError(f"--output {output}: expected a name that ends in .csv")
     if output is not None and not output.absolute().parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.absolute().parent}")
 

@@ -133,6 +133,7 @@ def adapt(
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
     folder = _free(Path(output), overwrite)
+    _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
     data = read_own_data(classnames, given["templates"], None)
@@ -175,6 +176,16 @@ def _free(folder: Path, overwrite: bool) -> Path:
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError(f"--output {folder}: {above} cannot be written to; choose another folder")
     return folder
+
+
+def _refuse_inside(folder: Path, dataset: str) -> None:
+    """UsageError for a folder in that of the images, where it would be read as a class."""
+    place = Path(dataset.partition(":")[2]).expanduser()
+    if ":" in dataset and place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
+        raise UsageError(
+            f"--output {folder}: lies in the folder of the images, {place}, where it would be read "
+            "as a class of images; choose a folder beside it"
+        )
 
 
 def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:

@@ -12,7 +12,7 @@ import click
 
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
-from fewshot_bench.cli.options import NUMBER, SIZE
+from fewshot_bench.cli.options import NUMBER, SIZE, PathName
 from fewshot_bench.cli.output import say, terminal_width
 from fewshot_bench.plugins.models.adapt import BUDGET, KEPT, Adapted, adapt
 from fewshot_bench.utils.processes import interrupt_on_signals
@@ -32,7 +32,7 @@ _WIDTH = 120
 @click.option(
     "--output",
     "-O",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     required=True,
     metavar="DIR",
     help="Folder of the model, which is made.",
@@ -78,7 +78,7 @@ _WIDTH = 120
     "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True
 )
 @click.option("--device", default=AUTO, show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--classnames", type=click.Path(path_type=Path), help="Own class names.")
+@click.option("--classnames", type=PathName(path_type=Path), help="Own class names.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")

@@ -10,8 +10,7 @@ import click
 
 from fewshot_bench.cli.options import SIZE, device_option
 from fewshot_bench.cli.output import say, warn
-from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.offline import OfflineError
 
 CONNECTIONS = 32

@@ -11,7 +11,7 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.options import device_option, format_option
+from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import say, warn
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate", short_help="Measure a kept model on a data set's test images.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
 @click.option(
     "-d",
     "--dataset",
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
+    type=PathName(path_type=Path),
     metavar="DIR",
     help="Write a record, with its answers, into this folder of results. Splits of own images "
     f"are read from it, too, and from {DEFAULT_STORE} without it.",

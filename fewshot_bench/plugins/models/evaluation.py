@@ -19,8 +19,14 @@ from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.shots import ALL_SHOTS, plain
-from fewshot_bench.api.spec import DEFAULT_STORE, KEPT_MODEL, RunSpec, canonical_json
+from fewshot_bench.api.spec import (
+    ALL_SHOTS,
+    DEFAULT_STORE,
+    KEPT_MODEL,
+    RunSpec,
+    canonical_json,
+    plain,
+)
 from fewshot_bench.api.task import Split
 from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.store.store import Store

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.cli.options import Finite, PathName
 from fewshot_bench.cli.output import say, warn
 from fewshot_bench.plugins.models.inputs import found
 from fewshot_bench.store.hub import PREFIX
@@ -13,7 +14,7 @@ from fewshot_bench.utils.text import size_text
 
 
 @click.command("export", short_help="Write a kept model as a torch or ONNX program.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
 @click.option(
     "--format",
     "form",
@@ -31,7 +32,7 @@ from fewshot_bench.utils.text import size_text
 @click.option(
     "-O",
     "--output",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathName(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Write into this folder; by default MODEL-torch or MODEL-onnx, beside the model.",
 )
@@ -44,7 +45,7 @@ from fewshot_bench.utils.text import size_text
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     metavar="X",
     help="Allow this gap of logits, in parts of their scale; by default 1e-4, 0.02 with fp16, 0.05 "
     "with a model in bf16.",

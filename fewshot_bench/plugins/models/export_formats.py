@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import require
 
 if TYPE_CHECKING:
     import numpy as np

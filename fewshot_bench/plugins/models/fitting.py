@@ -15,8 +15,7 @@ import numpy as np
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import Material
 from fewshot_bench.runner.variants import Variant

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.cli.options import device_option, format_option
-from fewshot_bench.cli.output import replaced, warn
+from fewshot_bench.cli.options import PathName, device_option, format_option
+from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
 from fewshot_bench.plugins.models.inputs import found
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
@@ -29,7 +29,7 @@ Line = Callable[[Row], str]
 
 
 @click.command("predict", short_help="Classify images with a kept model.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
 @click.argument("images", nargs=-1, metavar="IMAGES...")
 @format_option(("table", "csv", "jsonl"), "A table, CSV, or JSON lines.")
 @click.option(
@@ -43,7 +43,7 @@ Line = Callable[[Row], str]
 @click.option(
     "-O",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Write to this file.",
 )
@@ -57,6 +57,9 @@ def command(
     or - for paths on standard input, one per line. An image that cannot be read is named on stderr
     and left out, and the exit code is 1.
     """
+    if output is not None:
+        refuse_image(output)
+        refuse_kept(output, "--output")
     paths = found(images)
     from fewshot_bench.analysis.model import columns, open_model
 

@@ -16,7 +16,7 @@ from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import toy_notes
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, comparisons, text
 from fewshot_bench.plugins.report.drawings import Drawings
 from fewshot_bench.plugins.report.drilldown import drills
@@ -24,8 +24,7 @@ from fewshot_bench.plugins.report.figures.svg import drawing
 from fewshot_bench.plugins.report.headline import Headline, headline
 from fewshot_bench.plugins.report.pairs import compared
 from fewshot_bench.plugins.report.predictions import Predictions
-from fewshot_bench.plugins.report.problems import failures, holes
-from fewshot_bench.plugins.report.provenance import provenance
+from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.verdict import subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import printable

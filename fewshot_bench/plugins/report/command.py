@@ -9,11 +9,17 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, allow_mixed_option, not_empty, store_option
+from fewshot_bench.cli.options import (
+    MetricName,
+    PathName,
+    allow_mixed_option,
+    not_empty,
+    store_option,
+)
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import size_text
 
 
@@ -31,7 +37,7 @@ SHOWN = MetricName(
 @click.option(
     "-O",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False, path_type=Path),
     default=Path("report.html"),
     show_default=True,
     metavar="FILE",

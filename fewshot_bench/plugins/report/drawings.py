@@ -1,4 +1,4 @@
-"""Every figure of the page, with its description for readers who cannot see it."""
+"""Every figure of the page, its series, and its description for readers who cannot see it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.analysis.formats.style import MOST
+from fewshot_bench.analysis.table.columns import BILLED, COSTS
+from fewshot_bench.analysis.table.model import Group
 from fewshot_bench.analysis.table.significance import RANKED_FROM
-from fewshot_bench.plugins.report import calibration, text
+from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Contestant, Headline
-from fewshot_bench.plugins.report.predictions import Predictions
-from fewshot_bench.plugins.report.series import cost_axes, drawn, panel
+from fewshot_bench.plugins.report.predictions import Predictions, reliabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Drawings:
         for contestant in self._drawn_with_numbers():
             error = self._chosen.calibration_error(contestant, self._chosen.group)
             notes[contestant.row.label] = "" if error is None else f"ECE {error:.1f} %"
-        found = calibration.reliabilities(self._chosen, self._predictions, notes)
+        found = reliabilities(self._chosen, self._predictions, notes)
         pictures = []
         for number, (contestant, diagram) in enumerate(found):
             svg = reliability.draw(diagram, number, f"{_lean(diagram)} {diagram.note}".strip())
@@ -186,3 +188,43 @@ def _markup(svg: str) -> Any:
     from markupsafe import Markup
 
     return Markup(svg)
+
+
+def drawn(headline: Headline) -> list[Contestant]:
+    """The contestants in the figures: ranked by the headline, then those without a number."""
+    ranked = headline.ranked
+    others = [contestant for contestant in headline.contestants if not contestant.cell]
+    return [*ranked, *others][:MOST]
+
+
+def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -> curves.Panel:
+    """A group's curves by shots."""
+    metric = headline.table.metric
+    best = headline.ranked[:1]
+    found = []
+    for contestant in contestants:
+        cells = headline.table.line(group, contestant.row)
+        points = [
+            (cell.shots, cell.estimates[metric]) for cell in cells if metric in cell.estimates
+        ]
+        if points:
+            look = contestant.look
+            found.append(curves.Curve(contestant.label, look, points, contestant in best))
+    return curves.Panel(text.name(group.label), found)
+
+
+def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[costs.Axis]:
+    """Accuracy against each kind of cost that is known of a method, time first."""
+    best = headline.ranked[:1]
+    found = []
+    for column in (BILLED, *(other for other in COSTS.values() if other is not BILLED)):
+        points = []
+        for contestant in contestants:
+            cost = contestant.cell.costs.get(column.name) if contestant.cell else None
+            if cost is not None:
+                value = headline.estimate(contestant).mean
+                look, bold = contestant.look, contestant in best
+                points.append(costs.Point(contestant.label, look, cost, value, bold))
+        if points:
+            found.append(costs.Axis(column.name, column.axis, points))
+    return found

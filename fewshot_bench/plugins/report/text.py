@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.text import beside_level, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600

@@ -123,9 +123,21 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     """
     engines = take_engine(values)
     if values["name"] is None:
+        _refuse_options(ctx)
         _list()
         return
     ctx.exit(_reproduce(ctx, engines, **values))
+
+
+def _refuse_options(ctx: click.Context) -> None:
+    """UsageError for options without a NAME, which only lists the names."""
+    source = ctx.get_parameter_source
+    given = [p for p in ctx.command.params if source(str(p.name)) is ParameterSource.COMMANDLINE]
+    if given:
+        raise UsageError(
+            f"{given[0].opts[0]} belongs to a reproduction: name one ('fsbench reproduce' alone "
+            "lists them)"
+        )
 
 
 def _list() -> None:

@@ -11,7 +11,7 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.answer_files import largest_gap, whole_digest
-from fewshot_bench.store.lookup import Kept
+from fewshot_bench.store.store import Kept
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,17 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
             "the record is that of a kept model, which was not fitted for it: "
             "fsbench evaluate MODEL --store DIR measures the model again"
         )
-    cls = known.method_class(spec.method)
+    try:
+        cls = known.method_class(spec.method)
+    except UsageError as error:
+        code = record.environment.get("code") or {}
+        made = f"{code.get('distribution') or ''} {code.get('version') or ''}".strip()
+        if not code.get("registered") or not made:
+            raise
+        raise UsageError(
+            f"method '{spec.method}' is not installed; {made} computed the record: install it, "
+            "then run the same command again"
+        ) from error
     pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
     revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))
     pairs.append(("revision", spec.revision, revision))

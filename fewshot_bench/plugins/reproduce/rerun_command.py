@@ -27,7 +27,7 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     """
     from fewshot_bench.analysis.signature import commands_of
     from fewshot_bench.plugins.reproduce import rerun
-    from fewshot_bench.store.lookup import find
+    from fewshot_bench.store.store import find
 
     kept = find(record, store)
     spec = kept.record.spec

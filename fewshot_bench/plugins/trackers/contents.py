@@ -12,7 +12,7 @@ from typing import Any
 
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.shots import per_class
+from fewshot_bench.api.spec import per_class
 from fewshot_bench.utils.text import printable
 
 LONGEST, LONGEST_NAME = 500, 200

@@ -4,8 +4,9 @@
 one takes over.
 """
 
-from fewshot_bench.runner.isolation.guard import Printed, contained, guarded, own_interruptions
+from fewshot_bench.runner.isolation.guard import Printed, contained, guarded
 from fewshot_bench.runner.isolation.settings import CHANGED, Settings, kernel_state
+from fewshot_bench.utils.plugin_code import own_interruptions
 
 __all__ = [
     "CHANGED",

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from types import FrameType
 from typing import Any
 
 from fewshot_bench.api.record import FUNCTIONS, THREADS, Incidents
@@ -43,11 +40,14 @@ def guarded(who: str, incidents: Incidents, mark_tainted: Callable[[], None]) ->
         if not undone:
             mark_tainted()
 
-    snapshot, printed = _Snapshot(), None
+    snapshot, printed, process = _Snapshot(), None, os.getpid()
     try:
         with collected() as printed:
             yield printed
     finally:
+        if os.getpid() != process:
+            # The code inside forked and came back in both processes: only the first one goes on.
+            os._exit(1)
         snapshot.compare(report)
         if printed is not None and printed.redirected:
             report("settings", "changed sys.stdout", True)
@@ -153,27 +153,3 @@ def contained() -> Iterator[Printed]:
             if dict(os.environ) != environment:
                 os.environ.clear()
                 os.environ.update(environment)
-
-
-@contextmanager
-def own_interruptions() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns True once this process received SIGINT inside.
-
-    Outside the main thread, or with a SIGINT handler other than Python's default (which is left in
-    place), every KeyboardInterrupt counts as raised by the code inside.
-    """
-    seen = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

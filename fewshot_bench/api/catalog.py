@@ -1,0 +1,200 @@
+"""Catalogs of registered names: an `Entry` per name, with its origin, and the conflicts.
+
+A `Catalog` holds all names of one kind; `fewshot_bench.api.registry` fills them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fewshot_bench.api.column_names import taken
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.options import Option
+from fewshot_bench.api.plugins import OWN
+from fewshot_bench.utils.errors import PluginError, UsageError, unknown
+from fewshot_bench.utils.plugin_code import plugin_code
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered name: target "module:attribute" (or object), origin (plug-in, file:line)."""
+
+    name: str
+    target: Any
+    origin: str
+    suites: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    elsewhere: bool = False
+
+    @property
+    def is_built_in(self) -> bool:
+        """True if this distribution registered the name."""
+        return self.origin.startswith(f"{OWN}:")
+
+    def load(self) -> Any:
+        """Import the target; PluginError with the origin if that fails."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            with plugin_code():
+                value: Any = importlib.import_module(module)
+                for part in attribute.split("."):
+                    value = getattr(value, part)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"'{self.name}' cannot be loaded from '{self.target}' ({self.origin}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return value
+
+
+@dataclass
+class Catalog:
+    """All names of one kind (method, data set, backbone, metric, engine, option).
+
+    entries: the usable names. conflicts: error messages by name, for names that are registered more
+    than once. failed: problems of failed plug-ins, which register nothing. built_in_first: a
+    built-in entry wins over others of its name, since commands use it by default.
+    """
+
+    kind: str
+    listing: str
+    built_in_first: bool = False
+    entries: dict[str, Entry] = field(default_factory=dict)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    _plugin: str = ""
+    _claims: list[Entry] = field(default_factory=list)
+
+    def register(
+        self,
+        name: str,
+        target: Any,
+        *,
+        suites: Iterable[str] = (),
+        options: Iterable[Option] = (),
+        elsewhere: bool = False,
+    ) -> None:
+        """Add a name; if several plug-ins add it, it is a conflict. PluginError if invalid."""
+        origin = _origin(self._plugin)
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
+        if not isinstance(target, str) and not callable(target):
+            raise PluginError(
+                f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
+                "'module:attribute' nor a callable"
+            )
+        if isinstance(suites, str):
+            raise PluginError(
+                f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
+                f"suites=({suites!r},)"
+            )
+        _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
+        self._claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
+        self._settle()
+
+    def suites(self) -> dict[str, list[str]]:
+        """The names in each suite, in registration order."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries.values():
+            for suite in entry.suites:
+                found.setdefault(suite, []).append(entry.name)
+        return found
+
+    def register_option(self, option: Option) -> None:
+        """Add an option for commands that run cells."""
+        _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
+        self.register(option.name, option.value, options=(option,))
+
+    def register_metric(self, name: str, target: Any) -> None:
+        """Add a metric; PluginError for the name of a column that tables have anyway."""
+        if isinstance(name, str) and taken(name, METRICS):
+            raise PluginError(
+                f"metric '{name}' ({_origin(self._plugin)}): the name is taken by a column of "
+                "tables or data frames; choose another"
+            )
+        self.register(name, target)
+
+    def _settle(self) -> None:
+        """Recompute entries and conflicts from all claims."""
+        claims: dict[str, list[Entry]] = {}
+        for entry in self._claims:
+            claims.setdefault(entry.name, []).append(entry)
+        first = self._built_in(claims) if self.built_in_first else {}
+        alone = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        self.entries = {name: (first | alone)[name] for name in claims if name in first | alone}
+        self.conflicts = {
+            name: built_in_wins(self.kind, name, [e for e in claims[name] if e is not entry])
+            for name, entry in first.items()
+        }
+        self.conflicts |= {
+            name: f"two plug-ins register the {self.kind} '{name}': "
+            f"{' and '.join(entry.origin for entry in found)}; uninstall one, or disable its "
+            "entry point with FSBENCH_DISABLE_PLUGINS"
+            for name, found in claims.items()
+            if len(found) > 1 and name not in first
+        }
+
+    @staticmethod
+    def _built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
+        """The built-in entries of names that other plug-ins claim as well."""
+        own = {name: [e for e in found if e.is_built_in] for name, found in claims.items()}
+        return {name: own[name][0] for name, e in claims.items() if len(e) > len(own[name]) == 1}
+
+    def forget(self, plugin: str) -> None:
+        """Remove everything that a plug-in registered before it failed."""
+        self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]
+        self._settle()
+
+    def names(self) -> list[str]:
+        """All usable names, sorted, families (`folder:`) included."""
+        return sorted(self.entries)
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name; UsageError suggests the closest one."""
+        self.refuse_conflict(name)
+        if name not in self.entries:
+            known = [*self.entries, *self.suites()]
+            raise self.unknown(name, known, f"fsbench list {self.listing}")
+        return self.entries[name]
+
+    def refuse_conflict(self, name: str) -> None:
+        """PluginError if several plug-ins claim a name, which makes it ambiguous."""
+        if name in self.conflicts and name not in self.entries:
+            raise PluginError(self.conflicts[name])
+
+    def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
+        """The error for an unknown name; lists failed plug-ins, which may have defined it."""
+        return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
+
+
+def built_in_wins(kind: str, name: str, others: Iterable[Entry]) -> str:
+    origins = " and ".join(entry.origin for entry in others)
+    return f"{kind} '{name}' is built in; the one of {origins} is left out"
+
+
+def _check_options(where: str, options: tuple[Option, ...]) -> None:
+    """PluginError for an invalid or duplicate option declaration."""
+    keys = [getattr(option, "key", None) for option in options]
+    for option in options:
+        problem = option.problem() if isinstance(option, Option) else f"{option!r} is no Option"
+        if not problem and keys.count(option.key) > 1:
+            problem = f"option --{option.name} stands there twice"
+        if problem:
+            raise PluginError(f"{where}: {problem}")
+
+
+def _origin(plugin: str) -> str:
+    # Not inspect.stack(): it reads source files and would dominate the runtime.
+    frame = inspect.currentframe()
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if filename != __file__ and "pluggy" not in filename:
+            return f"{plugin}, {filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return plugin

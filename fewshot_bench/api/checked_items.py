@@ -1,0 +1,115 @@
+"""Checks what `items()` of a data set returns, before anything counts or draws images.
+
+`CheckedItems` is the entry point; the content of well-formed pools is checked by
+`runner.preflight.check_items`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from fewshot_bench.api.dataset import DatasetCard
+from fewshot_bench.api.items import Item, ItemList
+from fewshot_bench.utils.errors import PluginError
+
+# Methods that a data set may lack; the harness asks whether it has them.
+_OPTIONAL = ("stamp", "keep_split", "undivided", "look_again", "recipe", "unnamed")
+_POOLS = "a mapping of train, val and test to sequences of Item"
+
+
+class CheckedItems:
+    """A data set whose `items` raises PluginError if it does not return pools of items.
+
+    blame: start of the message. The wrapper has the same optional methods as the data set.
+    """
+
+    def __init__(self, inner: Any, blame: str) -> None:
+        self._inner = inner
+        self._blame = blame
+        self._checked: list[object] = []
+        for name in _OPTIONAL:
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
+
+    def card(self) -> DatasetCard:
+        """The card of the data set."""
+        card: DatasetCard = self._inner.card()
+        return card
+
+    def items(self) -> Mapping[str, Sequence[Item]]:
+        """The pools of the data set; the same objects are checked once."""
+        pools: Any = self._inner.items()
+        found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
+        known = len(found) == len(self._checked)
+        if not known or any(a is not b for a, b in zip(found, self._checked, strict=True)):
+            problem = pools_problem(pools)
+            if problem:
+                raise PluginError(f"{self._blame}: {problem}")
+            self._checked = found
+        checked: Mapping[str, Sequence[Item]] = pools
+        return checked
+
+    def read(self, item: Item) -> bytes:
+        """The encoded image."""
+        content: bytes = self._inner.read(item)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            # Copying asks for names before `_inner` is set.
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+def pools_problem(pools: object) -> str:
+    """Why `pools` are no pools of items; empty if they are."""
+    if not isinstance(pools, Mapping):
+        return f"items() returned {_kind(pools)}, expected {_POOLS}"
+    for role, items in pools.items():
+        problem = _pool_problem(items)
+        if problem:
+            return f"items()[{role!r:.80}] {problem}"
+    return ""
+
+
+def _pool_problem(items: Any) -> str:
+    if not _is_sequence(items):
+        return f"is {_kind(items)}, expected a sequence of Item (a tuple or a list)"
+    found: Iterable[Any] = items
+    if isinstance(items, ItemList):
+        # One item per run: the others differ in their names alone, which are texts.
+        found = (Item(run.folder or "-", run.label, run.classname) for run in items.runs)
+    return next(filter(None, map(_item_problem, found)), "")
+
+
+def _is_sequence(items: object) -> bool:
+    if isinstance(items, str | bytes | Mapping):
+        return False
+    return isinstance(items, Sequence) or all(
+        hasattr(type(items), name) for name in ("__len__", "__getitem__", "__iter__")
+    )
+
+
+def _item_problem(item: Any) -> str:
+    if not isinstance(item, Item):
+        return f"holds {item!r:.80}, expected an Item (id, label, class name)"
+    if not isinstance(item.id, str) or not item.id or "\0" in item.id:
+        return f"holds an item with the id {item.id!r:.80}, expected text without NUL characters"
+    if type(item.label) is not int and not _is_label(item.label):
+        return f"holds item '{item.id:.80}' with the label {item.label!r:.80}, expected an integer"
+    if not isinstance(item.classname, str):
+        return f"holds item '{item.id:.80}' with the class name {item.classname!r:.80}, not text"
+    return ""
+
+
+def _is_label(label: object) -> bool:
+    return isinstance(label, Integral) and not isinstance(label, bool)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"

@@ -1,0 +1,116 @@
+"""Compares classes and functions of this session with those that their written source defines.
+
+`difference` is the entry. Equal code, defaults and attributes are required; nothing is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Attributes that Python or `dataclass` sets; they follow from the others.
+_MADE = frozenset(
+    {
+        *("__module__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__doc__"),
+        *("__firstlineno__", "__static_attributes__", "__match_args__", "__annotate_func__"),
+        *("__annotations_cache__", "__conditional_annotations__", "__parameters__"),
+        *("__orig_bases__", "__slots__", "__hash__", "__wrapped__", "__replace__"),
+    }
+)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def difference(live: Any, made: Any) -> str:
+    """The first attribute in which `live` differs from `made`; `itself` for a function's code.
+
+    Empty if they are the same, or hold only values that cannot be compared.
+    """
+    if isinstance(live, type) and isinstance(made, type):
+        return next(_in_class(live, made), "")
+    return next(_in_function(live, made), "")
+
+
+def same_code(one: types.CodeType, other: types.CodeType) -> bool:
+    """True if two pieces of code do the same, wherever they stand in a file."""
+    names = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
+    return all(getattr(one, name) == getattr(other, name) for name in names) and _same_constants(
+        one.co_consts, other.co_consts
+    )
+
+
+def _same_constants(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, types.CodeType):
+        return same_code(one, other)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same_constants, one, other))
+    # The text, since NaN differs from itself, and 0.0 equals -0.0.
+    return repr(one) == repr(other) if isinstance(one, float | complex) else bool(one == other)
+
+
+def _in_class(live: type, made: type) -> Iterator[str]:
+    """The attributes of a class that are not those of its source."""
+    ours, theirs = _attributes(live), _attributes(made)
+    for name in dict.fromkeys((*ours, *theirs)):
+        if name not in ours or name not in theirs or _differ(ours[name], theirs[name]):
+            yield name
+
+
+def _attributes(cls: type) -> Mapping[str, Any]:
+    def is_own(name: str, value: Any) -> bool:
+        # Functions that `dataclass` makes have no file.
+        code = getattr(value, "__code__", None)
+        made = name in _MADE or name.startswith(("__dataclass_", "__abstract", "_abc_"))
+        return not made and getattr(code, "co_filename", "") != "<string>"
+
+    return {name: value for name, value in vars(cls).items() if is_own(name, value)}
+
+
+def _differ(live: Any, made: Any) -> bool:
+    if isinstance(live, type) and isinstance(made, type):
+        return live.__qualname__ != made.__qualname__ or any(_in_class(live, made))
+    if _is_plain(live) or _is_plain(made):
+        return repr(live) != repr(made)
+    return any(_in_function(live, made))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple | dict) and type(value).__module__ == "builtins":
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return all(map(_is_plain, parts))
+    return type(value) in _PLAIN
+
+
+def _in_function(live: Any, made: Any) -> Iterator[str]:
+    """`itself` if the code differs, else the attributes of a function that differ."""
+    pairs = list(zip(_functions(live), _functions(made), strict=False))
+    if len(list(_functions(live))) != len(list(_functions(made))):
+        yield "itself"
+    for ours, theirs in pairs:
+        if not same_code(ours.__code__, theirs.__code__) or _closed(ours) != _closed(theirs):
+            yield "itself"
+        for name in ("__defaults__", "__kwdefaults__", "__dict__"):
+            mine, other = getattr(ours, name), getattr(theirs, name)
+            if _is_plain(mine) and repr(mine) != repr(other):
+                yield name
+
+
+def _closed(function: types.FunctionType) -> tuple[str, ...]:
+    """Variables of an enclosing function, whose values the source of the inner one lacks."""
+    return tuple(name for name in function.__code__.co_freevars if name != "__class__")
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    """The function behind methods, properties and decorators; several for a property."""
+    if isinstance(value, property):
+        found: list[Any] = [value.fget, value.fset, value.fdel]
+    else:
+        inner = getattr(value, "__func__", value)
+        found = [getattr(inner, "func", inner)]
+    for one in found:
+        inner = inspect.unwrap(one) if callable(one) else one
+        if isinstance(inner, types.FunctionType):
+            yield inner

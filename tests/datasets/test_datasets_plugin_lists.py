@@ -1,0 +1,133 @@
+"""Lists of third-party data sets that are malformed or contradict themselves are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fewshot_bench
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import PluginError
+from tests.helpers import fsbench
+
+SOURCE = """
+import io
+from PIL import Image
+from fewshot_bench import DatasetCard, Item, hookimpl
+
+@hookimpl
+def register_datasets(register):
+    register("good", "{module}:Good")
+    register("mine", "{module}:Mine")
+
+class Good:
+    name, names, ids = "good", ("cat", "dog"), ()
+    def card(self):
+        return DatasetCard(self.name, "Pets", self.names, revision="1", class_ids=self.ids)
+    def items(self):
+        return {
+            role: [Item(f"{role}/{n}", n % 2, self.names[n % 2]) for n in range(6)]
+            for role in ("train", "val", "test")
+        }
+    def read(self, item):
+        seed = sum(map(ord, item.id))
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8), (seed % 256, 3 * seed % 256, 7 * seed % 256)).save(out, "PNG")
+        return out.getvalue()
+
+class Mine(Good):
+    name = "mine"
+"""
+# What `Mine` does instead, and the reason.
+FORM = {
+    "generators": (
+        "    def items(self):\n"
+        "        return {r: (i for i in p) for r, p in super().items().items()}\n",
+        "items()['train'] is a generator, expected a sequence of Item",
+    ),
+    "nothing": ("    def items(self): pass\n", "items() returned None, expected a mapping"),
+    "tuples": (
+        "    def items(self): return {'train': [('a', 0, 'cat')], 'test': []}\n",
+        "items()['train'] holds ('a', 0, 'cat'), expected an Item",
+    ),
+    "numbers": (
+        "    def items(self): return {'train': (Item(7, 0, 'cat'),), 'test': ()}\n",
+        "items()['train'] holds an item with the id 7, expected text",
+    ),
+    "label": (
+        "    def items(self): return {'train': (Item('a', '0', 'cat'),), 'test': ()}\n",
+        "items()['train'] holds item 'a' with the label '0', expected an integer",
+    ),
+}
+CONTENT = {
+    "shifted labels": (
+        "    def items(self):\n"
+        "        pools = super().items()\n"
+        "        pools['test'] = [Item(i.id, 1 - i.label, i.classname) for i in pools['test']]\n"
+        "        return pools\n",
+        "item 'test/0' has label 1 and class name 'cat', and the card's class 1 is 'dog'",
+    ),
+    "one id twice": (
+        "    def items(self):\n"
+        "        pools = super().items()\n"
+        "        pools['test'].append(pools['test'][0])\n"
+        "        return pools\n",
+        "item 'test/0' is twice in test: expected one item per id",
+    ),
+    "blank name": ("    names = ('cat', ' ')\n", "the class name of label 1 is ' '"),
+    "name of two lines": ("    names = ('cat', 'd\\ng')\n", "the class name of label 1 is 'd\\ng'"),
+    "equal names": (
+        "    names = ('cat', 'cat')\n",
+        "labels 0 and 1 are both named 'cat': expected distinct class names, or class_ids",
+    ),
+}
+QUICK = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1)
+
+
+@pytest.mark.parametrize("what", [*FORM, *CONTENT])
+def test_such_lists_are_refused_before_anything_runs(
+    what: str, install: Any, tmp_path: Path
+) -> None:
+    source, reason = (FORM | CONTENT)[what]
+    install("mine", SOURCE + source)
+    result = fsbench("run", *QUICK, "-d", "mine", "--store", tmp_path / "store")
+    assert (result.code, len(result.err.strip().splitlines())) == (2, 1), result
+    assert reason in result.err
+    assert "mine" in result.err.partition(reason)[0]
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(PluginError):
+        fewshot_bench.run("zero-shot", "mine", backbone="tiny", store=tmp_path / "store")
+    verified = fsbench("data", "verify", "mine")
+    assert verified.code == 3
+    assert "FAILED" in verified.out
+
+
+@pytest.mark.parametrize("what", FORM)
+def test_every_command_says_what_items_returned(what: str, install: Any) -> None:
+    source, reason = FORM[what]
+    install("mine", SOURCE + source)
+    for command in (("show", "mine"), ("splits", "show", "mine")):
+        result = fsbench(*command)
+        assert result.code == 2, result
+        assert result.err.startswith("error: data set 'mine' (fsbench-mine:mine, ")
+        assert f") failed: {reason}" in result.err
+    with pytest.raises(PluginError, match="failed: items"):
+        registry().dataset("mine").items()
+
+
+def test_the_right_lists_are_fine(install: Any, tmp_path: Path) -> None:
+    install("mine", SOURCE + "    names, ids = ('crane', 'crane'), ('bird', 'machine')\n")
+    result = fsbench("run", *QUICK, "-d", "good,mine", "--store", tmp_path / "store")
+    assert (result.code, "2 to run" in result.out) == (0, True), result
+    renamed = fsbench(
+        *("run", *QUICK, "-d", "good", "--store", tmp_path / "store", "--classnames"),
+        *(write(tmp_path / "names.txt", "Katze\nHund\n"),),
+    )
+    assert (renamed.code, "1 to run" in renamed.out) == (0, True), renamed
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path

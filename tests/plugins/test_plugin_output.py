@@ -1,0 +1,235 @@
+"""What plug-ins print, interrupt or end: output of commands stays whole, and the plug-in is named.
+
+The commands run in their own processes where a plug-in may end or interrupt the process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.engines import local
+from fewshot_bench.store.store import Store
+from tests.helpers import PATIENCE, command, fsbench
+from tests.synthetic_store import fill
+
+FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
+RUN = ("run", "-m", "zero-shot", "--seeds", "1", *FEW)
+HOOK = "import os, sys, time\nfrom fewshot_bench import hookimpl\n\n@hookimpl\ndef {hook}\n"
+LOST = "did not come back (or ended its process): its last reports are lost"
+
+
+def hook(text: str) -> str:
+    """The source of a plug-in with one hook."""
+    return HOOK.replace("{hook}", text)
+
+
+def apart(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+LOUD = """
+from fewshot_bench import Metric, hookimpl
+
+print("printed at the import")
+
+@hookimpl
+def register_metrics(register):
+    print("printed by register_metrics")
+    register("loud", "{module}:METRIC")
+
+@hookimpl
+def table_columns(records):
+    print("printed by table_columns")
+    return {"cells": len(records)}
+
+def loud(hits):
+    print("printed by the metric")
+    return 1.0
+
+METRIC = Metric("loud", "a loud one", loud)
+"""
+
+
+def test_what_plug_ins_print_is_not_in_the_output_of_a_command(
+    install: Any, tmp_path: Path
+) -> None:
+    store = fill(tmp_path / "s", 1, 1, (1,), (1,), queries=20, classes=4)
+    install("loud", LOUD)
+    words = ("compare", "--store", store.path, "--metric", "loud", "--format", "json")
+    shown = fsbench(*words)
+    assert shown.code == 0, shown.err
+    assert shown.out.startswith("{"), shown.out
+    assert json.loads(shown.out)["meta"]["metric"] == "loud"
+    for place in ("at the import", "by register_metrics", "by table_columns", "by the metric"):
+        assert f"printed {place}\n" in shown.err
+
+
+def test_an_import_that_interrupts_is_named_and_contained(install: Any) -> None:
+    install("rude", "raise KeyboardInterrupt\n")
+    install("class", "import fsbench_rude\n")
+    listed = fsbench("list", "plugins")
+    assert listed.code == 0
+    assert "RuntimeError: it raised KeyboardInterrupt" in " ".join(listed.out.split())
+    assert fsbench("list", "methods").code == 0
+
+
+def test_a_real_interrupt_at_an_import_stops_the_command(install: Any) -> None:
+    install("own", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = apart("list", "methods")
+    assert (done.returncode, done.stderr.split()) == (130, ["error:", "stopped"])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("os._exit(7)", f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"),
+        (
+            "raise KeyboardInterrupt",
+            "warning: run_finished of plug-in fsbench-bad:bad failed: RuntimeError: it raised "
+            "KeyboardInterrupt",
+        ),
+    ],
+)
+def test_a_tracker_that_ends_its_process_is_named(
+    install: Any, tmp_path: Path, body: str, said: str
+) -> None:
+    install("bad", hook(f"run_finished(record):\n    {body}"))
+    done = fsbench(*RUN, "--store", tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [said]
+    assert [record.status for record in Store(tmp_path).records()] == ["done"]
+
+
+def test_a_tracker_that_blocks_is_named(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "HOOK_SECONDS", 1.0)
+    install("bad", hook("run_finished(record):\n    time.sleep(1000)"))
+    done = fsbench(*RUN, "--store", tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"]
+    assert [record.status for record in Store(tmp_path).records()] == ["done"]
+
+
+def test_a_tracker_that_blocks_between_cells_is_ended_like_a_cell(
+    install: Any, tmp_path: Path
+) -> None:
+    install("bad", hook("run_finished(record):\n    time.sleep(1000)"))
+    twice = ("run", "-m", "zero-shot,tip-adapter", "--seeds", "1", *FEW, "--hang-after", "3")
+    monkeypatched = pytest.MonkeyPatch()
+    monkeypatched.setattr(local, "HOOK_SECONDS", 1.0)
+    done = fsbench(*twice, "--store", tmp_path)
+    monkeypatched.undo()
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"]
+
+
+def test_run_warnings_that_interrupts_is_named(install: Any, tmp_path: Path) -> None:
+    install("bad", hook("run_warnings(store):\n    raise KeyboardInterrupt"))
+    done = fsbench(*RUN, "--store", tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [
+        "warning: run_warnings of plug-in fsbench-bad:bad failed: RuntimeError: it raised "
+        "KeyboardInterrupt"
+    ]
+
+
+def test_an_interrupt_after_the_cells_says_that_they_are_kept(install: Any, tmp_path: Path) -> None:
+    body = "import signal\n    os.kill(os.getpid(), signal.SIGINT)"
+    install("own", hook(f"run_warnings(store):\n    {body}"))
+    done = apart(*RUN, "--store", tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == [
+        "stopped: 1 of 1 cells are done and kept; run the same command again to continue"
+    ]
+
+
+METHOD = """
+import os, signal
+from dataclasses import dataclass
+from typing import ClassVar
+from fewshot_bench import hookimpl
+
+@hookimpl
+def register_methods(register):
+    register("odd", "{module}:Odd")
+
+class Kept:
+    def __init__(self, classes):
+        self.classes = classes
+
+    def logits(self, queries):
+        return queries.features @ self.classes.T
+
+    def tensors(self):
+        return {"classes": self.classes}
+
+@dataclass(frozen=True)
+class Odd:
+    name: ClassVar[str] = "odd"
+
+    def fit(self, task, backbone, ctx):
+        {body}
+        return Kept(backbone.class_features(task))
+"""
+
+
+def test_a_method_that_interrupts_its_process_prints_one_line(install: Any, tmp_path: Path) -> None:
+    install("odd", METHOD.replace("{body}", "os.kill(os.getpid(), signal.SIGINT)"))
+    done = fsbench("run", "-m", "odd", "--seeds", "1", *FEW, "--store", tmp_path)
+    (record,) = Store(tmp_path).records()
+    assert (done.code, record.status) == (1, "failed")
+    assert "Traceback" not in done.err
+    said = "a method or plug-in interrupted its own worker process (SIGINT)"
+    assert done.err.splitlines().count(said) == 2
+    assert record.error is not None
+    assert "killed by signal 2" in record.error["message"]
+
+
+def test_a_method_that_comes_back_in_two_processes_is_computed_once(
+    install: Any, tmp_path: Path
+) -> None:
+    install("odd", METHOD.replace("{body}", "os.fork()"))
+    done = fsbench("run", "-m", "odd", "--seeds", "1", *FEW, "--store", tmp_path)
+    (record,) = Store(tmp_path).records()
+    assert (done.code, record.status, done.err) == (0, "done", "")
+
+
+def test_variables_that_no_environment_holds_are_refused_with_the_plug_in(
+    install: Any, tmp_path: Path
+) -> None:
+    install("bad", hook("worker_environment(store):\n    return {'A\\0': 'b'}"))
+    refused = fsbench(*RUN, "--store", tmp_path / "store")
+    assert refused.code == 2
+    assert "worker_environment of plug-in fsbench-bad:bad gave {'A\\x00': 'b'}" in refused.err
+    assert "a mapping of texts to texts that an environment can hold" in refused.err
+
+
+def test_a_failed_plug_in_has_no_commands(install: Any) -> None:
+    source = hook("register_methods(register):\n    raise LookupError('no')")
+    source += "@hookimpl\ndef register_commands(cli):\n    cli.add_lazy('odd', 'x:y', 'Odd one.')\n"
+    install("half", source)
+    assert "Odd one." not in fsbench("--help").out
+    assert "unknown command 'odd'" in fsbench("odd").err
+
+
+def test_rerun_names_what_to_install(install: Any, tmp_path: Path) -> None:
+    install("odd", METHOD.replace("{body}", "pass"))
+    assert fsbench("run", "-m", "odd", "--seeds", "1", *FEW, "--store", tmp_path / "s").code == 0
+    (record,) = Store(tmp_path / "s").records()
+    for path in (tmp_path / "plugins").glob("*.dist-info/*"):
+        path.unlink()
+    from fewshot_bench.api.registry import registry
+
+    registry.cache_clear()
+    refused = fsbench("rerun", record.spec.key(), "--store", tmp_path / "s")
+    assert refused.code == 2
+    assert "method 'odd' is not installed; fsbench-odd 1.0 computed the record" in refused.err
