@@ -138,7 +138,7 @@ def run_plan(
         _report_other_code(installed, finished, reporter)
         _report_overlaps(overlaps(finished), reporter, shared)
     except KeyboardInterrupt:
-        # The cells are computed: only what is told of them is cut short.
+        # The cells are computed and kept: only their report is cut short.
         reporter.notice(_stopped(plan, state, finished))
         return RunOutcome(plan, failed, interrupted=True)
     # Reading the new logits is still fast: prepare outcomes now, for `compare` and `report`.

@@ -175,7 +175,7 @@ def _hook(
 ) -> bool:
     """Call a hook; restore functions that it replaced, and name them in the next cell's record.
 
-    The parent is told whose hook runs, since it may block or end this process. Returns True if all
+    The parent gets the name of its plug-in, since it may block or end this process. True if all
     functions were restored.
     """
     from fewshot_bench.runner.isolation.functions import Functions

@@ -1,6 +1,6 @@
 """Plug-in code inside a command: its output goes to stderr, and its interrupts are its own errors.
 
-`plugin_code` is the entry point; `own_interruptions` tells who raised a KeyboardInterrupt.
+`plugin_code` is the entry point; `own_interruptions` finds out who raised a KeyboardInterrupt.
 """
 
 from __future__ import annotations
