@@ -38,6 +38,7 @@ _KINDS = {
     "shots": "number of shots",
     "seeds": "seed",
 }
+_STEP = "only what is in the store can be compared"
 _PREFIXES = (*(c.name for c in CONDITIONS.values() if c.prefix), "revision", "own_data")
 
 
@@ -151,7 +152,7 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
         wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
     for name in wanted:
         if name not in known:
-            raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")
+            raise unknown(_KINDS[kind], name, known, _STEP)
     return lambda record: not wanted or any(name in wanted for name in of(record))
 
 
@@ -168,9 +169,7 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
 
     if not any(map(matches, records)):
         known = {value for record in records for value in _values(record.spec, name)}
-        raise unknown(
-            name.replace("_", " "), text, known, "only what is in the store can be compared"
-        )
+        raise unknown(name.replace("_", " "), text, known, _STEP)
     return matches
 
 
@@ -179,7 +178,7 @@ def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
     having = {code_of(record) for record in records if code(record).startswith(text[:12])}
     if not having or not text:
         known = {code(record) for record in records}
-        raise unknown("code", text, known, "only what is in the store can be compared")
+        raise unknown("code", text, known, _STEP)
     return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
 
 
@@ -291,9 +290,6 @@ def _about_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iter
             f"{short(method)}@{version} is not the newest version, which is {last[method]}: no "
             "command computes what it lacks"
         )
-
-
-_STEP = "only what is in the store can be compared"
 
 
 def several(value: Any) -> tuple[Any, ...]:

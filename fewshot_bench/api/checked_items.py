@@ -44,7 +44,7 @@ class CheckedItems:
         found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         known = len(found) == len(self._checked)
         if not known or any(a is not b for a, b in zip(found, self._checked, strict=True)):
-            problem = pools_problem(pools)
+            problem = _pools_problem(pools)
             if problem:
                 raise PluginError(f"{self._blame}: {problem}")
             self._checked = found
@@ -63,7 +63,7 @@ class CheckedItems:
         return getattr(self._inner, name)
 
 
-def pools_problem(pools: object) -> str:
+def _pools_problem(pools: object) -> str:
     """Why `pools` are no pools of items; empty if they are."""
     if not isinstance(pools, Mapping):
         return f"items() returned {_kind(pools)}, expected {_POOLS}"

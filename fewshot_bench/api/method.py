@@ -288,6 +288,12 @@ def changed_options(method: Any) -> dict[str, Any]:
     return changed
 
 
+def changed_when_built(method: Any, given: Mapping[str, Any]) -> str:
+    """The first hyper-parameter of a method instance that has not its given value; else empty."""
+    found = configuration(method)
+    return next((name for name in found if found[name] != given[name]), "")
+
+
 def configuration(method: Any) -> dict[str, Any]:
     """All hyper-parameters of a method instance by name."""
     return {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}

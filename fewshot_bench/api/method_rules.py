@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fewshot_bench.api.method import Hyperparameter, hyperparameters, parse_value
+from fewshot_bench.api.method import (
+    Hyperparameter,
+    changed_when_built,
+    hyperparameters,
+    parse_value,
+)
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 
@@ -81,19 +86,18 @@ def cannot_be_built(method: type) -> list[str]:
     """Errors of building a method, or its card, from its defaults; empty if both can be built."""
     try:
         built = method()
-        changed = [
-            one for one in hyperparameters(method) if getattr(built, one.name) != one.default
-        ]
+        defaults = {one.name: one.default for one in hyperparameters(method)}
+        changed = changed_when_built(built, defaults)
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         # A metaclass may raise on `__name__`.
         own = vars(type)["__name__"].__get__(method)
         return [f"{own} cannot be built from its defaults: {kind}: {error}"]
     if changed:
-        name, value = changed[0].name, getattr(built, changed[0].name)
         return [
-            f"{method.__name__} is built with {name}={value!r}, but its default is "
-            f"{changed[0].default!r}: leave fields as given, and compute other values in fit"
+            f"{method.__name__} is built with {changed}={getattr(built, changed)!r}, but its "
+            f"default is {defaults[changed]!r}: leave fields as given, and compute other values in "
+            "fit"
         ]
     try:
         card_of(method)

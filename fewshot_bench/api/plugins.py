@@ -169,7 +169,7 @@ def call(
     hooks: pluggy.HookRelay,
     hook: str,
     failed: Callable[[str, PluginError], None],
-    entered: Callable[[str], None] = lambda plugin: None,
+    entered: Callable[[str], None],
     **arguments: Any,
 ) -> Iterator[tuple[str, Any]]:
     """Full name and return value of every plug-in whose hook does not return None.

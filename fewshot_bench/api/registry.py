@@ -90,10 +90,14 @@ class Registry:
         return [(found.plugin_name, found.function) for found in implementations(self.hooks, hook)]
 
     def call(
-        self, hook: str, failed: Callable[[str, PluginError], None], **arguments: Any
+        self,
+        hook: str,
+        failed: Callable[[str, PluginError], None],
+        entered: Callable[[str], None] = lambda plugin: None,
+        **arguments: Any,
     ) -> list[tuple[str, Any]]:
-        """(plug-in name, return value) per plug-in, as `plugins.call`; `failed` gets failures."""
-        return list(call(self.hooks, hook, failed, **arguments))
+        """(plug-in name, return value) per plug-in; failed, entered: as in `plugins.call`."""
+        return list(call(self.hooks, hook, failed, entered, **arguments))
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:

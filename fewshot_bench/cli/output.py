@@ -45,20 +45,25 @@ def refuse_image(path: Path, option: str = "--output") -> None:
         raise UsageError(f"{option} {path}: expected the name of a text file, not of an image")
 
 
-# Folders that fsbench makes in a store.
-_OF_STORES = ("records", "outcomes", "claims", "models", "cache", "splits", "methods", "jobs")
-_OF_MODELS = ("config.json", "model.safetensors", "support.safetensors")
-
-
 def refuse_kept(path: Path, option: str) -> None:
     """UsageError for a file of a store or of a kept model, which no output may replace."""
+    from fewshot_bench.splits.imported import FOLDER as SPLITS
+    from fewshot_bench.store.kept_models import MODELS
+    from fewshot_bench.store.leases import FOLDER as CLAIMS
+    from fewshot_bench.store.model_files import CONFIG, SUPPORT, TENSORS
+    from fewshot_bench.store.predictions import OUTCOMES
+    from fewshot_bench.store.store import JOBS, METHODS, RECORDS
+    from fewshot_bench.utils.cache_dir import CACHE
+
+    made = {RECORDS, OUTCOMES, CLAIMS, MODELS, CACHE, SPLITS, METHODS, JOBS}
     real = path.resolve()
     kept = [
         folder.parent
         for folder in real.parents
-        if folder.name in _OF_STORES and (folder.parent / "records").is_dir()
+        if folder.name in made and (folder.parent / RECORDS).is_dir()
     ]
-    if real.name in _OF_MODELS and all((real.parent / name).is_file() for name in _OF_MODELS[:2]):
+    is_model = all((real.parent / name).is_file() for name in (CONFIG, TENSORS))
+    if is_model and real.name in (CONFIG, TENSORS, SUPPORT):
         kept.append(real.parent)
     if kept:
         raise UsageError(

@@ -143,7 +143,7 @@ class EngineChoice:
     def worker_environment(self, store: Path) -> dict[str, str]:
         """Plug-ins' variables for workers; raises a plug-in's refusal, PluginError on conflicts."""
         found: dict[str, tuple[str, str]] = {}
-        given = {"store": store.absolute(), "options": self.plugin_options}
+        given: dict[str, Any] = {"store": store.absolute(), "options": self.plugin_options}
         for plugin, variables in registry().call("worker_environment", _refuse, **given):
             for name, value in variables.items():
                 other, first = found.setdefault(name, (plugin, value))

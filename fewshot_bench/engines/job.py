@@ -21,12 +21,11 @@ from fewshot_bench.engines.base import STORE, Settings, StoreSnapshot
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.store import Store
+from fewshot_bench.store.store import JOBS, Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
 
-FOLDER = "jobs"
 # Lease durations that a worker without cells of its own waits for cells claimed by others.
 LINGER_LEASES = 2.0
 STOPPED = 143
@@ -67,8 +66,8 @@ class Job:
     def read(cls, store: Store, name: str) -> Job:
         """The job of this name; StoreError if it does not exist or is damaged."""
         if not name.replace("-", "").isalnum():
-            raise StoreError(f"'{name}' is no name of a job (folders in {store.path / FOLDER})")
-        path = store.path / FOLDER / name / "job.json"
+            raise StoreError(f"'{name}' is no name of a job (folders in {store.path / JOBS})")
+        path = store.path / JOBS / name / "job.json"
         try:
             values: dict[str, Any] = json.loads(path.read_bytes())
             settings = dict(values["settings"])
@@ -86,7 +85,7 @@ class Job:
         """Folders of jobs without open cells that no command waits for."""
         found = []
         leases = Leases(store, "")
-        for path in sorted((store.path / FOLDER).glob("*/job.json")):
+        for path in sorted((store.path / JOBS).glob("*/job.json")):
             with suppress(StoreError):
                 job = cls.read(store, path.parent.name)
                 if leases.is_free(job._claim) and not job.open_cells():
@@ -96,7 +95,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """The folder of the job's files, including logs of its workers."""
-        return self.store.path / FOLDER / self.name
+        return self.store.path / JOBS / self.name
 
     @property
     def command(self) -> list[str]:

@@ -86,15 +86,15 @@ def _is_plain(value: Any) -> bool:
 
 def _in_function(live: Any, made: Any) -> Iterator[str]:
     """`itself` if the code differs, else the attributes of a function that differ."""
-    pairs = list(zip(_functions(live), _functions(made), strict=False))
-    if len(list(_functions(live))) != len(list(_functions(made))):
+    ours, theirs = list(functions_behind(live)), list(functions_behind(made))
+    if len(ours) != len(theirs):
         yield "itself"
-    for ours, theirs in pairs:
-        if not same_code(ours.__code__, theirs.__code__) or _closed(ours) != _closed(theirs):
+    for mine, other in zip(ours, theirs, strict=False):
+        if not same_code(mine.__code__, other.__code__) or _closed(mine) != _closed(other):
             yield "itself"
         for name in ("__defaults__", "__kwdefaults__", "__dict__"):
-            mine, other = getattr(ours, name), getattr(theirs, name)
-            if _is_plain(mine) and repr(mine) != repr(other):
+            value = getattr(mine, name)
+            if _is_plain(value) and repr(value) != repr(getattr(other, name)):
                 yield name
 
 
@@ -103,8 +103,10 @@ def _closed(function: types.FunctionType) -> tuple[str, ...]:
     return tuple(name for name in function.__code__.co_freevars if name != "__class__")
 
 
-def _functions(value: Any) -> Iterator[types.FunctionType]:
-    """The function behind methods, properties and decorators; several for a property."""
+def functions_behind(value: Any) -> Iterator[types.FunctionType]:
+    """The functions behind a method, property or decorator; none behind a class."""
+    if isinstance(value, type):
+        return
     if isinstance(value, property):
         found: list[Any] = [value.fget, value.fset, value.fdel]
     else:

@@ -22,6 +22,7 @@ from fewshot_bench.engines.base import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
+from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 from fewshot_bench.utils.prefetch import start_own
 from fewshot_bench.utils.processes import die_with
@@ -101,7 +102,7 @@ def _session(store: Store, device: str, examiner: RemoteExaminer, keep_models: b
     from fewshot_bench.runner.session import Session
 
     models = store.path if keep_models else None
-    return Session(store.path / "cache" / "features", device, examiner, models)
+    return Session(folder_of(FEATURES, store.path), device, examiner, models)
 
 
 def _serve(
@@ -207,7 +208,6 @@ def call_hook(
 
     entered: called with the name of each plug-in before its hook.
     """
-    from fewshot_bench.api.plugins import call
     from fewshot_bench.api.registry import registry
 
     def failed(plugin: str, failure: PluginError) -> None:
@@ -215,8 +215,7 @@ def call_hook(
             _shown.add((plugin, hook))
             print(f"warning: {failure}", file=sys.stderr)
 
-    for _ in call(registry().hooks, hook, failed, entered, **arguments):
-        pass
+    registry().call(hook, failed, entered, **arguments)
 
 
 def _private_stdout() -> IO[str]:

@@ -19,7 +19,7 @@ from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import kept_bytes
-from fewshot_bench.utils.cache_dir import FEATURES, IMAGES, bound_of, files
+from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, files
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Needs:
 
     def shrunk(self, store: Path) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
-        folder = store / "cache" / "features"
+        folder = store / CACHE / FEATURES
         place = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
         bound = bound_of(FEATURES, place, used)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.checked_items import pools_problem
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Run, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec
@@ -97,11 +96,8 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
 
 
 def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
-    """PluginError for pools that are malformed, contradict the card, or hold an image twice."""
+    """PluginError for pools of items that contradict the card, or hold an image twice."""
     name, classnames = card.name, card.classnames
-    problem = pools_problem(pools)
-    if problem:
-        raise PluginError(f"{name}: {problem}")
     keys(f"{name}: items()", pools, ROLES)
     if card.class_ids and len(set(card.class_ids)) != len(classnames):
         raise PluginError(

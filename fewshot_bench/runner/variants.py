@@ -11,6 +11,7 @@ from typing import Any
 
 from fewshot_bench.api.method import (
     Hyperparameter,
+    changed_when_built,
     configuration,
     find_parameter,
     hyperparameters,
@@ -171,14 +172,15 @@ def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
         raise PluginError(f"method '{name}': {error} (fsbench show {name})") from error
     options = configuration(method)
     defaults = {field.name: field.default for field in fields}
+    given = {**defaults, **chosen}
+    changed = changed_when_built(method, given)
+    if changed:
+        raise PluginError(
+            f"method '{name}' changes {changed} from {given[changed]!r} to {options[changed]!r} "
+            "when it is built, so that records would hold another value than was given; its "
+            "author should compute that value in fit, or in a property"
+        )
     for field in fields:
-        given = {**defaults, **chosen}[field.name]
-        if options[field.name] != given:
-            raise PluginError(
-                f"method '{name}' changes {field.name} from {given!r} to {options[field.name]!r} "
-                "when it is built, so that records would hold another value than was given; its "
-                "author should compute that value in fit, or in a property"
-            )
         options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
     return Variant(name, options, overrides, str(getattr(cls, "version", "1")))

@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-RECORDS = "records"
+# Folders in a store that several rooms write to; others are declared where they are written.
+RECORDS, JOBS, METHODS = "records", "jobs", "methods"
 # Fields of a record with texts from plug-ins and the machine, which are masked.
 MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")

@@ -28,6 +28,8 @@ FREE_SHARE = 0.5
 GB = 10**9
 # The smaller of the two stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
+# Folder in a store for features.
+CACHE = "cache"
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
 TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
 # Feature files: rows that other cells will use, views of one fit, remains of a damaged file, and
@@ -116,7 +118,7 @@ def share_of_disk(used: int, free: int) -> int:
 def folder_of(kind: str, store: Path | None = None) -> Path | None:
     """The folder of a kind; features are in the results store, None without a store."""
     if kind == FEATURES:
-        return store / "cache" / "features" if store else None
+        return store / CACHE / FEATURES if store else None
     return cache_root() / kind
 
 

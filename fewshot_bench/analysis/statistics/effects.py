@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewshot_bench.analysis.statistics.intervals import shared_trainings
 from fewshot_bench.utils.errors import UsageError
 
 Scores = Sequence[ArrayLike]
@@ -101,8 +102,7 @@ def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
     rows = [[place for place, (own, _) in enumerate(runs) if own == split] for split in splits]
     found = spread_of(np.stack([values[row].mean(axis=0) for row in rows]))
     means = {run: float(row.mean()) for run, row in zip(runs, values, strict=True)}
-    trains = sorted({train for _, train in runs})
-    shared = [train for train in trains if all((split, train) in means for split in splits)]
+    shared = shared_trainings(means)
     if len(shared) < 2:
         return found
     # Same two-way random effects table, with training seeds in place of images.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -76,9 +76,8 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
     splits = sorted({split for split, _ in values})
     if found is None or len(splits) in (1, len(values)):
         return found
-    sets_of = {train: {s for s, own in values if own == train} for _, train in values}
-    shared = sorted(train for train, sets in sets_of.items() if len(sets) == len(splits))
-    is_shared = any(len(sets) > 1 for sets in sets_of.values())
+    shared = shared_trainings(values)
+    is_shared = len({train for _, train in values}) < len(values)
     if len(splits) < FEWEST or (is_shared and len(shared) < FEWEST):
         return replace(found, half=None)
     sums = [math.fsum(v - found.mean for (s, _), v in values.items() if s == own) for own in splits]
@@ -90,6 +89,16 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
         parts.append(_shared_variance(table))
         freedoms.append(len(shared) - 1)
     return replace(found, half=_half_width(parts, freedoms))
+
+
+def shared_trainings(runs: Collection[tuple[int, int]]) -> list[int]:
+    """Training seeds with which all support sets were trained, sorted; runs: (split, training)."""
+    splits = {split for split, _ in runs}
+    return sorted(
+        train
+        for train in {own for _, own in runs}
+        if all((split, train) in runs for split in splits)
+    )
 
 
 def _cluster_variance(sums: Sequence[float], count: int) -> float:

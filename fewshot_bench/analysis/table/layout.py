@@ -180,9 +180,12 @@ def _heads(table: Table, group: Group, name: str) -> tuple[str, ...]:
 def _usual_n(table: Table, group: Group) -> int:
     """The most common number of seeds in the grid; only other cells show theirs."""
     cells = [cell for row in table.rows for cell in table.line(group, row)]
-    return most_common(
-        [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
-    )
+    return usual_n(cells, table.metric)
+
+
+def usual_n(cells: Sequence[Cell], metric: str) -> int:
+    """The most common number of seeds of these cells' estimates."""
+    return most_common([cell.estimates[metric].n for cell in cells if metric in cell.estimates])
 
 
 def most_common(counts: Sequence[int]) -> int:

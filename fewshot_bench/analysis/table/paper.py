@@ -14,9 +14,9 @@ from fewshot_bench.analysis.table.layout import (
     difference,
     evidence,
     marks,
-    most_common,
     ranked_column,
     stars,
+    usual_n,
 )
 from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Table
 from fewshot_bench.analysis.table.notes import RANGES
@@ -170,9 +170,7 @@ def _lines(table: Table, block: Block) -> list[Row]:
 
 def _usual(table: Table, block: Block, rows: Sequence[Row]) -> int:
     cells = [table.cell(group, row, block.shots) for group in block.groups for row in rows]
-    return most_common(
-        [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
-    )
+    return usual_n(cells, table.metric)
 
 
 def _heads(table: Table, block: Block) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot
 from fewshot_bench.engines.distributed import DistributedEngine, State, System
-from fewshot_bench.engines.job import FOLDER, Job
-from fewshot_bench.store.store import Store
+from fewshot_bench.engines.job import Job
+from fewshot_bench.store.store import JOBS, Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
@@ -187,7 +187,7 @@ class Slurm(System):
         """A queued job for all of these cells, submitted alike, to take over, and its arrays."""
         if job.settings.force:
             return None, []
-        for path in sorted((self.store.path / FOLDER).glob(f"*/{IDS}"), reverse=True):
+        for path in sorted((self.store.path / JOBS).glob(f"*/{IDS}"), reverse=True):
             with suppress(FsbenchError, OSError):
                 earlier = Job.read(self.store, path.parent.name)
                 numbers = path.read_text(encoding="ascii").split()
