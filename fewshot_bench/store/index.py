@@ -11,15 +11,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import struct
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.frames import Frames, compact
 from fewshot_bench.store.record_files import READER, Stamp
 from fewshot_bench.utils.files import write_whole
 
@@ -29,7 +34,7 @@ WORTH = 64
 # Two changes within one tick of the file system's clock can leave the same stamp.
 SETTLED_SECONDS = 2.0
 # Versions and fields on which validity of a record depends; an index with others is ignored.
-_READER = [2, *READER]
+_READER = [3, sys.byteorder, *READER]
 _HEAD = f"fsbench index {json.dumps(_READER)}\n".encode()
 # Parts of a record in a row; the specification's parts are mostly equal between records.
 _SPEC_PARTS = ("options", "overrides", "data")
@@ -37,220 +42,163 @@ _RECORD_PARTS = (*("split", "metrics", "footprint", "timings", "environment", "n
 _STATE = ("status", "error", "incidents")
 # Equal values of these parts are one object, shared between records.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
-# The maximum number of packed splits cached while rows are added.
-_MOST_SPLITS = 1024
-_EARLY = ("spec", "state", *_SPEC_PARTS)
-_PARTS = (*_EARLY, *_RECORD_PARTS)
-_PLACES = {name: place for place, name in enumerate(_PARTS)}
-# Columns of a row before its parts.
-_FIRST = 3
+# The maximum number of packed splits cached while rows are added, and of values of other parts.
+_MOST_SPLITS, _MOST_VALUES = 1024, 1024
+_PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
+# Blocks of a file before those of the parts.
+_BLOCKS = ("frames", "keys", "stamps", "stamps of verified logits")
+_STAMP = struct.Struct("<4Q")
+_ALL_BITS = 2**64 - 1
 
 
-Filler = Callable[[Sequence[float]], Any]
-Reader = Callable[[str], tuple[Any, ...]]
+class Column:
+    """One part of many rows: distinct texts, and the number of each row's text."""
+
+    def __init__(self) -> None:
+        self._numbers = array("I")
+        self._texts: list[str] = []
+        self._places: dict[str, int] = {}
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of each row's text; rows with equal texts have equal numbers."""
+        return self._numbers
+
+    def text(self, number: int) -> str:
+        """The text with a number."""
+        return self._texts[number]
+
+    def add(self, text: str) -> None:
+        """Add a row."""
+        number = self._places.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+        self._numbers.append(number)
+
+    def block(self, rows: Sequence[int]) -> bytes:
+        """The content of a file's block for these rows, which `StoredColumn` reads."""
+        places: dict[int, int] = {}
+        taken = map(self.numbers.__getitem__, rows)
+        numbers = array("I", [places.setdefault(number, len(places)) for number in taken])
+        texts = [self.text(number).encode("ascii") for number in places]
+        ends = array("Q", itertools.accumulate(map(len, texts)))
+        return b"".join((numbers, ends, *texts))
 
 
-class Frames:
-    """Values without their numbers, each kept once: many parts of records differ in numbers alone.
+class StoredColumn(Column):
+    """A column in a file. Its block stays compressed until it is used: most commands use few."""
 
-    A part is stored as the index of its frame and its numbers. In a frame, 0 is the placeholder of
-    a number, and n > 0 refers to the value at index n - 1, which contains no numbers.
-    """
+    def __init__(self, rows: int, texts: int, block: bytes) -> None:
+        """texts: the number of distinct texts; block: what `Column.block` made, compressed."""
+        super().__init__()
+        self._sizes = rows, texts
+        self._block = block
+        self._ends = array("Q")
+        self._start = 0
 
-    def __init__(self, values: Iterable[Any] = ()) -> None:
-        self.values = list(values)
-        self._places = {repr(value): place for place, value in enumerate(self.values)}
-        self._seen: set[int] = set()
-        self._fillers: dict[int, Filler] = {}
-        self._readers: dict[tuple[tuple[str, ...], Any], Reader] = {}
+    @property
+    def numbers(self) -> Sequence[int]:
+        self._open()
+        return self._numbers
 
-    def pack(self, value: Any) -> str:
-        """Pack a value as JSON: the value itself, or a list of its frame's index and numbers."""
-        if value is None:
-            return "null"
-        numbers: list[float] = []
-        frame = self._frame(value, numbers)
-        known = repr(frame)
-        if known not in self._places and hash(known) not in self._seen:
-            # A value that occurs only once needs no frame.
-            self._seen.add(hash(known))
-            return _text(value)
-        return f"[{','.join(map(repr, [self._place(frame), *numbers]))}]"
+    def text(self, number: int) -> str:
+        self._open()
+        start = self._start + (self._ends[number - 1] if number else 0)
+        return self._block[start : self._start + self._ends[number]].decode("ascii")
 
-    def unpack(self, text: str) -> Any:
-        """The inverse of `pack`; a frame without numbers is the same object each time."""
-        found, _ = _read(text)
-        if type(found) is not list:
-            return found
-        place = found[0]
-        if len(found) == 1:
-            return self.values[place]
-        if place not in self._fillers:
-            self._fillers[place] = self._filler(self.values[place], itertools.count(1))
-        return self._fillers[place](found)
-
-    def reader(self, names: tuple[str, ...], absent: Any = None) -> Reader:
-        """Make a function that reads the named values of packed objects, without building others.
-
-        names: `work.billed.images` is a value of nested objects. absent: returned for missing ones.
-        """
-        if (names, absent) not in self._readers:
-            self._readers[names, absent] = self._reader(names, absent)
-        return self._readers[names, absent]
-
-    def _reader(self, names: tuple[str, ...], absent: Any) -> Reader:
-        # By the head of a text: the values if none has numbers, else the makers of all values.
-        plain: dict[str, tuple[Any, ...]] = {}
-        makers: dict[str, list[Filler]] = {}
-
-        def read(text: str) -> tuple[Any, ...]:
-            head = text.partition(",")[0]
-            if head in plain:
-                return plain[head]
-            found, _ = _read(text)
-            if type(found) is not list:
-                return tuple(entry(found, name, absent) for name in names)
-            if head not in makers:
-                made = [self._maker(self.values[found[0]], name, 1, absent) for name in names]
-                if all(is_plain for is_plain, _ in made):
-                    plain[head] = tuple(make(found) for _, make in made)
-                    return plain[head]
-                makers[head] = [make for _, make in made]
-            return tuple(make(found) for make in makers[head])
-
-        return read
-
-    def _maker(self, frame: Any, name: str, first: int, absent: Any) -> tuple[bool, Filler]:
-        """True if a value of a frame needs no numbers, and its maker from a list of numbers.
-
-        first: index of the frame's first number.
-        """
-        own, _, inner = (name, "", "") if name in frame else name.partition(".")
-        if own not in frame:
-            return True, lambda _: absent
-        item = frame[own]
-        first += sum(_count(frame[other]) for other in itertools.takewhile(own.__ne__, frame))
-        if type(item) is int and item:
-            known = self.values[item - 1]
-            return True, lambda _: entry(known, inner, absent) if inner else known
-        if inner and type(item) is dict:
-            return self._maker(item, inner, first, absent)
-        if inner or type(item) not in (int, dict, list):
-            plain = absent if inner else item
-            return True, lambda _: plain
-        if item == 0:
-            return False, itemgetter(first)
-        return False, self._filler(item, itertools.count(first))
-
-    def _frame(self, value: Any, numbers: list[float]) -> Any:
-        """The frame of a dictionary or list; its numbers are appended to `numbers`."""
-        before, made = len(numbers), value.copy()
-        bare = []
-        for name, item in value.items() if type(value) is dict else enumerate(value):
-            kind = type(item)
-            if kind is int or kind is float:
-                numbers.append(item)
-                made[name] = 0
-            elif kind is dict or kind is list:
-                count = len(numbers)
-                made[name] = self._frame(item, numbers)
-                if len(numbers) == count:
-                    bare.append(name)
-        if len(numbers) > before:
-            for name in bare:
-                made[name] = 1 + self._place(made[name])
-        return made
-
-    def adopted(self, others: Frames, place: int) -> int:
-        """Add a frame of other frames to these, if missing; returns its index here."""
-
-        def translated(frame: Any) -> Any:
-            if type(frame) is dict:
-                return {name: translated(item) for name, item in frame.items()}
-            if type(frame) is list:
-                return [translated(item) for item in frame]
-            return 1 + self.adopted(others, frame - 1) if type(frame) is int and frame else frame
-
-        return self._place(translated(others.values[place]))
-
-    def _place(self, frame: Any) -> int:
-        place = self._places.setdefault(repr(frame), len(self.values))
-        if place == len(self.values):
-            self.values.append(frame)
-        return place
-
-    def _filler(self, frame: Any, places: Iterator[int]) -> Filler:
-        """Make a function that fills a frame from a list; places: the list's indices, in order."""
-        filled = frame.copy()
-        holes: list[tuple[Any, int]] = []
-        inner: list[tuple[Any, Filler]] = []
-        for name, item in frame.items() if type(frame) is dict else enumerate(frame):
-            if type(item) is dict or type(item) is list:
-                inner.append((name, self._filler(item, places)))
-            elif type(item) is int:
-                if item:
-                    filled[name] = self.values[item - 1]
-                else:
-                    holes.append((name, next(places)))
-
-        def fill(numbers: Sequence[float]) -> Any:
-            made = filled.copy()
-            for name, place in holes:
-                made[name] = numbers[place]
-            for name, make in inner:
-                made[name] = make(numbers)
-            return made
-
-        return fill
+    def _open(self) -> None:
+        if not self._start:
+            rows, texts = self._sizes
+            self._block = zlib.decompress(self._block)
+            first = rows * self._numbers.itemsize
+            self._start = first + texts * self._ends.itemsize
+            self._numbers.frombytes(memoryview(self._block)[:first])
+            self._ends.frombytes(memoryview(self._block)[first : self._start])
 
 
 class Segment:
-    """Rows by key, and the frames that they are packed with.
+    """Rows of records in columns, and the frames that their texts are packed with.
 
-    The columns of a row, separated by tabs, are the key, the stamp of the record, the stamp of the
-    verified logits (empty without), and the parts of the record.
+    A row has the key, the stamp of the record, the stamp of the verified logits, and the parts of
+    the record. Rows are numbered; only a segment without a file gets new ones.
     """
 
-    def __init__(self, path: Path | None, frames: Frames, rows: dict[str, str]) -> None:
+    def __init__(self, path: Path | None = None, frames: Frames | None = None) -> None:
         self.path = path
-        self.frames = frames
-        self.rows = rows
-        # Keys of rows found valid, and the number of changes to rows since the file was read.
-        self.found: set[str] = set()
+        self.frames = Frames() if frames is None else frames
+        self.keys: list[str] = []
+        # The row of each key; a key that was added again has the later one.
+        self.rows: dict[str, int] = {}
+        # Rows found valid, and the number of changes since the file was read.
+        self.found: set[int] = set()
         self.changed = 0
-        self._known: dict[str, Any] = {}
-        self._last: dict[str, tuple[str, Any]] = {}
+        self._stamps, self._checked = bytearray(), bytearray()
+        self._columns = {name: Column() for name in _PARTS}
+        self._values: dict[str, dict[int, Any]] = {name: {} for name in _PARTS}
         self._splits: dict[int, tuple[Any, str]] = {}
-        # The row that was read last, and its columns.
-        self._texts: tuple[str, list[str]] = ("", [])
 
     @classmethod
     def read(cls, path: Path) -> Segment | None:
         """Read a segment from a file; None if it is missing, damaged or of another version."""
         try:
             with path.open("rb") as file:
-                stated = file.read(len(_HEAD) + len(_checksum(b"")))
-                # Read line by line: holding the file twice would dominate a listing's memory.
-                sha, lines = hashlib.sha256(), []
-                for line in file:
-                    sha.update(line)
-                    lines.append(line[:-1].decode("ascii"))
-        except (OSError, ValueError):
+                stated = file.read(len(_HEAD) + len(_checksum(())))
+                layout = file.readline()
+                if not stated.startswith(_HEAD) or not layout.startswith(b"{"):
+                    return None
+                sizes = json.loads(layout)["bytes"]
+                # The last block is empty unless the file is longer than stated.
+                blocks = [file.read(size) for size in (*sizes, 1)]
+        except (OSError, ValueError, KeyError):
             return None
-        if stated != _HEAD + _line_of(sha) or not lines:
+        if stated != _HEAD + _checksum((layout, *blocks)):
             return None
-        return cls(path, Frames(json.loads(lines[0])), {row[:64]: row for row in lines[1:]})
+        return cls(path)._filled(json.loads(layout)["texts"], blocks)
+
+    def _filled(self, texts: Sequence[int], blocks: Sequence[bytes]) -> Segment:
+        first = map(zlib.decompress, blocks[: len(_BLOCKS)])
+        frames, keys, stamps, checked = first
+        self.frames = Frames(json.loads(frames))
+        whole = keys.decode("ascii")
+        self.keys = [whole[start : start + 64] for start in range(0, len(whole), 64)]
+        self.rows = {key: row for row, key in enumerate(self.keys)}
+        self._stamps, self._checked = bytearray(stamps), bytearray(checked)
+        for name, count, block in zip(_PARTS, texts, blocks[len(_BLOCKS) : -1], strict=True):
+            self._columns[name] = StoredColumn(len(self.keys), count, block)
+        return self
 
     def write(self, folder: Path) -> None:
         """Write the file, named by its checksum, and remove the file that was read."""
         self._splits.clear()
-        body = "\n".join([_text(self.frames.values), *self.rows.values(), ""]).encode()
-        checksum = _checksum(body)
+        keys = sorted(self.rows)
+        rows = [self.rows[key] for key in keys]
+        columns = [self._columns[name] for name in _PARTS]
+        texts = [len(set(map(column.numbers.__getitem__, rows))) for column in columns]
+        first = (
+            compact(self.frames.values).encode("ascii"),
+            "".join(keys).encode("ascii"),
+            *(b"".join(_part(stamps, row) for row in rows) for stamps in self._both()),
+        )
+        blocks = [zlib.compress(block, 1) for block in first]
+        blocks += [zlib.compress(column.block(rows), 1) for column in columns]
+        layout = compact({"texts": texts, "bytes": list(map(len, blocks))}).encode("ascii") + b"\n"
+        checksum = _checksum((layout, *blocks))
         path = folder / f"{INDEX}-{checksum[:16].decode()}"
-        write_whole(path, _HEAD + checksum + body)
+        write_whole(path, (_HEAD, checksum, layout, *blocks))
         if self.path not in (None, path):
             self.path.unlink(missing_ok=True)
         self.path = path
+
+    def _both(self) -> tuple[bytearray, bytearray]:
+        return self._stamps, self._checked
+
+    def find(self, key: str, stamp: bytes) -> Row | None:
+        """The row of a record file with this stamp."""
+        row = self.rows.get(key)
+        if row is None or _part(self._stamps, row) != stamp:
+            return None
+        self.found.add(row)
+        return Row(self, row)
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
         """Add the row of a record from the validated values of its file."""
@@ -258,10 +206,20 @@ class Segment:
         parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
         parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
         parts |= {name: values.get(name) or {} for name in _RECORD_PARTS}
-        texts = [key, _stamp_text(stamp), "", *(self._packed(name, parts[name]) for name in _PARTS)]
-        self.rows[key] = "\t".join(texts)
+        texts = [self._packed(name, parts[name]) for name in _PARTS]
+        return self._add(key, _stamp_bytes(stamp), _stamp_bytes(None), texts)
+
+    def _add(
+        self, key: str, stamp: bytes | bytearray, checked: bytes | bytearray, texts: Iterable[str]
+    ) -> Row:
+        row = self.rows[key] = len(self.keys)
+        self.keys.append(key)
+        self._stamps += stamp
+        self._checked += checked
+        for name, text in zip(_PARTS, texts, strict=True):
+            self._columns[name].add(text)
         self.changed += 1
-        return Row(self, key)
+        return Row(self, row)
 
     def _packed(self, name: str, value: Any) -> str:
         """Pack a part as text; a split object that several records share is packed once."""
@@ -277,79 +235,97 @@ class Segment:
             self._splits[id(value)] = value, text
         return text
 
-    def take(self, other: Segment, keys: Iterable[str]) -> None:
+    def take(self, other: Segment, rows: Iterable[int]) -> None:
         """Add missing rows from another segment, translated to the frames of this one."""
         places: dict[str, str] = {}
-        for key in [key for key in keys if key not in self.rows]:
-            head, *parts = other.rows[key].rsplit("\t", len(_PARTS))
-            for number, part in enumerate(parts):
-                if part.startswith("["):
-                    place, *numbers = part[1:-1].split(",", 1)
+        texts: dict[str, dict[int, str]] = {name: {} for name in _PARTS}
+
+        def translated(name: str, row: int) -> str:
+            number = other._columns[name].numbers[row]
+            if number not in texts[name]:
+                text = other._columns[name].text(number)
+                if text.startswith("["):
+                    place, *numbers = text[1:-1].split(",", 1)
                     if place not in places:
                         places[place] = str(self.frames.adopted(other.frames, int(place)))
-                    parts[number] = f"[{','.join([places[place], *numbers])}]"
-            self.rows[key] = "\t".join([head, *parts])
-            self.changed += 1
+                    text = f"[{','.join([places[place], *numbers])}]"
+                texts[name][number] = text
+            return texts[name][number]
 
-    def text(self, key: str, name: str) -> str:
-        """The text of a part in a row; caches columns, as parts of a record are read in turn."""
-        row = self.rows[key]
-        if self._texts[0] is not row:
-            self._texts = row, row.split("\t")
-        return self._texts[1][_FIRST + _PLACES[name]]
+        for row in rows:
+            if other.keys[row] not in self.rows:
+                stamp, checked = (_part(stamps, row) for stamps in other._both())
+                texts_of_row = [translated(name, row) for name in _PARTS]
+                self._add(other.keys[row], stamp, checked, texts_of_row)
 
-    def part(self, name: str, text: str) -> Any:
-        """Unpack a part from its text in a row; the last value of each part is cached."""
-        if name in _SHARED:
-            if text not in self._known:
-                self._known[text] = self.frames.unpack(text)
-            return self._known[text]
-        if self._last.get(name, ("", None))[0] != text:
-            self._last[name] = text, self.frames.unpack(text)
-        return self._last[name][1]
+    def part(self, name: str, row: int) -> Any:
+        """Unpack a part of a row; values that many rows share are cached."""
+        column, values = self._columns[name], self._values[name]
+        number = column.numbers[row]
+        if number not in values:
+            if name not in _SHARED and len(values) >= _MOST_VALUES:
+                values.clear()
+            values[number] = self.frames.unpack(column.text(number))
+        return values[number]
+
+    def entries(
+        self, name: str, rows: Iterable[int], names: tuple[str, ...], absent: Any
+    ) -> Iterable[tuple[Any, ...]]:
+        """The named values of a part for each row; equal texts are read once."""
+        column, read = self._columns[name], self.frames.reader(names, absent)
+        numbers = list(map(column.numbers.__getitem__, rows))
+        values = {number: read(column.text(number)) for number in dict.fromkeys(numbers)}
+        return map(values.__getitem__, numbers)
+
+    def is_checked(self, row: int, stamp: bytes) -> bool:
+        """True if logits with this stamp were verified against the record."""
+        return _part(self._checked, row) == stamp
+
+    def check(self, row: int, stamp: bytes) -> None:
+        """Mark logits with this stamp as verified."""
+        self._checked[row * _STAMP.size : (row + 1) * _STAMP.size] = stamp
+        self.changed += 1
 
 
 class Row:
     """One record in a segment; its parts are unpacked on access."""
 
-    __slots__ = ("_key", "_segment")
+    __slots__ = ("_row", "_segment")
 
-    def __init__(self, segment: Segment, key: str) -> None:
+    def __init__(self, segment: Segment, row: int) -> None:
         self._segment = segment
-        self._key = key
+        self._row = row
 
     def record(self, spec: RunSpec | None = None) -> Record:
         """The record, which reads most parts lazily. spec: that of its key, if known."""
-        segment = self._segment
-        texts = segment.rows[self._key].split("\t", _FIRST + len(_EARLY))[_FIRST:-1]
+        segment, row = self._segment, self._row
+        state = segment.part("state", row)
         if spec is not None:
-            state = segment.part("state", texts[_PLACES["state"]])
             return Record.reading(spec, state, self)
-        values, state, *others = map(segment.part, _EARLY, texts)
-        parts = zip(_SPEC_PARTS, others, strict=True)
-        values = values | {name: value for name, value in parts if value is not None}
-        return Record.reading(RunSpec.read(values, self._key), state, self)
+        values = segment.part("spec", row).copy()
+        for name in _SPEC_PARTS:
+            value = segment.part(name, row)
+            if value is not None:
+                values[name] = value
+        return Record.reading(RunSpec.read(values, segment.keys[row]), state, self)
 
     def __call__(self, part: str) -> Any:
         """A part by name."""
-        return self._segment.part(part, self._segment.text(self._key, part))
+        return self._segment.part(part, self._row)
 
     def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
         """The named values of a part; None for missing ones."""
-        text = self._segment.text(self._key, part)
-        return self._segment.frames.reader(names)(text)
+        (found,) = self._segment.entries(part, (self._row,), names, None)
+        return found
 
     @staticmethod
     def columns(
         rows: Iterable[Row], part: str, names: tuple[str, ...], absent: Any = None
     ) -> list[tuple[Any, ...]]:
         """The named values of many records, a tuple for each. absent: as in `Frames.reader`."""
-        place = _FIRST + _PLACES[part]
         found: list[tuple[Any, ...]] = []
         for segment, members in itertools.groupby(rows, attrgetter("_segment")):
-            read = segment.frames.reader(names, absent)
-            texts = (segment.rows[row._key].split("\t", place + 1)[place] for row in members)
-            found += map(read, texts)
+            found += segment.entries(part, (row._row for row in members), names, absent)
         return found
 
     @property
@@ -359,15 +335,12 @@ class Row:
 
     def is_checked(self, stamp: Stamp | None) -> bool:
         """True if logits with this file stamp were already verified against the record."""
-        known = self._segment.rows[self._key].split("\t", _FIRST)[2]
-        return stamp is not None and known == _stamp_text(stamp)
+        return stamp is not None and self._segment.is_checked(self._row, _stamp_bytes(stamp))
 
     def check(self, stamp: Stamp | None) -> None:
         """Mark logits with this file stamp as verified; None if the record has no logits."""
         if stamp is not None and _is_settled(stamp):
-            key, own, _, parts = self._segment.rows[self._key].split("\t", _FIRST)
-            self._segment.rows[self._key] = "\t".join([key, own, _stamp_text(stamp), parts])
-            self._segment.changed += 1
+            self._segment.check(self._row, _stamp_bytes(stamp))
 
 
 class Index:
@@ -378,8 +351,7 @@ class Index:
         self._folder = folder
         self._segments = segments
         self._useless = useless
-        self._new = Segment(None, Frames(), {})
-        self._unsettled = Segment(None, Frames(), {})
+        self._new, self._unsettled = Segment(), Segment()
 
     @classmethod
     def load(cls, folder: Path) -> Index:
@@ -392,13 +364,9 @@ class Index:
         """The row of a record file; None unless it was read from a file with this stamp."""
         if stamp is None:
             return None
-        start = f"{key}\t{_stamp_text(stamp)}\t"
-        for segment in self._segments:
-            row = segment.rows.get(key)
-            if row is not None and row.startswith(start):
-                segment.found.add(key)
-                return Row(segment, key)
-        return None
+        known = _stamp_bytes(stamp)
+        found = (segment.find(key, known) for segment in self._segments)
+        return next((row for row in found if row is not None), None)
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
         """Add the row of a valid record. stamp: of its file, taken before reading it."""
@@ -424,9 +392,9 @@ class Index:
         """Merge small or mostly obsolete segments into the new one; returns their files."""
         old = []
         for segment in sorted(self._segments, key=lambda segment: len(segment.rows)):
-            keys = segment.found if whole else segment.rows.keys()
-            if len(keys) <= 2 * len(self._new.rows) or 2 * len(keys) < len(segment.rows):
-                self._new.take(segment, [key for key in segment.rows if key in keys])
+            rows = sorted(segment.found) if whole else range(len(segment.keys))
+            if len(rows) <= 2 * len(self._new.rows) or 2 * len(rows) < len(segment.rows):
+                self._new.take(segment, rows)
                 self._segments.remove(segment)
                 old += [segment.path] if segment.path else []
         return old
@@ -437,27 +405,21 @@ def index_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
 
 
-def _count(item: Any) -> int:
-    if type(item) is dict or type(item) is list:
-        return sum(map(_count, item.values() if type(item) is dict else item))
-    return int(type(item) is int and not item)
+def _stamp_bytes(stamp: Stamp | None) -> bytes:
+    # Inodes can need all 64 bits, and times before 1970 are negative.
+    return _STAMP.pack(*(number & _ALL_BITS for number in stamp or (0, 0, 0, 0)))
 
 
-_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-_read = json.JSONDecoder().raw_decode
-
-
-def _stamp_text(stamp: Stamp | None) -> str:
-    return " ".join(map(str, stamp)) if stamp else ""
+def _part(stamps: bytearray, row: int) -> bytearray:
+    return stamps[row * _STAMP.size : (row + 1) * _STAMP.size]
 
 
 def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[:2]) <= time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-def _checksum(body: bytes) -> bytes:
-    return _line_of(hashlib.sha256(body))
-
-
-def _line_of(sha: hashlib._Hash) -> bytes:
+def _checksum(pieces: Iterable[bytes]) -> bytes:
+    sha = hashlib.sha256()
+    for piece in pieces:
+        sha.update(piece)
     return sha.hexdigest().encode() + b"\n"

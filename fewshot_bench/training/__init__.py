@@ -74,6 +74,7 @@ from fewshot_bench.training.selection import BestOnValidation, count_correct, fi
 from fewshot_bench.training.steps import (
     Autocast,
     Scale,
+    by_shots,
     coop_epochs,
     cosine,
     dassl_rate,
@@ -126,6 +127,7 @@ __all__ = [
     "WithoutRun",
     "backward_in_parts",
     "build_prompts",
+    "by_shots",
     "chunks_for",
     "conditioned_backward",
     "conditioned_logits",

@@ -232,20 +232,26 @@ class CosineEpochs(EncoderLearner):
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
-        require_positive(self, "epochs", "lr")
+        require_positive(self, "lr")
         require_not_negative(self, "weight_decay")
+        if self.epochs_for(1) <= 0:
+            require_positive(self, "epochs")
 
     def quick(self) -> Self:
         """Ten epochs, for the conformance kit."""
         return replace(self, epochs=10)
 
+    def epochs_for(self, shots: int) -> int:
+        """The number of epochs."""
+        return self.epochs
+
     def steps(self, shots: int, per_epoch: int) -> int:
         """The steps of all epochs."""
-        return self.epochs * per_epoch
+        return self.epochs_for(shots) * per_epoch
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
         """The cosine at the step's epoch."""
-        return cosine(self.lr, step // per_epoch, self.epochs)
+        return cosine(self.lr, step // per_epoch, total // per_epoch)
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ class EpochSchedule(CosineEpochs):
 
     def rate(self, step: int, per_epoch: int, total: int) -> float:
         """The learning rate of the step's epoch."""
-        return dassl_rate(step // per_epoch, self.epochs, self.lr, self.warmup_lr)
+        return dassl_rate(step // per_epoch, total // per_epoch, self.lr, self.warmup_lr)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ synchronizes with the device. `coop_epochs` and `dassl_rate` are CoOp's and Dass
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+T = TypeVar("T")
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """`RunContext.autocast`: the context in which encoders run."""
@@ -112,7 +114,12 @@ def device_generator(rng: torch.Generator, device: torch.device) -> torch.Genera
 
 def coop_epochs(shots: int) -> int:
     """Passes over the support set: 50 at 1 shot, 100 at 2 to 4, 200 above (CoOp COOP.md:13-21)."""
-    return 50 if shots <= 1 else 100 if shots <= 4 else 200
+    return by_shots({1: 50, 2: 100, 5: 200}, shots)
+
+
+def by_shots(values: Mapping[int, T], shots: int) -> T:
+    """The value of the nearest number of shots that is not higher; else that of the lowest."""
+    return values[max((known for known in values if known <= shots), default=min(values))]
 
 
 def dassl_rate(epoch: int, epochs: int, base: float, warmup: float) -> float:

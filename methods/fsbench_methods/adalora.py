@@ -168,7 +168,8 @@ class AdaLora(LowRankTuning):
         "clip-lora-500 per shot",
         deviations=(
             "sites, scaling and schedule are CLIP-LoRA's: no setting for few shots is published",
-            "importance is that of values before a step, as in the paper, not after it",
+            "importance is that of values before a step, as in the paper, not after it; the last "
+            "selection sees that of one step more",
             "budget and schedule of other papers' rows on CLIP are not stated",
             "several templates are averaged, and the scale of logits is the backbone's own",
             SHARED_MASK,

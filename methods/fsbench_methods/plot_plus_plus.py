@@ -22,6 +22,7 @@ from fewshot_bench.training import (
     EpochLearner,
     Learned,
     TextPrompts,
+    coop_epochs,
     embedded_words,
     require,
     require_positive,
@@ -69,6 +70,10 @@ class TransportLearner(EpochLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "vision_prompts", "eps", "max_iter", "tolerance")
+
+    def epochs_for(self, shots: int) -> int:
+        """The number of epochs of a stage: `epochs`, or CoOp's by shots."""
+        return self.epochs or coop_epochs(shots)
 
     @property
     def image_runs(self) -> int:
@@ -122,15 +127,19 @@ class PlotPlusPlus(TransportLearner):
     by the optimal transport plan, through which no gradient flows. There are two stages of `epochs`
     each: first the vision tokens are trained, with the cosine of the mean features added to the
     logits, then all tokens without it (14,336 parameters at ViT-B/16). One configuration for all
-    data sets.
+    data sets; the official code trains 50 epochs per stage on ImageNet at every number of shots
+    (`epochs=50`).
     """
 
     name: ClassVar[str] = "plot++"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     card: ClassVar[MethodCard] = MethodCard(
-        "plot++-50+50",
+        "plot++-50/100/200 (each of two stages)",
         text="class names",
-        official={"context_init": "four phrases of four to seven words for each data set"},
+        official={
+            "context_init": "four phrases of four to seven words for each data set",
+            "epochs": "50 on ImageNet at every number of shots",
+        },
         deviations=(
             "every seed has a first stage of its own; officially all seeds start at that of seed 1",
             "Sinkhorn's rounds end for each image and class; officially for a whole batch at once, "
@@ -150,7 +159,12 @@ class PlotPlusPlus(TransportLearner):
     vision_tokens: int = hyper(2, "rows of a set", unit="tokens", source=_SCRIPT)
     init_std: float = hyper(0.02, "standard deviation of all other first values", source=_CODE)
     batch_size: int = hyper(32, "images per step", unit="images", source=_CONFIG)
-    epochs: int = hyper(50, "passes over the support set per stage", unit="epochs", source=_CONFIG)
+    epochs: int = hyper(
+        0,
+        "passes over the support set per stage; 0: by shots (1: 50, 2 to 4: 100, more: 200)",
+        unit="epochs",
+        source="PLOT's repository, plot-pp/train.py:126-133, over all configuration files",
+    )
     lr: float = hyper(2e-3, "learning rate of SGD", source=_CONFIG)
 
     def __post_init__(self) -> None:

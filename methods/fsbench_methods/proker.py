@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Shots, Task, hyper
 from fewshot_bench.training import (
+    by_shots,
     count_correct,
     first_best,
     require,
@@ -55,16 +56,19 @@ class KernelClassifier:
 class Ridge:
     """The linear system of one support set, solved in float64 for several constants."""
 
-    def __init__(self, points: Tensor, labels: Tensor, text: Tensor) -> None:
-        """Unit points (m, d), labels (m,), unit class features (classes, d)."""
-        self.points, self.text = points, text
+    def __init__(self, points: Tensor, labels: Tensor, text: Tensor, views: int = 1) -> None:
+        """Unit points (m, d), labels (m,), unit class features (classes, d).
+
+        views: the number of equal points that each point stands for.
+        """
+        self.points, self.text, self.views = points, text, views
         self.exponent = (points @ points.T).sub_(1)
         self.residual = (F.one_hot(labels, len(text)) - points @ text.T).double()
 
     def solve(self, beta: float, penalty: float) -> KernelClassifier:
-        """The classifier whose coefficients solve (K / penalty + I) A = residual."""
+        """The classifier whose coefficients solve (K / penalty + I / views) A = residual."""
         system = self.exponent.double().mul_(beta).exp_().div_(penalty)
-        system.diagonal().add_(1)
+        system.diagonal().add_(1 / self.views)
         # The system is symmetric; its transpose has LAPACK's column-major layout and is factored in
         # place.
         factor = system.mT
@@ -101,13 +105,14 @@ class ProKeR:
     uses for most data sets; without validation data, they are the official values of ImageNet for
     the number of shots. Nothing is trained: the coefficients are a closed-form solution.
 
-    A support point is the mean of an image's ten augmented views. The official code uses every view
-    as a point (`points=views`), at a hundred times the memory and a thousand times the work; its
-    README therefore advises fewer views.
+    A support point is the mean of an image's ten augmented views and counts as ten points: I / 10
+    takes the place of I, so that with equal views nothing changes. The official code uses every
+    view as a point (`points=views`), at a hundred times the memory and a thousand times the work;
+    its README therefore advises fewer views.
     """
 
     name: ClassVar[str] = "proker"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     trains: ClassVar[bool] = False
     tied_to_classes: ClassVar[str] = "it has coefficients for the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
@@ -159,13 +164,12 @@ class ProKeR:
         views = task.train.views(self.views, Augment(scale=(self.crop, 1.0)))
         if self.points == "views":
             return Ridge(views.flatten(0, 1), task.train.labels.repeat(self.views), text)
-        return Ridge(unit(views.mean(dim=0)), task.train.labels, text)
+        return Ridge(unit(views.mean(dim=0)), task.train.labels, text, self.views)
 
     def _constants(self, problem: Ridge, task: Task, ctx: RunContext) -> tuple[float, float]:
         if task.val is not None:
             tried = [(beta, penalty) for beta in BETAS for penalty in PENALTIES]
             ctx.count_selection(len(tried), len(task.val))
             return tried[first_best([problem.correct(*pair, task.val) for pair in tried])]
-        nearest = max((shots for shots in TRANSFERRED if shots <= task.shots), default=1)
-        beta, penalty = TRANSFERRED[nearest]
+        beta, penalty = by_shots(TRANSFERRED, task.shots)
         return self.beta or beta, self.penalty or penalty

@@ -47,7 +47,7 @@ class Tcp(EpochSchedule):
     card: ClassVar[MethodCard] = MethodCard(
         "tcp-50",
         official={
-            "epochs": "base-to-new: SUN397 and ImageNet are evaluated at epoch 25",
+            "epochs": "25 on SUN397 and ImageNet",
             "prompt": "an ending of the data set's own, such as `, a type of pet.`; on UCF101 "
             "words before the name",
             "templates": "its own for frozen features (`a photo of a {}, a type of texture.` on "

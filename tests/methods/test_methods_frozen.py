@@ -118,7 +118,8 @@ def test_gda(val: int) -> None:
     ours = Gda(views=3).fit(task, BACKBONE, ctx).logits(QUERIES)
     points = TASK.train.views(3, HALF).flatten(0, 1)
     weight, bias = reference.gaussians(points, TASK.train.labels.repeat(3), 6)
-    alpha = 1.0
+    # The official median at four shots, the nearest number below five.
+    alpha = 0.1
     if task.val is not None:
         alpha = reference.gda_alpha(task.val.features, task.val.labels, TEXT, weight, bias, SCALE)
         assert ctx.selection == {"configurations": len(ALPHAS), "labels": 24}
@@ -126,6 +127,18 @@ def test_gda(val: int) -> None:
     same_answers(
         ours, reference.gda_logits(QUERIES.features, TEXT, weight, bias, alpha, SCALE).float()
     )
+
+
+@pytest.mark.parametrize(
+    ("shots", "alpha"), [(1, 1e-3), (2, 0.1), (3, 0.1), (4, 0.1), (8, 1.0), (16, 10.0), (99, 10.0)]
+)
+def test_alpha_of_gda_without_validation_data_is_by_shots(shots: int, alpha: float) -> None:
+    """Medians of ten data sets and three seeds in the official fewshots.log."""
+    task, ctx = replace(TASK, val=None, asked=shots), context()
+    Gda(views=2).fit(task, BACKBONE, ctx)
+    assert ctx.notes == {"alpha": alpha}
+    Gda(views=2, alpha=3.0).fit(task, BACKBONE, ctx)
+    assert ctx.notes == {"alpha": 3.0}
 
 
 @pytest.mark.parametrize("val", [4, 0])

@@ -66,8 +66,9 @@ def test_probes(kind: Any, batch_size: int) -> None:
 def test_proker(points: Any, val: bool) -> None:
     task = replace(TASK, val=TASK.val if val else None, asked=5)
     views, labels = TASK.train.views(3, HALF), TASK.train.labels
-    support = unit(views.mean(dim=0)) if points == "images" else views.flatten(0, 1)
-    labels = labels if points == "images" else labels.repeat(3)
+    # A mean of views stands for as many points.
+    support = unit(views.mean(dim=0)).repeat(3, 1) if points == "images" else views.flatten(0, 1)
+    labels = labels.repeat(3)
     ctx = context()
     ours = ProKeR(points=points, views=3).fit(task, BACKBONE, ctx).logits(QUERIES)
     constants = (1.5, 0.05)

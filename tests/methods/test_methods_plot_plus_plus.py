@@ -95,6 +95,23 @@ def test_a_fit_equals_the_reference(backbone: Any) -> None:
     assert relative_gap(found, expected) < 1e-4
 
 
+@pytest.mark.parametrize(("shots", "epochs"), [(1, 50), (2, 100), (4, 100), (8, 200), (16, 200)])
+def test_each_stage_has_the_official_epochs(shots: int, epochs: int) -> None:
+    """The official train.py replaces the 50 epochs of its configuration file, for both stages."""
+    method = PlotPlusPlus()
+    stage = VisionStage(**{one.name: getattr(method, one.name) for one in fields(TransportLearner)})
+    for one in (method, stage):
+        assert one.steps(shots, 3) == 3 * epochs
+        rates = [one.rate(step, 3, 3 * epochs) for step in range(3 * epochs)]
+        assert rates == pytest.approx(dassl_rates(epochs, 3, 2e-3))
+    assert PlotPlusPlus(epochs=7).steps(shots, 3) == 21
+
+
+def test_epochs_below_zero_are_an_error() -> None:
+    with pytest.raises(UsageError, match="epochs=-1: expected"):
+        PlotPlusPlus(epochs=-1)
+
+
 def test_the_number_of_trained_values(backbone: Any) -> None:
     task, observer = random_task(backbone), ParameterObserver()
     with observer.watching():

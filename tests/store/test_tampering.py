@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,18 +195,37 @@ def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     time.sleep(0.05)
     expected = list(store.records())
     (index,) = index_files(store.path)
-    changed = re.sub(
-        rb"(\t\[\d+,)[0-9.]+(,[0-9.]+){7}\]", rb"\g<1>99.0\2\2\2\2\2\2,30]", index.read_bytes()
-    )
-    assert changed != index.read_bytes()
-    index.write_bytes(changed)
-    assert list(Store(store.path).records()) == expected
-    head, _, body = changed.split(b"\n", 2)
-    index.write_bytes(head + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    head, checksum, body = edited_index(index.read_bytes())
+    for known in (checksum, hashlib.sha256(body).hexdigest().encode()):
+        index.write_bytes(b"\n".join((head, known, body)))
+        if known == checksum:
+            assert list(Store(store.path).records()) == expected
+            (index,) = index_files(store.path)
     assert {(f.kind, f.path) for f in verify(store).findings} == {(DAMAGED, index)}
     index.unlink()
     assert list(Store(store.path).records()) == expected
     assert verify(store).findings == []
+
+
+def edited_index(content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Head, checksum and the rest of an index after its accuracies were edited."""
+    head, checksum, layout, rest = content.split(b"\n", 3)
+    facts = json.loads(layout)
+    ends = list(itertools.accumulate(facts["bytes"]))
+    blocks = [rest[end - size : end] for end, size in zip(ends, facts["bytes"], strict=True)]
+    place = blocks.index(next(one for one in blocks if b"[" in accuracies(one)))
+    text = zlib.decompress(blocks[place])
+    blocks[place] = zlib.compress(re.sub(METRICS, rb"\g<1>9", text))
+    facts["bytes"] = list(map(len, blocks))
+    return head, checksum, json.dumps(facts).encode() + b"\n" + b"".join(blocks)
+
+
+METRICS = rb"(\[\d+,)\d(?=[0-9.]*(?:,[0-9.]+){7}\])"
+
+
+def accuracies(block: bytes) -> bytes:
+    """The packed metrics of a block; empty if it has none."""
+    return b"".join(found[0] for found in re.finditer(METRICS, zlib.decompress(block)))
 
 
 def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
