@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -17,7 +17,7 @@ from fewshot_bench.analysis.record_columns import (
 )
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.image_facts import images, test_images
 from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
@@ -50,10 +50,12 @@ def condition(spec: RunSpec, name: str) -> str:
     return CONDITIONS[name].text(getattr(spec, name))
 
 
-def values_of(records: Sequence[Record], name: str) -> set[str]:
-    """The values of a condition in records, as text."""
-    values = set(map(attrgetter(f"spec.{name}"), records))
-    return {CONDITIONS[name].text(value) for value in values}
+def values_of(records: Iterable[Record]) -> dict[str, set[str]]:
+    """The values of each condition in records, as text."""
+    take = attrgetter(*CONDITIONS)
+    columns = zip(*{take(record.spec) for record in records}, strict=True)
+    found = zip(CONDITIONS.values(), columns, strict=False)
+    return {about.name: set(map(about.text, set(values))) for about, values in found}
 
 
 def own_data(spec: RunSpec) -> str:
@@ -99,8 +101,8 @@ def refuse_mixed(
     filtered: whether the command has all filters of `fsbench compare`. columns: `columns_of` the
     records, if already built.
     """
-    for name in CONDITIONS:
-        if len(values_of(records, name)) > 1:
+    for name, values in values_of(records).items():
+        if len(values) > 1:
             counts = Counter(condition(record.spec, name) for record in records)
             advice = (
                 f"choose one with {option_name(name)} {counts.most_common(1)[0][0] or repr('')}"
@@ -155,7 +157,11 @@ def code_of(record: Record) -> str:
 
 def digest(record: Record) -> str:
     """The digest of the record's split; empty if absent (the cell failed early)."""
-    return str(record.split.get("digest") or "")
+    return _digest(record.split)
+
+
+def _digest(split: Mapping[str, Any]) -> str:
+    return str(split.get("digest") or "")
 
 
 def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
@@ -172,14 +178,14 @@ FACTS: Facts = {
     "own data": lambda record: own_data(record.spec),
     "data text": lambda record: data_text(record.spec),
     "options text": Shared("options", canonical_json),
-    "split": digest,
-    "split start": lambda record: digest(record)[:12],
-    "images": images,
-    "images start": lambda record: images(record)[:12],
-    "images scope": images_scope,
-    "test images": test_images,
-    "test images start": lambda record: test_images(record)[:12],
-    "test scope": test_scope,
+    "split facts": attrgetter("split"),
+    "split": Shared("split facts", _digest),
+    "split start": Shared("split", itemgetter(slice(12))),
+    "images": Shared("split facts", images),
+    "images start": Shared("images", itemgetter(slice(12))),
+    "test images": Shared("split facts", test_images),
+    "test images start": Shared("test images", itemgetter(slice(12))),
+    "data values": Shared("data", lambda data: canonical_json(dict(data)) if data else ""),
     "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
     "status": attrgetter("status"),
@@ -188,6 +194,10 @@ FACTS: Facts = {
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")
+# Columns that are equal for records that must have the same images, or, whatever their fit, the
+# same test images.
+ONE_SPLIT = ("evaluated", "split")
+ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")
 # Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
 # Rules that every table must satisfy, each with a function that describes its places.
@@ -218,8 +228,8 @@ _LABELED = (
         "split",
         ("split",),
     ),
-    Rule("images", ("images scope",), "images", ("images", "split")),
-    Rule("test images", ("test scope",), "test images", ("test images",)),
+    Rule("images", ONE_SPLIT, "images", ("images", "split")),
+    Rule("test images", ONE_TEST_SET, "test images", ("test images",)),
 )
 
 
@@ -247,7 +257,7 @@ def assign_rows(
     columns: `columns_of` the records, if already built.
     """
     columns = columns or columns_of(records)
-    differing = [name for name in CONDITIONS if len(values_of(records, name)) > 1]
+    differing = [name for name, values in values_of(records).items() if len(values) > 1]
     labels = _local_labels(columns)
     names = _method_names(records)
     own: dict[str, str] = {}

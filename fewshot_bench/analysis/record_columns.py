@@ -142,6 +142,9 @@ class Rule:
 
     def differing(self, columns: RecordColumns) -> set[Place]:
         """Places that have several values."""
+        # Most facts have one value everywhere; that is found without making rows.
+        if len(set(columns[self.value])) < 2:
+            return set()
         width = len(self.place)
         rows = set(columns.rows(self.columns))
         pairs = {row[: width + 1] for row in rows if all(row[width + 1 :])}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import RunSpec
 
 
 def image_facts(
@@ -29,26 +29,14 @@ def image_facts(
     }
 
 
-def images(record: Record) -> str:
-    """The digest of all images of a record; empty if not recorded."""
-    return _text(record.split.get("images"))
+def images(split: Mapping[str, Any]) -> str:
+    """The digest of all images of a record's split; empty if not recorded."""
+    return _text(split.get("images"))
 
 
-def test_images(record: Record) -> str:
-    """The digest of a record's test images; empty if not recorded."""
-    return _text(record.split.get("test_images"))
-
-
-def images_scope(record: Record) -> Hashable:
-    """Key that is equal for records that must have the same images: those of one split."""
-    return record.spec.evaluated, _text(record.split.get("digest"))
-
-
-def test_scope(record: Record) -> Hashable:
-    """Key that is equal for records that must have the same test images, whatever their fit."""
-    spec = record.spec
-    own = canonical_json(dict(spec.data)) if spec.data else ""
-    return spec.evaluated, spec.limit, spec.revision, spec.target_revision, own
+def test_images(split: Mapping[str, Any]) -> str:
+    """The digest of the test images of a record's split; empty if not recorded."""
+    return _text(split.get("test_images"))
 
 
 class Overlap(NamedTuple):

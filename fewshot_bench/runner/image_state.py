@@ -40,7 +40,7 @@ class ImageState:
 
     def changed(self, records: Sequence[Record]) -> set[str]:
         """The keys of records whose images differ from the current ones."""
-        stating = [record for record in records if images(record)]
+        stating = [record for record in records if images(record.split)]
         self._learn([record.spec for record in stating])
         return {record.spec.key() for record in stating if self._differs(record)}
 
@@ -56,7 +56,7 @@ class ImageState:
 
     def _differs(self, record: Record) -> bool:
         facts = self._facts.get(split_key(record.spec))
-        return facts is not None and facts["images"] != images(record)
+        return facts is not None and facts["images"] != images(record.split)
 
     def _learn(self, cells: Sequence[RunSpec]) -> None:
         """Compute the facts of all splits of the cells, reading every data set once."""

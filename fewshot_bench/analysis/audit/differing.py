@@ -12,6 +12,8 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
+    ONE_SPLIT,
+    ONE_TEST_SET,
     OTHER_IMAGES,
     STALE_ADVICE,
 )
@@ -146,8 +148,8 @@ SAME = (
     Same(4, "text-knowledge", "texts on classes", _ALL, "texts", _MORE),
     Same(5, "sampling", "sampling protocols", _DATASET, "protocol"),
     Same(5, "split", "splits", _SPLIT, "split start"),
-    Same(5, "images", "images of one split", ("evaluated", "images scope"), "images start", _OTHER),
-    Same(5, "images", "test images", ("evaluated", "test scope"), "test images start", _OTHER),
+    Same(5, "images", "images of one split", ONE_SPLIT, "images start", _OTHER),
+    Same(5, "images", "test images", ONE_TEST_SET, "test images start", _OTHER),
     Same(8, "schedule", "schedules", _ALL, "schedule", "", "note"),
     Same(9, "augmentation", "mirroring", _DATASET, "mirrored"),
     Same(12, "precision", "precisions", _ALL, "precision"),

@@ -185,8 +185,8 @@ def _every_name(rows: Rows) -> set[str]:
 
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name, about in CONDITIONS.items():
-        values = tuple(sorted(values_of(records, name)))
+    for name, texts in values_of(records).items():
+        about, values = CONDITIONS[name], tuple(sorted(texts))
         if about.prefix:
             values = tuple(value[:12] for value in values if value)
         if values and not (about.quiet and values == (about.text(about.default),)):

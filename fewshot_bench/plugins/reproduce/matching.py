@@ -100,7 +100,7 @@ def _place(spec: RunSpec) -> Place:
 def mixture(records: Sequence[Record]) -> list[str]:
     """Conditions in which these records differ, so that they have no common mean: `device` ..."""
     found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
-    tested = {test_images(record) for record in records} - {""}
+    tested = {test_images(record.split) for record in records} - {""}
     found += ["bytes of test images"] if len(tested) > 1 else []
     return found + (["code"] if len({code(record) for record in records}) > 1 else [])
 
