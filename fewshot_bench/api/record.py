@@ -145,7 +145,7 @@ STATUSES = ("done", "failed", "inapplicable")
 # Digests that the digest of a record's values does not cover.
 OF_ITSELF = ("record", "seal")
 # Lazily read fields that are cached.
-KEPT = frozenset({"split", "metrics"})
+KEPT = frozenset({"metrics"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
 # Lazily read fields.
 LATE = frozenset({*OBJECTS, "notes"} - {"spec"})

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fewshot_bench.api import method_files as method_references
@@ -212,8 +212,27 @@ def canonical_json(value: Any) -> str:
     return _encoded(value)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunSpec:
+class _Derived:
+    """Slots for values of a specification that are computed once.
+
+    In a dictionary they would take six times the memory, which counts: a store has many cells.
+    """
+
+    __slots__ = ("_fit_key", "_key", "_label")
+    _fit_key: str
+    _key: str
+    _label: str
+
+    def _once(self, name: str, compute: Callable[[], str]) -> str:
+        try:
+            return str(getattr(self, name))
+        except AttributeError:
+            object.__setattr__(self, name, value := compute())
+            return value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunSpec(_Derived):
     """One cell: a method with its hyper-parameters on one data set, shots, seed and backbone.
 
     `options` are all hyper-parameters, `overrides` those that differ from the defaults;
@@ -348,24 +367,22 @@ class RunSpec:
 
     def key(self) -> str:
         """SHA-256 of the canonical JSON: identifies the cell and its files."""
-        return self._key
+        return self._once("_key", self._digest)
 
     def fit_key(self) -> str:
         """Key of the fit: equal for cells that differ only in the evaluation and share one fit."""
-        return self._fit_key
+        return self._once("_fit_key", self._digest_of_fit)
 
-    @functools.cached_property
-    def _key(self) -> str:
+    def _digest(self) -> str:
         values = self.to_dict()
         for name in _later():
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
-    @functools.cached_property
-    def _fit_key(self) -> str:
+    def _digest_of_fit(self) -> str:
         if not self.fits_other:
-            return self._key
+            return self.key()
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
 
@@ -374,17 +391,17 @@ class RunSpec:
         """True if the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
-    @functools.cached_property
+    @property
     def evaluated(self) -> str:
         """The evaluated data set in tables: `dtd`, `dtd (new)`, `imagenet → imagenet-a`."""
         if self.target:
             return f"{self.dataset} → {self.target}"
         return self.dataset if self.classes == "all" else f"{self.dataset} ({self.classes})"
 
-    @functools.cached_property
+    @property
     def label(self) -> str:
         """The method with its overrides, for tables."""
-        return method_label(self.method, self.overrides)
+        return self._once("_label", lambda: method_label(self.method, self.overrides))
 
     @property
     def skipped(self) -> int:

@@ -19,7 +19,7 @@ Pools = Mapping[str, Sequence[Item]]
 def load_split(path: Path) -> Pools:
     """The pools of a split file, in file order; DataMissingError if it is damaged."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, f"cannot be read as JSON ({error})") from None
     return pools_from(path, content)

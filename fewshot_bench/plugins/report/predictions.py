@@ -29,18 +29,21 @@ class Predictions:
     def __init__(self, outcomes: Outcomes, records: Iterable[Record]) -> None:
         self.problems: list[str] = []
         self._outcomes = outcomes
-        self._known: dict[str, Outcome] = {}
+        # Keys of records that have an outcome; outcomes of all records would fill the memory.
+        self._usable: set[str] = set()
         records = list(records)
         outcomes.prepare(records)
         for record in records:
             try:
-                self._known[record.spec.key()] = outcomes.of(record)
+                outcomes.of(record)
             except StoreError:
                 self.problems.append(f"{record.spec.describe()}: {self._reason(record)}")
+            else:
+                self._usable.add(record.spec.key())
 
     def of(self, record: Record) -> Outcome | None:
         """The outcome of a record; None if its logits are missing or cannot be used."""
-        return self._known.get(record.spec.key())
+        return self._outcomes.of(record) if record.spec.key() in self._usable else None
 
     def confidences(self, records: Iterable[Record]) -> dict[str, np.ndarray]:
         """Highest probability of each image (n,) by record key, for records with an outcome.
@@ -62,7 +65,7 @@ class Predictions:
 
     def _confidences(self, record: Record) -> np.ndarray | str:
         try:
-            return self._known[record.spec.key()].confidences
+            return self._outcomes.of(record).confidences
         except StoreError:
             return self._reason(record)
 
