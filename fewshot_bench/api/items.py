@@ -146,8 +146,9 @@ class ItemList(Sequence[Item]):
     def __add__(self, other: Iterable[Item]) -> tuple[Item, ...]:
         return (*self, *other)
 
-    def __radd__(self, other: Iterable[Item]) -> tuple[Item, ...]:
-        return (*other, *self)
+    def __radd__(self, other: tuple[Item, ...]) -> tuple[Item, ...]:
+        # `list += items` asks this method first: a list must stay one.
+        return (*other, *self) if isinstance(other, tuple) else NotImplemented
 
     def __repr__(self) -> str:
         return f"<ItemList of {len(self):,} items>"

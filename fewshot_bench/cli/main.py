@@ -167,10 +167,13 @@ def main() -> NoReturn:
             raise
         _fail("a path holds the character \\0, which no file can have; check what was given", 2)
     except OSError as error:
+        from fewshot_bench.utils.files import FULL
+
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
-            _fail(f"the output cannot be written: {error.strerror}; write it elsewhere", 1)
+        if error.errno in FULL or (error.filename is None and error.errno == errno.EIO):
+            what = "the output" if error.filename is None else f"'{error.filename}'"
+            _fail(f"{what} cannot be written: {error.strerror}; make room or write elsewhere", 1)
         if not isinstance(error, PermissionError):
             raise
         _fail(

@@ -93,25 +93,22 @@ def terminal_style(output: Path | None) -> Style:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file atomically; a device or a pipe is written to directly."""
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-            return
-    except OSError as error:
-        raise _unwritten(path, error, "--output") from error
+    """Replace a file atomically, as `replaced`."""
     with replaced(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
-    """Yield a temporary file that replaces `path` if no error occurs.
+    """Yield a temporary file that replaces `path` if no error occurs; a device or pipe is itself.
 
     option: the option that names the file, for the UsageError if it cannot be written.
     """
     refuse_kept(path, option)
     try:
+        if path.exists() and not path.is_file():
+            yield path
+            return
         real = path.resolve()
         temporary = real.with_name(f".{real.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:

@@ -25,17 +25,42 @@ from fewshot_bench.images.digests import (
     now,
 )
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.image_formats import add_readers
+from fewshot_bench.utils.image_formats import add_readers, readable_formats
 from fewshot_bench.utils.prefetch import spread
 
 # The EXIF tag for the orientation of a picture.
 ORIENTATION = 274
+# The formats that Pillow knows without importing all of its plug-ins.
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM")
+MOST_RATIO = 1000
+
+
+class UnsuitableError(ValueError):
+    """An image that could be decoded, but not used."""
+
+
+def opened(data: bytes) -> Image.Image:
+    """The PIL image of an encoded file whose pixels are not read yet; any error if it has none.
+
+    Formats of photographs alone are tried: for others, Pillow starts programs (Ghostscript).
+    UnsuitableError for an image that would fill the memory once its short side is resized.
+    """
+    add_readers()
+    try:
+        image = Image.open(io.BytesIO(data), formats=_COMMON)
+    except UnidentifiedImageError:
+        image = Image.open(io.BytesIO(data), formats=readable_formats())
+    if max(image.size) > MOST_RATIO * min(image.size):
+        raise UnsuitableError(
+            f"{image.width} x {image.height} pixels: expected sides that differ by a factor of at "
+            f"most {MOST_RATIO:,}"
+        )
+    return image
 
 
 def decode(data: bytes) -> Image.Image:
-    """The PIL image of an encoded file, fully read; any error when it is damaged."""
-    add_readers()
-    image = Image.open(io.BytesIO(data))
+    """The PIL image of an encoded file, fully read; errors as those of `opened`."""
+    image = opened(data)
     image.load()
     return image
 
@@ -48,6 +73,8 @@ def decoded(data: bytes) -> Image.Image | str:
         return decode(data)
     except UnidentifiedImageError:
         return f"no known image format (it starts with {data[:8]!r})"
+    except UnsuitableError as error:
+        return str(error)
     except Exception as error:
         return in_a_line(error)
 

@@ -33,7 +33,7 @@ from fewshot_bench.api.spec import (
 from fewshot_bench.images.usable import open_usable, with_skipped
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.variants import Configured, Option, expand_methods
-from fewshot_bench.splits.draw import check_train
+from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, unknown
@@ -244,9 +244,19 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
     check_train(name, pools, val)
-    if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
-        raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
+    _check_halves(name, len(dataset.card().classnames), request.classes)
     return dataset, revision_of(name, dataset)
+
+
+def _check_halves(name: str, classes: int, asked: Sequence[str]) -> None:
+    """UsageError unless each half of the classes that is asked for has two to tell apart."""
+    for half in ("base", "new"):
+        count = len(class_half(classes, half))
+        if half in asked and count < 2:
+            raise UsageError(
+                f"{name} has {classes} class{'es' if classes > 1 else ''}, {count} of them in the "
+                f"half '{half}': expected at least 2 to tell apart; leave {half} out of --classes"
+            )
 
 
 def _target(name: str, request: Request) -> tuple[Dataset, str]:

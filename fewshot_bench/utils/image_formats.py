@@ -30,12 +30,20 @@ def image_endings() -> tuple[str, ...]:
     """Extensions of readable image files: lower case, without the dot, sorted."""
     from PIL import Image, features
 
-    add_readers()
-    Image.init()
     lacking = {name for name, codec in CODECS.items() if not features.check(codec)}
-    readable = FORMATS & set(Image.OPEN) - lacking
+    readable = set(readable_formats()) - lacking
     known = Image.registered_extensions()
     return tuple(sorted(ending[1:] for ending, name in known.items() if name in readable))
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that Pillow and its installed plug-ins can open."""
+    from PIL import Image
+
+    add_readers()
+    Image.init()
+    return tuple(sorted(FORMATS & set(Image.OPEN)))
 
 
 @functools.cache

@@ -79,6 +79,10 @@ def test_questions_have_the_same_answers(items: list[Item], gone: set[str]) -> N
 
     assert relabeled(packed, halved) == relabeled(whole, halved)
     assert [id for part in parts(packed) for id in part.ids] == [item.id for item in items]
+    assert (*whole, *whole) == packed + whole == whole + packed
+    longer = [*whole]
+    longer += packed
+    assert longer == [*whole, *whole]
 
 
 @pytest.mark.parametrize("protocol", list(SAMPLERS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fewshot_bench.store.store import Store
 from tests.compare_records import make, save
 from tests.helpers import fsbench, save_image
+from tests.store_cases import filled
 
 FILTERS = ("method", "dataset", "classes", "shots", "seeds")
 FILTERED = (("compare",), ("audit",), ("signature",), ("store", "rm", "--yes"))
@@ -147,3 +149,16 @@ def test_options_of_a_reproduction_need_its_name() -> None:
     done = fsbench("reproduce", "--shots", "1")
     assert (done.code, "--shots belongs to a reproduction: name one" in done.err) == (2, True), done
     assert fsbench("reproduce").code == 0
+
+
+@pytest.mark.parametrize("option", ["--output", "--predictions"])
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path, option: str) -> None:
+    store = filled(tmp_path / "s", range(2))
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    done = fsbench("compare", "--store", store.path, "--format", "csv", option, pipe)
+    assert done.code == 0, done
+    assert pipe.is_fifo()
+    assert os.read(reader, 1 << 16).count(b"\n") > 1
+    os.close(reader)

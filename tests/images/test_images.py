@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torchvision.transforms import RandomResizedCrop
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
-from fewshot_bench.images.decode import decode, unreadable
+from fewshot_bench.images.decode import decode, decoded, unreadable
 from fewshot_bench.images.loader import ImageSource
 from tests.images.test_features import Memory
 
@@ -55,6 +57,29 @@ FILES = {
     "same.png": encoded("RGB", "PNG", (32, 32)),
     "odd.gif": encoded("P", "GIF", (35, 39)),
 }
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would read the file with Ghostscript, whatever its name."""
+    started, program = tmp_path / "started", tmp_path / "bin/gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    assert "no known image format" in str(decoded(EPS))
+    assert not started.exists()
+
+
+@pytest.mark.parametrize(("size", "usable"), [((1, 1000), True), ((1, 1001), False)])
+def test_an_image_whose_resized_sides_fill_the_memory_is_unusable(
+    size: tuple[int, int], usable: bool
+) -> None:
+    found = decoded(encoded("RGB", "PNG", size))
+    expected = "1 x 1001 pixels: expected sides that differ by a factor of at most 1,000"
+    assert isinstance(found, Image.Image) if usable else found == expected
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -20,7 +20,7 @@ from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.splits.draw import draw_all_classes, split_of
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, flags, fsbench, quick
+from tests.helpers import cells, flags, fsbench, quick, save_image
 
 COLORS = ("red", "green", "blue", "yellow", "gray", "black")
 
@@ -168,6 +168,29 @@ def test_a_failed_fit_fails_its_cells_and_a_failed_evaluation_only_its_own(metho
     assert states[0][0] == "failed"
     assert states[1][0] == "inapplicable"
     assert "for_classes" in str(states[1][1])
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "refused"),
+    [
+        (2, "base", "base"),
+        (2, "new", "new"),
+        (3, "base", ""),
+        (3, "base,new", "new"),
+        (4, "new", ""),
+    ],
+)
+def test_a_half_of_one_class_is_refused(
+    tmp_path: Path, count: int, classes: str, refused: str
+) -> None:
+    for label in range(count):
+        for index in range(4):
+            save_image(tmp_path / f"set/{label}/{index}.png", 10 * label + index)
+    few = ("-d", f"folder:{tmp_path / 'set'}", "--shots", "1", "--seeds", "1", "--dry-run")
+    store = ("--backbone", "tiny", "--store", tmp_path / "store")
+    done = fsbench("run", "-m", "zero-shot", *few, *store, "--classes", classes)
+    assert done.code == (2 if refused else 0), done
+    assert (f"1 of them in the half '{refused}'" in done.err) == bool(refused)
 
 
 def test_command_line(tmp_path: Path) -> None:

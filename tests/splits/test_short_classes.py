@@ -76,6 +76,19 @@ def test_a_class_with_too_few_images_gives_them_all(
     assert found[4]["train"] == (12 if protocol == "clip-lora" else 9)
 
 
+@pytest.mark.parametrize("short", [0, 1])
+@pytest.mark.parametrize("protocol", sorted(SAMPLERS))
+def test_a_short_class_may_come_before_others(
+    tmp_path: Path, protocol: str, short: int, run: Run
+) -> None:
+    for place, name in enumerate(("ant", "bee", "cat")):
+        for index in range(3 if place == short else 8):
+            save_image(tmp_path / f"bugs/{name}/{index}.png", 10 * place + index)
+    said = run("-d", f"folder:{tmp_path / 'bugs'}", "--shots", "2", "--protocol", protocol)
+    assert "1 of 3 classes has fewer than 2 train images" in said
+    assert {record.split["short_classes"] for record in records(tmp_path)} == {1}
+
+
 def test_tables_of_every_format_mark_what_is_short(pets: str, run: Run, tmp_path: Path) -> None:
     run("-d", pets, "--shots", "1,4")
     store = ("--store", tmp_path / "store")

@@ -101,12 +101,12 @@ def _wrong(outcomes: Sequence[Outcome], label: int, taken: int) -> list[tuple[in
 
 
 def _uri(dataset: Any, item: Any) -> str:
-    from PIL import Image
-
     if item is None:
         return ""
     try:
-        with Image.open(io.BytesIO(dataset.read(item))) as image:
+        from fewshot_bench.images.decode import opened
+
+        with opened(dataset.read(item)) as image:
             if image.width * image.height > MOST_PIXELS:
                 return ""
             small = image.convert("RGB")
