@@ -28,7 +28,8 @@ READER = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSp
 _READER = json.dumps(READER).encode()
 # The end of a file: digests of the text before them, of the values, and of both digests.
 _HEX = "([0-9a-f]{64})"
-_END_TEXT = ",\n".join(f'  "{name}": "{_HEX}"' for name in ("text", "record", "seal")) + "\n }\n}\n"
+_LAST = ("text", "record", "seal")
+_END_TEXT = ",\n".join(f'  "{name}": "{_HEX}"' for name in _LAST) + "\n }\n}\n"
 _END = re.compile(_END_TEXT.encode())
 _END_BYTES = len(_END_TEXT.replace(_HEX, "0" * 64))
 
@@ -77,9 +78,10 @@ def stamp_of(found: os.stat_result) -> Stamp:
 def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
     """The record with its digests, and the text of its file; ValueError or TypeError if not JSON.
 
-    digests: as in `sealed`. Invalid records are written without a digest of the text, so that
-    reading them reports the problem.
+    digests: as in `sealed`; those at the end of a file are made anew. Invalid records are written
+    without a digest of the text, so that reading them reports the problem.
     """
+    digests = {name: digest for name, digest in digests.items() if name not in _LAST}
     made = sealed(record, digests)
     key, content = made.spec.key(), made.to_json()
     with suppress(StoreError, ValueError, TypeError, RecursionError):
