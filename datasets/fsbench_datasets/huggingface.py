@@ -17,12 +17,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
+from fsbench_datasets.hub_files import STATE, check_classnames, empty_splits
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_lists import ROLES, lines_of
+from fsbench_datasets.split_lists import ROLES, lines_of, shortened
 
 LABEL_NAMES = ("label", "labels", "class", "classname", "class_name", "target", "category")
 SECRET = -1
@@ -196,12 +197,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def missing(name: str, problem: str) -> DataMissingError:
+def missing(name: str, place: Place, problem: str) -> DataMissingError:
     """The error for a data set that cannot be loaded."""
-    return DataMissingError(
-        f"{name} cannot be loaded: {problem}; check the name and the network, or download it on "
-        "another machine and give hf:PATH of its folder"
+    step = (
+        "check the name and the network, or download it on another machine and give hf:PATH of its "
+        "folder"
     )
+    if place.folder is not None:
+        step = "check that its folder is complete and that you may read it, or save it again"
+    return DataMissingError(f"{name} cannot be loaded: {problem}; {step}")
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ class Hub:
 
     @cached_property
     def _roles(self) -> Mapping[str, str]:
-        return _roles(self.name, list(self._splits), self.place.chosen)
+        return _roles(self.name, self.place, list(self._splits))
 
     @cached_property
     def _tables(self) -> dict[str, Table]:
@@ -310,7 +314,19 @@ class Hub:
             columns = found
             base = self.place.folder.absolute() if self.place.folder else Path()
             tables[split] = Table(split, role, rows.with_format("arrow"), found, base)
+        if columns is not None:
+            self._check_files(columns)
         return tables
+
+    def _check_files(self, columns: Columns) -> None:
+        """UsageError when the files of a local folder have other class names than were read."""
+        folder = self.place.folder
+        if folder is not None and not _is_saved(folder):
+            with _quiet(), _readable(self.name, self.place):
+                package, used = _package(self.name), self._roles
+                check_classnames(
+                    self.name, package, folder, used, columns.label, columns.classnames
+                )
 
     @cached_property
     def _rows(self) -> Mapping[str, tuple[Table, int]]:
@@ -377,20 +393,35 @@ def _package(name: str) -> Any:
 def _load(name: str, place: Place) -> Mapping[str, Any]:
     """Split name to data set."""
     package = _package(name)
-    try:
+    empty = empty_splits(place.folder) if place.folder and _is_saved(place.folder) else []
+    if empty:
+        raise UsageError(
+            f"{name}: {shortened(empty)} was saved without rows: expected images in every split "
+            "(save the set again without it)"
+        )
+    with _readable(name, place):
         with _quiet():
             loaded = _open(package, place)
         for rows in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
             # Reading from a damaged arrow file can crash the process.
             rows.data.validate(full=True)
+    if isinstance(loaded, Mapping):
+        return loaded
+    return {str(loaded.split or "data"): loaded}
+
+
+@contextlib.contextmanager
+def _readable(name: str, place: Place) -> Iterator[None]:
+    """Raise errors of the packages that read a data set as errors of one line."""
+    try:
+        yield
+    except FsbenchError:
+        raise
     except Exception as error:  # Many packages can fail here: network, hub, arrow, file system.
         if "config" in first_line(error).casefold() and isinstance(error, ValueError):
             problem = " ".join(str(error).split())
             raise UsageError(f"{name}: {problem} (hf:NAME:CONFIG says which)") from None
-        raise missing(name, f"{type(error).__name__}: {first_line(error)}") from None
-    if isinstance(loaded, Mapping):
-        return loaded
-    return {str(loaded.split or "data"): loaded}
+        raise missing(name, place, f"{type(error).__name__}: {first_line(error)}") from None
 
 
 def _open(package: Any, place: Place) -> Any:
@@ -414,13 +445,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_saved(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
+    return any((folder / file).is_file() for file in (STATE, "dataset_dict.json"))
 
 
-def _roles(name: str, splits: list[str], chosen: Mapping[str, str]) -> dict[str, str]:
+def _roles(name: str, place: Place, splits: list[str]) -> dict[str, str]:
     """Split name to role, train first; UsageError when the roles are unclear."""
     if not splits:
-        raise missing(name, "it has no splits")
+        raise missing(name, place, "it has no splits")
+    chosen = place.chosen
     asked = {chosen[role]: role for role in ROLES if role in chosen}
     if len(asked) < len(chosen.keys() & set(ROLES)):
         raise UsageError(f"{name}: one split cannot be train and test at once: name distinct ones")

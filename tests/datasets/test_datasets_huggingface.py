@@ -209,6 +209,66 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     assert dataset.read(dataset.items()["test"][0]) == picture(90)
 
 
+def test_files_with_other_class_names_are_refused(tmp_path: Path) -> None:
+    """`datasets` reads all files under the class names of the first one."""
+    turned = table(4, 90, label=([0, 1] * 2, hub.ClassLabel(names=NAMES[::-1])))
+    lacking = table(4, 90, label=([0] * 4, hub.ClassLabel(names=["dog"])))
+    numbers = table(4, 90, label=([0, 1] * 2, hub.Value("int64")))
+    texts = table(4, 90, label=(["dog", "cat"] * 2, hub.Value("string")))
+    cases = (
+        ("test", turned, "label 0 is 'dog' in test-1.parquet and 'cat' in train-0.parquet"),
+        ("test", lacking, "label 0 is 'dog' in test-1.parquet and 'cat' in train-0.parquet"),
+        ("train", turned, "label 0 is 'dog' in train-1.parquet and 'cat' in train-0.parquet"),
+        ("test", numbers, "test-1.parquet has labels without class names, train-0.parquet has cl"),
+        ("test", texts, ""),
+    )
+    for number, (split, other, problem) in enumerate(cases):
+        folder = tmp_path / f"set{number}"
+        folder.mkdir()
+        table().to_parquet(folder / "train-0.parquet")
+        other.to_parquet(folder / f"{split}-1.parquet")
+        if problem:
+            with pytest.raises(UsageError, match=f"{problem}.*: expected the same class names in"):
+                sizes(folder)
+        else:
+            labels = [item.classname for item in opened(folder).items()["test"]]
+            assert labels == ["cat", "cat", "dog", "dog"]
+
+
+def test_arrow_files_with_other_class_names_are_refused(tmp_path: Path) -> None:
+    turned = table(4, 90, label=([0, 1] * 2, hub.ClassLabel(names=NAMES[::-1])))
+    (tmp_path / "set").mkdir()
+    for split, rows in (("train", table()), ("test", turned)):
+        rows.save_to_disk(tmp_path / split)
+        (arrow,) = (tmp_path / split).glob("*.arrow")
+        arrow.rename(tmp_path / "set" / f"{split}.arrow")
+    with pytest.raises(UsageError, match=r"label 0 is 'dog' in test\.arrow and 'cat' in "):
+        sizes(tmp_path / "set")
+
+
+def test_files_without_class_names_are_read_under_declared_ones(tmp_path: Path) -> None:
+    kind = hub.Value("int64")
+    table(label=([n % 2 for n in range(COUNT)], kind)).to_parquet(tmp_path / "train.parquet")
+    table(4, 90, label=([0, 1] * 2, kind)).to_parquet(tmp_path / "test.parquet")
+    assert opened(tmp_path, classnames=["a", "b"]).card().classnames == ("a", "b")
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: image\n    dtype: image\n  - name: label\n"
+        "    dtype:\n      class_label:\n        names:\n          '0': cat\n          '1': dog\n"
+        "---\n"
+    )
+    assert opened(tmp_path).card().classnames == ("cat", "dog")
+
+
+def test_an_empty_saved_split_and_a_folder_that_cannot_be_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", train=table(), test=table().select([]))
+    with pytest.raises(UsageError, match="test was saved without rows: expected images in every"):
+        sizes(folder)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "train.parquet").write_bytes(b"no table")
+    with pytest.raises(DataMissingError, match="check that its folder is complete and that you m"):
+        sizes(tmp_path / "b")
+
+
 def test_sets_that_cannot_be_had(tmp_path: Path) -> None:
     result = fsbench("show", "hf:nobody/nothing@v1:small")
     assert result.code == 3

@@ -1,0 +1,115 @@
+"""Checks of the files in a local folder that `hf:PATH` reads.
+
+The package `datasets` reads all files under the columns of the first one: `check_classnames`
+refuses files whose own class names are others. `empty_splits` finds splits saved without rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench import UsageError
+
+STATE = "state.json"
+# The endings under which `datasets` reads a file as Parquet.
+PARQUET = (".parquet", ".geoparquet", ".gpq")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a file says about the label column: class names by label, if it has some.
+
+    by_number: the labels are whole numbers.
+    """
+
+    file: str
+    names: tuple[str, ...] | None
+    by_number: bool
+
+
+def check_classnames(
+    name: str,
+    package: Any,
+    folder: Path,
+    splits: Iterable[str],
+    label: str,
+    classnames: Sequence[str] | None,
+) -> None:
+    """UsageError unless the files' own class names are those under which their labels were read.
+
+    splits: names of the splits that are used; label: the label column; classnames: by label, None
+    if the column has none.
+    """
+    given = package.load_dataset_builder(str(folder)).config.data_files or {}
+    every = {split: list(_named(package, folder, given[split], label)) for split in given}
+    own = [found for split in splits for found in every.get(split, ()) if found.by_number]
+    # Without any names of their own, the labels of all files are read under declared ones.
+    if all(found.names is None for found in own):
+        return
+    read = None if classnames is None else tuple(classnames)
+    alike = (one.file for files in every.values() for one in files if one.names == read)
+    as_read = _Names(next(alike, "the data set's description"), read, True)
+    for found in own:
+        if found.names != read:
+            raise UsageError(
+                f"{name}: {_difference(found, as_read)}: expected the same class names in the same "
+                "order in all files (give every split one ClassLabel before to_parquet, or save "
+                "the names as text)"
+            )
+
+
+def _difference(one: _Names, other: _Names) -> str:
+    """The first label with two meanings, or the files with and without class names."""
+    if one.names is None or other.names is None:
+        bare, named = (one, other) if one.names is None else (other, one)
+        return f"{bare.file} has labels without class names, {named.file} has class names"
+    pairs = enumerate(zip_longest(one.names, other.names))
+    label, texts = next((label, both) for label, both in pairs if both[0] != both[1])
+    mine, theirs = ("no class" if text is None else f"'{text}'" for text in texts)
+    return f"label {label} is {mine} in {one.file} and {theirs} in {other.file}"
+
+
+def _named(package: Any, folder: Path, files: Iterable[str], label: str) -> Iterator[_Names]:
+    for file in files:
+        schema = _schema(file)
+        if schema is not None and label in schema.names:
+            feature = package.Features.from_arrow_schema(schema)[label]
+            names = getattr(feature, "names", None)
+            by_number = "int" in str(schema.field(label).type)
+            shown = os.path.relpath(file, os.path.realpath(folder))
+            outside = shown.startswith(os.pardir)
+            named = None if names is None else tuple(names)
+            yield _Names(file if outside else shown, named, by_number)
+
+
+def _schema(file: str) -> Any:
+    """The columns of a Parquet or Arrow file; None for a file of another kind."""
+    if file.endswith(PARQUET):
+        return importlib.import_module("pyarrow.parquet").read_schema(file)
+    if not file.endswith(".arrow"):
+        return None
+    ipc = importlib.import_module("pyarrow").ipc
+    # The two formats of Arrow files; the stream has no mark by which to recognize it.
+    for opened in (ipc.open_stream, ipc.open_file):
+        with suppress(OSError, ValueError), open(file, "rb") as content:
+            return opened(content).schema
+    return None
+
+
+def empty_splits(folder: Path) -> list[str]:
+    """The folders of a saved set that were written without rows, which `datasets` cannot load."""
+    found = []
+    for state in (folder / STATE, *sorted(folder.glob(f"*/{STATE}"))):
+        with suppress(OSError, ValueError):
+            content = json.loads(state.read_text("utf-8"))
+            if isinstance(content, Mapping) and content.get("_data_files") == []:
+                found.append(state.parent.name)
+    return found
