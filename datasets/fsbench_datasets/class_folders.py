@@ -217,6 +217,7 @@ def _below(leaf: Tree, folder: Tree) -> tuple[str, ...]:
 
 def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
     """Class name of each folder; UsageError if two differ only in case or whitespace."""
+    _refuse_equal(name, classes)
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
     if not all(parts[-1].strip() for parts in paths):
         raise UsageError(f"{name}: a class folder has a blank name; expected a name of the class")
@@ -233,6 +234,23 @@ def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
         parts = tuple(map(tidy_name, folder.parts))
         names.append(parts[-1] if ends[parts[-1].casefold()] == 1 else "/".join(parts))
     return names
+
+
+def _refuse_equal(name: str, classes: Sequence[ClassFolder]) -> None:
+    """UsageError for two folders with one class name in one role; of two roles, they are one class.
+
+    Such names are distinct for the file system alone: `cat` and `cat `, `é` in two Unicode forms.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for folder in classes:
+        parts = tuple(map(tidy_name, folder.parts))
+        other = seen.setdefault((folder.role, *parts), folder.tree.path)
+        if other != folder.tree.path:
+            raise UsageError(
+                f"{name}: the folders '{other}' and '{folder.tree.path}' are both the class "
+                f"'{'/'.join(parts)}', as blanks and the Unicode form of a name do not count: "
+                "expected one folder per class (put the images into one, or rename the other)"
+            )
 
 
 def _twins(name: str, classes: Sequence[ClassFolder]) -> UsageError:

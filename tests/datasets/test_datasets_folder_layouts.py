@@ -136,6 +136,26 @@ def test_names_that_differ_in_case_alone(tmp_path: Path, pair: tuple[str, str]) 
         classes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("cat", "cat ", "other"),
+        ("a cat", "a  cat", "other"),
+        ("caf\u00e9", "cafe\u0301", "other"),
+        ("train/cat", "train/cat ", "train/other", "test/cat", "test/other"),
+        ("cat/train", "cat /train", "cat/test", "other/train", "other/test"),
+    ],
+)
+def test_two_folders_are_not_merged_into_one_class(
+    tmp_path: Path, folders: tuple[str, ...]
+) -> None:
+    add(tmp_path, *folders)
+    with pytest.raises(UsageError, match="are both the class") as caught:
+        classes(tmp_path)
+    assert f"'{folders[0]}'" in str(caught.value)
+    assert f"'{folders[1]}'" in str(caught.value)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(
