@@ -1,4 +1,4 @@
-"""File system helpers: image and system folder names, subfolders and file sizes."""
+"""File system helpers: image and system folder names, subfolders, file sizes and inodes."""
 
 from __future__ import annotations
 
@@ -51,8 +51,13 @@ def subfolders(folder: Path) -> list[Path]:
 
 def file_size(file: str | Path | os.DirEntry[str]) -> int:
     """Size of a regular file in bytes; -1 if there is none."""
+    return size_and_inode(file)[0]
+
+
+def size_and_inode(file: str | Path | os.DirEntry[str]) -> tuple[int, int]:
+    """Size in bytes and inode of a regular file; -1 and 0 if there is none."""
     try:
         found = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)
     except (OSError, ValueError):
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+        return -1, 0
+    return (found.st_size, found.st_ino) if stat.S_ISREG(found.st_mode) else (-1, 0)

@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import Pools, Stamp, file_stamp, one_place, one_spelling
-from fsbench_datasets.disk import file_size
+from fsbench_datasets.disk import size_and_inode
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name, role_of
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import UNSPLIT, check_holdout, complete, share_note
@@ -214,7 +215,11 @@ class Manifest:
         """The checked rows; DataMissingError if files are absent, unless `lenient`."""
         rows = read_rows(self.name, self.path)
         labeled = label_rows(self.name, rows)
-        sizes = [file_size(self._base / row.id) for row in rows]
+        sizes, inodes = array("q"), array("Q")
+        for row in rows:
+            size, inode = size_and_inode(self._base / row.id)
+            sizes.append(size)
+            inodes.append(inode)
         missing = [row.id for row, size in zip(rows, sizes, strict=True) if size < 0]
         if missing and not self.lenient:
             raise DataMissingError(
@@ -222,9 +227,28 @@ class Manifest:
                 f"{shortened(missing)}; paths are relative to {self._base} "
                 "(--skip-damaged goes on without them)"
             )
+        self._refuse_twice(rows, inodes)
         # Sorted, so that the revision does not depend on the order of the rows.
         by_id = sorted(zip((row.id for row in rows), sizes, strict=True))
         return Listing(labeled, lines_of(size for _, size in by_id), folder=str(self._base))
+
+    def _refuse_twice(self, rows: Sequence[Row], inodes: Sequence[int]) -> None:
+        """UsageError when two rows are one file by other paths, also through links.
+
+        inodes: of the rows' files, 0 if unknown. Only rows whose inode is not their own are looked
+        at. Hard links are files of their own, as in class folders.
+        """
+        count = Counter(inodes)
+        seen: dict[str, Row] = {}
+        for row, inode in zip(rows, inodes, strict=True):
+            if inode and count[inode] == 1:
+                continue
+            other = seen.setdefault(os.path.realpath(self._base / row.id), row)
+            if other is not row:
+                raise UsageError(
+                    f"{self.name} lists one file twice, as '{other.id}' ({other.where}) and as "
+                    f"'{row.id}' ({row.where}): expected every image once"
+                )
 
     def read(self, id: str) -> bytes:
         """The encoded image; OSError when it cannot be read."""

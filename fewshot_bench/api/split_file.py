@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ def load_split(path: Path) -> Pools:
     """The pools of a split file, in file order; DataMissingError if it is damaged."""
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataMissingError(
+            f"split file {path} cannot be read ({error.strerror or error}): expected a file that "
+            "you may read"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"cannot be read as JSON ({error})") from None
     return pools_from(path, content)
 
@@ -99,10 +105,13 @@ def _check(path: Path, pools: Pools) -> None:
             if known != item.classname:
                 both = f"'{known}' and '{item.classname}'"
                 raise damaged(path, f"gives label {item.label} two names, {both}")
-            if item.id in places:
-                where = f"'{places[item.id]}' and '{role}'"
-                raise damaged(path, f"lists '{item.id}' twice, in {where}")
-            places[item.id] = role
+            # `./a.jpg` and `a.jpg` are one file; a path with `..` is refused before.
+            place = posixpath.normpath(item.id)
+            if place in places:
+                where = f"'{places[place]}' and '{role}'"
+                also = "" if place == item.id else f" (as '{item.id}')"
+                raise damaged(path, f"lists '{place}' twice, in {where}{also}")
+            places[place] = role
     _check_labels(path, pools, names)
 
 

@@ -145,6 +145,18 @@ BAD = [
     (SPLIT | {"val": [["a.jpg", 0, "pears"]]}, "label 0 two names, 'äpfel' and 'pears'"),
     (SPLIT | {"val": [["a.jpg", 2, "pears"]]}, "class 2 'pears' in no train image"),
     (SPLIT | {"val": [["zebra/d.jpg", 1, "zebra_skin"]]}, "twice, in 'val' and 'test'"),
+    (
+        SPLIT | {"val": [["./zebra/d.jpg", 1, "zebra_skin"]]},
+        "'zebra/d.jpg' twice, in 'val' and 'test'",
+    ),
+    (
+        SPLIT | {"test": [["zebra//d.jpg", 1, "zebra_skin"], ["zebra/d.jpg", 1, "zebra_skin"]]},
+        "'zebra/d.jpg' twice, in 'test' and 'test'",
+    ),
+    (
+        SPLIT | {"test": [["äpfel/./c.jpg", 0, "äpfel"]]},
+        r"'äpfel/c.jpg' twice, in 'val' and 'test' \(as 'äpfel/./c.jpg'\)",
+    ),
     (SPLIT | {"val": [["../a.jpg", 0, "äpfel"]]}, "leaves the folder"),
     (SPLIT | {"val": [["/a.jpg", 0, "äpfel"]]}, "leaves the folder"),
     (SPLIT | {"val": [["C:\\a.jpg", 0, "äpfel"]]}, "leaves the folder"),

@@ -318,3 +318,30 @@ def test_a_key_twice_in_one_object_is_refused(tmp_path: Path, suffix: str) -> No
     where = f"line {COUNT + 1}" if suffix == "jsonl" else f"entry {COUNT}"
     with pytest.raises(UsageError, match=f"{where}: has the key 'label' twice"):
         opened(path).items()
+
+
+@pytest.mark.parametrize("kind", ["absolute", "linked folder", "linked file"])
+def test_one_file_by_two_paths_is_refused(tmp_path: Path, kind: str) -> None:
+    rows = without(images(tmp_path), "label")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "img")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "img" / "dog 0.png")
+    listed = [row | {"path": f"../{row['path']}"} for row in rows]
+    again = {
+        "absolute": str(tmp_path / "img" / "dog 0.png"),
+        "linked folder": "../linked/dog 0.png",
+        "linked file": "../linked.png",
+    }[kind]
+    manifest = write(tmp_path / "lists" / "m.csv", [*listed, {"path": again, "class": "cat"}])
+    with pytest.raises(
+        UsageError, match=r"one file twice, as '../img/dog 0\.png' \(line 2\) and as"
+    ):
+        registry().dataset(f"manifest:{manifest}").items()
+
+
+def test_hard_links_are_files_of_their_own(tmp_path: Path) -> None:
+    rows = without(images(tmp_path), "label")
+    os.link(tmp_path / "img" / "dog 0.png", tmp_path / "img" / "dog 99.png")
+    manifest = write(tmp_path / "m.csv", [*rows, {"path": "img/dog 99.png", "class": "dog"}])
+    pools = registry().dataset(f"manifest:{manifest}").items().values()
+    assert sum(map(len, pools)) == 2 * COUNT + 1
