@@ -23,8 +23,9 @@ from fewshot_bench import DataMissingError
 from fewshot_bench.api.sources import cache_root, file_stamp
 
 BLOCK = 512
+CHUNK = 2**20
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
-VERSION = 2
+VERSION = 3
 # `fsbench cache rm` recognizes files with this prefix as leftovers of killed processes.
 TEMPORARY = ".fsbench-tmp~"
 # Errors that a file with arbitrary content may cause when it is decoded as an index.
@@ -39,6 +40,11 @@ DAMAGE = (
 )
 
 Found = TypeVar("Found")
+AGAIN = "fetch it again, the copy is incomplete or of another kind"
+
+
+class _JoinedError(ValueError):
+    """Data behind the mark that ends an archive, which readers of tar files leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Mem
     """The regular files of an archive, in archive order.
 
     `start` and `size` (bytes) select an archive nested in the file. DataMissingError names an
-    archive that cannot be read, is compressed, truncated or damaged.
+    archive that cannot be read, is compressed, truncated, damaged, or followed by further data.
     """
     try:
         with path.open("rb") as file:
@@ -63,9 +69,14 @@ def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Mem
     except (OSError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         where = f" (the archive inside it at byte {start})" if start else ""
         raise DataMissingError(
-            f"archive {path}{where} cannot be read as an uncompressed tar: {error}; "
-            "fetch it again, the copy is incomplete or of another kind"
+            f"archive {path}{where} cannot be read as an uncompressed tar: {error}; {_step(error)}"
         ) from None
+
+
+def _step(error: Exception) -> str:
+    if isinstance(error, _JoinedError):
+        return "unpack it with tar --ignore-zeros, and pack the files anew"
+    return "give yourself the right to read it" if isinstance(error, PermissionError) else AGAIN
 
 
 def read_member(path: Path, member: Member) -> bytes:
@@ -129,13 +140,21 @@ def _member(info: tarfile.TarInfo, end: int) -> Member:
 
 
 def _check_end(window: _Window, offset: int) -> None:
-    """ValueError unless a block of zeros ends the archive: tarfile also stops at a bad header."""
+    """ValueError unless a block of zeros ends the archive, and nothing but zeros follows.
+
+    tarfile also stops at a bad header; and it leaves out what was joined to an archive by `cat`.
+    """
     window.seek(offset)
     block = window.read(BLOCK)
     if len(block) < BLOCK:
         raise ValueError(f"it ends at byte {offset} without the mark of a complete archive")
     if block.strip(b"\0"):
         raise ValueError(f"there is no valid header at byte {offset}")
+    while chunk := window.read(CHUNK):
+        if chunk.strip(b"\0"):
+            raise _JoinedError(
+                f"data follows the mark of its end, at byte {offset} (joined by cat?)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

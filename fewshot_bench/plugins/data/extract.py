@@ -88,8 +88,9 @@ def damage_translated() -> Iterator[None]:
 def members_of(archive: Path, most: int) -> Iterator[Member]:
     """Yield all members in archive order; call it within `damage_translated`.
 
-    most: bytes that a tar may expand to. Raises DamagedError if the end of a tar is missing,
-    UnsafeError if it expands to more, has an oversized header, or a zip member is encrypted.
+    most: bytes that a tar may expand to. Raises DamagedError if the end of a tar is missing or
+    followed by further data, UnsafeError if it expands to more, has an oversized header, or a zip
+    member is encrypted.
     """
     with archive.open("rb") as raw:
         head = raw.read(6)
@@ -156,8 +157,13 @@ def _tar_members(plain: _Guarded) -> Iterator[Member]:
         block = plain.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE or any(block):
             raise DamagedError("the end of the archive is missing, or a header is corrupt")
-        while plain.read(2**20):
-            pass
+        while rest := plain.read(CHUNK):
+            # An archive that was joined by `cat`, which tarfile leaves out.
+            if rest.strip(b"\0"):
+                raise DamagedError(
+                    f"data follows the mark of its end, at byte {archive.offset:,} (unpack it with "
+                    "tar --ignore-zeros, and pack the files anew)"
+                )
 
 
 class _Guarded(io.RawIOBase):
