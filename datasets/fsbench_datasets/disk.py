@@ -1,4 +1,6 @@
-"""File system helpers: image and system folder names, subfolders, file sizes and inodes."""
+"""File system helpers: image and system folder names, subfolders, file sizes and inodes,
+and the content of image files.
+"""
 
 from __future__ import annotations
 
@@ -61,3 +63,25 @@ def size_and_inode(file: str | Path | os.DirEntry[str]) -> tuple[int, int]:
     except (OSError, ValueError):
         return -1, 0
     return (found.st_size, found.st_ino) if stat.S_ISREG(found.st_mode) else (-1, 0)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file; OSError for a link to a pipe or a device, which is not opened.
+
+    A pipe would make the reader wait forever, and some devices never end. Lists hold no special
+    files but those behind links, so only links cost a look at what they lead to.
+    """
+    with open(path, "rb", buffering=0, opener=_open_regular) as file:
+        return file.read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        # What O_NOFOLLOW says of a link, in Linux and macOS or in FreeBSD.
+        if error.errno not in (errno.ELOOP, errno.EMLINK):
+            raise
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is a link to a pipe, a device or the like: expected an image file")
+    return os.open(path, flags)

@@ -23,7 +23,7 @@ from fewshot_bench.api.sources import (
     packed,
 )
 from fsbench_datasets.class_folders import Found, find_images
-from fsbench_datasets.disk import file_size
+from fsbench_datasets.disk import file_size, read_file
 from fsbench_datasets.kept_pools import kept_text, lists_digest
 from fsbench_datasets.labels import tidy_name
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note, undivided
@@ -83,7 +83,7 @@ class ImageFolder:
 
     def read(self, item: Item) -> bytes:
         """The encoded image; OSError when it cannot be read."""
-        return (self.root / item.id).read_bytes()
+        return read_file(self.root / item.id)
 
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the image file; None when it is missing."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from fewshot_bench import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
+from fsbench_datasets.disk import read_file
 from fsbench_datasets.hub_files import STATE, check_classnames, empty_splits
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
@@ -146,7 +147,7 @@ class Table:
             return content
         if path is None:
             raise OSError(f"row {number} of '{self.split}' has neither bytes nor a path")
-        return (self.base / path).read_bytes()
+        return read_file(self.base / path)
 
     def stamp(self, number: int) -> Stamp | None:
         """Stamp by the arrow files and the row, or of the image's own file; None without files."""

@@ -18,7 +18,7 @@ from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
-from fsbench_datasets.disk import is_image, subfolders
+from fsbench_datasets.disk import is_image, read_file, subfolders
 from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.synsets import (
     DEVKIT,
@@ -79,7 +79,7 @@ class Folders:
 
     def read(self, synset: str, name: str) -> bytes:
         """The file's content."""
-        return (self.place / synset / name).read_bytes()
+        return read_file(self.place / synset / name)
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
         """The file's stamp."""
@@ -193,7 +193,7 @@ class FlatFolder:
 
     def read(self, synset: str, name: str) -> bytes:
         """The file's content."""
-        return (self.place / name).read_bytes()
+        return read_file(self.place / name)
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
         """The file's stamp."""

@@ -11,7 +11,7 @@ from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
 from fsbench_datasets.advice import unlisted_problem
 from fsbench_datasets.catalog import PublicSet, places
-from fsbench_datasets.disk import subfolders
+from fsbench_datasets.disk import read_file, subfolders
 from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.synsets import (
     class_files,
@@ -50,7 +50,7 @@ class Variant:
 
     def read(self, item: Item) -> bytes:
         """The encoded image; OSError when it cannot be read."""
-        return (self._base / item.id).read_bytes()
+        return read_file(self._base / item.id)
 
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the image file; None when it is missing."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import Pools, Recipe, Stamp, file_stamp
-from fsbench_datasets.disk import file_size
+from fsbench_datasets.disk import file_size, read_file
 from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.split_lists import (
     ROLES,
@@ -112,7 +112,7 @@ class ListedImages:
 
     def read(self, item: Item) -> bytes:
         """The encoded image; OSError when it cannot be read."""
-        return (self._base / item.id).read_bytes()
+        return read_file(self._base / item.id)
 
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of one image file; None when it is missing."""

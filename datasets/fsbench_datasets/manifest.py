@@ -21,7 +21,7 @@ from typing import Any
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import Pools, Stamp, file_stamp, one_place, one_spelling
-from fsbench_datasets.disk import size_and_inode
+from fsbench_datasets.disk import read_file, size_and_inode
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name, role_of
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import UNSPLIT, check_holdout, complete, share_note
@@ -252,7 +252,7 @@ class Manifest:
 
     def read(self, id: str) -> bytes:
         """The encoded image; OSError when it cannot be read."""
-        return (self._base / id).read_bytes()
+        return read_file(self._base / id)
 
     def stamp(self, id: str) -> Stamp | None:
         """The stamp of the image file; None when it is missing."""

@@ -135,6 +135,7 @@ def _expand(name: str, pattern: str) -> list[Path]:
         folder = glob.escape(pattern)
         patterns = [os.path.join(folder, "*.tar"), os.path.join(folder, "*", "*.tar")]
         found = [path for each in patterns for path in glob.glob(each)]
+        _check_files(name, [path for path in found if not os.path.isfile(path)])
     elif not MAGIC.search(pattern) or os.path.isfile(pattern):
         found = [pattern] if os.path.isfile(pattern) else []
     else:
@@ -175,6 +176,14 @@ def _check_there(name: str, missing: Sequence[str]) -> None:
         raise DataMissingError(
             f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, or "
             "make the range shorter"
+        )
+
+
+def _check_files(name: str, others: Sequence[str]) -> None:
+    if others:
+        raise DataMissingError(
+            f"{name}: {len(others)} of its .tar are links to nothing, folders, pipes or the like: "
+            f"{shortened(others)}; expected archives (mend them, or take them out of the folder)"
         )
 
 

@@ -1,8 +1,11 @@
-"""Kept splits with other classes, swapped cached lists, and images that are links to themselves."""
+"""Kept splits with other classes, swapped cached lists, and images that are links to themselves
+or to no file.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 from fsbench_datasets import kept_pools, trees
 
-from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench import DataMissingError, Item, UsageError
 from fewshot_bench.api.registry import registry
 from tests.helpers import fsbench, save_image
 
@@ -132,3 +135,20 @@ def test_an_image_that_is_a_link_to_itself(tmp_path: Path) -> None:
     assert "cat/loop.png: a link that leads to itself" in result.err
     result = fsbench("run", *QUICK, "-d", name, "--store", store, "--skip-damaged")
     assert (result.code, "images (1): 'cat/loop.png'" in result.out) == (0, True), result
+
+
+def test_links_to_a_pipe_and_to_a_device_are_not_opened(tmp_path: Path) -> None:
+    """The pipe has no writer, so opening it would never end."""
+    root, store = classes(tmp_path / "pets"), tmp_path / "store"
+    os.mkfifo(tmp_path / "pipe")
+    (root / "cat" / "pipe.png").symlink_to(tmp_path / "pipe")
+    (root / "dog" / "zero.png").symlink_to("/dev/zero")
+    name = f"folder:{root}"
+    verified = fsbench("data", "verify", name)
+    for image in ("cat/pipe.png", "dog/zero.png"):
+        assert f"{image}: cannot be read: OSError: it is a link to a pipe, a" in verified.out
+    result = fsbench("run", *QUICK, "-d", name, "--store", store)
+    assert (result.code, "2 of its images cannot be used" in result.err) == (3, True), result
+    (root / "cow" / "link.png").symlink_to(root / "cat" / "0.png")
+    dataset = opened(root)
+    assert dataset.read(Item("cow/link.png", 0, "cow")) == (root / "cat" / "0.png").read_bytes()

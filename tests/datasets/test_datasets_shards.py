@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def test_shards_that_are_not_there(tmp_path: Path) -> None:
         str(tmp_path.parent / "nowhere"): "no shard matches",
     }.items():
         with pytest.raises(DataMissingError, match=message):
+            ids(argument)
+
+
+def test_a_pipe_among_the_shards_is_refused_unopened(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", samples(8))
+    os.mkfifo(tmp_path / "b.tar")
+    for argument in (tmp_path, tmp_path / "*.tar"):
+        with pytest.raises(DataMissingError, match=r"1 (of its .tar|shards) are .*b\.tar"):
             ids(argument)
 
 
