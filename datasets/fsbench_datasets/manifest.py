@@ -14,7 +14,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -176,22 +176,32 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _plain(path: Path, types: Any, schema: Any) -> list[str]:
-    """The columns of text, integers and booleans; others are not read, as they are not used."""
-    for field in schema:
-        if field.name.casefold() == "image" and types.is_struct(field.type):
+    """The columns of text, integers and booleans; others are not read, as they are not used.
+
+    UsageError if a column that is needed has only other types.
+    """
+    for column in schema:
+        if column.name.casefold() == "image" and types.is_struct(column.type):
             raise UsageError(
-                f"manifest {path}: the column '{field.name}' holds images, expected their paths; "
+                f"manifest {path}: the column '{column.name}' holds images, expected their paths; "
                 "for images inside Parquet files use hf:FOLDER"
             )
-    return [field.name for field in schema if _is_plain(types, field.type)]
+    plain = [column for column in schema if _is_plain(types, column.type)]
+    for known in (PATHS, (LABEL, *NAME_KEYS), (SPLIT,)):
+        found = [column for column in schema if column.name.strip().casefold() in known]
+        if found and not any(column in plain for column in found):
+            raise UsageError(
+                f"manifest {path}: the column '{found[0].name}' is of type {found[0].type}: "
+                "expected text or whole numbers (write it anew as one of them)"
+            )
+    return [column.name for column in plain]
 
 
 def _is_plain(types: Any, kind: Any) -> bool:
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    return any(
-        check(kind)
-        for check in (types.is_string, types.is_large_string, types.is_integer, types.is_boolean)
-    )
+    # Older versions of pyarrow have no `string_view`.
+    checks = ("is_string", "is_large_string", "is_string_view", "is_integer", "is_boolean")
+    return any(getattr(types, check, lambda _: False)(kind) for check in checks)
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
@@ -364,18 +374,19 @@ def _one(name: str, every: Sequence[str], known: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns records into rows."""
+    """Turns records into rows. spellings: of each label that is a number, the first one."""
 
     name: str
     base: Path
     columns: _Columns
+    spellings: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def row(self, where: str, values: Mapping[str, Any]) -> Row:
         """One row; UsageError when a field is empty or of the wrong kind."""
         columns = self.columns
         label: int | str | None = None
         if columns.label:
-            label = number_or_name(self._field(values, columns.label, where))
+            label = self._label(self._field(values, columns.label, where), where)
         classname = None
         if columns.classname:
             classname = self._text(values, columns.classname, where)
@@ -393,6 +404,18 @@ class _Reader:
         return Row(
             self._id(self._text(values, columns.path, where), where), known, named, role, where
         )
+
+    def _label(self, value: int | str, where: str) -> int | str:
+        """The label; UsageError if `0` and `00` are in one column, which may be two classes."""
+        label, text = number_or_name(value), str(value).strip()
+        if isinstance(label, int):
+            first, place = self.spellings.setdefault(label, (text, where))
+            if first != text:
+                raise UsageError(
+                    f"{self.name}: the labels '{first}' ({place}) and '{text}' ({where}) are one "
+                    "number: expected one way to write it (or, for names, a column class)"
+                )
+        return label
 
     def _field(self, values: Mapping[str, Any], column: str, where: str) -> Any:
         value = values.get(column)

@@ -249,10 +249,10 @@ def _read(name: str, shard: Path) -> Iterator[Sample]:
 def _sample(name: str, shard: Path, key: str, parts: Mapping[str, Member]) -> Sample:
     images = [extension for extension in image_endings() if extension in parts]
     if len(images) != 1:
-        found = ", ".join(sorted(parts))
         raise UsageError(
-            f"{name}: sample '{key}' of {shard} has {len(images)} images among {found}: expected "
-            "one that can be read here (jpg, png, webp, ...)"
+            f"{name}: sample '{key}' of {shard} has {len(images)} images among "
+            f"{shortened(sorted(parts))}: expected one that can be read here (jpg, png, webp, "
+            "...); a sample is all members whose names are equal up to the first dot"
         )
     label, classname = _label(name, shard, key, parts)
     return Sample(key, images[0], parts[images[0]], label, classname)

@@ -345,3 +345,34 @@ def test_hard_links_are_files_of_their_own(tmp_path: Path) -> None:
     manifest = write(tmp_path / "m.csv", [*rows, {"path": "img/dog 99.png", "class": "dog"}])
     pools = registry().dataset(f"manifest:{manifest}").items().values()
     assert sum(map(len, pools)) == 2 * COUNT + 1
+
+
+@pytest.mark.parametrize("again", ["00", "0.0"])
+def test_one_number_written_in_two_ways_is_refused(tmp_path: Path, again: str) -> None:
+    rows = [row | {"label": f"{row['label']}"} for row in without(images(tmp_path), "class")]
+    rows[3]["label"] = again
+    manifest = write(tmp_path / "m.csv", rows)
+    problem = rf"the labels '0' \(line 2\) and '{again}' \(line 5\) are one number"
+    with pytest.raises(UsageError, match=problem):
+        ids(manifest)
+
+
+@pytest.mark.parametrize("column", ["label", "path", "split"])
+def test_parquet_columns_of_other_types_are_named(tmp_path: Path, column: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"path": row["path"], "label": row["class"], "split": "train"} for row in images(tmp_path)
+    ]
+    table = arrow.Table.from_pylist(rows)
+    position = table.schema.get_field_index(column)
+
+    def written(kind: Any) -> Path:
+        cells = table.column(column).combine_chunks().cast(kind)
+        parquet.write_table(table.set_column(position, column, cells), tmp_path / "m.parquet")
+        return tmp_path / "m.parquet"
+
+    with pytest.raises(UsageError, match=f"the column '{column}' is of type binary: expected te"):
+        ids(written(arrow.binary()))
+    if hasattr(arrow, "string_view"):
+        assert len(every(written(arrow.string_view()))) == 2 * COUNT

@@ -192,6 +192,10 @@ def test_labels_without_names(tmp_path: Path, benchmark_set: Path) -> None:
 
 BAD = {
     "no image": ([("a.cls", b"0")], "sample 'a' .* has 0 images among cls"),
+    "dots in keys": (
+        [(f"a.{n}.jpg", b"") for n in range(9)],
+        r"among 0\.jpg, 1\.jpg, 2\.jpg, 3\.jpg, 4\.jpg, and 4 more: .* up to the first dot",
+    ),
     "two images": ([("a.jpg", b""), ("a.png", b"")], "has 2 images among jpg, png"),
     "no label": ([("a.jpg", b"")], r"has no label: expected a\.cls with a number"),
     "empty label": ([("a.jpg", b""), ("a.cls", b" \n")], "has no label"),
