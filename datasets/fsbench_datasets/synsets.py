@@ -100,7 +100,7 @@ def class_files(folder: Path) -> dict[str, Names]:
     """
     try:
         found = read_tree(folder, sizes=False, depth=1).below
-    except (UsageError, OSError) as error:
+    except UsageError as error:
         raise DataMissingError(str(error)) from None
     for below in found:
         if not below.images.count:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import UsageError
+from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import Names, image_endings, image_remedy, keep_list, kept_list
 from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_folder, is_image, is_system_folder
 from fsbench_datasets.split_lists import plain_text
@@ -97,15 +97,15 @@ def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tr
     """Read the tree below a folder; links are followed, names are in case-sensitive order.
 
     sizes: also read file sizes; depth: number of levels below `root` to list (None: all).
-    UsageError for names that are not plain text and for circular links; OSError for a folder that
-    cannot be listed.
+    UsageError for names that are not plain text and for circular links; DataMissingError for a
+    folder that cannot be listed.
     """
     key = _key(root, sizes, depth)
     before = _kept(key)
     known = {folder.path: folder for folder in before.walk()} if before else {}
-    tree = _Reader(root, sizes, known).read("", depth)
+    tree = _whole(_Reader(root, sizes, known), depth)
     if sizes and known and _sample_differs(root, tree, known):
-        tree = _Reader(root, sizes, {}).read("", depth)
+        tree = _whole(_Reader(root, sizes, {}), depth)
     if tree != before:
         keep_list(key, _encoded(tree))
     return tree
@@ -118,7 +118,7 @@ def look_again(root: Path) -> tuple[str, ...]:
     """
     key = _key(root, True, None)
     before = _kept(key)
-    tree = _Reader(root, True, {}).read("", None)
+    tree = _whole(_Reader(root, True, {}), None)
     keep_list(key, _encoded(tree))
     known = {folder.path: folder for folder in before.walk()} if before else {}
     return tuple(
@@ -211,6 +211,17 @@ class _Reader:
                     f"{self.root} holds the path {prefix + name!a}: expected names in UTF-8 "
                     "without control characters (rename it)"
                 )
+
+
+def _whole(reader: _Reader, depth: int | None) -> Tree:
+    """The tree from its root; DataMissingError for a folder that cannot be listed."""
+    try:
+        return reader.read("", depth)
+    except OSError as error:
+        raise DataMissingError(
+            f"folder {error.filename or reader.root} cannot be listed ({error.strerror or error}): "
+            "make it readable for this user, or take it out of the data"
+        ) from None
 
 
 def _unlisted(path: str) -> Tree:
