@@ -26,7 +26,14 @@ from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size, read_file
 from fsbench_datasets.kept_pools import kept_text, lists_digest
 from fsbench_datasets.labels import tidy_name
-from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note, undivided
+from fsbench_datasets.pools import (
+    check_classes,
+    check_holdout,
+    complete,
+    share_note,
+    undivided,
+    untested_note,
+)
 from fsbench_datasets.split_lists import (
     ROLES,
     classnames_of,
@@ -72,7 +79,7 @@ class ImageFolder:
             classnames_of(pools),
             counts=counts_of(pools),
             revision=self._revision,
-            notes=notes,
+            notes=(*notes, *untested_note(pools)),
             folder=str(self.root),
             left_out=self._found.left_out,
         )

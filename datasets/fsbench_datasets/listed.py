@@ -14,6 +14,7 @@ from typing import Protocol
 from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import Pools, Recipe, Stamp, file_stamp
 from fsbench_datasets.disk import file_size, read_file
+from fsbench_datasets.pools import untested_note
 from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.split_lists import (
     ROLES,
@@ -96,7 +97,7 @@ class ListedImages:
             class_ids=class_ids_of(loaded.classnames),
             counts=counts,
             revision=revision_of(loaded.pools, lines_of(self._sizes)),
-            notes=(*self.known.notes, *loaded.notes, *own),
+            notes=(*self.known.notes, *loaded.notes, *own, *untested_note(loaded.pools)),
             folder=str(self._found_base or ""),
         )
 

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from fewshot_bench import DatasetCard, Item, UsageError
 from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
 from fsbench_datasets.labels import Labeled
-from fsbench_datasets.pools import check_classes, undivided
+from fsbench_datasets.pools import check_classes, undivided, untested_note
 from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
@@ -99,7 +99,7 @@ class OwnSet:
             license=listing.license,
             revision=revision_of(pools, (*listing.contents, *self._own_templates())),
             sources=listing.sources,
-            notes=(note, *listing.notes),
+            notes=(note, *untested_note(pools), *listing.notes),
             folder=listing.folder,
             class_ids=class_ids_of(self._classnames),
         )

@@ -13,7 +13,7 @@ from functools import partial
 from fewshot_bench import Item, UsageError
 from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
 from fsbench_datasets.kept_pools import kept_pools, lists_digest
-from fsbench_datasets.split_lists import ROLES
+from fsbench_datasets.split_lists import ROLES, shortened
 
 UNSPLIT = ""
 VAL_NAMES = ("val", "valid", "validation")
@@ -148,6 +148,16 @@ def check_classes(name: str, pools: Pools) -> None:
                     f"{name}: class '{part.classname}' of the {role} images has no "
                     "train images: expected the same classes (add train images, or take it out)"
                 )
+
+
+def untested_note(pools: Pools) -> tuple[str, ...]:
+    """A note on the classes without test images, if other classes have some; else empty."""
+    tested = label_counts(pools["test"])
+    names = {part.label: part.classname for role in ROLES for part in parts(pools[role])}
+    absent = [names[label] for label in sorted(names) if label not in tested]
+    if not tested or not absent:
+        return ()
+    return (f"no test images of {len(absent)} of {len(names)} classes: {shortened(absent)}",)
 
 
 def _made(name: str, share: float, validation: bool, classname: str, count: int) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -250,3 +252,38 @@ def test_stamps_change_with_the_file(tmp_path: Path) -> None:
     assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
     (tmp_path / first.id).unlink()
     assert dataset.stamp(first) is None
+
+
+def test_a_class_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated, since the superuser may list all folders."""
+    add(tmp_path, "a", "b")
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path) == str(tmp_path / "a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    problem = f"folder {tmp_path / 'a'} cannot be listed (Permission denied): make it readable"
+    with pytest.raises(DataMissingError) as caught:
+        classes(tmp_path)
+    assert problem in str(caught.value)
+    verified = fsbench("data", "verify", f"folder:{tmp_path}")
+    assert (verified.code, problem in verified.out) == (3, True), verified
+    assert "plug-in" not in verified.out
+
+
+def test_classes_without_test_images_are_noted(tmp_path: Path) -> None:
+    add(tmp_path, "train/a", "train/b", "train/c", "test/b")
+    lines = fsbench("show", f"folder:{tmp_path}").out.splitlines()
+    assert "  note       no test images of 2 of 3 classes: a, c" in lines
+    files = sorted(tmp_path.rglob("*.png"))
+    rows = [f"{file},{file.parts[-2]},{file.parts[-3]}" for file in files]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,split", *rows]))
+    lines = fsbench("show", f"manifest:{tmp_path / 'm.csv'}").out.splitlines()
+    assert "  note       no test images of 2 of 3 classes: a, c" in lines
+    add(tmp_path, "test/a", "test/c")
+    assert "no test images of" not in fsbench("show", f"folder:{tmp_path}").out
