@@ -202,3 +202,17 @@ def test_coop_family_errors(tmp_path: Path) -> None:
         open_set(f"coop:{tmp_path}")
     with pytest.raises(DataMissingError, match="is a file"):
         open_set(f"coop:{tmp_path / 'split_a.json'}")
+
+
+def test_a_split_file_that_may_not_be_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, since the superuser may read all files."""
+    locked, read_text = write_set(data / "dtd") / DTD, Path.read_text
+
+    def refused(path: Path, *args: Any, **others: Any) -> str:
+        if path == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, *args, **others)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(DataMissingError, match=r"cannot be read \(Permission denied\): expected a"):
+        open_set("dtd").card()

@@ -1,8 +1,9 @@
-"""Archives that were joined by `cat` are refused: what follows the first one would be lost."""
+"""Archives that cannot be read whole: joined by `cat`, so that some would be lost, or locked."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +42,19 @@ def test_joined_downloads_are_not_unpacked(
         assert result.code == 3
         assert "data follows the mark of its end" in result.out
         assert not shop.tree()
+
+
+def test_a_shard_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated, since the superuser may read all files."""
+    shard = write_shard(tmp_path / "x.tar", samples(8))
+
+    opened = Path.open
+
+    def refused(path: Path, *args: Any, **others: Any) -> Any:
+        if path == shard:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **others)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DataMissingError, match=r"Permission denied.*; give yourself the right to"):
+        registry().dataset(f"wds:{shard}").items()
