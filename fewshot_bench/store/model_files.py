@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ SUPPORT = "support.safetensors"
 """Training images for display, if requested (`support_files`)."""
 CONFIG_BYTES = 64 * 2**20
 """Maximum bytes of a config."""
+IMAGES, DIGITS = "image_digests", 16
+"""Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
+MOST_IMAGES = 2_000_000
+"""Of more images no digests are kept, since the config would be too long."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class ModelConfig:
         templates of the fit.
     data: training data (`dataset` without its path, `revision`, `split`: digest of the lists of
         images, `shots`, `images`: counts per class, `validation`: number of validation images,
-        `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`).
+        `seed`; for a cell also `cell`, `split_seed`, `protocol`, `val` and `prompts`; may lack
+        `image_digests`: see `image_digests`).
     notes: choices of the method.
     accuracy: out-of-fold results, empty if there are none: `mean`, `low`, `high`, `level`,
         `folds`, `repeats`, `calibration_error`.
@@ -83,6 +89,12 @@ class ModelConfig:
     fsbench: str = __version__
     format: int = FORMAT
 
+    @property
+    def fitted_images(self) -> frozenset[str]:
+        """Each `image_digest` of the images of the fit; empty if they are not stated."""
+        listed = self.data.get(IMAGES, "")
+        return frozenset(listed[at : at + DIGITS] for at in range(0, len(listed), DIGITS))
+
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, with a `digest` of all of them."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
@@ -110,6 +122,21 @@ def config_of(
         templates=vocabulary.templates,
         **more,
     )
+
+
+def image_digest(sha: bytes) -> str:
+    """A SHA-256 of an image file as models state it."""
+    return sha.hex()[:DIGITS]
+
+
+def image_digests(shas: Iterable[bytes]) -> dict[str, str]:
+    """The entry of `ModelConfig.data` that states the image files of a fit, train and validation.
+
+    shas: the SHA-256 of each. Sorted, so that the text says nothing about classes. Empty for more
+    than MOST_IMAGES.
+    """
+    found = sorted({image_digest(sha) for sha in shas})
+    return {IMAGES: "".join(found)} if len(found) <= MOST_IMAGES else {}
 
 
 def without_path(dataset: str) -> str:
@@ -220,6 +247,10 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def _digests(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", value))
+
+
 def _number(value: Any) -> bool:
     if type(value) not in (int, float):
         return False
@@ -242,7 +273,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         ("precision", "exif", "tensors", "fsbench", "classifier", "support"),
         lambda value: isinstance(value, str),
     ),
-    **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("options", "notes"), lambda value: isinstance(value, dict)),
+    "data": lambda value: isinstance(value, dict) and _digests(value.get(IMAGES, "")),
     "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
     "classnames": lambda value: _texts(value) and len(set(value)) == len(value) > 0,
     "templates": lambda value: _texts(value) and len(value) > 0,

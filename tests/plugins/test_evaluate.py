@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder
-from fewshot_bench.store.model_files import read_model, write_model
+from fewshot_bench.store.model_files import IMAGES, read_model, write_model
 from fewshot_bench.store.store import Store
-from tests.helpers import cells, fsbench, image_folder, record_files
+from tests.helpers import cells, fsbench, image_folder, record_files, save_image
 
 METHODS = ("zero-shot", "linear-probe")
 
@@ -167,3 +169,112 @@ def test_a_config_that_no_fit_wrote_is_one_line(
     done = fsbench("evaluate", tmp_path / "model", "-d", f"folder:{photos}")
     assert done.code == 1
     assert "its config states no fit" in done.err
+
+
+def class_folder(root: Path, counts: Mapping[str, int], first: int = 0) -> Path:
+    """Class folders with this many images, whose content follows from class and number."""
+    for label, (name, count) in enumerate(counts.items()):
+        for number in range(first, first + count):
+            save_image(root / name / f"{number}.jpg", 1000 * label + number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Photographs of two classes and the model that `adapt` made from them."""
+    home = tmp_path_factory.mktemp("adapted")
+    own = class_folder(home / "own", {"cat": 10, "dog": 10})
+    made = fb.adapt(f"folder:{own}", home / "m", method="zero-shot", backbone="tiny", device="cpu")
+    return own, made.folder
+
+
+def aged(model: Path, folder: Path, **data: object) -> Path:
+    """The model as an earlier version wrote it, which states no images."""
+    config, tensors = read_model(model)
+    told = {**{k: v for k, v in config.data.items() if k != IMAGES}, **data}
+    write_model(folder, dataclasses.replace(config, data=told), tensors, "")
+    return folder
+
+
+def test_images_of_the_fit_are_left_out_of_a_changed_folder(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """By their bytes, whatever names and revision the folder has by now."""
+    own, model = adapted
+    grown = Path(shutil.copytree(own, tmp_path / "grown"))
+    for path in grown.rglob("*.jpg"):
+        path.rename(path.with_name(f"old{path.name}"))
+    class_folder(grown, {"cat": 10, "dog": 10}, first=10)
+    split = registry().dataset(f"folder:{grown}").items()["test"]
+    old = sum("/old" in item.id for item in split)
+    assert 0 < old < len(split) == 12
+    record = fb.evaluate(model, f"folder:{grown}")
+    assert record.split["test"] == 12 - old
+    assert record.notes["kept_model"]["left_out"] == old
+    assert IMAGES not in record.notes["kept_model"]["data"]
+    shown = fsbench("evaluate", model, "-d", f"folder:{grown}")
+    assert f"{12 - old} test images of" in shown.out
+    assert f"  {old} more are left out: the model was made from them" in shown.out
+    assert "  28 other images of it are its training part" in shown.out
+    told = json.loads(fsbench("evaluate", model, "-d", f"folder:{grown}", "--format", "json").out)
+    assert (told["images"], told["left_out"]) == (12 - old, old)
+
+
+def test_copies_of_the_images_of_the_fit_are_no_test(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own, model = adapted
+    shutil.copytree(own, tmp_path / "copy" / "test")
+    shutil.copytree(own, tmp_path / "copy" / "train")
+    refused = fsbench("evaluate", model, "-d", f"folder:{tmp_path / 'copy'}")
+    assert refused.code == 2
+    assert "all 20 test images of" in refused.err
+    assert "was made from folder:copy" not in refused.err
+
+
+def test_a_model_that_states_no_images_is_refused_on_another_revision(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own, model = adapted
+    old = aged(model, tmp_path / "old")
+    assert "all 6 test images" in fsbench("evaluate", old, "-d", f"folder:{own}").err
+    grown = Path(shutil.copytree(own, tmp_path / "own"))
+    class_folder(grown, {"cat": 1}, first=50)
+    refused = fsbench("evaluate", old, "-d", f"folder:{grown}")
+    assert refused.code == 2
+    assert "the model was made from folder:own of revision" in refused.err
+    assert "does not state its images: some of the 6 test images may be among" in refused.err
+    assert refused.err.count("\n") == 1
+    others = class_folder(tmp_path / "others", {"cat": 10, "dog": 10}, first=20)
+    assert fsbench("evaluate", old, "-d", f"folder:{others}").code == 0
+
+
+def test_a_cell_of_a_divided_folder_is_measured_on_its_own_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grown = class_folder(tmp_path / "grown", {"cat": 10, "dog": 10})
+    store, name = tmp_path / "store", f"folder:{grown}"
+    asked = ("run", "-m", "zero-shot", "-d", name, "--shots", 1, "--seeds", 1, "--keep-models")
+    done = fsbench(*asked, "--store", store, "--backbone", "tiny", "--device", "cpu")
+    assert done.code == 0, done.err
+    (model,) = (store / "models").iterdir()
+    class_folder(grown, {"cat": 5, "dog": 5}, first=10)
+    shown = fsbench("evaluate", model, "-d", name, "--store", store)
+    assert shown.code == 0, shown.err
+    assert "6 test images of" in shown.out
+    assert "  14 other images of it are its training part" in shown.out
+    assert "  10 images of it are not in its stored split" in shown.out
+    refused = fsbench("evaluate", model, "-d", name)
+    assert refused.code == 2
+    assert "or name the store of its run by --store" in refused.err
+
+
+@pytest.mark.parametrize("listed", ["abc", "x" * 16, 3, ["0" * 16]])
+def test_a_damaged_list_of_images_is_refused(
+    adapted: tuple[Path, Path], tmp_path: Path, listed: object
+) -> None:
+    model = aged(adapted[1], tmp_path / "m", **{IMAGES: listed})
+    refused = fsbench("evaluate", model, "-d", f"folder:{adapted[0]}")
+    assert refused.code == 1
+    assert "no config of a model: data is missing or wrong" in refused.err

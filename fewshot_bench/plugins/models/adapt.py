@@ -34,6 +34,7 @@ from fewshot_bench.store.model_files import (
     SUPPORT,
     ModelConfig,
     config_of,
+    image_digests,
     without_path,
     write_model,
 )
@@ -138,6 +139,8 @@ def adapt(
     chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
+    # Before the fits: a file that is gone afterwards costs no model.
+    stated_files = image_digests(material.files)
     with tempfile.TemporaryDirectory(prefix="fsbench-adapt-") as cache:
         runner = FitRunner(material, chosen, Path(cache))
         search = Search(runner, variants, clock, say, REPEATS)
@@ -147,7 +150,7 @@ def adapt(
         fitted, chosen_by = search.final(winner)
         support = support_of(runner) if keep_support else None
     stated = _stated(search, winner, given["reject"], chosen_by)
-    config = _config(runner, winner, fitted, stated)
+    config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, one, winner) for one in search.candidates)
     notes = (*material.notes, *_remarks(search, stated, given["reject"]))
     if support is not None:
@@ -275,7 +278,13 @@ def _stated(
     return _Stated(numbers, temperature * scale, threshold)
 
 
-def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
+def _config(
+    runner: FitRunner,
+    winner: Candidate,
+    fitted: Fitted,
+    stated: _Stated,
+    files: Mapping[str, str],
+) -> ModelConfig:
     material, chosen, name = runner.material, runner.chosen, winner.name
     validation = _validation(winner, material.labels, chosen.seed)
     fitted_on = np.delete(material.labels, validation)
@@ -297,6 +306,7 @@ def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _State
             "val": "min4" if len(validation) else "none",
             "selection": dict(fitted.declared.selection),
             "seed": chosen.seed,
+            **files,
         },
         notes=fitted.declared.notes,
         accuracy=stated.accuracy,

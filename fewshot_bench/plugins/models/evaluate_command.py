@@ -54,16 +54,21 @@ def command(model: Path, dataset: str, store: Path | None, form: str, device: st
     values, classes = found.record.metrics, _classes(found)
     key = found.record.spec.key() if store is not None else None
     if form == "json":
-        about = {"model": str(model), "dataset": dataset, "images": len(found.ids), "record": key}
+        about = {"model": str(model), "dataset": dataset, "images": len(found.ids)}
+        about |= {"left_out": found.left_out, "record": key}
         click.echo(json.dumps({**about, "metrics": dict(values), "classes": classes}))
         return
     config = opened.config
     say(f"{config.method} on {config.backbone}, {len(found.ids):,} test images of {dataset}")
+    if found.left_out:
+        say(f"  {found.left_out:,} more are left out: the model was made from them")
     if found.set_aside:
         say(
             f"  {found.set_aside:,} other images of it are its training part; put all into test/ "
             "to use them"
         )
+    if found.later:
+        say(f"  {found.later:,} images of it are not in its stored split, and not used")
     for name, metric in METRICS.items():
         unit = " %" if metric.unit == PERCENT else ""
         say(f"  {metric.title:<40} {values[name]:.{metric.digits}f}{unit}")

@@ -29,6 +29,7 @@ from fewshot_bench.api.spec import (
 )
 from fewshot_bench.api.task import Split
 from fewshot_bench.plugins.models.material import trainable
+from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -49,13 +50,17 @@ if TYPE_CHECKING:
 class Evaluation:
     """The record of a kept model on a data set, and its answers in the order of the test list.
 
-    set_aside: images that are no test images because the data set was divided by itself.
+    left_out: test images that are among the images of the fit, byte for byte, and in no number.
+    set_aside: images that are no test images because the data set was divided by itself. later:
+    images that its stored split does not list.
     """
 
     record: Record
     answers: Answers
     ids: tuple[str, ...]
+    left_out: int = 0
     set_aside: int = 0
+    later: int = 0
 
     def stored(self, store: Path) -> Evaluation:
         """Write it to a store, which is made if missing; returns the stored evaluation."""
@@ -74,8 +79,9 @@ def evaluate(
     """Measure a kept model on the test images of a data set with the same classes.
 
     model: a loaded model, or an argument of `load_model`. store: results folder to write the record
-    and its answers to. device: for a model that is loaded here. UsageError if classes differ, or if
-    the model was made from these images; DataMissingError if there are no test images.
+    and its answers to. device: for a model that is loaded here. Images that the model was made from
+    are left out. UsageError if classes differ, or if it may be made from all of the test images;
+    DataMissingError if there are no test images.
     """
     from fewshot_bench.analysis.model import Model, load_model
 
@@ -89,7 +95,6 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
     """Measure a model on the test images of a data set; store: has splits of own images."""
     import numpy as np
 
-    from fewshot_bench.images.decode import ImageFiles
     from fewshot_bench.profiling.meter import Meter
     from fewshot_bench.profiling.peak_memory import PeakMemory
     from fewshot_bench.runner.evaluate import environment_of
@@ -99,12 +104,12 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
     if not items:
         raise DataMissingError(f"{name} has no test images; choose another data set")
     places = _matched(model.classnames, dataset.card().classnames, name)
-    set_aside = _set_aside(model, name, dataset, items)
+    set_aside, later = _divided(model, name, dataset, items)
+    items, digests, left_out = _unseen(model, name, dataset, items)
     spec = _spec(model, name, dataset)
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
     meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
-    files = ImageFiles(dataset, items)
-    facts = image_facts((), (), files.digests)
+    facts = image_facts((), (), digests)
     with memory.watching():
         logits = _logits(model, dataset, split, places, meter)
     answers = Answers.of(logits, np.array([item.label for item in items], dtype=np.int64))
@@ -116,28 +121,71 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
         footprint=_footprint(model, meter) | {"peak_memory_mb": round(memory.megabytes, 1)},
         timings=meter.timings(),
         environment=environment_of(model.backbone, model.config.method),
-        notes={"kept_model": _about(model.config)},
+        notes={"kept_model": _about(model.config) | ({"left_out": left_out} if left_out else {})},
     )
-    return Evaluation(record, answers, tuple(item.id for item in items), set_aside)
+    ids = tuple(item.id for item in items)
+    return Evaluation(record, answers, ids, left_out, set_aside, later)
 
 
-def _set_aside(model: Model, name: str, dataset: Dataset, items: Sequence[Item]) -> int:
-    """Images of a data set without test images of its own that its division leaves for training.
+def _divided(model: Model, name: str, dataset: Dataset, items: Sequence[Item]) -> tuple[int, int]:
+    """Images of a data set without test images of its own: its training part, and unlisted ones.
 
-    UsageError if the model was made from the whole of this data set.
+    UsageError if the model may be made from the test images and does not state its images.
     """
     if not isinstance(dataset, Undivided):
-        return 0
+        return 0, 0
     whole = dataset.undivided()
-    used = {item.id for item in trainable(whole.items())}
-    again = sum(item.id in used for item in items)
-    if again and whole.card().revision == model.config.data.get("revision"):
-        raise UsageError(
-            f"the model was made from {name}, and {again:,} of its {len(items):,} test images are "
-            "among the images of that: their accuracy says nothing about others; evaluate a folder "
-            "of other images"
-        )
-    return len(used) - len(items) if again else 0
+    usable = {item.id for item in trainable(whole.items())}
+    if usable.isdisjoint(item.id for item in items):
+        return 0, 0
+    if not model.config.fitted_images:
+        _refuse_unstated(model.config, name, dataset, whole, len(items))
+    training = {item.id for item in trainable(dataset.items())}
+    return len(training), len(usable - training - {item.id for item in items})
+
+
+def _refuse_unstated(
+    config: ModelConfig, name: str, dataset: Dataset, whole: Dataset, count: int
+) -> None:
+    """UsageError if a model that states no images may be made from test images of its data set."""
+    from fewshot_bench.runner.request import revision_of
+
+    then, now = str(config.data.get("revision")), revision_of(name, dataset)
+    if whole.card().revision == then:
+        raise _all_seen(name, count)
+    # Of the same revision, the test images are those of the split that the fit was a part of.
+    if now == then or config.data.get("dataset") != without_path(dataset.card().name):
+        return
+    split = ", or name the store of its run by --store" if "cell" in config.data else ""
+    raise UsageError(
+        f"the model was made from {config.data['dataset']} of revision {then:.12}, {name} has "
+        f"{now:.12}, and the model does not state its images: some of the {count:,} test images "
+        f"may be among them; evaluate a folder of other images{split}"
+    )
+
+
+def _unseen(
+    model: Model, name: str, dataset: Dataset, items: Sequence[Item]
+) -> tuple[tuple[Item, ...], tuple[bytes, ...], int]:
+    """The test images that are not of the fit, by their bytes; their SHA-256; how many are.
+
+    UsageError if all are.
+    """
+    from fewshot_bench.images.decode import ImageFiles
+
+    fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
+    new = [place for place, sha in enumerate(digests) if image_digest(sha) not in fitted]
+    if not new:
+        raise _all_seen(name, len(items))
+    kept = tuple(items[place] for place in new)
+    return kept, tuple(digests[place] for place in new), len(items) - len(new)
+
+
+def _all_seen(name: str, count: int) -> UsageError:
+    return UsageError(
+        f"all {count:,} test images of {name} are among the images that the model was made from: "
+        "their accuracy says nothing about others; evaluate a folder of other images"
+    )
 
 
 def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
@@ -257,7 +305,7 @@ def _about(config: ModelConfig) -> dict[str, Any]:
         "digest": _digest(config),
         "fsbench": config.fsbench,
         "method_code": config.method_code,
-        "data": dict(config.data),
+        "data": {name: value for name, value in config.data.items() if name != IMAGES},
         "notes": dict(config.notes),
         "temperature": config.temperature,
     }

@@ -58,6 +58,13 @@ class Material:
         """Digest of the list of images."""
         return digest_of([("train", self.items)])
 
+    @cached_property
+    def files(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every image file; files that did not change since are not read."""
+        from fewshot_bench.images.decode import ImageFiles
+
+        return ImageFiles(self.dataset, self.items).digests
+
 
 def gather(
     name: str,
