@@ -35,6 +35,8 @@ FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 SUPPORT = "support.safetensors"
 """Training images for display, if requested (`support_files`)."""
+MODEL_FILES = (TENSORS, SUPPORT, CARD, CONFIG)
+"""All files of a model in the order of writing: a folder without a config is not a model."""
 CONFIG_BYTES = 64 * 2**20
 """Maximum bytes of a config."""
 IMAGES, DIGITS = "image_digests", 16

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from fewshot_bench.plugins.models.folds import FOLDS, with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.pictures import support_of
+from fewshot_bench.plugins.models.place import free_place, put
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
@@ -38,10 +40,11 @@ from fewshot_bench.store.model_files import (
     without_path,
     write_model,
 )
-from fewshot_bench.store.support_files import Support, packed_support
+from fewshot_bench.store.support_files import packed_support
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
+from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.text import SIZES, read_size
 
 if TYPE_CHECKING:
@@ -133,7 +136,7 @@ def adapt(
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = _free(Path(output), overwrite)
+    folder = free_place(Path(output), overwrite)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
@@ -141,8 +144,8 @@ def adapt(
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
     stated_files = image_digests(material.files)
-    with tempfile.TemporaryDirectory(prefix="fsbench-adapt-") as cache:
-        runner = FitRunner(material, chosen, Path(cache))
+    with _cache() as cache:
+        runner = FitRunner(material, chosen, cache)
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.chosen()
@@ -155,30 +158,36 @@ def adapt(
     notes = (*material.notes, *_remarks(search, stated, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
-    _write(folder, config, fitted, card(config, tried, notes), support)
-    return Adapted(folder, config, tried, notes)
+    shown = b"" if support is None else packed_support(support)
+    told, tensors = card(config, tried, notes), fitted.classifier.tensors()
+    place = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
+    if place != folder:
+        notes += (f"{folder} was taken while methods were fitted: the model is in {place}",)
+    return Adapted(place, config, tried, notes)
 
 
-def _free(folder: Path, overwrite: bool) -> Path:
-    """The folder to write; UsageError if unwritable or in use (`overwrite` replaces a model)."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output {folder}: is a file, expected a folder that is made")
-    if folder.is_dir() and any(folder.iterdir()):
-        is_model = (folder / "config.json").is_file()
-        if not overwrite:
-            raise UsageError(
-                f"--output {folder}: is not empty, expected a new folder (--overwrite replaces it)"
-            )
-        if not is_model:
-            raise UsageError(
-                f"--output {folder}: holds no model, and --overwrite replaces nothing else; "
-                "choose another folder"
-            )
-    parent = folder.absolute().parent
-    above = next(place for place in (parent, *parent.parents) if place.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UsageError(f"--output {folder}: {above} cannot be written to; choose another folder")
-    return folder
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """A folder for features while methods are tried; UsageError if its disk is full."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fsbench-adapt-"))
+    except OSError as error:
+        raise _no_room(error) from error
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise _no_room(error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_room(error: OSError) -> UsageError:
+    return UsageError(
+        f"no room for temporary files: {error.strerror}; make room, or set TMPDIR to a folder on "
+        "another disk"
+    )
 
 
 def _refuse_inside(folder: Path, dataset: str) -> None:
@@ -354,21 +363,3 @@ def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
     if kept is not None and stated.reject is None:
         found.append("too few right answers for a threshold: nothing is rejected")
     return found
-
-
-def _write(
-    folder: Path, config: ModelConfig, fitted: Fitted, text: str, support: Support | None
-) -> None:
-    """Write the folder beside its place and move it there; an old one is deleted last."""
-    parent = folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-    try:
-        new, old = made / "new", made / "old"
-        shown = b"" if support is None else packed_support(support)
-        write_model(new, config, fitted.classifier.tensors(), text, shown)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
