@@ -23,6 +23,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.text import plain_text
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ CONFIG_BYTES = 64 * 2**20
 """Maximum bytes of a config."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
+DEPTH = 16
+"""Maximum depth of lists and objects in a value of a config."""
 MOST_IMAGES = 2_000_000
 """Of more images no digests are kept, since the config would be too long."""
 
@@ -245,6 +248,14 @@ def read_config(folder: Path) -> ModelConfig:
     return _checked(plain, path)
 
 
+def _is_shallow(value: Any, depth: int = DEPTH) -> bool:
+    """True if lists and objects are nested at most `depth` deep."""
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list):
+        return True
+    return depth > 0 and all(_is_shallow(one, depth - 1) for one in inner)
+
+
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
@@ -275,10 +286,16 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         ("precision", "exif", "tensors", "fsbench", "classifier", "support"),
         lambda value: isinstance(value, str),
     ),
-    **dict.fromkeys(("options", "notes"), lambda value: isinstance(value, dict)),
-    "data": lambda value: isinstance(value, dict) and _digests(value.get(IMAGES, "")),
+    **dict.fromkeys(
+        ("options", "notes"), lambda value: isinstance(value, dict) and _is_shallow(value)
+    ),
+    "data": lambda value: (
+        isinstance(value, dict) and _is_shallow(value) and _digests(value.get(IMAGES, ""))
+    ),
     "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
-    "classnames": lambda value: _texts(value) and len(set(value)) == len(value) > 0,
+    "classnames": lambda value: (
+        _texts(value) and len(set(value)) == len(value) > 0 and all(map(plain_text, value))
+    ),
     "templates": lambda value: _texts(value) and len(value) > 0,
     "image_size": _size,
     "temperature": lambda value: _number(value) and value > 0,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
+import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ from typing import Any
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.store.model_files import config_of, read_model, write_model
+from fewshot_bench.store.model_files import CONFIG, config_of, read_model, write_model
 from tests.helpers import command, fsbench, image_folder
 
-CLASSES = ("cat", "dog", "cow\x1b[31m")
+CLASSES = ("cat", "dog", "=1+1|cow")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,10 @@ def test_formats_say_the_same(model: Path, photos: Path, tmp_path: Path) -> None
     lines = fsbench("predict", *asked, "--format", "jsonl", "--output", tmp_path / "out.jsonl")
     assert (table.code, listed.code, lines.code) == (0, 0, 0)
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [{k: str(v) for k, v in row.items()} for row in found] == rows(listed.out)
+    guarded = str.maketrans({"=": "'="})
+    assert [{k: str(v).translate(guarded) for k, v in row.items()} for row in found] == rows(
+        listed.out
+    )
     order = ["image", "class", "probability", "runner_up", "runner_up_probability"]
     assert list(found[0]) == [*order, "class_3", "probability_3"]
     expected = fb.load_model(model).predict([row["image"] for row in found], top=3)
@@ -57,7 +64,6 @@ def test_formats_say_the_same(model: Path, photos: Path, tmp_path: Path) -> None
     shown = table.out.splitlines()
     assert shown[0].split() == ["class", "share", "runner_up", "share", "class_3", "share", "image"]
     assert len(shown) == 4
-    assert "\x1b" not in table.out
 
 
 def test_folders_patterns_and_hidden_files(
@@ -72,6 +78,76 @@ def test_folders_patterns_and_hidden_files(
     ]
     some = rows(fsbench("predict", model, "test/*/1.jpg", "--format", "csv").out)
     assert [row["image"] for row in some] == ["test/cat/1.jpg", "test/dog/1.jpg"]
+
+
+def test_links_to_folders_are_followed_once(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "new").symlink_to(photos / "test" / "cat")
+    (given / "self").symlink_to(given)
+    (given / "nothing").symlink_to(tmp_path / "nothing")
+    (photos / "test" / "cat" / "up").symlink_to(photos / "test")
+    monkeypatch.chdir(tmp_path)
+    done = fsbench("predict", model, "given", "--format", "csv")
+    assert done.code == 0, done.err
+    assert [row["image"] for row in rows(done.out)] == [
+        "given/new/0.jpg",
+        "given/new/1.jpg",
+        "given/new/up/dog/0.jpg",
+        "given/new/up/dog/1.jpg",
+    ]
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "a\rb", "=1+1", "a\nb"])
+def test_names_of_files_are_safe_in_csv(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(photos / "test" / "cat")
+    os.rename("0.jpg", f"{name}.jpg")
+    done = fsbench("predict", model, f"{name}.jpg", "--format", "csv")
+    (row,) = rows(done.out)
+    assert done.out.count("\n") == 2
+    assert row["image"].isprintable()
+    assert row["image"].startswith("'=" if name.startswith("=") else name[0].strip("\x1b"))
+    found = json.loads(fsbench("predict", model, f"{name}.jpg", "--format", "jsonl").out)
+    assert found["image"] == f"{name}.jpg"
+
+
+def test_an_empty_list_leaves_an_earlier_answer(model: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.csv"
+    answers.write_text("precious\n")
+    asked = command("predict", model, "-", "--format", "csv", "-O", answers)
+    done = subprocess.run(asked, input=b"", capture_output=True)
+    assert done.returncode == 2
+    assert b"no path came on standard input" in done.stderr
+    assert answers.read_text() == "precious\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.csv"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("notes", {"a": functools.reduce(lambda inner, _: [inner], range(500), [])}),
+        ("options", {"a": functools.reduce(lambda inner, _: {"a": inner}, range(500), {})}),
+        ("classnames", ["cat", "\x1b[31mdog"]),
+        ("classnames", ["cat", "dog\n"]),
+    ],
+)
+def test_configs_that_no_program_should_show_are_refused(
+    model: Path, photos: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    """Also with a digest that fits."""
+    folder = Path(shutil.copytree(model, tmp_path / "m"))
+    plain = json.loads((folder / CONFIG).read_text()) | {field: value}
+    del plain["digest"]
+    plain["digest"] = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+    (folder / CONFIG).write_text(json.dumps(plain))
+    for asked in (("predict", folder, photos), ("evaluate", folder, "-d", f"folder:{photos}")):
+        done = fsbench(*asked)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.endswith(f"is no config of a model: {field} is missing or wrong\n")
 
 
 def test_what_cannot_be_read_is_named_and_left_out(model: Path, photos: Path) -> None:

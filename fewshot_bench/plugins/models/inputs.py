@@ -1,7 +1,7 @@
 """Images named on a command line: files, folders, patterns, standard input.
 
 `found` yields paths lazily; at most the names in one folder, or the matches of one pattern, are
-held in memory.
+held in memory, and the numbers of the folders that were seen.
 """
 
 from __future__ import annotations
@@ -54,8 +54,17 @@ def _expanded(path: str) -> Iterator[str]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """Images in a folder and its subfolders, sorted, without hidden ones."""
-    for place, folders, names in os.walk(folder):
+    """Images in a folder and its subfolders, sorted, without hidden ones.
+
+    Links are followed; a folder to which several paths lead is listed once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found = os.stat(place)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and _is_image(name):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
 from fewshot_bench.plugins.models.inputs import found
@@ -78,8 +79,9 @@ def command(
             else:
                 write(line(_row(one, head)))
             show(done)
-    if not done:
-        raise UsageError("no path came on standard input; write one per line")
+        if not done:
+            # Raised here, so that an earlier file stays.
+            raise UsageError("no path came on standard input; write one per line")
     if skipped:
         click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
         sys.exit(1)
@@ -93,7 +95,7 @@ def _row(prediction: Prediction, head: list[str]) -> Row:
 def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
     def line(row: Row) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow([row[name] for name in head])
+        csv.writer(text, lineterminator="\n").writerow([field(row[name]) for name in head])
         return text.getvalue()
 
     return line
