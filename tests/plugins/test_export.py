@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,10 +23,11 @@ import fewshot_bench as fb
 from fewshot_bench.api.keeping import restore
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.traced import PixelView, traced
+from fewshot_bench.plugins.models.export import steps_of
 from fewshot_bench.plugins.models.export_formats import FORMATS
 from fewshot_bench.store.model_files import config_of, write_model
 from fewshot_bench.utils.errors import NotApplicableError
-from tests.helpers import fsbench, image_folder
+from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
 from tests.methods.test_methods_edges import RESNET, short
 from tests.reference.toy import context, random_backbone, random_task
 
@@ -162,12 +164,15 @@ def test_what_is_no_program_says_why(how: str, reason: str, backbone: Any) -> No
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_model(tmp_path_factory.mktemp("kept"))
+
+
+def made_model(folder: Path, **preprocessing: str) -> Path:
     """A kept model of zero-shot CLIP on a small random checkpoint."""
-    folder = tmp_path_factory.mktemp("kept")
     weights = folder / "weights"
     weights.mkdir()
     half = [0.5, 0.5, 0.5]
-    config = {"model_cfg": SHAPE, "preprocess_cfg": {"mean": half, "std": half}}
+    config = {"model_cfg": SHAPE, "preprocess_cfg": {"mean": half, "std": half, **preprocessing}}
     (weights / "open_clip_config.json").write_text(json.dumps(config))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -181,27 +186,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model"
 
 
-RUN = """
+RECIPE = re.search(
+    r"^def pixels.*?transpose\(2, 0, 1\)$",
+    (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8"),
+    re.DOTALL | re.MULTILINE,
+)
+assert RECIPE is not None
+RUN = f"""
 import json, sys
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 folder, kind, *names = sys.argv[1:]
-about = json.load(open(f"{folder}/program.json"))
-def pixels(name):
-    image = Image.open(name)
-    for step in about["preprocessing"]["steps"]:
-        if "resize" in step:
-            side = step["resize"]["shortest_side"]
-            w, h = image.size
-            size = (side, int(side * h / w)) if w < h else (int(side * w / h), side)
-            image = image.resize(size, Image.Resampling[step["interpolation"].upper()])
-        elif "center_crop" in step:
-            h, w = step["center_crop"]["height_width"]
-            left, top = round((image.width - w) / 2), round((image.height - h) / 2)
-            image = image.crop((left, top, left + w, top + h))
-        else:
-            image = image.convert(step["convert"])
-    return np.asarray(image).transpose(2, 0, 1)
+about = json.load(open(f"{{folder}}/program.json"))
+{RECIPE[0]}
+"""
+RUN += """
 batch = np.stack([pixels(name) for name in names])
 file = f"{folder}/{about['program']}"
 if kind == "onnx":
@@ -236,6 +235,62 @@ def test_a_program_runs_without_the_package(model: Path, kind: str, tmp_path: Pa
     assert (about["temperature"], about["reject"]) == (2.0, 0.4)
     assert about["parity"]["gap"] <= about["parity"]["tolerance"] * about["parity"]["scale"]
     assert sorted(one.name for one in output.iterdir()) == [FORMATS[kind].file, "program.json"]
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_the_recipe_makes_the_pixels_of_the_model(tmp_path: Path, mode: str) -> None:
+    kept = fb.load_model(made_model(tmp_path, resize_mode=mode), device="cpu")
+    about = {"preprocessing": {"exif": "ignore", "steps": steps_of(kept)}}
+    names: dict[str, Any] = {"about": about, "Image": Image, "ImageOps": ImageOps, "np": np}
+    assert RECIPE is not None
+    exec(RECIPE[0], names)
+    for number, size in enumerate([(40, 32), (20, 90), (16, 16), (9, 7)]):
+        save_image(tmp_path / f"{number}.png", number, size)
+        found = names["pixels"](tmp_path / f"{number}.png")
+        expected = kept.backbone.preprocess(Image.open(tmp_path / f"{number}.png"))
+        assert np.array_equal(found, np.asarray(expected).transpose(2, 0, 1)), size
+
+
+def test_steps_without_a_recipe_are_a_warning(tmp_path: Path) -> None:
+    kept = made_model(tmp_path, resize_mode="longest")
+    done = fsbench("export", kept, "--format", "torch", "-O", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "warning: the preprocessing has steps that program.json can only name: 'Res" in done.err
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_files_of_the_other_format_are_removed(model: Path, tmp_path: Path, ours: bool) -> None:
+    """Unless another program wrote the program.json there."""
+    output = tmp_path / "out"
+    output.mkdir()
+    about = {"program": "model.onnx", "kind": "onnx", "made_by": {"fewshot_bench": "0"}}
+    (output / "program.json").write_text(json.dumps(about if ours else {}))
+    for name in ("model.onnx", "model.onnx.data", "mine.txt"):
+        (output / name).write_text("earlier")
+    given = tmp_path / "one.png"
+    Image.new("L", (9, 30), 77).save(given)
+    done = fsbench("export", model, "--format", "torch", "-O", output, "--images", given)
+    assert done.code == 0, done.err
+    others = [] if ours else ["model.onnx", "model.onnx.data"]
+    expected = sorted(["mine.txt", "model.pt2", "program.json", *others])
+    assert sorted(one.name for one in output.iterdir()) == expected
+
+
+def test_a_full_disk_is_one_line(model: Path, tmp_path: Path) -> None:
+    """The program is larger than any file may be."""
+    limit = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "from fewshot_bench.cli.main import main\nmain()"
+    )
+    asked = ("export", model, "--format", "torch", "-O", tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *map(str, asked)], capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: cannot write '{tmp_path / 'out'}': File too large")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gap_above_the_tolerance_writes_nothing(model: Path, tmp_path: Path) -> None:

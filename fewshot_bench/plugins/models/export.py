@@ -26,6 +26,7 @@ from fewshot_bench.utils.errors import (
     UsageError,
 )
 from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, write_whole
+from fewshot_bench.utils.text import few
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def export(
     written.require()
     _check_free(output)
     model = open_model(path, device, None, warn)
+    _warn_of_steps(model, warn)
     same = model.config.precision == precision
     exact = model if same else open_model(model.path, device, None, _silent, precision=precision)
     pictures, source = _pictures(images, model.config.exif == "rotate")
@@ -121,6 +123,15 @@ def export(
 
 def _silent(text: str) -> None:
     """Drop warnings that were given when the model was opened first."""
+
+
+def _warn_of_steps(model: Model, warn: Callable[[str], None]) -> None:
+    """Warn of preprocessing that `program.json` can only name."""
+    if unknown := [one["other"] for one in steps_of(model) if "other" in one]:
+        warn(
+            f"the preprocessing has steps that {ABOUT} can only name: {few(unknown)}; whoever "
+            "makes pixels for the program needs code of their own for them"
+        )
 
 
 def _check_free(output: Path) -> None:
@@ -238,11 +249,29 @@ def _beside(output: Path) -> Iterator[Path]:
 def _publish(folder: Path, output: Path, about: dict[str, Any]) -> None:
     """Move the program to its place, its facts last: a folder without them is no program."""
     output.mkdir(exist_ok=True)
+    earlier = _files_of_program(output)
     (output / ABOUT).unlink(missing_ok=True)
+    for name in earlier:
+        (output / name).unlink(missing_ok=True)
     for file in folder.iterdir():
         os.replace(file, output / file.name)
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     write_whole(output / ABOUT, text.encode("utf-8", "backslashreplace"))
+
+
+def _files_of_program(output: Path) -> tuple[str, ...]:
+    """The files that the earlier program in a folder may consist of, in either format.
+
+    Empty if `program.json` was not written here.
+    """
+    try:
+        about = json.loads((output / ABOUT).read_bytes())
+        written = about["program"], about["kind"], about["made_by"]["fewshot_bench"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ()
+    if written[:2] not in {(form.file, kind) for kind, form in FORMATS.items()}:
+        return ()
+    return tuple(name for form in FORMATS.values() for name in form.files)
 
 
 FORMAT = 1
@@ -273,7 +302,7 @@ def facts(model: Model, form: str, precision: str, written: Format) -> dict[str,
         "reject": config.reject,
         "preprocessing": {
             "exif": config.exif,
-            "steps": [_step(one) for one in getattr(model.backbone, "_steps", ())],
+            "steps": steps_of(model),
             "in_program": {
                 "divide_by": 255,
                 "mean": list(getattr(model.backbone, "_mean", ())),
@@ -291,6 +320,11 @@ def facts(model: Model, form: str, precision: str, written: Format) -> dict[str,
         "made_by": {"fewshot_bench": __version__}
         | {name: version(name) for name in ("torch", *written.packages)},
     }
+
+
+def steps_of(model: Model) -> list[dict[str, Any]]:
+    """The steps from a PIL image to pixels, in order."""
+    return [_step(one) for one in getattr(model.backbone, "_steps", ())]
 
 
 def _step(step: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -32,13 +33,19 @@ INLINE_BYTES = 1800 * 2**20
 class Format:
     """One program format.
 
-    write: writes the file and returns a callable that runs it. packages: required packages, all of
-    the extra `export`.
+    write: writes the file and returns a callable that runs it; OSError if the disk does not take
+    it. packages: required packages, all of the extra `export`. more: further files it may write.
     """
 
     file: str
     write: Callable[[ExportedProgram, Path], Ask]
     packages: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files that it may write."""
+        return (self.file, *self.more)
 
     def require(self) -> None:
         """Raise UsageError if a package is missing."""
@@ -50,7 +57,11 @@ def _write_torch(program: ExportedProgram, file: Path) -> Ask:
     import torch
 
     with _quiet():
-        torch.export.save(program, file)
+        # torch aborts the process if it cannot write to the file itself.
+        content = io.BytesIO()
+        torch.export.save(program, content)
+        file.write_bytes(content.getbuffer())
+        del content
         module = torch.export.load(file).module()
     device = next(iter(program.constants.values()), torch.empty(0)).device
 
@@ -133,5 +144,7 @@ def _quiet() -> Iterator[None]:
 
 FORMATS: Mapping[str, Format] = {
     "torch": Format("model.pt2", _write_torch),
-    "onnx": Format("model.onnx", _write_onnx, ("onnx", "onnxruntime", "onnxscript")),
+    "onnx": Format(
+        "model.onnx", _write_onnx, ("onnx", "onnxruntime", "onnxscript"), ("model.onnx.data",)
+    ),
 }
