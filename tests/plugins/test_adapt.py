@@ -187,6 +187,16 @@ def _ticking(init: Any, ticks: Any) -> Any:
     return with_clock
 
 
+def test_a_budget_that_ends_before_encoding_is_stated_so(tmp_path: Path) -> None:
+    material = gather(photos(tmp_path / "photos", 20, 20), {})
+    runner = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    variant = Variant("zero-shot", {}, {}, "1")
+    found = search.Search(runner, [variant], budgets.Budget(1e-3), lambda line: None)
+    found.run()
+    assert "the budget ended after" in found.stopped
+    assert found.candidates[0].dropped == found.stopped
+
+
 def test_a_fit_is_ended_as_soon_as_its_end_is_foretold() -> None:
     now = [0.0]
     budget = budgets.Budget(100, clock=lambda: now[0])

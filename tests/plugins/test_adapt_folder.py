@@ -188,3 +188,21 @@ def test_no_room_for_temporary_files_is_one_line(
     done = adapt(photos, tmp_path / "m")
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "no room for temporary files: No space left on device; make room" in done.err
+
+
+def test_the_last_line_can_be_pasted(photos: str, tmp_path: Path) -> None:
+    output = tmp_path / "my model"
+    done = adapt(photos, output)
+    assert done.out.splitlines()[-1] == f"model in {output}; fsbench predict '{output}' IMAGES"
+
+
+def test_what_ended_the_comparison_is_named(photos: str, tmp_path: Path) -> None:
+    done = adapt(photos, tmp_path / "m", "--memory", "1B")
+    assert done.code == 0, done.err
+    assert "nothing was held out (no memory: " in done.out
+
+
+def test_a_device_that_is_not_there_is_named_by_its_option(photos: str, tmp_path: Path) -> None:
+    done = fsbench("adapt", "-d", photos, "-O", tmp_path / "m", "--device", "cuda:99")
+    assert done.code == 2
+    assert done.err.strip().endswith("use --device cpu")

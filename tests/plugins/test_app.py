@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 import sys
@@ -237,12 +238,48 @@ def test_a_model_that_fails_says_why_on_the_terminal(photo: Path) -> None:
     assert complaints == ["/secret/model is damaged"]
 
 
+def test_a_server_that_stops_answers_what_was_not_sent_whole(model: fb.Model) -> None:
+    """After Ctrl-C uvicorn cancels it, and prints a traceback if it has no answer."""
+    made = server.application(model, MOST, {"localhost"}, [].append)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-length", b"100000")],
+    }
+    answer: list[Any] = []
+
+    async def ask() -> None:
+        parts = [{"type": "http.request", "body": b"abc", "more_body": True}]
+        waiting = asyncio.Event()
+
+        async def receive() -> Any:
+            if parts:
+                return parts.pop()
+            waiting.set()
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            answer.append(message)
+
+        asked = asyncio.create_task(made(scope, receive, send))
+        await waiting.wait()
+        asked.cancel()
+        await asked
+
+    asyncio.run(ask())
+    assert answer[0]["status"] == 503
+    assert b"fsbench app was stopped" in answer[1]["body"]
+
+
 def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     for arguments, complaint in (
         ((tmp_path, "--host", "no.such.invalid"), "cannot listen at no.such.invalid, port 8000"),
         ((tmp_path, "--host", "192.0.2.1", "--port", 0), "cannot listen at 192.0.2.1, port 0"),
         ((tmp_path, "--port", 0), "holds no model"),
         ((tmp_path, "--max-size", "big"), "expected a size such as"),
+        ((tmp_path, "--max-size", "0"), "--max-size 0: no file fits; expected a size"),
     ):
         done = fsbench("app", *arguments)
         assert done.code in (1, 2)

@@ -155,7 +155,7 @@ def adapt(
     stated = _stated(search, winner, given["reject"], chosen_by)
     config = _config(runner, winner, fitted, stated, stated_files)
     tried = tuple(_row(search, one, winner) for one in search.candidates)
-    notes = (*material.notes, *_remarks(search, stated, given["reject"]))
+    notes = (*material.notes, *_remarks(search, winner, stated, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     shown = b"" if support is None else packed_support(support)
@@ -231,7 +231,11 @@ def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Con
     from fewshot_bench.engines.choice import EngineChoice, conditions_of
 
     engines = EngineChoice(device_names=(device,))
-    found = conditions_of(engines, backbone, precision, [dataset])
+    try:
+        found = conditions_of(engines, backbone, precision, [dataset])
+    except UsageError as error:
+        # `fsbench run` has several devices.
+        raise UsageError(str(error).replace("--devices", "--device")) from None
     loading.check(found.backbone)
     return found
 
@@ -349,14 +353,15 @@ def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]
     }
 
 
-def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
+def _remarks(search: Search, winner: Candidate, stated: _Stated, kept: float | None) -> list[str]:
     found = []
     lone = int((search.runner.material.counts == 1).sum())
     if lone and search.folds:
         found.append(f"{lone} classes with one image are in no estimate")
     if not stated.accuracy:
         early = "the budget ended before a comparison was finished"
-        reason = search.stopped or (early if search.folds else "no class has two images")
+        unfinished = winner.dropped or early
+        reason = search.stopped or (unfinished if search.folds else "no class has two images")
         found.append(f"nothing was held out ({reason}), so that no accuracy is stated")
     elif search.stopped:
         found.append(search.stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,4 +138,4 @@ def _print(found: Adapted) -> None:
     say(text)
     if config.reject is not None:
         say(f"images with a probability below {config.reject:.3f} belong to no class")
-    say(f"model in {found.folder}; fsbench predict {found.folder} IMAGES")
+    say(f"model in {found.folder}; fsbench predict {shlex.quote(str(found.folder))} IMAGES")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import ipaddress
 import json
@@ -119,8 +120,12 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; adds `HEADERS`, which isolate the page, to the response."""
 
+        begun = False
+
         async def sent(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
@@ -129,7 +134,13 @@ class _Guard:
             return
         problem = self._problem(scope["method"], Headers(scope=scope))
         answer = JSONResponse({"error": problem}, 403) if problem else self.app
-        await answer(scope, receive, sent)
+        try:
+            await answer(scope, receive, sent)
+        except asyncio.CancelledError:
+            # The server stops; uvicorn would print a traceback for a request without an answer.
+            if not begun:
+                stopped = JSONResponse({"error": "fsbench app was stopped"}, 503)
+                await stopped(scope, receive, sent)
 
     def _problem(self, method: str, headers: Headers) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")

@@ -44,6 +44,8 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
     are not stored. The same as an API: curl --data-binary @photo.jpg ADDRESS/predict. Ctrl-C ends
     it.
     """
+    if max_size < 1:
+        raise UsageError(f"--max-size {max_size}: no file fits; expected a size such as 10MB")
     for package in ("starlette", "uvicorn"):
         require(package, "app", "fsbench app")
     from fewshot_bench.analysis.model import open_model

@@ -164,8 +164,12 @@ class Search:
             done = min(start + CHUNK, len(rest))
             self._per_image = (self.budget.clock() - begun) / done
             if self.budget.left < self._per_image * (len(rest) - done):
-                whole = duration(self._per_image * len(every))
-                self.stopped = f"no time: encoding the images takes about {whole}"
+                spent, whole = self.budget.spent, duration(self._per_image * len(every))
+                self.stopped = (
+                    f"no time: the budget ended after {duration(spent)}, before encoding"
+                    if self.budget.left <= 0
+                    else f"no time: encoding the images takes about {whole}"
+                )
                 return False
         return True
 
