@@ -119,6 +119,7 @@ class Model:
         rejection threshold. batch: images in memory at once. DataMissingError for an unusable
         image; UsageError without pandas.
         """
+        checked(_ARGUMENTS, {"top": top, "batch": batch})
         head = frame([], columns(max(2, top)))
         rows = [one.row() for one in self._all(images, top, batch)]
         return frame(rows) if rows else head

@@ -29,7 +29,13 @@ from fewshot_bench.runner.isolation import guarded, own_interruptions
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
-from fewshot_bench.store.model_files import ModelConfig, config_of, without_path, write_model
+from fewshot_bench.store.model_files import (
+    ModelConfig,
+    config_of,
+    image_digests,
+    without_path,
+    write_model,
+)
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
 from fewshot_bench.utils.rng import derive, isolated
@@ -163,7 +169,7 @@ def keep(
         remove_model(store, key)
         if reason := reason_not_to_keep(cell.method):
             raise FsbenchError(reason)
-        config = _config(fitted, cell)
+        config = _config(fitted, cell, session)
         with ExitStack() as stack:
             stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
             stack.enter_context(isolated(derive(seed_of(cell.spec), "keep")))
@@ -190,8 +196,10 @@ def keep(
         return {}
 
 
-def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
+def _config(fitted: Fitted, cell: Cell, session: Session) -> ModelConfig:
     spec, lists = fitted.cell.spec, fitted.cell.lists
+    used = [images for images in (lists.train, lists.val) if images.count]
+    files = [sha for images in used for sha in session.examiner.files(images).digests]
     counts = Counter(lists.train.labels)
     data = {
         "cell": cell.spec.key(),
@@ -206,6 +214,7 @@ def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
         "prompts": spec.prompts,
         "validation": lists.val.count,
         "images": [counts[label] for label in range(len(lists.fitted.classnames))],
+        **image_digests(files),
     }
     notes = fitted.declared.notes
     return config_of(

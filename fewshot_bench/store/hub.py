@@ -57,6 +57,8 @@ def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
     name or without huggingface_hub, DataMissingError if the hub does not provide the model,
     StoreError if the download is damaged.
     """
+    if not isinstance(name, str | PathLike):
+        raise UsageError(f"{name!r:.80} is no model; expected a folder or hub:USER/NAME@REVISION")
     text = os.fspath(name)
     if not text.startswith(PREFIX):
         return Path(text)

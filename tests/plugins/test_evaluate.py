@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder
-from fewshot_bench.store.model_files import IMAGES, read_model, write_model
+from fewshot_bench.store.model_files import IMAGES, image_digest, read_model, write_model
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, image_folder, record_files, save_image
 
@@ -255,7 +256,7 @@ def test_a_cell_of_a_divided_folder_is_measured_on_its_own_test_images(
     monkeypatch.chdir(tmp_path)
     grown = class_folder(tmp_path / "grown", {"cat": 10, "dog": 10})
     store, name = tmp_path / "store", f"folder:{grown}"
-    asked = ("run", "-m", "zero-shot", "-d", name, "--shots", 1, "--seeds", 1, "--keep-models")
+    asked = ("run", "-m", "zero-shot", "-d", name, "--shots", 4, "--seeds", 1, "--keep-models")
     done = fsbench(*asked, "--store", store, "--backbone", "tiny", "--device", "cpu")
     assert done.code == 0, done.err
     (model,) = (store / "models").iterdir()
@@ -265,7 +266,22 @@ def test_a_cell_of_a_divided_folder_is_measured_on_its_own_test_images(
     assert "6 test images of" in shown.out
     assert "  14 other images of it are its training part" in shown.out
     assert "  10 images of it are not in its stored split" in shown.out
-    refused = fsbench("evaluate", model, "-d", name)
+    # Without the store, another split is made.
+    for path in grown.rglob("*.jpg"):
+        path.rename(path.with_name(f"{path.stat().st_size}{path.name}"))
+    kept = read_model(model)[0]
+    assert len(kept.fitted_images) == kept.data["validation"] + sum(kept.data["images"])
+    items = registry().dataset(name).items()["test"]
+    fitted = sum(
+        image_digest(hashlib.sha256((grown / item.id).read_bytes()).digest()) in kept.fitted_images
+        for item in items
+    )
+    assert fitted
+    anew = fsbench("evaluate", model, "-d", name)
+    assert anew.code == 0, anew.err
+    assert f"{len(items) - fitted} test images of" in anew.out
+    assert f"  {fitted} more are left out" in anew.out
+    refused = fsbench("evaluate", aged(model, tmp_path / "old"), "-d", name)
     assert refused.code == 2
     assert "or name the store of its run by --store" in refused.err
 

@@ -115,6 +115,13 @@ def test_names_of_files_are_safe_in_csv(
     assert found["image"] == f"{name}.jpg"
 
 
+def test_arguments_of_another_kind_are_usage_errors(model: Path) -> None:
+    with pytest.raises(fb.UsageError, match="None is no model; expected a folder or hub:"):
+        fb.load_model(None)  # type: ignore[arg-type]
+    with pytest.raises(fb.UsageError, match="top='3': expected a whole number from 1"):
+        fb.load_model(model).predict([], top="3")  # type: ignore[arg-type]
+
+
 def test_an_empty_list_leaves_an_earlier_answer(model: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.csv"
     answers.write_text("precious\n")
