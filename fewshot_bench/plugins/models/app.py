@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import ipaddress
 import json
 import threading
@@ -27,8 +26,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fewshot_bench.images import decode
 from fewshot_bench.utils.errors import FsbenchError
-from fewshot_bench.utils.image_formats import FORMATS, image_endings
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
@@ -255,11 +254,10 @@ class _Service:
 def opened(data: bytes) -> Image.Image:
     """Decode an image file; HTTPException with the reason if that is not possible.
 
-    Only formats of photographs are tried, and no more than MOST_PIXELS are decoded.
+    No more than MOST_PIXELS are decoded.
     """
-    image_endings()  # makes Pillow import its formats
     try:
-        image = Image.open(io.BytesIO(data), formats=sorted(FORMATS & set(Image.OPEN)))
+        image = decode.opened(data)
         if image.width * image.height > MOST_PIXELS:
             raise HTTPException(
                 400,
@@ -269,6 +267,8 @@ def opened(data: bytes) -> Image.Image:
         image.load()
     except HTTPException:
         raise
+    except decode.UnsuitableError as error:
+        raise HTTPException(400, f"the image has {error}") from None
     except UnidentifiedImageError:
         raise HTTPException(415, "no image that can be read; choose a JPEG or PNG file") from None
     except Image.DecompressionBombError:
