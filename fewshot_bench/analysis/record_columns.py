@@ -6,6 +6,7 @@ column is computed once and follows the order of the records.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,32 @@ Place = tuple[Hashable, ...]
 def distinct(values: Iterable[Any]) -> Collection[Any]:
     """Deduplicate by identity, which is cheap: records of a store share equal objects."""
     return {id(value): value for value in values}.values()
+
+
+class Constant(Sequence[Any]):
+    """A column with one value. Most facts have one everywhere, and lists would fill the memory."""
+
+    __slots__ = ("_count", "_value")
+
+    def __init__(self, value: Any, count: int) -> None:
+        self._value, self._count = value, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self._value, self._count)
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self._count)[index]
+        return [self._value] * len(chosen) if isinstance(chosen, range) else self._value
+
+
+def _compact(values: Sequence[Any]) -> Sequence[Any]:
+    """The column, as a `Constant` if all of its values are one object."""
+    if not values or values[0] is not values[-1]:
+        return values
+    return Constant(values[0], len(values)) if len(set(map(id, values))) == 1 else values
 
 
 class Shared(NamedTuple):
@@ -63,7 +90,7 @@ class RecordColumns:
 
     def __getitem__(self, name: str) -> Sequence[Any]:
         if name not in self._known:
-            self._known[name] = self._column(name)
+            self._known[name] = _compact(self._column(name))
         return self._known[name]
 
     def add(self, facts: Facts) -> None:
@@ -90,7 +117,7 @@ class RecordColumns:
                 lines = lines if len(entries) > 1 else ((value,) for value in lines)
             columns = list(zip(*lines, strict=True)) or [()] * len(entries)
             for entry, column in zip(entries, columns, strict=True):
-                self._known[f"{field}.{entry}" if field else entry] = column
+                self._known[f"{field}.{entry}" if field else entry] = _compact(column)
 
     def _sources(self, names: Iterable[str]) -> Iterator[str]:
         """Resolve derived facts to the columns that they are ultimately computed from."""
@@ -107,11 +134,16 @@ class RecordColumns:
         fact = self._facts.get(name)
         if isinstance(fact, Shared):
             values = self[fact.column]
+            if isinstance(values, Constant):
+                return Constant(fact.fact(values[0]), len(values))
             # `values` keeps every object alive, so no two of them share an id.
             facts = {id(one): fact.fact(one) for one in distinct(values)}
             return [facts[id(one)] for one in values]
         if isinstance(fact, Joint):
-            return list(map(fact.fact, *(self[column] for column in fact.columns)))
+            columns = [self[column] for column in fact.columns]
+            if all(isinstance(column, Constant) for column in columns):
+                return Constant(fact.fact(*(column[0] for column in columns)), len(self.records))
+            return list(map(fact.fact, *columns))
         if isinstance(fact, Stated):
             field, _, entry = fact.entry.partition(".")
             found = Record.entries(self.records, field, entry, absent=_ABSENT)
@@ -143,7 +175,8 @@ class Rule:
     def differing(self, columns: RecordColumns) -> set[Place]:
         """Places that have several values."""
         # Most facts have one value everywhere; that is found without making rows.
-        if len(set(columns[self.value])) < 2:
+        values = columns[self.value]
+        if isinstance(values, Constant) or len(set(values)) < 2:
             return set()
         width = len(self.place)
         rows = set(columns.rows(self.columns))
