@@ -13,6 +13,7 @@ import itertools
 import json
 import struct
 import sys
+import threading
 import time
 import zlib
 from array import array
@@ -49,6 +50,8 @@ _PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
 _BLOCKS = ("frames", "keys", "stamps", "stamps of verified logits")
 _STAMP = struct.Struct("<4Q")
 _ALL_BITS = 2**64 - 1
+_OPENING = threading.Lock()
+_ABSENT = object()
 
 
 class Column:
@@ -92,9 +95,9 @@ class StoredColumn(Column):
         """texts: the number of distinct texts; block: what `Column.block` made, compressed."""
         super().__init__()
         self._sizes = rows, texts
-        self._block = block
+        self._block: bytes | memoryview = block
         self._ends = array("Q")
-        self._start = 0
+        self._closed = True
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -103,17 +106,23 @@ class StoredColumn(Column):
 
     def text(self, number: int) -> str:
         self._open()
-        start = self._start + (self._ends[number - 1] if number else 0)
-        return self._block[start : self._start + self._ends[number]].decode("ascii")
+        start = self._ends[number - 1] if number else 0
+        return str(self._block[start : self._ends[number]], "ascii")
 
     def _open(self) -> None:
-        if not self._start:
-            rows, texts = self._sizes
-            self._block = zlib.decompress(self._block)
-            first = rows * self._numbers.itemsize
-            self._start = first + texts * self._ends.itemsize
-            self._numbers.frombytes(memoryview(self._block)[:first])
-            self._ends.frombytes(memoryview(self._block)[first : self._start])
+        if not self._closed:
+            return
+        with _OPENING:
+            # Threads read answers of records; another one may have opened the block meanwhile.
+            if self._closed:
+                content = memoryview(zlib.decompress(self._block))
+                rows, texts = self._sizes
+                first = rows * self._numbers.itemsize
+                start = first + texts * self._ends.itemsize
+                self._numbers.frombytes(content[:first])
+                self._ends.frombytes(content[first:start])
+                self._block = content[start:]
+                self._closed = False
 
 
 class Segment:
@@ -262,11 +271,14 @@ class Segment:
         """Unpack a part of a row; values that many rows share are cached."""
         column, values = self._columns[name], self._values[name]
         number = column.numbers[row]
-        if number not in values:
+        value = values.get(number, _ABSENT)
+        if value is _ABSENT:
+            value = self.frames.unpack(column.text(number))
             if name not in _SHARED and len(values) >= _MOST_VALUES:
                 values.clear()
-            values[number] = self.frames.unpack(column.text(number))
-        return values[number]
+            # Of two threads, both return the object that is kept.
+            value = values.setdefault(number, value)
+        return value
 
     def entries(
         self, name: str, rows: Iterable[int], names: tuple[str, ...], absent: Any

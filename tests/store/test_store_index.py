@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -237,6 +239,32 @@ def test_what_was_just_written_is_not_indexed(
     store = filled(tmp_path / "s")
     listed(store)
     assert not files(store)
+
+
+@pytest.mark.usefixtures("eager")
+def test_threads_open_a_column_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_index, "_MOST_VALUES", 2)
+    store = filled(tmp_path / "s", range(12))
+    indexed(store)
+    expected = [record.digests for record in unindexed(store)[0]]
+    records, opened = listed(store)[0], []
+    decompress = zlib.decompress
+
+    def slow(block: bytes) -> bytes:
+        opened.append(block)
+        time.sleep(0.01)
+        return decompress(block)
+
+    monkeypatch.setattr(zlib, "decompress", slow)
+    start = Barrier(6)
+
+    def read(number: int) -> object:
+        start.wait()
+        return [record.digests for record in records]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(found == expected for found in pool.map(read, range(6)))
+    assert len(opened) == 1
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
