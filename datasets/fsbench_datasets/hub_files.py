@@ -108,7 +108,7 @@ def empty_splits(folder: Path) -> list[str]:
     """The folders of a saved set that were written without rows, which `datasets` cannot load."""
     found = []
     for state in (folder / STATE, *sorted(folder.glob(f"*/{STATE}"))):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             content = json.loads(state.read_text("utf-8"))
             if isinstance(content, Mapping) and content.get("_data_files") == []:
                 found.append(state.parent.name)

@@ -224,6 +224,7 @@ def test_an_installed_reader_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     try:
         image_endings.cache_clear()
         image_formats.add_readers.cache_clear()
+        image_formats.readable_formats.cache_clear()
         add(tmp_path, "a", "b", ending="heic")
         assert sum(counts(tmp_path).values()) == 2 * COUNT
     finally:
@@ -233,6 +234,7 @@ def test_an_installed_reader_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
             Image.ID.remove("HEIF")
         image_endings.cache_clear()
         image_formats.add_readers.cache_clear()
+        image_formats.readable_formats.cache_clear()
 
 
 def test_a_link_that_leads_in_circles(tmp_path: Path) -> None:

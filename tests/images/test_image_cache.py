@@ -183,11 +183,11 @@ def test_errors_name_the_image_and_come_in_order(folder: Path, depth: int) -> No
 
 
 def test_an_image_that_the_transform_refuses_is_named(folder: Path) -> None:
-    save_image(folder / "05.png", 5, (3000, 2))
+    save_image(folder / "05.png", 5, (900, 1))
     backbone, half = load_tiny(), (0.5, 0.5, 0.5)
     transform = image_transform(32, is_train=False, mean=half, std=half, resize_mode="longest")
     backbone.image_size, backbone._steps = (32, 32), transform.transforms[:-2]
-    with pytest.raises(DataMissingError, match=r"'05\.png' \(3000 x 2 pixels\) does not fit"):
+    with pytest.raises(DataMissingError, match=r"'05\.png' \(900 x 1 pixels\) does not fit"):
         evaluated(folder, backbone)
 
 
