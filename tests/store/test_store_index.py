@@ -19,14 +19,14 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store import index as store_index
-from fewshot_bench.store.index import Frames, Index, Segment, index_files
+from fewshot_bench.store.index import Index, Segment, index_files
 from fewshot_bench.store.record_files import RecordReader
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
@@ -170,36 +170,6 @@ def test_resuming_checks_what_has_changed_alone(
     assert held(store).keys() == expected.keys() - {logits.stem}
     assert logits.with_name(f"{logits.name}.damaged-1").exists()
     assert held(store).keys() == expected.keys() - {logits.stem}
-
-
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=2), inner)
-        | st.dictionaries(st.sampled_from("abcd"), inner)
-    ),
-    max_leaves=8,
-)
-
-
-@given(st.lists(st.dictionaries(st.sampled_from("abcd"), JSON), min_size=1, max_size=5))
-def test_an_entry_is_that_of_the_whole(values: list[dict[str, Any]]) -> None:
-    frames = Frames()
-    # Frames are used for text that occurs more than once.
-    for value in values * 3:
-        text = frames.pack(value)
-        assert repr(frames.unpack(text)) == repr(value)
-        for name in "abcde":
-            assert repr(frames.reader((name,))(text)) == repr((value.get(name),))
-        # Values inside objects, and the default for absent ones.
-        names = tuple(f"{one}.{other}" for one in "abe" for other in "abcde")
-        expected = tuple(entry(value, name, "absent") for name in names)
-        assert repr(frames.reader(names, "absent")(text)) == repr(expected)
 
 
 @pytest.mark.usefixtures("eager")
