@@ -35,7 +35,8 @@ class Images:
         def compute(places):
             global computed
             computed += len(places)
-            return torch.tensor([numbers[p] for p in places]).view(-1, 1) + torch.rand({WIDTH})
+            # Below one half, so that no sum is rounded up to the next number.
+            return torch.tensor([numbers[p] for p in places]).view(-1, 1) + torch.rand({WIDTH}) / 2
 
         keys = [hashlib.sha256(str(number).encode()).digest() for number in numbers]
         with meter.phase("encode_support"):
