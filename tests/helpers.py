@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fewshot_bench.api.spec import RunSpec
@@ -173,3 +174,15 @@ def is_running(pid: int) -> bool:
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with changes."""
     return dict(os.environ) | more
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, locked: Path, name: str) -> None:
+    """Let the method `name` of `Path` refuse a file, which the superuser may read otherwise."""
+    method = getattr(Path, name)
+
+    def refused(path: Path, *args: Any, **others: Any) -> Any:
+        if path == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return method(path, *args, **others)
+
+    monkeypatch.setattr(Path, name, refused)

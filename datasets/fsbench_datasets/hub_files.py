@@ -25,7 +25,7 @@ PARQUET = (".parquet", ".geoparquet", ".gpq")
 
 @dataclass(frozen=True)
 class _Names:
-    """What a file says about the label column: class names by label, if it has some.
+    """The class names by label in the label column of one file, None if it has none.
 
     by_number: the labels are whole numbers.
     """

@@ -17,7 +17,7 @@ from fewshot_bench.analysis.record_columns import (
 )
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import images, test_images
+from fewshot_bench.api.image_facts import images, split_digest, test_images
 from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
@@ -156,12 +156,8 @@ def code_of(record: Record) -> str:
 
 
 def digest(record: Record) -> str:
-    """The digest of the record's split; empty if absent (the cell failed early)."""
-    return _digest(record.split)
-
-
-def _digest(split: Mapping[str, Any]) -> str:
-    return str(split.get("digest") or "")
+    """As `split_digest`, of a record."""
+    return split_digest(record.split)
 
 
 def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
@@ -179,7 +175,7 @@ FACTS: Facts = {
     "data text": lambda record: data_text(record.spec),
     "options text": Shared("options", canonical_json),
     "split facts": attrgetter("split"),
-    "split": Shared("split facts", _digest),
+    "split": Shared("split facts", split_digest),
     "split start": Shared("split", itemgetter(slice(12))),
     "images": Shared("split facts", images),
     "images start": Shared("images", itemgetter(slice(12))),

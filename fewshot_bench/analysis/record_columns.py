@@ -45,7 +45,7 @@ class Constant(Sequence[Any]):
 
 def _compact(values: Sequence[Any]) -> Sequence[Any]:
     """The column, as a `Constant` if all of its values are one object."""
-    if not values or values[0] is not values[-1]:
+    if isinstance(values, Constant) or not values or values[0] is not values[-1]:
         return values
     return Constant(values[0], len(values)) if len(set(map(id, values))) == 1 else values
 

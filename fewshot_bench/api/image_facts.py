@@ -29,6 +29,11 @@ def image_facts(
     }
 
 
+def split_digest(split: Mapping[str, Any]) -> str:
+    """The digest of a record's split; empty if absent (the cell failed early)."""
+    return str(split.get("digest") or "")
+
+
 def images(split: Mapping[str, Any]) -> str:
     """The digest of all images of a record's split; empty if not recorded."""
     return _text(split.get("images"))

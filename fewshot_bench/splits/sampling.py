@@ -128,7 +128,7 @@ def _sample(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item,
     """`count` per class; a smaller class gives all its images and consumes no random numbers."""
     picks: list[Item] = []
     for items in group(pool).values():
-        picks.extend(rng.sample(items, count) if len(items) >= count else items)
+        picks += rng.sample(items, count) if len(items) >= count else items
     return tuple(picks)
 
 
@@ -152,7 +152,7 @@ def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tupl
     picks: list[Item] = []
     for items in group(pool).values():
         enough = len(items) >= count
-        picks.extend(rng.sample(items, count) if enough else _repeated(rng, items, count))
+        picks += rng.sample(items, count) if enough else _repeated(rng, items, count)
     return tuple(picks)
 
 

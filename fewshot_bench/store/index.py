@@ -78,14 +78,14 @@ class Column:
             self._texts.append(text)
         self._numbers.append(number)
 
-    def block(self, rows: Sequence[int]) -> bytes:
-        """The content of a file's block for these rows, which `StoredColumn` reads."""
+    def block(self, rows: Sequence[int]) -> tuple[int, bytes]:
+        """The number of texts of these rows, and the block of a file that `StoredColumn` reads."""
         places: dict[int, int] = {}
         taken = map(self.numbers.__getitem__, rows)
         numbers = array("I", [places.setdefault(number, len(places)) for number in taken])
         texts = [self.text(number).encode("ascii") for number in places]
         ends = array("Q", itertools.accumulate(map(len, texts)))
-        return b"".join((numbers, ends, *texts))
+        return len(places), b"".join((numbers, ends, *texts))
 
 
 class StoredColumn(Column):
@@ -132,9 +132,9 @@ class Segment:
     the record. Rows are numbered; only a segment without a file gets new ones.
     """
 
-    def __init__(self, path: Path | None = None, frames: Frames | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.frames = Frames() if frames is None else frames
+        self.frames = Frames()
         self.keys: list[str] = []
         # The row of each key; a key that was added again has the later one.
         self.rows: dict[str, int] = {}
@@ -155,14 +155,14 @@ class Segment:
                 layout = file.readline()
                 if not stated.startswith(_HEAD) or not layout.startswith(b"{"):
                     return None
-                sizes = json.loads(layout)["bytes"]
+                stated_sizes = json.loads(layout)
                 # The last block is empty unless the file is longer than stated.
-                blocks = [file.read(size) for size in (*sizes, 1)]
+                blocks = [file.read(size) for size in (*stated_sizes["bytes"], 1)]
         except (OSError, ValueError, KeyError):
             return None
         if stated != _HEAD + _checksum((layout, *blocks)):
             return None
-        return cls(path)._filled(json.loads(layout)["texts"], blocks)
+        return cls(path)._filled(stated_sizes["texts"], blocks)
 
     def _filled(self, texts: Sequence[int], blocks: Sequence[bytes]) -> Segment:
         first = map(zlib.decompress, blocks[: len(_BLOCKS)])
@@ -181,15 +181,17 @@ class Segment:
         self._splits.clear()
         keys = sorted(self.rows)
         rows = [self.rows[key] for key in keys]
-        columns = [self._columns[name] for name in _PARTS]
-        texts = [len(set(map(column.numbers.__getitem__, rows))) for column in columns]
         first = (
             compact(self.frames.values).encode("ascii"),
             "".join(keys).encode("ascii"),
             *(b"".join(_part(stamps, row) for row in rows) for stamps in self._both()),
         )
         blocks = [zlib.compress(block, 1) for block in first]
-        blocks += [zlib.compress(column.block(rows), 1) for column in columns]
+        texts = []
+        for name in _PARTS:
+            count, block = self._columns[name].block(rows)
+            texts.append(count)
+            blocks.append(zlib.compress(block, 1))
         layout = compact({"texts": texts, "bytes": list(map(len, blocks))}).encode("ascii") + b"\n"
         checksum = _checksum((layout, *blocks))
         path = folder / f"{INDEX}-{checksum[:16].decode()}"

@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.metrics import METRICS, Answers, Metric, PerClass, needs, per_class, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import KEEP_ALL, Stored, has_logits, load
@@ -289,7 +290,7 @@ class Outcomes:
             for record, entry in zip(absent, entries, strict=True):
                 if entry is None and self._is_current(record):
                     continue
-                changed[_split(record)][record.logits_digest] = entry
+                changed[split_digest(record.split)][record.logits_digest] = entry
                 self._trusted[record.spec.key()] = entry is not None
             list(pool.map(self._keep, changed, changed.values()))
 
@@ -347,7 +348,7 @@ class Outcomes:
 
     def _cached(self, record: Record) -> Entry | None:
         """The cached entry of a record; None if it is absent, outdated or lacks wanted metrics."""
-        entry = self._pack(_split(record)).get(record.logits_digest)
+        entry = self._pack(split_digest(record.split)).get(record.logits_digest)
         if entry is None or any(_key(m) not in entry.metrics for m in self._wanted(record)):
             return None
         key = record.spec.key()
@@ -358,7 +359,7 @@ class Outcomes:
     def _is_current(self, record: Record) -> bool:
         """True unless the logits were written after the pack."""
         written = self.store.stamp(record.spec.key(), ".npz")
-        packed = self._pack_time(_split(record))
+        packed = self._pack_time(split_digest(record.split))
         return written is None or packed is None or written[0] <= packed
 
     def _pack_time(self, split: str) -> int | None:
@@ -462,7 +463,3 @@ def _joined(before: Entry | None, now: Entry | None) -> Entry | None:
     names = {key.partition(" ")[0] for key in now.metrics}
     others = {k: v for k, v in before.metrics.items() if k.partition(" ")[0] not in names}
     return dataclasses.replace(now, metrics={**others, **now.metrics})
-
-
-def _split(record: Record) -> str:
-    return str(record.split.get("digest") or "")

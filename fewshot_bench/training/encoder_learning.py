@@ -234,8 +234,8 @@ class CosineEpochs(EncoderLearner):
         super().__post_init__()
         require_positive(self, "lr")
         require_not_negative(self, "weight_decay")
-        if self.epochs_for(1) <= 0:
-            require_positive(self, "epochs")
+        finite = 0 < self.epochs_for(1) < float("inf")
+        require(self, "epochs", finite, "a finite number above 0")
 
     def quick(self) -> Self:
         """Ten epochs, for the conformance kit."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.api.registry import registry
+from tests.helpers import forbid
 from tests.own_sets import samples, write_shard
 from tests.preparing import below, images, open_shop, tar
 
@@ -45,16 +45,7 @@ def test_joined_downloads_are_not_unpacked(
 
 
 def test_a_shard_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated, since the superuser may read all files."""
     shard = write_shard(tmp_path / "x.tar", samples(8))
-
-    opened = Path.open
-
-    def refused(path: Path, *args: Any, **others: Any) -> Any:
-        if path == shard:
-            raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *args, **others)
-
-    monkeypatch.setattr(Path, "open", refused)
+    forbid(monkeypatch, shard, "open")
     with pytest.raises(DataMissingError, match=r"Permission denied.*; give yourself the right to"):
         registry().dataset(f"wds:{shard}").items()

@@ -14,6 +14,7 @@ from PIL import Image
 from fewshot_bench import DataMissingError, Dataset, UsageError
 from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
+from tests.helpers import forbid
 
 SPLIT = {
     "train": [["zebra/a 1.JPG", 1, "zebra_skin"], ["äpfel/b.jpg", 0, "äpfel"]],
@@ -205,14 +206,6 @@ def test_coop_family_errors(tmp_path: Path) -> None:
 
 
 def test_a_split_file_that_may_not_be_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated, since the superuser may read all files."""
-    locked, read_text = write_set(data / "dtd") / DTD, Path.read_text
-
-    def refused(path: Path, *args: Any, **others: Any) -> str:
-        if path == locked:
-            raise PermissionError(13, "Permission denied", str(path))
-        return read_text(path, *args, **others)
-
-    monkeypatch.setattr(Path, "read_text", refused)
+    forbid(monkeypatch, write_set(data / "dtd") / DTD, "read_text")
     with pytest.raises(DataMissingError, match=r"cannot be read \(Permission denied\): expected a"):
         open_set("dtd").card()
