@@ -410,7 +410,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records of these cells that a store has."""
     store = Store(folder.absolute())
-    found = tuple(store.held(cells).values())
+    found = tuple(record for _, record in store.held(cells) if record is not None)
     _warn_of_damage(store, 4)
     return Results(folder, dict(missing), found, found)
 

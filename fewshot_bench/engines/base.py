@@ -16,7 +16,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.leases import LEASE_SECONDS
-from fewshot_bench.store.record_files import Stamp
+from fewshot_bench.store.record_files import packed_stamp
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
@@ -127,27 +127,43 @@ class EngineError(FsbenchError):
 
 @dataclass
 class StoreSnapshot:
-    """File stamps of the cells' records when a run was planned, to detect newer records."""
+    """Packed file stamps of the cells' records when a run was planned, to detect newer records.
+
+    Cells without a record have none.
+    """
 
     store: Store
-    stamps: dict[str, Stamp | None] = field(default_factory=dict)
+    stamps: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """Snapshot the store now."""
-        return cls(store, {key: store.stamp(key) for key in (cell.key() for cell in cells)})
+        found = ((key, store.stamp(key)) for key in (cell.key() for cell in cells))
+        return cls(store, {key: packed_stamp(stamp) for key, stamp in found if stamp is not None})
+
+    def only(self, cells: Sequence[RunSpec]) -> StoreSnapshot:
+        """The part of some cells."""
+        keys = (cell.key() for cell in cells)
+        return StoreSnapshot(
+            self.store, {key: self.stamps[key] for key in keys if key in self.stamps}
+        )
 
     def new_record(self, cell: RunSpec) -> Record | None:
         """The record stored since the snapshot; None if there is none, or a broken one."""
         key = cell.key()
         stamp = self.store.stamp(key)
-        if stamp is None or stamp == self.stamps.get(key):
+        if stamp is None or packed_stamp(stamp) == self.stamps.get(key):
             return None
         return self.store.get(key)
 
-    def to_dict(self) -> Mapping[str, Stamp | None]:
+    def to_dict(self) -> Mapping[str, str]:
         """Plain JSON-able values."""
-        return dict(self.stamps)
+        return {key: stamp.hex() for key, stamp in self.stamps.items()}
+
+    @classmethod
+    def from_dict(cls, store: Store, values: Mapping[str, str]) -> StoreSnapshot:
+        """The inverse of `to_dict`."""
+        return cls(store, {key: bytes.fromhex(stamp) for key, stamp in values.items()})
 
 
 def _silent(text: str) -> None:

@@ -47,9 +47,9 @@ class Job:
     def create(cls, before: StoreSnapshot, cells: Sequence[RunSpec], settings: Settings) -> Job:
         """Create and claim a new job; StoreError if it cannot be written."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        store, stamps = before.store, {cell.key(): before.stamps.get(cell.key()) for cell in cells}
+        store = before.store
         wanted = Leases(store, name, settings.lease)
-        job = cls(store, name, tuple(cells), settings, StoreSnapshot(store, stamps), wanted)
+        job = cls(store, name, tuple(cells), settings, before.only(cells), wanted)
         values = {
             "cells": [cell.to_dict() for cell in cells],
             "settings": dataclasses.asdict(settings),
@@ -73,8 +73,8 @@ class Job:
             settings = dict(values["settings"])
             settings["devices"] = tuple(settings["devices"])
             cells = tuple(RunSpec.from_dict(cell) for cell in values["cells"])
-            stamps = {key: tuple(s) if s else None for key, s in values["before"].items()}
-            return cls(store, name, cells, Settings(**settings), StoreSnapshot(store, stamps))
+            before = StoreSnapshot.from_dict(store, values["before"])
+            return cls(store, name, cells, Settings(**settings), before)
         except FileNotFoundError:
             raise StoreError(f"no job '{name}' in '{store.path}'; give fsbench run again") from None
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:

@@ -105,6 +105,7 @@ def run_plan(
     images = ImageState(plan.datasets, store.path)
     wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
     state = resume(plan, store, installed, images, **wanted)
+    before = before.only(state.todo)
     _report_unknown_images(images.problems, reporter)
     # Workers skip cells that are done, unless `force` is set.
     force = call.force or state.again

@@ -7,6 +7,7 @@ if its image files have changed: its numbers are not those of the current code a
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,9 @@ from fewshot_bench.runner.image_state import ImageState
 from fewshot_bench.runner.request import Plan
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import shortened
+
+# Records in memory at once: a plan can have many more cells.
+_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -111,22 +115,25 @@ def resume(
     A cell that failed because of the machine (a killed worker) is always run again.
     """
     state = Resume([], [], [], keep_stale=keep_stale)
-    held = store.held([] if force else plan.cells)
-    records = list(held.values())
-    changed = set() if images is None else images.changed(records)
-    stale = {record.spec.key() for record in code.others(records)}
-    for cell in plan.cells:
-        record = held.get(cell.key())
-        if record is None or (record.status == "failed" and _again(record, retry_failed)):
-            state.todo.append(cell)
-            continue
-        is_stale = cell.key() in stale
-        if is_stale or cell.key() in changed:
-            (state.stale if is_stale else state.changed).append(record)
-            if not keep_stale:
+    if force:
+        state.todo.extend(plan.cells)
+        return state
+    held = store.held(plan.cells)
+    while some := list(itertools.islice(held, _AT_ONCE)):
+        records = [record for _, record in some if record is not None]
+        changed = set() if images is None else images.changed(records)
+        stale = {record.spec.key() for record in code.others(records)}
+        for cell, record in some:
+            if record is None or (record.status == "failed" and _again(record, retry_failed)):
                 state.todo.append(cell)
                 continue
-        (state.failed if record.status == "failed" else state.done).append(cell)
+            is_stale = cell.key() in stale
+            if is_stale or cell.key() in changed:
+                (state.stale if is_stale else state.changed).append(record)
+                if not keep_stale:
+                    state.todo.append(cell)
+                    continue
+            (state.failed if record.status == "failed" else state.done).append(cell)
     return state
 
 

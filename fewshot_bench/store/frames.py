@@ -39,11 +39,14 @@ class Frames:
         numbers: list[float] = []
         frame = self._frame(value, numbers)
         known = repr(frame)
-        if known not in self._places and hash(known) not in self._seen:
-            # A value that occurs only once needs no frame.
-            self._seen.add(hash(known))
-            return compact(value)
-        return f"[{','.join(map(repr, [self._place(frame), *numbers]))}]"
+        place = self._places.get(known)
+        if place is None:
+            if hash(known) not in self._seen:
+                # A value that occurs only once needs no frame.
+                self._seen.add(hash(known))
+                return compact(value)
+            place = self._place(frame)
+        return f"[{','.join(map(repr, [place, *numbers]))}]"
 
     def unpack(self, text: str) -> Any:
         """The inverse of `pack`; a frame without numbers is the same object each time."""

@@ -11,22 +11,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import struct
 import sys
-import threading
 import time
-import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.columns import BlockFile, Column, Keys, StoredColumn, packed
 from fewshot_bench.store.frames import Frames, compact
-from fewshot_bench.store.record_files import READER, Stamp
+from fewshot_bench.store.record_files import READER, STAMP_SIZE, Stamp, packed_stamp
 from fewshot_bench.utils.files import write_whole
 
 INDEX = "records.index"
@@ -48,81 +46,10 @@ _MOST_SPLITS, _MOST_VALUES = 1024, 1024
 _PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
 # Blocks of a file before those of the parts.
 _BLOCKS = ("frames", "keys", "stamps", "stamps of verified logits")
-_STAMP = struct.Struct("<4Q")
-_ALL_BITS = 2**64 - 1
-_OPENING = threading.Lock()
 _ABSENT = object()
-
-
-class Column:
-    """One part of many rows: distinct texts, and the number of each row's text."""
-
-    def __init__(self) -> None:
-        self._numbers = array("I")
-        self._texts: list[str] = []
-        self._places: dict[str, int] = {}
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        """The number of each row's text; rows with equal texts have equal numbers."""
-        return self._numbers
-
-    def text(self, number: int) -> str:
-        """The text with a number."""
-        return self._texts[number]
-
-    def add(self, text: str) -> None:
-        """Add a row."""
-        number = self._places.setdefault(text, len(self._texts))
-        if number == len(self._texts):
-            self._texts.append(text)
-        self._numbers.append(number)
-
-    def block(self, rows: Sequence[int]) -> tuple[int, bytes]:
-        """The number of texts of these rows, and the block of a file that `StoredColumn` reads."""
-        places: dict[int, int] = {}
-        taken = map(self.numbers.__getitem__, rows)
-        numbers = array("I", [places.setdefault(number, len(places)) for number in taken])
-        texts = [self.text(number).encode("ascii") for number in places]
-        ends = array("Q", itertools.accumulate(map(len, texts)))
-        return len(places), b"".join((numbers, ends, *texts))
-
-
-class StoredColumn(Column):
-    """A column in a file. Its block stays compressed until it is used: most commands use few."""
-
-    def __init__(self, rows: int, texts: int, block: bytes) -> None:
-        """texts: the number of distinct texts; block: what `Column.block` made, compressed."""
-        super().__init__()
-        self._sizes = rows, texts
-        self._block: bytes | memoryview = block
-        self._ends = array("Q")
-        self._closed = True
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        self._open()
-        return self._numbers
-
-    def text(self, number: int) -> str:
-        self._open()
-        start = self._ends[number - 1] if number else 0
-        return str(self._block[start : self._ends[number]], "ascii")
-
-    def _open(self) -> None:
-        if not self._closed:
-            return
-        with _OPENING:
-            # Threads read answers of records; another one may have opened the block meanwhile.
-            if self._closed:
-                content = memoryview(zlib.decompress(self._block))
-                rows, texts = self._sizes
-                first = rows * self._numbers.itemsize
-                start = first + texts * self._ends.itemsize
-                self._numbers.frombytes(content[:first])
-                self._ends.frombytes(content[first:start])
-                self._block = content[start:]
-                self._closed = False
+# The layout follows the head and a checksum; it is a line of a few hundred bytes.
+_BEGIN = len(_HEAD) + 2 * hashlib.sha256().digest_size + 1
+_MOST_LAYOUT = 2**16
 
 
 class Segment:
@@ -135,11 +62,9 @@ class Segment:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.frames = Frames()
-        self.keys: list[str] = []
-        # The row of each key; a key that was added again has the later one.
-        self.rows: dict[str, int] = {}
-        # Rows found valid, and the number of changes since the file was read.
-        self.found: set[int] = set()
+        self.keys = Keys()
+        # 1 for rows found valid; and the number of changes since the file was read.
+        self.found = bytearray()
         self.changed = 0
         self._stamps, self._checked = bytearray(), bytearray()
         self._columns = {name: Column() for name in _PARTS}
@@ -150,48 +75,47 @@ class Segment:
     def read(cls, path: Path) -> Segment | None:
         """Read a segment from a file; None if it is missing, damaged or of another version."""
         try:
-            with path.open("rb") as file:
-                stated = file.read(len(_HEAD) + len(_checksum(())))
-                layout = file.readline()
-                if not stated.startswith(_HEAD) or not layout.startswith(b"{"):
-                    return None
-                stated_sizes = json.loads(layout)
-                # The last block is empty unless the file is longer than stated.
-                blocks = [file.read(size) for size in (*stated_sizes["bytes"], 1)]
+            file = BlockFile(path)
+            begin = file.read(0, _MOST_LAYOUT)
+            layout, _, _ = begin[_BEGIN:].partition(b"\n")
+            if not begin.startswith(_HEAD) or not layout.startswith(b"{"):
+                return None
+            stated = json.loads(layout)
+            texts, sizes = stated["texts"], stated["bytes"]
+            checksum = _checksum(file.chunks(_BEGIN))
         except (OSError, ValueError, KeyError):
             return None
-        if stated != _HEAD + _checksum((layout, *blocks)):
+        if begin[len(_HEAD) : _BEGIN] != checksum:
             return None
-        return cls(path)._filled(stated_sizes["texts"], blocks)
+        # The checksum covers the layout: from here on, the file is as it was written.
+        ends = list(itertools.accumulate(sizes, initial=_BEGIN + len(layout) + 1))
+        blocks = [partial(file.unpacked, *place) for place in zip(ends, sizes, strict=False)]
+        return cls(path)._filled(texts, blocks)
 
-    def _filled(self, texts: Sequence[int], blocks: Sequence[bytes]) -> Segment:
-        first = map(zlib.decompress, blocks[: len(_BLOCKS)])
-        frames, keys, stamps, checked = first
+    def _filled(self, texts: Sequence[int], blocks: Sequence[Callable[[], bytes]]) -> Segment:
+        frames, keys, stamps, checked = (read() for read in blocks[: len(_BLOCKS)])
         self.frames = Frames(json.loads(frames))
-        whole = keys.decode("ascii")
-        self.keys = [whole[start : start + 64] for start in range(0, len(whole), 64)]
-        self.rows = {key: row for row, key in enumerate(self.keys)}
+        self.keys = Keys(keys.decode("ascii"))
+        self.found = bytearray(len(self.keys))
         self._stamps, self._checked = bytearray(stamps), bytearray(checked)
-        for name, count, block in zip(_PARTS, texts, blocks[len(_BLOCKS) : -1], strict=True):
-            self._columns[name] = StoredColumn(len(self.keys), count, block)
+        for name, count, read in zip(_PARTS, texts, blocks[len(_BLOCKS) :], strict=True):
+            self._columns[name] = StoredColumn(len(self.keys), count, read)
         return self
 
     def write(self, folder: Path) -> None:
         """Write the file, named by its checksum, and remove the file that was read."""
         self._splits.clear()
-        keys = sorted(self.rows)
-        rows = [self.rows[key] for key in keys]
-        first = (
-            compact(self.frames.values).encode("ascii"),
-            "".join(keys).encode("ascii"),
-            *(b"".join(_part(stamps, row) for row in rows) for stamps in self._both()),
-        )
-        blocks = [zlib.compress(block, 1) for block in first]
+        rows = self.keys.ordered()
+        blocks = [
+            packed([compact(self.frames.values).encode("ascii")]),
+            packed(self.keys[row].encode("ascii") for row in rows),
+            *(packed(_part(stamps, row) for row in rows) for stamps in self._both()),
+        ]
         texts = []
         for name in _PARTS:
             count, block = self._columns[name].block(rows)
             texts.append(count)
-            blocks.append(zlib.compress(block, 1))
+            blocks.append(block)
         layout = compact({"texts": texts, "bytes": list(map(len, blocks))}).encode("ascii") + b"\n"
         checksum = _checksum((layout, *blocks))
         path = folder / f"{INDEX}-{checksum[:16].decode()}"
@@ -205,10 +129,10 @@ class Segment:
 
     def find(self, key: str, stamp: bytes) -> Row | None:
         """The row of a record file with this stamp."""
-        row = self.rows.get(key)
+        row = self.keys.row(key)
         if row is None or _part(self._stamps, row) != stamp:
             return None
-        self.found.add(row)
+        self.found[row] = 1
         return Row(self, row)
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
@@ -218,15 +142,13 @@ class Segment:
         parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
         parts |= {name: values.get(name) or {} for name in _RECORD_PARTS}
         texts = [self._packed(name, parts[name]) for name in _PARTS]
-        return self._add(key, _stamp_bytes(stamp), _stamp_bytes(None), texts)
+        return self._add(key, packed_stamp(stamp), packed_stamp(None), texts)
 
-    def _add(
-        self, key: str, stamp: bytes | bytearray, checked: bytes | bytearray, texts: Iterable[str]
-    ) -> Row:
-        row = self.rows[key] = len(self.keys)
-        self.keys.append(key)
+    def _add(self, key: str, stamp: bytes, checked: bytes, texts: Iterable[str]) -> Row:
+        row = self.keys.add(key)
         self._stamps += stamp
         self._checked += checked
+        self.found.append(0)
         for name, text in zip(_PARTS, texts, strict=True):
             self._columns[name].add(text)
         self.changed += 1
@@ -264,7 +186,7 @@ class Segment:
             return texts[name][number]
 
         for row in rows:
-            if other.keys[row] not in self.rows:
+            if self.keys.row(other.keys[row]) is None:
                 stamp, checked = (_part(stamps, row) for stamps in other._both())
                 texts_of_row = [translated(name, row) for name in _PARTS]
                 self._add(other.keys[row], stamp, checked, texts_of_row)
@@ -297,7 +219,7 @@ class Segment:
 
     def check(self, row: int, stamp: bytes) -> None:
         """Mark logits with this stamp as verified."""
-        self._checked[row * _STAMP.size : (row + 1) * _STAMP.size] = stamp
+        self._checked[row * STAMP_SIZE : (row + 1) * STAMP_SIZE] = stamp
         self.changed += 1
 
 
@@ -349,12 +271,12 @@ class Row:
 
     def is_checked(self, stamp: Stamp | None) -> bool:
         """True if logits with this file stamp were already verified against the record."""
-        return stamp is not None and self._segment.is_checked(self._row, _stamp_bytes(stamp))
+        return stamp is not None and self._segment.is_checked(self._row, packed_stamp(stamp))
 
     def check(self, stamp: Stamp | None) -> None:
         """Mark logits with this file stamp as verified; None if the record has no logits."""
         if stamp is not None and _is_settled(stamp):
-            self._segment.check(self._row, _stamp_bytes(stamp))
+            self._segment.check(self._row, packed_stamp(stamp))
 
 
 class Index:
@@ -378,7 +300,7 @@ class Index:
         """The row of a record file; None unless it was read from a file with this stamp."""
         if stamp is None:
             return None
-        known = _stamp_bytes(stamp)
+        known = packed_stamp(stamp)
         found = (segment.find(key, known) for segment in self._segments)
         return next((row for row in found if row is not None), None)
 
@@ -393,7 +315,7 @@ class Index:
         whole: True if all record files were looked up, so that rows not found are obsolete.
         """
         with suppress(OSError):
-            if len(self._new.rows) >= WORTH:
+            if len(self._new.keys) >= WORTH:
                 old = self._gather(whole)
                 self._new.write(self._folder)
                 for path in {*old, *self._useless} - {self._new.path}:
@@ -405,9 +327,9 @@ class Index:
     def _gather(self, whole: bool) -> list[Path]:
         """Merge small or mostly obsolete segments into the new one; returns their files."""
         old = []
-        for segment in sorted(self._segments, key=lambda segment: len(segment.rows)):
-            rows = sorted(segment.found) if whole else range(len(segment.keys))
-            if len(rows) <= 2 * len(self._new.rows) or 2 * len(rows) < len(segment.rows):
+        for segment in sorted(self._segments, key=lambda segment: len(segment.keys)):
+            rows = list(_where(segment.found)) if whole else range(len(segment.keys))
+            if len(rows) <= 2 * len(self._new.keys) or 2 * len(rows) < len(segment.keys):
                 self._new.take(segment, rows)
                 self._segments.remove(segment)
                 old += [segment.path] if segment.path else []
@@ -419,13 +341,12 @@ def index_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
 
 
-def _stamp_bytes(stamp: Stamp | None) -> bytes:
-    # Inodes can need all 64 bits, and times before 1970 are negative.
-    return _STAMP.pack(*(number & _ALL_BITS for number in stamp or (0, 0, 0, 0)))
+def _part(stamps: bytearray, row: int) -> bytes:
+    return bytes(stamps[row * STAMP_SIZE : (row + 1) * STAMP_SIZE])
 
 
-def _part(stamps: bytearray, row: int) -> bytearray:
-    return stamps[row * _STAMP.size : (row + 1) * _STAMP.size]
+def _where(flags: bytearray) -> Iterator[int]:
+    return (row for row, flag in enumerate(flags) if flag)
 
 
 def _is_settled(stamp: Stamp) -> bool:

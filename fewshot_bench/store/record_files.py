@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,9 @@ _END_BYTES = len(_END_TEXT.replace(_HEX, "0" * 64))
 
 # File stamp: mtime and ctime in nanoseconds, size in bytes, inode; changes if a file is replaced.
 Stamp = tuple[int, int, int, int]
+_STAMP = struct.Struct("<4Q")
+_ALL_BITS = 2**64 - 1
+STAMP_SIZE = _STAMP.size
 
 
 class RecordFile(NamedTuple):
@@ -73,6 +77,12 @@ def record_files(root: Path) -> Iterator[RecordFile]:
 
 def stamp_of(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def packed_stamp(stamp: Stamp | None) -> bytes:
+    """A stamp in `STAMP_SIZE` bytes, which is a seventh of its size as numbers; zeros for None."""
+    # Inodes can need all 64 bits, and times before 1970 are negative.
+    return _STAMP.pack(*(number & _ALL_BITS for number in stamp or (0, 0, 0, 0)))
 
 
 def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:

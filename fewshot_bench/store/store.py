@@ -189,17 +189,16 @@ class Store:
             self.set_aside(path, str(error))
             return None
 
-    def held(self, cells: Iterable[RunSpec]) -> dict[str, Record]:
-        """The usable records of these cells by key, each as `get` returns it.
+    def held(self, cells: Iterable[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
+        """Each cell with its usable record, as `get` returns it.
 
         Records and logits whose files still have the stamps under which they were checked are not
         read again.
         """
         index, reader = Index.load(self.path), RecordReader()
-        held = ((cell.key(), self._held(cell, index, reader)) for cell in cells)
-        found = {key: record for key, record in held if record is not None}
+        for cell in cells:
+            yield cell, self._held(cell, index, reader)
         index.save(whole=False)
-        return found
 
     def _held(self, cell: RunSpec, index: Index, reader: RecordReader) -> Record | None:
         key = cell.key()

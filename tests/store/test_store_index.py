@@ -140,7 +140,8 @@ def held(store: Store) -> dict[str, Record]:
     for path in paths:
         if path.stem not in SPECS:
             SPECS[path.stem] = RunSpec.from_dict(json.loads(path.read_bytes())["spec"])
-    return Store(store.path).held([SPECS[path.stem] for path in paths])
+    found = Store(store.path).held([SPECS[path.stem] for path in paths])
+    return {cell.key(): record for cell, record in found if record is not None}
 
 
 # Specifications of records read before they were damaged.
@@ -293,7 +294,7 @@ def test_an_index_grows_by_what_is_new(tmp_path: Path, monkeypatch: pytest.Monke
     write = store_index.Segment.write
 
     def counted(segment: Segment, folder: Path) -> None:
-        written.append(len(segment.rows))
+        written.append(len(segment.keys))
         write(segment, folder)
 
     monkeypatch.setattr(store_index.Segment, "write", counted)
@@ -317,7 +318,7 @@ def test_what_no_file_has_any_more_leaves_the_index(tmp_path: Path) -> None:
         put(store, seed, shift=1.0)
     assert indexed(store) == unindexed(store)
     segments = [Segment.read(path) for path in files(store)]
-    assert sum(len(segment.rows) for segment in segments if segment) == 40
+    assert sum(len(segment.keys) for segment in segments if segment) == 40
 
 
 @pytest.mark.usefixtures("eager")

@@ -1,0 +1,176 @@
+"""Columns of an index: keys, and parts of many rows of which equal texts are kept once.
+
+`Keys`, `Column` and `StoredColumn` are the entry points; `BlockFile` reads what they hold from a
+file. A column of a file is read when it is first used: most commands use few.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import threading
+import weakref
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from fewshot_bench.utils.errors import StoreError
+
+KEY = 64
+_CHUNK = 2**20
+_OPENING = threading.Lock()
+
+
+def packed(pieces: Iterable[bytes | array[int]]) -> bytes:
+    """Pieces as one compressed block, which `BlockFile.unpacked` reads; never joined in memory."""
+    # Level 1: the time of writing counts more than the size.
+    pack = zlib.compressobj(1)
+    return b"".join([*filter(None, map(pack.compress, pieces)), pack.flush()])
+
+
+class Keys:
+    """The key of each row: rows of a file are sorted by it, others follow in order of addition.
+
+    Keys of a file are one text, since an object for each would take more memory than all else.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        """text: the sorted keys of a file."""
+        self._text = text
+        self._sorted = len(text) // KEY
+        self._added: list[str] = []
+        # The row of each added key; a key that was added again has the later one.
+        self._rows: dict[str, int] = {}
+        # Keys are digests: the first byte leaves 1 in 256 rows to be searched.
+        first = [f"{number:02x}" for number in range(256)]
+        starts = [bisect.bisect_left(self, byte, 0, self._sorted) for byte in first]
+        self._places = dict(zip(first, itertools.pairwise([*starts, self._sorted]), strict=True))
+
+    def __len__(self) -> int:
+        return self._sorted + len(self._added)
+
+    def __getitem__(self, row: int) -> str:
+        if row < self._sorted:
+            return self._text[row * KEY : (row + 1) * KEY]
+        return self._added[row - self._sorted]
+
+    def row(self, key: str) -> int | None:
+        """The row of a key; None if it has none."""
+        row = self._rows.get(key)
+        if row is None and self._sorted:
+            row = bisect.bisect_left(self, key, *self._places.get(key[:2], (0, self._sorted)))
+            return row if row < self._sorted and self[row] == key else None
+        return row
+
+    def add(self, key: str) -> int:
+        """Add a row; returns its number."""
+        row = self._rows[key] = len(self)
+        self._added.append(key)
+        return row
+
+    def ordered(self) -> list[int]:
+        """The latest row of each key, in order of keys."""
+        rows = [row for row in range(self._sorted) if self[row] not in self._rows]
+        return sorted([*rows, *self._rows.values()], key=self.__getitem__)
+
+
+class BlockFile:
+    """The blocks of an open file, which may be removed meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError if the file cannot be opened."""
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def read(self, start: int, size: int) -> bytes:
+        """The bytes from a place; fewer at the end of the file."""
+        return os.pread(self._file, size, start)
+
+    def chunks(self, start: int) -> Iterable[bytes]:
+        """All bytes from a place on, a part at a time."""
+        while chunk := self.read(start, _CHUNK):
+            yield chunk
+            start += len(chunk)
+
+    def unpacked(self, start: int, size: int) -> bytes:
+        """A compressed block; StoreError if it was changed after the file was checked."""
+        try:
+            return zlib.decompress(self.read(start, size))
+        except (OSError, zlib.error) as error:
+            raise StoreError(
+                f"'{self._path}' was changed while it was in use ({error}); run again"
+            ) from None
+
+
+class Column:
+    """One part of many rows: distinct texts, and the number of each row's text."""
+
+    def __init__(self) -> None:
+        self._numbers = array("I")
+        self._texts: list[str] = []
+        self._places: dict[str, int] = {}
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of each row's text; rows with equal texts have equal numbers."""
+        return self._numbers
+
+    def text(self, number: int) -> str:
+        """The text with a number."""
+        return self._texts[number]
+
+    def add(self, text: str) -> None:
+        """Add a row."""
+        number = self._places.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+        self._numbers.append(number)
+
+    def block(self, rows: Sequence[int]) -> tuple[int, bytes]:
+        """The number of texts of these rows, and the packed block that `StoredColumn` reads."""
+        places: dict[int, int] = {}
+        taken = map(self.numbers.__getitem__, rows)
+        numbers = array("I", [places.setdefault(number, len(places)) for number in taken])
+        ends = array("Q", itertools.accumulate(len(self.text(number)) for number in places))
+        texts = (self.text(number).encode("ascii") for number in places)
+        return len(places), packed(itertools.chain((numbers, ends), texts))
+
+
+class StoredColumn(Column):
+    """A column in a file, which is read when it is first used."""
+
+    def __init__(self, rows: int, texts: int, read: Callable[[], bytes]) -> None:
+        """texts: the number of distinct texts; read: returns what `Column.block` packed."""
+        super().__init__()
+        self._sizes = rows, texts
+        self._read: Callable[[], bytes] | None = read
+        self._block = memoryview(b"")
+        self._ends = array("Q")
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        self._open()
+        return self._numbers
+
+    def text(self, number: int) -> str:
+        self._open()
+        start = self._ends[number - 1] if number else 0
+        return str(self._block[start : self._ends[number]], "ascii")
+
+    def _open(self) -> None:
+        if self._read is None:
+            return
+        with _OPENING:
+            # Threads read answers of records; another one may have read the block meanwhile.
+            if self._read is not None:
+                content = memoryview(self._read())
+                rows, texts = self._sizes
+                first = rows * self._numbers.itemsize
+                start = first + texts * self._ends.itemsize
+                self._numbers.frombytes(content[:first])
+                self._ends.frombytes(content[first:start])
+                self._block = content[start:]
+                self._read = None
