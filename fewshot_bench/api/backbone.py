@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from fewshot_bench.api.edits import Edits, Encoder
 from fewshot_bench.utils.errors import ContractError, one_of, whole_number
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fewshot_bench.api.edits import Edits
     from fewshot_bench.api.task import Vocabulary
 
-Encoder = Literal["vision", "text"]
 ENCODERS: tuple[Encoder, ...] = ("vision", "text")
 MATRICES = ("q", "k", "v", "o", "fc", "proj")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from fewshot_bench.api.backbone import Encoder
 from fewshot_bench.utils.errors import ContractError, one_of, whole_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Encoder = Literal["vision", "text"]
 Place = Literal["start", "end"]
 Mode = Literal["insert", "replace"]
 Point = Literal["attn", "mlp", "block"]

@@ -6,7 +6,7 @@ tidy rows for CSV and the data for JSON. `formats.render` writes it in every for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,53 +121,3 @@ def leading(lines: Sequence[Line]) -> list[bool]:
     """For each line of a grid with groups, whether it begins a group."""
     keys = [(line.title, line.costs[:1]) for line in lines]
     return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]
-
-
-def render(document: Document, form: str, *, styled: bool = False, width: int | None = None) -> str:
-    """The document in a format; styled, width: only for the terminal."""
-    if form == "terminal":
-        from fewshot_bench.analysis.formats import terminal
-
-        return terminal.write(document, styled=styled, width=width)
-    return _WRITERS[form](document)
-
-
-def _markdown(document: Document) -> str:
-    from fewshot_bench.analysis.formats import markdown
-
-    return markdown.write(document)
-
-
-def _latex(document: Document) -> str:
-    from fewshot_bench.analysis.formats import latex
-
-    return latex.write(document)
-
-
-def _html(document: Document) -> str:
-    from fewshot_bench.analysis.formats import page
-
-    return page.write(document)
-
-
-def _csv(document: Document) -> str:
-    from fewshot_bench.analysis.formats import tidy
-
-    return tidy.write_csv(document.rows, document.heads)
-
-
-def _json(document: Document) -> str:
-    from fewshot_bench.analysis.formats import tidy
-
-    return tidy.dumped(document.data)
-
-
-_WRITERS: Mapping[str, Callable[[Document], str]] = {
-    "markdown": _markdown,
-    "latex": _latex,
-    "csv": _csv,
-    "json": _json,
-    "html": _html,
-}
-# Formats of the command line; HTML is only for notebooks.
-FORMATS = ("terminal", *(name for name in _WRITERS if name != "html"))
