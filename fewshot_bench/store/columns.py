@@ -16,8 +16,6 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from fewshot_bench.utils.errors import StoreError
-
 KEY = 64
 _CHUNK = 2**20
 _OPENING = threading.Lock()
@@ -81,7 +79,6 @@ class BlockFile:
 
     def __init__(self, path: Path) -> None:
         """OSError if the file cannot be opened."""
-        self._path = path
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -96,13 +93,8 @@ class BlockFile:
             start += len(chunk)
 
     def unpacked(self, start: int, size: int) -> bytes:
-        """A compressed block; StoreError if it was changed after the file was checked."""
-        try:
-            return zlib.decompress(self.read(start, size))
-        except (OSError, zlib.error) as error:
-            raise StoreError(
-                f"'{self._path}' was changed while it was in use ({error}); run again"
-            ) from None
+        """A compressed block; OSError or zlib.error if it cannot be read."""
+        return zlib.decompress(self.read(start, size))
 
 
 class Column:
@@ -131,22 +123,34 @@ class Column:
 
     def block(self, rows: Sequence[int]) -> tuple[int, bytes]:
         """The number of texts of these rows, and the packed block that `StoredColumn` reads."""
+        texts, pieces = self.pieces(rows)
+        return texts, packed(pieces)
+
+    def pieces(self, rows: Sequence[int]) -> tuple[int, Iterable[bytes | array[int]]]:
+        """The number of texts of these rows, and the pieces of a block."""
         places: dict[int, int] = {}
         taken = map(self.numbers.__getitem__, rows)
         numbers = array("I", [places.setdefault(number, len(places)) for number in taken])
         ends = array("Q", itertools.accumulate(len(self.text(number)) for number in places))
         texts = (self.text(number).encode("ascii") for number in places)
-        return len(places), packed(itertools.chain((numbers, ends), texts))
+        return len(places), itertools.chain((numbers, ends), texts)
 
 
 class StoredColumn(Column):
     """A column in a file, which is read when it is first used."""
 
-    def __init__(self, rows: int, texts: int, read: Callable[[], bytes]) -> None:
-        """texts: the number of distinct texts; read: returns what `Column.block` packed."""
+    def __init__(
+        self, rows: int, texts: int, read: Callable[[], bytes], again: Callable[[], Column]
+    ) -> None:
+        """texts: the number of distinct texts. read: returns what `Column.block` packed.
+
+        again: makes the column anew. On a network, a file may be lost once another machine removed
+        it.
+        """
         super().__init__()
         self._sizes = rows, texts
         self._read: Callable[[], bytes] | None = read
+        self._again = again
         self._block = memoryview(b"")
         self._ends = array("Q")
 
@@ -166,8 +170,12 @@ class StoredColumn(Column):
         with _OPENING:
             # Threads read answers of records; another one may have read the block meanwhile.
             if self._read is not None:
-                content = memoryview(self._read())
-                rows, texts = self._sizes
+                (rows, texts), again = self._sizes, self._again
+                try:
+                    content = memoryview(self._read())
+                except (OSError, zlib.error):
+                    texts, pieces = again().pieces(range(rows))
+                    content = memoryview(b"".join(pieces))
                 first = rows * self._numbers.itemsize
                 start = first + texts * self._ends.itemsize
                 self._numbers.frombytes(content[:first])

@@ -13,6 +13,7 @@ import itertools
 import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,8 +25,17 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.columns import BlockFile, Column, Keys, StoredColumn, packed
 from fewshot_bench.store.frames import Frames, compact
-from fewshot_bench.store.record_files import READER, STAMP_SIZE, Stamp, packed_stamp
-from fewshot_bench.utils.files import write_whole
+from fewshot_bench.store.record_files import (
+    READER,
+    RECORDS,
+    STAMP_SIZE,
+    RecordReader,
+    Stamp,
+    packed_stamp,
+    stamp_of,
+)
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged, write_whole
 
 INDEX = "records.index"
 # Fewer new rows are not worth a file.
@@ -82,15 +92,14 @@ class Segment:
                 return None
             stated = json.loads(layout)
             texts, sizes = stated["texts"], stated["bytes"]
-            checksum = _checksum(file.chunks(_BEGIN))
-        except (OSError, ValueError, KeyError):
+            if begin[len(_HEAD) : _BEGIN] != _checksum(file.chunks(_BEGIN)):
+                return None
+            # The checksum covers the layout: the file is as it was written.
+            ends = list(itertools.accumulate(sizes, initial=_BEGIN + len(layout) + 1))
+            blocks = [partial(file.unpacked, *place) for place in zip(ends, sizes, strict=False)]
+            return cls(path)._filled(texts, blocks)
+        except (OSError, ValueError, KeyError, zlib.error):
             return None
-        if begin[len(_HEAD) : _BEGIN] != checksum:
-            return None
-        # The checksum covers the layout: from here on, the file is as it was written.
-        ends = list(itertools.accumulate(sizes, initial=_BEGIN + len(layout) + 1))
-        blocks = [partial(file.unpacked, *place) for place in zip(ends, sizes, strict=False)]
-        return cls(path)._filled(texts, blocks)
 
     def _filled(self, texts: Sequence[int], blocks: Sequence[Callable[[], bytes]]) -> Segment:
         frames, keys, stamps, checked = (read() for read in blocks[: len(_BLOCKS)])
@@ -99,8 +108,27 @@ class Segment:
         self.found = bytearray(len(self.keys))
         self._stamps, self._checked = bytearray(stamps), bytearray(checked)
         for name, count, read in zip(_PARTS, texts, blocks[len(_BLOCKS) :], strict=True):
-            self._columns[name] = StoredColumn(len(self.keys), count, read)
+            again = partial(self._made_again, name)
+            self._columns[name] = StoredColumn(len(self.keys), count, read, again)
         return self
+
+    def _made_again(self, name: str) -> Column:
+        """A column from the record files; StoreError if a record found valid is another one now."""
+        assert self.path is not None
+        column, reader = Column(), RecordReader()
+        for row in range(len(self.keys)):
+            key = self.keys[row]
+            path, text = self.path.parent / RECORDS / key[:2] / f"{key}.json", ""
+            with suppress(OSError, Damaged):
+                if packed_stamp(stamp_of(path.stat())) == _part(self._stamps, row):
+                    text = self._packed(name, _parts_of(reader.values(path, key))[name])
+            if not text and self.found[row]:
+                raise StoreError(
+                    f"'{self.path}' cannot be read any more, and record {key[:12]} was replaced "
+                    "meanwhile; run again"
+                )
+            column.add(text)
+        return column
 
     def write(self, folder: Path) -> None:
         """Write the file, named by its checksum, and remove the file that was read."""
@@ -137,10 +165,7 @@ class Segment:
 
     def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
         """Add the row of a record from the validated values of its file."""
-        spec = {name: value for name, value in values["spec"].items() if name not in _SPEC_PARTS}
-        parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
-        parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
-        parts |= {name: values.get(name) or {} for name in _RECORD_PARTS}
+        parts = _parts_of(values)
         texts = [self._packed(name, parts[name]) for name in _PARTS]
         return self._add(key, packed_stamp(stamp), packed_stamp(None), texts)
 
@@ -343,6 +368,14 @@ def index_files(folder: Path) -> Iterator[Path]:
 
 def _part(stamps: bytearray, row: int) -> bytes:
     return bytes(stamps[row * STAMP_SIZE : (row + 1) * STAMP_SIZE])
+
+
+def _parts_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a record's values."""
+    spec = {name: value for name, value in values["spec"].items() if name not in _SPEC_PARTS}
+    parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
+    parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
+    return parts | {name: values.get(name) or {} for name in _RECORD_PARTS}
 
 
 def _where(flags: bytearray) -> Iterator[int]:

@@ -16,8 +16,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
-from fewshot_bench.store.record_files import read_record
-from fewshot_bench.store.store import RECORDS
+from fewshot_bench.store.record_files import RECORDS, read_record
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, sorted_entries, write_whole
 from fewshot_bench.utils.text import size_text

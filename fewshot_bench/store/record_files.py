@@ -34,6 +34,8 @@ _END_TEXT = ",\n".join(f'  "{name}": "{_HEX}"' for name in _LAST) + "\n }\n}\n"
 _END = re.compile(_END_TEXT.encode())
 _END_BYTES = len(_END_TEXT.replace(_HEX, "0" * 64))
 
+# Folder of a store with the files of its records.
+RECORDS = "records"
 # File stamp: mtime and ctime in nanoseconds, size in bytes, inode; changes if a file is replaced.
 Stamp = tuple[int, int, int, int]
 _STAMP = struct.Struct("<4Q")

@@ -32,6 +32,7 @@ from fewshot_bench.store.answer_files import (
 )
 from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.record_files import (
+    RECORDS,
     RecordFile,
     RecordReader,
     Stamp,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
 
 # Folders in a store that several rooms write to; others are declared where they are written.
-RECORDS, JOBS, METHODS = "records", "jobs", "methods"
+JOBS, METHODS = "jobs", "methods"
 # Fields of a record with texts from plug-ins and the machine, which are masked.
 MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
