@@ -205,13 +205,17 @@ class Comparison:
         return _written(self._text("markdown"), path)
 
     def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
-        """LaTeX tables (booktabs); caption, label: only for the paper layout."""
+        """LaTeX tables (booktabs); caption, label: only for the paper layout.
+
+        UsageError for a label with other characters than letters, digits and `:._/+-`.
+        """
         from fewshot_bench.analysis.formats import latex
 
         if self.layout != "paper":
             if caption or label:
                 raise UsageError("a caption and a label belong to compare(layout='paper')")
             return _written(self._text("latex"), path)
+        latex.check_label(label, "label")
         shown = self._document("latex", caption)
         return _written(latex.write_paper(shown, label=label, caption=caption), path)
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.formats.latex import check_label
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
@@ -164,8 +164,6 @@ def _parquet() -> tuple[Any, Any]:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUTS = ("groups", "paper")
-# Label names that LaTeX accepts without escapes.
-_LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
 _FILE: Any = PathName(path_type=Path)
 _OPTIONS = (
     click.option(
@@ -220,10 +218,7 @@ class Paper:
                 raise UsageError(f"--{name} belongs to --layout paper: add it, or leave this out")
         if self.label and form != "latex":
             raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
-        if self.label and not _LABEL.fullmatch(self.label):
-            raise UsageError(
-                f"--label '{self.label}': expected letters, digits and :._/+- alone (tab:main)"
-            )
+        check_label(self.label, "--label")
         if self.caption and form in ("csv", "json"):
             raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
         if self.asked and form == "json":

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import fewshot_bench as fb
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.paper import blocks, paper_rows
@@ -232,3 +233,33 @@ def test_marks_stand_in_csv_too() -> None:
     records = [make(limit=60, seed=seed) for seed in (1, 2, 3)]
     rows = paper_rows(build(records))
     assert {row["method"] for row in rows} == {"coop (limited to 60)"}
+
+
+def test_a_data_set_may_have_the_name_of_another_column(tmp_path: Path) -> None:
+    names = ("dtd", "shots", "method")
+    store = save(tmp_path / "s", [make(dataset=name, top1=60.0 + len(name)) for name in names])
+    (row,) = read_csv(run_compare("--store", store, *PAPER, "--format", "csv").output)
+    assert (row["shots"], row["method"], row["dtd"]) == ("1", "coop", "63.0")
+    assert (row["dataset_shots"], row["dataset_method"]) == ("65.0", "66.0")
+
+
+def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> None:
+    far = [make("coop", name, top1=70.0, target="pets") for name in ("花", "木")]
+    store = save(tmp_path / "s", [*matrix(), *far])
+    words = ("--format", "latex", "--label", "tab:main", "--baseline", "zero-shot")
+    shown = run_compare("--store", store, *PAPER, *words, "--caption", "Ours.").output
+    labels = re.findall(r"\\label\{(.*)\}", shown)
+    assert len(set(labels)) == len(labels) == shown.count(r"\begin{table}")
+    assert {"tab:main-1-shot", "tab:main-1-shot-differences"} < set(labels)
+    assert r"\caption{Ours (1-shot, differences).}" in shown
+
+
+def test_a_caption_may_end_with_a_question_mark(store: Path) -> None:
+    words = ("--format", "latex", "--shots", "4", "--caption", "Which is best?")
+    assert r"\caption{Which is best?}" in run_compare("--store", store, *PAPER, *words).output
+
+
+def test_the_library_refuses_a_label_that_breaks_latex(store: Path) -> None:
+    table = fb.load(store).compare(layout="paper")
+    with pytest.raises(UsageError, match="label 'tab:50%': expected letters"):
+        table.to_latex(label="tab:50%")

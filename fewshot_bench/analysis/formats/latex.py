@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from fewshot_bench.analysis.formats.document import (
@@ -15,6 +16,7 @@ from fewshot_bench.analysis.formats.document import (
     Line,
     leading,
 )
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
 
 _ESCAPES = {
@@ -39,6 +41,8 @@ _ESCAPES = {
 # The first line of every document.
 PACKAGES = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
 _DASHES = frozenset("-–—")
+# Label names that LaTeX accepts without escapes.
+_LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
 # A grid with more columns does not fit into one column of a two-column page.
 _NARROW = 6
 # A signature may be broken after these characters, and before an escape %XX.
@@ -65,13 +69,23 @@ def _small(text: str) -> str:
     return f"\\par\\noindent{{\\footnotesize {escape(text)}\\par}}"
 
 
+def check_label(label: str, option: str) -> None:
+    """UsageError for a label that LaTeX cannot read; option: its name in the message."""
+    if label and not _LABEL.fullmatch(label):
+        raise UsageError(
+            f"{option} '{label}': expected letters, digits and :._/+- alone (tab:main)"
+        )
+
+
 def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
     """Grids in the paper layout, with notes, commands and signatures as comments.
 
-    label, caption: of the floats; if there are several, the name of each is appended.
+    label, caption: of the floats; if there are several, the name of each is appended. A label that
+    occurs again, since names may differ in characters that no label has, gets a number.
     """
     grids = [grid for section in shown.sections for grid in section.grids]
     several = len(grids) > 1
+    marks: Counter[str] = Counter()
     parts = [PACKAGES]
     parts += [f"% note: {printable(note)}" for note in shown.notes]
     parts += [f"% to run: {printable(command)}" for command in shown.commands]
@@ -80,6 +94,8 @@ def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
         own = f"{caption.rstrip('.')} ({grid.name})" if several else caption.rstrip(".")
         text = own if caption else f"{grid.name}: {grid.caption}"
         mark = f"{label}-{name}" if several else label
+        marks[mark] += 1
+        mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
         parts.append(_paper_float(grid, text, mark if label else ""))
     return "\n".join(parts) + "\n"
 
@@ -95,7 +111,7 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
             r"\centering",
             r"\small",
             r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{escape(caption)}.}}",
+            rf"\caption{{{escape(caption)}{'' if caption.endswith(('?', '!')) else '.'}}}",
             *([rf"\label{{{label}}}"] if label else []),
             *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * costs}"),
             f"% {printable(grid.footer)}",

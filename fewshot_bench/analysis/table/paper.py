@@ -29,6 +29,9 @@ _SCOPES: dict[Scope, str] = {
     "transfer": ", transfer",
 }
 
+# Columns of CSV before those of the data sets.
+_FIRST = ("shots", "part", "fitted_on", "method")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Block:
@@ -71,7 +74,7 @@ def blocks(table: Table) -> Iterator[Block]:
 def document(table: Table, form: str, caption: str = "") -> Document:
     """The table in the paper layout; the terminal shows fewer commands."""
     if form == "csv":
-        return Document(rows=paper_rows(table), heads=("shots", "part", "fitted_on", "method"))
+        return Document(rows=paper_rows(table), heads=_FIRST)
     notes, commands = closing(table, COMMANDS if form == "terminal" else None)
     # This layout shows neither intervals nor ranges.
     notes = [note for note in notes if note not in RANGES]
@@ -92,19 +95,25 @@ def paper_grids(table: Table) -> Iterator[Grid]:
 def paper_rows(table: Table) -> list[dict[str, Any]]:
     """The means of the grids as tidy rows; None for a cell without one."""
     found = list(blocks(table))
-    heads = dict.fromkeys(head for block in found for head in _heads(table, block))
+    heads = dict.fromkeys(head for block in found for head in _columns(table, block))
     rows = []
     for block in found:
         for row in _lines(table, block):
             cells = [table.cell(group, row, block.shots) for group in block.groups]
             values = {
                 head: round(cell.estimates[table.metric].mean, 6)
-                for head, cell in zip(_heads(table, block), cells, strict=True)
+                for head, cell in zip(_columns(table, block), cells, strict=True)
                 if table.metric in cell.estimates
             }
-            first = {"shots": block.shots, "part": block.scope, "fitted_on": block.source}
-            rows.append({**first, "method": row.title, **{h: values.get(h) for h in heads}})
+            first = (block.shots, block.scope, block.source, row.title)
+            line: dict[str, Any] = dict(zip(_FIRST, first, strict=True))
+            rows.append(line | {head: values.get(head) for head in heads})
     return rows
+
+
+def _columns(table: Table, block: Block) -> list[str]:
+    """CSV columns of a block's groups; a data set of the name of another column gets a prefix."""
+    return [f"dataset_{head}" if head in _FIRST else head for head in _heads(table, block)]
 
 
 def _values(table: Table, block: Block) -> Grid:
@@ -131,7 +140,8 @@ def _differences(table: Table, block: Block) -> Grid:
         f"difference to {table.baseline} in {metric.difference}, paired over seeds on identical "
         f"splits{stars(table)}{marks(table)}"
     )
-    return _grid(table, block, block.title, caption, rows, columns, 0)
+    # Another name than that of the values, as a caption or a label may end with it.
+    return _grid(table, block, f"{block.title}, differences", caption, rows, columns, 0)
 
 
 def _grid(
