@@ -15,6 +15,7 @@ from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.paper import blocks, paper_rows
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import UsageError
 from tests.analysis.test_compare_renders import NAMES, needs, typeset
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
@@ -216,6 +217,13 @@ def test_a_missing_point_is_a_gap_and_odd_names_are_drawn(tmp_path: Path) -> Non
     file = tmp_path / "c.svg"
     assert run_compare("--store", store, "--figure", file).exit_code == 0
     assert file.stat().st_size > 1000
+
+
+def test_all_train_images_stand_beside_the_numbers_of_shots(tmp_path: Path) -> None:
+    drawn = fb.load(save(tmp_path / "s", matrix(shots=(1, 4, 16, ALL_SHOTS)))).curves()
+    for axes in drawn.axes:
+        assert list(axes.get_xticks()) == list(axes.lines[0].get_xdata()) == [1, 4, 16, 32]
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "4", "16", "all"]
 
 
 @needs("pdflatex")

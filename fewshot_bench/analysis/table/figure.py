@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
 from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable
 
@@ -100,7 +101,7 @@ def _draw_panel(place: Axes, table: Table, group: Group) -> None:
         _draw_row(place, table, group, row, shots, style, marker)
     place.set_title(_text(group.name))
     place.set_xlabel("shots (images per class)")
-    place.set_xticks(group.shots, list(map(str, group.shots)))
+    place.set_xticks(_places(group.shots), list(map(str, group.shots)))
     place.grid(color="#dddddd", linewidth=0.5)
     place.set_axisbelow(True)
     for side in ("top", "right"):
@@ -128,8 +129,18 @@ def _draw_row(
     means = [known[k].mean if k in known else nan for k in shots]
     bounds = [known[k].bounds if k in known else (nan, nan) for k in shots]
     low, high = zip(*bounds, strict=True)
-    place.plot(shots, means, marker=marker, markersize=3.5, markeredgewidth=0, **style)
-    place.fill_between(shots, low, high, color=style["color"], alpha=_BAND, linewidth=0)
+    xs = _places(shots)
+    place.plot(xs, means, marker=marker, markersize=3.5, markeredgewidth=0, **style)
+    place.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)
+
+
+def _places(shots: Sequence[int]) -> list[int]:
+    """Places of numbers of shots on the axis; all train images stand at twice the largest number.
+
+    How many images per class that is differs between data sets, and is often far more.
+    """
+    most = max((number for number in shots if number != ALL_SHOTS), default=0)
+    return [2 * most or 1 if number == ALL_SHOTS else number for number in shots]
 
 
 def _has_number(table: Table, group: Group) -> bool:
