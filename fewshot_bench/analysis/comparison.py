@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import plain
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import (
     DataMissingError,
@@ -230,7 +231,7 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """The rows of `to_csv` as a pandas data frame; UsageError without pandas."""
         shown = self._document("csv")
-        return frame(shown.rows, shown.heads)
+        return frame(plain(shown.rows), shown.heads)
 
     def curves(self) -> Figure:
         """The metric over shots as a matplotlib figure, a panel per data set."""

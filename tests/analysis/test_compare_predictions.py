@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.answers import put_answers, stored_arrays
@@ -68,6 +69,19 @@ def test_every_prediction_is_that_of_the_logits(store: Path, tmp_path: Path, end
         assert confidence == pytest.approx(shares.max(1).tolist(), rel=1e-3)
         for row, label in zip(mine, predicted.tolist(), strict=True):
             assert row[f"{spec.method} name"] == names.get(label, row[f"{spec.method} name"])
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_all_train_images_are_a_word(tmp_path: Path, ending: str) -> None:
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    opened = Store(tmp_path / "s")
+    opened.create()
+    for shots in (4, ALL_SHOTS):
+        put_answers(opened, make(shots=shots), np.array([[2.0, 0.0]]), [0], ["x"])
+    file = tmp_path / f"out.{ending}"
+    run_compare("--store", opened.path, "--predictions", file)
+    assert [row["shots"] for row in read(file)] == ["4", "all"]
 
 
 def test_filters_and_names_apply(store: Path, tmp_path: Path) -> None:

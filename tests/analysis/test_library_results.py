@@ -14,6 +14,8 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import ALL_SHOTS
+from tests.compare_records import make, save
 from tests.helpers import fsbench
 from tests.synthetic_store import fill
 
@@ -159,6 +161,12 @@ def test_files_hold_what_is_returned(results: fb.Results, tmp_path: Path) -> Non
         assert write(tmp_path / name) == (tmp_path / name).read_text(encoding="utf-8")
     with pytest.raises(fb.UsageError, match="cannot write"):
         table.to_json(tmp_path / "absent" / "a.json")
+
+
+@pytest.mark.parametrize("layout", ["groups", "paper"])
+def test_all_train_images_are_a_word_in_data_frames(tmp_path: Path, layout: str) -> None:
+    table = fb.load(save(tmp_path, [make(), make(shots=ALL_SHOTS)])).compare(layout=layout)
+    assert set(table.to_frame().shots) == {1, "all"}
 
 
 class Texts(HTMLParser):

@@ -11,6 +11,7 @@ from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.table.model import Group, Seed, Table
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import StoreError
 
@@ -55,9 +56,9 @@ class Predictions:
 
     @property
     def columns(self) -> dict[str, type]:
-        """All columns with the type of their values."""
+        """All columns with the type of their values; shots are text if `all` is among them."""
         own = {f"{row.label} {name}": kind for row in self.table.rows for name, kind in OWN.items()}
-        return FIRST | own
+        return FIRST | {"shots": str if ALL_SHOTS in self.table.shots else int} | own
 
     def blocks(self, records: Sequence[Record]) -> Iterator[dict[str, list[Any]]]:
         """Yield the columns of one block per data set, shots and pair of seeds.
@@ -119,7 +120,7 @@ class Predictions:
         count = len(names)
         columns: dict[str, list[Any]] = {
             "dataset": [group.name] * count,
-            "shots": [shots] * count,
+            "shots": [self.columns["shots"](shots)] * count,
             "split_seed": [seed.split] * count,
             "train_seed": [seed.train] * count,
             "image": [image.id for image in names],
