@@ -235,7 +235,7 @@ class Outcome:
         asked = needs(metric.scores)
         found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
         value, mean = self.metrics.get(metric.name), metric.scale * float(found.mean())
-        if metric.source and value is not None and not math.isclose(value, mean, rel_tol=1e-4):
+        if metric.source and value is not None and not _is_mean(value, mean):
             raise ContractError(
                 f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
                 f"{value:.6f}: expected the same{metric.registered}"
@@ -437,6 +437,11 @@ def _time_of_change(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def _is_mean(value: float, mean: float) -> bool:
+    """True if a value, which is rounded as in records, is this mean of scores."""
+    return math.isclose(value, mean, rel_tol=1e-4, abs_tol=ROUNDED)
 
 
 def _needs_logits(metric: Metric) -> bool:

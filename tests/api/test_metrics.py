@@ -217,6 +217,14 @@ def test_what_it_may_not_give_is_named(
     assert message in failed.err
 
 
+def test_a_value_near_zero_is_the_mean_of_its_scores(store: Store, install: Install) -> None:
+    install("odd", odd("lambda hits: float(hits.mean()) / 800, scores=lambda hits: hits / 8e4"))
+    words = ("compare", "--store", store.path, "--metric", "odd", "--baseline", "linear-probe")
+    shown = fsbench(*words)
+    assert shown.code == 0, shown.err
+    assert "significance, 4-shot" in shown.out
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
