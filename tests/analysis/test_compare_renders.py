@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make, run_compare, save
+from tests.compare_records import make, run_compare, save, written
 from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill
 
@@ -87,6 +89,19 @@ def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
     assert (tmp_path / "table.pdf").stat().st_size > 1000
     for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
         assert trouble not in log
+
+
+@needs("pdflatex")
+def test_negative_numbers_are_bold_too(tmp_path: Path) -> None:
+    metric = Metric("gain", "gain", lambda hits: float(hits.mean()), unit="nats")
+    found = [make(method, top1=None) for method in ("a", "b")]
+    values = zip(found, (-0.5, -0.7), strict=True)
+    records = [dataclasses.replace(r, status="done", metrics={"gain": v}) for r, v in values]
+    options = Options(metric="gain", metrics={**METRICS, "gain": metric})
+    text = written("latex", build(records, options))
+    assert r"\textbf{\boldmath$-0.50$}" in text
+    assert r"\underline{$-0.70$}" in text
+    assert "LaTeX Error" not in typeset(tmp_path, text)
 
 
 @needs("pdflatex")

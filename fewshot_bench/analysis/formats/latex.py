@@ -224,7 +224,9 @@ def _entry(entry: Entry) -> str:
     if entry.mean[:1] in ("+", "-"):
         mean = f"${entry.mean}$"
     if entry.rank == BEST:
-        mean = rf"\textbf{{{mean}}}"
+        # Bold text leaves formulas as they are.
+        bold = r"\boldmath" if mean.startswith("$") else ""
+        mean = rf"\textbf{{{bold}{mean}}}"
     elif entry.rank == SECOND:
         mean = rf"\underline{{{mean}}}"
     around = f" {escape(entry.around.replace('±', '± '))}" if entry.around else ""
