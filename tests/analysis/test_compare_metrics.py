@@ -12,7 +12,7 @@ import pytest
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.analysis.table.groups import group_of
-from fewshot_bench.api.metrics import METRICS, needs
+from fewshot_bench.api.metrics import METRICS, Metric, needs
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save, written
@@ -192,3 +192,21 @@ def test_a_metric_may_be_computed_by_what_has_no_hash() -> None:
             return 100 * float((ranks == 1).mean())
 
     assert needs(Share()) == {"ranks"}
+
+
+def test_no_harmonic_mean_below_zero() -> None:
+    """Neither of a metric of a plug-in that is negative, nor where one seed is."""
+    metric = Metric("gain", "gain", lambda hits: float(hits.mean()), unit="nats")
+    records = [
+        dataclasses.replace(record, metrics={"gain": record.metrics["top1"] / 100})
+        for seed, base in ((1, 80.0), (2, -60.0))
+        for record in halves("coop", "dtd", seed, base, 40.0)
+    ]
+    options = Options(metric="gain", metrics={**METRICS, "gain": metric})
+    table = build(records, options)
+    cell = table.cells["dtd (H)", "coop", 1]
+    assert (cell.status, dict(cell.estimates)) == ("missing", {})
+    said = "harmonic mean of coop on dtd, 1-shot: a harmonic mean of numbers below zero"
+    assert any(said in note for note in table.notes)
+    above = build([r for r in records if r.spec.split_seed == 1], options)
+    assert above.cells["dtd (H)", "coop", 1].estimates["gain"].mean == pytest.approx(8 / 15)

@@ -177,7 +177,7 @@ def harmonic(
 ) -> Cell:
     """The harmonic mean 2bn / (b + n) of base and new accuracy, per seed that has both.
 
-    Metrics for which lower is better have none.
+    Metrics for which lower is better have none, nor do those with a value below zero.
 
     For averages, it is the harmonic mean of the average base and the average new accuracy, as in
     CoCoOp (Zhou et al., CVPR 2022, table 1), not the average of harmonic means.
@@ -191,7 +191,9 @@ def harmonic(
         for name, known in metrics.items()
     }
     if not series[metric]:
-        return dataclasses.replace(empty, reason=_unequal_seeds(halves))
+        below = any(_has_negative(cell, metric) for cell in halves)
+        reason = _BELOW_ZERO if below else _unequal_seeds(halves)
+        return dataclasses.replace(empty, reason=reason)
     splits: dict[Seed, Hashable] = {
         seed: (base.splits[seed], new.splits[seed]) for seed in series[metric]
     }
@@ -265,9 +267,18 @@ def _average_series(cells: Sequence[Cell], metric: str) -> dict[Seed, float]:
 
 def _harmonic_series(base: Cell, new: Cell, metric: str) -> dict[Seed, float]:
     ours, theirs = base.series.get(metric, {}), new.series.get(metric, {})
+    if _has_negative(base, metric) or _has_negative(new, metric):
+        return {}
     return {
         seed: rounded(harmonic_mean(ours[seed], theirs[seed])) for seed in ours if seed in theirs
     }
+
+
+_BELOW_ZERO = "a harmonic mean of numbers below zero says nothing"
+
+
+def _has_negative(cell: Cell, metric: str) -> bool:
+    return any(value < 0 for value in cell.series.get(metric, {}).values())
 
 
 def harmonic_mean(base: float, new: float) -> float:
