@@ -306,3 +306,15 @@ def test_limits_and_unfair_validation_are_marked(tmp_path: Path) -> None:
     notes = "\n".join(found["meta"]["notes"])
     assert "clip-lora had the full validation set" in notes
     assert "only 60 queries per data set" in notes
+
+
+def test_what_is_not_drawn_beside_an_average_is_named(tmp_path: Path) -> None:
+    halves = swept(SMALL, ("dtd",), classes="base", digest="of base classes")
+    store = save(tmp_path / "s", [*swept(SMALL, ("dtd", "pets")), *halves])
+    words = ("sweep", "clip-lora", *SMALL, "--store", store)
+    shown = fsbench(*words)
+    assert "* not drawn beside the average: dtd (base) (--each draws them)" in shown.out
+    assert [matrix.classes for matrix in parse(shown.out.splitlines()[-1]).matrices] == [("all",)]
+    every = fsbench(*words, "--each")
+    assert "on dtd (base), 4-shot" in every.out
+    assert "not drawn" not in every.out

@@ -143,6 +143,7 @@ def build(
     a panel per combination. each: a panel for every data set, not only the average.
     """
     refuse_mixed(records, "a sweep", "or name another --store", filtered=False)
+    records, left = _drawn(records, each)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
     found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
     names = [axis.name for axis in axes]
@@ -164,11 +165,24 @@ def build(
             *toy_notes(record.spec for record in records[:1]),
             *run_notes((method, record.spec) for record in records[:1]),
             *_notes(panels),
+            *left,
             _CHOSEN,
         ),
         marks=tuple(marks_of(records[0].spec)),
         signature=signature_of(records),
     )
+
+
+def _drawn(records: Sequence[Record], each: bool) -> tuple[Sequence[Record], list[str]]:
+    """The records that are drawn, and a note on evaluations that are not.
+
+    The average is over plain data sets; halves of classes and transfers are drawn if there is none.
+    """
+    plain = [record for record in records if _is_plain(record)]
+    others = sorted({r.spec.evaluated for r in records} - {r.spec.evaluated for r in plain})
+    if each or not others or len({record.spec.evaluated for record in plain}) < 2:
+        return records, []
+    return plain, [f"not drawn beside the average: {', '.join(others)} (--each draws them)"]
 
 
 def _panels(
