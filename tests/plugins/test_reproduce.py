@@ -97,6 +97,17 @@ def test_agreeing_and_differing_cells(tmp_path: Path) -> None:
     assert found["clip-lora", "imagenet"]["ours"] == ""
 
 
+def test_records_without_a_number_of_images_have_no_range_over_other_images(tmp_path: Path) -> None:
+    records = three("dtd", 54.0)
+    for one in records:
+        del one.metrics["n"]  # type: ignore[attr-defined]
+    store = save(tmp_path, records)
+    assert line(store)["test_sampling"] == ""
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "--format", "json")
+    found = json.loads(fsbench("reproduce", *call).out)["rows"]
+    assert all(row["test_sampling"] is None for row in found)
+
+
 def test_the_mean_is_over_the_sets_that_both_sides_have(tmp_path: Path) -> None:
     store = save(tmp_path, [*three("dtd", 54.0), *three("oxford_pets", 92.4, 0.2)])
     mean = line(store, "average")

@@ -435,10 +435,13 @@ def student(freedom: float) -> float:
     return NORMAL if math.isinf(freedom) else quantile(max(int(freedom), 1))
 
 
-def binomial(accuracy: float, images: int) -> float:
-    """95 % half-width of an accuracy (percent) over other test images: not part of the noise."""
+def binomial(accuracy: float, images: int) -> float | None:
+    """95 % half-width of an accuracy (percent) over other test images: not part of the noise.
+
+    None where the number of images is not known.
+    """
     share = min(max(accuracy / 100, 0.0), 1.0)
-    return 100 * NORMAL * math.sqrt(share * (1 - share) / images) if images else math.nan
+    return 100 * NORMAL * math.sqrt(share * (1 - share) / images) if images else None
 
 
 def _freedom(variances: Sequence[float], cells: Sequence[Parts]) -> float:
