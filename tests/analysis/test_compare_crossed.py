@@ -76,6 +76,8 @@ def test_support_sets_are_the_seeds_of_the_test(tmp_path: Path) -> None:
     variance = by_split.var(ddof=1) / 3 + max(0, training) + max(0, image / (3 * 120))
     assert row["test_difference"] == pytest.approx(mean, abs=1e-6)
     assert row["test_seeds"] == 3
+    # All logits are there, and all runs are in the three draws.
+    assert not any("fewer seeds" in note for note in document["meta"]["notes"])
     (found,) = document["meta"]["standings"]
     expected = compare_paired(
         {"": list(ours.values())}, {"": [theirs[r] for r in ours]}, {"": [*ours]}

@@ -205,14 +205,16 @@ def _paired(
         ours, theirs = (
             by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
         )
-        found = paired_spread(ours, theirs, answers, table.main, group.label)
+        answered = _answered(ours, theirs, answers, table.main)
+        found = _spread(answered, table.main, group.label)
         if isinstance(found, str):
             left_out.append(group.label)
         else:
             spreads[group.label] = found
-            common = sum(_same_split(ours[seed], theirs[seed]) for seed in ours.keys() & theirs)
-            if found.seeds < common:
-                lacking.append(Lacking(row.label, shots, group.label, found.seeds, common))
+            # Runs, of which several may share a support set: those are the draws of the spread.
+            common, tested = len(_common(ours, theirs)), len(answered)
+            if tested < common:
+                lacking.append(Lacking(row.label, shots, group.label, tested, common))
     return _Paired(row, spreads, tuple(left_out), tuple(lacking))
 
 
@@ -323,29 +325,45 @@ def paired_spread(
     Seeds are paired if their split digests are equal; a method without shots has no support set
     and is paired by its test images alone.
     """
-    from fewshot_bench.analysis.statistics.effects import spread
+    return _spread(_answered(ours, theirs, answers, metric), metric, dataset)
 
-    mine, other, runs, queries = [], [], [], set()
-    for seed in sorted(ours.keys() & theirs.keys()):
-        one, two = ours[seed], theirs[seed]
-        if not _same_split(one, two):
-            continue
-        first, second = answers(one), answers(two)
+
+def _common(ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record]) -> list[Seed]:
+    """The seeds that both have, with identical splits."""
+    both = sorted(ours.keys() & theirs.keys())
+    return [seed for seed in both if _same_split(ours[seed], theirs[seed])]
+
+
+def _answered(
+    ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: Metric
+) -> dict[Seed, tuple[Outcome, Outcome]]:
+    """The predictions of both by common seed, without seeds of which they cannot be read."""
+    found = {}
+    for seed in _common(ours, theirs):
+        first, second = answers(ours[seed]), answers(theirs[seed])
         if first is None or second is None:
             continue
-        if not (first.has_scores(metric) and second.has_scores(metric)):
-            continue
-        queries |= {first.queries.digest, second.queries.digest}
-        runs.append((seed.split, seed.train))
-        mine.append(scores(first, metric))
-        other.append(scores(second, metric))
-    if not mine:
+        if first.has_scores(metric) and second.has_scores(metric):
+            found[seed] = first, second
+    return found
+
+
+def _spread(
+    answered: Mapping[Seed, tuple[Outcome, Outcome]], metric: Metric, dataset: str
+) -> Spread | str:
+    from fewshot_bench.analysis.statistics.effects import spread
+
+    if not answered:
         return "no common seed with identical splits and logits"
-    if len(queries) > 1:
+    outcomes = [outcome for pair in answered.values() for outcome in pair]
+    if len({outcome.queries.digest for outcome in outcomes}) > 1:
         return "the test images differ between seeds or methods"
-    if len(mine[0]) < 2:
+    if len(outcomes[0].labels) < 2:
         return "one test image says nothing about others"
-    return spread(mine, other, dataset, runs)
+    mine, other = (
+        [scores(one, metric) for one in side] for side in zip(*answered.values(), strict=True)
+    )
+    return spread(mine, other, dataset, [(seed.split, seed.train) for seed in answered])
 
 
 def scores(outcome: Outcome, metric: Metric) -> Any:
