@@ -26,12 +26,14 @@ SPLITS, TRAINS = (1, 2, 3), (1, 2)
 CROSSED = tuple(itertools.product(SPLITS, TRAINS))
 
 
-def fill_crossed(store: Path, runs: Sequence[Run], *, other_images: bool = False) -> None:
+def fill_crossed(
+    store: Path, runs: Sequence[Run], *, other_images: bool = False, queries: int = 120
+) -> None:
     """Store two methods on dtd; other_images: every support set has test images of its own."""
     opened = Store(store)
     opened.create()
     for method, (split, train) in itertools.product(("linear-probe", "coop"), runs):
-        images = Images.draw("dtd", 120, 5)
+        images = Images.draw("dtd", queries, 5)
         if other_images:
             images = dataclasses.replace(images, ids=[f"{split}/{name}" for name in images.ids])
         spec = specification(method, "dtd", 4, split, "all")
@@ -138,6 +140,13 @@ def test_variances_are_of_the_same_test_images(tmp_path: Path) -> None:
     assert [one["components"] for one in found] == [None, None]
     assert {one["problem"] for one in found} == {"the test images differ between seeds"}
     assert "variance not split: the test images differ" in " ".join(document["meta"]["notes"])
+
+
+def test_one_test_image_has_no_variance(tmp_path: Path) -> None:
+    fill_crossed(tmp_path, CROSSED, queries=1)
+    document = compared(tmp_path)
+    assert all(found["components"] is None for found in document["meta"]["variances"])
+    assert "variance not split: one test image says" in " ".join(document["meta"]["notes"])
 
 
 @pytest.mark.parametrize(("runs", "mark"), [(CROSSED, True), (((1, 1), (2, 2), (3, 3)), False)])

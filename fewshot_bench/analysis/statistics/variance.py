@@ -69,9 +69,12 @@ def sampling_variance(scores: Scores) -> float:
 
     scores: per run an array (images,) of hits. With several runs, only the part that all runs
     share, since the rest is in the residual of `components`; can be negative if runs share almost
-    nothing. With one run, both parts together.
+    nothing. With one run, both parts together. UsageError for fewer than two images.
     """
-    return spread_of(100.0 * np.stack([np.asarray(row, dtype=float) for row in scores])).image_part
+    table = np.stack([np.asarray(row, dtype=float) for row in scores])
+    if table.shape[1] < 2:
+        raise UsageError("one test image says nothing about others: expected two or more")
+    return spread_of(100.0 * table).image_part
 
 
 def _check(values: Mapping[Seeds, float], splits: list[int], trains: list[int]) -> None:
