@@ -240,6 +240,15 @@ def test_choices_of_the_table_hold_for_the_report(tmp_path: Path, words: tuple[s
     assert shown in text
 
 
+def test_tables_have_the_methods_that_figures_have_no_room_for(tmp_path: Path) -> None:
+    methods = {f"method-{number:02d}": 0.3 + number / 50 for number in range(18)}
+    store = store_of(tmp_path / "s", methods, ("dtd", "pets", "cars"), (4,))
+    page = Page(report(tmp_path, store))
+    table = page.text.partition("Expected calibration error in % (15 bins of equal width)")[2]
+    assert all(name in table.partition("Classes and confusions")[0] for name in methods)
+    assert "The best 16 of 18 methods. Friedman test over 3 data sets" in page.text
+
+
 def test_the_front_holds_what_no_other_method_beats() -> None:
     def point(label: str, cost: float, value: float) -> Point:
         return Point(label, Look(0), cost, value)

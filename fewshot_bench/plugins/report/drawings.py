@@ -119,8 +119,10 @@ class Drawings:
         averages = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
         bars = [text.joined([methods[i].label for i in clique]) for clique in cliques]
         groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
+        ranked, sets = len(chosen.ranked), len(chosen.members)
+        some = "" if len(methods) == ranked else f"The best {len(methods)} of {ranked} methods. "
         caption = (
-            f"Friedman test over {len(chosen.members)} data sets: χ² = {float(statistic):.1f}, "
+            f"{some}Friedman test over {sets} data sets: χ² = {float(statistic):.1f}, "
             f"p {text.p_value(float(p))}. Critical difference {gap:.2f} (Nemenyi, 5 %)."
         )
         description = f"{caption} Average ranks (1 is best): {averages}.{groups}"
@@ -143,8 +145,8 @@ class Drawings:
         return pictures
 
     def calibration(self) -> Grid | None:
-        """Calibration errors per data set; None where none is known."""
-        methods = self._drawn_with_numbers()
+        """Calibration errors of all methods per data set; None where none is known."""
+        methods = self._chosen.ranked
         values = {
             c.row.label: [self._chosen.calibration_error(c, g) for g in self._chosen.members]
             for c in methods
