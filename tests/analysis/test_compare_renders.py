@@ -19,7 +19,7 @@ from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
-from tests.compare_records import make, run_compare, save, written
+from tests.compare_records import make, matrix, run_compare, save, written
 from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill
 
@@ -37,7 +37,6 @@ DOCUMENT = r"""\documentclass{article}
 \usepackage{textcomp}
 \usepackage[T1]{fontenc}
 \usepackage{longtable}
-\extrafloats{200}
 \begin{document}
 %s
 \end{document}
@@ -89,6 +88,19 @@ def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
     assert (tmp_path / "table.pdf").stat().st_size > 1000
     for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
         assert trouble not in log
+
+
+@needs("pdflatex")
+@pytest.mark.parametrize("layout", ["groups", "paper"])
+def test_many_tables_compile(tmp_path: Path, layout: str) -> None:
+    names, shots = (
+        ([f"d{n}" for n in range(40)], (1,)) if layout == "groups" else (["d"], range(60))
+    )
+    store = save(tmp_path / "s", matrix(datasets=names, shots=shots, seeds=(1,)))
+    words = ("--store", store, "--format", "latex", "--layout", layout, "--baseline", "coop")
+    text = run_compare(*words).output
+    assert text.count(r"\begin{table}") > 52
+    assert "LaTeX Error" not in typeset(tmp_path, text)
 
 
 @needs("pdflatex")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fewshot_bench.analysis.formats.document import (
     BEST,
@@ -45,6 +45,8 @@ _DASHES = frozenset("-–—")
 _LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
 # A grid with more columns does not fit into one column of a two-column page.
 _NARROW = 6
+# LaTeX gives up when more than 52 floats wait for a page.
+_HELD = 40
 # A signature may be broken after these characters, and before an escape %XX.
 _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
@@ -55,7 +57,7 @@ def write(shown: Document) -> str:
     parts = [PACKAGES, *([r"% and \usepackage{longtable}"] if any(g.groups for g in grids) else [])]
     for section in shown.sections:
         parts += [_item(item) for item in section.items]
-        parts += [_long(grid) if grid.groups else _float(grid) for grid in section.grids]
+        parts += _output(_long(grid) if grid.groups else _float(grid) for grid in section.grids)
     parts += [_small(note) for note in shown.notes]
     parts += [f"% {printable(command)}" for command in shown.commands]
     return "\n".join(parts) + "\n"
@@ -89,6 +91,7 @@ def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
     parts = [PACKAGES]
     parts += [f"% note: {printable(note)}" for note in shown.notes]
     parts += [f"% to run: {printable(command)}" for command in shown.commands]
+    floats = []
     for grid in grids:
         name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
         own = f"{caption.rstrip('.')} ({grid.name})" if several else caption.rstrip(".")
@@ -96,8 +99,16 @@ def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
         mark = f"{label}-{name}" if several else label
         marks[mark] += 1
         mark += f"-{marks[mark]}" if marks[mark] > 1 else ""
-        parts.append(_paper_float(grid, text, mark if label else ""))
-    return "\n".join(parts) + "\n"
+        floats.append(_paper_float(grid, text, mark if label else ""))
+    return "\n".join([*parts, *_output(floats)]) + "\n"
+
+
+def _output(floats: Iterable[str]) -> Iterator[str]:
+    """The floats, with a new page before LaTeX has more of them than it can hold."""
+    for number, text in enumerate(floats):
+        if number and number % _HELD == 0:
+            yield r"\clearpage"
+        yield text
 
 
 def _paper_float(grid: Grid, caption: str, label: str) -> str:
