@@ -240,6 +240,18 @@ def test_choices_of_the_table_hold_for_the_report(tmp_path: Path, words: tuple[s
     assert shown in text
 
 
+def test_curves_have_a_gap_where_a_cell_is_missing(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"a": 0.5, "b": 0.6}, ("dtd",), (1, 4, 16))
+    opened = Store(store)
+    for one in list(opened.records()):
+        if (one.spec.method, one.spec.shots) == ("b", 4):
+            opened.file(one.spec.key()).unlink()
+    figure = report(tmp_path, store).partition('aria-labelledby="curves-')[2].partition("</svg>")[0]
+    whole, broken = re.findall(r'class="curve s\d".*? d="([^"]*)"', figure, re.S)[:2]
+    assert re.findall("[ML]", whole) == ["M", "L", "L"]
+    assert re.findall("[ML]", broken) == ["M", "M"]
+
+
 def test_tables_have_the_methods_that_figures_have_no_room_for(tmp_path: Path) -> None:
     methods = {f"method-{number:02d}": 0.3 + number / 50 for number in range(18)}
     store = store_of(tmp_path / "s", methods, ("dtd", "pets", "cars"), (4,))

@@ -5,6 +5,7 @@ After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,14 +74,17 @@ def shots_of(panels: Sequence[Panel]) -> list[int]:
 def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None:
     place = {count: float(index) for index, count in enumerate(shots)} or {0: 0.0}
     left, right = -0.25, max(place.values()) + 0.25
+    own = shots_of([panel])
     for curve in sorted(panel.curves, key=lambda curve: curve.bold):
         if [k for k, _ in curve.points] == [0]:
             _flat(canvas, axes, curve, left, right)
             continue
-        points = [(place[k], value) for k, value in curve.points if k]
-        xs = [x for x, _ in points]
-        means = [value.mean for _, value in points]
-        low, high = zip(*(value.bounds for _, value in points), strict=True)
+        # A number that another method has and this one lacks is a gap, never interpolated.
+        known = dict(curve.points)
+        xs = [place[k] for k in own]
+        means = [known[k].mean if k in known else math.nan for k in own]
+        bounds = [known[k].bounds if k in known else (math.nan, math.nan) for k in own]
+        low, high = zip(*bounds, strict=True)
         color = curve.look.sentinel
         band = axes.fill_between(xs, low, high, color=color, alpha=BAND, linewidth=0)
         canvas.tag(band, "band", curve.look.css, *(("lead",) if curve.bold else ()))
