@@ -132,12 +132,17 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
 
 
 def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
-    """The records with a plug-in's metric added, if one of the two stores has their logits."""
+    """The records with a metric that they lack, if one of the two stores has their answers.
+
+    Records lack metrics of plug-ins, and built-in ones that came later than they did.
+    """
     from fewshot_bench.store.predictions import Outcomes
 
     for folder in dict.fromkeys((own_store(store), store)):
-        outcomes = Outcomes(Store(folder), [metric])
+        outcomes = Outcomes(Store(folder), [metric] if metric.source else [])
         records = outcomes.completed(records, [metric.name])
+        for damage in outcomes.damaged:
+            click.echo(f"not used: {damage}", err=True)
     for text in outcomes.lacking(records, [metric.name]):
         warn(text)
     return list(records)
@@ -343,8 +348,7 @@ def command(
     from fewshot_bench.api.registry import registry
 
     known = registry().metric(metric)
-    if known.source:
-        records = with_metric(records, known, values["store"])
+    records = with_metric(records, known, values["store"])
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=known, each=each)
     found = dataclasses.replace(found, notes=(*others, *found.notes))
     _write(found, form, output)

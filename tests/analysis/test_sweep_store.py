@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import spelled_once
 from tests.analysis.test_sweep import SMALL, rows, swept
+from tests.answers import put_answers
 from tests.compare_records import save
 from tests.helpers import fsbench, image_folder
 
@@ -55,3 +59,20 @@ def test_a_sweep_without_damaged_images(tmp_path: Path) -> None:
     words = ("-o", "rank=1,2", "-o", "iterations=1", "-d", f"folder:{root}", "--skip-damaged")
     words = (*words, "--shots", 1, "--seeds", 1, "--backbone", "tiny")
     assert {row["status"] for row in rows(store, *words)} == {"done"}
+
+
+def test_metrics_that_records_lack_are_computed_from_their_answers(tmp_path: Path) -> None:
+    opened = Store(tmp_path / "store")
+    opened.create()
+    first, *others = swept(SMALL, seeds=(1,))
+    for record in (first, *others):
+        # As written before there was this metric.
+        assert "macro_f1" not in record.metrics
+        known = dataclasses.replace(record, metrics={"top1": 50.0, "n": 2})
+        put_answers(opened, known, [[1.0, 0.0], [1.0, 0.0]], [0, 1], ["a", "b"])
+    shown = rows(opened.path, *SMALL, "--metric", "macro_f1")
+    assert {(row["status"], row["mean"]) for row in shown} == {("done", 33.333333)}
+    opened.file(first.spec.key()).with_suffix(".npz").write_bytes(b"no")
+    shutil.rmtree(opened.path / "outcomes")
+    words = ("sweep", "clip-lora", "--store", opened.path, *SMALL, "--metric", "macro_f1")
+    assert "not used: " in fsbench(*words).err
