@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.defaults import backbone_for
+from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
@@ -244,18 +245,28 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
     check_train(name, pools, val)
-    _check_halves(name, len(dataset.card().classnames), request.classes)
+    tested = set(label_counts(pools["test"]))
+    _check_halves(name, len(dataset.card().classnames), tested, request.classes)
     return dataset, revision_of(name, dataset)
 
 
-def _check_halves(name: str, classes: int, asked: Sequence[str]) -> None:
-    """UsageError unless each half of the classes that is asked for has two to tell apart."""
+def _check_halves(name: str, classes: int, tested: Set[int], asked: Sequence[str]) -> None:
+    """UsageError unless each half that is asked for has two classes to tell apart, and test images.
+
+    tested: labels of the test images.
+    """
     for half in ("base", "new"):
-        count = len(class_half(classes, half))
+        labels = class_half(classes, half)
+        count = len(labels)
         if half in asked and count < 2:
             raise UsageError(
                 f"{name} has {classes} class{'es' if classes > 1 else ''}, {count} of them in the "
                 f"half '{half}': expected at least 2 to tell apart; leave {half} out of --classes"
+            )
+        if half in asked and tested.isdisjoint(labels):
+            raise UsageError(
+                f"{name} has no test images of the {count} classes in the half '{half}': expected "
+                f"some to evaluate on; leave {half} out of --classes"
             )
 
 
