@@ -15,9 +15,11 @@ from scipy import stats
 
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate, estimate_runs
 from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.analysis.table.build import build
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.answers import put_answers, stored_arrays
+from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.synthetic_store import Images, done_record, predicted, specification
 
@@ -255,3 +257,18 @@ def test_tables_have_the_intervals_of_crossed_seeds(tmp_path: Path) -> None:
         assert ("lowest and the highest run" in " ".join(document["meta"]["notes"])) == (
             name == "two"
         )
+
+
+def test_a_cell_with_one_support_set_is_named_beside_others() -> None:
+    seeds = (1, 2, 3)
+    one_set = [make("one-set", split_seed=1, train_seed=train) for train in seeds]
+    one_training = [make("one-training", seed=split, train_seed=1) for split in seeds]
+    both = [*(make("plain", seed=seed) for seed in seeds), *one_set, *one_training]
+    notes = build(both).notes
+    said = "for all runs of {} on dtd, 1-shot: their intervals say nothing about other {}"
+    assert f"one support set {said.format('one-set', 'support sets')}" in notes
+    assert f"one training seed {said.format('one-training', 'training seeds')}" in notes
+    assert not any("for all runs of" in note for note in build(both[:3]).notes)
+    alone = " ".join(build(one_set).notes)
+    assert "all runs have the support set of split seed 1" in alone
+    assert "for all runs of" not in alone

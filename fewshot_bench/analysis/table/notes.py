@@ -43,6 +43,7 @@ def cell_notes(table: Table) -> list[str]:
 def _of_cells(table: Table) -> Iterator[str]:
     """Notes on the images of cells, and on cells without a number."""
     yield from _equal_support_sets(table)
+    yield from _one_draw(table)
     yield from _short_classes(table)
     yield from _own_data(table)
     yield from _skipped(table)
@@ -98,6 +99,29 @@ def _equal_support_sets(table: Table) -> Iterator[str]:
             f"several seeds drew the same support set: {_some(parts, '; ')}; intervals and tests "
             "say nothing about other support sets"
         )
+
+
+def _one_draw(table: Table) -> Iterator[str]:
+    """Notes on cells whose runs share one support set, or one training seed, unlike other cells."""
+    seeds = table.seeds
+    kinds = (
+        ("one support set", "support sets", len({seed.split for seed in seeds}), "split"),
+        ("one training seed", "training seeds", len({seed.train for seed in seeds}), "train"),
+    )
+    for one, others, count, name in kinds:
+        parts = [
+            _where(cell)
+            for cell in _own_cells(table)
+            if cell.shots
+            and len(cell.splits) > 1
+            and len({getattr(seed, name) for seed in cell.splits}) == 1
+        ]
+        # `_marks` says so of the whole table.
+        if parts and count > 1:
+            yield (
+                f"{one} for all runs of {_some(parts, '; ')}: their intervals say nothing about "
+                f"other {others}"
+            )
 
 
 def _without_answers(table: Table) -> Iterator[str]:
