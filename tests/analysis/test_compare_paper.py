@@ -123,6 +123,14 @@ def test_differences_come_in_the_same_layout(store: Path) -> None:
 RENAMES = ("--rename", "bias-tuning[steps=15]=Ours", "--rename", "dtd=DTD (textures)")
 
 
+@pytest.mark.parametrize("name", ["lib/blend.py:Blend", "blend.py:Blend"])
+def test_a_method_in_a_file_can_be_renamed(tmp_path: Path, name: str) -> None:
+    blend = "lib/blend.py:Blend"
+    store = save(tmp_path, [make(blend), make(blend, **OPTIONS), make("coop")])
+    shown = run_compare("--store", store, "--rename", f"{name}=Ours", "--format", "csv").output
+    assert {row["method"] for row in read_csv(shown)} == {"Ours", "Ours[steps=15]", "coop"}
+
+
 @pytest.mark.parametrize("layout", ["groups", "paper"])
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
 def test_names_can_be_set_in_every_format(store: Path, form: str, layout: str) -> None:

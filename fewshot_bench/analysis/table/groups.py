@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fewshot_bench.analysis.filters import asked_datasets, place
 from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Seed
+from fewshot_bench.api.method_files import aliases
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -146,7 +147,11 @@ class Names:
     @classmethod
     def read(cls, texts: Sequence[str], rows: Rows, groups: Iterable[Group]) -> Names:
         """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice."""
-        known = {name for label, (row, _) in rows.items() for name in (label, row.spec.method)}
+        known = {
+            name
+            for label, (row, _) in rows.items()
+            for name in (label, *_spellings(row.spec.method))
+        }
         known |= {name for g in groups for name in (g.label, g.dataset, g.target) if name}
         found: dict[str, str] = {}
         for text in texts:
@@ -170,9 +175,11 @@ class Names:
         """The new label of a row; a renamed method keeps the options of its rows."""
         if label in self.new:
             return self.new[label]
-        if method in self.new and label.startswith(method):
-            return self.new[method] + label.removeprefix(method)
-        return label
+        new = next((self.new[name] for name in _spellings(method) if name in self.new), None)
+        shown = next((name for name in _spellings(method) if label.startswith(name)), None)
+        if new is None or shown is None:
+            return label
+        return new + label.removeprefix(shown)
 
     def groups(self, groups: Iterable[Group]) -> tuple[Group, ...]:
         """The groups with their new names; UsageError if two names become equal."""
@@ -199,6 +206,11 @@ class Names:
     def of(self, name: str) -> str:
         """The name of a data set, or of the average."""
         return self.new.get(name, name)
+
+
+def _spellings(method: str) -> tuple[str, ...]:
+    """The name of a method, and the shorter ones of a method in a file."""
+    return method, *aliases(method)
 
 
 def _pair(text: str, names: Collection[str]) -> tuple[str, str]:
