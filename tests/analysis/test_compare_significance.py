@@ -305,3 +305,32 @@ def test_seeds_without_logits_are_named(store: Path, tmp_path: Path) -> None:
     assert len(found) == 1
     assert ", 16-shot: 1 of 3" in found[0]
     assert not any(text in note for note in compared(store, "--format", "json")["meta"]["notes"])
+
+
+def test_a_missing_average_has_no_test(store: Path, tmp_path: Path) -> None:
+    """The test over all data sets would be over other seeds on one of them."""
+    copied = tmp_path / "store"
+    shutil.copytree(store, copied)
+    opened = Store(copied)
+    lost = next(
+        record
+        for record in opened.records()
+        if (record.spec.method, record.spec.shots, record.spec.split_seed)
+        == ("clip-adapter", 16, 3)
+    )
+    opened.file(lost.spec.key()).unlink()
+    document = compared(copied, "--format", "json")
+    averages = {
+        (row["method"], row["shots"]): row
+        for row in document["rows"]
+        if row["dataset"] == "average" and row["method"] != "linear-probe"
+    }
+    row = averages.pop(("clip-adapter", 16))
+    assert (row["status"], row["n_seeds"]) == ("missing", 0)
+    assert {value for name, value in row.items() if name.startswith(("delta_m", "test_"))} == {
+        "top1",
+        None,
+    }
+    assert all(row["test_p"] is not None for row in averages.values())
+    standings = [(one["method"], one["shots"]) for one in document["meta"]["standings"]]
+    assert ("clip-adapter", 16) in standings

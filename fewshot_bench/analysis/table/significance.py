@@ -118,8 +118,11 @@ class Significance:
     lacking: tuple[Lacking, ...] = ()
 
     def of(self, cell: Cell) -> Contrast | None:
-        """The contrast of a cell; for an average, the one over all data sets. None if untested."""
-        if cell.group.scope != "all":
+        """The contrast of a cell; for an average, the one over all data sets. None if untested.
+
+        Also None for a missing average: the test would be over different seeds per data set.
+        """
+        if cell.group.scope != "all" or (cell.group.average and cell.delta is None):
             return None
         label = "" if cell.group.average else cell.group.label
         return self._by_place.get((label, cell.row.label, cell.shots))
