@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import ASKED, KEPT
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
@@ -125,6 +127,23 @@ def test_metrics_of_plug_ins(stores: dict[str, Store], install: Callable[[str, s
         assert (lacks in done.err and step in done.err) == (kept in ("top", "none"))
     left = fsbench("compare", "--store", stores["none"].path, "--columns", "margin,nll")
     assert left.code == 0
+
+
+def test_a_metric_of_some_seeds_is_tested_over_these(
+    tmp_path: Path, install: Callable[[str, str], None]
+) -> None:
+    """The difference has no more seeds than the test, and no note says so."""
+
+    def put(store: Store, record: Record, *arrays: Any) -> Record:
+        return put_answers(store, record, *arrays, "none" if record.spec.train_seed == 3 else "all")
+
+    store = fill(tmp_path / "s", 1, 2, (4,), (1, 2, 3), 60, 5, put=put)
+    install("margin", MARGIN)
+    words = ("compare", "--store", store.path, "--baseline", "linear-probe", "--format", "json")
+    document = json.loads(fsbench(*words, "--metric", "margin").out)
+    (row,) = [r for r in document["rows"] if r["delta_n"] and r["dataset"] == "caltech101"]
+    assert (row["delta_n"], row["test_seeds"]) == (2, 2)
+    assert not any("fewer seeds than the differences" in n for n in document["meta"]["notes"])
 
 
 def test_predictions_in_python(stores: dict[str, Store]) -> None:

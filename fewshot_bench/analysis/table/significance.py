@@ -98,7 +98,7 @@ class Detectable:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """A row with fewer tested seeds in a group than it has in common with the baseline."""
+    """A row with fewer tested seeds in a group than its difference to the baseline has."""
 
     row: str
     shots: int
@@ -215,9 +215,9 @@ def _paired(
         else:
             spreads[group.label] = found
             # Runs, of which several may share a support set: those are the draws of the spread.
-            common, tested = len(_common(ours, theirs)), len(answered)
-            if tested < common:
-                lacking.append(Lacking(row.label, shots, group.label, tested, common))
+            delta, tested = table.cell(group, row, shots).delta, len(answered)
+            if delta and tested < delta.n:
+                lacking.append(Lacking(row.label, shots, group.label, tested, delta.n))
     return _Paired(row, spreads, tuple(left_out), tuple(lacking))
 
 
@@ -331,18 +331,14 @@ def paired_spread(
     return _spread(_answered(ours, theirs, answers, metric), metric, dataset)
 
 
-def _common(ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record]) -> list[Seed]:
-    """The seeds that both have, with identical splits."""
-    both = sorted(ours.keys() & theirs.keys())
-    return [seed for seed in both if _same_split(ours[seed], theirs[seed])]
-
-
 def _answered(
     ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: Metric
 ) -> dict[Seed, tuple[Outcome, Outcome]]:
     """The predictions of both by common seed, without seeds of which they cannot be read."""
     found = {}
-    for seed in _common(ours, theirs):
+    for seed in sorted(ours.keys() & theirs.keys()):
+        if not _same_split(ours[seed], theirs[seed]):
+            continue
         first, second = answers(ours[seed]), answers(theirs[seed])
         if first is None or second is None:
             continue
