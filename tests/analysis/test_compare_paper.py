@@ -268,6 +268,10 @@ def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> Non
     assert len(set(labels)) == len(labels) == shown.count(r"\begin{table}")
     assert {"tab:main-1-shot", "tab:main-1-shot-differences"} < set(labels)
     assert r"\caption{Ours (1-shot, differences).}" in shown
+    assert "\n% difference to zero-shot in points of top-1 accuracy, paired over seeds" in shown
+    assert "\n% top-1 accuracy in %, mean over 3 seeds\n" in shown
+    bare = run_compare("--store", store, *PAPER, "--format", "latex").output
+    assert "% top-1 accuracy" not in bare
 
 
 def test_a_caption_may_end_with_a_question_mark(store: Path) -> None:

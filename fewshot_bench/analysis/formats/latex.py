@@ -124,6 +124,8 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
             r"\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escape(caption)}{'' if caption.endswith(('?', '!')) else '.'}}}",
             *([rf"\label{{{label}}}"] if label else []),
+            # What numbers and marks mean: the user's own caption may not say so.
+            *([] if grid.caption in caption else [f"% {printable(grid.caption)}"]),
             *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * costs}"),
             f"% {printable(grid.footer)}",
             *([f"% signature: {printable(grid.signature)}"] if grid.signature else []),
