@@ -259,6 +259,16 @@ def test_a_data_set_may_have_the_name_of_another_column(tmp_path: Path) -> None:
     assert (row["dataset_shots"], row["dataset_method"]) == ("65.0", "66.0")
 
 
+def test_csv_names_cells_with_another_number_of_seeds(tmp_path: Path) -> None:
+    lost = [r for r in matrix(shots=(1,)) if (r.spec.method, r.spec.split_seed) == ("coop", 3)]
+    keys = {r.spec.key() for r in lost if r.spec.dataset == "pets"}
+    kept = [r for r in matrix(shots=(1,)) if r.spec.key() not in keys]
+    words = ("--store", save(tmp_path / "s", kept), *PAPER, "--format", "csv")
+    coop, other = read_csv(run_compare(*words).output)
+    assert (coop["n_seeds"], coop["other_seeds"], coop["average"]) == ("3", "pets n=2", "")
+    assert (other["n_seeds"], other["other_seeds"]) == ("3", "")
+
+
 def test_every_float_has_a_caption_and_a_label_of_its_own(tmp_path: Path) -> None:
     far = [make("coop", name, top1=70.0, target="pets") for name in ("花", "木")]
     store = save(tmp_path / "s", [*matrix(), *far])

@@ -29,8 +29,9 @@ _SCOPES: dict[Scope, str] = {
     "transfer": ", transfer",
 }
 
-# Columns of CSV before those of the data sets.
+# Columns of CSV before and behind those of the data sets.
 _FIRST = ("shots", "part", "fitted_on", "method")
+_LAST = ("n_seeds", "other_seeds")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def blocks(table: Table) -> Iterator[Block]:
 def document(table: Table, form: str, caption: str = "") -> Document:
     """The table in the paper layout; the terminal shows fewer commands."""
     if form == "csv":
-        return Document(rows=paper_rows(table), heads=_FIRST)
+        return Document(rows=paper_rows(table), heads=(*_FIRST, *_LAST))
     notes, commands = closing(table, COMMANDS if form == "terminal" else None)
     # This layout shows neither intervals nor ranges.
     notes = [note for note in notes if note not in RANGES]
@@ -93,27 +94,36 @@ def paper_grids(table: Table) -> Iterator[Grid]:
 
 
 def paper_rows(table: Table) -> list[dict[str, Any]]:
-    """The means of the grids as tidy rows; None for a cell without one."""
+    """The means of the grids as tidy rows; None for a cell without one.
+
+    `n_seeds` is the usual number of seeds of the grid, `other_seeds` names cells with another one.
+    """
     found = list(blocks(table))
     heads = dict.fromkeys(head for block in found for head in _columns(table, block))
     rows = []
     for block in found:
-        for row in _lines(table, block):
+        lines = _lines(table, block)
+        usual = _usual(table, block, lines)
+        for row in lines:
             cells = [table.cell(group, row, block.shots) for group in block.groups]
             values = {
-                head: round(cell.estimates[table.metric].mean, 6)
+                head: cell.estimates[table.metric]
                 for head, cell in zip(_columns(table, block), cells, strict=True)
                 if table.metric in cell.estimates
             }
             first = (block.shots, block.scope, block.source, row.title)
             line: dict[str, Any] = dict(zip(_FIRST, first, strict=True))
-            rows.append(line | {head: values.get(head) for head in heads})
+            for head in heads:
+                line[head] = round(values[head].mean, 6) if head in values else None
+            odd = [f"{head} n={value.n}" for head, value in values.items() if value.n != usual]
+            rows.append(line | dict(zip(_LAST, (usual, odd), strict=True)))
     return rows
 
 
 def _columns(table: Table, block: Block) -> list[str]:
     """CSV columns of a block's groups; a data set of the name of another column gets a prefix."""
-    return [f"dataset_{head}" if head in _FIRST else head for head in _heads(table, block)]
+    taken = (*_FIRST, *_LAST)
+    return [f"dataset_{head}" if head in taken else head for head in _heads(table, block)]
 
 
 def _values(table: Table, block: Block) -> Grid:
