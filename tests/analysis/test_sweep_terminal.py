@@ -41,3 +41,17 @@ def test_every_number_is_there_in_any_width(width: int, rows: int, styled: bool)
     expected = [*RANKS] * rows if rows else [*RANKS, min(RANKS), max(RANKS)]
     # The axis limits of a curve are numbers, too.
     assert sorted(numbers) == sorted(f"{50.25 + rank:.2f}" for rank in expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_cells_that_are_equal_to_two_decimals_are_both_bold(rows: int) -> None:
+    axes = [Axis("rank", (1, 2, 4), 2), Axis("matrices", ("q", "v"), "q")][:rows]
+    records = [
+        make("clip-lora", "dtd", 4, seed, top1, options={"rank": rank, "matrices": matrix})
+        for rank, top1 in ((1, 60.001), (2, 60.004), (4, 59.9))
+        for matrix in ("q", "v")[:rows]
+        for seed in (1, 2, 3)
+    ]
+    styled = render(build("clip-lora", axes, records), styled=True)
+    bold = re.findall(r"\x1b\[(?:1;|1m)[^m]*?m?\s*(\d\d\.\d\d)", styled)
+    assert bold == ["60.00"] * 2 * rows

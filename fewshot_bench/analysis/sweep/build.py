@@ -69,10 +69,10 @@ class Panel:
         """The values of the other options, which distinguish the panel within its group."""
         return ", ".join(f"{name} {value}" for name, value in self.others.items())
 
-    @property
-    def best(self) -> float | None:
-        """The largest mean that is shown."""
-        return max((c.estimate.mean for c in self.cells.values() if c.estimate), default=None)
+    def is_best(self, cell: Cell) -> bool:
+        """True for the largest mean; cells that are equal to two decimals share the place."""
+        means = [other.estimate.mean for other in self.cells.values() if other.estimate]
+        return cell.estimate is not None and f"{cell.estimate.mean:.2f}" == f"{max(means):.2f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,7 @@ def _draw_map(
             _hatch(place, j - 0.5, i - 0.5)
         share = (values[i, j] - low) / (high - low) if high > low else 1.0
         ink = "white" if cell.estimate is not None and share < 0.5 else "black"
-        best = cell.estimate is not None and cell.estimate.mean == panel.best
-        weight = "bold" if best else "normal"
+        weight = "bold" if panel.is_best(cell) else "normal"
         place.text(
             j, i, shown(cell), ha="center", va="center", color=ink, weight=weight, fontsize=7
         )
@@ -154,14 +153,13 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
         )
     for (_, j), cell in panel.cells.items():
         at = low if cell.estimate is None else cell.estimate.mean
-        best = cell.estimate is not None and cell.estimate.mean == panel.best
         place.annotate(
             shown(cell),
             (j, at),
             (4, 4),
             textcoords="offset points",
             fontsize=7,
-            weight="bold" if best else "normal",
+            weight="bold" if panel.is_best(cell) else "normal",
         )
     place.set_ylim(low, high)
     place.set_xlim(-0.4, len(sweep.columns.values) - 0.3)

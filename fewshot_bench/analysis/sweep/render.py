@@ -110,7 +110,9 @@ def _map(
     for i, row in enumerate(sweep.rows.values):
         cells = [panel.cells[i, j] for j in columns]
         blocks = [
-            Text(shown(cell).center(_width(sweep, j)), style=_style(cell, scale, panel.best))
+            Text(
+                shown(cell).center(_width(sweep, j)), style=_style(cell, scale, panel.is_best(cell))
+            )
             for cell, j in zip(cells, columns, strict=True)
         ]
         table.add_row(Text(printable(str(row))), *blocks)
@@ -134,7 +136,7 @@ def _curve(
     taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
     length = min(AXIS, max(width - taken - 6, 12))
     for name, cell, interval in zip(names, cells, around, strict=True):
-        style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
+        style = "bold" if panel.is_best(cell) else ""
         point = Text(_point(cell, scale, length))
         grid.add_row(Text(name), Text(shown(cell), style=style), interval, point)
     if scale:
@@ -159,14 +161,14 @@ def shown(cell: Cell) -> str:
     return f"{cell.estimate.mean:.2f}{'*' if cell.status == 'partial' else ''}"
 
 
-def _style(cell: Cell, scale: tuple[float, float] | None, best: float | None) -> str:
+def _style(cell: Cell, scale: tuple[float, float] | None, best: bool) -> str:
     if cell.estimate is None or scale is None:
         return "dim"
     low, high = scale
     place = (cell.estimate.mean - low) / (high - low) if high > low else 1.0
     red, green, blue = color(place)
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
-    bold = "bold underline " if cell.estimate.mean == best else ""
+    bold = "bold underline " if best else ""
     return f"{bold}{ink} on rgb({red},{green},{blue})"
 
 
