@@ -209,8 +209,9 @@ class Metric:
         return 100.0 if self.unit == PERCENT else 1.0
 
     def text(self, value: float) -> str:
-        """A value formatted for tables."""
-        return f"{value:.{self.digits}f}"
+        """A value formatted for tables; zero has no sign."""
+        text = f"{value:.{self.digits}f}"
+        return text if float(text) else text.removeprefix("-")
 
     def value(self, answers: Answers) -> float:
         """The metric of a cell, not rounded; ContractError unless it is one finite number."""

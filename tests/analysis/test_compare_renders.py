@@ -106,13 +106,14 @@ def test_many_tables_compile(tmp_path: Path, layout: str) -> None:
 @needs("pdflatex")
 def test_negative_numbers_are_bold_too(tmp_path: Path) -> None:
     metric = Metric("gain", "gain", lambda hits: float(hits.mean()), unit="nats")
-    found = [make(method, top1=None) for method in ("a", "b")]
-    values = zip(found, (-0.5, -0.7), strict=True)
+    found = [make("a", top1=None), make("b", top1=None), make("a", "pets", top1=None)]
+    values = zip(found, (-0.5, -0.7, -0.001), strict=True)
     records = [dataclasses.replace(r, status="done", metrics={"gain": v}) for r, v in values]
     options = Options(metric="gain", metrics={**METRICS, "gain": metric})
     text = written("latex", build(records, options))
     assert r"\textbf{\boldmath$-0.50$}" in text
     assert r"\underline{$-0.70$}" in text
+    assert "a & 0.00 (n=1)" in text
     assert "LaTeX Error" not in typeset(tmp_path, text)
 
 
