@@ -39,6 +39,8 @@ IMAGES_ADVICE = (
     "of the others (fsbench store rm)"
 )
 UNKNOWN = "unknown"
+# Characters of a digest or revision in the label of a row.
+_SHOWN = 12
 STALE_ADVICE = (
     "give fsbench run again, which computes again what other code has computed, or remove the "
     "older records (fsbench store rm)"
@@ -253,7 +255,11 @@ def assign_rows(
     columns: `columns_of` the records, if already built.
     """
     columns = columns or columns_of(records)
-    differing = [name for name, values in values_of(records).items() if len(values) > 1]
+    differing = {
+        name: starts(values) if CONDITIONS[name].prefix else {value: value for value in values}
+        for name, values in values_of(records).items()
+        if len(values) > 1
+    }
     labels = _local_labels(columns)
     names = _method_names(records)
     own: dict[str, str] = {}
@@ -262,7 +268,7 @@ def assign_rows(
         spec = record.spec
         if key not in own:
             own[key] = method_label(names[spec.method, spec.method_version], spec.overrides)
-        parts = [f"{name}={_short(name, condition(spec, name))}" for name in differing]
+        parts = [f"{name}={shown[condition(spec, name)]}" for name, shown in differing.items()]
         label = " ".join([own[key], *parts, *labels.get(id(record), ())])
         if label not in rows:
             rows[label] = Row(label, spec), []
@@ -289,16 +295,24 @@ def _row_name(record: Record) -> str:
     return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
 
 
-def _short(name: str, value: str) -> str:
-    return value[:12] if CONDITIONS[name].prefix else value
+def starts(values: Iterable[str]) -> dict[str, str]:
+    """The first 12 characters of each value, or as many as distinguish all of them."""
+    every = set(values)
+    whole = max(map(len, every), default=0)
+    lengths = range(_SHOWN, whole)
+    enough = (length for length in lengths if len({v[:length] for v in every}) == len(every))
+    length = next(enough, whole)
+    return {value: value[:length] for value in every}
 
 
 def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
     """By record id, the label parts that distinguish code, own data, revisions, splits, options."""
     labels: defaultdict[int, list[str]] = defaultdict(list)
     for rule in _LABELED:
-        for record, _, value in rule.conflicts(columns):
-            labels[id(record)].append(f"{rule.name}={value[:12]}")
+        found = [(record, value) for record, _, value in rule.conflicts(columns)]
+        shown = starts(value for _, value in found)
+        for record, value in found:
+            labels[id(record)].append(f"{rule.name}={shown[value]}")
     by_row: defaultdict[Hashable, list[Record]] = defaultdict(list)
     for record, row in zip(columns.records, columns["row"], strict=True):
         by_row[row].append(record)

@@ -67,3 +67,21 @@ def test_overrides_label_their_row() -> None:
 def test_versions_of_two_methods_are_no_difference() -> None:
     records = [make(method_version="3"), make("zero-shot", method_version="1")]
     assert [row.label for row in build(records).rows] == ["coop", "zero-shot"]
+
+
+@pytest.mark.parametrize("field", ["revision", "target_revision", "weights"])
+def test_values_with_a_long_common_start_are_rows_of_their_own(field: str) -> None:
+    """Such as two lists of one version: their labels were equal, and one row held both."""
+    starts = [f"a-long-common-start:{end}" for end in ("a1b2", "a1c3")]
+    target = "pets" if field == "target_revision" else ""
+    records = [
+        make(seed=seed + 3 * place, top1=50.0 + 30 * place, target=target, **{field: value})
+        for place, value in enumerate(starts)
+        for seed in (1, 2, 3)
+    ]
+    table = build(records, Options(allow_mixed=True))
+    name = field.replace("_", " ")
+    labels = [f"coop {name}=a-long-common-start:a1{end}" for end in ("b", "c")]
+    assert [row.label for row in table.rows] == labels
+    group = records[0].spec.evaluated
+    assert [cell(table, group, label, 1).estimates["top1"].mean for label in labels] == [50, 80]

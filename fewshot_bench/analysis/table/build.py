@@ -19,6 +19,7 @@ from fewshot_bench.analysis.conditions import (
     data_text,
     own_data,
     refuse_mixed,
+    starts,
     values_of,
 )
 from fewshot_bench.analysis.filters import method_names, place, split_list
@@ -188,7 +189,8 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     for name, texts in values_of(records).items():
         about, values = CONDITIONS[name], tuple(sorted(texts))
         if about.prefix:
-            values = tuple(value[:12] for value in values if value)
+            shown = starts(values)
+            values = tuple(shown[value] for value in values if value)
         if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
     specs = [record.spec for record in records if record.spec.data]
