@@ -240,6 +240,14 @@ def test_choices_of_the_table_hold_for_the_report(tmp_path: Path, words: tuple[s
     assert shown in text
 
 
+def test_a_baseline_is_compared_with_however_many_methods(tmp_path: Path) -> None:
+    methods = {f"method-{number:02d}": 0.3 + number / 50 for number in range(26)}
+    store = store_of(tmp_path / "s", methods, ("dtd",), (4,))
+    page = Page(report(tmp_path, store, "--baseline", "method-07"))
+    assert "Of 25 methods compared with the baseline method-07:" in page.text
+    assert "corrected after Holm over all 49 comparisons" in page.text
+
+
 def test_curves_have_a_gap_where_a_cell_is_missing(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"a": 0.5, "b": 0.6}, ("dtd",), (1, 4, 16))
     opened = Store(store)

@@ -15,7 +15,8 @@ from fewshot_bench.plugins.report.predictions import Predictions
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.paired import Comparison
 
-# More pairs than this are not all tested: after correction nothing would be significant.
+# More pairs than this are not all tested: after correction nothing would be significant. Those of
+# the winner and of the baseline are.
 MOST_PAIRS = 300
 
 
@@ -100,7 +101,8 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     """Compare every two contestants on the images of the headline, corrected together after Holm.
 
     All pairs are in the family, so that the correction also covers the choice of the winner and the
-    runner-up by the same numbers. With more than MOST_PAIRS pairs, only the winner is compared.
+    runner-up by the same numbers. With more than MOST_PAIRS pairs, only the winner and the baseline
+    are compared with all others.
     """
     from fewshot_bench.analysis.statistics.intervals import holm
 
@@ -110,7 +112,7 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
         return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
     keys, results, reasons = [], [], {}
-    for ours, theirs in _pairs(ranked):
+    for ours, theirs in _pairs(ranked, headline.table.baseline):
         key = ours.row.label, theirs.row.label
         result = _compared(headline, predictions, ours, theirs)
         if isinstance(result, str):
@@ -149,10 +151,17 @@ def _pair(found: Comparison, corrected: float) -> Pair:
     )
 
 
-def _pairs(ranked: Sequence[Contestant]) -> Iterable[tuple[Contestant, Contestant]]:
-    if len(ranked) * (len(ranked) - 1) // 2 > MOST_PAIRS:
-        return [(ranked[0], other) for other in ranked[1:]]
-    return itertools.combinations(ranked, 2)
+def _pairs(
+    ranked: Sequence[Contestant], baseline: str | None
+) -> Iterable[tuple[Contestant, Contestant]]:
+    every = itertools.combinations(ranked, 2)
+    if len(ranked) * (len(ranked) - 1) // 2 <= MOST_PAIRS:
+        return every
+    return [
+        (ours, theirs)
+        for ours, theirs in every
+        if ours is ranked[0] or baseline in (ours.row.label, theirs.row.label)
+    ]
 
 
 def _compared(
