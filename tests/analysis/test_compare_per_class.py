@@ -120,3 +120,21 @@ def test_a_run_records_the_names_of_its_classes(tmp_path: Path) -> None:
     assert fsbench(*words, "--limit", "40", "--store", tmp_path / "s").code == 0
     shown = fsbench("compare", "--per-class", "--format", "csv", "--store", tmp_path / "s")
     assert {"zero", "nine"} <= {row["classname"] for row in read_csv(shown.out)}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_class_of_another_label_is_the_same_class(tmp_path: Path, named: bool) -> None:
+    """Two revisions list the classes in another order; all cats are right, and no dog is."""
+    opened = Store(tmp_path / "s")
+    opened.create()
+    for method, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"] if named else [])):
+        cat = names.index("cat") if names else 0
+        logits = np.zeros((6, 2))
+        logits[:, cat] = 1
+        record = make(method, revision=f"of {method}", digest=f"of {method}")
+        record = dataclasses.replace(record, split={**record.split, "classnames": names})
+        put_answers(opened, record, logits, [cat] * 4 + [1 - cat] * 2, list("abcdef"))
+    text = run_compare("--store", opened.path, "--per-class", "--allow-mixed").output
+    lines = {line.split("  ")[0]: line.split()[2:] for line in text.splitlines() if " (" in line}
+    assert lines["cat (4)"] == ["100.0", "100.0"]
+    assert lines["dog (2)"] == ["0.0", "0.0"]

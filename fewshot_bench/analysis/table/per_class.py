@@ -71,6 +71,7 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
     """Scores of every class that has images. records: those that the table was built from."""
     outcomes.prepare(records)
     found: defaultdict[tuple[str, str, int], list[tuple[Record, Outcome]]] = defaultdict(list)
+    every: defaultdict[str, list[Record]] = defaultdict(list)
     absent = 0
     for label, (_, members) in table.names.rows(assign_rows(records)).items():
         for record in members:
@@ -82,13 +83,16 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
                 absent += 1
                 continue
             found[record.spec.evaluated, label, record.spec.shots].append((record, outcome))
+            every[record.spec.evaluated].append(record)
     scores = [
         score
         for group in table.groups
         if not group.derived
         for row in table.rows
         for shots in group.shots
-        for score in _scores(group, row, shots, found.get((group.label, row.label, shots), []))
+        for score in _scores(
+            group, row, shots, found.get((group.label, row.label, shots), []), every[group.label]
+        )
     ]
     several = "records are" if absent > 1 else "record is"
     lacking = [f"{absent} finished {several} left out: no logits that can be used"]
@@ -97,11 +101,16 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
 
 
 def _scores(
-    group: Group, row: Row, shots: int, cells: Sequence[tuple[Record, Outcome]]
+    group: Group,
+    row: Row,
+    shots: int,
+    cells: Sequence[tuple[Record, Outcome]],
+    every: Sequence[Record],
 ) -> Iterator[ClassScore]:
+    """The scores of a cell. every: all records of the group, for class names that it lacks."""
     if not cells:
         return
-    names = class_names([record for record, _ in cells], cells[0][1].classes)
+    names = class_names([*(record for record, _ in cells), *every], cells[0][1].classes)
     runs = [Seed.of(record) for record, _ in cells]
     seeds = [outcome.per_class for _, outcome in cells]
     columns = zip(
@@ -161,10 +170,13 @@ def class_grids(found: ClassTable) -> Iterator[Grid]:
 def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
     most = {score.row.label: score.shots for score in scores}
     shown = [score for score in scores if score.shots == most[score.row.label]]
-    by_class: defaultdict[int, dict[str, ClassScore]] = defaultdict(dict)
+    # Lists of classes may differ between rows of mixed conditions, so that a label alone is none.
+    by_class: defaultdict[tuple[int, str, int], dict[str, ClassScore]] = defaultdict(dict)
+    labels: dict[tuple[str, int], int] = {}
     for score in shown:
-        by_class[score.label][score.row.label] = score
-    ordered = sorted(by_class, key=lambda label: (_mean(by_class[label]), label))
+        label = labels.setdefault((score.name, score.images), score.label)
+        by_class[label, score.name, score.images][score.row.label] = score
+    ordered = sorted(by_class, key=lambda one: (_mean(by_class[one]), one))
     total = len(ordered)
     if total > 2 * ENDS:
         ordered = ordered[:ENDS] + ordered[-ENDS:]
@@ -181,7 +193,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
         ),
         shots=tuple(heads),
         costs=(),
-        lines=tuple(_line(by_class[label], rows, n) for label in ordered),
+        lines=tuple(_line(by_class[one], rows, n) for one in ordered),
         footer=table.signature(group.seeds),
         first="class (images)",
     )
