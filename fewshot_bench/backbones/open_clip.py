@@ -46,6 +46,8 @@ def activation_name(module: nn.Module) -> str:
     return "+".join(sorted(names)) or "other"
 
 
+# Case, punctuation, entities and letters of other scripts: where tokenizers differ.
+PROBE = "A Photo_of  Café-Crème &amp; 日本's x42!"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT_CHUNK = 512
 PARITY = 1e-4
@@ -126,6 +128,21 @@ class OpenClipBackbone:
                     f"prompt '{prompts[index][:60]}...' has {length} tokens, the text encoder "
                     f"reads {context}; shorten the class name or the template"
                 )
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        """Digest of what computes with the weights: modules with their settings, and the tokenizer.
+
+        Equal weights give other features with another activation, number of heads or tokenizer.
+        """
+        sha = hashlib.sha256()
+        for name, child in self.module.named_modules():
+            # An address differs in every process.
+            settings = [text for text in _attributes(child) if " at 0x" not in text]
+            sha.update(f"{name} {type(child).__qualname__} {settings}".encode())
+        context = getattr(self.tokenizer, "context_length", None)
+        sha.update(repr((context, self.tokenizer([PROBE]).tolist())).encode())
+        return sha.hexdigest()
 
     def autocast(self) -> Any:
         """Context for encoder work at the backbone's precision."""

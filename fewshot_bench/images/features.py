@@ -38,9 +38,10 @@ _INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def encoder_content(backbone: Any) -> dict[str, Any]:
-    """Identity of the encoder: weights, preprocessing, and everything that affects rounding."""
+    """Identity of the encoder: weights and what computes with them, preprocessing, rounding."""
     return {
         "weights": backbone.weights_digest,
+        "architecture": getattr(backbone, "architecture", ""),
         "precision": getattr(backbone, "precision", "fp32"),
         "device": backbone.device.type,
         "torch": torch.__version__,
