@@ -20,6 +20,7 @@ import torch
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.registry import registry
+from fewshot_bench.backbones.checkpoints import FACTS, check_file, check_positions, checkpoint_in
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.weights import (
     CONFIG,
@@ -28,6 +29,7 @@ from fewshot_bench.backbones.weights import (
     Source,
     check_config,
     check_room,
+    check_same_model,
     check_source,
     is_here,
     local_folder,
@@ -74,10 +76,12 @@ def check(name: str) -> None:
     if folder:
         _require(folder / CONFIG)
         check_room(read_config(folder / CONFIG)["model_cfg"], folder)
+        check_file(checkpoint_in(folder))
         return
     parsed = parse(name)
     if parsed.file is not None:
         _require(parsed.file)
+        check_file(parsed.file)
     elif "/" not in name and not re.match(r"[A-Za-z0-9_]+-", name):
         raise unknown("backbone", name, registry().backbones.entries, "fsbench list backbones")
     _known_model(name, parsed)
@@ -118,8 +122,12 @@ def identity(name: str) -> str:
     folder = local_folder(name)
     if folder:
         return _sha256(*sorted(path for path in folder.iterdir() if path.is_file()))
-    file = parse(name).file if not name.startswith(HUB) else None
-    return _sha256(file) if file else ""
+    parsed = parse(name)
+    if name.startswith(HUB) or parsed.file is None:
+        return ""
+    # Without a tag, the config says what the weights compute.
+    beside = _config_beside(parsed.file) if parsed.tag is None else None
+    return _sha256(parsed.file, *([beside] if beside else []))
 
 
 def check_weights(name: str) -> None:
@@ -165,7 +173,8 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
     if name.startswith((HUB, LOCAL)):
         folder = local_folder(name)
         known = f"{LOCAL}{folder}" if folder else name
-        return _build(name, lambda model: model, device, precision, model_name=known)
+        arguments = {"model_name": known, "require_pretrained": True}
+        return _build(name, lambda model: model, device, precision, **arguments)
     parsed = parse(name)
     if parsed.file is None:
         return _load_tag(name, parsed, device, precision)
@@ -201,29 +210,41 @@ def _load_file(
         keys = ("mean", "std", "interpolation", "resize_mode")
         preprocess = {key: config[key] for key in keys if key in config}
     else:
-        beside = _config_beside(file)
-        if beside is None:
+        found = _config_beside(file)
+        if found is None:
             raise UsageError(
                 f"backbone '{name}': a checkpoint file does not say its activation and "
                 f"preprocessing; name the tag that it was trained like "
                 f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
             )
+        beside = read_config(found)
+        check_same_model(beside["model_cfg"], model_config(parsed.model) or {}, found, parsed.model)
         quick = bool(beside["model_cfg"].get("quick_gelu"))
         preprocess = beside["preprocess_cfg"]
-
-    def fill(model: Any) -> Any:
-        open_clip.load_checkpoint(model, str(file), weights_only=True)
-        return model
-
     return _build(
         name,
-        fill,
+        lambda model: _filled(model, file, name),
         device,
         precision,
         model_name=parsed.model,
         force_quick_gelu=quick,
         force_preprocess_cfg=preprocess,
     )
+
+
+def _filled(model: Any, file: Path, name: str) -> Any:
+    """The model with the weights of a file."""
+    import open_clip
+    from open_clip.factory import load_state_dict
+
+    if file.suffix not in (".npz", ".npy"):
+        state = load_state_dict(str(file), weights_only=True)
+        check_positions(state, model, file, name)
+        if any(key in state for key in FACTS):
+            model.load_state_dict({key: state[key] for key in state if key not in FACTS})
+            return model
+    open_clip.load_checkpoint(model, str(file), weights_only=True)
+    return model
 
 
 def _build(
@@ -275,7 +296,8 @@ def _weights_errors(name: str) -> Iterator[None]:
     except (FsbenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        first = " ".join(str(error).split())
+        # What follows in torch's message advises to run code from the file.
+        first = " ".join(str(error).split()).partition(" In PyTorch 2.6")[0]
         step = "check the network or the file"
         if offline.is_on():
             step = "--offline allows no download: run once without it, or check the file"
@@ -285,10 +307,10 @@ def _weights_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def _config_beside(file: Path) -> dict[str, Any] | None:
+def _config_beside(file: Path) -> Path | None:
     for candidate in (file.with_suffix(".json"), file.parent / CONFIG):
         if candidate.is_file():
-            return read_config(candidate)
+            return candidate
     return None
 
 

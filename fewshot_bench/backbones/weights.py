@@ -129,7 +129,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pt.gz", ".npz")
 def read_config(path: Path) -> dict[str, Any]:
     """The config with the objects `model_cfg` and `preprocess_cfg`, checked (`check_config`).
 
-    DataMissingError when it cannot be read.
+    DataMissingError when it cannot be read, or has no `model_cfg`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -138,7 +138,10 @@ def read_config(path: Path) -> dict[str, Any]:
             f"backbone config {path} cannot be read as JSON ({error}): fetch it again"
         ) from None
     content = content if isinstance(content, dict) else {"model_cfg": content}
-    config = {key: content.get(key, {}) for key in ("model_cfg", "preprocess_cfg")}
+    config = {
+        "model_cfg": content.get("model_cfg"),
+        "preprocess_cfg": content.get("preprocess_cfg", {}),
+    }
     for key, value in config.items():
         if not isinstance(value, dict):
             raise DataMissingError(
@@ -174,6 +177,29 @@ def _values(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(value, name)
     else:
         yield name, config
+
+
+def check_same_model(
+    beside: Mapping[str, Any], model: Mapping[str, Any], path: Path, name: str
+) -> None:
+    """UsageError if the config beside a checkpoint is of another model than the named one."""
+    here, there = dict(_settings(model)), dict(_settings(beside))
+    for key, value in there.items():
+        if key in here and here[key] != value:
+            raise UsageError(
+                f"backbone config {path} is of another model than {name}: {key} is {value!r:.40}, "
+                f"and {here[key]!r:.40} in {name}; name the model of the config, or use "
+                f"{LOCAL}{path.parent}"
+            )
+
+
+def _settings(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of both towers that say what the weights are, and the width of features."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and not before:
+            yield from _settings(value, f"{key}.")
+        elif before or key == "embed_dim":
+            yield f"{before}{key}", value
 
 
 def check_room(model: Mapping[str, Any], folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewshot_bench import DatasetCard, Item
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.rng import isolated
-from tests.helpers import save_image
+from tests.helpers import fsbench, save_image
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
 TEXT = {"width": 32, "heads": 2, "layers": 2}
@@ -97,3 +98,115 @@ def test_a_changed_config_of_equal_weights_has_features_of_its_own(
     for found, expected, before, changed in zip(second, plain, first, (images, texts), strict=True):
         assert torch.equal(found, expected)
         assert torch.equal(found, before) is not changed
+
+
+@pytest.mark.parametrize("held", [(), ("model.pt",), ("a.safetensors", "b.safetensors")])
+def test_a_folder_without_the_weights_of_its_config_is_refused(
+    weights: dict[str, Tensor], tmp_path: Path, held: tuple[str, ...]
+) -> None:
+    name = configure(tmp_path)
+    for file in held:
+        if file.endswith(".pt"):
+            torch.save(weights, tmp_path / file)
+        else:
+            save_file(weights, tmp_path / file)
+    found = fsbench("run", "-m", "zero-shot", "-d", "digits", "--backbone", name, "--dry-run")
+    what = f"has the weights {', '.join(held)}" if len(held) == 2 else "has no weights"
+    assert found.code != 0
+    assert what in found.err
+    assert found.err.count("\n") == 1
+    save_file(weights, tmp_path / WEIGHTS)
+    loaded: Any = loading.load(name)
+    assert torch.equal(loaded.module.visual.proj, weights["visual.proj"])
+
+
+def test_a_repository_without_weights_is_no_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path)
+    monkeypatch.setattr(loading, "check_weights", lambda name: None)
+    config = json.loads((tmp_path / loading.CONFIG).read_text(encoding="utf-8"))
+    monkeypatch.setattr("open_clip.factory._get_hf_config", lambda *_, **__: config)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataMissingError, match="could not be loaded"):
+        loading.load("hf-hub:no/where")
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The small model under a name of open_clip, with a tag."""
+    from open_clip import factory, pretrained
+
+    configs = {**factory._MODEL_CONFIGS, "fsbench-small": MODEL}
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", configs)
+    tags = {"plain": {"hf_hub": "no/where", "mean": (0.3,) * 3, "std": (0.4,) * 3}}
+    monkeypatch.setitem(pretrained._PRETRAINED, "fsbench-small", tags)
+    return "fsbench-small"
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("image", {"vision_cfg": VISION | {"image_size": 32}}),
+        ("text", {"text_cfg": TEXT | {"context_length": 40}}),
+    ],
+)
+def test_weights_for_another_size_are_not_stretched(
+    named: str, tmp_path: Path, part: str, changes: Any
+) -> None:
+    with isolated(0):
+        other = open_clip.CLIP(**(MODEL | changes))
+    torch.save(other.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UsageError, match=f"tokens of its {part} encoder, the model has"):
+        loading.load(f"{named}/plain@{tmp_path / 'weights.pt'}")
+
+
+def test_files_that_hold_no_tensors_are_named(named: str, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 598516980\n"
+    (tmp_path / "pointer.safetensors").write_text(pointer, encoding="utf-8")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        for member in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"script/{member}", b"")
+    (tmp_path / "text.pt").write_text("<html>no such file</html>", encoding="utf-8")
+    for file, what in (
+        ("pointer.safetensors", "is a pointer of Git LFS"),
+        ("empty.pt", "is empty"),
+        ("script.pt", r"TorchScript archive.*save its tensors once.*state_dict\(\)"),
+    ):
+        with pytest.raises(DataMissingError, match=what):
+            loading.check(f"{named}/plain@{tmp_path / file}")
+    with pytest.raises(DataMissingError) as refused:
+        loading.load(f"{named}/plain@{tmp_path / 'text.pt'}")
+    assert "weights_only" not in str(refused.value)
+
+
+def test_tensors_of_openais_archives_load(
+    named: str, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    facts = {"input_resolution": 16, "context_length": 77, "vocab_size": 49408}
+    half = {name: value.half() for name, value in weights.items()}
+    numbers = {name: torch.tensor(value) for name, value in facts.items()}
+    torch.save(half | numbers, tmp_path / "ViT-tensors.pt")
+    backbone: Any = loading.load(f"{named}/plain@{tmp_path / 'ViT-tensors.pt'}")
+    assert torch.equal(backbone.module.visual.proj, half["visual.proj"].float())
+
+
+def test_a_config_beside_a_file_says_what_the_file_is(
+    named: str, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(weights, tmp_path / "weights.pt")
+    name = f"{named}@{tmp_path / 'weights.pt'}"
+    configure(tmp_path)
+    first = loading.identity(name)
+    configure(tmp_path, quick_gelu=True)
+    assert loading.identity(name) != first
+    backbone: Any = loading.load(name)
+    assert backbone.activation == "QuickGELU"
+    configure(tmp_path, vision_cfg=VISION | {"head_width": 8})
+    with pytest.raises(UsageError, match="head_width is 8, and 16 in fsbench-small"):
+        loading.load(name)
+    (tmp_path / loading.CONFIG).write_text(json.dumps(MODEL | {"quick_gelu": True}), "utf-8")
+    with pytest.raises(DataMissingError, match="model_cfg is no object"):
+        loading.load(name)
