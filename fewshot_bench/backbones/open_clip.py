@@ -116,16 +116,13 @@ class OpenClipBackbone:
 
     def _check_lengths(self, prompts: Sequence[str], tokens: Tensor) -> None:
         """UsageError for long prompts: open_clip silently truncates them, with wrong results."""
-        encode = getattr(self.tokenizer, "encode", None)
         context = getattr(self.tokenizer, "context_length", None)
-        if encode is None or not context:
-            return
         # Only a prompt that fills the context may have been cut.
-        for index in tokens[:, -1].nonzero().flatten().tolist():
-            length = len(encode(prompts[index])) + 2
-            if length > context:
+        full = [prompts[index] for index in tokens[:, -1].nonzero().flatten().tolist()]
+        for prompt, length in zip(full, _lengths(self.tokenizer, full), strict=False):
+            if context and length > context:
                 raise UsageError(
-                    f"prompt '{prompts[index][:60]}...' has {length} tokens, the text encoder "
+                    f"prompt '{prompt[:60]}...' has {length} tokens, the text encoder "
                     f"reads {context}; shorten the class name or the template"
                 )
 
@@ -294,6 +291,25 @@ class OpenClipBackbone:
         if isinstance(text, FunctionalTextTower):
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same
+
+
+def _lengths(tokenizer: Any, prompts: list[str]) -> list[int]:
+    """Tokens of each prompt before it is cut to the context; empty if the tokenizer cannot tell.
+
+    open_clip's own tokenizer adds a start and an end. Those of Hugging Face (SigLIP, BERT) add
+    what their models need; open_clip adds three in its mode `clips`.
+    """
+    if not prompts:
+        return []
+    if hasattr(tokenizer, "encode"):
+        return [len(tokenizer.encode(prompt)) + 2 for prompt in prompts]
+    inner, clean = getattr(tokenizer, "tokenizer", None), getattr(tokenizer, "clean_fn", str)
+    if not callable(inner):
+        return []
+    clips = getattr(tokenizer, "tokenizer_mode", "") == "clips"
+    texts = [clean(prompt) for prompt in prompts]
+    found = inner(texts, add_special_tokens=not clips, verbose=False)["input_ids"]
+    return [len(ids) + 3 * clips for ids in found]
 
 
 @functools.lru_cache(maxsize=8)

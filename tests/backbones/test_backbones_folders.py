@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -210,3 +212,44 @@ def test_a_config_beside_a_file_says_what_the_file_is(
     (tmp_path / loading.CONFIG).write_text(json.dumps(MODEL | {"quick_gelu": True}), "utf-8")
     with pytest.raises(DataMissingError, match="model_cfg is no object"):
         loading.load(name)
+
+
+class Words:
+    """A tokenizer of Hugging Face with a number for each word and an end, cut to a length."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, **_: Any) -> Words:
+        """The tokenizer that a folder describes."""
+        return cls(int((folder / "end.txt").read_text(encoding="utf-8")))
+
+    def __call__(
+        self, texts: list[str], *, max_length: int = 0, add_special_tokens: bool = True, **_: Any
+    ) -> Any:
+        """Token ids: a tensor padded to `max_length` if given, else a list for each text."""
+        ends = [self.end] if add_special_tokens else []
+        ids = [[*(3 + len(word) for word in text.split()), *ends] for text in texts]
+        if not max_length:
+            return {"input_ids": ids}
+        rows = [[*one, *[self.end] * max_length][:max_length] for one in ids]
+        return types.SimpleNamespace(input_ids=torch.tensor(rows))
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_prompts_too_long_for_a_tokenizer_of_hugging_face_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: int
+) -> None:
+    transformers = types.SimpleNamespace(AutoTokenizer=Words)
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+    text = TEXT | {"context_length": 8, "hf_tokenizer_name": "no/where", "vocab_size": 99}
+    name = configure(tmp_path, text_cfg=text)
+    (tmp_path / "end.txt").write_text(str(end), encoding="utf-8")
+    with isolated(0):
+        module = open_clip.CLIP(24, VISION, TEXT | {"context_length": 8, "vocab_size": 99})
+    save_file(dict(module.state_dict()), tmp_path / WEIGHTS)
+    backbone: Any = loading.load(name)
+    assert backbone.encode_text(["a photo of a very small cat"]).shape == (1, 24)
+    with pytest.raises(UsageError, match=r"has 9 tokens, the text encoder reads 8"):
+        backbone.encode_text(["a cat", "a photo of a very small cat indeed"])
