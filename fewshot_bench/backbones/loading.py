@@ -42,8 +42,10 @@ from fewshot_bench.utils.errors import (
     FsbenchError,
     UsageError,
     suggestion,
-    unknown,
 )
+
+# OpenAI's own name whose @ is not followed by a file.
+LARGEST_OF_OPENAI = "ViT-L/14@336px"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Name:
 
 
 def parse(name: str) -> Name:
-    """Split `MODEL[/TAG][@FILE]`; `ViT-B/16` is read as `ViT-B-16`, and no tag as `openai`."""
+    """Split `MODEL[/TAG][@FILE]`; OpenAI's `ViT-B/16` is `ViT-B-16`, and no tag is `openai`."""
+    if name == LARGEST_OF_OPENAI:
+        return Name("ViT-L-14-336", "openai")
     model, at, file = name.partition("@")
     match = re.fullmatch(r"(ViT-[A-Za-z]+)/(\d+.*)", model)
     if match:
@@ -82,8 +86,6 @@ def check(name: str) -> None:
     if parsed.file is not None:
         _require(parsed.file)
         check_file(parsed.file)
-    elif "/" not in name and not re.match(r"[A-Za-z0-9_]+-", name):
-        raise unknown("backbone", name, registry().backbones.entries, "fsbench list backbones")
     _known_model(name, parsed)
 
 

@@ -70,6 +70,8 @@ def checkpoint(request: Any, weights: dict[str, torch.Tensor], tmp_path: Path) -
         ("ViT-B/16", Name("ViT-B-16", "openai")),
         ("ViT-B-16", Name("ViT-B-16", "openai")),
         ("ViT-L/14/openai", Name("ViT-L-14", "openai")),
+        ("ViT-L/14@336px", Name("ViT-L-14-336", "openai")),
+        ("RN50", Name("RN50", "openai")),
         ("ViT-B-16/openai@a/b.pt", Name("ViT-B-16", "openai", Path("a/b.pt"))),
         ("ViT-B-16@a/b.pt", Name("ViT-B-16", None, Path("a/b.pt"))),
     ],
@@ -160,11 +162,18 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         ("fsbench-test-smal/quick", f"did you mean '{MODEL}'"),
         (f"{MODEL}/quik", "did you mean 'quick'"),
         (f"{MODEL}/zzzzzz", "expected one of"),
+        ("rn50", "did you mean 'RN50'"),
+        ("convnext_base", "has no pretrained tag 'openai': expected one of"),
     ],
 )
 def test_unknown_names(name: str, part: str) -> None:
     with pytest.raises(UsageError, match=part):
         loading.check(name)
+
+
+@pytest.mark.parametrize("name", ["RN50", "RN101", "ViT-B/16", "ViT-L/14@336px"])
+def test_names_of_openai_need_no_tag(name: str) -> None:
+    loading.check(name)
 
 
 def test_missing_files(tmp_path: Path) -> None:
