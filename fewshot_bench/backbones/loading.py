@@ -31,6 +31,7 @@ from fewshot_bench.backbones.weights import (
     check_room,
     check_same_model,
     check_source,
+    check_whole,
     is_here,
     local_folder,
     read_config,
@@ -79,7 +80,9 @@ def check(name: str) -> None:
     folder = local_folder(name)
     if folder:
         _require(folder / CONFIG)
-        check_room(read_config(folder / CONFIG)["model_cfg"], folder)
+        model = read_config(folder / CONFIG)["model_cfg"]
+        check_whole(model, folder / CONFIG)
+        check_room(model, folder)
         check_file(checkpoint_in(folder))
         return
     parsed = parse(name)

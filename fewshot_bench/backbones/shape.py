@@ -56,12 +56,11 @@ def _config(name: str) -> Mapping[str, Any] | None:
     if name.startswith(HUB):
         return None
     folder = local_folder(name)
-    file = None if folder else parse(name).file
-    beside = folder / CONFIG if folder else file.parent / CONFIG if file else None
-    if beside is not None and beside.is_file():
-        model: Mapping[str, Any] = read_config(beside)["model_cfg"]
-        return model
-    return model_config(parse(name).model)
+    if folder is None:
+        return model_config(parse(name).model)
+    path = folder / CONFIG
+    model: Mapping[str, Any] | None = read_config(path)["model_cfg"] if path.is_file() else None
+    return model
 
 
 def _values(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:

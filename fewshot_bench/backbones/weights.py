@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pt.gz", ".npz")
 def read_config(path: Path) -> dict[str, Any]:
     """The config with the objects `model_cfg` and `preprocess_cfg`, checked (`check_config`).
 
-    DataMissingError when it cannot be read, or has no `model_cfg`.
+    DataMissingError when it cannot be read, or has no `model_cfg`; UsageError for wrong settings.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -149,7 +149,55 @@ def read_config(path: Path) -> dict[str, Any]:
                 "writes it, with model_cfg and preprocess_cfg"
             )
     check_config(config["model_cfg"], str(path))
+    for key, expected, is_right in _SETTINGS:
+        for part in config.values():
+            if key in part and not is_right(part[key]):
+                raise UsageError(
+                    f"backbone config {path}: {key} is {part[key]!r:.40}, expected {expected}"
+                )
     return config
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _per_channel(value: Any) -> bool:
+    several = isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+    return several or _is_number(value)
+
+
+# Settings that open_clip takes as they are, so that wrong ones give wrong features or fail late.
+_SETTINGS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("quick_gelu", "true or false", lambda value: type(value) is bool),
+    ("mean", "three numbers", _per_channel),
+    (
+        *("std", "three numbers above 0"),
+        lambda value: _per_channel(value) and min([value] if _is_number(value) else value) > 0,
+    ),
+    (
+        *("interpolation", "bicubic or bilinear"),
+        lambda value: value in ("bicubic", "bilinear", "random"),
+    ),
+    (
+        *("resize_mode", "shortest, longest or squash"),
+        lambda value: value in ("shortest", "longest", "squash"),
+    ),
+)
+
+
+def check_whole(model: Mapping[str, Any], path: Path) -> None:
+    """DataMissingError for a model config that lacks a part that every model has."""
+    for key, kind, expected in (
+        ("embed_dim", int, "a whole number"),
+        ("vision_cfg", Mapping, "an object"),
+        ("text_cfg", Mapping, "an object"),
+    ):
+        if not isinstance(model.get(key), kind):
+            raise DataMissingError(
+                f"backbone config {path}: {key} of model_cfg is {model.get(key)!r:.40}, expected "
+                f"{expected}: fetch it again"
+            )
 
 
 def check_config(model: Any, where: str) -> None:

@@ -135,6 +135,34 @@ def test_a_repository_without_weights_is_no_backbone(
         loading.load("hf-hub:no/where")
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "expected"),
+    [
+        ("model_cfg", "embed_dim", None, "expected a whole number"),
+        ("model_cfg", "vision_cfg", None, "expected an object"),
+        ("model_cfg", "quick_gelu", "false", "is 'false', expected true or false"),
+        ("preprocess_cfg", "mean", [0.5, 0.5], "expected three numbers"),
+        ("preprocess_cfg", "std", [0, 0, 0], "expected three numbers above 0"),
+        ("preprocess_cfg", "std", "0.5", "expected three numbers above 0"),
+        ("preprocess_cfg", "interpolation", "lanczos", "expected bicubic or bilinear"),
+        ("preprocess_cfg", "resize_mode", ["squash"], "expected shortest, longest or squash"),
+    ],
+)
+def test_settings_of_a_folder_are_checked_before_a_run(
+    weights: dict[str, Tensor], tmp_path: Path, part: str, key: str, value: Any, expected: str
+) -> None:
+    name = configure(tmp_path)
+    save_file(weights, tmp_path / WEIGHTS)
+    config = json.loads((tmp_path / loading.CONFIG).read_text(encoding="utf-8"))
+    config[part][key] = value
+    (tmp_path / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    found = fsbench("run", "-m", "zero-shot", "-d", "digits", "--backbone", name, "--dry-run")
+    assert found.code != 0
+    assert f"{key}" in found.err
+    assert expected in found.err
+    assert found.err.count("\n") == 1
+
+
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> str:
     """The small model under a name of open_clip, with a tag."""
