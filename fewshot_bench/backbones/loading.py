@@ -273,7 +273,7 @@ def _build(
 def _check_activation(name: str, model: Any, quick: bool | None) -> None:
     """Reject a model whose activation is not the one that its weights were trained with."""
     found = any(type(child).__name__ == "QuickGELU" for child in model.modules())
-    if quick is not None and quick != found and hasattr(model.visual, "transformer"):
+    if quick is not None and quick != found:
         raise UsageError(
             f"backbone '{name}': its weights need {'QuickGELU' if quick else 'GELU'}, the model "
             f"has {'QuickGELU' if found else 'GELU'}; choose a model name that matches the tag"

@@ -281,3 +281,19 @@ def test_prompts_too_long_for_a_tokenizer_of_hugging_face_are_refused(
     assert backbone.encode_text(["a photo of a very small cat"]).shape == (1, 24)
     with pytest.raises(UsageError, match=r"has 9 tokens, the text encoder reads 8"):
         backbone.encode_text(["a cat", "a photo of a very small cat indeed"])
+
+
+def test_the_activation_of_a_text_encoder_beside_a_resnet_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import factory
+
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    model = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}
+    quick = {"fsbench-resnet": model | {"quick_gelu": True}}
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", factory._MODEL_CONFIGS | quick)
+    torch.save(open_clip.create_model("fsbench-resnet").state_dict(), tmp_path / "weights.pt")
+    config = {"model_cfg": model, "preprocess_cfg": PREPROCESS}
+    (tmp_path / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UsageError, match="its weights need GELU, the model has QuickGELU"):
+        loading.load(f"fsbench-resnet@{tmp_path / 'weights.pt'}")
