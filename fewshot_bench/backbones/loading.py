@@ -28,6 +28,7 @@ from fewshot_bench.backbones.weights import (
     LOCAL,
     Source,
     check_config,
+    check_repository,
     check_room,
     check_same_model,
     check_source,
@@ -69,13 +70,16 @@ def parse(name: str) -> Name:
     model, slash, tag = model.partition("/")
     if not slash and not at:
         return Name(model, "openai")
-    return Name(model, tag or None, Path(file).expanduser() if at else None)
+    return Name(model, tag or None, Path(file).expanduser()) if at else Name(model, tag)
 
 
 def check(name: str) -> None:
     """Reject a name that cannot be loaded, without loading its weights."""
     registry().backbones.refuse_conflict(name)
-    if name in registry().backbones.entries or name.startswith(HUB):
+    if name in registry().backbones.entries:
+        return
+    if name.startswith(HUB):
+        check_repository(name)
         return
     folder = local_folder(name)
     if folder:

@@ -7,6 +7,7 @@ client retry for a minute; here, one request decides at once.
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 SECONDS = 10
 HUB, LOCAL = "hf-hub:", "local-dir:"
+_PART = r"\w([\w.-]*\w)?"
+REPOSITORY = re.compile(rf"(?!.*(--|\.\.))({_PART}/)?{_PART}", re.ASCII)
 # Files of a repository that open_clip tries, in its order.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # Folder of open_clip for weights that do not come from the Hub.
@@ -46,10 +49,19 @@ def local_folder(name: str) -> Path | None:
     return Path(name.removeprefix(LOCAL)).expanduser() if name.startswith(LOCAL) else None
 
 
+def check_repository(name: str) -> None:
+    """UsageError unless `hf-hub:NAME` names a repository; open_clip takes no revision of one."""
+    if not REPOSITORY.fullmatch(name.removeprefix(HUB)):
+        raise UsageError(
+            f"backbone '{name}': expected {HUB}ORG/NAME, a repository without a revision; for one "
+            f"revision, download it and use {LOCAL}FOLDER"
+        )
+
+
 def source_of(name: str, config: Mapping[str, Any]) -> Source | None:
     """The source of open_clip's weights; config: of the tag, empty for `hf-hub:NAME`."""
     if name.startswith(HUB):
-        return Source(name.removeprefix(HUB).partition("@")[0], HUB_FILES)
+        return Source(name.removeprefix(HUB), HUB_FILES)
     if config.get("hf_hub"):
         repository, _, file = str(config["hf_hub"]).rpartition("/")
         safe = [f"{file[:-4]}.safetensors"] if file.endswith((".bin", ".pth")) else []

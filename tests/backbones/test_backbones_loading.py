@@ -163,6 +163,10 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         (f"{MODEL}/quik", "did you mean 'quick'"),
         (f"{MODEL}/zzzzzz", "expected one of"),
         ("rn50", "did you mean 'RN50'"),
+        (f"{MODEL}/", "has no pretrained tag ''"),
+        ("hf-hub:", "expected hf-hub:ORG/NAME"),
+        ("hf-hub:a b/c", "expected hf-hub:ORG/NAME"),
+        ("hf-hub:org/name@main", "a repository without a revision"),
         ("convnext_base", "has no pretrained tag 'openai': expected one of"),
     ],
 )
