@@ -368,7 +368,7 @@ def _device(name: str) -> str:
 
 
 def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
-    """The backbone of the fit; StoreError if its weights or its image size differ."""
+    """The backbone of the fit; StoreError if its weights, image size or settings differ."""
     from fewshot_bench.backbones import loading
 
     if config.precision not in PRECISIONS or config.exif not in EXIF:
@@ -392,6 +392,12 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
         raise StoreError(
             f"{path} was fitted on images of {config.image_size}, {config.backbone} takes "
             f"{tuple(backbone.image_size)}; fit again"
+        )
+    here = getattr(backbone, "settings", "")
+    if config.settings and here and config.settings != here:
+        raise StoreError(
+            f"{path} was fitted with other settings of {config.backbone} (activation, "
+            "preprocessing or tokenizer): put its config back, or fit again"
         )
     return backbone
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -127,6 +128,29 @@ class OpenClipBackbone:
                 )
 
     @functools.cached_property
+    def settings(self) -> str:
+        """Digest of what a config says beside the weights, equal in all versions of the libraries.
+
+        Activation, heads, norms, preprocessing and tokenizer.
+        """
+        modules = list(self.module.modules())
+        facts = {
+            "activation": self.activation,
+            **{
+                name: sorted({str(getattr(module, name, "")) for module in modules})
+                for name in ("num_heads", "eps")
+            },
+            "normalize": [list(self._mean), list(self._std)],
+            "preprocess": getattr(self.module.visual, "preprocess_cfg", None),
+            "tokens": self._probed(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _probed(self) -> list[Any]:
+        """The context of the tokenizer and its tokens of `PROBE`."""
+        return [getattr(self.tokenizer, "context_length", None), self.tokenizer([PROBE]).tolist()]
+
+    @functools.cached_property
     def architecture(self) -> str:
         """Digest of what computes with the weights: modules with their settings, and the tokenizer.
 
@@ -137,8 +161,7 @@ class OpenClipBackbone:
             # An address differs in every process.
             settings = [text for text in _attributes(child) if " at 0x" not in text]
             sha.update(f"{name} {type(child).__qualname__} {settings}".encode())
-        context = getattr(self.tokenizer, "context_length", None)
-        sha.update(repr((context, self.tokenizer([PROBE]).tolist())).encode())
+        sha.update(repr(self._probed()).encode())
         return sha.hexdigest()
 
     def autocast(self) -> Any:

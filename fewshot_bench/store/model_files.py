@@ -42,6 +42,8 @@ CONFIG_BYTES = 64 * 2**20
 """Maximum bytes of a config."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
+OPTIONAL = ("support", "settings")
+"""Entries that a config may lack."""
 DEPTH = 16
 """Maximum depth of lists and objects in a value of a config."""
 MOST_IMAGES = 2_000_000
@@ -55,7 +57,9 @@ class ModelConfig:
     classifier: the name of its class (`api/keeping.name_of_class`).
     method: the registered name, with `method_version`, `method_origin` (distribution and version)
         and `method_code` (digest of its source); options: all its hyper-parameters.
-    backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
+    backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width), and
+        `settings`: digest of its activation, preprocessing and tokenizer, empty (and left out of
+        the config file) if it states none.
     exif: as in the conditions of a run; classnames: by column of the logits; templates: the prompt
         templates of the fit.
     data: training data (`dataset` without its path, `revision`, `split`: digest of the lists of
@@ -91,6 +95,7 @@ class ModelConfig:
     reject: float | None = None
     tensors: str = ""
     support: str = ""
+    settings: str = ""
     fsbench: str = __version__
     format: int = FORMAT
 
@@ -103,8 +108,9 @@ class ModelConfig:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, with a `digest` of all of them."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
-        if not self.support:
-            del plain["support"]
+        for name in OPTIONAL:
+            if not plain[name]:
+                del plain[name]
         return plain | {"digest": _digest(plain)}
 
 
@@ -123,6 +129,7 @@ def config_of(
         weights_digest=backbone.weights_digest,
         precision=getattr(backbone, "precision", "fp32"),
         image_size=backbone.image_size,
+        settings=getattr(backbone, "settings", ""),
         classnames=vocabulary.classnames,
         templates=vocabulary.templates,
         **more,
@@ -283,7 +290,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench", "classifier", "support"),
+        ("precision", "exif", "tensors", "fsbench", "classifier", *OPTIONAL),
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
@@ -305,7 +312,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _checked(plain: Mapping[str, Any], path: Path) -> ModelConfig:
-    plain = {"support": "", **plain}
+    plain = {**dict.fromkeys(OPTIONAL, ""), **plain}
     missing, stray = sorted(set(_KINDS) - set(plain)), sorted(set(plain) - set(_KINDS))
     wrong = missing or stray or [name for name in _KINDS if not _KINDS[name](plain[name])]
     if wrong:

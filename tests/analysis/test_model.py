@@ -210,6 +210,7 @@ def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
         ({"method_version": "0"}, "fitted by linear-probe version 0, installed is 1"),
         ({"options": {"c": 1.0}}, "have other hyper-parameters"),
         ({"weights_digest": "ab" * 32}, "other weights of tiny .abababababab, here are"),
+        ({"settings": "ab" * 32}, "fitted with other settings of tiny .activation, "),
         ({"backbone": "tyni"}, "unknown backbone 'tyni': did you mean 'tiny'"),
         ({"backbone": "ViT-B-16@missing.pt"}, "backbone file missing.pt does not exist"),
         ({"precision": "fp8"}, "precision 'fp8'"),

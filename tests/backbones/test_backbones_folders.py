@@ -70,6 +70,11 @@ class Photos:
         return (self.folder / item.id).read_bytes()
 
 
+def loaded(name: str) -> Any:
+    """The backbone of this name."""
+    return loading.load(name)
+
+
 def cached(name: str, photos: Photos, folder: Path) -> tuple[Tensor, Tensor]:
     """Features of the photos and of a prompt, from the cache in a folder or written into it."""
     backbone, meter, store = loading.load(name), Meter(torch.device("cpu")), FeatureCache(folder)
@@ -94,12 +99,13 @@ def test_a_changed_config_of_equal_weights_has_features_of_its_own(
     photos, store = Photos(tmp_path / "photos"), tmp_path / "features"
     name = configure(tmp_path / "model")
     save_file(weights, tmp_path / "model" / WEIGHTS)
-    first = cached(name, photos, store)
+    first, before = cached(name, photos, store), loaded(name).settings
     configure(tmp_path / "model", **changes)
+    assert loaded(name).settings != before
     second, plain = cached(name, photos, store), cached(name, photos, tmp_path / "other")
-    for found, expected, before, changed in zip(second, plain, first, (images, texts), strict=True):
+    for found, expected, old, changed in zip(second, plain, first, (images, texts), strict=True):
         assert torch.equal(found, expected)
-        assert torch.equal(found, before) is not changed
+        assert torch.equal(found, old) is not changed
 
 
 @pytest.mark.parametrize("held", [(), ("model.pt",), ("a.safetensors", "b.safetensors")])
@@ -118,8 +124,7 @@ def test_a_folder_without_the_weights_of_its_config_is_refused(
     assert what in found.err
     assert found.err.count("\n") == 1
     save_file(weights, tmp_path / WEIGHTS)
-    loaded: Any = loading.load(name)
-    assert torch.equal(loaded.module.visual.proj, weights["visual.proj"])
+    assert torch.equal(loaded(name).module.visual.proj, weights["visual.proj"])
 
 
 def test_a_repository_without_weights_is_no_backbone(
