@@ -118,8 +118,9 @@ class OpenClipBackbone:
     def _check_lengths(self, prompts: Sequence[str], tokens: Tensor) -> None:
         """UsageError for long prompts: open_clip silently truncates them, with wrong results."""
         context = getattr(self.tokenizer, "context_length", None)
-        # Only a prompt that fills the context may have been cut.
-        full = [prompts[index] for index in tokens[:, -1].nonzero().flatten().tolist()]
+        # Only a prompt that fills the context may have been cut; its end may be a zero.
+        filled = tokens[:, -2:].any(dim=-1).nonzero().flatten().tolist()
+        full = [prompts[index] for index in filled]
         for prompt, length in zip(full, _lengths(self.tokenizer, full), strict=False):
             if context and length > context:
                 raise UsageError(

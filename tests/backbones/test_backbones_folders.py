@@ -248,7 +248,7 @@ def test_a_config_beside_a_file_says_what_the_file_is(
 
 
 class Words:
-    """A tokenizer of Hugging Face with a number for each word and an end, cut to a length."""
+    """A tokenizer of Hugging Face with a number for each word and an end, also of cut texts."""
 
     def __init__(self, end: int) -> None:
         self.end = end
@@ -266,7 +266,7 @@ class Words:
         ids = [[*(3 + len(word) for word in text.split()), *ends] for text in texts]
         if not max_length:
             return {"input_ids": ids}
-        rows = [[*one, *[self.end] * max_length][:max_length] for one in ids]
+        rows = [[*one[: max_length - 1], *[self.end] * max_length][:max_length] for one in ids]
         return types.SimpleNamespace(input_ids=torch.tensor(rows))
 
 
