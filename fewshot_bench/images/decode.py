@@ -9,7 +9,7 @@ import io
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -171,12 +171,17 @@ def _problem(
     return known
 
 
+def orientation(image: Image.Image) -> Any:
+    """The orientation that EXIF states; 1, which is upright, without one or in damaged EXIF."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+
+
 def is_turned(image: Image.Image) -> bool:
     """True if EXIF states a rotation or mirroring; damaged EXIF is ignored."""
-    try:
-        return image.getexif().get(ORIENTATION, 1) not in (0, 1)
-    except Exception:
-        return False
+    return orientation(image) not in (0, 1)
 
 
 def upright(image: Image.Image) -> Image.Image:

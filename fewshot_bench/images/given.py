@@ -22,7 +22,14 @@ from torch import Tensor
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.augment import pixels_of
 from fewshot_bench.images.cache_file import Pixels
-from fewshot_bench.images.decode import EncodedFiles, decoded, deep_problem, in_a_line, upright
+from fewshot_bench.images.decode import (
+    EncodedFiles,
+    decoded,
+    deep_problem,
+    in_a_line,
+    orientation,
+    upright,
+)
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils.prefetch import spread
 
@@ -95,9 +102,15 @@ def _opened(image: Any) -> tuple[bytes, Image.Image | str]:
         return content, decoded(content)
     try:
         picture = _picture(image)
-        return picture.tobytes(), picture
+        return _content(picture), picture
     except Exception as error:
         return b"", in_a_line(error) if isinstance(image, Image.Image) else str(error)
+
+
+def _content(picture: Image.Image) -> bytes:
+    """All that an image in memory consists of: equal values may have another size or palette."""
+    about = picture.mode, picture.size, picture.getpalette(), orientation(picture)
+    return repr(about).encode() + picture.tobytes()
 
 
 def _file(path: Path) -> bytes | str:

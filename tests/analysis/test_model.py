@@ -202,6 +202,22 @@ def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
     return to
 
 
+def test_images_in_memory_of_equal_values_are_not_one_image(model: fb.Model) -> None:
+    values = np.random.default_rng(0).integers(0, 4, (20, 60, 3), dtype=np.uint8)
+    first, second = (Image.fromarray(values[..., 0], "P") for _ in range(2))
+    first.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    second.putpalette([255, 255, 255, 9, 200, 80, 100, 20, 0, 240, 0, 255])
+    pairs = (
+        (first, second),
+        (60 * values, (60 * values).reshape(60, 20, 3)),
+        (Image.fromarray(60 * values), Image.fromarray(60 * values.reshape(60, 60))),
+    )
+    for one, other in pairs:
+        found = model.logits([one, other])
+        assert not torch.equal(found[0], found[1])
+        assert torch.equal(found[1:], model.logits([other]))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
