@@ -4,8 +4,11 @@
 """
 
 from __future__ import annotations
+import __future__
 
+import ast
 import inspect
+import linecache
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,6 +41,58 @@ def same_code(one: types.CodeType, other: types.CodeType) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in names) and _same_constants(
         one.co_consts, other.co_consts
     )
+
+
+def source_of(file: str) -> str:
+    """The present source of a file or of a notebook cell; empty if there is none."""
+    linecache.checkcache(file)
+    return "".join(linecache.getlines(file))
+
+
+def stems_from(code: types.CodeType, source: str) -> bool:
+    """True if a source still compiles to this code: a script may be edited while it runs."""
+    return any(same_code(one, code) for one in _compiled(code, source))
+
+
+def _compiled(code: types.CodeType, source: str) -> Iterator[types.CodeType]:
+    """What a source gives at the place of `code`: by that statement alone, then as a whole.
+
+    A notebook compiles each statement of a cell alone, an import the whole file. The bytecode
+    differs: a call of `name.function()` is another one where the same compilation imports `name`.
+    """
+    body = ast.parse(source).body
+    here = [node for node in body if first_line(node) <= code.co_firstlineno <= last_line(node)]
+    flags = code.co_flags & __future__.annotations.compiler_flag | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    for statements in (here, body):
+        unit = ast.Module(statements, type_ignores=[])
+        todo = [compile(unit, code.co_filename, "exec", flags, dont_inherit=True)]
+        while todo:
+            one = todo.pop()
+            if (one.co_qualname, one.co_firstlineno) == (code.co_qualname, code.co_firstlineno):
+                yield one
+            todo += [part for part in one.co_consts if isinstance(part, types.CodeType)]
+
+
+def _same_source(one: types.CodeType, other: types.CodeType) -> bool:
+    """True if two pieces of code do the same, in whatever units they were compiled."""
+    if same_code(one, other):
+        return True
+    sources = [source_of(code.co_filename) for code in (one, other)]
+    if not (stems_from(one, sources[0]) and stems_from(other, sources[1])):
+        return False
+    alone = [next(_compiled(*pair)) for pair in zip((one, other), sources, strict=True)]
+    return same_code(*alone)
+
+
+def first_line(node: ast.stmt) -> int:
+    """The line in which a statement begins, with its decorators."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def last_line(node: ast.stmt) -> int:
+    """The line in which a statement ends."""
+    return node.end_lineno or node.lineno
 
 
 def _same_constants(one: Any, other: Any) -> bool:
@@ -90,7 +145,7 @@ def _in_function(live: Any, made: Any) -> Iterator[str]:
     if len(ours) != len(theirs):
         yield "itself"
     for mine, other in zip(ours, theirs, strict=False):
-        if not same_code(mine.__code__, other.__code__) or _closed(mine) != _closed(other):
+        if not _same_source(mine.__code__, other.__code__) or _closed(mine) != _closed(other):
             yield "itself"
         for name in ("__defaults__", "__kwdefaults__", "__dict__"):
             value = getattr(mine, name)

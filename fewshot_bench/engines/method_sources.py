@@ -29,7 +29,14 @@ from typing import Any
 
 from fewshot_bench.api.method_files import load
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.live_values import difference, functions_behind, same_code
+from fewshot_bench.engines.live_values import (
+    difference,
+    first_line,
+    functions_behind,
+    last_line,
+    source_of,
+    stems_from,
+)
 from fewshot_bench.store.store import METHODS
 from fewshot_bench.utils.errors import PluginError, UsageError
 from fewshot_bench.utils.files import make_folder, write_synced
@@ -127,14 +134,14 @@ class Sources:
         if function is not None:
             return function.__code__.co_filename
         files = [one.__code__.co_filename for one in _functions(self.cls)][:1]
-        if files and _definition(_source_of(files[0]), value.__name__, None) is not None:
+        if files and _definition(source_of(files[0]), value.__name__, None) is not None:
             # `check` compares what it defines.
             return files[0]
         files += [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
         # Notebook cells are only in this cache; try the newest first.
         files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
         for file in dict.fromkeys(files):
-            node = _definition(_source_of(file), value.__name__, None)
+            node = _definition(source_of(file), value.__name__, None)
             if node is not None and _defines(node, value, self._namespace):
                 return file
         raise UsageError(self._no_source(value.__name__))
@@ -203,7 +210,7 @@ class Sources:
 
     def _add_statement(self, name: str) -> None:
         """Add the only assignment of a name in the source of the class, else UsageError."""
-        source = _source_of(self._file_of(self.cls))
+        source = source_of(self._file_of(self.cls))
         found = [node for node in ast.parse(source).body if _assigns(node, name)]
         if len(found) != 1:
             raise UsageError(
@@ -224,11 +231,11 @@ class Sources:
         function = next(written, None)
         code = None if function is None else function.__code__
         file = self._file_of(value) if code is None else code.co_filename
-        source = _source_of(file)
+        source = source_of(file)
         node = _definition(source, value.__name__, None if code is None else code.co_firstlineno)
         if node is None:
             raise UsageError(self._no_source(name))
-        if code is not None and not _runs(code, source, file):
+        if code is not None and not stems_from(code, source):
             raise UsageError(
                 f"the source of {name} was changed after it was defined: run its cell, or start "
                 "the script, again"
@@ -275,11 +282,6 @@ def _named_functions(cls: type) -> Iterator[tuple[str, types.FunctionType]]:
                 yield name, one
 
 
-def _source_of(file: str) -> str:
-    linecache.checkcache(file)
-    return "".join(linecache.getlines(file))
-
-
 def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
     """The statement that defines a name, around `line` if given; None unless exactly one does."""
     try:
@@ -293,7 +295,7 @@ def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
         or (isinstance(node, ast.Assign) and name == "<lambda>")
     ]
     if line is not None:
-        found = [node for node in found if _first(node) <= line <= (node.end_lineno or 0)]
+        found = [node for node in found if first_line(node) <= line <= last_line(node)]
     return found[0] if len(found) == 1 else None
 
 
@@ -342,30 +344,14 @@ def _value(node: ast.expr, namespace: Mapping[str, Any]) -> Any:
         return _UNKNOWN
 
 
-def _first(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
-
-
 def _segment(source: str, node: ast.stmt) -> str:
-    lines = source.splitlines()[_first(node) - 1 : node.end_lineno]
+    lines = source.split("\n")[first_line(node) - 1 : node.end_lineno]
     return textwrap.dedent("\n".join(lines))
 
 
 def _assigns(node: ast.stmt, name: str) -> bool:
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return any(isinstance(one, ast.Name) and one.id == name for one in targets)
-
-
-def _runs(code: types.CodeType, source: str, file: str) -> bool:
-    """True if a source still compiles to this code: a script may be edited while it runs."""
-    todo = [compile(source, file, "exec", dont_inherit=True)]
-    while todo:
-        one = todo.pop()
-        if (one.co_qualname, one.co_firstlineno) == (code.co_qualname, code.co_firstlineno):
-            return same_code(one, code)
-        todo += [part for part in one.co_consts if isinstance(part, types.CodeType)]
-    return False
 
 
 def _names(text: str, future: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import linecache
 import subprocess
@@ -24,7 +25,10 @@ Cell = Callable[[str], dict[str, Any]]
 
 @pytest.fixture
 def cell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
-    """Run notebook cells: one namespace, and a file name for each in `linecache`."""
+    """Run notebook cells: one namespace, and a file name for each in `linecache`.
+
+    As in Jupyter, each statement is compiled alone.
+    """
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     files: list[str] = []
@@ -33,7 +37,9 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
         text, file = textwrap.dedent(source), f"<ipython-input-{len(files)}>"
         files.append(file)
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
-        exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)
+        for node in ast.parse(text).body:
+            unit = ast.Module([node], type_ignores=[])
+            exec(compile(unit, file, "exec", dont_inherit=True), module.__dict__)
         return module.__dict__
 
     yield run
@@ -73,6 +79,13 @@ def test_what_a_class_needs_comes_from_other_cells(cell: Cell, tmp_path: Path) -
     cls = own(cell, "helper([1, 1, 2]), LIMIT, os.path.sep, len(LIMIT)")
     expected = cls().fit(None, None, None)  # type: ignore[attr-defined]
     assert given(reference(cls, tmp_path)) == expected
+
+
+def test_functions_of_modules_are_called_in_a_cell(cell: Cell, tmp_path: Path) -> None:
+    imports = "import math\ndef helper(x): return math.sqrt(x * x)\n"
+    method = textwrap.dedent(METHOD.format(body="math.floor(helper(2.5))"))
+    assert given(reference(cell(imports + method)["Own"], tmp_path)) == 2
+    assert given(reference(own(cell, "math.ceil(helper(2.5))"), tmp_path)) == 3
 
 
 def test_a_class_that_changes_is_another_method(cell: Cell, tmp_path: Path) -> None:
