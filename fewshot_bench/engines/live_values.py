@@ -28,7 +28,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 def difference(live: Any, made: Any) -> str:
     """The first attribute in which `live` differs from `made`; `itself` for a function's code.
 
-    Empty if they are the same, or hold only values that cannot be compared.
+    `__bases__` if what a class inherits differs. Empty if they are the same, or hold only values
+    that cannot be compared.
     """
     if isinstance(live, type) and isinstance(made, type):
         return next(_in_class(live, made), "")
@@ -108,6 +109,10 @@ def _same_constants(one: Any, other: Any) -> bool:
 
 def _in_class(live: type, made: type) -> Iterator[str]:
     """The attributes of a class that are not those of its source."""
+    if len(live.__bases__) != len(made.__bases__) or any(
+        map(_differ, live.__bases__, made.__bases__)
+    ):
+        yield "__bases__"
     ours, theirs = _attributes(live), _attributes(made)
     for name in dict.fromkeys((*ours, *theirs)):
         if name not in ours or name not in theirs or _differ(ours[name], theirs[name]):
@@ -125,6 +130,8 @@ def _attributes(cls: type) -> Mapping[str, Any]:
 
 
 def _differ(live: Any, made: Any) -> bool:
+    if live is made:
+        return False
     if isinstance(live, type) and isinstance(made, type):
         return live.__qualname__ != made.__qualname__ or any(_in_class(live, made))
     if _is_plain(live) or _is_plain(made):
@@ -151,6 +158,12 @@ def _in_function(live: Any, made: Any) -> Iterator[str]:
             value = getattr(mine, name)
             if _is_plain(value) and repr(value) != repr(getattr(other, name)):
                 yield name
+        if any(map(_differ, _defaults(mine), _defaults(other))):
+            yield "__defaults__"
+
+
+def _defaults(function: types.FunctionType) -> list[Any]:
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def _closed(function: types.FunctionType) -> tuple[str, ...]:

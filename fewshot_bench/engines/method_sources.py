@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import json
 import linecache
-import operator
 import os
 import re
 import subprocess
@@ -109,6 +108,7 @@ class Sources:
             if not changed:
                 continue
             if isinstance(value, type):
+                self._refuse_earlier_bases(value)
                 raise _set_later(changed, value)
             raise UsageError(
                 f"{self.cls.__name__} uses '{name}', which is not what its source alone defines (a "
@@ -144,7 +144,18 @@ class Sources:
             node = _definition(source_of(file), value.__name__, None)
             if node is not None and _defines(node, value, self._namespace):
                 return file
+        self._refuse_earlier_bases(value)
         raise UsageError(self._no_source(value.__name__))
+
+    def _refuse_earlier_bases(self, cls: type) -> None:
+        """UsageError if a class inherits from one whose name has another class by now."""
+        for base in cls.__bases__:
+            now = self._namespace.get(base.__name__)
+            if self._is_own(base) and isinstance(now, type) and difference(base, now):
+                raise UsageError(
+                    f"{cls.__name__} inherits from an earlier definition of {base.__name__}: run "
+                    f"the cell of {cls.__name__} again"
+                )
 
     @functools.cached_property
     def _has_future(self) -> bool:
@@ -299,6 +310,14 @@ def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """True for one class, or for two of one definition that was run twice."""
+    if one is other:
+        return True
+    classes = isinstance(one, type) and isinstance(other, type)
+    return classes and one.__name__ == other.__name__ and not difference(one, other)
+
+
 def _defines(node: ast.stmt, cls: Any, namespace: Mapping[str, Any]) -> bool:
     """True if a definition with only fields matches a class: bases, field names and values.
 
@@ -307,7 +326,7 @@ def _defines(node: ast.stmt, cls: Any, namespace: Mapping[str, Any]) -> bool:
     if not isinstance(node, ast.ClassDef) or not isinstance(cls, type):
         return False
     bases = [_value(base, namespace) for base in node.bases] or [object]
-    if len(bases) != len(cls.__bases__) or not all(map(operator.is_, bases, cls.__bases__)):
+    if len(bases) != len(cls.__bases__) or not all(map(_is_same, cls.__bases__, bases)):
         return False
     names = []
     for one in node.body:
@@ -403,7 +422,8 @@ def _importable(name: str, value: Any) -> tuple[str, str] | None:
     if not isinstance(module, str) or module == "__main__":
         return None
     for attribute in (getattr(value, "__qualname__", ""), getattr(value, "_name", ""), name):
-        if getattr(sys.modules.get(module), attribute, None) is value:
+        # Some types of `typing` have None for a name.
+        if attribute and getattr(sys.modules.get(module), attribute, None) is value:
             return module, attribute
     return None
 

@@ -282,6 +282,51 @@ def test_a_class_of_fields_alone_is_not_taken_from_another_text(cell: Cell, tmp_
         reference(odd, tmp_path)
 
 
+HEIR = """
+@dataclasses.dataclass(frozen=True)
+class Kid(Own):
+    name: ClassVar[str] = "kid"
+
+    def fit(self, task, backbone, ctx):
+        return 10 + super().fit(task, backbone, ctx)
+"""
+
+
+@pytest.mark.parametrize(("kid", "result"), [(HEIR, 11), (KID.format(value=3), 1)])
+def test_a_base_that_was_defined_anew(cell: Cell, tmp_path: Path, kid: str, result: int) -> None:
+    own(cell, "1")
+    cls = cell(kid)["Kid"]
+    own(cell, "1")
+    assert given(reference(cls, tmp_path)) == result
+    own(cell, "2")
+    with pytest.raises(fb.UsageError, match="Kid inherits from an earlier definition of Own: run"):
+        reference(cls, tmp_path)
+    assert given(reference(cell(kid)["Kid"], tmp_path)) == result + 1
+
+
+def test_helpers_that_inherit_from_an_earlier_class_are_refused(cell: Cell, tmp_path: Path) -> None:
+    cell("class A:\n    def of(self): return 1\nclass B(A):\n    def more(self): return self.of()")
+    cell("class A:\n    def of(self): return 2")
+    with pytest.raises(fb.UsageError, match="B inherits from an earlier definition of A"):
+        reference(own(cell, "B().more()"), tmp_path)
+
+
+def test_a_default_that_was_another_function_is_refused(cell: Cell, tmp_path: Path) -> None:
+    cell("def a(): return 1\ndef used(f=a): return f()")
+    cell("def a(): return 2")
+    with pytest.raises(fb.UsageError, match="uses 'used', which is not what its source alone"):
+        reference(own(cell, "used()"), tmp_path)
+
+
+def test_a_type_without_a_name(cell: Cell, tmp_path: Path) -> None:
+    kinds = "from typing import Literal\nKind = Literal['a', 'b']\n"
+    method = textwrap.dedent(METHOD.format(body="self.kind"))
+    method = method.replace("size: int = 3", "kind: Kind = 'b'")
+    assert given(reference(cell(kinds + method)["Own"], tmp_path)) == "b"
+    with pytest.raises(fb.UsageError, match="uses 'Kind', which its own cell or file does not"):
+        reference(cell(method)["Own"], tmp_path)
+
+
 def test_a_class_of_fields_alone_in_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     last = "from fewshot_bench.engines.method_sources import reference\nfrom pathlib import Path"
