@@ -19,6 +19,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
+from fewshot_bench.engines.live_values import difference
 from fewshot_bench.engines.matrix import CallOptions, RunOutcome, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
@@ -110,7 +111,7 @@ def run(
         **{name: given[name] for name in ASKED},
     )
     reporter = CallReporter(progress)
-    _warn_of_edits(request, reporter)
+    _warn_of_edits(request, given["methods"], reporter)
     call = CallOptions(dry_run, force, retry_failed, keep_stale, traceback)
     ended = run_matrix(request, conditions, engines, reporter, call)
     return _results(ended, folder)
@@ -130,17 +131,25 @@ def _results(ended: RunOutcome, folder: Path) -> Results:
     return found
 
 
-def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
+def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporter) -> None:
     """Warn about methods edited since their import here: workers import the new code."""
     known = registry()
-    for one in request.methods:
+    for given, one in zip(asked, request.methods, strict=True):
         name = one if isinstance(one, str) else one.method
         if known.suite_of_methods(name) is not None:
             continue
-        if method_code.is_edited(registry().method_class(name).__module__):
+        found = known.method_class(name)
+        cls = found if isinstance(given, str) else given if isinstance(given, type) else type(given)
+        if method_code.is_edited(found.__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
+            )
+        elif cls is not found and difference(cls, found):
+            reporter.warning(
+                f"{inspect.getfile(found)} was edited since this process imported "
+                f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "
+                "start Python anew)"
             )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from unittest import mock
@@ -259,3 +261,21 @@ def test_a_file_that_is_edited_between_two_runs(tmp_path: Path) -> None:
     file.write_text(FILE.format(field="length"), encoding="utf-8")
     beside.write_text("VALUE = 44\n", encoding="utf-8")
     assert said() == "44 Edited(length=44)"
+
+
+def test_a_class_whose_file_was_edited_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "imported_before.py"
+    text = FILE.format(field="size").replace("from beside import VALUE", "VALUE = 3")
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("imported_before")
+    asked: dict[str, Any] = {"shots": 1, "seeds": 1, "dry_run": True, "store": tmp_path / "s"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fb.run([module.Edited, module.Edited(size=4)], "digits", progress=False, **asked)
+    file.write_text(text.replace("VALUE = 3", "VALUE = 44"), encoding="utf-8")
+    with pytest.warns(fb.FsbenchWarning, match="edited since .* imported_before: cells run with"):
+        fb.run(module.Edited, "digits", progress=False, **asked)
+    monkeypatch.delitem(sys.modules, "imported_before")
