@@ -27,7 +27,7 @@ from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import OTHERS, Request
 from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.arguments import checked
+from fewshot_bench.utils.arguments import checked, optional, text
 from fewshot_bench.utils.errors import DataMissingError, unknown
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
 
 def methods(suite: str | None = None) -> list[str]:
     """The method names that `run` accepts, or only those of one suite (`fast`, ...)."""
-    known = registry().methods
+    known, suite = registry().methods, _suite(suite)
     if suite is None:
         return known.names()
     if suite not in known.suites():
@@ -165,8 +165,13 @@ def methods(suite: str | None = None) -> list[str]:
 
 def datasets(suite: str | None = None) -> list[str]:
     """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite."""
-    known = registry()
+    known, suite = registry(), _suite(suite)
     return known.datasets.names() if suite is None else known.expand_datasets([suite])
+
+
+def _suite(name: Any) -> str | None:
+    found: str | None = checked({"suite": optional(text("a name"))}, {"suite": name})["suite"]
+    return found
 
 
 def backbones() -> list[str]:

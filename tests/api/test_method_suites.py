@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,13 @@ def test_a_suite_stands_for_its_methods_and_for_each_once() -> None:
     assert {cell.method for cell in expand(request).cells} == set(fast)
     assert fb.methods("fast") == fast
     assert {"coop", "clip-lora", "zero-shot"} <= set(fb.methods("seed-paper"))
+
+
+@pytest.mark.parametrize("listing", [fb.methods, fb.datasets])
+@pytest.mark.parametrize("suite", [3, ["fast"], b"fast"])
+def test_a_suite_is_a_name(listing: Any, suite: Any) -> None:
+    with pytest.raises(UsageError, match="expected a name, or None"):
+        listing(suite)
 
 
 def test_an_unknown_suite_is_named_with_the_closest() -> None:

@@ -327,6 +327,12 @@ def test_durations() -> None:
             budgets.read_duration(text)
 
 
+@pytest.mark.parametrize("output", [3, None, ""])
+def test_the_output_is_a_folder(output: Any) -> None:
+    with pytest.raises(UsageError, match=r"output=.*: expected the path of a folder"):
+        fb.adapt("digits", output)
+
+
 def test_labels_are_dealt_into_folds_once() -> None:
     from fewshot_bench.plugins.models.folds import repeated, with_validation
 

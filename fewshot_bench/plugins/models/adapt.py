@@ -42,7 +42,17 @@ from fewshot_bench.store.model_files import (
 )
 from fewshot_bench.store.support_files import packed_support
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
+from fewshot_bench.utils.arguments import (
+    FLAG,
+    FOLDER,
+    Kind,
+    checked,
+    names,
+    number,
+    optional,
+    text,
+    whole,
+)
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.text import SIZES, read_size
@@ -60,6 +70,7 @@ KEPT = 0.95
 _SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
 _ARGUMENTS: Mapping[str, Kind] = {
     "dataset": text("the name of a data set"),
+    "output": FOLDER,
     "method": text("the name of a method, or 'auto'"),
     "options": Kind(
         "a mapping such as {'rank': 4}, or texts such as 'rank=4'", lambda given: given
@@ -136,7 +147,7 @@ def adapt(
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = free_place(Path(output), overwrite)
+    folder = free_place(given["output"], overwrite)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
