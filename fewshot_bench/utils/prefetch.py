@@ -62,6 +62,17 @@ def _assemblers() -> ThreadPoolExecutor:
     return _pool(DEPTH, "fsbench-batches")
 
 
+def _forget_pools() -> None:
+    """In a fork, which has none of the threads: work that is given to their pools would wait."""
+    _POOLS.clear()
+    workers.cache_clear()
+    _assemblers.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
+
+
 def in_background(job: Callable[[], Out]) -> Future[Out]:
     """Start a job that assembles a batch."""
     return _assemblers().submit(job)
