@@ -22,6 +22,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.checkpoints import FACTS, check_file, check_positions, checkpoint_in
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.backbones.registered import load_registered, registered_identity
 from fewshot_bench.backbones.weights import (
     CONFIG,
     HUB,
@@ -125,9 +126,7 @@ def model_config(model: str) -> dict[str, Any] | None:
 def identity(name: str) -> str:
     """Identity of weights before loading: files' SHA-256 or a registered one's own; else empty."""
     if name in registry().backbones.entries:
-        target = registry().backbones.find(name).load()
-        digest = getattr(target, "identity", None)
-        return str(digest()) if digest else ""
+        return registered_identity(name)
     folder = local_folder(name)
     if folder:
         return _sha256(*sorted(path for path in folder.iterdir() if path.is_file()))
@@ -173,10 +172,12 @@ def _source(name: str) -> Source | None:
 
 
 def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
-    """The backbone `name` on `device`; DataMissingError if its weights are unavailable."""
+    """The backbone `name` on `device`; DataMissingError if its weights are unavailable.
+
+    PluginError for a registered one that is not usable.
+    """
     if name in registry().backbones.entries:
-        loaded: LoadedBackbone = registry().backbones.find(name).load()(device, precision)
-        return loaded
+        return load_registered(name, device, precision)
     check(name)
     check_weights(name)
     if name.startswith((HUB, LOCAL)):

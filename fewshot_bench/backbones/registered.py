@@ -1,0 +1,143 @@
+"""Backbones of plug-ins: `load_registered` checks that one has what the harness needs.
+
+A wrong member would otherwise fail within a method, which is then blamed, or give wrong numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.backbone import Backbone, LoadedBackbone
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.utils.errors import FsbenchError, PluginError
+
+# A label space of two classes, on which the features of texts are checked.
+_PAIR = Vocabulary(("cat", "dog"), ("a photo of a {}.",))
+
+
+def load_registered(name: str, device: str, precision: str) -> LoadedBackbone:
+    """A registered backbone on `device`; PluginError with its origin if it is not usable."""
+    entry = registry().backbones.find(name)
+    load = entry.load()
+    try:
+        loaded = load(device, precision)
+        # Its encoders are checked on first use.
+        checked = isinstance(loaded, OpenClipBackbone)
+        problem = "" if checked else next(_problems(name, loaded, torch.device(device)), "")
+    except FsbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        problem = error_text(error, entry.target)
+    if problem:
+        raise PluginError(
+            f"backbone '{name}' ({entry.origin}): {problem}; docs/plugins.md#a-backbone"
+        )
+    found: LoadedBackbone = loaded
+    return found
+
+
+def registered_identity(name: str) -> str:
+    """What `load.identity()` gives, empty without it; PluginError if it is no text."""
+    entry = registry().backbones.find(name)
+    identity = getattr(entry.load(), "identity", None)
+    if identity is None:
+        return ""
+    try:
+        found = identity()
+        problem = "" if isinstance(found, str) else f"returned {found!r:.80}, expected a text"
+    except FsbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        problem = f"failed: {error_text(error, entry.target)}"
+    if problem:
+        raise PluginError(f"backbone '{name}' ({entry.origin}): identity() {problem}")
+    text: str = found
+    return text
+
+
+def _problems(name: str, loaded: Any, device: torch.device) -> Iterator[str]:
+    """What the loaded object lacks or does wrong, the first in one sentence."""
+    needed = {*LoadedBackbone.__annotations__, *Backbone.__annotations__}
+    for kind in (Backbone, LoadedBackbone):
+        needed |= {member for member in vars(kind) if not member.startswith("_")}
+    absent = sorted(member for member in needed if not hasattr(loaded, member))
+    if absent:
+        yield f"load() returned {type(loaded).__name__} without {', '.join(absent)}"
+    if loaded.name != name:
+        yield f"its name is {loaded.name!r:.80}, expected the one that it is registered under"
+    yield from _wrong_facts(loaded)
+    if loaded.device.type != device.type:
+        yield f"its device is {loaded.device}, expected {device}"
+    height, width = loaded.image_size
+    image = loaded.preprocess(Image.new("RGB", (width + 8, height + 16)))
+    if not isinstance(image, Image.Image) or (image.mode, image.size) != ("RGB", (width, height)):
+        yield f"preprocess() returned {image!r:.80}, expected an RGB image of {width} x {height}"
+    black = torch.zeros(2, 3, height, width, dtype=torch.uint8, device=loaded.device)
+    pixels = loaded.normalize(black)
+    yield from _wrong_rows("normalize", pixels, tuple(black.shape), loaded.device)
+    width = loaded.embed_dim
+    for function, given in (
+        ("encode_image", pixels),
+        ("encode_text", ["a cat", "a dog"]),
+        ("class_features", _PAIR),
+    ):
+        features = getattr(loaded, function)(given)
+        yield from _wrong_rows(function, features, (2, width), loaded.device)
+    lengths = features.norm(dim=-1)
+    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        yield f"class_features() returned rows of length {lengths.tolist()}, expected 1"
+
+
+def _wrong_facts(loaded: Any) -> Iterator[str]:
+    size = loaded.image_size
+    facts = {
+        "embed_dim": (_is_count(loaded.embed_dim), "a whole number from 1"),
+        "logit_scale": (
+            isinstance(loaded.logit_scale, float) and 0 < loaded.logit_scale < math.inf,
+            "a float above 0",
+        ),
+        "image_size": (
+            isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size)),
+            "(height, width), whole numbers from 1",
+        ),
+        "weights_digest": (
+            isinstance(loaded.weights_digest, str) and loaded.weights_digest != "",
+            "a text that changes with the weights",
+        ),
+        "device": (isinstance(loaded.device, torch.device), "a torch.device"),
+    }
+    for name, (holds, expected) in facts.items():
+        if not holds:
+            yield f"its {name} is {getattr(loaded, name)!r:.80}, expected {expected}"
+    prints = [loaded.fingerprint() for _ in range(2)]
+    if not isinstance(prints[0], str) or prints[0] != prints[1]:
+        yield f"fingerprint() returned {prints[0]!r:.80}, then {prints[1]!r:.80}: expected one text"
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _wrong_rows(
+    function: str, found: object, shape: tuple[int, ...], device: torch.device
+) -> Iterator[str]:
+    if not isinstance(found, Tensor):
+        yield f"{function}() returned {type(found).__name__}, expected a tensor"
+        return
+    facts = f"{tuple(found.shape)} {found.dtype} on {found.device.type}"
+    wanted = f"{shape} {torch.float32} on {device.type}"
+    if facts != wanted:
+        yield f"{function}() returned {facts}, expected {wanted}"
+    elif not bool(found.isfinite().all()):
+        yield f"{function}() returned values that are not finite"
+    elif found.requires_grad:
+        yield f"{function}() returned a tensor that requires gradients; use torch.no_grad"

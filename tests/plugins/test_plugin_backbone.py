@@ -1,0 +1,87 @@
+"""Backbones of plug-ins: the documented one runs; wrong ones end a run with the plug-in's name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.store.store import Store
+from tests.helpers import fsbench
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
+RUN = ("run", "-m", "zero-shot,linear-probe", "-d", "digits", "--shots", "1", "--seeds", "1")
+FEW = (*RUN, "--limit", "40", "--backbone", "mean-color", "--jobs", "1", "--store")
+
+
+@pytest.fixture(scope="module")
+def shown() -> str:
+    """The backbone of the guide."""
+    text = GUIDE.read_text(encoding="utf-8")
+    return text.split("<!-- example: backbone -->\n```python\n")[1].split("```\n")[0]
+
+
+def test_the_backbone_shown_runs(install: Any, tmp_path: Path, shown: str) -> None:
+    install("color", shown)
+    assert fsbench(*FEW, tmp_path / "s").code == 0
+    records = list(Store(tmp_path / "s").records())
+    assert [record.status for record in records] == ["done", "done"]
+    (weights,) = {record.spec.weights for record in records}
+    assert weights == records[0].environment["weights_digest"] != ""
+    needs_towers = fsbench(*FEW, tmp_path / "t", "-m", "clip-lora", "-o", "iterations=1")
+    assert "mean-color has no transformer" in needs_towers.out
+
+
+WRONG = {
+    "no preprocess": ("def preprocess", "def process", "returned MeanColor without preprocess"),
+    "no backbone": ("return MeanColor(device)", "return None", "returned NoneType without class_"),
+    "raises": ("return MeanColor(device)", "return 1 / 0", r"ZeroDivisionError: .*fsbench_color"),
+    "exits": ("return MeanColor(device)", "raise SystemExit(3)", "SystemExit: 3"),
+    "takes less": ("def load(device: str, precision: str)", "def load()", "TypeError: load"),
+    "other name": ('name = "mean-color"', 'name = "other"', "its name is 'other', expected the"),
+    "other width": ("embed_dim = 3", "embed_dim = 4", r"encode_image\(\) returned \(2, 3\) torch"),
+    "no digest": ("= load.identity()", "= None", "its weights_digest is None, expected a text"),
+    "size": ("= (32, 32)", "= 32", r"its image_size is 32, expected \(height, width\)"),
+    "scale": ("logit_scale = 10.0", "logit_scale = torch.tensor(10.0)", "its logit_scale is tens"),
+    "16 bits": ("dim=(2, 3)))", "dim=(2, 3))).half()", "torch.float16 on cpu, expected"),
+    "not finite": (
+        "dim=(2, 3)))",
+        "dim=(2, 3))) / 0",
+        r"encode_image\(\) returned values that are",
+    ),
+    "gradients": ("requires_grad_(False)", "requires_grad_()", "a leaf Variable that requires gr"),
+    "no units": ("F.normalize(torch.stack(rows).mean(0), dim=-1)", "rows[0] * 2", "rows of length"),
+    "other size": (
+        "resize(self.image_size[::-1])",
+        "resize((9, 9))",
+        r"preprocess\(\) returned <PI",
+    ),
+    "other pixels": (
+        "pixels.float() / 255 - 0.5",
+        "pixels / 255 > 0",
+        r"normalize\(\) returned \(2",
+    ),
+    "no identity": ("hashlib.sha256(b", "1 / 0 and (b", r"identity\(\) failed: ZeroDivisionError"),
+    "odd identity": ("lambda: hash", "lambda: 3 or hash", r"identity\(\) returned 3, expected a"),
+    "unstable": (
+        ".tobytes()).hexdigest()",
+        ".tobytes()).hexdigest() + __import__('uuid').uuid4().hex",
+        "one text",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_backbone_is_named(install: Any, tmp_path: Path, shown: str, kind: str) -> None:
+    before, after, message = WRONG[kind]
+    assert before in shown
+    install("color", shown.replace(before, after))
+    ended = fsbench(*FEW, tmp_path / "s")
+    assert ended.code == 2, ended
+    (error,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: backbone 'mean-color' (fsbench-color:color")
+    assert re.search(message, error), error
+    assert "Traceback" not in ended.err
+    assert not list(Store(tmp_path / "s").records())
