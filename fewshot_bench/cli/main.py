@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import gc
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -138,6 +139,9 @@ def main() -> NoReturn:
         if getattr(sys, name) is None:
             # A closed stream: without it, the next file that is opened would get its descriptor.
             setattr(sys, name, open(os.devnull, "r+" if number else "r"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # As on stderr: an encoding without a dash or a letter must not cost the table.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(100_000, 50, 100)
     try:

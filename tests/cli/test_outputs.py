@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fewshot_bench.store.store import Store
 from tests.compare_records import make, save
-from tests.helpers import fsbench, save_image
+from tests.helpers import PATIENCE, command, fsbench, save_image
 from tests.store_cases import filled
 
 FILTERS = ("method", "dataset", "classes", "shots", "seeds")
@@ -162,3 +163,16 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path, option: str) -> None
     assert pipe.is_fifo()
     assert os.read(reader, 1 << 16).count(b"\n") > 1
     os.close(reader)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_an_encoding_that_lacks_a_sign_costs_no_table(tmp_path: Path, encoding: str) -> None:
+    store = filled(tmp_path / "s", range(2))
+    done = subprocess.run(
+        command("compare", "--store", store.path),
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2500\\u2500" in done.stdout
