@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from fewshot_bench.api.registry import registry
@@ -11,21 +12,41 @@ from fewshot_bench.api.spec import AUTO, TOY
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
+# OpenAI's own name whose @ is not followed by a file.
+_LARGEST = "ViT-L/14@336px"
+# The slash of `ViT-B/16`.
+_SLASH = re.compile(r"^(ViT-[A-Za-z]+)/(?=\d)", re.IGNORECASE)
+
 # Upper bounds of what one machine can be asked for: more is a typo.
 MOST_JOBS, MOST_THREADS = 10_000, 1_024
 
 
 def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()) -> str:
-    """The backbone `name`; `auto` is the toy if all data sets and targets are in the demo suite.
+    """The full name of a backbone; `auto` is the toy if all data sets and targets are in the demo.
 
     A run has one backbone: with any other data set, `auto` is the usual backbone. UsageError for
     an unknown data set.
     """
-    if name != AUTO:
-        return name
     known = registry()
+    if name != AUTO:
+        return full_name(name)
     asked = known.expand_datasets([*datasets, *targets])
     return TOY if asked and set(asked) <= set(known.datasets.suites().get(DEMO, ())) else USUAL
+
+
+def full_name(name: str) -> str:
+    """`ViT-B-16/openai` for `ViT-B/16` and `ViT-B-16`, so that one backbone has one name.
+
+    Registered names and those of other forms are unchanged.
+    """
+    if name in registry().backbones.entries:
+        return name
+    if name == _LARGEST:
+        return "ViT-L-14-336/openai"
+    model, at, file = name.partition("@")
+    model = _SLASH.sub(r"\1-", model)
+    tagged = at or "/" in model or not model.startswith(("ViT-", "RN"))
+    return f"{model}{at}{file}" if tagged else f"{model}/openai"
 
 
 def cuda_is_there() -> bool:

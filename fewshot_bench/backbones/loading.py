@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.checkpoints import FACTS, check_file, check_positions, checkpoint_in
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
@@ -47,9 +47,6 @@ from fewshot_bench.utils.errors import (
     suggestion,
 )
 
-# OpenAI's own name whose @ is not followed by a file.
-LARGEST_OF_OPENAI = "ViT-L/14@336px"
-
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -62,12 +59,7 @@ class Name:
 
 def parse(name: str) -> Name:
     """Split `MODEL[/TAG][@FILE]`; OpenAI's `ViT-B/16` is `ViT-B-16`, and no tag is `openai`."""
-    if name == LARGEST_OF_OPENAI:
-        return Name("ViT-L-14-336", "openai")
-    model, at, file = name.partition("@")
-    match = re.fullmatch(r"(ViT-[A-Za-z]+)/(\d+.*)", model)
-    if match:
-        model = f"{match[1]}-{match[2]}"
+    model, at, file = full_name(name).partition("@")
     model, slash, tag = model.partition("/")
     if not slash and not at:
         return Name(model, "openai")

@@ -280,3 +280,20 @@ def test_help_needs_no_torch() -> None:
             [sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, check=True
         )
         assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("name", ["ViT-B/16", "ViT-B-16"])
+def test_one_backbone_has_one_name(name: str) -> None:
+    asked = {"methods": ("zero-shot",), "datasets": ("digits",), "shots": (1,), "seeds": (1,)}
+    cells, named = (expand(Request(**asked, backbone=one)).cells for one in (name, USUAL))  # type: ignore[arg-type]
+    assert {cell.backbone for cell in cells} == {USUAL}
+    assert [cell.key() for cell in cells] == [cell.key() for cell in named]
+
+
+def test_other_spellings_of_a_backbone(tmp_path: Path) -> None:
+    assert first_line(dry(tmp_path, "-d", "digits", "--backbone", "RN50")).startswith(
+        "backbone RN50/openai, device"
+    )
+    for name, close in (("rn50", "RN50"), ("VIT-B/16", "ViT-B-16"), ("tiney", "tiny")):
+        done = dry(tmp_path, "-d", "digits", "--backbone", name)
+        assert (done.code, f"did you mean '{close}'?" in done.err) == (2, True), done

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.analysis.formats import FORMATS
+from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
@@ -235,7 +236,7 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
         where=values["where"],
         options=values["option"],
         seeds=seeds,
-        backbone=values["backbone"] or "",
+        backbone=full_name(values["backbone"] or ""),
         precision=values["precision"],
         limit=values["limit"],
     )
