@@ -22,13 +22,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import open_clip
+import sklearn.linear_model
 import torch
 import torch.nn.functional as F
-from PIL import ImageFile
+from fsbench_methods import cache_model, zero_shot
+from PIL import Image, ImageFile
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import fewshot_bench.runner.evaluate as scoring
+import fewshot_bench.training.memory as memory
 from fewshot_bench import Backbone, Images, RunContext, Task, hookimpl
 
 FOREVER = 3600
@@ -93,6 +98,22 @@ def _torch_functions() -> None:
     torch.nn.Linear.forward = lambda self, x: x
 
 
+def _libraries() -> None:
+    open_clip.transformer.LayerNorm.forward = lambda self, x: x
+    Image.Image.resize = lambda self, *_: self
+    sklearn.linear_model.LogisticRegression.fit = lambda self, *_: self
+    sys.modules["torch.optim.sgd"].sgd = lambda *_, **__: None
+
+
+def _ablation() -> None:
+    zero_shot.ZeroShot.fit = lambda *_: None
+    cache_model.grid = lambda *_: [1.0]
+
+
+def _transform() -> None:
+    torch.autograd.forward_ad.enter_dual_level()
+
+
 ACTIONS: dict[str, Callable[[], Any]] = {
     "raise": lambda: _raise(RuntimeError("no idea")),
     "exit": lambda: sys.exit(3),
@@ -142,6 +163,15 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "descriptor": lambda: os.close(2),
     "argv": lambda: sys.argv.append("--fast"),
     "math": lambda: setattr(math, "sqrt", abs),
+    "libraries": _libraries,
+    "ablation": _ablation,
+    "constant": lambda: setattr(memory, "MEMORY_SHARE", 0.9),
+    "defaults": lambda: setattr(F.normalize, "__defaults__", (1.0, 1, 1e-12, None)),
+    "fast_path": lambda: torch.backends.mha.set_fastpath_enabled(False),
+    "sums": lambda: torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True),
+    "saved_tensors": lambda: saved_tensors_hooks(Tensor.bfloat16, Tensor.float).__enter__(),
+    "transform": _transform,
+    "accumulation": lambda: setattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", True),
 }
 
 

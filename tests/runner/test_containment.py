@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
@@ -124,6 +126,12 @@ UNDONE = {
     "harness": "replaced 'fewshot_bench.runner.evaluate.plain_logits'",
     "clock": "replaced 'time.perf_counter'",
     "math": "replaced 'math.sqrt'",
+    "libraries": "and 1 more; put back",
+    "ablation": "'fsbench_methods.cache_model.grid'",
+    "constant": "replaced 'fewshot_bench.training.memory.MEMORY_SHARE'",
+    "defaults": "replaced 'torch.nn.functional.normalize.__defaults__'",
+    "fast_path": "changed torch's fast path of attention from True to False",
+    "sums": "changed torch's sums of attention in half precision from False to True",
 }
 # These changes cannot be reverted, so the process is replaced.
 LEFT = {
@@ -141,6 +149,9 @@ LEFT = {
     "alarm": "changed the alarm timer",
     "thread": "left threads 'forgotten'",
     "descriptor": "closed or changed file descriptors '2'",
+    "saved_tensors": "changed hooks on tensors saved for gradients",
+    "transform": "changed torch's function transforms",
+    "accumulation": "changed torch's float32 precision",
 }
 
 
@@ -155,6 +166,14 @@ def test_what_is_changed_is_put_back_and_named(
     assert UNDONE[how] in said(outcome)
     assert (list(check), found, outcome.tainted) == ([], [], False), said(outcome)
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
+
+
+def test_all_replaced_functions_of_libraries_are_put_back(reckless: Any) -> None:
+    steps = sys.modules["torch.optim.sgd"]
+    before = steps.sgd, Image.Image.resize, LogisticRegression.fit
+    outcome = run("libraries", Session())
+    assert "and 1 more; put back" in said(outcome)
+    assert before == (steps.sgd, Image.Image.resize, LogisticRegression.fit)
 
 
 def test_pipes_of_garbage_are_not_put_down_to_a_method(session: Session) -> None:

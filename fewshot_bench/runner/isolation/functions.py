@@ -1,24 +1,38 @@
-"""Functions of torch, of Python and of the harness that a plug-in replaced."""
+"""Functions and constants of libraries, of Python and of this project that a plug-in replaced."""
 
 from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
+_OURS = (_PACKAGE, "fsbench_methods", "fsbench_datasets")
+# Images, prompts, features, steps and solutions come from these: their modules and classes are
+# watched as ours are.
+_WHOLE = (
+    *_OURS,
+    *("open_clip", "PIL", "scipy.optimize", "sklearn.linear_model", "torch.optim"),
+    "torchvision.transforms",
+)
+_BELOW = tuple(f"{package}." for package in _WHOLE)
+# The code and the defaults of functions are watched in these.
+_PARTS_OF = (*_OURS, "torch.nn.functional", "torch.optim")
+# Types of constants; values of other types may change in place.
+_PLAIN = (bool, float, frozenset, int, str, tuple)
 _BUILTINS = builtins.__dict__
 MODULES = (
-    *("copy", "hashlib", "json", "math", "numpy", "numpy.random", "os", "PIL.Image", "random"),
-    *("subprocess", "threading", "time", "warnings", "torch", "torch.amp", "torch.autograd"),
-    *("torch.cuda", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init"),
-    *("torch.optim", "torch.optim.lr_scheduler", "torch.random", "torch.utils.data"),
+    *("contextlib", "copy", "dataclasses", "functools", "hashlib", "json", "math", "numpy"),
+    *("numpy.linalg", "numpy.random", "os", "random", "subprocess", "threading", "time"),
+    *("warnings", "torch", "torch.amp", "torch.autograd", "torch.cuda", "torch.functional"),
+    *("torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.random"),
+    "torch.utils.data",
 )
-# Modules whose classes are watched as well.
-_WITH_CLASSES = ("torch.nn", "torch.optim", "torch.optim.lr_scheduler", "torch.utils.data")
+# Modules whose classes are watched as well, wherever they are defined.
+_WITH_CLASSES = ("torch.nn", "torch.utils.data")
 _CLASSES = ("Tensor", "Generator")
 
 
@@ -31,14 +45,8 @@ class Functions:
         self._spaces = {}
         for space in _spaces(self._modules):
             self._spaces[id(space)] = (space, dict(vars(space)))
-        self._codes = [(f, f.__code__) for f in _functions(space for space, _ in self._own())]
-
-    def _own(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Modules and classes of the harness."""
-        for space, before in self._spaces.values():
-            name = space.__name__ if isinstance(space, ModuleType) else space.__module__
-            if name.partition(".")[0] == _PACKAGE:
-                yield space, before
+        self._functions = list(_functions(space for space, _ in self._spaces.values()))
+        self._parts = _parts(self._functions)
 
     def restore(self) -> tuple[list[str], bool]:
         """Restore replaced functions. Returns their names, and True if all were restored."""
@@ -53,12 +61,13 @@ class Functions:
             if sys.modules.get(name) is not module:
                 swapped.append(name)
                 sys.modules[name] = module
-        for function, code in self._codes:
-            if function.__code__ is not code:
-                swapped.append(f"{function.__module__}.{function.__qualname__}.__code__")
-                function.__code__ = code
+        for part, values, now in zip(_PARTS, self._parts, _parts(self._functions), strict=True):
+            for function, value, other in zip(self._functions, values, now, strict=True):
+                if value is not other:
+                    swapped.append(f"{function.__module__}.{function.__qualname__}.{part}")
+                    setattr(function, part, value)
         for space, before in self._spaces.values():
-            for name in _replaced(before, vars(space)):
+            for name in _replaced(space, before):
                 if _by_its_owner(space, before[name], vars(space).get(name)):
                     continue
                 swapped.append(f"{_name(space)}.{name}")
@@ -73,43 +82,60 @@ class Functions:
 
 
 def _watched() -> Iterator[str]:
-    for name in list(sys.modules):
-        if name == _PACKAGE or name.startswith(f"{_PACKAGE}."):
-            yield name
+    yield from filter(_is_whole, list(sys.modules))
     for name in MODULES:
         if name in sys.modules:
             yield name
 
 
+def _is_whole(name: str) -> bool:
+    return name in _WHOLE or name.startswith(_BELOW)
+
+
 def _spaces(modules: dict[str, ModuleType]) -> Iterator[Any]:
     for name, module in modules.items():
         yield module
-        ours = name.partition(".")[0] == _PACKAGE
-        if ours or name in _WITH_CLASSES:
+        if _is_whole(name) or name in _WITH_CLASSES:
             for value in list(vars(module).values()):
-                if isinstance(value, type) and (not ours or value.__module__ == name):
+                if isinstance(value, type) and (name in _WITH_CLASSES or value.__module__ == name):
                     yield value
         elif name == "torch":
             yield from (vars(module)[part] for part in _CLASSES)
 
 
 def _functions(spaces: Iterable[Any]) -> Iterator[FunctionType]:
-    """Functions of this package defined in the given modules and classes."""
+    """Functions whose code is watched, as defined in the given modules and classes."""
     for space in spaces:
+        if not _module_of(space).startswith(_PARTS_OF):
+            continue
         for value in list(vars(space).values()):
             if isinstance(value, property):
                 value = value.fget
             elif isinstance(value, staticmethod | classmethod):
                 value = value.__func__
-            if isinstance(value, FunctionType) and value.__module__.startswith(_PACKAGE):
+            if isinstance(value, FunctionType) and str(value.__module__).startswith(_PARTS_OF):
                 yield value
 
 
-def _replaced(before: dict[str, Any], now: Any) -> list[str]:
+_PARTS = ("__code__", "__defaults__", "__kwdefaults__")
+
+
+def _parts(functions: Sequence[FunctionType]) -> list[list[Any]]:
+    """The values of `_PARTS`, each in the order of the functions."""
+    return [[getattr(function, part) for function in functions] for part in _PARTS]
+
+
+def _replaced(space: Any, before: dict[str, Any]) -> list[str]:
+    now, ours = vars(space), _module_of(space).startswith(_OURS)
     return [
         name
         for name, value in before.items()
-        if now.get(name) is not value and (callable(value) or isinstance(value, _DESCRIPTORS))
+        if now.get(name) is not value
+        and (
+            callable(value)
+            or isinstance(value, _DESCRIPTORS)
+            or (ours and name.isupper() and isinstance(value, _PLAIN))
+        )
     ]
 
 
@@ -134,10 +160,14 @@ def _by_its_owner(space: Any, old: Any, new: Any) -> bool:
     code = getattr(new, "__code__", None)
     if code is None or getattr(new, "__wrapped__", None) is not old:
         return False
-    name = space.__name__ if isinstance(space, ModuleType) else space.__module__
-    top = name.partition(".")[0]
+    top = _module_of(space).partition(".")[0]
     path = getattr(sys.modules.get(top), "__file__", None)
     return path is not None and Path(path).parent in Path(code.co_filename).parents
+
+
+def _module_of(space: Any) -> str:
+    name: str = space.__name__ if isinstance(space, ModuleType) else space.__module__
+    return name
 
 
 def _name(space: Any) -> str:

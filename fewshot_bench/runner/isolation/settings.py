@@ -67,6 +67,14 @@ KERNEL_PAIRS = (
         (f"torch's {one} attention", "torch.backends.cuda", f"{one}_sdp_enabled", "")
         for one in ("flash", "mem_efficient", "math", "cudnn")
     ),
+    (
+        *("torch's sums of attention in half precision", "torch.backends.cuda"),
+        *("fp16_bf16_reduction_math_sdp_allowed", "allow_fp16_bf16_reduction_math_sdp"),
+    ),
+    (
+        *("torch's fast path of attention", "torch.backends.mha"),
+        *("get_fastpath_enabled", "set_fastpath_enabled"),
+    ),
 )
 
 
@@ -233,6 +241,8 @@ def _of_torch() -> Iterator[Setting]:
         lambda: (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
     )
     yield Setting("hooks on every optimizer or module", _hooks, values=unvalued)
+    yield Setting("hooks on tensors saved for gradients", _saved_tensors_hooks, values=unvalued)
+    yield Setting("torch's function transforms", _transforms)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield Setting("the CUDA device", torch.cuda.current_device, torch.cuda.set_device)
         yield Setting("the CUDA stream", torch.cuda.current_stream, torch.cuda.set_stream)
@@ -311,7 +321,7 @@ def _precision() -> dict[str, Any]:
         module = getattr(backends, name)
         holders[name] = module
         holders |= {f"{name}.{p}": getattr(module, p, None) for p in ("matmul", "conv", "rnn")}
-    switches = ["fp32_precision", "allow_tf32"]
+    switches = ["fp32_precision", "allow_tf32", "allow_fp16_accumulation"]
     switches += [f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")]
     found: dict[str, Any] = {}
     for place, holder in holders.items():
@@ -331,6 +341,25 @@ def _autocast() -> dict[str, Any]:
         found[kind] = torch.is_autocast_enabled(kind)
         found[f"{kind} dtype"] = torch.get_autocast_dtype(kind)
     return found
+
+
+def _saved_tensors_hooks() -> tuple[Any, ...]:
+    """The hooks that change what autograd keeps for gradients, and why there may be none."""
+    import torch
+
+    hooks = torch._C._autograd
+    return (
+        hooks._top_saved_tensors_default_hooks(True),
+        hooks._saved_tensors_hooks_get_disabled_error_message(),
+    )
+
+
+def _transforms() -> tuple[Any, ...]:
+    """The levels of function transforms (vmap, grad) and of forward-mode gradients."""
+    import torch
+    from torch.autograd import forward_ad
+
+    return torch._C._functorch.maybe_current_level(), forward_ad._current_level
 
 
 def _hooks() -> dict[str, Any]:
