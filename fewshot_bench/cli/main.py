@@ -133,6 +133,12 @@ def cli() -> None:
     """
 
 
+LIMITS = (
+    "raise the limits on open files and processes (ulimit -n, ulimit -u), or use fewer workers "
+    "(--jobs)"
+)
+
+
 def main() -> NoReturn:
     """Entry point: expected errors become one line and their exit code."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -165,6 +171,10 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        _fail(f"{error}; {LIMITS}", 1)
     except ValueError as error:
         # The message of os functions for a path with a null character.
         if "embedded null" not in str(error):
@@ -178,6 +188,8 @@ def main() -> NoReturn:
         if error.errno in FULL or (error.filename is None and error.errno == errno.EIO):
             what = "the output" if error.filename is None else f"'{error.filename}'"
             _fail(f"{what} cannot be written: {error.strerror}; make room or write elsewhere", 1)
+        if error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+            _fail(f"{error.strerror}; {LIMITS}", 1)
         if not isinstance(error, PermissionError):
             raise
         _fail(

@@ -282,7 +282,11 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
         except (Closed, OSError):
             break
         *standard, status = descriptors[:4]
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # A limit on processes or memory must not end the other processes with this server.
+            pid = _refused(standard[2], status, error)
         if not pid:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -292,10 +296,21 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
             _become(request, standard, status)
             numbers = ",".join(map(str, descriptors[4:]))
             return [*request["arguments"], str(this), numbers]
-        running[pid] = status
+        if pid > 0:
+            running[pid] = status
+        else:
+            os.close(status)
         for descriptor in (*standard, *descriptors[4:]):
             os.close(descriptor)
     return None
+
+
+def _refused(errors: int, status: int, error: OSError) -> int:
+    """Report a process that cannot be forked as one that has ended with code 1; returns -1."""
+    with suppress(OSError):
+        os.write(errors, f"cannot fork a process: {error.strerror}\n".encode())
+        os.write(status, b"ended 1\n")
+    return -1
 
 
 def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:

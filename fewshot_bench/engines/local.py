@@ -114,7 +114,16 @@ class LocalEngine(Engine):
             self._start(slot)
 
     def _start(self, slot: Slot) -> None:
-        self._workers.append(Worker.start(slot, self.store, self.settings, self._events))
+        """Start a worker; EngineError at a limit on open files, processes or threads."""
+        try:
+            worker = Worker.start(slot, self.store, self.settings, self._events)
+        except (OSError, RuntimeError) as error:
+            raise EngineError(
+                f"cannot start worker {len(self._workers) + 1} of {self.workers}: "
+                f"{getattr(error, 'strerror', None) or error}; use fewer --jobs, or raise the "
+                "limits on open files and processes (ulimit -n, ulimit -u)"
+            ) from error
+        self._workers.append(worker)
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other runs.

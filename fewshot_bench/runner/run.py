@@ -5,6 +5,7 @@ A model that is kept changes no number of its record; one that cannot be kept be
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,11 @@ from fewshot_bench.store.model_files import (
 )
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
+from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.rng import derive, isolated
+
+# Errors at limits of the machine: on processes, open files and disk space.
+LIMITS = FULL | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
 def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
@@ -147,9 +152,17 @@ def _without_result(
             "message": str(error) or repr(error),
             "traceback": shown,
             "expected": isinstance(error, FsbenchError),
+            **({"transient": True} if _is_of_the_machine(error) else {}),
         },
         incidents=tuple(incidents),
     )
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """True for an error at a limit of the machine: the next run tries the cell again."""
+    if isinstance(error, OSError):
+        return error.errno in LIMITS
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
 
 
 INCIDENT = "model"

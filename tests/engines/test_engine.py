@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -134,3 +135,16 @@ def test_small_backbones_get_a_worker_per_core() -> None:
     assert slots("tiny", "cpu", 3) == (3, 1)
     assert slots("ViT-B-16/openai", "cpu", None)[0] == 1
     assert slots("ViT-B-16/openai", "cuda", None) == (1, None)
+
+
+def test_a_limit_on_open_files_is_one_line(tmp_path: Path) -> None:
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-32", "--limit", "20")
+    process = start(
+        *("run", "--method", "zero-shot", *few, "--jobs", "32", "--store", tmp_path / "store"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    )
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "error: cannot start worker" in said
+    assert "Too many open files; use fewer --jobs" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import gc
 import json
 import os
@@ -96,6 +97,23 @@ def test_whatever_is_raised_fails_the_cell_alone(
     assert outcome.record.error["type"] == ERRORS[how]
     assert not outcome.tainted, said(outcome)
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (RuntimeError("can't start new thread"), True),
+        (OSError(errno.ENOENT, "No such file"), None),
+    ],
+)
+def test_an_error_at_a_limit_of_the_machine_is_tried_again(
+    reckless: Any, monkeypatch: Any, error: Exception, transient: bool | None
+) -> None:
+    monkeypatch.setitem(reckless.ACTIONS, "raise", lambda: reckless._raise(error))
+    found = run("raise", Session()).record.error
+    assert found is not None
+    assert found.get("transient") == transient
 
 
 # Action of a method -> text of its incident. These changes are reverted.
