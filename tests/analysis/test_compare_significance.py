@@ -334,3 +334,10 @@ def test_a_missing_average_has_no_test(store: Path, tmp_path: Path) -> None:
     assert all(row["test_p"] is not None for row in averages.values())
     standings = [(one["method"], one["shots"]) for one in document["meta"]["standings"]]
     assert ("clip-adapter", 16) in standings
+
+
+def test_new_names_of_data_sets_stand_in_the_evidence_too(store: Path) -> None:
+    document = compared(store, "--format", "json", "--rename", "dtd=Textures")
+    groups = {one["group"] for one in document["meta"]["detectable"]}
+    assert groups < {row["dataset"] for row in document["rows"]}
+    assert "Textures" in groups

@@ -13,6 +13,7 @@ from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Table, marks_of
+from fewshot_bench.analysis.table.significance import Detectable, Variation
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import CONDITIONS
 
@@ -179,15 +180,20 @@ def _evidence(table: Table) -> dict[str, Any]:
                 "losses": one.losses,
                 "wilcoxon_p": one.signed_rank,
                 "datasets": one.overall.result.datasets,
-                "left_out": one.left_out,
+                "left_out": [table.shown(label) for label in one.left_out],
             }
             for one in found.standings
         ]
         evidence["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
-        evidence["detectable"] = [dataclasses.asdict(one) for one in found.detectable]
+        evidence["detectable"] = [_shown(table, one) for one in found.detectable]
     if table.variations:
-        evidence["variances"] = [dataclasses.asdict(one) for one in table.variations]
+        evidence["variances"] = [_shown(table, one) for one in table.variations]
     return evidence
+
+
+def _shown(table: Table, found: Detectable | Variation) -> dict[str, Any]:
+    """The fields, with the name of the group as in the rows."""
+    return dataclasses.asdict(found) | {"group": table.shown(found.group)}
 
 
 def _unit(metric: Metric) -> str:
