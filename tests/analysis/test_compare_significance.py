@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
@@ -20,9 +22,10 @@ from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, sig
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.layout import grids
 from fewshot_bench.analysis.table.significance import Ranking, Significance
+from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
-from tests.answers import put_answers, stored_arrays
+from tests.answers import answers_of, put_answers, stored_arrays
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.synthetic_store import done_record, fill, predicted, specification
@@ -341,3 +344,24 @@ def test_new_names_of_data_sets_stand_in_the_evidence_too(store: Path) -> None:
     groups = {one["group"] for one in document["meta"]["detectable"]}
     assert groups < {row["dataset"] for row in document["rows"]}
     assert "Textures" in groups
+
+
+def test_equal_accuracies_are_tied_whatever_their_rounding(tmp_path: Path) -> None:
+    """41, 41 and 44 hits of 60 are as many as 42, 42 and 42; records round each to six digits."""
+    store, hits = Store(tmp_path / "s"), {"a": (41, 41, 44), "b": (42, 42, 42), "c": (10, 11, 12)}
+    store.create()
+    for method, counts in hits.items():
+        for dataset, (seed, count) in itertools.product("xyz", enumerate(counts, 1)):
+            logits = np.eye(2)[(np.arange(60) >= count).astype(int)]
+            answers = answers_of(logits, np.zeros(60))
+            record = replace(make(method, dataset, seed=seed), metrics=rounded(answers))
+            put_answers(store, record, logits, np.zeros(60), map(str, range(60)))
+    words = ("compare", "--store", store.path, "--baseline", "c", "--format", "json")
+    (ranking,) = json.loads(fsbench(*words).out)["meta"]["rankings"]
+    assert dict(zip(ranking["rows"], ranking["ranks"], strict=True)) == {"a": 1.5, "b": 1.5, "c": 3}
+    assert ranking["p"] == pytest.approx(
+        stats.friedmanchisquare(*[[2] * 3, [2] * 3, [1] * 3]).pvalue
+    )
+    page = tmp_path / "page.html"
+    assert fsbench("report", "--store", store.path, "-O", page).code == 0
+    assert "Average ranks (1 is best): b 1.50; a 1.50; c 3.00" in page.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 from fewshot_bench.analysis.formats.style import MOST
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Group
-from fewshot_bench.analysis.table.significance import RANKED_FROM
+from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
@@ -105,11 +105,9 @@ class Drawings:
                 f"{RANKED_FROM} data sets."
             )
         metric = chosen.table.metric
+        cells = [[chosen.table.cell(g, c.row, c.shots) for c in methods] for g in chosen.members]
         scores = np.array(
-            [
-                [chosen.table.cell(g, c.row, c.shots).estimates[metric].mean for c in methods]
-                for g in chosen.members
-            ]
+            [[rank_score(cell.estimates[metric].mean) for cell in line] for line in cells]
         )
         found = np.asarray(statistics.average_ranks(scores), dtype=float)
         statistic, p = statistics.friedman(scores)
