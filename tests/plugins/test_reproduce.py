@@ -97,6 +97,14 @@ def test_agreeing_and_differing_cells(tmp_path: Path) -> None:
     assert found["clip-lora", "imagenet"]["ours"] == ""
 
 
+def test_crossed_seeds_are_not_used_and_counted(tmp_path: Path) -> None:
+    crossed = [record("dtd", seed, 90.0, split_seed=1) for seed in (2, 3)]
+    store = save(tmp_path, [record("dtd", 1, 54.0), *crossed])
+    assert line(store)["verdict"] == "incomplete (1 of 3 seeds)"
+    text = fsbench("reproduce", TABLE, "--only-existing", "--store", store, "-m", "clip-lora").out
+    assert "not used: 2 records of these cells with another split seed than training seed" in text
+
+
 def test_records_without_a_number_of_images_have_no_range_over_other_images(tmp_path: Path) -> None:
     records = three("dtd", 54.0)
     for one in records:

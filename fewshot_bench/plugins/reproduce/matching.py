@@ -26,11 +26,12 @@ class Matches:
         self.wanted = wanted
         self.backbone = backbone
         self._found: defaultdict[Place, list[Record]] = defaultdict(list)
+        self._crossed: defaultdict[Place, list[Record]] = defaultdict(list)
         for record in records:
             spec = record.spec
-            plain = not (spec.target or spec.data or spec.picks)
-            if plain and spec.split_seed == spec.train_seed:
-                self._found[_place(spec)].append(record)
+            if not (spec.target or spec.data or spec.picks):
+                same = spec.split_seed == spec.train_seed
+                (self._found if same else self._crossed)[_place(spec)].append(record)
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
@@ -46,15 +47,22 @@ class Matches:
                 if differing and record.spec.key() not in seen:
                     seen.add(record.spec.key())
                     found[", ".join(f"{name} {value}" for name, value in differing.items())] += 1
+            for record in self._crossed_of(cell):
+                if record.spec.key() not in seen:
+                    seen.add(record.spec.key())
+                    found["another split seed than training seed"] += 1
         return found
+
+    def _crossed_of(self, cell: Cell) -> list[Record]:
+        """Records of the cell with another split seed than training seed, if seeds matter."""
+        place = _place_of(cell)
+        return self._crossed.get(place, []) if place and cell.setting.random else []
 
     def _near(self, cell: Cell) -> list[Record]:
         """Records of the cell under any conditions; of any shots if it is zero-shot."""
-        if cell.variant is None:
+        place = _place_of(cell)
+        if place is None:
             return []
-        options = canonical_json(cell.variant.options)
-        number = cell.number
-        place = (cell.variant.method, options, number.dataset, number.classes, cell.shots)
         found = self._found.get(place, []) if cell.setting.random else self._any_shots(place)
         seeds = self.wanted.seeds
         return [r for r in found if not cell.setting.random or r.spec.train_seed in seeds]
@@ -91,6 +99,14 @@ class Matches:
             for name, value in expected.items()
             if getattr(spec, name) != value
         }
+
+
+def _place_of(cell: Cell) -> Place | None:
+    """The place of a cell; None for a method that is not installed."""
+    if cell.variant is None:
+        return None
+    options, number = canonical_json(cell.variant.options), cell.number
+    return cell.variant.method, options, number.dataset, number.classes, cell.shots
 
 
 def _place(spec: RunSpec) -> Place:
