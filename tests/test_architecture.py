@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,6 +155,19 @@ def test_no_import_runs_up(path: Path) -> None:
             assert target or room == "plugins", f"{name_of(path)} imports the face"
             assert not target or FLOORS[target] < FLOORS[room], f"{name_of(path)} imports {target}"
             assert (room, target) not in APART
+
+
+def file_of(module: str, name: str) -> Path | None:
+    """The core file that an import reads: the module `name` in a package, or the module itself."""
+    base = REPOSITORY.joinpath(*module.split("."))
+    options = (base / f"{name}.py", base / name / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in (*options, base / "__init__.py") if path in CORE), None)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Also not inside functions or for types alone."""
+    above = {path: {file_of(*found) for found in imported(path)} - {None, path} for path in CORE}
+    list(TopologicalSorter(above).static_order())
 
 
 def light_modules() -> list[str]:

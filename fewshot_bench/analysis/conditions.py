@@ -15,7 +15,7 @@ from fewshot_bench.analysis.record_columns import (
     Shared,
     distinct,
 )
-from fewshot_bench.analysis.table.model import Row
+from fewshot_bench.analysis.table.axes import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, split_digest, test_images
 from fewshot_bench.api.method_files import short_names

@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.conditions import code, code_of, condition, data_text, own_data
-from fewshot_bench.analysis.table.model import Seed
+from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short

@@ -22,7 +22,7 @@ from fewshot_bench.analysis.audit.findings import (
 )
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.record_columns import Place, RecordColumns
-from fewshot_bench.analysis.table.model import Seed
+from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, Record

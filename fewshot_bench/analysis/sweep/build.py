@@ -14,8 +14,8 @@ from typing import Any, Literal
 from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
+from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
-from fewshot_bench.analysis.table.model import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.notes import run_notes, toy_notes
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record

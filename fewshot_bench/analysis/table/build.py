@@ -25,6 +25,7 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import method_names, place, split_list
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, paired
+from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.cells import (
     Columns,
     average,
@@ -35,7 +36,7 @@ from fewshot_bench.analysis.table.cells import (
 )
 from fewshot_bench.analysis.table.columns import check_columns, facts_of
 from fewshot_bench.analysis.table.groups import Names, table_groups
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import (
     Answers,

@@ -14,8 +14,9 @@ from typing import Any
 
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs, rounded
+from fewshot_bench.analysis.table.axes import Group, Row, Seed
 from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
+from fewshot_bench.analysis.table.model import Cell, Short, Status
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.filters import split_list
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
+from fewshot_bench.analysis.table.axes import Group, Row
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError, unknown
 

@@ -11,9 +11,10 @@ from typing import Any
 from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
+from fewshot_bench.analysis.table.axes import marks_of
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
-from fewshot_bench.analysis.table.model import Cell, Table, marks_of
-from fewshot_bench.analysis.table.significance import Detectable, Variation
+from fewshot_bench.analysis.table.contrasts import Detectable, Variation
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import CONDITIONS
 
@@ -96,7 +97,7 @@ def _crossed(cell: Cell) -> list[str]:
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:
     """The paired test of a difference, over seeds and test images; data sets weigh equally."""
-    contrast = table.significance.of(cell) if table.significance else None
+    contrast = table.contrast(cell)
     found = contrast.result if contrast else None
     return {
         "test_difference": _number(found.difference) if found else None,

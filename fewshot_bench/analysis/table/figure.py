@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
-from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.analysis.table.axes import Group, Row
+from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable

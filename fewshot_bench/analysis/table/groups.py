@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fewshot_bench.analysis.filters import asked_datasets, place
-from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Seed
+from fewshot_bench.analysis.table.axes import AVERAGE, Group, Row, Scope, Seed
 from fewshot_bench.api.method_files import aliases
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec

@@ -20,6 +20,7 @@ from fewshot_bench.analysis.formats.document import (
     Line,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.columns import (
     COSTS,
     CURVE,
@@ -30,14 +31,14 @@ from fewshot_bench.analysis.table.columns import (
     sorted_rows,
     text_columns,
 )
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.analysis.table.significance import (
+from fewshot_bench.analysis.table.contrasts import (
     Detectable,
     Ranking,
     Significance,
     Standing,
     Variation,
 )
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.utils.text import beside_level, signed
 
@@ -240,7 +241,7 @@ def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
         return Entry(INAPPLICABLE)
     if cell.delta is None:
         return Entry(MISSING if cell.expected else "")
-    contrast = table.significance.of(cell) if table.significance else None
+    contrast = table.contrast(cell)
     star = "*" if contrast is not None and contrast.significant else ""
     suffix = f"(n={cell.delta.n}){star}"
     short = f"n={cell.delta.n}{star}"

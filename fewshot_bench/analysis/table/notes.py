@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
+from fewshot_bench.analysis.table.axes import Group, Row
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Item, Line, Section
+from fewshot_bench.analysis.table.axes import AVERAGE, Group, Row, Scope
 from fewshot_bench.analysis.table.columns import sorted_rows
 from fewshot_bench.analysis.table.layout import (
     COMMANDS,
@@ -18,7 +19,7 @@ from fewshot_bench.analysis.table.layout import (
     stars,
     usual_n,
 )
-from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import RANGES
 
 _SCOPES: dict[Scope, str] = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.table.model import Group, Seed, Table
+from fewshot_bench.analysis.table.axes import Group, Seed
+from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS

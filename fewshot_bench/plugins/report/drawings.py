@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import MOST
+from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
-from fewshot_bench.analysis.table.model import Group
 from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line

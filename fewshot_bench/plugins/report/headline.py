@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
+from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
+from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.table.significance import LEVEL, SIGNED_RANK_FROM, paired_spread
+from fewshot_bench.analysis.table.contrasts import LEVEL
+from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM, paired_spread
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 
