@@ -102,11 +102,15 @@ def read_timm_tower(
         raise _unsupported(owner, f"{type(trunk).__name__} has no transformer blocks")
     if pool not in ("token", "map", "avg"):
         raise _unsupported(owner, f"it pools by {pool or 'nothing'}")
+    if getattr(trunk, "dist_token", None) is not None:
+        raise _unsupported(owner, "it reads a token of distillation, too")
     device = next(trunk.parameters()).device
     blank = torch.zeros(1, 3, *size, device=device)
     with torch.no_grad():
         embedded = trunk._pos_embed(trunk.patch_embed(blank))
         rope = embedded[1] if isinstance(embedded, tuple) else None
+    if rope is not None and rope.ndim != 2:
+        raise _unsupported(owner, "its tokens are turned differently in every block")
     marked = int(getattr(trunk, "num_prefix_tokens", 0))
     rotary = None if rope is None else _places(rope, marked)
     blocks = tuple(
@@ -155,6 +159,7 @@ _THEIRS = {
     "mlp.fc2": "mlp.c_proj",
     "mlp.norm": "mlp.norm",
 }
+_MLPS = ("Mlp", "SwiGLU")
 _JOINED = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc1_g", "mlp.fc1_x")
 
 
@@ -171,6 +176,8 @@ def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: st
     attn, mlp = block.attn, block.mlp
     if getattr(attn, "fused_attn", None) is None or getattr(attn, "rotate_half", False):
         raise _unsupported(owner, f"its attention is {type(attn).__name__}")
+    if type(mlp).__name__ not in _MLPS:
+        raise _unsupported(owner, f"its MLP is {type(mlp).__name__}")
     weight, bias = _joined(attn, ("q_proj", "k_proj", "v_proj"), getattr(attn, "qkv", None))
     own = getattr(attn, "q_bias", None)
     if own is not None:

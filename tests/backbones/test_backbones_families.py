@@ -16,6 +16,7 @@ import torch
 from fsbench_methods.lora_layers import LowRank, init_factors, tower_sites
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from timm.layers import HybridEmbed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_hybrid import ConvStem
@@ -262,6 +263,38 @@ def test_trained_tensors_of_blocks_reach_the_features(backbone: OpenClipBackbone
     blocks = {name: one for name, one in moved.items() if name.startswith("blocks.")}
     assert len(blocks) >= 3 * 12
     assert all(one.grad is not None and bool(one.grad.any()) for one in blocks.values())
+
+
+EVA = partial(
+    Eva, SIZE, 8, embed_dim=EMBED, depth=2, num_heads=3, num_classes=EMBED, global_pool="token"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trunk", "reason"),
+    [
+        (partial(EVA, swiglu_mlp=True), "its MLP is GluMlp"),
+        (partial(EVA, use_rot_pos_emb=True, rope_type="mixed"), "turned differently in every"),
+        (
+            partial(
+                VisionTransformerDistilled, SIZE, 8, embed_dim=EMBED, depth=2, num_heads=3,
+                num_classes=EMBED, weight_init="skip",
+            ),
+            "a token of distillation",
+        ),
+    ],
+    ids=["packed", "mixed", "distilled"],
+)  # fmt: skip
+def test_other_towers_of_timm_compute_their_own_features(
+    monkeypatch: pytest.MonkeyPatch, trunk: Any, reason: str
+) -> None:
+    monkeypatch.setitem(TRUNKS, "eva02", trunk)
+    backbone = backbone_of("eva02")
+    with torch.no_grad():
+        expected = backbone.module.encode_image(pixels())
+    assert torch.equal(backbone.encode_image(pixels()), expected)
+    with pytest.raises(UnsupportedBackboneError, match=reason):
+        backbone.image_tower()
 
 
 def test_what_a_family_cannot_do_is_said() -> None:
