@@ -56,8 +56,13 @@ def checkpoint_in(folder: Path) -> Path:
 
 def check_file(file: Path) -> None:
     """DataMissingError for a file that is no checkpoint, or one that is not opened."""
-    with file.open("rb") as stream:
-        start = stream.read(len(POINTER))
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(POINTER))
+    except OSError as error:
+        raise DataMissingError(
+            f"backbone file {file} cannot be read: {error.strerror}; check its rights"
+        ) from None
     if not start:
         raise DataMissingError(f"backbone file {file} is empty: fetch it again")
     if start == POINTER:
@@ -65,16 +70,22 @@ def check_file(file: Path) -> None:
             f"backbone file {file} is a pointer of Git LFS, not the weights: fetch them "
             "(git lfs pull)"
         )
-    if zipfile.is_zipfile(file):
+    if _is_script(file):
+        raise DataMissingError(
+            f"backbone file {file} is a TorchScript archive, as OpenAI publishes them; it "
+            "contains code, and is not opened: save its tensors once, where you trust it "
+            f"(python -c \"import torch; torch.save(torch.jit.load('{file}', 'cpu')"
+            f".state_dict(), '{file.stem}-tensors.pt')\")"
+        )
+
+
+def _is_script(file: Path) -> bool:
+    """True for a TorchScript archive; False for any other file, damaged archives included."""
+    try:
         with zipfile.ZipFile(file) as archive:
-            script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        if script:
-            raise DataMissingError(
-                f"backbone file {file} is a TorchScript archive, as OpenAI publishes them; it "
-                "contains code, and is not opened: save its tensors once, where you trust it "
-                f"(python -c \"import torch; torch.save(torch.jit.load('{file}', 'cpu')"
-                f".state_dict(), '{file.stem}-tensors.pt')\")"
-            )
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:
+        return False
 
 
 def check_positions(state: Mapping[str, Any], model: Any, file: Path, name: str) -> None:

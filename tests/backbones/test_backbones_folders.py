@@ -204,6 +204,8 @@ def test_files_that_hold_no_tensors_are_named(named: str, tmp_path: Path) -> Non
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         for member in ("data.pkl", "constants.pkl", "code/__torch__.py"):
             archive.writestr(f"script/{member}", b"")
+    whole = (tmp_path / "script.pt").read_bytes()
+    (tmp_path / "damaged.pt").write_bytes(whole.replace(b"PK\x01\x02", b"PK\x01\x00"))
     (tmp_path / "text.pt").write_text("<html>no such file</html>", encoding="utf-8")
     for file, what in (
         ("pointer.safetensors", "is a pointer of Git LFS"),
@@ -212,9 +214,10 @@ def test_files_that_hold_no_tensors_are_named(named: str, tmp_path: Path) -> Non
     ):
         with pytest.raises(DataMissingError, match=what):
             loading.check(f"{named}/plain@{tmp_path / file}")
-    with pytest.raises(DataMissingError) as refused:
-        loading.load(f"{named}/plain@{tmp_path / 'text.pt'}")
-    assert "weights_only" not in str(refused.value)
+    for file in ("damaged.pt", "text.pt"):
+        with pytest.raises(DataMissingError, match="cannot be loaded") as refused:
+            loading.load(f"{named}/plain@{tmp_path / file}")
+        assert "weights_only" not in str(refused.value)
 
 
 def test_tensors_of_openais_archives_load(

@@ -151,6 +151,7 @@ def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
     config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
     config["model_cfg"]["vision_cfg"]["image_size"] = -8
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes(save({"a": torch.zeros(300)}))
     with pytest.raises(DataMissingError, match="cannot be loaded"):
         loading.load(f"local-dir:{tmp_path}")
 
