@@ -26,7 +26,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import guarded, own_interruptions
+from fewshot_bench.runner.isolation import guarded, held_state, own_interruptions
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
@@ -64,9 +64,14 @@ def run_group(
     """
     with open_views():
         fits: dict[str, Fitted | Failure] = {}
+        left = Counter(spec.fit_key() for spec in specs)
         for spec in specs:
+            left[spec.fit_key()] -= 1
+            shared = left[spec.fit_key()] > 0
             with own_interruptions() as interrupted:
-                record, answers = _computed(spec, session, progress, fits, interrupted, parts)
+                record, answers = _computed(
+                    spec, session, progress, fits, interrupted, parts, shared=shared
+                )
             outcome = _settled(record, answers, session)
             outcome.tainted = session.tainted
             yield outcome
@@ -92,8 +97,13 @@ def _computed(
     fits: dict[str, Fitted | Failure],
     interrupted: Callable[[], bool],
     parts: int,
+    *,
+    shared: bool,
 ) -> tuple[Record, np.ndarray | None]:
-    """Compute one cell; an error of plug-in code fails it, unless the user interrupted the run."""
+    """Compute one cell; an error of plug-in code fails it, unless the user interrupted the run.
+
+    shared: True if later cells use the same fit.
+    """
     key, incidents = spec.fit_key(), Incidents()
     try:
         cell = session.resolve(spec)
@@ -106,8 +116,15 @@ def _computed(
         if isinstance(fitted, Failure):
             raise fitted.error
         try:
+            before = _state(fitted) if shared else []
             answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
-            return _with_model(answered, fitted, cell, session, incidents)
+            answered = _with_model(answered, fitted, cell, session, incidents)
+            if shared and _state(fitted) != before:
+                # Answers to the next cell must not depend on this one.
+                del fits[key]
+                incidents.add("classifier", f"{spec.method}.logits changed {_CHANGED}")
+            record, answers = answered
+            return replace(record, incidents=tuple(incidents)), answers
         except NotApplicableError:
             raise
         except BaseException:
@@ -122,6 +139,13 @@ def _computed(
             raise
         session.drop_changed_backbone()
         return _without_result(spec, "failed", error, incidents), None
+
+
+_CHANGED = "what fit returned; fitted again for the next cell of this fit"
+
+
+def _state(fitted: Fitted) -> list[Any]:
+    return held_state(fitted.classifier, (fitted.backbone, fitted.context, fitted.cell))
 
 
 def _with_model(
