@@ -179,9 +179,13 @@ def everything() -> Iterator[Any]:
 
 @hookimpl
 def run_started(spec: RunSpec) -> None:
-    """Replace a function if the data set's folder contains the file `patch-in-hook`."""
-    if Path(f"{spec.dataset.partition(':')[2]}/patch-in-hook").exists():
+    """Replace a function, or change settings, if the data set's folder contains a file for it."""
+    folder = Path(spec.dataset.partition(":")[2])
+    if (folder / "patch-in-hook").exists():
         torch.nn.functional.normalize = lambda value, **_: value
+    if (folder / "settings-in-hook").exists():
+        torch.set_default_dtype(torch.float64)
+        torch.set_flush_denormal(True)
 
 
 @hookimpl

@@ -174,22 +174,27 @@ def _hook(
     answers: _Answers,
     **arguments: object,
 ) -> bool:
-    """Call a hook; restore functions that it replaced, and name them in the next cell's record.
+    """Call a hook; undo what it changed, and name that in the next cell's record.
 
-    The parent gets the name of its plug-in, since it may block or end this process. True if all
-    functions were restored.
+    Functions and settings that numbers follow from are undone. The parent gets the name of its
+    plug-in, since it may block or end this process. True if all was undone.
     """
     from fewshot_bench.runner.isolation.functions import Functions
+    from fewshot_bench.runner.isolation.settings import Settings, of_numbers
 
-    functions = Functions()
+    functions, settings = Functions(), Settings(of_numbers())
     call_hook(hook, lambda plugin: answers.send("hook", hook=hook, plugin=plugin), **arguments)
     answers.send("hook", hook="", plugin="")
     swapped, complete = functions.restore()
-    if swapped and following is not None:
-        end = "put back" if complete else "could not be undone: the process is not used again"
-        text = f"a hook of a plug-in, run before this cell, replaced {few(swapped)}; {end}"
-        examiner.note(following.key(), FUNCTIONS, text)
-    return complete
+    found = [(FUNCTIONS, f"replaced {few(swapped)}", complete)] if swapped else []
+    for setting, values, undone in settings.changes():
+        found.append(("settings", f"{setting.verb} {setting.name}{values}", undone))
+    for kind, what, undone in found:
+        end = "put back" if undone else "could not be undone: the process is not used again"
+        text = f"a hook of a plug-in, run before this cell, {what}; {end}"
+        if following is not None:
+            examiner.note(following.key(), kind, text)
+    return all(undone for _, _, undone in found)
 
 
 def finished(record: Record) -> None:

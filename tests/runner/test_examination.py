@@ -139,6 +139,21 @@ def test_what_a_hook_replaces_is_put_back_and_named(prying: None, tmp_path: Path
     assert record.metrics == clean.metrics
 
 
+def test_settings_that_a_hook_changes_are_put_back_and_named(prying: None, tmp_path: Path) -> None:
+    folder = helpers.image_folder(tmp_path / "pets")
+    (coop,) = on(folder, "coop", options=("coop.epochs=1", "coop.context_tokens=4"))
+    (clean,) = run(tmp_path / "clean", [coop])
+    (folder / "settings-in-hook").touch()
+    (record,) = run(tmp_path / "store", [coop])
+    texts = [one["text"] for one in record.incidents if one["kind"] == "settings"]
+    start = "a hook of a plug-in, run before this cell, changed torch's"
+    assert texts == [
+        f"{start} default dtype from torch.float32 to torch.float64; put back",
+        f"{start} denormal numbers; put back",
+    ]
+    assert done(record).logits_digest == done(clean).logits_digest
+
+
 def test_logits_that_cannot_be_read_are_refused(prying: None, photos: Path, tmp_path: Path) -> None:
     (record,) = run(tmp_path, on(photos, "prying", options=("how=meta",)))
     assert record.status == "failed"
