@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fewshot_bench.api.record import Record
@@ -285,7 +285,14 @@ class LocalEngine(Engine):
         return record
 
     def _fail(self, record: Record) -> None:
-        self._ready.append(self.store.write(record))
+        """Store and report a failed cell; a lost worker does not cost an earlier result."""
+        before, error = self.store.get(record.spec.key()), record.error or {}
+        if before is not None and before.status == "done" and error.get("transient"):
+            message = f"{error['message']}; the earlier result is kept"
+            record = replace(record, error={**error, "message": message})
+        else:
+            record = self.store.write(record)
+        self._ready.append(record)
         finished(record)
 
     def _ended(self, worker: Worker) -> None:

@@ -148,3 +148,38 @@ def test_a_limit_on_open_files_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in said
     assert "error: cannot start worker" in said
     assert "Too many open files; use fewer --jobs" in said
+
+
+KILLED = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fsbench_methods.zero_shot import ZeroShot
+
+
+@dataclass(frozen=True)
+class Killed:
+    name: ClassVar[str] = "killed"
+
+    def fit(self, task, backbone, ctx):
+        if Path(__file__).with_name("now").exists():
+            os.kill(os.getpid(), 9)
+        return ZeroShot().fit(task, backbone, ctx)
+"""
+
+
+def test_a_lost_worker_does_not_cost_an_earlier_result(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
+    store = tmp_path / "store"
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
+    run = ("run", "--method", f"{tmp_path}/killed.py:Killed", *few, "--store", store)
+    assert fsbench(*run).code == 0
+    before = record_files(store)
+    (tmp_path / "now").touch()
+    forced = fsbench(*run, "--force")
+    assert forced.code == 1
+    assert "2 times in this cell; the earlier result is kept" in forced.out + forced.err
+    assert record_files(store) == before
+    assert fsbench(*run).code == 0
