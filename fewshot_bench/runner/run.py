@@ -26,7 +26,8 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import guarded, held_state, own_interruptions
+from fewshot_bench.runner.isolation import guarded, own_interruptions
+from fewshot_bench.runner.isolation.fit_state import held_state
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model

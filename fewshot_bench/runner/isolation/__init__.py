@@ -4,7 +4,6 @@
 one takes over.
 """
 
-from fewshot_bench.runner.isolation.fit_state import held_state
 from fewshot_bench.runner.isolation.guard import Printed, contained, guarded
 from fewshot_bench.runner.isolation.settings import CHANGED, Settings, kernel_state
 from fewshot_bench.utils.plugin_code import own_interruptions
@@ -15,7 +14,6 @@ __all__ = [
     "Settings",
     "contained",
     "guarded",
-    "held_state",
     "kernel_state",
     "own_interruptions",
 ]
