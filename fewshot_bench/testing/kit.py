@@ -6,7 +6,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fewshot_bench.api.author_frame import author_frame, class_place, definition, top_module
 from fewshot_bench.api.method_rules import STATIC
@@ -20,6 +20,7 @@ from fewshot_bench.utils.errors import unknown
 KIT_VERSION = 2
 
 Check = Callable[[Bench], None]
+Test = TypeVar("Test", bound=Callable[..., None])
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
 _KEPT = 2
 
@@ -144,7 +145,7 @@ def parametrize_with_checks(
     methods: Sequence[Any],
     *,
     expected_failures: Mapping[str, Mapping[str, str]] | None = None,
-) -> Any:
+) -> Callable[[Test], Test]:
     """Decorator for a test with arguments `(method, check)`; runs it once per method and check.
 
     `expected_failures` maps a method's name to its failing checks, each with a reason; they become
@@ -167,7 +168,8 @@ def parametrize_with_checks(
             cases.append(
                 pytest.param(method, check, id=f"{_name(method)}-{check.name}", marks=marks)
             )
-    return pytest.mark.parametrize(("method", "check"), cases)
+    decorator: Callable[[Test], Test] = pytest.mark.parametrize(("method", "check"), cases)
+    return decorator
 
 
 def refuse_unknown(expected_failures: Mapping[str, str]) -> None:
