@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
@@ -75,6 +76,8 @@ EXAMPLE = "path/to/file.py:ClassName"
 # Most classes that an error message lists.
 MOST_NAMED = 8
 _MODULES: dict[Path, ModuleType] = {}
+# The file that a thread imports at the moment.
+_importing: ContextVar[Path | None] = ContextVar("importing", default=None)
 
 
 def load(name: str) -> type:
@@ -147,6 +150,16 @@ def _listed(classes: Sequence[str]) -> str:
     return f" (classes there: {', '.join(classes[:MOST_NAMED])})" if classes else ""
 
 
+def refuse_run_during_import() -> None:
+    """UsageError in a file that is imported for a class of it: workers would run cells too."""
+    path = _importing.get()
+    if path is not None:
+        raise UsageError(
+            f"{path.name} runs cells whenever it is imported, as workers do for a class of it: put "
+            "the call below if __name__ == '__main__':, or the class into a file of its own"
+        )
+
+
 def refresh() -> None:
     """Unload files that were edited since their import, so that the next use reloads them.
 
@@ -184,6 +197,7 @@ def _executed(path: Path) -> ModuleType:
     _refuse_shadowed(path)
     # Dataclasses look up their module in sys.modules.
     sys.modules[name] = module
+    token = _importing.set(path)
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
         if path.read_bytes() != source:
@@ -196,6 +210,8 @@ def _executed(path: Path) -> ModuleType:
         raise PluginError(
             f"'{path}' cannot be imported: {type(error).__name__}: {error}{_place(path, error)}"
         ) from error
+    finally:
+        _importing.reset(token)
     method_code.note_import(name)
     return module
 

@@ -94,6 +94,7 @@ def run(
     FsbenchError. KeyboardInterrupt ends the workers; call again to resume.
     """
     given = checked(ARGUMENTS, {**locals(), **engine_options})
+    method_files.refuse_run_during_import()
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]

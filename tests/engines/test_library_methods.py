@@ -279,3 +279,22 @@ def test_a_class_whose_file_was_edited_is_named(
     with pytest.warns(fb.FsbenchWarning, match="edited since .* imported_before: cells run with"):
         fb.run(module.Edited, "digits", progress=False, **asked)
     monkeypatch.delitem(sys.modules, "imported_before")
+
+
+def test_a_file_that_runs_cells_when_it_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = FILE.format(field="size").replace("from beside import VALUE", "VALUE = 3")
+    call = "import fewshot_bench\n{}fewshot_bench.run(Edited, 'digits', dry_run=True)\n"
+    file = tmp_path / "runs_at_import.py"
+    file.write_text(text + call.format(""), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = "runs_at_import.py runs cells whenever it is imported, .*: put the call below if __n"
+    with pytest.raises(fb.FsbenchError, match=message):
+        importlib.import_module("runs_at_import")
+    with pytest.raises(fb.FsbenchError, match=message):
+        fb.run(f"{file}:Edited", "digits", dry_run=True, store=tmp_path / "s", progress=False)
+    file.write_text(text + call.format("if __name__ == '__main__': "), encoding="utf-8")
+    module = importlib.import_module("runs_at_import")
+    fb.run(module.Edited, "digits", shots=1, dry_run=True, store=tmp_path / "s", progress=False)
+    monkeypatch.delitem(sys.modules, "runs_at_import")
