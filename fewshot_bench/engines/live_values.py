@@ -50,6 +50,19 @@ def source_of(file: str) -> str:
     return "".join(linecache.getlines(file))
 
 
+def notebook_cells() -> list[str]:
+    """The names of all notebook cells, which are only in this cache, the newest first."""
+    return [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
+
+
+def parsed(source: str) -> ast.Module:
+    """The syntax tree of a source; empty if it has none."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.Module([], type_ignores=[])
+
+
 def stems_from(code: types.CodeType, source: str) -> bool:
     """True if a source still compiles to this code: a script may be edited while it runs."""
     return any(same_code(one, code) for one in _compiled(code, source))

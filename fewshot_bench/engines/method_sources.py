@@ -12,7 +12,6 @@ import functools
 import hashlib
 import inspect
 import json
-import linecache
 import os
 import re
 import subprocess
@@ -33,6 +32,8 @@ from fewshot_bench.engines.live_values import (
     first_line,
     functions_behind,
     last_line,
+    notebook_cells,
+    parsed,
     source_of,
     stems_from,
 )
@@ -138,8 +139,7 @@ class Sources:
             # `check` compares what it defines.
             return files[0]
         files += [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
-        # Notebook cells are only in this cache; try the newest first.
-        files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
+        files += notebook_cells()
         for file in dict.fromkeys(files):
             node = _definition(source_of(file), value.__name__, None)
             if node is not None and _defines(node, value, self._namespace):
@@ -176,6 +176,9 @@ class Sources:
             self._import(f"from {module} import {attribute} as {name}", module)
         elif (text := _literal(value)) is not None:
             self._parts.append(f"{name} = {text}")
+        elif found := next(self._imported(name, value), None):
+            module, attribute = found
+            self._import(f"from {module} import {attribute} as {name}", module)
         elif isinstance(value, _FIXED) or typing.get_origin(value) is not None:
             self._add_statement(name)
         else:
@@ -184,6 +187,21 @@ class Sources:
                 "which the processes that run cells cannot have: make it in fit, or a "
                 f"hyper-parameter of it, or {_STEP.format(self.cls.__name__)}"
             )
+
+    def _imported(self, name: str, value: Any) -> Iterator[tuple[str, str]]:
+        """Module and attribute of a value that does not state them, such as an alias of a type.
+
+        From the `from` imports of the source of the class and of all notebook cells.
+        """
+        for file in dict.fromkeys([self._file_of(self.cls), *notebook_cells()]):
+            for node in ast.walk(parsed(source_of(file))):
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    for part in node.names:
+                        attribute = name if part.name == "*" else part.name
+                        bound = part.asname or attribute
+                        module = sys.modules.get(node.module)
+                        if bound == name and getattr(module, attribute, self) is value:
+                            yield node.module, attribute
 
     def _is_own(self, value: Any) -> bool:
         own = isinstance(value, type) or callable(getattr(value, "__wrapped__", value))
@@ -295,13 +313,9 @@ def _named_functions(cls: type) -> Iterator[tuple[str, types.FunctionType]]:
 
 def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
     """The statement that defines a name, around `line` if given; None unless exactly one does."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return None
     found = [
         node
-        for node in ast.walk(tree)
+        for node in ast.walk(parsed(source))
         if (isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
         or (isinstance(node, ast.Assign) and name == "<lambda>")
     ]

@@ -327,6 +327,26 @@ def test_a_type_without_a_name(cell: Cell, tmp_path: Path) -> None:
         reference(cell(method)["Own"], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("from fewshot_bench.training import Learned, Loss", "Learned"),
+        ("from fewshot_bench.training import Learned as Kept", "Kept"),
+        ("from fewshot_bench.training import *", "Loss"),
+        ("from enum import CONTINUOUS as kind", "kind"),
+    ],
+)
+def test_aliases_of_types_come_from_their_module(
+    cell: Cell, tmp_path: Path, line: str, name: str
+) -> None:
+    method = METHOD.format(body=f"str({name})")
+    for source in (f"{line}\n{textwrap.dedent(method)}", method):
+        cls = cell(source)["Own"]
+        assert given(reference(cls, tmp_path)) == cls().fit(None, None, None)
+    path = Path(reference(cls, tmp_path).rpartition(":")[0])
+    assert f"{line.split()[1]} import" in path.read_text(encoding="utf-8")
+
+
 def test_a_class_of_fields_alone_in_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     last = "from fewshot_bench.engines.method_sources import reference\nfrom pathlib import Path"
