@@ -35,7 +35,11 @@ class CheckedItems:
 
     def card(self) -> DatasetCard:
         """The card of the data set."""
-        card: DatasetCard = self._inner.card()
+        card = self._inner.card()
+        if not isinstance(card, DatasetCard):
+            raise PluginError(
+                f"{self._blame}: card() returned {card!r:.80}, expected a DatasetCard"
+            )
         return card
 
     def items(self) -> Mapping[str, Sequence[Item]]:

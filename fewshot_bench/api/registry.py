@@ -31,7 +31,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
-from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code
 
 __all__ = [
@@ -246,14 +246,18 @@ class Registry:
     def blaming(self, name: str) -> Iterator[None]:
         """Turn errors of a data set's code inside the context into PluginError with their place.
 
-        FsbenchError, which already has a remedy, and OSError (no permission) pass unchanged.
+        FsbenchError, which already has a remedy, and OSError (no permission) pass unchanged, but
+        not a ContractError of a plug-in, whose author built a card or an item wrongly.
         """
+        family, colon, _ = name.partition(":")
         try:
             yield
-        except (FsbenchError, OSError):
-            raise
+        except (FsbenchError, OSError) as error:
+            entry = self.dataset_entry(name)
+            if not isinstance(error, ContractError) or entry is None or entry.is_built_in:
+                raise
+            raise PluginError(f"data set '{name}' ({entry.origin}) failed: {error}") from error
         except (Exception, SystemExit) as error:
-            family, colon, _ = name.partition(":")
             entry = self.datasets.find(f"{family}:" if colon else name)
             reason = error_text(error, entry.target)
             raise PluginError(f"data set '{name}' ({entry.origin}) failed: {reason}") from error

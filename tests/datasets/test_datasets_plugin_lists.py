@@ -131,3 +131,34 @@ def test_the_right_lists_are_fine(install: Any, tmp_path: Path) -> None:
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+CARDS = {
+    "nothing": ("return None", "card() returned None, expected a DatasetCard"),
+    "one template": (
+        "return DatasetCard('mine', 'Pets', self.names, custom_templates='a {}')",
+        "DatasetCard.custom_templates is 'a {}'",
+    ),
+    "no place": (
+        "return DatasetCard('mine', 'Pets', self.names, custom_templates=('a cat',))",
+        "DatasetCard.custom_templates has 'a cat'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CARDS)
+def test_a_wrong_card_names_its_plugin_and_no_other_set_ends(
+    install: Any, tmp_path: Path, kind: str
+) -> None:
+    body, message = CARDS[kind]
+    suite = SOURCE.replace(':Good")', ':Good", suites=("pets",))')
+    suite = suite.replace(':Mine")', ':Mine", suites=("pets",))')
+    install("own", f"{suite}    def card(self):\n        {body}\n")
+    few = ("run", "-m", "zero-shot", "--shots", "1", "--seeds", "1", "--backbone", "tiny")
+    alone = fsbench(*few, "-d", "mine", "--dry-run", "--store", tmp_path / "s")
+    assert alone.code == 2
+    assert "data set 'mine' (fsbench-own:own" in alone.err
+    assert message in alone.err
+    suites = fsbench(*few, "-d", "pets", "--dry-run", "--store", tmp_path / "s")
+    assert suites.code == 0, suites
+    assert message in suites.err
