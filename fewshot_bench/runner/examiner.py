@@ -27,6 +27,7 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.classes import LabelSpace
 from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
+from fewshot_bench.runner.revisions import revision_of
 from fewshot_bench.splits.draw import draw_all_classes, narrowed, split_key
 from fewshot_bench.splits.published import verified_picks
 from fewshot_bench.splits.sampling import Picks
@@ -56,16 +57,21 @@ class Examiner:
     """Opens data sets, draws splits and computes metrics, in the calling process.
 
     store: the results folder, with imported splits. anonymous: errors name images by number, since
-    they reach code that must not see ids.
+    they reach code that must not see ids. as_planned: refuse a cell whose data set lists other
+    images by now.
     """
 
-    def __init__(self, store: Path | None = None, *, anonymous: bool = False) -> None:
+    def __init__(
+        self, store: Path | None = None, *, anonymous: bool = False, as_planned: bool = True
+    ) -> None:
         self._store = store
+        self._as_planned = as_planned
         self._anonymous = anonymous
         self._datasets: OrderedDict[tuple[str, str], Dataset] = OrderedDict()
         self._cells: OrderedDict[Any, _Cell] = OrderedDict()
         self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
         self._handles: dict[Any, str] = {}
+        self._revisions: dict[tuple[str, str], str] = {}
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
@@ -133,6 +139,7 @@ class Examiner:
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
         key = (name, canonical_json(dict(data)))
         if key not in self._datasets:
+            self._revisions.pop(key, None)
             _keep(self._datasets, key, registry().dataset(name, data, self._store), DATASETS_KEPT)
         return self._datasets[key]
 
@@ -145,10 +152,33 @@ class Examiner:
 
     def _drawn(self, spec: RunSpec) -> _Cell:
         dataset, target = self.dataset(spec), self.target(spec)
+        self._check_lists(spec.dataset, spec.data, spec.revision)
+        if spec.target:
+            # Planned without the user's templates, which belong to no revision of a target.
+            skipped = {name: value for name, value in spec.data.items() if name == SKIPPED}
+            self._check_lists(spec.target, skipped, spec.target_revision)
         drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
         other = target.items() if spec.target else None
         split = narrowed(spec, drawn, len(dataset.card().classnames), other)
         return _Cell(dataset, target, drawn, split, _shuffled(split))
+
+    def _check_lists(self, name: str, data: Mapping[str, Any], planned: str) -> None:
+        """DataMissingError if a data set lists other images than when the cell was planned.
+
+        planned: its revision then. Files with other contents are found by the digests of images.
+        """
+        if not planned or not self._as_planned:
+            return
+        key = (name, canonical_json(dict(data)))
+        if key not in self._revisions:
+            self._revisions[key] = revision_of(name, self._open(name, data))
+        then, now = (text.rpartition(":")[2] for text in (planned, self._revisions[key]))
+        if now != then:
+            raise DataMissingError(
+                f"{name} lists other images or classes than when this cell was planned (lists "
+                f"{then}, now {now}): run the command again; a data set of a plug-in must list "
+                "the same in every process"
+            )
 
     def _imported(self, spec: RunSpec) -> Picks | None:
         """The imported picks of a cell; None unless its protocol is `imported`."""

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.registry import registry
@@ -29,10 +27,9 @@ from fewshot_bench.api.spec import (
     PRESETS,
     AllShots,
     RunSpec,
-    canonical_json,
 )
 from fewshot_bench.images.usable import open_usable, with_skipped
-from fewshot_bench.runner.preflight import check_items
+from fewshot_bench.runner.revisions import revision_of
 from fewshot_bench.runner.variants import Configured, Option, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
@@ -276,20 +273,6 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     return dataset, revision_of(name, dataset)
-
-
-def revision_of(name: str, dataset: Dataset) -> str:
-    """Identity of a data set's item lists, as stored in specifications."""
-    from fewshot_bench.api.items import digest_of
-
-    pools, card = dataset.items(), dataset.card()
-    check_items(card, pools)
-    lists = digest_of((role, pools.get(role, ())) for role in ROLES)
-    if card.revision:
-        return f"{card.revision}:{lists[:16]}"
-    # Without a revision, the identity also covers all card facts that can change a number.
-    said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
-    return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
 
 
 def weights_of(backbone: str) -> str:

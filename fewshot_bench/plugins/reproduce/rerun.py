@@ -52,7 +52,8 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
     store: the folder of the record, if known. UsageError for the record of a kept model.
     """
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.runner.request import revision_of, weights_of
+    from fewshot_bench.runner.request import weights_of
+    from fewshot_bench.runner.revisions import revision_of
 
     spec, known = record.spec, registry()
     if spec.protocol == KEPT_MODEL:
@@ -95,7 +96,7 @@ def repeat(kept: Kept) -> Outcome:
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    return run_one(spec, Session(None, spec.device, Examiner(kept.store)))
+    return run_one(spec, Session(None, spec.device, Examiner(kept.store, as_planned=False)))
 
 
 def differences(then: Record, now: Record) -> list[Difference]:
