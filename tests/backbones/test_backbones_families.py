@@ -278,7 +278,7 @@ EVA = partial(
         (
             partial(
                 VisionTransformerDistilled, SIZE, 8, embed_dim=EMBED, depth=2, num_heads=3,
-                num_classes=EMBED, weight_init="skip",
+                num_classes=EMBED,
             ),
             "a token of distillation",
         ),
