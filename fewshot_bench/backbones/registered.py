@@ -46,7 +46,7 @@ def load_registered(name: str, device: str, precision: str) -> LoadedBackbone:
 
 
 def registered_identity(name: str) -> str:
-    """What `load.identity()` gives, empty without it; PluginError if it is no text."""
+    """The text of `load.identity()`, empty without it; PluginError if it is no text."""
     entry = registry().backbones.find(name)
     identity = getattr(entry.load(), "identity", None)
     if identity is None:
@@ -65,7 +65,7 @@ def registered_identity(name: str) -> str:
 
 
 def _problems(name: str, loaded: Any, device: torch.device) -> Iterator[str]:
-    """What the loaded object lacks or does wrong, the first in one sentence."""
+    """Missing and wrong members of the loaded object, one sentence each."""
     needed = {*LoadedBackbone.__annotations__, *Backbone.__annotations__}
     for kind in (Backbone, LoadedBackbone):
         needed |= {member for member in vars(kind) if not member.startswith("_")}

@@ -172,7 +172,9 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except RuntimeError as error:
-        if "can't start new thread" not in str(error):
+        from fewshot_bench.utils.processes import is_at_limit
+
+        if not is_at_limit(error):
             raise
         _fail(f"{error}; {LIMITS}", 1)
     except ValueError as error:
@@ -182,13 +184,14 @@ def main() -> NoReturn:
         _fail("a path holds the character \\0, which no file can have; check what was given", 2)
     except OSError as error:
         from fewshot_bench.utils.files import FULL
+        from fewshot_bench.utils.processes import is_at_limit
 
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
         if error.errno in FULL or (error.filename is None and error.errno == errno.EIO):
             what = "the output" if error.filename is None else f"'{error.filename}'"
             _fail(f"{what} cannot be written: {error.strerror}; make room or write elsewhere", 1)
-        if error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+        if is_at_limit(error):
             _fail(f"{error.strerror}; {LIMITS}", 1)
         if not isinstance(error, PermissionError):
             raise

@@ -69,12 +69,12 @@ def stems_from(code: types.CodeType, source: str) -> bool:
 
 
 def _compiled(code: types.CodeType, source: str) -> Iterator[types.CodeType]:
-    """What a source gives at the place of `code`: by that statement alone, then as a whole.
+    """The code that a source gives at the place of `code`: of that statement, then of the whole.
 
     A notebook compiles each statement of a cell alone, an import the whole file. The bytecode
     differs: a call of `name.function()` is another one where the same compilation imports `name`.
     """
-    body = ast.parse(source).body
+    body = parsed(source).body
     here = [node for node in body if first_line(node) <= code.co_firstlineno <= last_line(node)]
     flags = code.co_flags & __future__.annotations.compiler_flag | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     for statements in (here, body):

@@ -5,7 +5,6 @@ A model that is kept changes no number of its record; one that cannot be kept be
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -41,10 +40,8 @@ from fewshot_bench.store.model_files import (
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
 from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.processes import is_at_limit
 from fewshot_bench.utils.rng import derive, isolated
-
-# Errors at limits of the machine: on processes, open files and disk space.
-LIMITS = FULL | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
 def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
@@ -185,9 +182,7 @@ def _without_result(
 
 def _is_of_the_machine(error: BaseException) -> bool:
     """True for an error at a limit of the machine: the next run tries the cell again."""
-    if isinstance(error, OSError):
-        return error.errno in LIMITS
-    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    return is_at_limit(error) or (isinstance(error, OSError) and error.errno in FULL)
 
 
 INCIDENT = "model"

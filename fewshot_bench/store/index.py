@@ -27,11 +27,11 @@ from fewshot_bench.store.columns import BlockFile, Column, Keys, StoredColumn, p
 from fewshot_bench.store.frames import Frames, compact
 from fewshot_bench.store.record_files import (
     READER,
-    RECORDS,
     STAMP_SIZE,
     RecordReader,
     Stamp,
     packed_stamp,
+    path_of,
     stamp_of,
 )
 from fewshot_bench.utils.errors import StoreError
@@ -118,7 +118,7 @@ class Segment:
         column, reader = Column(), RecordReader()
         for row in range(len(self.keys)):
             key = self.keys[row]
-            path, text = self.path.parent / RECORDS / key[:2] / f"{key}.json", ""
+            path, text = path_of(self.path.parent, key), ""
             with suppress(OSError, Damaged):
                 if packed_stamp(stamp_of(path.stat())) == _part(self._stamps, row):
                     text = self._packed(name, _parts_of(reader.values(path, key))[name])

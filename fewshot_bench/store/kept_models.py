@@ -16,7 +16,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
-from fewshot_bench.store.record_files import RECORDS, read_record
+from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, sorted_entries, write_whole
 from fewshot_bench.utils.text import size_text
@@ -127,7 +127,7 @@ def _is_claimed(store: Path, folder: Path) -> bool:
     """True if the folder's record states a model or is unreadable; False if it is missing."""
     key = folder.name
     try:
-        return bool(stated_model(read_record(store / RECORDS / key[:2] / f"{key}.json")))
+        return bool(stated_model(read_record(path_of(store, key))))
     except FileNotFoundError:
         return False
     except (Damaged, StoreError):

@@ -77,6 +77,11 @@ def record_files(root: Path) -> Iterator[RecordFile]:
                 yield RecordFile(folder, entry.name, None)
 
 
+def path_of(store: Path, key: str) -> Path:
+    """The file of a record in a store, which may not exist."""
+    return store / RECORDS / key[:2] / f"{key}.json"
+
+
 def stamp_of(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 

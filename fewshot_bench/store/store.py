@@ -36,6 +36,7 @@ from fewshot_bench.store.record_files import (
     RecordFile,
     RecordReader,
     Stamp,
+    path_of,
     read_record,
     record_files,
     stamp_of,
@@ -274,7 +275,7 @@ class Store:
         """Path of the record of a key, which may not exist; StoreError for a malformed key."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
-        return self.root / key[:2] / f"{key}.json"
+        return path_of(self.path, key)
 
     def _logits_usable(self, path: Path, record: Record) -> bool:
         try:

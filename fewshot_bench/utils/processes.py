@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import re
@@ -102,3 +103,10 @@ def die_with(parent: int) -> None:
         # The parent may have ended before prctl took effect.
         if os.getppid() != parent:
             sys.exit(1)
+
+
+def is_at_limit(error: BaseException) -> bool:
+    """True for an error at a limit of the machine on open files, processes or threads."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)

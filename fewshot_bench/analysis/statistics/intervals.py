@@ -116,6 +116,16 @@ def _half_width(parts: Sequence[float], freedoms: Sequence[float]) -> float:
     return t * math.sqrt(math.fsum(parts))
 
 
+def with_gaps(
+    known: Mapping[int, Estimate], shots: Sequence[int]
+) -> tuple[list[float], list[float], list[float]]:
+    """Means, lower and upper bounds by shots, to draw; NaN for a missing number, never a guess."""
+    gap = (math.nan, math.nan)
+    bounds = [known[k].bounds if k in known else gap for k in shots]
+    means = [known[k].mean if k in known else math.nan for k in shots]
+    return means, [low for low, _ in bounds], [high for _, high in bounds]
+
+
 def rounded(value: float) -> float:
     """Twelve digits: equal means of different values are the same, and print alike at xx.xx5."""
     return float(f"{value:.12g}")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
+from fewshot_bench.analysis.statistics.intervals import with_gaps
 from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.spec import ALL_SHOTS
@@ -126,10 +127,7 @@ def _draw_row(
     if list(known) == [0]:
         place.plot([0], [known[0].mean], **style | {"marker": "*", "linestyle": "", "zorder": 3})
         return
-    nan = math.nan
-    means = [known[k].mean if k in known else nan for k in shots]
-    bounds = [known[k].bounds if k in known else (nan, nan) for k in shots]
-    low, high = zip(*bounds, strict=True)
+    means, low, high = with_gaps(known, shots)
     xs = _places(shots)
     place.plot(xs, means, marker=marker, markersize=3.5, markeredgewidth=0, **style)
     place.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)

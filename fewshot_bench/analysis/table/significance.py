@@ -31,7 +31,6 @@ from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.effects import Spread
-    from fewshot_bench.api.metrics import Metric
     from fewshot_bench.store.predictions import Outcome
 
 # Over fewer data sets Wilcoxon's test cannot reach 5 %.

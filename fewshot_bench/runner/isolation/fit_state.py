@@ -1,4 +1,4 @@
-"""What a fitted classifier holds, to detect that an evaluation changed it.
+"""The state of a fitted classifier, to detect that an evaluation changed it: `held_state`.
 
 Cells that share a fit are evaluated one after the other. A classifier that counts or collects
 something in `logits` would give answers that depend on their order.
@@ -46,7 +46,7 @@ def held_state(thing: object, but: tuple[object, ...] = ()) -> list[Any]:
 
 
 def _value(one: object) -> Any:
-    """What tells whether an object itself was changed."""
+    """Facts that differ once an object itself was changed, other than its parts."""
     if isinstance(one, Tensor):
         # Tensors of inference mode have no version.
         version = None if one.is_inference() else one._version

@@ -5,13 +5,12 @@ After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
-from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
 
@@ -80,11 +79,8 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
             _flat(canvas, axes, curve, left, right)
             continue
         # A number that another method has and this one lacks is a gap, never interpolated.
-        known = dict(curve.points)
+        means, low, high = with_gaps(dict(curve.points), own)
         xs = [place[k] for k in own]
-        means = [known[k].mean if k in known else math.nan for k in own]
-        bounds = [known[k].bounds if k in known else (math.nan, math.nan) for k in own]
-        low, high = zip(*bounds, strict=True)
         color = curve.look.sentinel
         band = axes.fill_between(xs, low, high, color=color, alpha=BAND, linewidth=0)
         canvas.tag(band, "band", curve.look.css, *(("lead",) if curve.bold else ()))
