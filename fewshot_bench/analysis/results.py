@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
@@ -407,7 +407,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
     return Results(folder, {}, found, found)
 
 
-def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
+def of_cells(folder: Path, cells: Collection[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records of these cells that a store has."""
     store = Store(folder.absolute())
     found = tuple(record for _, record in store.held(cells) if record is not None)

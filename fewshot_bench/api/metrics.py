@@ -350,6 +350,15 @@ def equal_width(confidences: np.ndarray, bins: int = BINS) -> np.ndarray:
     return places
 
 
+def reliability(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """(3, bins) float64: images, right answers and sum of confidence in each bin of equal width."""
+    import numpy as np
+
+    places = equal_width(confidences, bins)
+    parts = np.ones(len(places)), hits, confidences
+    return np.stack([np.bincount(places, part, bins) for part in parts])
+
+
 def adaptive_calibration_error(
     confidences: np.ndarray, hits: np.ndarray, bins: int = BINS
 ) -> float:

@@ -57,6 +57,7 @@ _PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
 # Blocks of a file before those of the parts.
 _BLOCKS = ("frames", "keys", "stamps", "stamps of verified logits")
 _ABSENT = object()
+_NO_STAMP = packed_stamp(None)
 # The layout follows the head and a checksum; it is a line of a few hundred bytes.
 _BEGIN = len(_HEAD) + 2 * hashlib.sha256().digest_size + 1
 _MOST_LAYOUT = 2**16
@@ -167,7 +168,7 @@ class Segment:
         """Add the row of a record from the validated values of its file."""
         parts = _parts_of(values)
         texts = [self._packed(name, parts[name]) for name in _PARTS]
-        return self._add(key, packed_stamp(stamp), packed_stamp(None), texts)
+        return self._add(key, packed_stamp(stamp), _NO_STAMP, texts)
 
     def _add(self, key: str, stamp: bytes, checked: bytes, texts: Iterable[str]) -> Row:
         row = self.keys.add(key)
@@ -238,6 +239,10 @@ class Segment:
         values = {number: read(column.text(number)) for number in dict.fromkeys(numbers)}
         return map(values.__getitem__, numbers)
 
+    def is_unverified(self, row: int) -> bool:
+        """True for a finished cell whose logits were never verified."""
+        return self.part("state", row)["status"] == "done" and self.is_checked(row, _NO_STAMP)
+
     def is_checked(self, row: int, stamp: bytes) -> bool:
         """True if logits with this stamp were verified against the record."""
         return _part(self._checked, row) == stamp
@@ -294,6 +299,11 @@ class Row:
         """The index file of the row; None if it is not in a file yet."""
         return self._segment.path
 
+    @property
+    def is_unverified(self) -> bool:
+        """True for a finished cell whose logits were never verified."""
+        return self._segment.is_unverified(self._row)
+
     def is_checked(self, stamp: Stamp | None) -> bool:
         """True if logits with this file stamp were already verified against the record."""
         return stamp is not None and self._segment.is_checked(self._row, packed_stamp(stamp))
@@ -317,9 +327,16 @@ class Index:
     @classmethod
     def load(cls, folder: Path) -> Index:
         """Load every undamaged index segment of a store."""
-        found = {path: Segment.read(path) for path in sorted(index_files(folder))}
+        found = {path: Segment.read(path) for path in _newest_first(index_files(folder))}
         whole = [segment for segment in found.values() if segment is not None]
         return cls(folder, whole, [path for path, segment in found.items() if segment is None])
+
+    def size(self, *, verified: bool) -> int:
+        """The number of rows; verified: without finished cells whose logits were never verified."""
+        rows = [(segment, len(segment.keys)) for segment in self._segments]
+        if not verified:
+            return sum(count for _, count in rows)
+        return sum(not segment.is_unverified(row) for segment, n in rows for row in range(n))
 
     def find(self, key: str, stamp: Stamp | None) -> Row | None:
         """The row of a record file; None unless it was read from a file with this stamp."""
@@ -364,6 +381,15 @@ class Index:
 def index_files(folder: Path) -> Iterator[Path]:
     """The files of a store's index, valid or not."""
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    """A row that is in two files is read from the later one, which can have verified logits."""
+    times = {}
+    for path in sorted(paths):
+        with suppress(OSError):
+            times[path] = path.stat().st_mtime_ns
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 def _part(stamps: bytearray, row: int) -> bytes:

@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.image_facts import split_digest
-from fewshot_bench.api.metrics import METRICS, Answers, Metric, PerClass, needs, per_class, rounded
+from fewshot_bench.api.metrics import (
+    BINS,
+    METRICS,
+    Answers,
+    Metric,
+    PerClass,
+    needs,
+    per_class,
+    reliability,
+    rounded,
+)
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import KEEP_ALL, Stored, has_logits, load
 from fewshot_bench.store.store import Damage, Store
@@ -65,10 +75,14 @@ class Queries:
 
 @dataclass(frozen=True)
 class Entry:
-    """Predictions of one cell: (n,) class indices, and the metrics computed from its logits."""
+    """Predictions of one cell: (n,) class indices, and what was computed from its logits.
+
+    reliability: as `metrics.reliability` returns it.
+    """
 
     queries: Queries
     predictions: np.ndarray
+    reliability: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
 
@@ -123,6 +137,8 @@ def _packed(pack: Pack) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays[f"labels {place}"] = images.labels.astype("<i8")
         rows = [pack[digest].predictions for digest in digests]
         arrays[f"predictions {place}"] = np.stack(rows).astype("<i4")
+        bins = [pack[digest].reliability for digest in digests]
+        arrays[f"reliability {place}"] = np.stack(bins).astype("<f8")
         for row, digest in enumerate(digests):
             entry = pack[digest]
             entries[digest] = [place, row, entry.classes, dict(entry.metrics)]
@@ -135,6 +151,7 @@ def _unpacked(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> P
     found = {}
     for digest, (place, row, classes, metrics) in entries.items():
         labels, predictions = arrays[f"labels {place}"], arrays[f"predictions {place}"][row]
+        bins = arrays[f"reliability {place}"][row]
         if place not in queries:
             queries[place] = Queries(arrays[f"names {place}"].tobytes(), labels)
             ids = queries[place].ids
@@ -142,10 +159,12 @@ def _unpacked(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> P
                 raise ValueError("names that are not one text per image")
         if predictions.shape != labels.shape or {labels.dtype.str, predictions.dtype.str} != _KINDS:
             raise ValueError("arrays of another kind")
+        if bins.shape != (3, BINS) or bins.dtype.str != "<f8" or bins[0].sum() != len(labels):
+            raise ValueError("bins of another kind")
         if not (isinstance(metrics, dict) and all(map(_is_number, metrics.values()))):
             raise ValueError("metrics that are no numbers")
         _check_classes(classes, labels, predictions)
-        found[digest] = Entry(queries[place], predictions, classes, metrics)
+        found[digest] = Entry(queries[place], predictions, bins, classes, metrics)
     return found
 
 
@@ -184,13 +203,15 @@ class Outcome:
     """Predictions of one cell. Arrays are shared and must not be changed.
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
-    predictions: (n,) class indices below `classes`. metrics: those that the record states, and the
-    others computed from its answers. whole: returns True if all logits are kept. read: reads the
-    answers, with all logits if called with True.
+    predictions: (n,) class indices below `classes`. reliability: as `metrics.reliability` returns
+    it. metrics: those that the record states, and the others computed from its answers. whole:
+    returns True if all logits are kept. read: reads the answers, with all logits if called with
+    True.
     """
 
     queries: Queries
     predictions: np.ndarray
+    reliability: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
     whole: Callable[[], bool]
@@ -271,6 +292,7 @@ class Outcomes:
         return Outcome(
             entry.queries,
             entry.predictions,
+            entry.reliability,
             entry.classes,
             {**self._named(entry), **record.metrics},
             partial(has_logits, record),
@@ -403,7 +425,8 @@ class Outcomes:
             raise ContractError(f"{error} ({record.spec.describe()})") from error
         keys = {metric.name: _key(metric) for metric in wanted}
         values = {keys.get(name, name): value for name, value in values.items()}
-        return Entry(self._queries_of(stored), answers.predictions, answers.classes, values)
+        bins = reliability(answers.confidences, answers.hits)
+        return Entry(self._queries_of(stored), answers.predictions, bins, answers.classes, values)
 
     def _stored(self, record: Record, logits: bool) -> Stored:
         """Load a record's answers, checking their digests; logits: also read the kept logits."""

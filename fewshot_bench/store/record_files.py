@@ -13,7 +13,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +61,12 @@ class RecordFile(NamedTuple):
         return _key_in(self.folder.name, self.name.removesuffix(".json"))
 
 
-def record_files(root: Path) -> Iterator[RecordFile]:
-    """Every record file under a store's `records` folder, sorted."""
-    for folder in sorted_entries(root):
+def record_files(root: Path, folders: Iterable[Path] | None = None) -> Iterator[RecordFile]:
+    """Every record file under a store's `records` folder, sorted.
+
+    folders: those of its folders to look into; None for all.
+    """
+    for folder in sorted_entries(root) if folders is None else folders:
         if not folder.is_dir():
             continue
         with os.scandir(folder) as entries:

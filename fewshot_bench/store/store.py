@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from fewshot_bench.store.answer_files import (
     load,
     whole_digest,
 )
+from fewshot_bench.store.catch_up import caught_up
 from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.record_files import (
     RECORDS,
@@ -191,13 +192,13 @@ class Store:
             self.set_aside(path, str(error))
             return None
 
-    def held(self, cells: Iterable[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
+    def held(self, cells: Collection[RunSpec]) -> Iterator[tuple[RunSpec, Record | None]]:
         """Each cell with its usable record, as `get` returns it.
 
         Records and logits whose files still have the stamps under which they were checked are not
         read again.
         """
-        index, reader = Index.load(self.path), RecordReader()
+        index, reader = caught_up(self.path, len(cells)), RecordReader()
         for cell in cells:
             yield cell, self._held(cell, index, reader)
         index.save(whole=False)
@@ -254,7 +255,7 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index, reader = Index.load(self.path), RecordReader()
+        index, reader = caught_up(self.path), RecordReader()
         for file in record_files(self.root):
             row = index.find(file.key, file.stamp) or self._row_or_report(file, index, reader)
             if row is not None:

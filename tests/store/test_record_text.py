@@ -32,7 +32,7 @@ def test_what_was_written_is_not_checked_again(
     monkeypatch.setattr(answer_files, "read", refuse)
     assert list(Store(store.path).records()) == expected
     assert [store.get(key) for key in sorted(keys)] == expected
-    assert [record for _, record in store.held(record.spec for record in expected)] == expected
+    assert [record for _, record in store.held([record.spec for record in expected])] == expected
 
 
 def test_every_changed_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""Predictions and confidences of records, their reliability, and what cannot be used."""
+"""Predictions of records, their reliability, and what cannot be used."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.record import Record
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-THREADS = 2
 ABSENT = "its logits are not in the store"
 
 
@@ -45,30 +43,6 @@ class Predictions:
         """The outcome of a record; None if its logits are missing or cannot be used."""
         return self._outcomes.of(record) if record.spec.key() in self._usable else None
 
-    def confidences(self, records: Iterable[Record]) -> dict[str, np.ndarray]:
-        """Highest probability of each image (n,) by record key, for records with an outcome.
-
-        Outcomes may be cached: if the answers were removed or changed since then, the record is
-        left out and listed in `problems`.
-        """
-        wanted = [record for record in records if self.of(record)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(self._confidences, wanted))
-        kept = {}
-        for record, values in zip(wanted, found, strict=True):
-            if isinstance(values, str):
-                what = "predictions are known, confidence is not"
-                self.problems.append(f"{record.spec.describe()}: {what}: {values}")
-            else:
-                kept[record.spec.key()] = values
-        return kept
-
-    def _confidences(self, record: Record) -> np.ndarray | str:
-        try:
-            return self._outcomes.of(record).confidences
-        except StoreError:
-            return self._reason(record)
-
     def _reason(self, record: Record) -> str:
         reasons = {damage.path: damage.reason for damage in self._outcomes.damaged}
         reason = reasons.get(self._outcomes.store.file(record.spec.key()).with_suffix(".npz"))
@@ -80,48 +54,34 @@ def reliabilities(
 ) -> list[tuple[Contestant, Reliability]]:
     """The diagrams of contestants over all members, each data set with the same weight.
 
-    methods: a note by row label. A method without confidence on every member has no diagram. Only
-    the logits of these methods are read.
+    methods: a note by row label, in the order of the diagrams. A method without an outcome on every
+    member has no diagram.
     """
-    chosen = [c for c in headline.contestants if c.row.label in methods]
-    cells = {
-        c.row.label: [list(headline.records_of(c, group).values()) for group in headline.members]
-        for c in chosen
-    }
-    wanted = [record for members in cells.values() for member in members for record in member]
-    sure = predictions.confidences(wanted)
+    contestants = {contestant.row.label: contestant for contestant in headline.contestants}
     found = []
-    for contestant in chosen:
-        label = contestant.row.label
-        bins = _bins(cells[label], predictions, sure)
+    for label, note in methods.items():
+        contestant = contestants[label]
+        cells = [headline.records_of(contestant, group).values() for group in headline.members]
+        bins = _bins(cells, predictions)
         if bins is not None:
-            found.append((contestant, _diagram(contestant, bins, methods[label])))
-    order = list(methods)
-    return sorted(found, key=lambda pair: order.index(pair[0].row.label))
+            found.append((contestant, _diagram(contestant, bins, note)))
+    return found
 
 
-def _bins(
-    members: Sequence[Sequence[Record]],
-    predictions: Predictions,
-    sure: Mapping[str, np.ndarray],
-) -> np.ndarray | None:
+def _bins(members: Sequence[Iterable[Record]], predictions: Predictions) -> np.ndarray | None:
     """(3, bins): share of images, share of right answers, weighted sum of confidence, per bin."""
     import numpy as np
 
-    from fewshot_bench.api.metrics import BINS, equal_width
+    from fewshot_bench.api.metrics import BINS
 
     total = np.zeros((3, BINS))
     for records in members:
-        usable = [record for record in records if record.spec.key() in sure]
+        usable = [found for found in map(predictions.of, records) if found is not None]
         if not usable:
             return None
-        for record in usable:
-            values, outcome = sure[record.spec.key()], predictions.of(record)
-            assert outcome is not None
-            places = equal_width(values)
-            parts = np.ones(len(values)), outcome.hits, values
-            weight = len(usable) * len(values) * len(members)
-            total += [np.bincount(places, part, BINS) / weight for part in parts]
+        for outcome in usable:
+            weight = len(usable) * len(outcome.labels) * len(members)
+            total += outcome.reliability / weight
     return total
 
 

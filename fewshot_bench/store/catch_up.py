@@ -1,0 +1,104 @@
+"""Reads records that the index of a store lacks in several processes, where one would be slow.
+
+`caught_up` is the entry point. It changes no result: what a process cannot read, verify or finish
+is left to the caller, and a process that ends early costs time alone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from fewshot_bench.store.answer_files import check
+from fewshot_bench.store.index import Index, Row
+from fewshot_bench.store.record_files import RECORDS, RecordReader, record_files, stamp_of
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged, sorted_entries
+from fewshot_bench.utils.prefetch import cores
+
+# One process reads fewer records in about a second.
+WORTH = 5_000
+MOST_PROCESSES = 8
+
+
+def caught_up(folder: Path, cells: int | None = None) -> Index:
+    """The index of a store, which has all records where one process would be slow to read them.
+
+    cells: how many cells are to be looked up, with their answers verified; None for the records of
+    the whole store.
+    """
+    index, processes = Index.load(folder), min(cores(), MOST_PROCESSES)
+    if processes == 1 or (cells is not None and 2 * cells < WORTH):
+        return index
+    verify = cells is not None
+    lacking = _records(folder) - index.size(verified=verify)
+    if lacking < WORTH or (cells is not None and 2 * cells < lacking):
+        return index
+    _read_all(folder, processes, verify)
+    return Index.load(folder)
+
+
+def _records(folder: Path) -> int:
+    """The number of record files."""
+    count = 0
+    for place in sorted_entries(folder / RECORDS):
+        with suppress(OSError):
+            count += sum(name.endswith(".json") for name in os.listdir(place))
+    return count
+
+
+def _read_all(folder: Path, processes: int, verify: bool) -> None:
+    """Start one process for each share of the records, and wait for all of them."""
+    started: list[subprocess.Popen[bytes]] = []
+    quiet = subprocess.DEVNULL
+    try:
+        # A machine at its limit of processes reads the records in this one.
+        with suppress(OSError):
+            for share in range(processes):
+                words = [str(folder), str(share), str(processes), str(int(verify))]
+                command = [sys.executable, "-P", "-m", __name__, *words]
+                started.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
+        for process in started:
+            process.wait()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def read_share(folder: Path, share: int, shares: int, *, verify: bool) -> None:
+    """Write an index file of a share's records that the index lacks.
+
+    verify: also verify the answers of finished cells. Nothing that is damaged is renamed.
+    """
+    known, found, reader = Index.load(folder), Index(folder, []), RecordReader()
+    folders = sorted_entries(folder / RECORDS)
+    part = slice(len(folders) * share // shares, len(folders) * (share + 1) // shares)
+    for file in record_files(folder / RECORDS, folders[part]):
+        row = known.find(file.key, file.stamp)
+        if row is not None and not (verify and row.is_unverified):
+            continue
+        try:
+            row = found.add(file.key, file.stamp, reader.values(file.path, file.key))
+        except (FileNotFoundError, Damaged, StoreError):
+            continue
+        if verify:
+            _verify(file.path.with_suffix(".npz"), row)
+    found.save(whole=False)
+
+
+def _verify(path: Path, row: Row) -> None:
+    """Mark the answers of a finished cell as verified if they are."""
+    with suppress(OSError, Damaged):
+        stamp, record = stamp_of(path.stat()), row.record()
+        if record.status == "done":
+            check(path, record)
+            row.check(stamp)
+
+
+if __name__ == "__main__":
+    place, first, count, verified = sys.argv[1:]
+    read_share(Path(place), int(first), int(count), verify=verified == "1")
