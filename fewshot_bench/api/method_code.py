@@ -13,7 +13,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +68,13 @@ def note_import(module: str) -> str:
         return now
     # An edit does not affect code that was completely imported before it.
     return seen.digest if modules <= seen.modules else CHANGED
+
+
+def note_imports(modules: Iterable[str]) -> None:
+    """`note_import` for many modules, of which most are in a few packages."""
+    roots = {root.__name__: name for name in modules if (root := _root(name)) is not None}
+    for module in roots.values():
+        note_import(module)
 
 
 def is_edited(module: str) -> bool:

@@ -311,10 +311,9 @@ def registry() -> Registry:
             f"metric '{name}' ({origin}): the name is a column of another plug-in's metric; "
             "choose another"
         )
-    for entry in methods.entries.values():
-        if isinstance(entry.target, str):
-            # Plug-ins may have imported a part of their package; the rest is noted on use.
-            method_code.note_import(entry.target.partition(":")[0])
+    targets = [entry.target for entry in methods.entries.values()]
+    # Plug-ins may have imported a part of their package; the rest is noted on use.
+    method_code.note_imports(t.partition(":")[0] for t in targets if isinstance(t, str))
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
     for catalog in catalogs:
         catalog.failed = tuple(info.problem for info in infos if info.error)
