@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from operator import is_
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -36,17 +37,54 @@ _WITH_CLASSES = ("torch.nn", "torch.utils.data")
 _CLASSES = ("Tensor", "Generator")
 
 
+class _Space:
+    """A module or a class: its attributes, and those that are classes or watched functions."""
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+        self.before = dict(vars(space))
+        self.classes = [value for value in self.before.values() if isinstance(value, type)]
+        self.functions = list(_functions(space, self.before.values()))
+
+    def is_unchanged(self) -> bool:
+        """True if all names and values are the same objects in the same order."""
+        now, before = vars(self.space), self.before
+        same = len(now) == len(before) and all(map(is_, now.values(), before.values()))
+        return same and all(map(is_, now, before))
+
+
+# The spaces of the last snapshot by id: most are unchanged when the next one is taken.
+_last: dict[int, _Space] = {}
+
+
 class Functions:
     """A snapshot of watched modules and classes before plug-in code runs."""
 
     def __init__(self) -> None:
+        global _last
         self._builtins = dict(_BUILTINS)
         self._modules = {name: sys.modules[name] for name in _watched()}
-        self._spaces = {}
-        for space in _spaces(self._modules):
-            self._spaces[id(space)] = (space, dict(vars(space)))
-        self._functions = list(_functions(space for space, _ in self._spaces.values()))
+        self._spaces: dict[int, _Space] = {}
+        for name, module in self._modules.items():
+            classes = self._added(module).classes
+            if name == "torch":
+                classes = [vars(module)[part] for part in _CLASSES]
+            elif name not in _WITH_CLASSES:
+                own = _is_whole(name)
+                classes = [one for one in classes if own and one.__module__ == name]
+            for each in classes:
+                self._added(each)
+        _last = self._spaces
+        self._functions = [each for one in self._spaces.values() for each in one.functions]
         self._parts = _parts(self._functions)
+
+    def _added(self, space: Any) -> _Space:
+        key = id(space)
+        if key not in self._spaces:
+            known = _last.get(key)
+            known = known if known and known.space is space and known.is_unchanged() else None
+            self._spaces[key] = known or _Space(space)
+        return self._spaces[key]
 
     def restore(self) -> tuple[list[str], bool]:
         """Restore replaced functions. Returns their names, and True if all were restored."""
@@ -66,7 +104,10 @@ class Functions:
                 if value is not other:
                     swapped.append(f"{function.__module__}.{function.__qualname__}.{part}")
                     setattr(function, part, value)
-        for space, before in self._spaces.values():
+        for each in self._spaces.values():
+            if each.is_unchanged():
+                continue
+            space, before = each.space, each.before
             for name in _replaced(space, before):
                 if _by_its_owner(space, before[name], vars(space).get(name)):
                     continue
@@ -92,29 +133,17 @@ def _is_whole(name: str) -> bool:
     return name in _WHOLE or name.startswith(_BELOW)
 
 
-def _spaces(modules: dict[str, ModuleType]) -> Iterator[Any]:
-    for name, module in modules.items():
-        yield module
-        if _is_whole(name) or name in _WITH_CLASSES:
-            for value in list(vars(module).values()):
-                if isinstance(value, type) and (name in _WITH_CLASSES or value.__module__ == name):
-                    yield value
-        elif name == "torch":
-            yield from (vars(module)[part] for part in _CLASSES)
-
-
-def _functions(spaces: Iterable[Any]) -> Iterator[FunctionType]:
-    """Functions whose code is watched, as defined in the given modules and classes."""
-    for space in spaces:
-        if not _module_of(space).startswith(_PARTS_OF):
-            continue
-        for value in list(vars(space).values()):
-            if isinstance(value, property):
-                value = value.fget
-            elif isinstance(value, staticmethod | classmethod):
-                value = value.__func__
-            if isinstance(value, FunctionType) and str(value.__module__).startswith(_PARTS_OF):
-                yield value
+def _functions(space: Any, values: Iterable[Any]) -> Iterator[FunctionType]:
+    """Functions whose code is watched, among the values of a module or a class."""
+    if not _module_of(space).startswith(_PARTS_OF):
+        return
+    for value in values:
+        if isinstance(value, property):
+            value = value.fget
+        elif isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        if isinstance(value, FunctionType) and str(value.__module__).startswith(_PARTS_OF):
+            yield value
 
 
 _PARTS = ("__code__", "__defaults__", "__kwdefaults__")
