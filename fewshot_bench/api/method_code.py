@@ -35,6 +35,8 @@ class _Seen:
 
 _DIGESTS: dict[str, tuple[Stamps, str]] = {}
 _SEEN: dict[str, _Seen] = {}
+# By package: the number and the last name of all imported modules, and its own.
+_LISTED: dict[str, tuple[tuple[int, str], frozenset[str]]] = {}
 
 
 def source_digest(method: type) -> str:
@@ -89,8 +91,13 @@ def forget(module: str) -> None:
 
 
 def _imported(root: str) -> frozenset[str]:
-    inner = f"{root}."
-    return frozenset(name for name in list(sys.modules) if name == root or name.startswith(inner))
+    # The last name is that of the latest import; nothing was imported or unloaded since.
+    state, known = (len(sys.modules), next(reversed(sys.modules))), _LISTED.get(root)
+    if known is None or known[0] != state:
+        inner = f"{root}."
+        names = [name for name in list(sys.modules) if name.startswith(inner)]
+        known = _LISTED[root] = state, frozenset((root, *names))
+    return known[1]
 
 
 def _root(module: str) -> ModuleType | None:
