@@ -271,6 +271,11 @@ class Record:
         return code_digest(self.entry("environment", "code"))
 
     @property
+    def transient(self) -> bool:
+        """True if the machine failed and not the cell, so that the next run retries it."""
+        return bool((self.error or {}).get("transient"))
+
+    @property
     def card(self) -> Mapping[str, Any]:
         """Facts of the method in the form of `MethodCard.to_dict`; empty if not recorded."""
         found = self.entry("footprint", "card")

@@ -192,6 +192,10 @@ class LocalEngine(Engine):
             self._retries.started()
         elif event["event"] == "progress" and worker.cells:
             progress(worker.cells[0], int(event["done"]), int(event["total"]))
+        elif event["event"] == "failed":
+            record = Record.from_dict(event["record"])
+            if worker.finished(record.spec.key()) is not None:
+                self._fail(record)
         elif event["event"] == "finished":
             cell = worker.finished(event["key"])
             if cell is not None:
@@ -285,9 +289,9 @@ class LocalEngine(Engine):
         return record
 
     def _fail(self, record: Record) -> None:
-        """Store and report a failed cell; a lost worker does not cost an earlier result."""
+        """Store and report a failed cell; a failure of the machine keeps an earlier result."""
         before, error = self.store.get(record.spec.key()), record.error or {}
-        if before is not None and before.status == "done" and error.get("transient"):
+        if before is not None and before.status == "done" and record.transient:
             message = f"{error['message']}; the earlier result is kept"
             record = replace(record, error={**error, "message": message})
         else:

@@ -89,9 +89,12 @@ class RemoteExaminer:
         """Submit a cell to the label process, which computes its metrics and stores it.
 
         The returned outcome has no metrics. Incidents noted earlier precede those of the record.
+        A failure of the machine is left to the engine, which keeps an earlier result.
         """
         earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
+        if record.transient:
+            return Outcome(record)
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.data.cast("B")
         self.ask("settle", body, record=record.to_dict(), shape=shape)

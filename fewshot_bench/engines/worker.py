@@ -151,11 +151,15 @@ def _compute(
     outcomes = run_group(todo, session, answers.progress, request["parts"])
     for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
-        answers.send("finished", key=record.spec.key())
         following = todo[number] if number < len(todo) else None
-        # Hooks get the stored record: the one computed here has no metrics.
-        stored = store.get(record.spec.key()) or record
-        trusted &= _hook("run_finished", following, examiner, answers, record=stored)
+        if record.transient:
+            # The engine decides whether to store it, and calls the hook.
+            answers.send("failed", record=record.to_dict())
+        else:
+            answers.send("finished", key=record.spec.key())
+            # Hooks get the stored record: the one computed here has no metrics.
+            stored = store.get(record.spec.key()) or record
+            trusted &= _hook("run_finished", following, examiner, answers, record=stored)
         if following is None:
             break
         if not trusted:

@@ -138,7 +138,7 @@ def resume(
 
 
 def _again(record: Record, retry_failed: bool) -> bool:
-    return retry_failed or bool((record.error or {}).get("transient"))
+    return retry_failed or record.transient
 
 
 def _cells(records: Sequence[Record]) -> str:

@@ -165,13 +165,22 @@ class Killed:
 
     def fit(self, task, backbone, ctx):
         if Path(__file__).with_name("now").exists():
-            os.kill(os.getpid(), 9)
+            END
         return ZeroShot().fit(task, backbone, ctx)
 """
 
 
-def test_a_lost_worker_does_not_cost_an_earlier_result(tmp_path: Path) -> None:
-    (tmp_path / "killed.py").write_text(KILLED, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), 9)", "2 times in this cell"),
+        ("raise OSError(24, 'Too many open files')", "OSError: [Errno 24] Too many open files"),
+    ],
+)
+def test_a_failure_of_the_machine_does_not_cost_an_earlier_result(
+    tmp_path: Path, end: str, said: str
+) -> None:
+    (tmp_path / "killed.py").write_text(KILLED.replace("END", end), encoding="utf-8")
     store = tmp_path / "store"
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     run = ("run", "--method", f"{tmp_path}/killed.py:Killed", *few, "--store", store)
@@ -180,6 +189,13 @@ def test_a_lost_worker_does_not_cost_an_earlier_result(tmp_path: Path) -> None:
     (tmp_path / "now").touch()
     forced = fsbench(*run, "--force")
     assert forced.code == 1
-    assert "2 times in this cell; the earlier result is kept" in forced.out + forced.err
+    assert f"{said}; the earlier result is kept" in forced.out + forced.err
     assert record_files(store) == before
     assert fsbench(*run).code == 0
+    # Without an earlier result the failure is stored, and the next run tries the cell again.
+    other = (*run[:-1], tmp_path / "other")
+    assert fsbench(*other).code == 1
+    (failed,) = Store(tmp_path / "other").records()
+    assert (failed.status, failed.transient) == ("failed", True)
+    (tmp_path / "now").unlink()
+    assert fsbench(*other).code == 0
