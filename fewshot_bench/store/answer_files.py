@@ -22,6 +22,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
 from fewshot_bench.utils.errors import StoreError, unknown
 from fewshot_bench.utils.files import Damaged
+from fewshot_bench.utils.processes import is_at_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -296,7 +297,11 @@ def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open the archive; Damaged if opening it, or reading from it within the block, fails."""
+    """Open the archive; Damaged if opening it, or reading from it within the block, fails.
+
+    StoreError if this process may not read the file, or is at a limit of the machine: the file
+    itself may be whole.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(names_in(archive))
@@ -305,7 +310,16 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except (FileNotFoundError, Damaged):
         raise
+    except PermissionError as error:
+        raise StoreError(
+            f"cannot read '{path}': {error.strerror}; check its permissions"
+        ) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or is_at_limit(error):
+            raise StoreError(
+                f"cannot read '{path}': {error or 'not enough memory'}; run the same command again "
+                "when less runs on this machine"
+            ) from error
         raise Damaged(f"{type(error).__name__}: {error}") from None
 
 

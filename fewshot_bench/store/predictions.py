@@ -438,7 +438,7 @@ class Outcomes:
             raise StoreError(
                 f"no {name} in '{self.store.path}'; run the cell again to have them"
             ) from None
-        except (Damaged, OSError) as error:
+        except (Damaged, StoreError, OSError) as error:
             damage = Damage(path, str(error))
             if damage not in self.damaged:
                 self.damaged.append(damage)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -171,7 +172,7 @@ def read_content(path: Path) -> bytes:
     """The bytes of a record file; StoreError when they cannot be read."""
     try:
         # Reading a pipe would wait for ever.
-        if not path.is_file() and path.exists():
+        if not stat.S_ISREG(path.stat().st_mode):
             raise StoreError(f"'{path}' is no regular file; remove it")
         return path.read_bytes()
     except FileNotFoundError:

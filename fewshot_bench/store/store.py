@@ -67,6 +67,8 @@ JOBS, METHODS = "jobs", "methods"
 # Fields of a record with texts from plug-ins and the machine, which are masked.
 MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
+# How often a cell is read that a writer replaces meanwhile.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +172,19 @@ class Store:
 
         A damaged or modified record, and logits that cannot be read or do not match the record, are
         renamed to `*.damaged-<n>`. A record of status done without its logits counts as absent.
-        Both are reported in `damaged`.
+        Both are reported in `damaged`. A cell that a writer replaces meanwhile is read again.
         """
-        values = self._values(key, RecordReader())
-        if values is None:
-            return None
-        record = Record.read(values, key)
-        path = self.file(key).with_suffix(".npz")
-        if record.status == "done" and not self._logits_usable(path, record):
-            return None
-        return record
+        for _ in range(_ATTEMPTS):
+            stamp = self.stamp(key)
+            values = self._values(key, RecordReader())
+            if values is None:
+                return None
+            record = Record.read(values, key)
+            if record.status != "done" or self._logits_usable(record, stamp):
+                return record
+            if self.stamp(key) == stamp:
+                return None
+        return None
 
     def _values(self, key: str, reader: RecordReader) -> Mapping[str, Any] | None:
         """The values of a valid record; None if it is missing, or damaged and thus renamed."""
@@ -214,8 +219,8 @@ class Store:
             row = index.add(key, stamp, values)
         record = row.record(cell)
         if record.status == "done" and not row.is_checked(logits):
-            if not self._logits_usable(self.file(key).with_suffix(".npz"), record):
-                return None
+            if not self._logits_usable(record, stamp):
+                return None if self.stamp(key) == stamp else self.get(key)
             row.check(logits)
         return record
 
@@ -240,6 +245,7 @@ class Store:
         Damaged files are renamed to `*.damaged-<n>`.
         """
         path = self.file(key).with_suffix(".npz")
+        stamp = self.stamp(key)
         try:
             return load(path, read_record(self.file(key)), kept=True)
         except FileNotFoundError:
@@ -247,6 +253,10 @@ class Store:
                 f"no answers of cell {key[:12]} in '{self.path}'; run the cell again to have them"
             ) from None
         except Damaged as error:
+            if self.stamp(key) != stamp:
+                raise StoreError(
+                    f"cell {key[:12]} was replaced while its answers were read; read them again"
+                ) from None
             moved = self.set_aside(path, str(error))
             raise StoreError(
                 f"answers of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
@@ -278,14 +288,22 @@ class Store:
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return path_of(self.path, key)
 
-    def _logits_usable(self, path: Path, record: Record) -> bool:
+    def _logits_usable(self, record: Record, stamp: Stamp | None) -> bool:
+        """True for usable logits; others are reported if the record still has this stamp.
+
+        Otherwise a writer is replacing the cell, and the logits may be those of its next record.
+        """
+        key = record.spec.key()
+        path = self.file(key).with_suffix(".npz")
         try:
             check(path, record)
         except FileNotFoundError:
-            self._report(path, "logits of a finished cell are missing; it counts as not done")
+            if self.stamp(key) == stamp:
+                self._report(path, "logits of a finished cell are missing; it counts as not done")
             return False
         except Damaged as error:
-            self.set_aside(path, str(error))
+            if self.stamp(key) == stamp:
+                self.set_aside(path, str(error))
             return False
         return True
 
@@ -362,5 +380,5 @@ def _read(path: Path, store: Path | None) -> Kept:
         return Kept(record, load(file, record).answers, store)
     except FileNotFoundError:
         return Kept(record, None, store)
-    except Damaged as error:
+    except (Damaged, StoreError) as error:
         return Kept(record, None, store, str(Damage(file, str(error))))

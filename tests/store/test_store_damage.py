@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.api.record import SCHEMA
+from fewshot_bench.api.record import SCHEMA, Record
+from fewshot_bench.store import answer_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.answers import stored_arrays
@@ -118,3 +119,61 @@ def test_a_pipe_in_place_of_a_record_is_named_and_not_waited_for(store: Store) -
     assert "is no regular file" in str(store.damaged[0])
     with pytest.raises(StoreError, match="is no regular file"):
         store.get(key)
+
+
+def test_answers_that_this_user_may_not_read_are_left_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = put(store, make())
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Permissions do not hold for root.
+    monkeypatch.setattr("fewshot_bench.store.answer_files.digest_of_file", refused)
+    monkeypatch.setattr("fewshot_bench.store.answer_files.zipfile.ZipFile", refused)
+    with pytest.raises(StoreError, match=r"cannot read '.*npz': Permission denied; check its perm"):
+        store.get(key)
+    monkeypatch.undo()
+    assert store.complete(key)
+    assert store.damaged == []
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_cell_that_is_replaced_while_it_is_read_is_left_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    record = make()
+    key = put(store, record)
+    compared = answer_files.check
+
+    def replaced(path: Path, old: Record) -> None:
+        monkeypatch.undo()
+        put(Store(store.path), dataclasses.replace(record, notes={"again": True}), n=5)
+        compared(path, old)
+
+    monkeypatch.setattr("fewshot_bench.store.store.check", replaced)
+    found = next(iter(store.held([record.spec])))[1] if listed else store.get(key)
+    assert found is not None
+    assert found.notes == {"again": True}
+    assert store.damaged == []
+    assert not list(store.root.rglob("*.damaged-*"))
+
+
+def test_a_record_that_appears_while_it_is_looked_for_is_no_other_kind_of_file(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = put(store, make())
+    path = store.file(key)
+    content = path.read_bytes()
+    path.unlink()
+    looked = Path.is_file
+
+    def late(self: Path) -> bool:
+        found = looked(self)
+        if self == path:
+            path.write_bytes(content)
+        return found
+
+    monkeypatch.setattr(Path, "is_file", late)
+    assert store.get(key) is None
