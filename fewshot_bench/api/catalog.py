@@ -15,7 +15,7 @@ from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import OWN
-from fewshot_bench.utils.errors import PluginError, UsageError, unknown
+from fewshot_bench.utils.errors import PluginError, UsageError, suggestion, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
 
@@ -160,7 +160,10 @@ class Catalog:
         self.refuse_conflict(name)
         if name not in self.entries:
             known = [*self.entries, *self.suites()]
-            raise self.unknown(name, known, f"fsbench list {self.listing}")
+            step = f"fsbench list {self.listing}"
+            if not suggestion(name, known):
+                step += "; if a plug-in has it, install its package"
+            raise self.unknown(name, known, step)
         return self.entries[name]
 
     def refuse_conflict(self, name: str) -> None:

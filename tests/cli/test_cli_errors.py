@@ -34,7 +34,7 @@ def assert_error(result: Result, code: int, *parts: str) -> None:
     ("arguments", "parts"),
     [
         (["--method", "clip_lora"], ["clip_lora", "did you mean 'clip-lora'"]),
-        (["--method", "zzz"], ["unknown method 'zzz'"]),
+        (["--method", "zzz"], ["unknown method 'zzz'", "if a plug-in has it, install"]),
         (["--dataset", "digit"], ["did you mean 'digits'"]),
         (["--dataset", "folder:"], ["folder:"]),
         (["--store", ""], ["--store", "'' is empty"]),
