@@ -8,8 +8,8 @@ ends, the records that it has stored stay, and the next run resumes with the mis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -87,6 +87,24 @@ def run_plan(
     call: CallOptions | None = None,
 ) -> RunOutcome:
     """Run the cells of a plan that the store in `folder` lacks, and report."""
+    call = call or CallOptions()
+    variables = engines.worker_environment(folder)
+    reporter.info(conditions.text())
+    _report_unusable(plan.problems, reporter)
+    with _opened(folder, call) as store:
+        return _run_in(store, plan, folder, conditions, engines, variables, reporter, call)
+
+
+def _run_in(
+    store: Store,
+    plan: Plan,
+    folder: Path,
+    conditions: Conditions,
+    engines: EngineChoice,
+    variables: Mapping[str, str],
+    reporter: Reporter,
+    call: CallOptions,
+) -> RunOutcome:
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.preflight import keep_splits
@@ -94,11 +112,6 @@ def run_plan(
     from fewshot_bench.store.kept_models import kept_models_line
     from fewshot_bench.store.predictions import Outcomes
 
-    call = call or CallOptions()
-    variables = engines.worker_environment(folder)
-    reporter.info(conditions.text())
-    _report_unusable(plan.problems, reporter)
-    store = _opened(folder, call)
     # Snapshot the store first, so that records written by other runs from here on are noticed.
     before = StoreSnapshot.of(store, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
@@ -157,16 +170,24 @@ def run_plan(
     return RunOutcome(plan, failed, interrupted)
 
 
-def _opened(folder: Path, call: CallOptions) -> Store:
-    """The store, not created by a dry run; absolute, since a plug-in may change directory."""
+@contextmanager
+def _opened(folder: Path, call: CallOptions) -> Iterator[Store]:
+    """The store, not created by a dry run; absolute, since a plug-in may change directory.
+
+    A run that is refused or has no data leaves no empty folders behind.
+    """
     from fewshot_bench.store.store import Store
 
     store = Store(folder.absolute())
-    if not call.dry_run:
-        store.create()
-    elif any(part.is_file() for part in (store.path, *store.path.parents)):
+    if call.dry_run and any(part.is_file() for part in (store.path, *store.path.parents)):
         raise UsageError(f"store '{folder}' is not a folder; choose another store")
-    return store
+    made = [] if call.dry_run else store.create()
+    try:
+        yield store
+    finally:
+        for empty in made:
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def _dry_run(

@@ -102,8 +102,12 @@ class Store:
         """The folder that holds the records."""
         return self.path / RECORDS
 
-    def create(self) -> None:
-        """Make the folders, prove that they can be written, and remove stale temporary files."""
+    def create(self) -> list[Path]:
+        """Make the folders, prove that they can be written, and remove stale temporary files.
+
+        Returns the folders that did not exist before, each before the one that it is in.
+        """
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / temporary_name()
@@ -116,6 +120,7 @@ class Store:
         for temporary in self.root.rglob(f"{TEMPORARY}*"):
             if is_stale(temporary):
                 temporary.unlink(missing_ok=True)
+        return made
 
     def write(
         self,

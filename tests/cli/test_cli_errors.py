@@ -120,6 +120,15 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_run_that_is_refused_leaves_no_empty_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path / "data"))
+    result = fsbench("run", *BASE[:-1], "--dataset", "dtd", "--store", tmp_path / "new" / "store")
+    assert result.code == 3, result
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
     done = subprocess.run(
