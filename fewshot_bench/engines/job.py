@@ -164,7 +164,7 @@ def take_part(job: Job) -> int:
         return STOPPED
     except FsbenchError as error:
         print(f"error: {error}", flush=True)
-        _leave_word(job, error)
+        _leave_word(job, str(error))
         return error.exit_code
     return 0
 
@@ -174,15 +174,15 @@ def take_part_quietly(job: Job) -> str:
     try:
         _take_part(job)
     except FsbenchError as error:
-        _leave_word(job, error)
+        _leave_word(job, str(error))
         return str(error)
     return ""
 
 
-def _leave_word(job: Job, error: FsbenchError) -> None:
+def _leave_word(job: Job, text: str) -> None:
     name = f"trouble-{this_machine()}-{os.getpid()}.txt"
     with suppress(OSError):
-        write_whole(job.folder / name, f"{error}\n".encode())
+        write_whole(job.folder / name, f"{text}\n".encode())
 
 
 def _take_part(job: Job) -> None:
@@ -192,6 +192,9 @@ def _take_part(job: Job) -> None:
     with LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine:
         for record in engine.run(cells, lambda *_: None):
             print(_line(record), flush=True)
+            if record.transient and job.before.new_record(record.spec) is None:
+                # The earlier result is kept, so that the store says nothing of this failure.
+                _leave_word(job, f"{record.spec.describe()}: {(record.error or {})['message']}")
 
 
 def _line(record: Record) -> str:

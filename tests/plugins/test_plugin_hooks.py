@@ -238,3 +238,37 @@ def test_the_help_imports_nothing_heavy() -> None:
             [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+FULL = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fsbench_methods.zero_shot import ZeroShot
+
+
+@dataclass(frozen=True)
+class Full:
+    name: ClassVar[str] = "full"
+
+    def fit(self, task, backbone, ctx):
+        if Path(__file__).with_name("now").exists():
+            raise OSError(24, "Too many open files")
+        return ZeroShot().fit(task, backbone, ctx)
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_that_keeps_an_earlier_result_is_the_reason_why_a_job_ends(
+    launcher: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
+    run = ("run", "--method", f"{tmp_path}/full.py:Full", *few, "--store", tmp_path / "store")
+    assert fsbench(launcher, *run).returncode == 0
+    (tmp_path / "now").touch()
+    done = fsbench(launcher, *run, "--force", "--engine", "launcher")
+    assert done.returncode == 1, done.stderr
+    assert "Too many open files; the earlier result is kept" in done.stderr
+    assert [record.status for record in Store(tmp_path / "store").records()] == ["done"]
