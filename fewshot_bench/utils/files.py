@@ -30,17 +30,22 @@ class Damaged(Exception):
     """A damaged file of the store that must not be used; the message is the reason."""
 
 
-def temporary_name() -> str:
-    return f"{TEMPORARY}~{this_machine()}~{os.getpid()}~{secrets.token_hex(6)}"
+def temporary_name(prefix: str = TEMPORARY) -> str:
+    return f"{prefix}~{this_machine()}~{os.getpid()}~{secrets.token_hex(6)}"
 
 
 def is_stale(path: Path) -> bool:
-    _, machine, pid, _ = (path.name.split("~") + ["", "", ""])[:4]
     try:
         old = time.time() - path.stat().st_mtime > STALE_SECONDS
     except OSError:
         return False
-    return old or (machine == this_machine() and pid.isdigit() and not is_running(int(pid)))
+    return old or is_left_behind(path)
+
+
+def is_left_behind(path: Path) -> bool:
+    """True for a name of `temporary_name` by a process of this machine that has ended."""
+    _, machine, pid, _ = (path.name.split("~") + ["", "", ""])[:4]
+    return machine == this_machine() and pid.isdigit() and not is_running(int(pid))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import fewshot_bench as fb
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.search import Search
 from fewshot_bench.store.model_files import MODEL_FILES, read_config
-from tests.helpers import Result, fsbench, save_image
+from tests.helpers import PATIENCE, Result, fsbench, save_image, start, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +206,25 @@ def test_a_device_that_is_not_there_is_named_by_its_option(photos: str, tmp_path
     done = fsbench("adapt", "-d", photos, "-O", tmp_path / "m", "--device", "cuda:99")
     assert done.code == 2
     assert done.err.strip().endswith("use --device cpu")
+
+
+def left_in(folder: Path) -> list[Path]:
+    return list(folder.glob("fsbench-adapt*"))
+
+
+@pytest.mark.slow
+def test_the_folder_of_features_of_a_killed_process_is_removed(photos: str, tmp_path: Path) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    asked = ("adapt", "--backbone", "tiny", "--device", "cpu", "-m", "zero-shot", "-d", photos)
+    environment = {**os.environ, "TMPDIR": str(place)}
+    process = start(*asked, "-O", tmp_path / "model", env=environment)
+    wait_until(lambda: bool(left_in(place)) or process.poll() is not None)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    (left,) = left_in(place)
+    process = start(*asked, "-O", tmp_path / "model", env=environment)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert not left.exists()
+    assert left_in(place) == []

@@ -54,7 +54,7 @@ from fewshot_bench.utils.arguments import (
     whole,
 )
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
-from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.files import FULL, is_left_behind, temporary_name
 from fewshot_bench.utils.text import SIZES, read_size
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 BUDGET = "10m"
 KEPT = 0.95
 """Default share of right images that `--reject` keeps."""
+# The beginning of the name of a folder for features in TMPDIR.
+_FEATURES = "fsbench-adapt"
 _SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
 _ARGUMENTS: Mapping[str, Kind] = {
     "dataset": text("the name of a data set"),
@@ -179,9 +181,15 @@ def adapt(
 
 @contextmanager
 def _cache() -> Iterator[Path]:
-    """A folder for features while methods are tried; UsageError if its disk is full."""
+    """A folder for features while methods are tried; UsageError if its disk is full.
+
+    Folders of processes that were killed are removed first.
+    """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="fsbench-adapt-"))
+        for left in Path(tempfile.gettempdir()).glob(f"{_FEATURES}~*"):
+            if is_left_behind(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=temporary_name(_FEATURES)))
     except OSError as error:
         raise _no_room(error) from error
     try:
