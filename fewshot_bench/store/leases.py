@@ -1,10 +1,11 @@
 """Leases on shared work, without locks: `Leases.claim` takes one, which dies with its process.
 
 A lease is a file `claims/<key>.<generation>` that is created exclusively and touched while its
-holder lives; if it was not touched for its `seconds`, or its process on this machine has ended, it
-is dead and the next generation may be claimed. Leases are safe on shared file systems: they need
-only exclusive creation, touching, listing and removal, and all times are by the clock of the
-store's file system, so that clocks of machines need not agree.
+holder lives. It is dead if it was not touched for its `seconds`, if its time is as far in the
+future (a clock was put back), or if its process on this machine has ended; then the next generation
+may be claimed. Leases are safe on shared file systems: they need only exclusive creation, touching,
+listing and removal, and all times are by the clock of the store's file system, so that clocks of
+machines need not agree.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ class Leases:
 
     def dead(self) -> list[Path]:
         """Files of dead leases, and clock probes that killed processes left behind."""
-        clocks = [path for path in self.folder.glob(f"{CLOCK}*") if self._age(path) > self.seconds]
+        clocks = [
+            path for path in self.folder.glob(f"{CLOCK}*") if abs(self._age(path)) > self.seconds
+        ]
         leases = [path for path in _entries(self.folder) if not self._lives(path, self._read(path))]
         return clocks + leases
 
@@ -206,10 +209,13 @@ class Leases:
             return False
         if holder.machine == this_machine() and not is_running(holder.pid, holder.started):
             return False
-        return self._age(path) <= holder.seconds
+        return abs(self._age(path)) <= holder.seconds
 
     def _age(self, path: Path) -> float:
-        """Seconds since a file was touched; infinity if it is gone, 0 if it cannot be read."""
+        """Seconds since a file was touched; infinity if it is gone, 0 if it cannot be read.
+
+        Negative if the clock of the file system was put back since then.
+        """
         try:
             # Opening the file makes a network file system query the server.
             with path.open("rb") as file:

@@ -103,7 +103,9 @@ def test_a_killed_holder_of_this_machine_holds_nothing(tmp_path: Path) -> None:
     assert claimed.holder.tries == 1
 
 
-def test_another_machine_keeps_its_lease_for_its_time(tmp_path: Path) -> None:
+# With -1 the times are in the future: a clock was put back.
+@pytest.mark.parametrize("direction", [1, -1])
+def test_another_machine_keeps_its_lease_for_its_time(tmp_path: Path, direction: int) -> None:
     mine = leases(tmp_path)
     assert mine.claim(KEY) is not None
     mine.held.clear()
@@ -112,10 +114,10 @@ def test_another_machine_keeps_its_lease_for_its_time(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     other = leases(tmp_path)
     assert other.claim(KEY) is None
-    past = time.time() - 50
+    past = time.time() - direction * 50
     os.utime(path, (past, past))
     assert other.claim(KEY) is None
-    past = time.time() - 70
+    past = time.time() - direction * 70
     os.utime(path, (past, past))
     assert other.claim(KEY) is not None
     assert files(tmp_path) == [f"{KEY}.2"]
