@@ -104,12 +104,14 @@ def own_store(store: Path) -> Path:
 
 
 def _records(store: Path) -> list[Record]:
-    """Records of the sweep store and of the store itself, each cell once."""
+    """Records of the sweep store and of the store itself, each cell once: with a result if any."""
     folders = dict.fromkeys(folder for folder in (own_store(store), store) if folder.exists())
     found: dict[str, Record] = {}
     for folder in folders or (store,):
         for record in read_records(Store(folder)) if len(folders) < 2 else listed(Store(folder)):
-            found.setdefault(record.spec.key(), record)
+            first = found.setdefault(record.spec.key(), record)
+            if first.status == "failed" != record.status:
+                found[record.spec.key()] = record
     return list(found.values())
 
 

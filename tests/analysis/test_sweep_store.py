@@ -23,6 +23,15 @@ def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path)
     assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
 
 
+def test_a_result_of_the_store_is_drawn_if_the_cell_failed_in_its_sweeps(tmp_path: Path) -> None:
+    records = swept(SMALL, seeds=(1,))
+    failed = [dataclasses.replace(record, status="failed", metrics={}) for record in records]
+    for one, other in ((records, failed), (failed, records)):
+        store = save(tmp_path / one[0].status, one)
+        save(store / "sweeps", other)
+        assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
+
+
 def test_relative_places_and_suites_are_those_of_the_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
