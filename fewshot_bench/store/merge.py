@@ -129,17 +129,23 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     """Copy the cells and imported picks of one store into another, yielding each outcome.
 
     Every file of the source is read in full and checked before it is used. With `dry_run` nothing
-    is written. A second call completes a killed merge.
+    is written. StoreError if the destination cannot be written; a second call completes a merge
+    that was stopped or killed.
     """
     for path in split_paths(source):
         yield _picks(path, destination, dry_run)
     for file in record_files(Store(source).root):
         try:
-            yield _cell(file.path, destination, dry_run)
+            theirs = examine(file.path)
+            step = _step(theirs, destination)
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:
             yield Step(UNUSABLE, file.path, (str(error),))
+            continue
+        if not dry_run and step.outcome in (COPIED, REPLACED):
+            _bring(theirs, destination, step.lines)
+        yield step
 
 
 def _picks(path: Path, destination: Store, dry_run: bool) -> Step:
@@ -164,27 +170,28 @@ def _picks(path: Path, destination: Store, dry_run: bool) -> Step:
     return Step(COPIED, path)
 
 
-def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
-    theirs = examine(path)
+def _step(theirs: Cell, destination: Store) -> Step:
     if theirs.problems:
-        return Step(UNUSABLE, path, theirs.problems)
+        return Step(UNUSABLE, theirs.path, theirs.problems)
+    outcome, lines = _decided(theirs, destination.file(theirs.record.spec.key()))
+    return Step(outcome, theirs.path, lines)
+
+
+def _bring(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
+    """Write a cell into the destination, setting aside files with problems; StoreError if full."""
     target = destination.file(theirs.record.spec.key())
-    outcome, lines = _decided(theirs, target)
-    if dry_run or outcome not in (COPIED, REPLACED):
-        return Step(outcome, path, lines)
-    if lines:
+    if problems:
         for file in (target, target.with_suffix(".npz")):
             if file.exists():
-                destination.set_aside(file, "; ".join(lines))
+                destination.set_aside(file, "; ".join(problems))
     try:
-        copy_model(path.parents[2], theirs.record, destination.path)
+        copy_model(theirs.path.parents[2], theirs.record, destination.path)
     except OSError as error:
         raise destination.cannot_write(destination.path / MODELS, error) from error
     if theirs.record.status == "done" and theirs.arrays is not None:
         destination.put(theirs.record, theirs.arrays)
     else:
         destination.write(theirs.record)
-    return Step(outcome, path, lines)
 
 
 def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 from pathlib import Path
 
@@ -231,3 +232,17 @@ def test_imported_picks_come_along(tmp_path: Path) -> None:
 def test_a_store_of_picks_alone_is_a_source(tmp_path: Path) -> None:
     picks(tmp_path / "b")
     assert "1 copied" in merge(Store(tmp_path / "a"), tmp_path / "b").out
+
+
+def test_a_full_disk_stops_the_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, there = filled(tmp_path / "a"), filled(tmp_path / "b", [])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fewshot_bench.utils.files.os.fsync", full)
+    stopped = merge(there, source)
+    assert (stopped.code, stopped.out, stopped.err.count("\n")) == (1, "", 1)
+    assert stopped.err.startswith("error: no space to write")
+    monkeypatch.undo()
+    assert merge(there, source).out == f"{source.path}: 3 copied\n"
