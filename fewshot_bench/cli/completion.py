@@ -104,6 +104,18 @@ def options() -> Iterable[str]:
     return registry().options.entries
 
 
+def mend_fish() -> None:
+    """Register completion for fish that keeps commas, where click's cuts a name or help off."""
+    from click.shell_completion import FishComplete, add_completion_class
+
+    class Fish(FishComplete):
+        source_template = FishComplete.source_template.replace(
+            'string split ","', 'string split -m 1 ","'
+        )
+
+    add_completion_class(Fish)
+
+
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
     """Discard output printed inside, such as by a plug-in on import."""

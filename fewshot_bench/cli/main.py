@@ -150,6 +150,10 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(100_000, 50, 100)
+    if "_FSBENCH_COMPLETE" in os.environ:
+        from fewshot_bench.cli.completion import mend_fish
+
+        mend_fish()
     try:
         offline.enforce_if_asked()
         code = cli.main(standalone_mode=False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +27,18 @@ except SystemExit:
     heavy = [name for name in ("torch", "open_clip", "numpy", "sklearn") if name in sys.modules]
     print(json.dumps([heavy, time.process_time()]), file=sys.stderr)
 """
+
+
+def script(shell: str) -> str:
+    """What a shell reads to set completion up."""
+    return subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+        env=environment(_FSBENCH_COMPLETE=f"{shell}_source"),
+    ).stdout
 
 
 def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
@@ -117,3 +132,25 @@ def test_a_broken_plug_in_says_nothing(methods: Any, tmp_path: Path, monkeypatch
     folder = Path(methods.__file__).parent
     (folder / "__init__.py").write_text("print('hello')\nraise RuntimeError('broken')\n")
     assert completed("run", "-m", "coo") == ["coop"]
+
+
+def test_fish_keeps_commas_of_names_and_helps(tmp_path: Path) -> None:
+    source = script("fish")
+    assert 'string split -m 1 "," $completion' in source
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    command = tmp_path / "fsbench"
+    command.write_text(f"#!{sys.executable}\nfrom fewshot_bench.cli.main import main\nmain()\n")
+    command.chmod(0o755)
+    lines = "complete -C 'fsbench run -m zero-shot,tip'; complete -C 'fsbench repro'"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"source (echo {shlex.quote(source)} | psub); {lines}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+        env=environment(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"),
+    )
+    help_text = "Repeat a published table: paper, ours, noise, verdict."
+    expected = ["zero-shot,tip-adapter", "zero-shot,tip-adapter-f", f"reproduce\t{help_text}"]
+    assert done.stdout.splitlines() == expected, done.stderr
