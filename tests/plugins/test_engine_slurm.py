@@ -192,6 +192,9 @@ def test_the_script_is_shown(tmp_path: Path) -> None:
         ("--account", "$(id)"),
         ("--qos", "x;id"),
         ("--time", "soon"),
+        # A worker would stop as soon as it starts.
+        ("--time", "1"),
+        ("--time", "0:45"),
         ("--sbatch", "id"),
         ("--sbatch", "--comment=`id`"),
         ("--constraint", "a'b"),

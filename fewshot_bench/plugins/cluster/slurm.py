@@ -66,12 +66,26 @@ class Request:
             raise UsageError(
                 f"--time '{self.time}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
             )
+        if self.time and 0 < _seconds(self.time) <= NOTICE_SECONDS:
+            raise UsageError(
+                f"--time '{self.time}': workers stop {NOTICE_SECONDS} s before their time limit, "
+                "and would compute nothing; expected more, such as 4:00:00"
+            )
         for text in self.more:
             if not re.fullmatch(r"--[a-z-]+(=.+)?", text, re.DOTALL):
                 raise UsageError(f"--sbatch '{text}': expected --name or --name=value")
             _checked("sbatch", text)
             found.append(text)
         return found
+
+
+def _seconds(time_limit: str) -> int:
+    """Seconds of a time limit in one of Slurm's forms; 0 stands for no limit."""
+    days, dash, rest = time_limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    # With days the first part is hours; without, one or two parts begin with minutes.
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(parts, units, strict=False))
 
 
 def _checked(name: str, value: str) -> str:
