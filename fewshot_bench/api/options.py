@@ -128,7 +128,8 @@ class Option:
         except ValueError as error:
             expected = _EXPECTED.get(self.type, "")  # type: ignore[call-overload]
             raise self._refused(given, f"expected {expected}" if expected else str(error)) from None
-        if self.minimum is not None and value < self.minimum:
+        # Not `value < self.minimum`, which is False for nan.
+        if self.minimum is not None and not value >= self.minimum:
             raise self._refused(given, f"expected at least {self.minimum:g}")
         return value
 

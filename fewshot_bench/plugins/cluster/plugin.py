@@ -48,7 +48,7 @@ SLURM = (
 )
 RAY = (
     WORKERS,
-    Option("gpus", "GPUs of each worker.", float, default=0.0, asks_gpus=_is_some),
+    Option("gpus", "GPUs of each worker.", float, default=0.0, minimum=0, asks_gpus=_is_some),
     CORES,
     Option("ray-address", "address of a running cluster.", default=""),
 )

@@ -55,7 +55,7 @@ class Ray(System):
             if asked > have.get(name, 0):
                 raise EngineError(
                     f"the Ray cluster has {have.get(name, 0):g} {name}s, a worker asks for "
-                    f"{asked:g}; see --gpus and --threads"
+                    f"{asked:g}; see --gpus, --cpus and --threads"
                 )
         self._end_actors()
         actor = ray.remote(Host).options(
