@@ -129,6 +129,8 @@ class DistributedEngine(Engine):
             if not open_cells:
                 break
             state = self._state()
+            # Without the time of a start: connecting to a cluster may take half a minute.
+            spent = time.monotonic() - looked
             if state.alive:
                 gone_since = None
             elif not self._starts or _passed(gone_since, GRACE_SECONDS):
@@ -136,7 +138,7 @@ class DistributedEngine(Engine):
                 gone_since = None
             elif gone_since is None:
                 gone_since = time.monotonic()
-            time.sleep(max(POLL_SECONDS, (time.monotonic() - looked) * (1 / POLL_SHARE - 1)))
+            time.sleep(max(POLL_SECONDS, spent * (1 / POLL_SHARE - 1)))
         self._finish()
 
     def _state(self) -> State:
