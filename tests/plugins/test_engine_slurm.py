@@ -228,6 +228,20 @@ def test_a_refused_submission_leaves_nothing_behind(
     assert left_behind(tmp_path / "s") == []
 
 
+@pytest.mark.parametrize("name", ["slurm.txt", "job.sh", "job.json"])
+def test_files_of_an_earlier_job_that_cannot_be_read_are_left_alone(
+    fake: Path, tmp_path: Path, name: str
+) -> None:
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    store.create()
+    job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
+    Slurm(store, Request()).start(job, 1)
+    job.leave()
+    (job.folder / name).write_bytes(b"\xff\xfe")
+    follow(store.path, [cell], Request(), lambda text: store.write(lost(cell, "elsewhere")))
+    assert (fake / "calls").read_text().count("sbatch") == 2
+
+
 def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.create()

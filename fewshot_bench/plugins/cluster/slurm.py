@@ -202,7 +202,8 @@ class Slurm(System):
         if job.settings.force:
             return None, []
         for path in sorted((self.store.path / JOBS).glob(f"*/{IDS}"), reverse=True):
-            with suppress(FsbenchError, OSError):
+            # ValueError for a text that is no UTF-8.
+            with suppress(FsbenchError, OSError, ValueError):
                 earlier = Job.read(self.store, path.parent.name)
                 numbers = path.read_text(encoding="ascii").split()
                 there = {cell.key() for cell in earlier.open_cells()}
