@@ -208,8 +208,10 @@ def _expected(card: DatasetCard, role: str, count: int) -> str:
 
 
 def _verified(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.splits.published import verified_split
+    from fewshot_bench.splits.published import RENAMED, is_renamed, verified_split
 
+    if is_renamed(dataset.items(), card.name):
+        return RENAMED
     verdict = verified_split(dataset.items(), card.name)
     return {
         None: "no published lists to compare with",

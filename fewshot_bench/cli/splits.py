@@ -28,6 +28,8 @@ from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse
 from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
+    RENAMED,
+    is_renamed,
     picks_digest,
     published_splits,
     verified_file,
@@ -213,7 +215,12 @@ def show_lists(subject: Subject) -> None:
     if "val" not in subject.lists:
         line("val", "held out of train, from the images that were not picked")
     line("lists", f"sha256 {lists_digest(subject.pools)}")
-    line("published", PUBLISHED_LISTS[verified_split(subject.pools, subject.name)])
+    line("published", published_lists(subject.pools, subject.name))
+
+
+def published_lists(pools: Pools, name: str) -> str:
+    """Whether the lists of a data set are the published ones, in words."""
+    return RENAMED if is_renamed(pools, name) else PUBLISHED_LISTS[verified_split(pools, name)]
 
 
 def show_draw(split: Split, val: str) -> None:
@@ -262,6 +269,8 @@ def _published(path: Path, file: SplitFile) -> str:
     same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
     if not same:
         return "no published lists are equal to these"
+    if is_renamed(file.lists, same[0]):
+        return f"{same[0]}: {RENAMED}"
     bytewise = ", byte for byte" if verified_file(path.read_bytes(), same[0]) else ""
     return f"equal to the published lists of {same[0]}{bytewise}"
 

@@ -19,16 +19,25 @@ from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
+from fewshot_bench.cli.splits import (
+    PUBLISHED_LISTS,
+    PUBLISHED_PICKS,
+    Subject,
+    file_or_name,
+    opened,
+    published_lists,
+)
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
 from fewshot_bench.splits.imported import imported_path
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
+    RENAMED,
     PublishedDraw,
     as_split,
     compared_with_draw,
+    is_renamed,
     published_draws,
     published_splits,
     verified_file,
@@ -103,11 +112,9 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
     say(f"{dataset}: {counts} from {file.path}")
     say(f"  lists      sha256 {file.digest}")
-    equal = {True: "equal to the published lists", None: "no published lists to compare with"}
-    text = equal.get(
-        verified_split(file.lists, dataset),
-        "NOT the published lists: numbers on them cannot be compared with published ones",
-    )
+    text = published_lists(file.lists, dataset)
+    if text == PUBLISHED_LISTS[False]:
+        text += ": numbers on them cannot be compared with published ones"
     bytewise = ", byte for byte" if verified_file(content, dataset) else ""
     say(f"  published  {text}{bytewise}")
     say(f"  {'written to' if new else 'is already'} {target}")
@@ -287,7 +294,10 @@ def _of_dataset(name: str) -> Iterator[Check]:
     if verdict is None:
         yield OPEN, "published", f"nothing is published for {subject.name}; its lists have {lists}"
         return
-    yield _state(verdict), "lists", f"{_equal(verdict)} the published ones, {lists}"
+    text = f"{_equal(verdict)} the published ones"
+    if is_renamed(subject.pools, subject.name):
+        text = RENAMED
+    yield _state(verdict), "lists", f"{text}, {lists}"
     for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
         yield _state(drawn.equal), "picks", _published_draw(drawn)
 
@@ -369,6 +379,8 @@ def _published(file: SplitFile, name: str) -> Check:
     known = published_splits()
     expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")
     equal = [n for n, p in known.items() if p.lists_sha256 == file.digest]
+    if equal and expected in ("", *equal) and is_renamed(file.lists, equal[0]):
+        return FAILED, "published", f"{equal[0]}: {RENAMED}"
     if expected in known:
         verdict = expected in equal
         return _state(verdict), "published", f"{_equal(verdict)} the published lists of {expected}"

@@ -14,26 +14,34 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from fewshot_bench.api.items import Item, digest_of, group
+from fewshot_bench.api.items import Item, digest_of, group, parts
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
-from fewshot_bench.splits.draw import draw
+from fewshot_bench.splits.draw import class_half, draw
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError
+
+RENAMED = (
+    "NOT the published lists: their images under other class names, whose prompts, and so the "
+    "numbers, cannot be compared with published ones"
+)
 
 
 @dataclass(frozen=True)
 class PublishedSplit:
     """One published split file and the draws from it.
 
-    `file_sha256` covers the file's bytes, `lists_sha256` the lists (`items.digest_of`), and
-    `picks` maps "shots/seed" to the digests of train and val picks under protocol `coop`.
+    `file_sha256` covers the file's bytes, `lists_sha256` the lists (`items.digest_of`), which hold
+    no class names. `classnames_sha256` covers the names of the base and of the new half of the
+    classes (`names_digest`), and `picks` maps "shots/seed" to the digests of train and val picks
+    under protocol `coop`.
     """
 
     file: str
     file_sha256: str
     lists_sha256: str
     classes: int
+    classnames_sha256: Mapping[str, str]
     picks: Mapping[str, tuple[str, str]]
 
 
@@ -60,11 +68,45 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
 
 def verified_split(pools: Pools, catalog_name: str) -> bool | None:
     """True when the lists of a data set equal the published split; None when none is published."""
+    if catalog_name not in published_splits():
+        return None
+    return _same_images(pools, catalog_name) and not is_renamed(pools, catalog_name)
+
+
+def is_renamed(pools: Pools, catalog_name: str) -> bool:
+    """True when lists have the images and labels of the published split under other class names.
+
+    Few-shot picks are the same then, and prompts are not.
+    """
+    if catalog_name not in published_splits() or not _same_images(pools, catalog_name):
+        return False
+    names = {part.label: part.classname for items in pools.values() for part in parts(items)}
+    return not verified_names([names[label] for label in sorted(names)], catalog_name)
+
+
+def verified_names(names: Sequence[str], catalog_name: str, classes: str = "all") -> bool | None:
+    """True when class names equal the published ones; None when none are published.
+
+    names: in the order of the labels, of `all` classes or of the `base` or `new` half.
+    """
     known = published_splits().get(catalog_name)
     if known is None:
         return None
+    found = {classes: names}
+    if classes == "all":
+        halves = {part: class_half(len(names), part) for part in known.classnames_sha256}
+        found = {part: names[half.start : half.stop] for part, half in halves.items()}
+    return all(names_digest(some) == known.classnames_sha256[part] for part, some in found.items())
+
+
+def names_digest(names: Iterable[str]) -> str:
+    """SHA-256 of newline-joined class names."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _same_images(pools: Pools, catalog_name: str) -> bool:
     roles = ((role, pools.get(role, ())) for role in ("train", "val", "test"))
-    return digest_of(roles) == known.lists_sha256
+    return digest_of(roles) == published_splits()[catalog_name].lists_sha256
 
 
 def verified_file(content: bytes, catalog_name: str) -> bool | None:
@@ -83,7 +125,12 @@ def published_splits() -> Mapping[str, PublishedSplit]:
 def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
     picks = {setting: (pair[0], pair[1]) for setting, pair in entry["picks"].items()}
     return PublishedSplit(
-        entry["file"], entry["file_sha256"], entry["lists_sha256"], entry["classes"], picks
+        entry["file"],
+        entry["file_sha256"],
+        entry["lists_sha256"],
+        entry["classes"],
+        entry["classnames_sha256"],
+        picks,
     )
 
 

@@ -111,7 +111,11 @@ def publish(monkeypatch: pytest.MonkeyPatch, made: Toy) -> Toy:
             both = picks.picks_digest(split.train), picks.picks_digest(split.val)
             drawn[f"{shots}/{seed}"] = both
     lists = digest_of((role, made.pools[role]) for role in ("train", "val", "test"))
-    known = {"toy": picks.PublishedSplit("split_toy.json", "", lists, 2, drawn)}
+    names = {
+        part: picks.names_digest([name])
+        for part, name in zip(("base", "new"), made.names, strict=True)
+    }
+    known = {"toy": picks.PublishedSplit("split_toy.json", "", lists, 2, names, drawn)}
     for module in (picks, checks, compared):
         monkeypatch.setattr(module, "published_splits", lambda: known)
     return dataclasses.replace(made, expected={r: len(items) for r, items in made.pools.items()})

@@ -105,6 +105,13 @@ def test_crossed_seeds_are_not_used_and_counted(tmp_path: Path) -> None:
     assert "not used: 2 records of these cells with another split seed than training seed" in text
 
 
+def test_records_of_renamed_classes_are_of_other_data(tmp_path: Path) -> None:
+    records = three("dtd", 54.0)
+    for one in records:
+        one.split["classnames"] = [f"texture {label}" for label in range(47)]  # type: ignore[index]
+    assert line(save(tmp_path, records))["verdict"] == "other data"
+
+
 def test_records_without_a_number_of_images_have_no_range_over_other_images(tmp_path: Path) -> None:
     records = three("dtd", 54.0)
     for one in records:

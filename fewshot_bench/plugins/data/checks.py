@@ -12,7 +12,9 @@ from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
+    RENAMED,
     PublishedSplit,
+    is_renamed,
     published_draws,
     published_splits,
     verified_file,
@@ -58,9 +60,9 @@ def published_name(name: str, pools: Pools) -> str | None:
 
 
 def is_published(card: DatasetCard, pools: Pools) -> bool:
-    """True when the lists of a data set are published ones."""
+    """True when the lists of a data set are published ones, under whatever class names."""
     name = published_name(card.name, pools)
-    return name is not None and verified_split(pools, name) is True
+    return name is not None and (verified_split(pools, name) is True or is_renamed(pools, name))
 
 
 def expected_classes(card: DatasetCard) -> int | None:
@@ -126,6 +128,8 @@ def _published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
     if verified_split(pools, name):
         yield Check("split", OK, f"equals the published lists of {name}")
         yield from _split_file(name, known, card)
+    elif is_renamed(pools, name):
+        yield Check("split", DIFFERS, f"{known.file}: {RENAMED}")
     else:
         yield Check("split", DIFFERS, f"the lists differ from {known.file}: {INCOMPARABLE}")
     yield _draws(name, known, pools)
@@ -142,8 +146,8 @@ def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator
         yield Check("split file", OK, f"{known.file} is the published file, byte for byte")
     else:
         text = (
-            f"{path} has the published paths and labels, but is not the published file: its class "
-            "names or its formatting differ"
+            f"{path} has the published paths, labels and class names, but is not the published "
+            "file: its formatting differs"
         )
         yield Check("split file", DIFFERS, text)
 

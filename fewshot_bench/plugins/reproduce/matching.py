@@ -11,7 +11,7 @@ from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
-from fewshot_bench.splits.published import published_splits
+from fewshot_bench.splits.published import published_splits, verified_names
 
 _SHOWN = {"method_version": "method version"}
 # No mean is taken over records that differ in one of these; `mixture` names it.
@@ -124,12 +124,14 @@ def mixture(records: Sequence[Record]) -> list[str]:
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     """True when a record was evaluated on the published lists of its data set.
 
-    Compares the digest of the lists if it is published, else the number of test images, which is
-    smaller for halves of the classes.
+    Compares class names and the digest of the lists if they are published, else the number of test
+    images, which is smaller for halves of the classes.
     counts: images per role in the published set, empty if not known.
     """
     images = record.metrics.get("n")
     known = published_splits().get(record.spec.dataset)
+    if _is_renamed(record):
+        return False
     digest = record.spec.revision.rpartition(":")
     if known and digest[0]:
         return known.lists_sha256.startswith(digest[2])
@@ -137,3 +139,11 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     if record.spec.classes != "all":
         return isinstance(images, int) and 0 < images < published
     return bool(counts) and images == published
+
+
+def _is_renamed(record: Record) -> bool:
+    """True if the classes of a public set had other names; False where a record states none."""
+    spec, names = record.spec, record.split.get("classnames")
+    if not names or spec.target:
+        return False
+    return verified_names(names, spec.dataset, spec.classes) is False
