@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.api.sources import ItemList, Run, image_endings, image_remedy
+from fewshot_bench.api.sources import ItemList, Run, image_endings, image_remedy, in_prompts
 from fsbench_datasets.labels import tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
@@ -216,23 +216,23 @@ def _below(leaf: Tree, folder: Tree) -> tuple[str, ...]:
 
 
 def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
-    """Class name of each folder; UsageError if two differ only in case or whitespace."""
+    """Class name of each folder; UsageError if two are one in prompts."""
     _refuse_equal(name, classes)
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
     if not all(parts[-1].strip() for parts in paths):
         raise UsageError(f"{name}: a class folder has a blank name; expected a name of the class")
     ends: dict[str, int] = {}
     for parts in paths:
-        end = parts[-1].casefold()
+        end = in_prompts(parts[-1])
         ends[end] = ends.get(end, 0) + 1
-    # If paths differ only in case, even the full path is no distinct class name.
-    folded = {tuple(part.casefold() for part in parts) for parts in paths}
+    # If paths are one in prompts, even the full path is no distinct class name.
+    folded = {tuple(map(in_prompts, parts)) for parts in paths}
     if len(folded) < len(paths):
         raise _twins(name, classes)
     names = []
     for folder in classes:
         parts = tuple(map(tidy_name, folder.parts))
-        names.append(parts[-1] if ends[parts[-1].casefold()] == 1 else "/".join(parts))
+        names.append(parts[-1] if ends[in_prompts(parts[-1])] == 1 else "/".join(parts))
     return names
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import Pools
+from fewshot_bench.api.sources import Pools, in_prompts
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_lists import plain_text
 
@@ -41,7 +41,7 @@ class Labeled:
     """Pools by listed role (`UNSPLIT` for rows without a role), sorted by label, then by id.
 
     classnames: by label; None if the rows have only integer labels; items then have placeholders.
-    twins: two class names that differ only in case or whitespace; empty without such a pair.
+    twins: two class names that are one in prompts; empty without such a pair.
     """
 
     pools: Pools
@@ -92,10 +92,10 @@ def tidy_name(text: str) -> str:
 
 
 def twin_names(names: Iterable[str]) -> tuple[str, ...]:
-    """The first two distinct names that differ only in case or whitespace; empty if none do."""
+    """The first two distinct names that are one in prompts; empty if all can be told apart."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(tidy_name(name).casefold(), name)
+        other = seen.setdefault(in_prompts(tidy_name(name)), name)
         if other != name:
             return other, name
     return ()

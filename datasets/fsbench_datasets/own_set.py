@@ -18,16 +18,13 @@ Complete = Callable[[Pools], tuple[Pools, str]]
 
 
 def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) -> UsageError:
-    """The error for two class names that differ only in case or whitespace; `where`: their places.
-
-    Prompts cannot distinguish such names.
-    """
+    """The error for two class names that prompts cannot distinguish; `where`: their places."""
     named = " and ".join(f"'{text}'" for text in twins)
     places = f" ({' and '.join(where)})" if where else ""
     mend = "rename one" if where else "mend one, or give all names with --classnames FILE"
     return UsageError(
-        f"{name}: the class names {named}{places} differ in case or blanks alone: expected one "
-        f"class, or distinct names ({mend})"
+        f"{name}: the class names {named}{places} differ in case, blanks or underscores alone, "
+        f"which prompts cannot tell apart: expected one class, or distinct names ({mend})"
     )
 
 

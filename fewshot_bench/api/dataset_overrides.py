@@ -23,7 +23,7 @@ from fewshot_bench.api.dataset import (
 )
 from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import few
+from fewshot_bench.utils.text import few, in_prompts
 
 # Key in `RunSpec.data`: data set to the ids of its left-out images.
 SKIPPED = "skipped"
@@ -188,14 +188,16 @@ def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:
-    """UsageError if classes with different names get the same new name."""
+    """UsageError if classes with different names get new names that are one in prompts."""
     labels: dict[str, list[int]] = {}
     for label, name in enumerate(names):
-        labels.setdefault(name, []).append(label)
-    for name, sharing in labels.items():
-        if len({card.classnames[label] for label in sharing}) > 1:
+        labels.setdefault(in_prompts(name), []).append(label)
+    for sharing in labels.values():
+        changed = any(names[label] != card.classnames[label] for label in sharing)
+        if changed and len({card.classnames[label] for label in sharing}) > 1:
+            given = "' or '".join(dict.fromkeys(names[label] for label in sharing))
             raise UsageError(
-                f"--classnames: '{name}' is given to {len(sharing)} classes of '{card.name}' "
+                f"--classnames: '{given}' is given to {len(sharing)} classes of '{card.name}' "
                 f"(labels {', '.join(map(str, sharing))}): no prompt would tell them apart; give "
                 "each its own name"
             )

@@ -19,7 +19,7 @@ from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of
 from fewshot_bench.api.split_file import Pools, load_split, save_split
 from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
-from fewshot_bench.utils.text import one_place, one_spelling
+from fewshot_bench.utils.text import in_prompts, one_place, one_spelling
 
 __all__ = [
     "ENSEMBLE_TEMPLATES",
@@ -38,6 +38,7 @@ __all__ = [
     "file_stamp",
     "image_endings",
     "image_remedy",
+    "in_prompts",
     "keep_list",
     "kept_list",
     "label_counts",

@@ -22,6 +22,15 @@ def plain_text(text: str) -> bool:
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
+def in_prompts(name: str) -> str:
+    """What tells a class name from others in a prompt.
+
+    Underscores become blanks there (`Vocabulary.prompts`), and tokenizers ignore case and further
+    blanks.
+    """
+    return " ".join(name.replace("_", " ").split()).casefold()
+
+
 def leaves(path: str) -> bool:
     """True if a relative path can leave its folder on any operating system."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)

@@ -45,10 +45,36 @@ def test_blanks_make_no_classes(tmp_path: Path, container: Any) -> None:
 @pytest.mark.parametrize("container", [manifest, shards])
 def test_case_makes_no_classes(tmp_path: Path, container: Any) -> None:
     name = container(tmp_path, "UPPER", "upper", "other")
-    with pytest.raises(UsageError, match="'UPPER' and 'upper' differ in case or blanks alone"):
+    with pytest.raises(UsageError, match="'UPPER' and 'upper' differ in case, blanks"):
         classnames(name)
     # Class names given by the user distinguish them.
     assert classnames(name, classnames=["a", "b", "c"]) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("container", [manifest, shards])
+def test_underscores_make_no_classes(tmp_path: Path, container: Any) -> None:
+    """Prompts have blanks for underscores: both classes had the same prompt."""
+    name = container(tmp_path, "hot_dog", "hot dog", "other")
+    with pytest.raises(UsageError, match="'hot dog' and 'hot_dog' differ in case, blanks or under"):
+        classnames(name)
+    assert classnames(name, classnames=["a", "b", "c"]) == ("a", "b", "c")
+    for given in (["hot_dog", "hot dog", "c"], ["Cat", "cat", "c"]):
+        with pytest.raises(UsageError, match=r"given to 2 classes .*tell them apart"):
+            classnames(name, classnames=given)
+
+
+def test_class_folders_that_underscores_tell_apart(tmp_path: Path) -> None:
+    for folder in ("x/hot_dog", "y/hot dog", "z/other"):
+        for number in range(3):
+            path = tmp_path / folder / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture(number))
+    assert classnames(f"folder:{tmp_path}") == ("other", "x/hot_dog", "y/hot dog")
+    (tmp_path / "y").rename(tmp_path / "w")
+    (tmp_path / "w/hot dog").rename(tmp_path / "x/hot dog")
+    (tmp_path / "w").rmdir()
+    with pytest.raises(UsageError, match=r"hot_dog' .* differ in case, blanks or underscores"):
+        classnames(f"folder:{tmp_path}")
 
 
 def test_names_beside_the_labels(tmp_path: Path) -> None:
@@ -61,7 +87,7 @@ def test_names_beside_the_labels(tmp_path: Path) -> None:
         ],
     )
     (tmp_path / "classnames.txt").write_text("Dress\ndress\nshoe\n")
-    with pytest.raises(UsageError, match="differ in case or blanks alone"):
+    with pytest.raises(UsageError, match="differ in case, blanks or underscores"):
         classnames(f"wds:{tmp_path}")
 
 
