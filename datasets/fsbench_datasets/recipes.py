@@ -24,14 +24,17 @@ def recipe_of(name: str) -> Recipe:
 
 
 def _split_file(entry: PublicSet, mirrored: bool = True, **facts: Any) -> RemoteFile:
-    """CoOp's split file: mirror first, then the authors' copy; accepted in any known folder."""
+    """CoOp's split file: mirror first, then the authors' copy; accepted where it is read from."""
     name, first = entry.split_file or "", entry.folders[0]
+    above = (image.rpartition("/")[0] for image in entry.images)
+    folders = dict.fromkeys((*entry.folders, "", "splits", *above, *entry.images))
+    accepted = [f"{folder}/{name}".lstrip("/") for folder in folders if folder != first]
     mirrors = (f"{SPLIT_MIRROR}{name}",) if mirrored else ()
     return RemoteFile(
         name,
         f"{first}/{name}",
         (*mirrors, f"{DRIVE}{entry.split_id}"),
-        alternatives=(*(f"{folder}/{name}" for folder in (*entry.folders[1:], "splits")), name),
+        alternatives=tuple(accepted),
         split=True,
         **facts,
     )
