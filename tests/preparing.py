@@ -38,7 +38,8 @@ class Remote:
         return DatasetCard(self.name, self.name, ())
 
     def items(self):
-        if not (data_roots()[0] / self.name).is_dir():
+        files = content()[self.name]["files"]
+        if not files and not (data_roots()[0] / self.name).is_dir():
             raise DataMissingError("no folder")
         return {{}}
 

@@ -117,3 +117,28 @@ def test_archives_of_imagenet_in_every_place(
         pack_imagenet(source, root / place)
         monkeypatch.setenv("FSBENCH_DATA", str(root))
         nothing_is_fetched("imagenet")
+
+
+def test_a_folder_that_holds_hidden_files_alone_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking into a folder in macOS leaves a .DS_Store, and the archive was never fetched."""
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
+    put(tmp_path / "dtd" / "images" / ".DS_Store")
+    out = fsbench("data", "prepare", "dtd", "--dry-run").out
+    assert "dtd-r1.0.1.tar.gz: 625.2 MB" in out
+
+
+def test_images_that_are_missing_from_their_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that was unpacked by hand in part is not "there now"."""
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
+    write_split(tmp_path / "dtd", "dtd")
+    write_images(tmp_path / "dtd/images", "dtd")
+    assert "there now: dtd" in fsbench("data", "prepare", "dtd").out
+    (tmp_path / "dtd/images" / split_of("dtd")["test"][0][0]).unlink()
+    result = fsbench("data", "prepare", "dtd")
+    assert (result.code, "there now" in result.out) == (3, False)
+    assert f"1 of 8 listed images are not in {tmp_path}/dtd/images: " in result.out
+    assert "move" in result.out

@@ -64,7 +64,8 @@ def _filled(path: Path, folder: bool) -> bool:
     try:
         if path.is_file():
             return not folder
-        return any(not name.startswith(TEMPORARY) for name in os.listdir(path))
+        # Hidden names are ours (TEMPORARY), or what systems leave in empty folders (.DS_Store).
+        return any(not name.startswith(".") for name in os.listdir(path))
     except OSError:
         return False
 

@@ -253,9 +253,7 @@ def _prepare_one(
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
         results = prepare(name, recipe, target, progress)
-    todo = steps(name, recipe, results, target)
-    if not recipe.files and not _is_there(name):
-        todo = list(recipe.by_hand)
+    todo = steps(name, recipe, results, target) or _lacking(name, recipe, target)
     if todo:
         say(f"  to get what is missing (paths are below {target.root}):")
     for number, step in enumerate(todo, 1):
@@ -263,13 +261,29 @@ def _prepare_one(
     return not todo
 
 
-def _is_there(name: str) -> bool:
-    """True when a data set whose recipe lists no file finds its files."""
+def _lacking(name: str, recipe: Recipe, target: Target) -> list[str]:
+    """Steps for what a data set lacks although all files of its recipe are there.
+
+    Folders count as there when they hold anything, as after an archive was unpacked by hand in
+    part. Files that are read without unpacking have no such folders, and listing them takes long.
+    """
+    in_place = bool(recipe.files) and not any(file.unpack for file in recipe.files)
+    if in_place or (recipe.files and not _is_searched(target.root)):
+        return []
     try:
-        registry().dataset(name).items()
-    except DataMissingError:
-        return False
-    return True
+        with registry().blaming(name):
+            registry().dataset(name).items()
+    except DataMissingError as error:
+        return [str(error)] if recipe.files else list(recipe.by_hand)
+    except FsbenchError:
+        # Another fault than missing files is for fsbench data verify to name.
+        return []
+    return []
+
+
+def _is_searched(root: Path) -> bool:
+    """True for a folder in which data sets look for their files."""
+    return root.resolve() in [known.resolve() for known in data_roots()]
 
 
 def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
@@ -312,8 +326,7 @@ def _report(
     there = [name for name in recipes if name not in missing]
     if there:
         say(f"there now: {', '.join(there)}")
-    roots = [root.resolve() for root in data_roots()]
-    if target.root.resolve() not in roots:
+    if not _is_searched(target.root):
         say(f"next: set {DATA_VARIABLE} to {target.root.resolve()}, so that it is found")
     prepared = [name for name in there if recipes[name] is not None]
     if prepared:
