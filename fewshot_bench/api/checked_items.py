@@ -1,4 +1,4 @@
-"""Checks what `items()` of a data set returns, before anything counts or draws images.
+"""Checks what `card()`, `items()` and `read()` of a data set return.
 
 `CheckedItems` is the entry point; the content of well-formed pools is checked by
 `runner.preflight.check_items`.
@@ -20,13 +20,16 @@ _POOLS = "a mapping of train, val and test to sequences of Item"
 
 
 class CheckedItems:
-    """A data set whose `items` raises PluginError if it does not return pools of items.
+    """A data set that raises PluginError if it returns what is no card, no pools or no bytes.
 
-    blame: start of the message. The wrapper has the same optional methods as the data set.
+    name: the name under which the data set was opened; the card must be of that name, or for
+    `family:argument` of that family. blame: start of the message. The wrapper has the same optional
+    methods as the data set.
     """
 
-    def __init__(self, inner: Any, blame: str) -> None:
+    def __init__(self, inner: Any, name: str, blame: str) -> None:
         self._inner = inner
+        self._name = name
         self._blame = blame
         self._checked: list[object] = []
         for name in _OPTIONAL:
@@ -39,6 +42,13 @@ class CheckedItems:
         if not isinstance(card, DatasetCard):
             raise PluginError(
                 f"{self._blame}: card() returned {card!r:.80}, expected a DatasetCard"
+            )
+        family, colon, _ = self._name.partition(":")
+        if card.name != self._name and not (colon and card.name.startswith(f"{family}:")):
+            # The name decides which published lists and picks the data set is compared with.
+            raise PluginError(
+                f"{self._blame}: its card has the name {card.name!r:.80}, expected that of the "
+                f"registration, '{family}{colon}{'...' if colon else ''}'"
             )
         return card
 
@@ -57,8 +67,15 @@ class CheckedItems:
 
     def read(self, item: Item) -> bytes:
         """The encoded image."""
-        content: bytes = self._inner.read(item)
-        return content
+        content: Any = self._inner.read(item)
+        if isinstance(content, bytes):
+            return content
+        if isinstance(content, bytearray | memoryview):
+            return bytes(content)
+        raise PluginError(
+            f"{self._blame}: read() of '{item.id}' returned {_kind(content)}, expected the bytes "
+            "of an image file"
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -231,7 +231,7 @@ class Registry:
         with self.blaming(name):
             dataset = opener(argument, **options) if of_family else opener(**options)
         if hasattr(dataset, "items"):
-            dataset = CheckedItems(dataset, f"data set '{name}' ({entry.origin}) failed")
+            dataset = CheckedItems(dataset, name, f"data set '{name}' ({entry.origin}) failed")
         dataset = customized(dataset, data.get("classnames"), data.get("templates"))
         skipped = data.get(SKIPPED, {}).get(name)
         return Without(dataset, tuple(skipped)) if skipped else dataset

@@ -135,6 +135,10 @@ def write(path: Path, text: str) -> Path:
 
 CARDS = {
     "nothing": ("return None", "card() returned None, expected a DatasetCard"),
+    "other name": (
+        "return DatasetCard('dtd', 'Pets', self.names)",
+        "its card has the name 'dtd', expected that of the registration, 'mine'",
+    ),
     "one template": (
         "return DatasetCard('mine', 'Pets', self.names, custom_templates='a {}')",
         "DatasetCard.custom_templates is 'a {}'",
@@ -162,3 +166,31 @@ def test_a_wrong_card_names_its_plugin_and_no_other_set_ends(
     suites = fsbench(*few, "-d", "pets", "--dry-run", "--store", tmp_path / "s")
     assert suites.code == 0, suites
     assert message in suites.err
+
+
+@pytest.mark.parametrize(("body", "kind"), [("pass", "None"), ("return 'text'", "a str")])
+def test_what_is_no_bytes_is_no_empty_file(
+    install: Any, tmp_path: Path, body: str, kind: str
+) -> None:
+    install("mine", f"{SOURCE}    def read(self, item): {body}\n")
+    result = fsbench("run", *QUICK, "-d", "mine", "--store", tmp_path / "store")
+    reason = f"read() of 'train/0' returned {kind}, expected the bytes of an image file"
+    assert (result.code, reason in result.err, "empty" in result.err) == (3, True, False), result
+    assert reason in fsbench("data", "verify", "mine").out
+
+
+def test_bytes_of_other_types_are_images(install: Any, tmp_path: Path) -> None:
+    install("mine", f"{SOURCE}    def read(self, item): return memoryview(super().read(item))\n")
+    assert fsbench("run", *QUICK, "-d", "mine", "--store", tmp_path / "store").code == 0
+    assert fsbench("data", "verify", "mine").code == 0
+
+
+def test_a_family_has_cards_of_its_name(install: Any) -> None:
+    family = SOURCE.replace('register("mine",', 'register("mine:",')
+    own = "    def __init__(self, argument): self.name = f'{argument}:x'\n"
+    install("mine", family + own)
+    result = fsbench("show", "mine:other")
+    assert "its card has the name 'other:x', expected that of the registration, 'mine:...'" in (
+        result.err
+    )
+    assert fsbench("show", "mine:mine").code == 0

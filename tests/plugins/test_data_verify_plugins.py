@@ -97,7 +97,7 @@ def test_broken_third_party_sets_fail_in_one_line(plugin: Any, tmp_path: Path) -
     assert (result.code, result.err) == (3, "")
     assert "the data set's plug-in failed: AttributeError" in result.out
     plugin(dataclasses.replace(made, content={**made.content, "test/cat0.png": "no bytes"}))
-    assert "test test/cat0.png: damaged: TypeError" in verify("toy").out
+    assert "read() of 'test/cat0.png' returned a str, expected the bytes" in verify("toy").out
     plugin(dataclasses.replace(made, content={}))
     assert "test test/cat0.png: cannot be read: KeyError" in verify("toy").out
 

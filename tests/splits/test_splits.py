@@ -265,6 +265,8 @@ def test_a_data_set_without_train_images_is_refused() -> None:
 
 
 LASTS = """
+import dataclasses
+import functools
 from fewshot_bench import hookimpl
 from fewshot_bench.splits.sampling import Draw, Picks, group, sampler
 
@@ -275,9 +277,26 @@ def lasts(draw: Draw) -> Picks:
     return tuple(item for items in classes for item in items[-draw.shots :]), ()
 
 
+class Some:
+    def card(self):
+        return dataclasses.replace(self.digits.card(), name="some-digits")
+
+    @functools.cached_property
+    def digits(self):
+        from fsbench_datasets.embedded import digits
+
+        return digits()
+
+    def items(self):
+        return self.digits.items()
+
+    def read(self, item):
+        return self.digits.read(item)
+
+
 @hookimpl
 def register_datasets(register):
-    register("some-digits", "fsbench_datasets.embedded:digits")
+    register("some-digits", Some)
 """
 
 
