@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import Pools, in_prompts
+from fewshot_bench.api.sources import Pools, in_prompts, placeholder_names
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_lists import plain_text
 
@@ -175,7 +175,7 @@ def _names(
     found = _numbered(name, rows)
     _check_gaps(name, rows)
     if not found:
-        return tuple(f"class {label}" for label in range(_highest(rows) + 1)), False
+        return placeholder_names(_highest(rows) + 1), False
     for row in rows:
         if row.label not in found:
             raise UsageError(f"{name}: label {row.label} ({row.where}) has no class name")

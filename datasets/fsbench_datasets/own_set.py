@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
+from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp, placeholder_names
 from fsbench_datasets.labels import Labeled
 from fsbench_datasets.pools import check_classes, undivided, untested_note
 from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
@@ -163,4 +163,4 @@ class OwnSet:
                 f"{self.name} has labels 0 to {count - 1} and no class names: give them with "
                 f"--classnames FILE ({count} lines, in the order of the labels)"
             )
-        return tuple(f"class {label}" for label in range(count))
+        return placeholder_names(count)

@@ -43,6 +43,11 @@ class Nameless(Protocol):
         ...
 
 
+def placeholder_names(count: int) -> tuple[str, ...]:
+    """Class names of labels that have none (`Nameless`)."""
+    return tuple(f"class {label}" for label in range(count))
+
+
 class Override(ABC):
     """A wrapper of a data set: images come from `inner`, card and pools are its own.
 
@@ -127,8 +132,10 @@ class Customized(Override):
             names = renamed(card, self.classnames)
             _refuse_shared(card, names)
             notes = (*card.notes, "class names by --classnames")
-            # Renaming a class does not change its identity.
-            card = replace(card, classnames=names, notes=notes, class_ids=card.identities)
+            # Renaming a class does not change its identity, which a placeholder is not.
+            nameless = card.identities == placeholder_names(len(names))
+            ids = card.class_ids if nameless else card.identities
+            card = replace(card, classnames=names, notes=notes, class_ids=ids)
         if self.templates is not None:
             notes = (*card.notes, "custom prompts by --templates")
             card = replace(card, custom_templates=self.templates, notes=notes)

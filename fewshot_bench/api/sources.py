@@ -15,6 +15,7 @@ from fewshot_bench.api.dataset import (
     data_roots,
     file_stamp,
 )
+from fewshot_bench.api.dataset_overrides import placeholder_names
 from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
 from fewshot_bench.api.split_file import Pools, load_split, save_split
 from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
@@ -48,5 +49,6 @@ __all__ = [
     "one_spelling",
     "packed",
     "parts",
+    "placeholder_names",
     "save_split",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.dataset import DatasetCard
@@ -46,6 +46,20 @@ class LabelSpace(Vocabulary):
         distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
         return distinct and set(self.identities) <= set(other.identities)
 
+    def is_answered_by(self, fitted: LabelSpace) -> bool:
+        """True if a classifier of `fitted` answers: it has these classes and templates."""
+        return self.is_subset_of(fitted) and self.templates == fitted.templates
+
+    def named_as(self, fitted: LabelSpace) -> LabelSpace:
+        """This space under the names of the prompts that answer for it.
+
+        These are the names of `fitted` if it answers, which may be the user's own.
+        """
+        if not self.is_answered_by(fitted):
+            return self
+        names = dict(zip(fitted.identities, fitted.classnames, strict=True))
+        return replace(self, classnames=tuple(names[identity] for identity in self.identities))
+
 
 def adapt_classifier(
     classifier: Classifier, fitted: LabelSpace, evaluated: LabelSpace
@@ -57,7 +71,7 @@ def adapt_classifier(
     """
     if fitted == evaluated:
         return classifier, None
-    if evaluated.is_subset_of(fitted) and evaluated.templates == fitted.templates:
+    if evaluated.is_answered_by(fitted):
         import torch
 
         place = {identity: column for column, identity in enumerate(fitted.identities)}

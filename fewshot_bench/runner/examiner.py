@@ -86,7 +86,7 @@ class Examiner:
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
         fitted = LabelSpace.fitted(self.dataset(spec).card(), spec)
-        return fitted, LabelSpace.evaluated(self.target(spec).card(), spec)
+        return fitted, LabelSpace.evaluated(self.target(spec).card(), spec).named_as(fitted)
 
     def files(self, images: ImageList) -> ImageFiles:
         """The encoded files of an image list."""
