@@ -73,6 +73,17 @@ def test_equal_files_in_two_pools_are_listed_with_both_labels(tmp_path: Path) ->
     assert [(row["first_label"], row["second_label"]) for row in rows] == [("0", "1"), ("0", "0")]
 
 
+def test_names_in_csv_are_no_formulas(tmp_path: Path) -> None:
+    root = different_images(tmp_path / "pets")
+    for role in ("train", "val", "test"):
+        (root / role / "cat").rename(root / role / "=1+1")
+    shutil.copy(root / "train/=1+1/0.png", root / "test/dog/copy.png")
+    fsbench("data", "verify", f"folder:{root}", "--output", tmp_path / "pairs.csv")
+    with (tmp_path / "pairs.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["first_class"], row["first_label"], row["second_class"]) == ("'=1+1", "0", "dog")
+
+
 def test_every_pool_is_held_against_every_other(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "same")
     for role in ("val", "test"):

@@ -14,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
+from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
 from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import (
@@ -151,13 +152,14 @@ def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
 
 
 def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
-    """(data set name, pair) rows as CSV with a header, one pair per line."""
+    """(data set name, pair) rows as CSV with a header, one pair per line; names are no formulas."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for name, pair in rows:
         sides = [(role, i.id, i.label, i.classname) for role, i in (pair.first, pair.second)]
-        writer.writerow([name, pair.kind, pair.distance, pair.change, *sides[0], *sides[1]])
+        row = (name, pair.kind, pair.distance, pair.change, *sides[0], *sides[1])
+        writer.writerow(map(field, row))
     return buffer.getvalue()
 
 
