@@ -5,6 +5,7 @@ Main entry point: `find_images`. Every omission of files is reported by a line i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,6 +113,7 @@ def find_images(name: str, root: Path) -> Found:
     top = _unwrapped(tree)
     roles, beside = _role_folders(root, top)
     classes = _classes(root, top, roles)
+    _refuse_one_folder_twice(root, classes)
     refuse_empty(root, [folder.tree for folder in classes])
     named = _named(name, classes)
     labels = {text: label for label, text in enumerate(sorted(set(named)))}
@@ -127,6 +129,19 @@ def find_images(name: str, root: Path) -> Found:
         for role, runs in pools.items()
     }
     return Found(ordered, tuple(_left_out(tree, top, roles, beside)), tree)
+
+
+def _refuse_one_folder_twice(root: Path, classes: Sequence[ClassFolder]) -> None:
+    """UsageError if two class folders are one by a link: of two classes, or of train and test."""
+    seen: dict[str, str] = {}
+    for folder in classes:
+        path = folder.tree.path
+        other = seen.setdefault(os.path.realpath(root / path), path)
+        if other != path:
+            raise UsageError(
+                f"the folders '{other}' and '{path}' of {root} are one folder, by a link: expected "
+                "every image once (remove the link, or hide it by a dot before its name)"
+            )
 
 
 def _unwrapped(tree: Tree) -> Tree:

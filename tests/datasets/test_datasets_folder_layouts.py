@@ -245,6 +245,25 @@ def test_a_link_that_leads_in_circles(tmp_path: Path) -> None:
         classes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("link", "aim", "pair"),
+    [
+        ("train/kitty", "cat", "'train/cat' and 'train/kitty'"),
+        ("val", "test", "'val/cat' and 'test/cat'"),
+    ],
+)
+def test_one_folder_by_a_link_is_refused(tmp_path: Path, link: str, aim: str, pair: str) -> None:
+    add(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
+    (tmp_path / link).symlink_to(aim)
+    with pytest.raises(UsageError, match=f"the folders {pair} of .* are one folder, by a link"):
+        classes(tmp_path)
+    (tmp_path / link).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "train/cat").rename(tmp_path / "elsewhere/cat")
+    (tmp_path / "train/cat").symlink_to(tmp_path / "elsewhere/cat")
+    assert classes(tmp_path) == ("cat", "dog")
+
+
 def test_stamps_change_with_the_file(tmp_path: Path) -> None:
     add(tmp_path, "a", "b")
     dataset = registry().dataset(f"folder:{tmp_path}")

@@ -157,7 +157,8 @@ def test_what_is_kept_is_what_is_there(
             elif change == "grow" and file.is_file():
                 file.write_bytes(file.read_bytes() + b"x")
             elif change == "link" and not (root / f"{name} link").exists():
-                (root / f"{name} link").symlink_to(root / "x")
+                put(base / f"aim {name}" / "1.jpg"), put(base / f"aim {name}" / "2.jpg")
+                (root / f"{name} link").symlink_to(base / f"aim {name}")
             assert seen(root) == seen_afresh(root, base / f"other {number}")
 
 
