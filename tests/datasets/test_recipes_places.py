@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.dataset_trees import (
     write_aircraft,
     write_imagenet,
     write_images,
+    write_set,
     write_split,
 )
 from tests.helpers import fsbench
@@ -142,3 +145,20 @@ def test_images_that_are_missing_from_their_folder(
     assert (result.code, "there now" in result.out) == (3, False)
     assert f"1 of 8 listed images are not in {tmp_path}/dtd/images: " in result.out
     assert "move" in result.out
+
+
+def test_a_split_file_that_is_given_and_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first folder of FSBENCH_DATA goes first, whatever is put into the second."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_set(first, "dtd")
+    monkeypatch.setenv("FSBENCH_DATA", f"{first}{os.pathsep}{second}")
+    mine = put(tmp_path / "mine.json", json.dumps(split_of("dtd", ("ant", "bee"))).encode())
+    call = ("data", "prepare", "dtd", "--split-file", mine, "--yes", "--root")
+    read = next((first / "dtd").glob("split*.json"))
+    given = fsbench(*call, second).out
+    assert f"; NOT in use: dtd reads {read} before it (remove that one, or" in given
+    assert "NOT in use" not in fsbench(*call, first).out
+    read.unlink()
+    assert "NOT in use" not in fsbench(*call, second).out

@@ -249,7 +249,8 @@ def _prepare_one(
     """Prepare one data set; returns True if it is complete."""
     say(name)
     if split_file is not None:
-        say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
+        given = give_split(name, recipe, target, split_file, other=yes)
+        say(f"  {given}{_not_read(name, recipe, target)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
         results = prepare(name, recipe, target, progress)
@@ -259,6 +260,18 @@ def _prepare_one(
     for number, step in enumerate(todo, 1):
         say(f"    {number}. {step}")
     return not todo
+
+
+def _not_read(name: str, recipe: Recipe, target: Target) -> str:
+    """A remark if the data set reads another split file than the one in the target's place."""
+    split = next(file for file in recipe.files if file.split)
+    read = places.found_at(split, data_roots()) if _is_searched(target.root) else None
+    if read is None or places.same_content(read, target.root / split.place):
+        return ""
+    return (
+        f"; NOT in use: {name} reads {read} before it (remove that one, or name {target.root} "
+        f"first in {DATA_VARIABLE})"
+    )
 
 
 def _lacking(name: str, recipe: Recipe, target: Target) -> list[str]:
