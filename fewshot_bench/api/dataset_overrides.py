@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from unicodedata import normalize
 
 from fewshot_bench.api.dataset import (
     Dataset,
@@ -178,8 +179,7 @@ def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
 def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
     found = list(card.classnames)
     for old, new in names.items():
-        labels = [label for label, id in enumerate(card.class_ids) if id == old]
-        labels = labels or [label for label, name in enumerate(card.classnames) if name == old]
+        labels = _labels_of(card.class_ids, old) or _labels_of(card.classnames, old)
         if not labels:
             known = [*card.classnames, *card.class_ids]
             raise unknown(f"class of {card.name}", old, known, "--classnames")
@@ -192,6 +192,15 @@ def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
             )
         found[labels[0]] = new
     return tuple(found)
+
+
+def _labels_of(names: Sequence[str], wanted: str) -> list[int]:
+    """The labels of the classes of a name, in whichever Unicode form both are written."""
+    return [
+        label
+        for label, name in enumerate(names)
+        if name == wanted or normalize("NFC", name) == wanted
+    ]
 
 
 def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:

@@ -54,8 +54,12 @@ def _checked_names(found: Any, where: str) -> list[str] | dict[str, str]:
     if isinstance(found, list | tuple) and found:
         return [_name(name, f"{where}, entry {number}") for number, name in enumerate(found, 1)]
     if isinstance(found, Mapping) and found:
-        return {old: _name(new, f"{where}, '{old}'") for old, new in found.items()}
+        return {_key(old): _name(new, f"{where}, '{old}'") for old, new in found.items()}
     raise UsageError(f"{where}: expected a list of names, or a mapping of old names to new ones")
+
+
+def _key(old: Any) -> Any:
+    return unicodedata.normalize("NFC", old) if isinstance(old, str) else old
 
 
 def _templates(given: Sequence[str]) -> list[str]:
@@ -111,7 +115,8 @@ def _name(value: object, where: str) -> str:
         raise UsageError(f"{where}: is empty: expected text")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         raise UsageError(f"{where}: {value!a}: expected text without control characters")
-    return value
+    # As in the names of data sets: two Unicode forms of a name are one name, and one condition.
+    return unicodedata.normalize("NFC", value)
 
 
 def _json(text: str, where: str) -> Any:

@@ -25,10 +25,11 @@ def plain_text(text: str) -> bool:
 def in_prompts(name: str) -> str:
     """What tells a class name from others in a prompt.
 
-    Underscores become blanks there (`Vocabulary.prompts`), and tokenizers ignore case and further
-    blanks.
+    Underscores become blanks there (`Vocabulary.prompts`), and tokenizers ignore case, further
+    blanks and the Unicode form.
     """
-    return " ".join(name.replace("_", " ").split()).casefold()
+    plain = unicodedata.normalize("NFC", name).replace("_", " ")
+    return " ".join(plain.split()).casefold()
 
 
 def leaves(path: str) -> bool:

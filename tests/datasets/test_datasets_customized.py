@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,23 @@ def test_a_set_under_other_names(tmp_path: Path) -> None:
         assert renamed.stamp(mine[0]) == plain.stamp(items[0])
     one = registry().dataset(name, {"classnames": {"dog": "Hund"}})
     assert one.card().classnames == ("cat", "Hund")
+
+
+def test_unicode_forms_of_a_name_are_one_name(tmp_path: Path) -> None:
+    """File systems of macOS list names in another form than keyboards write them."""
+    composed, split = "caf\u00e9", "cafe\u0301"
+    folder = image_folder(tmp_path / "pets")
+    for role in ("train", "val", "test"):
+        (folder / role / "cat").rename(folder / role / split)
+    name = f"folder:{folder}"
+    for key in (composed, split):
+        file = written(tmp_path / "names.json", json.dumps({key: split}))
+        data = read(file)
+        assert data == {"classnames": {composed: composed}}
+        assert registry().dataset(name, data).card().classnames == (composed, "dog")
+    assert read(written(tmp_path / "names.txt", f"{split}\nx\n")) == {"classnames": [composed, "x"]}
+    with pytest.raises(UsageError, match="given to 2 classes"):
+        registry().dataset(name, {"classnames": [composed, split]}).card()
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
