@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    MethodCard,
+    RunContext,
+    Task,
+    UnsupportedBackboneError,
+    Vocabulary,
+    hyper,
+)
 from fewshot_bench.training import (
     EncoderClassifier,
     EncoderHooks,
@@ -98,8 +107,17 @@ class ProLip(EncoderHooks):
         return self._fitted({PROJECTION: projection.detach()}, task, backbone, ctx)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
-        """The frozen part of the model, with fixed class features."""
-        frozen, fixed = Encoders(backbone.image_tower(), None), backbone.class_features(task)
+        """The frozen part of the model, with fixed class features.
+
+        UnsupportedBackboneError if the image encoder ends in no projection.
+        """
+        frozen = Encoders(backbone.image_tower(), None)
+        if PROJECTION not in frozen.parameters():
+            raise UnsupportedBackboneError(
+                f"{self.name}: the image encoder of {backbone.name} ends in no projection that "
+                "could be trained; use another method, or a backbone with one (ViT-B-16/openai)"
+            )
+        fixed = backbone.class_features(task)
         scale, names = backbone.logit_scale, task.classnames
         return EncoderModel(self, names, frozen, (), fixed, scale, ctx.autocast)
 

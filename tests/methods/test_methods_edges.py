@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from fsbench_methods.clip_lora import ClipLora
+from fsbench_methods.prolip import ProLip
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
 from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
+from tests.backbones.test_backbones_families import backbone_of
 from tests.reference.toy import CPU, random_backbone, random_task
 
 ON_PIXELS = ("adalora", "clip-lora", "dora")
@@ -72,3 +74,10 @@ def test_a_method_on_pixels_names_the_way_out() -> None:
     backbone = resnet("fp32")
     with pytest.raises(UnsupportedBackboneError, match="a method that runs on frozen features"):
         ClipLora(iterations=1).fit(random_task(backbone), backbone, Context(3, CPU))
+
+
+@pytest.mark.parametrize("family", ["siglip", "eva02", "mobileclip"])
+def test_prolip_needs_an_image_encoder_that_ends_in_a_projection(family: str) -> None:
+    backbone = backbone_of(family)
+    with pytest.raises(UnsupportedBackboneError, match="ends in no projection"):
+        ProLip(iterations=1).fit(random_task(backbone, val=0), backbone, Context(3, CPU))
