@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -48,10 +48,12 @@ class PromptLearner:
     """
 
     name: ClassVar[str]
+    fits_words: ClassVar[bool] = False
+    """True where the words of `context_init` are fitted into `context_tokens` tokens."""
 
     context_tokens: int = hyper(
         16,
-        "context tokens M (unused with context_init)",
+        "context tokens M; with context_init, its words are the context",
         unit="tokens",
         source="CoOp train.py:91-95",
     )
@@ -89,6 +91,24 @@ class PromptLearner:
         require_not_negative(self, "epochs", "class_views", "momentum", "weight_decay", "warmup_lr")
         blank = bool(self.context_init) and not self.context_init.strip()
         require(self, "context_init", not blank, "words, or nothing at all")
+        if self.context_init and not self.fits_words:
+            expected = (
+                f"no value beside the words of context_init={self.context_init!r}, which are the "
+                "context; an empty context_init starts at random"
+            )
+            self.require_unset("context_tokens", expected)
+            self.require_unset("init_std", expected)
+
+    def require_unset(self, field: str, expected: str) -> None:
+        """UsageError unless the field has its default.
+
+        For options without effect beside others: they would still stand in names of rows.
+        """
+        require(self, field, getattr(self, field) == self._default(field), expected)
+
+    @classmethod
+    def _default(cls, field: str) -> Any:
+        return cls.__dataclass_fields__[field].default
 
     def losses(self, task: Vocabulary, backbone: Backbone) -> tuple[Loss, ...]:
         """The losses of a batch, each differentiated separately; default: cross-entropy alone."""
@@ -119,7 +139,8 @@ class PromptLearner:
 
     def quick(self) -> Self:
         """A short schedule with a context of words, for the conformance kit's random text tower."""
-        return replace(self, epochs=40, context_init="a photo of a")
+        unused = {name: self._default(name) for name in ("context_tokens", "init_std")}
+        return replace(self, epochs=40, context_init="a photo of a", **unused)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
         """Train the context on frozen image features."""

@@ -35,6 +35,7 @@ class ProGrad(PromptLearner):
 
     name: ClassVar[str] = "prograd"
     version: ClassVar[str] = "1"
+    fits_words: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
         text="templates",
@@ -69,6 +70,10 @@ class ProGrad(PromptLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_not_negative(self, "strength")
+        if self.random_init:
+            self.require_unset("context_init", "no words beside random_init=True")
+        else:
+            self.require_unset("init_std", "no value without random_init=true")
 
     def quick(self) -> Self:
         """Fewer epochs of words alone, for the conformance kit and its random text encoder."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from fsbench_methods.cocoop import CoCoOp
+from fsbench_methods.coop import CoOp
 from fsbench_methods.kgcoop import KgCoOp
 from fsbench_methods.prograd import ProGrad
 from torch import Tensor
@@ -164,3 +166,27 @@ def test_prompts_transfer_to_other_classes(method: Any) -> None:
 def test_wrong_values_are_refused(make: Callable[[], Any], text: str) -> None:
     with pytest.raises(UsageError, match=rf"{text}=.*fsbench show"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (KgCoOp, {"context_tokens": 8}),
+        (CoCoOp, {"context_tokens": 8}),
+        (CoOp, {"context_tokens": 8, "context_init": "a photo of a"}),
+        (CoOp, {"init_std": 0.1, "context_init": "a photo of a"}),
+        (ProGrad, {"context_init": "a photo", "random_init": True}),
+        (ProGrad, {"init_std": 0.1}),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(kind: Any, options: dict[str, Any]) -> None:
+    field = next(iter(options))
+    with pytest.raises(UsageError, match=f"{kind.name}: {field}=.*: expected no "):
+        kind(**options)
+
+
+def test_options_with_effect_are_taken() -> None:
+    tower, task = BACKBONE.text_tower(), random_task(BACKBONE)
+    for method in (KgCoOp(context_tokens=8, context_init=""), ProGrad(context_tokens=8)):
+        assert len(method.initial_context(task, BACKBONE, tower, context())) == 8
