@@ -35,15 +35,16 @@ class Gda:
     Classes are Gaussians in the space of unit features with one shared covariance, which is
     estimated on `views` augmented views of the support set, each a separate point, and inverted
     with shrinkage toward its mean variance. Logits are the zero-shot ones plus alpha times the
-    discriminant; alpha is the first best of seven values on the run's validation set (the official
-    code uses the whole validation split, and the test set on ImageNet), or `alpha` without
-    validation data. Nothing is trained. The official base-to-new script synthesizes features of new
-    classes from their nearest base classes, and takes the mean covariance of the base classes
-    without shrinkage; here a class without images has no mean.
+    discriminant. Unless it is given, alpha is the first best of seven values on the run's
+    validation set (the official code uses the whole validation split, and the test set on
+    ImageNet), or follows from the number of shots without validation data. Nothing is trained. The
+    official base-to-new script synthesizes features of new classes from their nearest base classes,
+    and takes the mean covariance of the base classes without shrinkage; here a class without images
+    has no mean.
     """
 
     name: ClassVar[str] = "gda"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     trains: ClassVar[bool] = False
     tied_to_classes: ClassVar[str] = "it has a mean for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
@@ -62,7 +63,7 @@ class Gda:
     crop: float = hyper(0.5, "smallest crop, as a share of the image area", source=f"{_CODE}:22-27")
     alpha: float = hyper(
         0.0,
-        "weight of the discriminant without validation data; 0: by shots",
+        "weight of the discriminant; 0: chosen on validation data, by shots without",
         source="GDA logs/fewshots.log, medians",
     )
 
@@ -77,14 +78,14 @@ class Gda:
         return self.views
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
-        """Estimates the Gaussians, and chooses alpha on the validation set."""
+        """Estimates the Gaussians, and chooses alpha on the validation set unless it is given."""
         ctx.declare_trained(0)
         points = task.train.views(self.views, Augment(scale=(self.crop, 1.0))).flatten(0, 1)
         labels = task.train.labels.repeat(self.views)
         weight, bias = discriminant(points, labels, len(task.classnames))
         zero_shot = backbone.logit_scale * backbone.class_features(task)
         found = self.alpha or by_shots(BY_SHOTS, task.shots)
-        if task.val is not None:
+        if task.val is not None and not self.alpha:
             features, targets = task.val.features, task.val.labels
             text, images = features @ zero_shot.T, features @ weight.T + bias
             found = ALPHAS[first_best([count_correct(text + a * images, targets) for a in ALPHAS])]

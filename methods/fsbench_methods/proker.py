@@ -103,7 +103,8 @@ class ProKeR:
     over the support set, with A solved from (K(S, S) / l + I) A = onehot - S t'. beta and l are the
     first best pair on the run's validation set, in a grid of 20 x 10 points that the official code
     uses for most data sets; without validation data, they are the official values of ImageNet for
-    the number of shots. Nothing is trained: the coefficients are a closed-form solution.
+    the number of shots. A value that is given is kept, and the other one is chosen beside it.
+    Nothing is trained: the coefficients are a closed-form solution.
 
     A support point is the mean of an image's ten augmented views and counts as ten points: I / 10
     takes the place of I, so that with equal views nothing changes. The official code uses every
@@ -112,7 +113,7 @@ class ProKeR:
     """
 
     name: ClassVar[str] = "proker"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     trains: ClassVar[bool] = False
     tied_to_classes: ClassVar[str] = "it has coefficients for the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
@@ -132,12 +133,12 @@ class ProKeR:
     crop: float = hyper(0.5, "smallest crop, as a share of the image area", source="ProKeR main.py")
     beta: float = hyper(
         0.0,
-        "sharpness of the kernel without validation data; 0: by shots",
+        "sharpness of the kernel; 0: chosen on validation data, by shots without",
         source="ProKeR configs/RN50/configs_proker/hyperparameters.json",
     )
     penalty: float = hyper(
         0.0,
-        "l without validation data; 0: by shots",
+        "l; 0: chosen on validation data, by shots without",
         source="ProKeR configs/RN50/configs_proker/hyperparameters.json",
     )
 
@@ -167,8 +168,10 @@ class ProKeR:
         return Ridge(unit(views.mean(dim=0)), task.train.labels, text, self.views)
 
     def _constants(self, problem: Ridge, task: Task, ctx: RunContext) -> tuple[float, float]:
-        if task.val is not None:
-            tried = [(beta, penalty) for beta in BETAS for penalty in PENALTIES]
+        if task.val is not None and not (self.beta and self.penalty):
+            betas = (self.beta,) if self.beta else BETAS
+            penalties = (self.penalty,) if self.penalty else PENALTIES
+            tried = [(beta, penalty) for beta in betas for penalty in penalties]
             ctx.count_selection(len(tried), len(task.val))
             return tried[first_best([problem.correct(*pair, task.val) for pair in tried])]
         beta, penalty = by_shots(TRANSFERRED, task.shots)

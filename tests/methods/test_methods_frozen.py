@@ -137,8 +137,14 @@ def test_alpha_of_gda_without_validation_data_is_by_shots(shots: int, alpha: flo
     task, ctx = replace(TASK, val=None, asked=shots), context()
     Gda(views=2).fit(task, BACKBONE, ctx)
     assert ctx.notes == {"alpha": alpha}
+
+
+@pytest.mark.parametrize("val", [4, 0])
+def test_alpha_of_gda_is_the_given_one(val: int) -> None:
+    task, ctx = replace(TASK, val=TASK.val if val else None, asked=5), context()
     Gda(views=2, alpha=3.0).fit(task, BACKBONE, ctx)
     assert ctx.notes == {"alpha": 3.0}
+    assert ctx.selection == {"configurations": 0, "labels": 0}
 
 
 @pytest.mark.parametrize("val", [4, 0])

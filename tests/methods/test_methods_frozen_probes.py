@@ -87,6 +87,18 @@ def test_proker_takes_the_constants_that_are_given() -> None:
     assert ctx.notes == {"beta": 2.0, "penalty": 0.05}
 
 
+def test_proker_chooses_on_validation_data_what_is_not_given() -> None:
+    for given, tried in (({"beta": 2.0}, 10), ({"penalty": 0.3}, 20)):
+        ctx = context()
+        ProKeR(views=2, **given).fit(TASK, BACKBONE, ctx)
+        assert ctx.notes.items() >= given.items()
+        assert ctx.selection == {"configurations": tried, "labels": 24}
+    ctx = context()
+    ProKeR(views=2, beta=2.0, penalty=0.3).fit(TASK, BACKBONE, ctx)
+    assert ctx.notes == {"beta": 2.0, "penalty": 0.3}
+    assert ctx.selection == {"configurations": 0, "labels": 0}
+
+
 @pytest.mark.parametrize("val", [True, False])
 def test_heads(val: bool) -> None:
     task = replace(TASK, val=TASK.val if val else None)
