@@ -60,17 +60,26 @@ def behind_start(rows: Tensor) -> Edits:
     return Edits(tuple(Tokens(layer, rows[layer]) for layer in range(1, len(rows))))
 
 
+def require_words(method: EpochLearner, words: str, count: int) -> None:
+    """UsageError unless there are `count` of `words` (`context_init`) or more, or none."""
+    found = len(words.split())
+    require(method, "context_init", not found or found >= count, _expected(count))
+
+
 def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone) -> Tensor | None:
     """(count, width) embeddings of the first `count` of `words` (`context_init`); None if empty.
 
-    UsageError if there are fewer words, or one of these has several tokens.
+    UsageError if one of these has several tokens.
     """
     if not words.strip():
         return None
     found = embedded_words(" ".join(words.split()[:count]), backbone, backbone.text_tower())
-    expected = f"{count} words of one token each or more, or none"
-    require(method, "context_init", len(found) == count, expected)
+    require(method, "context_init", len(found) == count, _expected(count))
     return found
+
+
+def _expected(count: int) -> str:
+    return f"{count} words of one token each or more, or none"
 
 
 def prompts_behind(words: str, count: int, task: Vocabulary, backbone: Backbone) -> ContextPrompts:

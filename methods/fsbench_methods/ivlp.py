@@ -16,6 +16,7 @@ from fsbench_methods.deep_prompts import (
     behind_start,
     first_rows,
     prompts_behind,
+    require_words,
 )
 
 _REPO = "PromptSRC's repository, configs/trainers/IVLP"
@@ -52,6 +53,7 @@ class Ivlp(DeepPrompts):
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "text_tokens", "vision_tokens")
+        require_words(self, self.context_init, self.text_tokens)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """`text` and `vision` (layers, tokens, width): random normal; text layer 0: words."""

@@ -22,6 +22,7 @@ from fsbench_methods.deep_prompts import (
     behind_start,
     first_rows,
     prompts_behind,
+    require_words,
 )
 
 _REPO = "MaPLe's repository, configs/trainers/MaPLe"
@@ -61,6 +62,7 @@ class MaPLe(DeepPrompts):
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "tokens")
+        require_words(self, self.context_init, self.tokens)
 
     def quick(self) -> Self:
         """Twenty epochs of smaller steps, for the conformance kit and its random encoders."""

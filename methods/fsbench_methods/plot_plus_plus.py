@@ -171,6 +171,13 @@ class PlotPlusPlus(TransportLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "text_prompts", "context_tokens", "vision_tokens", "init_std")
+        if self.context_init.strip():
+            fits = len(self.context_init.split(",")) == self.text_prompts
+            require(self, "context_init", fits, self._phrases)
+
+    @property
+    def _phrases(self) -> str:
+        return f"{self.text_prompts} phrases of {self.context_tokens} tokens, or nothing"
 
     def quick(self) -> Self:
         """Small steps in small batches, for the conformance kit."""
@@ -187,8 +194,7 @@ class PlotPlusPlus(TransportLearner):
         if self.context_init.strip():
             found = [embedded_words(one, backbone, tower) for one in self.context_init.split(",")]
             fits = [len(one) for one in found] == [self.context_tokens] * self.text_prompts
-            expected = f"{self.text_prompts} phrases of {self.context_tokens} tokens, or nothing"
-            require(self, "context_init", fits, expected)
+            require(self, "context_init", fits, self._phrases)
             first["text"] = torch.stack(found)
         return first
 

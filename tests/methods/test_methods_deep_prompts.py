@@ -71,10 +71,21 @@ def test_rows_start_at_the_words_and_maps_but_the_first_are_identical(backbone: 
         assert first.std() == pytest.approx((48 * 3) ** -0.5, rel=0.3)
 
 
-@pytest.mark.parametrize("words", ["a photo of", "supercalifragilisticexpialidocious photo of a"])
-def test_words_that_are_no_rows_are_an_error(backbone: Any, words: str) -> None:
+def test_words_of_several_tokens_are_an_error(backbone: Any) -> None:
+    method = Ivlp(context_init="supercalifragilisticexpialidocious photo of a")
     with pytest.raises(UsageError, match=r"context_init=.*: expected 4 words of one token each"):
-        Ivlp(context_init=words).initial(random_task(backbone), backbone, context())
+        method.initial(random_task(backbone), backbone, context())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [(Ivlp, {"context_init": "a photo of"}, 4), (MaPLe, {"tokens": 8}, 8)],
+)
+def test_too_few_words_are_an_error_before_a_run(
+    kind: Any, options: dict[str, Any], expected: int
+) -> None:
+    with pytest.raises(UsageError, match=rf"context_init=.*: expected {expected} words of one"):
+        kind(**options)
 
 
 def test_without_words_rows_are_random(backbone: Any) -> None:

@@ -120,7 +120,15 @@ def test_the_number_of_trained_values(backbone: Any) -> None:
     assert 4 * 4 * 512 + 4 * 2 * 768 == 14_336
 
 
-@pytest.mark.parametrize("words", ["a photo of a", "a photo of a, this is a, one, a b c d"])
-def test_phrases_that_are_no_contexts_are_an_error(backbone: Any, words: str) -> None:
+def test_phrases_that_are_no_contexts_are_an_error(backbone: Any) -> None:
+    method = PlotPlusPlus(context_init="a photo of a, this is a, one, a b c d")
     with pytest.raises(UsageError, match=r"context_init=.*: expected 4 phrases of 4 tokens"):
-        PlotPlusPlus(context_init=words).initial(random_task(backbone), backbone, context())
+        method.initial(random_task(backbone), backbone, context())
+
+
+@pytest.mark.parametrize(
+    "options", [{"context_init": "a photo of a"}, {"text_prompts": 2}], ids=str
+)
+def test_another_number_of_phrases_is_an_error_before_a_run(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"context_init=.*: expected \d phrases of 4 tokens"):
+        PlotPlusPlus(**options)

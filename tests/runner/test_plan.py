@@ -59,13 +59,13 @@ def test_settings_expand_by_type_and_defaults_are_no_overrides() -> None:
 
 def test_a_comma_in_a_text_is_escaped_and_printed_so() -> None:
     """A method's own command gives its cell again."""
-    (cell,) = cells("plot++", options=[r"context_init=a photo of a\, this is"])
-    assert cell.overrides == {"context_init": "a photo of a, this is"}
+    (cell,) = cells("plot++", options=[r"context_init=a\, this\, one\, my"])
+    assert cell.overrides == {"context_init": "a, this, one, my"}
     ((line,), remarks) = commands_of([cell])
     assert remarks == []
     words = shlex.split(line)
     option = words[words.index("-o") + 1]
-    assert option == r"plot++.context_init=a photo of a\, this is"
+    assert option == r"plot++.context_init=a\, this\, one\, my"
     (again,) = cells("plot++", options=[option])
     assert again.key() == cell.key()
 
