@@ -37,15 +37,25 @@ def require_choices(method: Named) -> None:
             require(method, field, getattr(method, field) in choices, expected)
 
 
+# Optimizers convert their settings to float32; torch ends with an error at larger ones.
+_LARGEST = 3e38
+
+
 def require_positive(method: Named, *fields: str) -> None:
-    """UsageError unless the fields are finite numbers above 0."""
+    """UsageError unless the fields are numbers above 0 that float32 can hold."""
     for field in fields:
-        finite = 0 < getattr(method, field) < float("inf")
-        require(method, field, finite, "a finite number above 0")
+        value = getattr(method, field)
+        expected = f"a finite number above 0{_at_most(value)}"
+        require(method, field, 0 < value <= _LARGEST, expected)
 
 
 def require_not_negative(method: Named, *fields: str) -> None:
-    """UsageError unless the fields are finite numbers of at least 0."""
+    """UsageError unless the fields are numbers of at least 0 that float32 can hold."""
     for field in fields:
-        finite = 0 <= getattr(method, field) < float("inf")
-        require(method, field, finite, "a finite number of at least 0")
+        value = getattr(method, field)
+        expected = f"a finite number of at least 0{_at_most(value)}"
+        require(method, field, 0 <= value <= _LARGEST, expected)
+
+
+def _at_most(value: float) -> str:
+    return f", at most {_LARGEST:g}" if _LARGEST < value < float("inf") else ""

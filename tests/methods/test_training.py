@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 import pytest
 import torch
+from fsbench_methods.clip_adapter import ClipAdapter
 
 from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.testing import check_method
@@ -44,6 +45,12 @@ def test_the_methods_shown_keep_the_contract(
         method(lr=0)
     quick = method(epochs=5) if example == "training" else method().quick()
     check_method(quick)
+
+
+@pytest.mark.parametrize("field", ["lr", "weight_decay"])
+def test_numbers_beyond_float32_are_refused(field: str) -> None:
+    with pytest.raises(UsageError, match=rf"{field}=1e\+300: expected .* 0, at most 3e\+38 "):
+        ClipAdapter(**{field: 1e300})  # type: ignore[arg-type]
 
 
 def test_every_name_is_documented() -> None:
