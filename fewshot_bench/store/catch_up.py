@@ -92,7 +92,7 @@ def read_share(folder: Path, share: int, shares: int, *, verify: bool) -> None:
 
 def _verify(path: Path, row: Row) -> None:
     """Mark the answers of a finished cell as verified if they are."""
-    with suppress(OSError, Damaged):
+    with suppress(OSError, Damaged, StoreError):
         stamp, record = stamp_of(path.stat()), row.record()
         if record.status == "done":
             check(path, record)
