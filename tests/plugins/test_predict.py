@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,7 +21,7 @@ import fewshot_bench as fb
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
 from fewshot_bench.store.model_files import CONFIG, config_of, read_model, write_model
-from tests.helpers import command, fsbench, image_folder
+from tests.helpers import PATIENCE, command, fsbench, image_folder, start
 
 CLASSES = ("cat", "dog", "=1+1|cow")
 
@@ -185,6 +186,25 @@ def test_paths_come_on_standard_input(model: Path, photos: Path, shell: bool) ->
     found = [json.loads(line)["image"] for line in done.stdout.splitlines()]
     assert os.fsencode(found[0]) == odd
     assert len(found) == 3
+
+
+def test_a_path_on_standard_input_is_answered_before_the_next_one_comes(
+    model: Path, photos: Path
+) -> None:
+    asked = ("predict", model, "-", "--format", "jsonl")
+    with start(*asked, stdin=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for path in (photos / "test" / "cat" / "1.jpg", photos / "test" / "dog" / "0.jpg"):
+                process.stdin.write(f"{path}\n")
+                process.stdin.flush()
+                assert select.select([process.stdout], [], [], PATIENCE)[0], "no answer came"
+                assert json.loads(process.stdout.readline())["image"] == str(path)
+            out, err = process.communicate()
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_nothing_to_classify_is_a_usage_error(model: Path, tmp_path: Path) -> None:

@@ -1,24 +1,33 @@
 """Images named on a command line: files, folders, patterns, standard input.
 
-`found` yields paths lazily; at most the names in one folder, or the matches of one pattern, are
-held in memory, and the numbers of the folders that were seen.
+`found` and `arriving` yield paths lazily; at most the names in one folder, or the matches of one
+pattern, are held in memory, and the numbers of the folders that were seen.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
 
 STDIN = "-"
+READ = 2**16
+"""Bytes read from standard input at once, at most."""
 
 
 def found(arguments: Sequence[str]) -> Iterator[str]:
     """Paths of images; UsageError where nothing is named, or a folder or pattern has none."""
+    return (path for path in arriving(arguments) if path is not None)
+
+
+def arriving(arguments: Sequence[str]) -> Iterator[str | None]:
+    """As `found`; None where standard input has no further line yet."""
     if not arguments:
         raise UsageError("no image is named; expected files, folders, 'patterns/*.jpg' or -")
     for one in arguments:
@@ -29,16 +38,42 @@ def found(arguments: Sequence[str]) -> Iterator[str]:
     return (path for one in arguments for path in _of(one))
 
 
-def _of(argument: str) -> Iterator[str]:
+def _of(argument: str) -> Iterator[str | None]:
     if argument == STDIN:
-        for line in sys.stdin.buffer:
-            if path := os.fsdecode(line.rstrip(b"\r\n")):
+        for line in _lines(sys.stdin.buffer):
+            if line is None:
+                yield None
+            elif path := os.fsdecode(line.rstrip(b"\r\n")):
                 yield from _expanded(path)
     elif _is_pattern(argument):
         for path in sorted(_matches(argument)):
             yield from _expanded(path)
     else:
         yield from _expanded(argument)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
+    """Lines of a stream; None before each read that would wait for its writer."""
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while True:
+        if not _is_ready(stream):
+            yield None
+        content = read(READ)
+        if not content:
+            break
+        *lines, rest = (rest + content).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _is_ready(stream: IO[bytes]) -> bool:
+    """Whether a read returns at once; True where this cannot be known."""
+    try:
+        return bool(select.select([stream], [], [], 0)[0])
+    except (OSError, ValueError):
+        return True
 
 
 def _is_pattern(argument: str) -> bool:

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,12 @@ import click
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
-from fewshot_bench.plugins.models.inputs import found
+from fewshot_bench.plugins.models.inputs import arriving
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.model import Prediction
+    from fewshot_bench.analysis.model import Model, Prediction
 
 WIDEST = 40
 """Maximum characters of a class name in a table."""
@@ -61,7 +62,7 @@ def command(
     if output is not None:
         refuse_image(output)
         refuse_kept(output, "--output")
-    paths = found(images)
+    paths = arriving(images)
     from fewshot_bench.analysis.model import columns, open_model
 
     opened = open_model(model, device, None, warn)
@@ -71,7 +72,7 @@ def command(
     with _writing(output) as write, _progress(output) as show:
         if form != "jsonl":
             write(line({name: name for name in head}))
-        for one in opened.stream(paths, top=top):
+        for one in _answers(opened, paths, top):
             done += 1
             if one.problem:
                 skipped += 1
@@ -85,6 +86,13 @@ def command(
     if skipped:
         click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
         sys.exit(1)
+
+
+def _answers(model: Model, paths: Iterator[str | None], top: int) -> Iterator[Prediction]:
+    """Predictions in order; those of paths before a None do not wait for later paths."""
+    for first in paths:
+        if first is not None:
+            yield from model.stream(chain((first,), iter(paths.__next__, None)), top=top)
 
 
 def _row(prediction: Prediction, head: list[str]) -> Row:
