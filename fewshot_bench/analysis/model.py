@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import frame
+from fewshot_bench.analysis.fitted_method import error_line, fitted_method
 from fewshot_bench.api.defaults import cuda_is_there
-from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
-from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.keeping import class_named, restore
+from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.spec import EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
@@ -96,12 +96,14 @@ class Neighbor:
 class Model:
     """A kept fitted method, ready to classify; thread-safe.
 
-    config: everything that was kept except the tensors. backbone, classifier: as loaded.
+    config: everything that was kept except the tensors. backbone, method, classifier: as loaded;
+    method has the hyper-parameters of the fit.
     """
 
     path: Path
     config: ModelConfig
     backbone: LoadedBackbone
+    method: Any
     classifier: Classifier
     _features: FeatureCache = field(compare=False)
 
@@ -280,7 +282,7 @@ def load_model(
     path: a folder, or `hub:USER/NAME@revision`; a warning names the commit if the name does not.
     device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
     registers (of a file or a notebook). DataMissingError if the backbone is not available. Warns if
-    the code of the method differs from that of the fit.
+    the code of the method is not, or not known to be, that of the fit.
     """
     return open_model(path, device, method, partial(warnings.warn, stacklevel=4))
 
@@ -298,7 +300,7 @@ def open_model(
     path = model_folder(name, warn)
     config, tensors = read_model(path)
     config = dataclasses.replace(config, precision=precision or config.precision)
-    fitted = _method(path, config, method, warn)
+    fitted = fitted_method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
     from fewshot_bench.images.feature_cache import FeatureCache
 
@@ -307,50 +309,7 @@ def open_model(
     with _ASKING, _as_in_runs(features, backbone), _fitting(path, config):
         kind = class_named(config.classifier, fitted)
         classifier = restore(fitted, tensors, vocabulary, backbone, kind)
-    return Model(path, config, backbone, classifier, features)
-
-
-def _method(
-    path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
-) -> Any:
-    """The method with the hyper-parameters of the fit; UsageError if it is another version."""
-    known = registry()
-    if given is None and config.method not in known.methods.entries:
-        error = known.methods.unknown(config.method, known.methods.entries, "fsbench list methods")
-        raise UsageError(f"{path}: {error}; install its plug-in, or load_model(..., method=Class)")
-    cls = given or known.method_class(config.method)
-    version = str(getattr(cls, "version", "1"))
-    if version != config.method_version:
-        raise UsageError(
-            f"{path} was fitted by {config.method} version {config.method_version}, installed is "
-            f"{version}; install {config.method_origin or 'the package of then'}, or fit again"
-        )
-    if reason := reason_not_to_keep(cls):
-        raise UsageError(f"{path}: a model of {config.method} cannot be used: {reason}")
-    if given is None and config.method_code not in ("", known.code(config.method)["digest"]):
-        warn(
-            f"{path}: the code of {config.method} is not that of the fit "
-            f"({config.method_origin or 'unknown'}); its answers may differ"
-        )
-    return _configured(path, config, cls)
-
-
-def _configured(path: Path, config: ModelConfig, cls: type) -> Any:
-    parameters = {one.name: one for one in hyperparameters(cls)}
-    differing = sorted(set(parameters) ^ set(config.options))
-    if differing:
-        raise StoreError(
-            f"{path} and the installed {config.method} have other hyper-parameters "
-            f"({', '.join(differing)}); fit again"
-        )
-    try:
-        options = {
-            name: typed_value(config.method, parameters[name], value)
-            for name, value in config.options.items()
-        }
-        return cls(**options)
-    except Exception as error:
-        raise StoreError(f"{path}: {_line(error)}") from error
+    return Model(path, config, backbone, fitted, classifier, features)
 
 
 def _device(name: str) -> str:
@@ -381,7 +340,7 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
     except FsbenchError as error:
         raise type(error)(f"{path}: {error}") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: backbone '{config.backbone}': {_line(error)}") from error
+        raise StoreError(f"{path}: backbone '{config.backbone}': {error_line(error)}") from error
     if backbone.weights_digest != config.weights_digest:
         raise StoreError(
             f"{path} was fitted on other weights of {config.backbone} "
@@ -436,7 +395,7 @@ def _fitting(path: Path, config: ModelConfig) -> Iterator[None]:
     except ContractError as error:
         raise _misfit(path, config, str(error)) from error
     except Exception as error:
-        raise _misfit(path, config, _line(error)) from error
+        raise _misfit(path, config, error_line(error)) from error
 
 
 def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:
@@ -444,11 +403,6 @@ def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:
         f"{path}: its tensors are not those of {config.method} for {len(config.classnames)} "
         f"classes on {config.backbone} ({why:.200}); fit again"
     )
-
-
-def _line(error: Exception) -> str:
-    words = " ".join(str(error).split())
-    return words if isinstance(error, FsbenchError) else f"{type(error).__name__}: {words:.160}"
 
 
 def _listed(images: Any) -> Iterable[Any]:

@@ -151,12 +151,17 @@ class Registry:
             ) from error
         return target
 
-    def code(self, name: str) -> dict[str, str | bool]:
+    def code(self, name: str, cls: type | None = None) -> dict[str, str | bool]:
         """Identity of a method's code in this process, as stored in records.
 
+        cls: the class that runs under this name; by default the one that the name stands for.
         `registered`: True if a plug-in registered it, with the plug-in's `distribution` and
         `version`. `digest`: of its source; empty if the class cannot be loaded.
         """
+        registered = name in self.methods.entries
+        if cls is not None and not (registered and self.method_class(name) is cls):
+            digest = method_code.running_digest(cls)
+            return {"registered": False, "distribution": "", "version": "", "digest": digest}
         plugin = self.method(name).origin.partition(",")[0]
         info = next((info for info in self.plugins if info.full_name == plugin), None)
         try:
@@ -164,7 +169,7 @@ class Registry:
         except PluginError:
             digest = ""
         return {
-            "registered": name in self.methods.entries,
+            "registered": registered,
             "distribution": info.distribution if info else "",
             "version": info.version if info else "",
             "digest": digest,

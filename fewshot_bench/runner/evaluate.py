@@ -136,14 +136,21 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
         return {}
 
 
-def environment_of(backbone: LoadedBackbone, method: str) -> dict[str, Any]:
-    """The environment of a record: machine, libraries, weights and the method's code."""
+def environment_of(
+    backbone: LoadedBackbone, method: str, cls: type | None = None
+) -> dict[str, Any]:
+    """The environment of a record: machine, libraries, weights and the method's code.
+
+    cls: the class that runs under the name `method`; by default the one that the name stands for.
+    """
+    code = registry().code(method, cls)
+    known = cls is None or code["registered"]
     return environment.describe(backbone.device) | {
         "weights_digest": backbone.weights_digest,
         "activation": getattr(backbone, "activation", None),
-        "method_origin": registry().method(method).origin.split(",")[0],
-        "code": registry().code(method),
-        "kit": kit_results.of_record(method),
+        "method_origin": registry().method(method).origin.split(",")[0] if known else method,
+        "code": code,
+        "kit": kit_results.of_record(method, str(code["digest"])),
     }
 
 

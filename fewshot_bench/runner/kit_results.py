@@ -44,9 +44,13 @@ def kept(method: str, digest: str) -> KitResult | None:
         return None
 
 
-def of_record(method: str) -> dict[str, Any] | None:
-    """The value of `environment["kit"]` in a record; None if the code has no kit result."""
-    result = kept(method, str(registry().code(method)["digest"]))
+def of_record(method: str, digest: str | None = None) -> dict[str, Any] | None:
+    """The value of `environment["kit"]` in a record; None if the code has no kit result.
+
+    digest: of the code; by default that of the method's class in this process.
+    """
+    code = registry().code(method)["digest"] if digest is None else digest
+    result = kept(method, str(code))
     return None if result is None else asdict(result)
 
 

@@ -75,7 +75,7 @@ def expand_methods(
             values = {
                 key: typed_value(name, parameters[key], value) for key, value in one.values.items()
             }
-            variants.append(_variant(name, cls, values))
+            variants.append(variant_of(name, cls, values))
             continue
         chosen: dict[str, list[Any]] = {}
         for index, (owner, parameter, given) in enumerate(settings):
@@ -85,7 +85,7 @@ def expand_methods(
             field = find_parameter(name, cls, parameter)
             chosen[field.name] = [read_value(name, field, value) for value in given]
         variants += [
-            _variant(name, cls, dict(zip(chosen, values, strict=True)))
+            variant_of(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())
         ]
     objects = {one.method for one in asked if isinstance(one, Configured)}
@@ -164,7 +164,11 @@ def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registr
     )
 
 
-def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
+def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
+    """The variant of a method's class with these hyper-parameters, of the types of its fields.
+
+    UsageError for values that the class refuses, PluginError for a class that changes them.
+    """
     fields, method = hyperparameters(cls), _built(name, cls, chosen)
     try:
         card_of(method)

@@ -101,11 +101,11 @@ class Adapted:
     tried: tuple[Mapping[str, str], ...]
     notes: tuple[str, ...] = ()
 
-    def model(self, device: str = AUTO) -> Model:
-        """Load the model from its folder."""
+    def model(self, device: str = AUTO, method: type | None = None) -> Model:
+        """Load the model from its folder; device, method: as in `load_model`."""
         from fewshot_bench.analysis.model import load_model
 
-        return load_model(self.folder, device=device)
+        return load_model(self.folder, device=device, method=method)
 
 
 def adapt(

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import NUMBER, SIZE, PathName
@@ -138,4 +139,12 @@ def _print(found: Adapted) -> None:
     say(text)
     if config.reject is not None:
         say(f"images with a probability below {config.reject:.3f} belong to no class")
-    say(f"model in {found.folder}; fsbench predict {shlex.quote(str(found.folder))} IMAGES")
+    say(f"model in {found.folder}; {_use(found)}")
+
+
+def _use(found: Adapted) -> str:
+    """How the model is used: no command runs a file that a model names."""
+    own, folder = parts(found.config.method), str(found.folder)
+    if own is not None:
+        return f"in Python: load_model({folder!r}, method={own[1]})"
+    return f"fsbench predict {shlex.quote(folder)} IMAGES"

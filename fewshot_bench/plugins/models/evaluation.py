@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Undivided
 from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.method import configuration
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -120,7 +121,7 @@ def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
         metrics=rounded(answers),
         footprint=_footprint(model, meter) | {"peak_memory_mb": round(memory.megabytes, 1)},
         timings=meter.timings(),
-        environment=environment_of(model.backbone, model.config.method),
+        environment=environment_of(model.backbone, model.config.method, type(model.method)),
         notes={"kept_model": _about(model.config) | ({"left_out": left_out} if left_out else {})},
     )
     ids = tuple(item.id for item in items)
@@ -202,10 +203,10 @@ def _spec(model: Model, name: str, dataset: Dataset) -> RunSpec:
     """The spec of the fit, but for this data set; StoreError if the config gives no valid one."""
     from fewshot_bench.runner.request import canonical, weights_of
     from fewshot_bench.runner.revisions import revision_of
-    from fewshot_bench.runner.variants import Configured, expand_methods
+    from fewshot_bench.runner.variants import variant_of
 
     config = model.config
-    (variant,) = expand_methods([Configured(config.method, config.options)], (), registry())
+    variant = variant_of(config.method, type(model.method), configuration(model.method))
     fit = config.data
     seed = fit.get("seed", 0)
     values = {
@@ -295,7 +296,7 @@ def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
     config = model.config
     footprint |= {"selection": stated} if (stated := config.data.get("selection")) else {}
     with suppress(Exception):
-        card = card_of(registry().method_class(config.method)(**config.options))
+        card = card_of(model.method)
         footprint |= {"card": card.to_dict()} if card else {}
     return footprint
 

@@ -1,0 +1,144 @@
+"""Kept models of methods that no plug-in registers: the class is handed over, and checked."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.api.method_code import source_digest
+from fewshot_bench.backbones import loading
+from fewshot_bench.store.model_files import config_of, write_model
+from tests.helpers import fsbench, image_folder, save_image
+
+SOURCE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+import fewshot_bench as fb
+
+
+@dataclass(frozen=True)
+class Scaled:
+    factor: float
+    class_features: Tensor
+
+    def logits(self, queries):
+        return self.factor * queries.features @ self.class_features.T
+
+    def tensors(self):
+        return {}
+
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+    factor: float = fb.hyper(10.0, "scale of the logits")
+
+    @property
+    def doubled(self) -> float:
+        return 2 * self.factor
+
+    def fit(self, task, backbone, ctx) -> Scaled:
+        return Scaled(self.factor, backbone.class_features(task))
+
+
+class Other(Own):
+    name: ClassVar[str] = "other"
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "photos", train=1, test=2)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    """The class of a module that a script imports."""
+    (tmp_path / "fsbench_own_script.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("fsbench_own_script")
+    yield module.Own
+    del sys.modules["fsbench_own_script"]
+
+
+def kept(folder: Path, own: type, method: str, code: str = "") -> Path:
+    """A model that names a class in a file; code: its digest, by default that of `own`."""
+    vocabulary = fb.Vocabulary(("cat", "dog"), ("a photo of a {}.",))
+    config = config_of("zero-shot", own(), loading.load("tiny"), vocabulary)
+    config = replace(
+        config, method=method, method_origin="", method_code=code or source_digest(own)
+    )
+    write_model(folder, config, {}, "a card")
+    return folder
+
+
+def test_the_class_of_the_fit_is_taken_and_another_refused(own: type, tmp_path: Path) -> None:
+    folder = kept(tmp_path / "model", own, f"{tmp_path / 'fsbench_own_script.py'}:Own")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fb.load_model(folder, method=own).method.factor == 10.0
+    other = sys.modules[own.__module__].Other
+    with pytest.raises(fb.UsageError, match=r"fitted by .*:Own, method=Other is another class"):
+        fb.load_model(folder, method=other)
+    for wrong in (own(), "own", int):
+        with pytest.raises(fb.UsageError, match="expected the class of a method"):
+            fb.load_model(folder, method=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_class_of_a_session_is_compared_with_the_file_that_was_written_of_it(
+    own: type, tmp_path: Path, edited: bool
+) -> None:
+    """As `fb.run` writes it: below other lines, in a file of another name."""
+    written = tmp_path / "results" / "methods" / "00" / "Own.py"
+    written.parent.mkdir(parents=True)
+    source = SOURCE.replace("backbone.class_features", "-backbone.class_features")
+    written.write_text('"""A copy."""\n' + (source if edited else SOURCE))
+    folder = kept(tmp_path / "model", own, f"{written}:Own", "0" * 64)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fb.load_model(folder, method=own)
+    assert len(said) == edited
+    assert all("is not that of the fit" in str(one.message) for one in said)
+
+
+def test_the_error_names_the_class_to_hand_over(own: type, tmp_path: Path) -> None:
+    folder = kept(tmp_path / "model", own, f"{tmp_path / 'fsbench_own_script.py'}:Own")
+    with pytest.raises(fb.UsageError, match=r"class Own of fsbench_own_script.py.* method=Own$"):
+        fb.load_model(folder)
+
+
+def test_measuring_runs_no_file_that_a_model_names(own: type, photos: Path, tmp_path: Path) -> None:
+    """And the record has the code that answered."""
+    file, trace = tmp_path / "model" / "method.py", tmp_path / "trace"
+    folder = kept(tmp_path / "model", own, f"{file}:Own")
+    file.write_text(f"open({str(trace)!r}, 'w').close()\n{SOURCE}")
+    code = fb.evaluate(fb.load_model(folder, method=own), f"folder:{photos}").environment["code"]
+    file.unlink()
+    again = fb.evaluate(fb.load_model(folder, method=own), f"folder:{photos}")
+    assert not trace.exists()
+    assert again.environment["code"] == code
+    assert (code["registered"], code["digest"]) == (False, source_digest(own))
+
+
+def test_adapt_says_how_a_model_of_a_class_in_a_file_is_used(own: type, tmp_path: Path) -> None:
+    photos = tmp_path / "train"
+    for seed, name in enumerate(("cat", "dog")):
+        save_image(photos / name / "0.jpg", seed)
+    file = tmp_path / "fsbench_own_script.py"
+    asked = ("-m", f"{file}:Own", "-d", f"folder:{photos}", "--backbone", "tiny")
+    done = fsbench("adapt", *asked, "-O", tmp_path / "m")
+    assert done.code == 0, done.err
+    folder = str(tmp_path / "m")
+    assert done.out.endswith(f"model in {folder}; in Python: load_model({folder!r}, method=Own)\n")
+    assert fb.load_model(tmp_path / "m", method=own).classnames == ("cat", "dog")
