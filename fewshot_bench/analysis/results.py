@@ -48,6 +48,7 @@ from fewshot_bench.utils.arguments import (
     text,
 )
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
+from fewshot_bench.utils.text import few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -268,13 +269,21 @@ class Results:
     def model(self, record: Record, *, device: str = "auto", method: type | None = None) -> Model:
         """The model of a cell that was run with `keep_models`; StoreError if there is none.
 
-        device, method: as in `load_model`.
+        device, method: as in `load_model`. Warns if the record is of other classes than the fit,
+        for which alone the model answers: new classes, or those of another data set.
         """
         from fewshot_bench.analysis.model import load_model
 
         if not isinstance(record, Record):
             raise UsageError(f"{record!r:.80}: expected a record, as results.records() has them")
-        return load_model(model_of(self._opened.path, record), device=device, method=method)
+        model = load_model(model_of(self._opened.path, record), device=device, method=method)
+        if record.split.get("classnames") != list(model.classnames):
+            warnings.warn(
+                f"{record.spec.describe()}: the model answers for the classes of its fit "
+                f"({few(model.classnames)}), not for those of the record",
+                stacklevel=2,
+            )
+        return model
 
     def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.

@@ -263,11 +263,13 @@ def _config(fitted: Fitted, cell: Cell, session: Session) -> ModelConfig:
 
 
 def _card(cell: Cell, config: ModelConfig) -> str:
-    spec = cell.spec
+    spec, others = cell.spec, ""
+    if config.classnames != cell.lists.evaluated.classnames:
+        others = "\nThe model answers for the classes of its fit, not for those of the record."
     return (
         f"# {spec.method} on {config.data['dataset']}\n\n"
         f"{len(config.classnames)} classes, backbone {config.backbone}, seed {spec.train_seed}.\n"
-        f"Kept by `fsbench run --keep-models` beside the record {spec.key()}.\n\n"
+        f"Kept by `fsbench run --keep-models` beside the record {spec.key()}.{others}\n\n"
         "```python\nimport fewshot_bench as fb\n\n"
         'fb.load_model("this folder").predict(["image.jpg"])\n```\n'
     )

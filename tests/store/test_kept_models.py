@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ import fewshot_bench as fb
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder
-from tests.helpers import cells, fsbench, image_folder
+from tests.helpers import cells, fsbench, image_folder, save_image
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,23 @@ def test_a_model_answers_as_its_cell_did(made: Path, photos: Path, method: str) 
     stated = record.footprint["model"]
     folder = model_folder(made, record.spec.key())
     assert stated["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_a_model_of_other_classes_than_its_record_says_so(photos: Path, tmp_path: Path) -> None:
+    """The cell of the new classes: its model is that of the fit, on the base classes."""
+    store, four = tmp_path / "store", image_folder(tmp_path / "four", train=2, test=2)
+    for path in sorted(four.glob("*/*/*")):
+        save_image(path.parent.with_name(f"other {path.parent.name}") / path.name, len(str(path)))
+    asked: dict[str, Any] = {"shots": 1, "seeds": 1, "backbone": "tiny", "progress": False}
+    name = f"folder:{four}"
+    results = fb.run("zero-shot", name, classes="base,new", store=store, keep_models=True, **asked)
+    base, new = (results.where(classes=half).records()[0] for half in ("base", "new"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert results.model(base).classnames == ("cat", "dog")
+    with pytest.warns(UserWarning, match=r"classes of its fit \('cat', 'dog'\), not for those"):
+        model = results.model(new)
+    assert "not for those of the record" in (model.path / "README.md").read_text()
 
 
 def test_nothing_else_of_the_record_changes(photos: Path, tmp_path: Path) -> None:
