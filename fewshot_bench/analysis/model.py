@@ -122,7 +122,7 @@ class Model:
         image; UsageError without pandas.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        head = frame([], columns(max(2, top)))
+        head = frame([], columns(min(max(2, top), len(self.classnames))))
         rows = [one.row() for one in self._all(images, top, batch)]
         return frame(rows) if rows else head
 
@@ -249,8 +249,10 @@ class Model:
             with _fitting(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
         shape = (len(order), len(self.classnames))
-        if tuple(logits.shape) != shape or not bool(logits.isfinite().all()):
+        if tuple(logits.shape) != shape:
             raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
+        if not bool(logits.isfinite().all()):
+            raise _misfit(self.path, self.config, "logits that are not finite numbers")
         return logits[: len(source)]
 
     def _features_of(self, source: ImageSource) -> Tensor:

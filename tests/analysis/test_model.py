@@ -126,6 +126,7 @@ def test_predictions_name_class_and_runner_up(model: fb.Model, photos: Path) -> 
     assert list(table["class"]) == best
     assert torch.equal(model.probabilities(paths(photos)), expected)
     assert list(model.predict([])) == list(table)
+    assert list(model.predict([], top=9)) == list(model.predict(paths(photos)[:1], top=9))
     with pytest.raises(fb.UsageError, match=r"top=0: expected a whole number from 1"):
         model.predict(paths(photos), top=0)
 
@@ -246,6 +247,13 @@ def test_a_model_that_cannot_be_used_is_one_line(
         fb.load_model(wrong).logits(paths(photos)[:1])
     assert "\n" not in str(raised.value)
     assert str(wrong) in str(raised.value)
+
+
+def test_logits_that_overflow_are_called_that(folder: Path, photos: Path, tmp_path: Path) -> None:
+    config, tensors = read_model(folder)
+    write_model(tmp_path / "m", config, {k: v.sign() * 3e38 for k, v in tensors.items()}, "")
+    with pytest.raises(fb.FsbenchError, match="logits that are not finite numbers"):
+        fb.load_model(tmp_path / "m").logits(paths(photos)[:1])
 
 
 def test_other_options_and_other_code(folder: Path, tmp_path: Path) -> None:
