@@ -13,6 +13,7 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder
@@ -294,3 +295,32 @@ def test_a_damaged_list_of_images_is_refused(
     refused = fsbench("evaluate", model, "-d", f"folder:{adapted[0]}")
     assert refused.code == 1
     assert "no config of a model: data is missing or wrong" in refused.err
+
+
+@pytest.mark.parametrize("form", ["json", "txt"])
+def test_a_model_with_own_class_names_is_measured_under_them(
+    photos: Path, tmp_path: Path, form: str
+) -> None:
+    """As its cell was, bit for bit; without the names, the error says what to do."""
+    names, own = tmp_path / f"names.{form}", {"cat": "a tabby", "dog": "a hound"}
+    names.write_text(json.dumps(own) if form == "json" else "\n".join(own.values()))
+    data, store, session = (
+        f"folder:{photos}",
+        tmp_path / "store",
+        Session(models=tmp_path / "store"),
+    )
+    given = read_own_data(names, (), None)
+    (spec,) = cells("zero-shot", datasets=(data,), shots=(2,), limit=None, data=given)
+    done = run_one(spec, session)
+    Store(store).write(done.record, done.answers, done.ids)
+    model = model_folder(store, spec.key())
+    refused = fsbench("evaluate", model, "-d", data)
+    assert refused.code == 2
+    assert "names must be equal (--classnames renames those of the data set)" in refused.err
+    asked = fsbench("evaluate", model, "-d", data, "--classnames", names, "--store", store)
+    assert asked.code == 0, asked.err
+    kept, cell = (records(store, protocol)["zero-shot"] for protocol in ("kept", "coop"))
+    assert (kept.logits_digest, kept.spec.data) == (cell.logits_digest, cell.spec.data)
+    python = fb.evaluate(model, data, classnames=given["classnames"])
+    assert python.spec.key() == kept.spec.key()
+    assert fsbench("compare", "--store", store, "--protocol", "kept").code == 0

@@ -13,6 +13,7 @@ from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.runner.own_data import read_own_data
 
 if TYPE_CHECKING:
     from fewshot_bench.plugins.models.evaluation import Evaluation
@@ -35,9 +36,21 @@ if TYPE_CHECKING:
     help="Write a record, with its answers, into this folder of results. Splits of own images "
     f"are read from it, too, and from {DEFAULT_STORE} without it.",
 )
+@click.option(
+    "--classnames",
+    type=PathName(path_type=Path),
+    help="Own names for the classes of the data set, as the model was made with.",
+)
 @format_option(("table", "json"), "A table, or JSON.")
 @device_option
-def command(model: Path, dataset: str, store: Path | None, form: str, device: str) -> None:
+def command(
+    model: Path,
+    dataset: str,
+    store: Path | None,
+    classnames: Path | None,
+    form: str,
+    device: str,
+) -> None:
     """Measure the model in the folder MODEL on the test images of a data set.
 
     Classes are matched by their names. Metrics are those of records, and each class has its
@@ -47,8 +60,9 @@ def command(model: Path, dataset: str, store: Path | None, form: str, device: st
     from fewshot_bench.analysis.model import open_model
     from fewshot_bench.plugins.models.evaluation import measure
 
+    data = read_own_data(classnames, (), None)
     opened = open_model(model, device, None, warn)
-    found = measure(opened, dataset, store)
+    found = measure(opened, dataset, store, data)
     if store is not None:
         found = found.stored(store)
     values, classes = found.record.metrics, _classes(found)

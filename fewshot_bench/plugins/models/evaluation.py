@@ -30,6 +30,7 @@ from fewshot_bench.api.spec import (
 )
 from fewshot_bench.api.task import Split
 from fewshot_bench.plugins.models.material import trainable
+from fewshot_bench.runner.own_data import ClassNames, read_own_data
 from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
@@ -76,11 +77,13 @@ def evaluate(
     *,
     store: str | PathLike[str] | None = None,
     device: str = "auto",
+    classnames: ClassNames | None = None,
 ) -> Record:
     """Measure a kept model on the test images of a data set with the same classes.
 
     model: a loaded model, or an argument of `load_model`. store: results folder to write the record
-    and its answers to. device: for a model that is loaded here. Images that the model was made from
+    and its answers to. device: for a model that is loaded here. classnames: own names for the
+    classes of the data set, as those of `fewshot_bench.adapt`. Images that the model was made from
     are left out. UsageError if classes differ, or if it may be made from all of the test images;
     DataMissingError if there are no test images.
     """
@@ -88,26 +91,33 @@ def evaluate(
 
     checked({"dataset": text("the name of a data set")}, {"dataset": dataset})
     opened = model if isinstance(model, Model) else load_model(model, device=device)
-    found = measure(opened, dataset, None if store is None else Path(store))
+    data = read_own_data(classnames, (), None)
+    found = measure(opened, dataset, None if store is None else Path(store), data)
     return (found if store is None else found.stored(Path(store))).record
 
 
-def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
-    """Measure a model on the test images of a data set; store: has splits of own images."""
+def measure(
+    model: Model, name: str, store: Path | None = None, data: Mapping[str, Any] | None = None
+) -> Evaluation:
+    """Measure a model on the test images of a data set.
+
+    store: has splits of own images. data: own class names, as in `RunSpec.data`.
+    """
     import numpy as np
 
     from fewshot_bench.profiling.meter import Meter
     from fewshot_bench.profiling.peak_memory import PeakMemory
     from fewshot_bench.runner.evaluate import environment_of
 
-    dataset = registry().dataset(name, store=store or Path(DEFAULT_STORE))
+    own = dict(data or {})
+    dataset = registry().dataset(name, own, store or Path(DEFAULT_STORE))
     items = tuple(dataset.items().get("test", ()))
     if not items:
         raise DataMissingError(f"{name} has no test images; choose another data set")
     places = _matched(model.classnames, dataset.card().classnames, name)
     set_aside, later = _divided(model, name, dataset, items)
     items, digests, left_out = _unseen(model, name, dataset, items)
-    spec = _spec(model, name, dataset)
+    spec = _spec(model, name, dataset, own)
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
     meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
     facts = image_facts((), (), digests)
@@ -195,11 +205,14 @@ def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[i
     if alone or lacking:
         texts = [f"the model alone has {few(alone)}"] if alone else []
         texts += [f"{dataset} alone has {few(lacking)}"] if lacking else []
-        raise UsageError(f"classes differ: {'; '.join(texts)}; names must be equal")
+        raise UsageError(
+            f"classes differ: {'; '.join(texts)}; names must be equal (--classnames renames those "
+            "of the data set)"
+        )
     return [known.index(name) for name in asked]
 
 
-def _spec(model: Model, name: str, dataset: Dataset) -> RunSpec:
+def _spec(model: Model, name: str, dataset: Dataset, own: Mapping[str, Any]) -> RunSpec:
     """The spec of the fit, but for this data set; StoreError if the config gives no valid one."""
     from fewshot_bench.runner.request import canonical, weights_of
     from fewshot_bench.runner.revisions import revision_of
@@ -228,6 +241,7 @@ def _spec(model: Model, name: str, dataset: Dataset) -> RunSpec:
         "method_version": variant.version,
         "revision": revision_of(name, dataset),
         "picks": _digest(config),
+        "data": own,
     }
     try:
         return RunSpec.from_dict(values)
