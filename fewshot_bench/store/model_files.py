@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -154,11 +155,21 @@ def image_digests(shas: Iterable[bytes]) -> dict[str, str]:
 def without_path(dataset: str) -> str:
     """Strip parent folders from the name of a data set, since models are shared with others.
 
-    The path of a folder becomes `folder:photos`; names that are not local paths stay as they are.
+    The path of a folder becomes `folder:photos`, and several paths `wds:train=*.tar;test=*.tar`.
+    Names that are not local paths stay as they are.
     """
     family, colon, argument = dataset.partition(":")
-    local = argument.startswith(("~", "/")) or Path(argument).exists()
-    return f"{family}:{Path(argument).name}" if colon and local else dataset
+    whole = os.path.exists(os.path.expanduser(argument))
+    parts = [argument] if whole else argument.split(";")
+    return f"{family}:{';'.join(map(_last, parts))}" if colon else dataset
+
+
+def _last(path: str) -> str:
+    """The last part of a path, or of the path in `split=path`; other texts unchanged."""
+    name, equals, inner = path.partition("=")
+    if path.startswith(("~", "/")) or os.path.exists(path):
+        return Path(path).name
+    return f"{name}={_last(inner)}" if equals else path
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models.search import Search
 from fewshot_bench.store.model_files import MODEL_FILES, read_config
 from tests.helpers import PATIENCE, Result, fsbench, save_image, start, wait_until
+from tests.own_sets import samples, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +229,18 @@ def test_the_folder_of_features_of_a_killed_process_is_removed(photos: str, tmp_
     assert process.returncode == 0, said
     assert not left.exists()
     assert left_in(place) == []
+
+
+def test_a_model_of_shards_states_no_path(tmp_path: Path) -> None:
+    """The name of the data set holds two paths; a model is shared with others."""
+    for role, start in (("train", 0), ("test", 4)):
+        write_shard(tmp_path / "home of ann" / role / "0.tar", samples(4, start))
+    home, names = tmp_path / "home of ann", tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    data = f"wds:train={home}/train/*.tar;test={home}/test/*.tar"
+    asked = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--output", tmp_path / "m")
+    done = fsbench("adapt", "--dataset", data, "--classnames", names, *asked)
+    assert done.code == 0, done.err
+    assert read_config(tmp_path / "m").data["dataset"] == "wds:train=*.tar;test=*.tar"
+    for name in ("config.json", "README.md"):
+        assert "home of ann" not in (tmp_path / "m" / name).read_text()
