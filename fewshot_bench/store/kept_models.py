@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import StoreError
@@ -74,7 +75,15 @@ def expected_bytes(methods: Iterable[str], records: Iterable[Record]) -> tuple[i
 
 
 def model_of(store: Path, record: Record) -> Path:
-    """Folder of a record's model; StoreError if none was kept or the folder's digest differs."""
+    """Folder of a record's model; StoreError if none was kept or the folder's digest differs.
+
+    The record of a measured model (`fsbench evaluate`) has none of its own.
+    """
+    if record.spec.protocol == KEPT_MODEL:
+        raise StoreError(
+            f"{record.spec.describe()} was measured with a kept model (digest "
+            f"{record.spec.picks:.12}), whose folder the record does not name: load that folder"
+        )
     again = f"compute it with --keep-models --force to have one ({record.spec.describe()})"
     stated = stated_model(record)
     if not stated:

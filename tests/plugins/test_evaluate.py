@@ -140,6 +140,13 @@ def test_two_models_of_a_method_share_no_row(store: Path, photos: Path) -> None:
     assert rows.count("linear-probe model=") == 2
 
 
+def test_the_record_of_a_measured_model_says_where_its_model_is(made: Path) -> None:
+    record = records(made, "kept")["linear-probe"]
+    with pytest.raises(fb.FsbenchError, match="whose folder the record does not name") as raised:
+        fb.load(made).model(record)
+    assert record.spec.picks[:12] in str(raised.value)
+
+
 def test_nothing_is_written_without_a_store(
     made: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
