@@ -233,8 +233,8 @@ def test_the_folder_of_features_of_a_killed_process_is_removed(photos: str, tmp_
 
 def test_a_model_of_shards_states_no_path(tmp_path: Path) -> None:
     """The name of the data set holds two paths; a model is shared with others."""
-    for role, start in (("train", 0), ("test", 4)):
-        write_shard(tmp_path / "home of ann" / role / "0.tar", samples(4, start))
+    for role, first in (("train", 0), ("test", 4)):
+        write_shard(tmp_path / "home of ann" / role / "0.tar", samples(4, first))
     home, names = tmp_path / "home of ann", tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
     data = f"wds:train={home}/train/*.tar;test={home}/test/*.tar"
