@@ -219,7 +219,7 @@ def show_lists(subject: Subject) -> None:
 
 
 def published_lists(pools: Pools, name: str) -> str:
-    """Whether the lists of a data set are the published ones, in words."""
+    """The verdict on the lists of a data set, against the published ones, in words."""
     return RENAMED if is_renamed(pools, name) else PUBLISHED_LISTS[verified_split(pools, name)]
 
 

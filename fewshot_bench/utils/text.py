@@ -23,7 +23,7 @@ def plain_text(text: str) -> bool:
 
 
 def in_prompts(name: str) -> str:
-    """What tells a class name from others in a prompt.
+    """A class name without what no prompt shows: two names with equal results have one prompt.
 
     Underscores become blanks there (`Vocabulary.prompts`), and tokenizers ignore case, further
     blanks and the Unicode form.

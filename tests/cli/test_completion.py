@@ -30,7 +30,7 @@ except SystemExit:
 
 
 def script(shell: str) -> str:
-    """What a shell reads to set completion up."""
+    """The script that a shell reads to set completion up."""
     return subprocess.run(
         [sys.executable, "-c", COMPLETE],
         capture_output=True,

@@ -143,7 +143,7 @@ def _print(found: Adapted) -> None:
 
 
 def _use(found: Adapted) -> str:
-    """How the model is used: no command runs a file that a model names."""
+    """The next step with the model: no command runs a file that a model names."""
     own, folder = parts(found.config.method), str(found.folder)
     if own is not None:
         return f"in Python: load_model({folder!r}, method={own[1]})"

@@ -69,7 +69,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
 
 
 def _is_ready(stream: IO[bytes]) -> bool:
-    """Whether a read returns at once; True where this cannot be known."""
+    """True if a read returns at once, and where this cannot be found out."""
     try:
         return bool(select.select([stream], [], [], 0)[0])
     except (OSError, ValueError):
