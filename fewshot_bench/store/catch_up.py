@@ -1,4 +1,4 @@
-"""Reads records that the index of a store lacks in several processes, where one would be slow.
+"""Reads and verifies cells that the index of a store lacks in several processes.
 
 `caught_up` is the entry point. It changes no result: what a process cannot read, verify or finish
 is left to the caller, and a process that ends early costs time alone.
@@ -6,9 +6,11 @@ is left to the caller, and a process that ends early costs time alone.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,25 +21,25 @@ from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, sorted_entries
 from fewshot_bench.utils.prefetch import cores
 
-# One process reads fewer records in about a second.
+# One process verifies fewer cells in about two seconds.
 WORTH = 5_000
 MOST_PROCESSES = 8
 
 
-def caught_up(folder: Path, cells: int | None = None) -> Index:
-    """The index of a store, which has all records where one process would be slow to read them.
+def caught_up(folder: Path, cells: int) -> Index:
+    """The index of a store, which has all its cells where one process would be slow to read them.
 
-    cells: how many cells are to be looked up, with their answers verified; None for the records of
-    the whole store.
+    cells: how many cells are to be looked up.
     """
     index, processes = Index.load(folder), min(cores(), MOST_PROCESSES)
-    if processes == 1 or (cells is not None and 2 * cells < WORTH):
+    if processes == 1 or 2 * cells < WORTH:
         return index
-    verify = cells is not None
-    lacking = _records(folder) - index.size(verified=verify)
-    if lacking < WORTH or (cells is not None and 2 * cells < lacking):
+    lacking = _records(folder) - index.verified()
+    if lacking < WORTH or 2 * cells < lacking:
         return index
-    _read_all(folder, processes, verify)
+    _run([("read", str(folder), str(share), str(processes)) for share in range(processes)])
+    # Rows in one file take less memory. Joining them here would take more.
+    _run([("join", str(folder))])
     return Index.load(folder)
 
 
@@ -50,15 +52,14 @@ def _records(folder: Path) -> int:
     return count
 
 
-def _read_all(folder: Path, processes: int, verify: bool) -> None:
-    """Start one process for each share of the records, and wait for all of them."""
+def _run(tasks: Sequence[Sequence[str]]) -> None:
+    """Start a process for each task, and wait for all of them."""
     started: list[subprocess.Popen[bytes]] = []
     quiet = subprocess.DEVNULL
     try:
-        # A machine at its limit of processes reads the records in this one.
+        # A machine at its limit of processes leaves the cells to this one.
         with suppress(OSError):
-            for share in range(processes):
-                words = [str(folder), str(share), str(processes), str(int(verify))]
+            for words in tasks:
                 command = [sys.executable, "-P", "-m", __name__, *words]
                 started.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
         for process in started:
@@ -69,24 +70,23 @@ def _read_all(folder: Path, processes: int, verify: bool) -> None:
             process.wait()
 
 
-def read_share(folder: Path, share: int, shares: int, *, verify: bool) -> None:
-    """Write an index file of a share's records that the index lacks.
+def read_share(folder: Path, share: int, shares: int) -> None:
+    """Write an index file of a share's cells that are not verified in the index.
 
-    verify: also verify the answers of finished cells. Nothing that is damaged is renamed.
+    Nothing that is damaged is renamed.
     """
     known, found, reader = Index.load(folder), Index(folder, []), RecordReader()
     folders = sorted_entries(folder / RECORDS)
     part = slice(len(folders) * share // shares, len(folders) * (share + 1) // shares)
     for file in record_files(folder / RECORDS, folders[part]):
         row = known.find(file.key, file.stamp)
-        if row is not None and not (verify and row.is_unverified):
+        if row is not None and not row.is_unverified:
             continue
         try:
             row = found.add(file.key, file.stamp, reader.values(file.path, file.key))
         except (FileNotFoundError, Damaged, StoreError):
             continue
-        if verify:
-            _verify(file.path.with_suffix(".npz"), row)
+        _verify(file.path.with_suffix(".npz"), row)
     found.save(whole=False)
 
 
@@ -100,5 +100,10 @@ def _verify(path: Path, row: Row) -> None:
 
 
 if __name__ == "__main__":
-    place, first, count, verified = sys.argv[1:]
-    read_share(Path(place), int(first), int(count), verify=verified == "1")
+    # Records are many small objects without cycles.
+    gc.disable()
+    task, place, *numbers = sys.argv[1:]
+    if task == "read":
+        read_share(Path(place), *map(int, numbers))
+    else:
+        Index.load(Path(place)).join()

@@ -331,12 +331,22 @@ class Index:
         whole = [segment for segment in found.values() if segment is not None]
         return cls(folder, whole, [path for path, segment in found.items() if segment is None])
 
-    def size(self, *, verified: bool) -> int:
-        """The number of rows; verified: without finished cells whose logits were never verified."""
-        rows = [(segment, len(segment.keys)) for segment in self._segments]
-        if not verified:
-            return sum(count for _, count in rows)
-        return sum(not segment.is_unverified(row) for segment, n in rows for row in range(n))
+    def verified(self) -> int:
+        """The number of rows without finished cells whose logits were never verified."""
+        counts = (
+            len(s.keys) - sum(map(s.is_unverified, range(len(s.keys)))) for s in self._segments
+        )
+        return sum(counts)
+
+    def join(self) -> None:
+        """Write the rows of all files into one, if the folder can be written."""
+        old = [segment.path for segment in self._segments if segment.path is not None]
+        for segment in self._segments:
+            self._new.take(segment, range(len(segment.keys)))
+        with suppress(OSError):
+            self._new.write(self._folder)
+            for path in {*old, *self._useless} - {self._new.path}:
+                path.unlink(missing_ok=True)
 
     def find(self, key: str, stamp: Stamp | None) -> Row | None:
         """The row of a record file; None unless it was read from a file with this stamp."""

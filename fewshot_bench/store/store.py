@@ -270,7 +270,7 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index, reader = caught_up(self.path), RecordReader()
+        index, reader = Index.load(self.path), RecordReader()
         for file in record_files(self.root):
             row = index.find(file.key, file.stamp) or self._row_or_report(file, index, reader)
             if row is not None:

@@ -1,4 +1,4 @@
-"""Several processes read a large store's records; the result is that of one process."""
+"""Several processes read a large store's cells; the result is that of one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fewshot_bench.store import catch_up
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import index_files
 from fewshot_bench.store.store import Store
-from tests.store_cases import contents, filled, put, put_failed
+from tests.store_cases import contents, filled, put_failed
 
 SEEDS = range(40)
 
@@ -46,46 +46,66 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], lis
     return lambda: log.read_text().splitlines()
 
 
-def listed(store: Store) -> list[Record]:
-    return list(Store(store.path).records())
-
-
 def looked_up(store: Store, cells: list[RunSpec]) -> list[Record | None]:
     return [record for _, record in Store(store.path).held(cells)]
 
 
-def test_two_processes_read_all_records(
+def made(folder: Path) -> tuple[Store, list[RunSpec]]:
+    """A store without an index, and its cells."""
+    store = filled(folder, SEEDS)
+    cells = [record.spec for record in Store(folder).records()]
+    without_index(store)
+    return store, cells
+
+
+def without_index(store: Store) -> None:
+    for path in index_files(store.path):
+        path.unlink()
+
+
+def test_processes_read_all_cells(
     tmp_path: Path, started: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = filled(tmp_path / "s", SEEDS)
+    store, cells = made(tmp_path / "s")
     with monkeypatch.context() as alone:
         alone.setattr(catch_up, "cores", lambda: 1)
-        expected = listed(store)
-    assert len(expected) == len(SEEDS)
+        expected = looked_up(store, cells)
+    assert None not in expected
+    without_index(store)
     assert started() == []
-    assert listed(store) == expected
-    assert len(started()) == 2
-    assert len(list(index_files(store.path))) == 2
-    # The index is complete now.
-    assert listed(store) == expected
-    assert len(started()) == 2
+    assert looked_up(store, cells) == expected
+    assert [line.split()[4] for line in started()] == ["read", "read", "join"]
+    # The index is complete now, in one file.
+    assert len(list(index_files(store.path))) == 1
+    assert looked_up(store, cells) == expected
+    assert len(started()) == 3
+
+
+def test_answers_of_listed_records_are_verified(
+    tmp_path: Path, started: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cells = made(tmp_path / "s")
+    monkeypatch.setattr(store_index, "WORTH", 1)
+    assert len(list(Store(store.path).records())) == len(SEEDS)
+    assert len(list(index_files(store.path))) == 1
+    assert None not in looked_up(store, cells)
+    assert len(started()) == 3
+    assert None not in looked_up(store, cells)
+    assert len(started()) == 3
 
 
 def test_they_verify_answers_and_rename_nothing(
     tmp_path: Path, started: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = filled(tmp_path / "s", SEEDS)
-    cells = [record.spec for record in listed(store)]
+    store, cells = made(tmp_path / "s")
     damaged, absent = (store.file(cells[n].key()).with_suffix(".npz") for n in (3, 30))
     damaged.write_bytes(b"no archive")
     absent.unlink()
     put_failed(store, 1000)
-    for path in index_files(store.path):
-        path.unlink()
-    before, count = contents(store.root), len(started())
+    before = contents(store.root)
     monkeypatch.setattr(store_index, "WORTH", 1)
     for share in range(2):
-        catch_up.read_share(store.path, share, 2, verify=True)
+        catch_up.read_share(store.path, share, 2)
     assert contents(store.root) == before
     checked: list[Path] = []
     monkeypatch.setattr("fewshot_bench.store.store.check", _logged(checked))
@@ -94,7 +114,7 @@ def test_they_verify_answers_and_rename_nothing(
     # Only those that the processes could not verify are looked at again.
     assert set(checked) == {damaged, absent}
     assert damaged.with_name(f"{damaged.name}.damaged-1").exists()
-    assert len(started()) == count
+    assert not started()
 
 
 def _logged(paths: list[Path]) -> Callable[[Path, Record], None]:
@@ -107,29 +127,12 @@ def _logged(paths: list[Path]) -> Callable[[Path, Record], None]:
     return logged
 
 
-def test_answers_of_listed_records_are_verified(
-    tmp_path: Path, started: Callable[[], list[str]]
-) -> None:
-    store = filled(tmp_path / "s", SEEDS)
-    cells = [record.spec for record in listed(store)]
-    assert len(started()) == 2
-    assert None not in looked_up(store, cells)
-    assert len(started()) == 4
-    assert None not in looked_up(store, cells)
-    assert len(started()) == 4
-
-
 def test_few_cells_of_a_large_store_are_read_by_one_process(
     tmp_path: Path, started: Callable[[], list[str]]
 ) -> None:
-    store = filled(tmp_path / "s", SEEDS)
-    some = [put(store, seed) for seed in SEEDS[:19]]
-    cells = [record.spec for record in listed(store) if store.file(record.spec.key()) in some]
-    for path in index_files(store.path):
-        path.unlink()
-    before = len(started())
-    assert None not in looked_up(store, cells)
-    assert len(started()) == before
+    store, cells = made(tmp_path / "s")
+    assert None not in looked_up(store, cells[:19])
+    assert not started()
 
 
 @pytest.mark.parametrize("program", ["absent", "false", "killed"])
@@ -139,12 +142,12 @@ def test_processes_that_fail_cost_time_alone(
     monkeypatch: pytest.MonkeyPatch,
     program: str,
 ) -> None:
-    store = filled(tmp_path / "s", SEEDS)
+    store, cells = made(tmp_path / "s")
     python = tmp_path / "failing"
     if program != "absent":
         ends = {"false": "exit 1", "killed": "kill -9 $$"}
         python.write_text(f"#!/bin/sh\n{ends[program]}\n")
         python.chmod(0o755)
     monkeypatch.setattr(catch_up.sys, "executable", str(python))
-    assert len(listed(store)) == len(SEEDS)
+    assert None not in looked_up(store, cells)
     assert not started()
