@@ -6,7 +6,7 @@ Records follow a real plan, so that `run` finds all of its cells done: five meth
 three embedded data sets, five numbers of shots, and as many seeds as needed. Only their numbers are
 synthetic; each has the logits of eight images. `cold` runs without index and outcomes, `warm` is
 the better of two later calls. Measured are CPU seconds of the whole command, including the start of
-Python, and its peak resident memory.
+Python and other processes, the seconds that passed, and the peak resident memory of a process.
 """
 
 from __future__ import annotations
@@ -231,27 +231,30 @@ def commands(store: Path, request: Request) -> dict[str, list[str]]:
     }
 
 
-def measured(arguments: Sequence[str]) -> tuple[float, float]:
-    """CPU seconds and peak MB of one command, child processes included."""
+def measured(arguments: Sequence[str]) -> tuple[float, float, float]:
+    """CPU seconds, elapsed seconds and peak MB of one command, child processes included."""
     code = (
-        "import resource, subprocess, sys, json\n"
+        "import resource, subprocess, sys, json, time\n"
+        "start = time.monotonic()\n"
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
         "print(json.dumps([done.returncode, done.stderr.decode()[-2000:],"
-        " used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
+        " used.ru_utime + used.ru_stime, time.monotonic() - start, used.ru_maxrss / 1024]))\n"
     )
     command = [sys.executable, "-c", code, sys.executable, "-m", "fewshot_bench", *arguments]
     made = subprocess.run(command, check=True, capture_output=True, text=True)
-    failed, said, seconds, megabytes = json.loads(made.stdout)
+    failed, said, *figures = json.loads(made.stdout)
     if failed:
         raise SystemExit(f"{' '.join(arguments[:2])} failed: {said}")
-    return seconds, megabytes
+    seconds, elapsed, megabytes = figures
+    return seconds, elapsed, megabytes
 
 
 def main() -> None:
     """Fill each store, then measure every command without and with index and outcomes."""
     options = arguments()
-    print(f"{'command':<20}{'records':>9}{'cold s':>8}{'MB':>7}{'warm s':>8}{'MB':>7}", flush=True)
+    heads = f"{'cold s':>8}{'elapsed':>9}{'MB':>7}{'warm s':>8}{'elapsed':>9}{'MB':>7}"
+    print(f"{'command':<20}{'records':>9}{heads}", flush=True)
     for count in options.records:
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
             store = options.store or Path(scratch) / "store"
@@ -266,8 +269,8 @@ def main() -> None:
                 warm = min(measured(command) for _ in range(options.repeats))
                 records = len(expand(made).cells)
                 print(
-                    f"{name:<20}{records:>9,}{cold[0]:>8.1f}{cold[1]:>7.0f}"
-                    f"{warm[0]:>8.1f}{warm[1]:>7.0f}",
+                    f"{name:<20}{records:>9,}{cold[0]:>8.1f}{cold[1]:>9.1f}{cold[2]:>7.0f}"
+                    f"{warm[0]:>8.1f}{warm[1]:>9.1f}{warm[2]:>7.0f}",
                     flush=True,
                 )
 
