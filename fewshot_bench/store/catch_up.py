@@ -44,11 +44,12 @@ def caught_up(folder: Path, cells: int) -> Index:
 
 
 def _records(folder: Path) -> int:
-    """The number of record files."""
+    """The number of record files; 0 if the folder cannot be listed."""
     count = 0
-    for place in sorted_entries(folder / RECORDS):
-        with suppress(OSError):
-            count += sum(name.endswith(".json") for name in os.listdir(place))
+    with suppress(OSError):
+        for place in sorted_entries(folder / RECORDS):
+            if place.is_dir():
+                count += sum(name.endswith(".json") for name in os.listdir(place))
     return count
 
 

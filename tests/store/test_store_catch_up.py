@@ -151,3 +151,16 @@ def test_processes_that_fail_cost_time_alone(
     monkeypatch.setattr(catch_up.sys, "executable", str(python))
     assert None not in looked_up(store, cells)
     assert not started()
+
+
+def test_a_folder_that_cannot_be_listed_is_read_by_one_process(
+    tmp_path: Path, started: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cells = made(tmp_path / "s")
+
+    def refused(folder: Path) -> list[Path]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(catch_up, "sorted_entries", refused)
+    assert None not in looked_up(store, cells)
+    assert not started()
