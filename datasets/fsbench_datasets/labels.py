@@ -95,7 +95,7 @@ def twin_names(names: Iterable[str]) -> tuple[str, ...]:
     """The first two distinct names that are one in prompts; empty if all can be told apart."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(in_prompts(tidy_name(name)), name)
+        other = seen.setdefault(in_prompts(name), name)
         if other != name:
             return other, name
     return ()

@@ -208,13 +208,7 @@ def _expected(card: DatasetCard, role: str, count: int) -> str:
 
 
 def _verified(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.splits.published import RENAMED, is_renamed, verified_split
+    from fewshot_bench.splits.published import Lists, compared_lists
 
-    if is_renamed(dataset.items(), card.name):
-        return RENAMED
-    verdict = verified_split(dataset.items(), card.name)
-    return {
-        None: "no published lists to compare with",
-        True: "verified: equals the published lists",
-        False: "NOT the published lists",
-    }[verdict]
+    verdict = compared_lists(dataset.items(), card.name)
+    return "verified: equals the published lists" if verdict is Lists.EQUAL else verdict.value

@@ -28,13 +28,12 @@ from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse
 from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
-    RENAMED,
-    is_renamed,
+    Lists,
+    compared_lists,
     picks_digest,
     published_splits,
     verified_file,
     verified_picks,
-    verified_split,
 )
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -57,11 +56,6 @@ COMMANDS = {
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
 SEEDS = (1, 2, 3)
-PUBLISHED_LISTS = {
-    None: "no published lists to compare with",
-    True: "equal to the published lists",
-    False: "NOT the published lists",
-}
 PUBLISHED_PICKS = {
     None: "nothing is published for this setting",
     True: "equal to the published picks",
@@ -215,12 +209,7 @@ def show_lists(subject: Subject) -> None:
     if "val" not in subject.lists:
         line("val", "held out of train, from the images that were not picked")
     line("lists", f"sha256 {lists_digest(subject.pools)}")
-    line("published", published_lists(subject.pools, subject.name))
-
-
-def published_lists(pools: Pools, name: str) -> str:
-    """The verdict on the lists of a data set, against the published ones, in words."""
-    return RENAMED if is_renamed(pools, name) else PUBLISHED_LISTS[verified_split(pools, name)]
+    line("published", compared_lists(subject.pools, subject.name).value)
 
 
 def show_draw(split: Split, val: str) -> None:
@@ -269,8 +258,9 @@ def _published(path: Path, file: SplitFile) -> str:
     same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
     if not same:
         return "no published lists are equal to these"
-    if is_renamed(file.lists, same[0]):
-        return f"{same[0]}: {RENAMED}"
+    verdict = compared_lists(file.lists, same[0])
+    if verdict is Lists.RENAMED:
+        return f"{same[0]}: {verdict.value}"
     bytewise = ", byte for byte" if verified_file(path.read_bytes(), same[0]) else ""
     return f"equal to the published lists of {same[0]}{bytewise}"
 

@@ -19,30 +19,22 @@ from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.splits import (
-    PUBLISHED_LISTS,
-    PUBLISHED_PICKS,
-    Subject,
-    file_or_name,
-    opened,
-    published_lists,
-)
+from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
 from fewshot_bench.splits.imported import imported_path
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
-    RENAMED,
+    Lists,
     PublishedDraw,
     as_split,
+    compared_lists,
     compared_with_draw,
-    is_renamed,
     published_draws,
     published_splits,
     verified_file,
     verified_picks,
-    verified_split,
 )
 from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
@@ -112,8 +104,9 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
     say(f"{dataset}: {counts} from {file.path}")
     say(f"  lists      sha256 {file.digest}")
-    text = published_lists(file.lists, dataset)
-    if text == PUBLISHED_LISTS[False]:
+    verdict = compared_lists(file.lists, dataset)
+    text = verdict.value
+    if verdict is Lists.OTHER:
         text += ": numbers on them cannot be compared with published ones"
     bytewise = ", byte for byte" if verified_file(content, dataset) else ""
     say(f"  published  {text}{bytewise}")
@@ -290,14 +283,13 @@ def _of_dataset(name: str) -> Iterator[Check]:
     yield _checked("overlap", lambda: checks.check_overlap(whole))
     yield _checked("classes", lambda: checks.check_classes(whole))
     lists = f"sha256 {lists_digest(subject.pools)}"
-    verdict = verified_split(subject.pools, subject.name)
-    if verdict is None:
+    verdict = compared_lists(subject.pools, subject.name)
+    if verdict is Lists.UNKNOWN:
         yield OPEN, "published", f"nothing is published for {subject.name}; its lists have {lists}"
         return
-    text = f"{_equal(verdict)} the published ones"
-    if is_renamed(subject.pools, subject.name):
-        text = RENAMED
-    yield _state(verdict), "lists", f"{text}, {lists}"
+    same = verdict is Lists.EQUAL
+    text = verdict.value if verdict is Lists.RENAMED else f"{_equal(same)} the published ones"
+    yield _state(same), "lists", f"{text}, {lists}"
     for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
         yield _state(drawn.equal), "picks", _published_draw(drawn)
 
@@ -379,11 +371,13 @@ def _published(file: SplitFile, name: str) -> Check:
     known = published_splits()
     expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")
     equal = [n for n, p in known.items() if p.lists_sha256 == file.digest]
-    if equal and expected in ("", *equal) and is_renamed(file.lists, equal[0]):
-        return FAILED, "published", f"{equal[0]}: {RENAMED}"
+    if equal and expected in ("", *equal):
+        verdict = compared_lists(file.lists, equal[0])
+        if verdict is Lists.RENAMED:
+            return FAILED, "published", f"{equal[0]}: {verdict.value}"
     if expected in known:
-        verdict = expected in equal
-        return _state(verdict), "published", f"{_equal(verdict)} the published lists of {expected}"
+        same = expected in equal
+        return _state(same), "published", f"{_equal(same)} the published lists of {expected}"
     if equal:
         return OK, "published", f"equal to the published lists of {equal[0]}"
     return OPEN, "published", "no published lists to compare with (--dataset NAME)"

@@ -7,7 +7,6 @@ runs share their work. Each record is stored before it is reported.
 
 from __future__ import annotations
 
-import os
 import queue
 import secrets
 import sys
@@ -38,6 +37,7 @@ from fewshot_bench.engines.worker import finished
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.prefetch import cores
 from fewshot_bench.utils.text import printable
 
 TICK_SECONDS = 0.5
@@ -50,16 +50,14 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     A backbone whose loader has `threads = 1` is too small to gain from a second thread: on a CPU,
     it gets one worker per core unless `jobs` is given.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
     entry = registry().backbones.entries.get(backbone)
     small = entry is not None and getattr(entry.load(), "threads", None) == 1
     if device != "cpu":
         count = jobs or 1
-        return count, max(1, cores // (count * devices)) if count * devices > 1 else None
+        return count, max(1, cores() // (count * devices)) if count * devices > 1 else None
     if small:
-        return jobs or cores, 1
-    return jobs or 1, max(1, cores // (jobs or 1))
+        return jobs or cores(), 1
+    return jobs or 1, max(1, cores() // (jobs or 1))
 
 
 @dataclass

@@ -11,9 +11,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item, digest_of, group, parts
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
@@ -21,10 +23,17 @@ from fewshot_bench.splits.draw import class_half, draw
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 
-RENAMED = (
-    "NOT the published lists: their images under other class names, whose prompts, and so the "
-    "numbers, cannot be compared with published ones"
-)
+
+class Lists(Enum):
+    """The lists of a data set against the published ones; the value says it in words."""
+
+    EQUAL = "equal to the published lists"
+    RENAMED = (
+        "NOT the published lists: their images under other class names, whose prompts, and so the "
+        "numbers, cannot be compared with published ones"
+    )
+    OTHER = "NOT the published lists"
+    UNKNOWN = "no published lists to compare with"
 
 
 @dataclass(frozen=True)
@@ -66,22 +75,19 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
     return not comparable or picks_digest(split.val) == expected[1]
 
 
-def verified_split(pools: Pools, catalog_name: str) -> bool | None:
-    """True when the lists of a data set equal the published split; None when none is published."""
-    if catalog_name not in published_splits():
-        return None
-    return _same_images(pools, catalog_name) and not is_renamed(pools, catalog_name)
+def compared_lists(pools: Pools, catalog_name: str) -> Lists:
+    """Compare images, labels and class names with the published split.
 
-
-def is_renamed(pools: Pools, catalog_name: str) -> bool:
-    """True when lists have the images and labels of the published split under other class names.
-
-    Few-shot picks are the same then, and prompts are not.
+    Of renamed lists, few-shot picks are the published ones, and prompts are not.
     """
-    if catalog_name not in published_splits() or not _same_images(pools, catalog_name):
-        return False
+    known = published_splits().get(catalog_name)
+    if known is None:
+        return Lists.UNKNOWN
+    if digest_of((role, pools.get(role, ())) for role in ROLES) != known.lists_sha256:
+        return Lists.OTHER
     names = {part.label: part.classname for items in pools.values() for part in parts(items)}
-    return not verified_names([names[label] for label in sorted(names)], catalog_name)
+    same = verified_names([names[label] for label in sorted(names)], catalog_name)
+    return Lists.EQUAL if same else Lists.RENAMED
 
 
 def verified_names(names: Sequence[str], catalog_name: str, classes: str = "all") -> bool | None:
@@ -102,11 +108,6 @@ def verified_names(names: Sequence[str], catalog_name: str, classes: str = "all"
 def names_digest(names: Iterable[str]) -> str:
     """SHA-256 of newline-joined class names."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _same_images(pools: Pools, catalog_name: str) -> bool:
-    roles = ((role, pools.get(role, ())) for role in ("train", "val", "test"))
-    return digest_of(roles) == published_splits()[catalog_name].lists_sha256
 
 
 def verified_file(content: bytes, catalog_name: str) -> bool | None:

@@ -344,9 +344,13 @@ class Index:
         for segment in self._segments:
             self._new.take(segment, range(len(segment.keys)))
         with suppress(OSError):
-            self._new.write(self._folder)
-            for path in {*old, *self._useless} - {self._new.path}:
-                path.unlink(missing_ok=True)
+            self._write_new(old)
+
+    def _write_new(self, old: Iterable[Path]) -> None:
+        """Write the new rows, and remove the files that they replace."""
+        self._new.write(self._folder)
+        for path in {*old, *self._useless} - {self._new.path}:
+            path.unlink(missing_ok=True)
 
     def find(self, key: str, stamp: Stamp | None) -> Row | None:
         """The row of a record file; None unless it was read from a file with this stamp."""
@@ -368,10 +372,7 @@ class Index:
         """
         with suppress(OSError):
             if len(self._new.keys) >= WORTH:
-                old = self._gather(whole)
-                self._new.write(self._folder)
-                for path in {*old, *self._useless} - {self._new.path}:
-                    path.unlink(missing_ok=True)
+                self._write_new(self._gather(whole))
             for segment in self._segments:
                 if segment.changed >= WORTH:
                     segment.write(self._folder)

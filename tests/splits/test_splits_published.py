@@ -16,10 +16,11 @@ import pytest
 from fewshot_bench import Item, Split
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.published import (
+    Lists,
+    compared_lists,
     published_splits,
     verified_file,
     verified_picks,
-    verified_split,
 )
 
 LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
@@ -77,8 +78,8 @@ def test_nothing_is_published_for_other_settings() -> None:
 
 
 def test_a_changed_split_is_told_from_the_published_one() -> None:
-    assert verified_split(real_pools("dtd"), "dtd") is False
-    assert verified_split(real_pools("dtd"), "digits") is None
+    assert compared_lists(real_pools("dtd"), "dtd") is Lists.OTHER
+    assert compared_lists(real_pools("dtd"), "digits") is Lists.UNKNOWN
     assert verified_file(b"{}", "dtd") is False
     assert verified_file(b"{}", "digits") is None
 

@@ -12,13 +12,12 @@ from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
-    RENAMED,
+    Lists,
     PublishedSplit,
-    is_renamed,
+    compared_lists,
     published_draws,
     published_splits,
     verified_file,
-    verified_split,
 )
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
@@ -62,7 +61,7 @@ def published_name(name: str, pools: Pools) -> str | None:
 def is_published(card: DatasetCard, pools: Pools) -> bool:
     """True when the lists of a data set are published ones, under whatever class names."""
     name = published_name(card.name, pools)
-    return name is not None and (verified_split(pools, name) is True or is_renamed(pools, name))
+    return name is not None and compared_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
 
 
 def expected_classes(card: DatasetCard) -> int | None:
@@ -125,11 +124,12 @@ def _counts(card: DatasetCard, pools: Pools) -> Check:
 
 def _published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
     known = published_splits()[name]
-    if verified_split(pools, name):
+    verdict = compared_lists(pools, name)
+    if verdict is Lists.EQUAL:
         yield Check("split", OK, f"equals the published lists of {name}")
         yield from _split_file(name, known, card)
-    elif is_renamed(pools, name):
-        yield Check("split", DIFFERS, f"{known.file}: {RENAMED}")
+    elif verdict is Lists.RENAMED:
+        yield Check("split", DIFFERS, f"{known.file}: {verdict.value}")
     else:
         yield Check("split", DIFFERS, f"the lists differ from {known.file}: {INCOMPARABLE}")
     yield _draws(name, known, pools)
