@@ -126,7 +126,7 @@ ROWS = {
         "singular values to 0",
     ),
     "prolip": Row(
-        "projection of the image encoder",
+        "projection of the image encoder, also of ResNets",
         "393,216 (w d)",
         _NOTHING,
         "minutes",

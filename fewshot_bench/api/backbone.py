@@ -284,8 +284,8 @@ class Backbone(Protocol):
     def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
         """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients.
 
-        With `projected=False`: pooled rows after the last norm, (b, width of the tower);
-        UnsupportedBackboneError if there is no image tower.
+        With `projected=False`: rows before the projection, after the last norm, (b, width of the
+        tower); UnsupportedBackboneError if there is neither an image tower nor a projection tower.
         """
         ...
 
@@ -303,6 +303,20 @@ class Backbone(Protocol):
 
     def text_tower(self) -> TextTower:
         """Functional text encoder; UnsupportedBackboneError unless it is CLIP's transformer."""
+        ...
+
+
+@runtime_checkable
+class ProjectingBackbone(Protocol):
+    """A backbone that hands out its image encoder for methods that change its projection alone."""
+
+    def projection_tower(self) -> ImageTower:
+        """The image encoder with the tensor `projection` (width, embed) among its parameters.
+
+        `image_tower()` where there is one. Else a tower without layers, such as that of a ResNet:
+        `encode` takes no adapter, and no edit but `Edits(projected=False)`. It may have a
+        `projection_bias` (embed,). UnsupportedBackboneError for other encoders.
+        """
         ...
 
 

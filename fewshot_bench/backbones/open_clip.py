@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from fewshot_bench.api.backbone import ImageTower, TextTower
 from fewshot_bench.api.edits import Edits
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.backbones.pooled_tower import PooledTower, read_pooled_tower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.timm_tower import TimmTower, is_timm, read_timm_tower
@@ -83,6 +85,7 @@ class OpenClipBackbone:
         self.weights_digest = self._digest_weights()
         self._image_tower: ImageTower | UnsupportedBackboneError | None = None
         self._text_tower: FunctionalTextTower | UnsupportedBackboneError | None = None
+        self._pooled_tower: PooledTower | UnsupportedBackboneError | None = None
         self.activation = activation_name(module)
 
     @property
@@ -179,7 +182,7 @@ class OpenClipBackbone:
             if projected:
                 features = self._image_encoder()(pixels)
             else:
-                features = self.image_tower().encode(pixels, edits=Edits(projected=False))
+                features = self.projection_tower().encode(pixels, edits=Edits(projected=False))
         return features.float()
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
@@ -233,6 +236,15 @@ class OpenClipBackbone:
             self._image_tower = _read(self._read_image_tower)
         return _tower(self._image_tower)
 
+    def projection_tower(self) -> ImageTower:
+        """The image tower, or that of a ResNet, in which only the projection can change."""
+        try:
+            return self.image_tower()
+        except UnsupportedBackboneError as error:
+            if self._pooled_tower is None:
+                self._pooled_tower = _read(partial(self._read_pooled_tower, error))
+            return _tower(self._pooled_tower)
+
     def text_tower(self) -> TextTower:
         """Functional text encoder, compared with the model's own on first use (in fp32)."""
         if self._text_tower is None:
@@ -241,10 +253,20 @@ class OpenClipBackbone:
 
     def _read_image_tower(self) -> VisionTower | TimmTower:
         tower = self._towers_image()
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
-        self._compare("image", tower.encode, self.module.encode_image, pixels)
+        self._compare("image", tower.encode, self.module.encode_image, self._noise())
         return tower
+
+    def _read_pooled_tower(self, error: UnsupportedBackboneError) -> PooledTower:
+        tower = read_pooled_tower(self.module.visual)
+        if tower is None:
+            raise error
+        self._compare("image", tower.encode, self.module.encode_image, self._noise())
+        return tower
+
+    def _noise(self) -> Tensor:
+        """Pixels of one image on which encoders are compared."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
 
     def _towers_image(self) -> VisionTower | TimmTower:
         visual, dtype = self.module.visual, DTYPES[self.precision]

@@ -46,9 +46,13 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     size = vision.get("image_size", 224)
     height, width = size if isinstance(size, list | tuple) else (size, size)
-    # Towers of timm have a name, from which their width does not follow.
-    known = "timm_model_name" not in vision and isinstance(vision.get("layers", 12), int)
-    tower = int(vision.get("width", 768)) if known else WIDEST
+    tower = int(vision.get("width", 768))
+    if "timm_model_name" in vision:
+        # The name of timm does not state the width.
+        tower = WIDEST
+    elif not isinstance(vision.get("layers", 12), int):
+        # A list counts the blocks of a ResNet's stages: the last of them is 32 times as wide.
+        tower *= 32
     return Shape(int(config["embed_dim"]), (height, width), 4 * _values(vision, text), tower)
 
 

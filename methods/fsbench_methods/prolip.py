@@ -21,6 +21,7 @@ from fewshot_bench import (
     Vocabulary,
     hyper,
 )
+from fewshot_bench.backbones import ImageTower, ProjectingBackbone
 from fewshot_bench.training import (
     EncoderClassifier,
     EncoderHooks,
@@ -39,7 +40,7 @@ from fewshot_bench.training import (
     unit,
 )
 
-PROJECTION = "vision.projection"
+PROJECTION, BIAS = "vision.projection", "vision.projection_bias"
 _CODE = "ProLIP (Fahes et al. 2024)"
 # The official code adds this to the root of Adam's second moment.
 _EPSILON = 1e-4
@@ -50,8 +51,9 @@ class ProLip(EncoderHooks):
     """ProLIP (Fahes et al. 2024), the variant without validation images.
 
     Only the projection of the image encoder is trained, with cross-entropy plus `penalty` / shots
-    times the squared distance to CLIP's projection. Each step uses the whole support set: step i
-    sees the i-th of `iterations` augmented views of all images. Text features are frozen.
+    times the squared distance to CLIP's projection; the bias that a ResNet adds stays as it is.
+    Each step uses the whole support set: step i sees the i-th of `iterations` augmented views of
+    all images. Text features are frozen.
     """
 
     name: ClassVar[str] = "prolip"
@@ -92,7 +94,9 @@ class ProLip(EncoderHooks):
         model = self.model(task, backbone, ctx)
         assert model.frozen.vision is not None
         assert model.fixed is not None
-        start = model.frozen.parameters()[PROJECTION].detach().float().clone()
+        frozen = model.frozen.parameters()
+        start = frozen[PROJECTION].detach().float().clone()
+        bias = frozen[BIAS].float() if BIAS in frozen else start.new_zeros(())
         projection, weight = torch.nn.Parameter(start.clone()), self.penalty / task.shots
         optimizer = torch.optim.Adam([projection], lr=self.lr, eps=_EPSILON, fused=True)
         scaler, labels = ctx.scaler(), task.train.labels
@@ -100,7 +104,7 @@ class ProLip(EncoderHooks):
         views = epoch_views(task.train, self.iterations, crop, width, projected=False)
         for step, rows in enumerate(views):
             set_rate(optimizer, cosine(self.lr, step, self.iterations))
-            logits = model.scale * unit(rows @ projection) @ model.fixed.T
+            logits = model.scale * unit(rows @ projection + bias) @ model.fixed.T
             distance = (projection - start).square().sum()
             minimize(F.cross_entropy(logits, labels) + weight * distance, optimizer, scaler)
             ctx.progress(step + 1, self.iterations)
@@ -111,7 +115,7 @@ class ProLip(EncoderHooks):
 
         UnsupportedBackboneError if the image encoder ends in no projection.
         """
-        frozen = Encoders(backbone.image_tower(), None)
+        frozen = Encoders(_tower(backbone), None)
         if PROJECTION not in frozen.parameters():
             raise UnsupportedBackboneError(
                 f"{self.name}: the image encoder of {backbone.name} ends in no projection that "
@@ -132,3 +136,10 @@ class ProLip(EncoderHooks):
     ) -> EncoderClassifier:
         model_for = partial(self.model, backbone=backbone, ctx=ctx)
         return EncoderClassifier(model_for(task), learned, model_for)
+
+
+def _tower(backbone: Backbone) -> ImageTower:
+    """The image encoder of a backbone, ResNets included."""
+    if isinstance(backbone, ProjectingBackbone):
+        return backbone.projection_tower()
+    return backbone.image_tower()

@@ -207,21 +207,32 @@ def test_both_stages_equal_plain_loops() -> None:
     assert relative_gap(scale * images @ texts.T, classifier.logits(task.val)) > 1e-4
 
 
-def test_the_projection_equals_a_plain_loop() -> None:
-    backbone = random_backbone()
+# The architecture of RN50, with one block per stage.
+RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+PROJECTIONS = [("visual.proj", {}), ("visual.attnpool.c_proj.weight", {"vision": RESNET})]
+
+
+@pytest.mark.parametrize(("name", "architecture"), PROJECTIONS, ids=["vit", "resnet"])
+def test_the_projection_equals_a_plain_loop(name: str, architecture: dict[str, Any]) -> None:
+    backbone = random_backbone(**architecture)
+    start = backbone.module.get_parameter(name)
     task = random_task(backbone)
     method = ProLip(iterations=6, lr=5e-3)
     classifier, moved = observed_fit(method, task, backbone)
-    assert moved == backbone.module.visual.proj.numel()
+    assert moved == start.numel()
     tokens = tokens_of(backbone, task)
     views = [(task.train.view(number), task.train.labels) for number in range(6)]  # type: ignore[attr-defined]
-    moved_to = reference.projection_fitted(backbone.module, views, tokens, 5e-3, 1 / task.shots)
-    module = reference.with_weights(backbone.module, {"visual.proj": moved_to})
+    rate, penalty = method.lr, 1 / task.shots
+    moved_to = reference.projection_fitted(backbone.module, name, views, tokens, rate, penalty)
+    module = reference.with_weights(backbone.module, {name: moved_to})
     assert_same_answers(classifier, module, task, tokens)
-    far = relative_gap(moved_to, backbone.module.visual.proj)
+    again = method.restore(classifier.tensors(), task, backbone)
+    assert torch.equal(again.logits(task.val), classifier.logits(task.val))
+    far = relative_gap(moved_to, start)
     assert far > 0.01
     free = ProLip(iterations=6, lr=5e-3, penalty=0.0).fit(task, backbone, context())
-    assert relative_gap(free.tensors()["vision.projection"], backbone.module.visual.proj) > far
+    found = free.tensors()["vision.projection"]
+    assert relative_gap(found if name == "visual.proj" else found.T, start) > far
 
 
 ALL = [*(method for method, _ in TUNINGS.values()), TwoStage(iterations=3, lr=5e-3)]

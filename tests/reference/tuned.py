@@ -127,15 +127,18 @@ def head_fitted(
 
 
 def projection_fitted(
-    module: Any, views: Batches, tokens: Tensor, rate: float, penalty: float
+    module: Any, name: str, views: Batches, tokens: Tensor, rate: float, penalty: float
 ) -> Tensor:
-    """ProLIP's W: Adam with eps 1e-4, one view per step, penalty |W - W0|^2, cosine to 0."""
-    start = module.visual.proj.detach().clone()
+    """ProLIP's W, the parameter `name`: Adam with eps 1e-4, a view per step, cosine to 0.
+
+    The penalty is `penalty` times |W - W0|^2.
+    """
+    start = module.get_parameter(name).detach().clone()
     moved = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([moved], lr=rate, eps=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(views), 0.0)
     for pixels, labels in views:
-        scores = logits(module, {"visual.proj": moved}, pixels, tokens)
+        scores = logits(module, {name: moved}, pixels, tokens)
         optimizer.zero_grad()
         (F.cross_entropy(scores, labels) + penalty * (moved - start).square().sum()).backward()
         optimizer.step()
