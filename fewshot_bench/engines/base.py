@@ -166,7 +166,7 @@ class StoreSnapshot:
         return cls(store, {key: bytes.fromhex(stamp) for key, stamp in values.items()})
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Print nothing."""
 
 
@@ -183,7 +183,7 @@ class EngineSetup:
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    say: Callable[[str], None] = _silent
+    say: Callable[[str], None] = silent
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

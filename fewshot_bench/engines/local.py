@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +30,7 @@ from fewshot_bench.engines.base import (
     Settings,
     StoreSnapshot,
     lost,
+    silent,
 )
 from fewshot_bench.engines.process import Event, RetryPolicy, Slot, Worker, slots_of
 from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
@@ -66,7 +67,7 @@ class LocalEngine(Engine):
 
     before: snapshot of the store when the cells were planned (taken when `run` begins if absent).
     linger: seconds to wait for cells that other runs compute when nothing else is left; None waits
-    as long as they live.
+    as long as they live. say: prints a line for the user.
     """
 
     store: Store
@@ -74,6 +75,7 @@ class LocalEngine(Engine):
     before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
+    say: Callable[[str], None] = silent
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _workers: list[Worker] = field(default_factory=list)
     _waiting: list[Group] = field(default_factory=list)
@@ -84,6 +86,7 @@ class LocalEngine(Engine):
     _warned: set[tuple[str, str]] = field(default_factory=set)
     _idle_since: float = 0.0
     _looked: float = 0.0
+    _awaited: bool = False
 
     def __post_init__(self) -> None:
         self._slots = slots_of(self.settings.devices, self.settings.slots)
@@ -153,6 +156,7 @@ class LocalEngine(Engine):
                 self._looked = time.monotonic()
                 self._look_elsewhere()
                 self._end_overdue()
+                self._say_what_is_awaited()
 
     def _let_hooks_end(self, progress: Progress) -> None:
         """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`."""
@@ -273,6 +277,18 @@ class LocalEngine(Engine):
             self._idle_since = time.monotonic()
         return self.linger is not None and time.monotonic() - self._idle_since > self.linger
 
+    def _say_what_is_awaited(self) -> None:
+        """Name the runs whose cells alone are left, once."""
+        if self._awaited or self._waiting or any(worker.cells for worker in self._workers):
+            return
+        holders = [self.leases.holder(group[0].fit_key()) for group in self._elsewhere]
+        others = {str(holder) for holder in holders if holder is not None}
+        if others:
+            self._awaited = True
+            count = sum(map(len, self._elsewhere))
+            cells = f"{count} cell{'s' * (count != 1)}"
+            self.say(f"waiting for {cells} that other runs compute: {', '.join(sorted(others))}")
+
     def _end_overdue(self) -> None:
         for worker in self._workers:
             worker.end_what_it_left()
@@ -334,7 +350,7 @@ def _runs_hooks(worker: Worker) -> bool:
 
 def build(setup: EngineSetup) -> LocalEngine:
     """Build the engine `local`."""
-    return LocalEngine(setup.store, setup.settings, setup.before)
+    return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:

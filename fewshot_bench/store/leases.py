@@ -24,6 +24,7 @@ from typing import Any
 
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import is_running, started, this_machine
+from fewshot_bench.utils.text import printable
 
 FOLDER = "claims"
 CLOCK = ".clock-"
@@ -51,6 +52,12 @@ class Holder:
     token: str
     seconds: float = LEASE_SECONDS
     tries: int = 1
+
+    def __str__(self) -> str:
+        """The process and its host, for the user."""
+        # The host is followed by the scope of its process ids (`this_machine`).
+        host = self.machine.rsplit("-", 2)[0]
+        return printable(f"process {self.pid} on {host}") if self.pid else "an unknown process"
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,15 @@ class Leases:
         except OSError:
             return False
         return not any(self._lives(path, self._read(path)) for path in found)
+
+    def holder(self, key: str) -> Holder | None:
+        """The holder of `key` in a live process; None without one."""
+        with suppress(OSError):
+            for path in self._generations(key).values():
+                holder = self._read(path)
+                if self._lives(path, holder):
+                    return holder
+        return None
 
     def release(self, key: str) -> None:
         """Release a lease; if it was lost in the meantime, its new holder keeps it."""

@@ -21,7 +21,9 @@ from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
 from fewshot_bench.engines.scheduling import Choice, by_fit
+from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.processes import this_machine
 from tests.helpers import (
     PATIENCE,
     assert_sound,
@@ -283,3 +285,28 @@ def test_slots_see_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({slot.name for slot in found}) == 4
     (only,) = workers.slots_of(("cuda",), 1)
     assert only.environment == {}
+
+
+def test_a_run_that_waits_for_another_one_says_so(tmp_path: Path) -> None:
+    (cell,) = cells("zero-shot")
+    other = Leases(Store(tmp_path), "other")
+    assert other.claim(cell.fit_key())
+    options = ("--shots", "1", "--seeds", "1", "--limit", "40", "--jobs", "1")
+    run = ("run", "-m", "zero-shot", "-d", "digits", *options, "--backbone", "tiny")
+    process = start(*run, "--store", tmp_path, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("waiting for"):
+                other.close()
+    finally:
+        process.kill()
+        other.close()
+    said = [line for line in lines if line.startswith("waiting for")]
+    host = this_machine().rsplit("-", 2)[0]
+    who = f"process {os.getpid()} on {host}"
+    assert said == [f"waiting for 1 cell that other runs compute: {who}\n"], lines
+    assert process.wait(PATIENCE) in (0, -signal.SIGKILL)
+    assert_sound(tmp_path, [cell])
