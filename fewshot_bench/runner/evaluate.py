@@ -77,7 +77,7 @@ def evaluate(
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
-        stack.enter_context(isolated(derive(seed_of(fitted.cell.spec), "predict")))
+        stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
         guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)

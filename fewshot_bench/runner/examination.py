@@ -42,9 +42,9 @@ class CellLists:
     """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
 
     train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
-    `fsbench splits show`. queries: without labels, and shuffled, since a list grouped by class
-    would reveal labels by position; their order follows from the digest of the whole split, which
-    is therefore not included.
+    `fsbench splits show`; support: the digest of `train` alone. queries: without labels, and
+    shuffled, since a list grouped by class would reveal labels by position; their order follows
+    from the digest of the whole split, which is therefore not included.
     """
 
     fitted: LabelSpace
@@ -53,6 +53,7 @@ class CellLists:
     val: ImageList
     queries: ImageList
     picks: str = ""
+    support: str = ""
 
 
 class Outcome:

@@ -82,6 +82,7 @@ class Examiner:
             val=self._labeled(cell, split.val),
             queries=self.images(cell.target, tuple(split.test[place] for place in cell.order), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
+            support=digest_of((("train", split.train),)),
         )
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:

@@ -15,7 +15,6 @@ from typing import Any
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.record import Incidents
-from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, shots_view
 from fewshot_bench.profiling.meter import Meter
@@ -49,9 +48,15 @@ class Fitted:
     trained: Mapping[str, Any]
 
 
-def seed_of(spec: RunSpec) -> int:
-    """The seed of a cell's fit."""
-    return derive(spec.train_seed, spec.dataset, spec.shots)
+def seed_of(cell: Cell) -> int:
+    """The seed of a cell's fit.
+
+    Own data has a path in its name, so its support set stands for it: the same images give the same
+    numbers wherever they lie.
+    """
+    spec = cell.spec
+    data = cell.lists.support if ":" in spec.dataset else spec.dataset
+    return derive(spec.train_seed, data, spec.shots)
 
 
 def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
@@ -63,7 +68,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
-        stack.enter_context(isolated(seed_of(spec)))
+        stack.enter_context(isolated(seed_of(cell)))
         guard = guarded(f"{spec.method}.fit", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)
         with observer.watching(), meter.phase("fit"):

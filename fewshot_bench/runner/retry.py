@@ -101,7 +101,7 @@ def _tried(
     context: Context | None = None
     try:
         backbone, _ = session.backbone(cell.spec)
-        seed, precision = seed_of(cell.spec), cell.spec.precision
+        seed, precision = seed_of(cell), cell.spec.precision
         context = Context(seed, backbone.device, precision, progress, parts)
         return fit(cell, session, context, incidents)
     except BaseException as error:

@@ -205,7 +205,7 @@ def keep(
         config = _config(fitted, cell, session)
         with ExitStack() as stack:
             stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
-            stack.enter_context(isolated(derive(seed_of(cell.spec), "keep")))
+            stack.enter_context(isolated(derive(seed_of(cell), "keep")))
             stack.enter_context(guarded(f"{method}.restore", incidents, session.mark_tainted))
             tensors = fitted.classifier.tensors()
             restore(

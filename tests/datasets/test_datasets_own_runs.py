@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fewshot_bench.store.store import Store
+from tests.answers import stored_arrays
 from tests.helpers import fsbench, image_folder, save_image
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
@@ -117,3 +120,24 @@ def test_only_a_run_writes_and_never_into_the_data(tmp_path: Path) -> None:
     other = ("--keep-split", "data", "--store", tmp_path / "other")
     assert fsbench("run", *QUICK, "-d", name, *other).code == 0
     assert (root / "fsbench-split.json").is_file()
+
+
+def test_the_same_images_give_the_same_numbers_wherever_they_lie(tmp_path: Path) -> None:
+    first = image_folder(tmp_path / "first")
+    shutil.copytree(first, tmp_path / "elsewhere/pets")
+    lines = ["path,label,split"]
+    for path in sorted(first.rglob("*.jpg")):
+        role, label, _ = path.relative_to(first).parts
+        lines.append(f"{path.relative_to(first)},{label},{role}")
+    (first / "list.csv").write_text("\n".join(lines))
+    names = (f"folder:{first}", f"folder:{tmp_path}/elsewhere/pets", f"manifest:{first}/list.csv")
+    store, drawn = tmp_path / "s", ("-m", "clip-adapter", "-o", "epochs=2", "--shots", 2)
+    run = ("run", *drawn, "--seeds", 1, "--backbone", "tiny", "--store", store)
+    result = fsbench(*run, "-d", ",".join(names))
+    assert result.code == 0, result
+    records = list(Store(store).records())
+    found = [stored_arrays(Store(store), one.spec.key())["logits"] for one in records]
+    assert [np.array_equal(one, found[0]) for one in found] == [True] * 3
+    assert fsbench("run", *drawn, "--seeds", 2, *run[-4:], "-d", names[0]).code == 0
+    other = [record for record in Store(store).records() if record.spec.split_seed == 2]
+    assert not np.array_equal(stored_arrays(Store(store), other[0].spec.key())["logits"], found[0])
