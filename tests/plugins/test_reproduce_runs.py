@@ -12,8 +12,8 @@ from fewshot_bench.plugins.reproduce.cells import Wanted, cells
 from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.store.store import Store
-from tests.compare_records import read_csv
-from tests.dataset_trees import write_set
+from tests.compare_records import make, read_csv, save
+from tests.dataset_trees import write_imagenet, write_set
 from tests.helpers import fsbench
 
 TABLE = "clip-lora-table3"
@@ -175,3 +175,40 @@ def test_a_failed_cell_is_shown_and_the_exit_code_says_so(data: Path) -> None:
     assert done.code == 1
     assert "failed (" in done.out
     assert "--retry-failed" in done.out
+
+
+GDA = ("reproduce", "gda-rn50", "--backbone", "tiny", "-d", "imagenet,dtd", "--shots", "1")
+
+
+def test_imagenet_without_a_validation_pool_has_few_shot_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_set(tmp_path / "data", "dtd")
+    write_imagenet(root / "imagenet")
+    monkeypatch.setenv("FSBENCH_DATA", str(root))
+    done = fsbench(*GDA, "--devices", "cpu", "--store", tmp_path / "store", "--dry-run")
+    assert done.code == 0, done.err
+    assert "6 cells: 0 done already, 6 to run" in done.out
+    setting = reproductions()["gda-rn50"].settings["gda"]
+    assert (setting.val_of("imagenet"), setting.val_of("dtd")) == ("min4", "full")
+
+
+def test_records_of_imagenet_with_few_shot_validation_are_its_own(tmp_path: Path) -> None:
+    found = {c.number.dataset: c for c in cells(reproductions()["gda-rn50"], Wanted(shots=(1,)))}
+    records = [
+        make(
+            *("gda", "imagenet", 1, 1, top1),
+            backbone="tiny",
+            val=val,
+            prompts="ensemble",
+            method_version=found["imagenet"].variant.version,
+            options=dict(found["imagenet"].variant.options),
+        )
+        for val, top1 in (("min4", 40.0), ("full", 50.0))
+    ]
+    call = (*GDA, "--only-existing", "--store", save(tmp_path / "store", records))
+    lines = read_csv(fsbench(*call, "--format", "csv").out)
+    assert {line["dataset"]: line["ours"] for line in lines}["imagenet"] == "40.0"
+    shown = fsbench(*call).out
+    assert "val full, val min4 on imagenet" in shown
+    assert "not used: 1 record of these cells with val full" in shown

@@ -125,6 +125,8 @@ def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> l
             lines.append(f"{name}: not shipped (schedule {setting.schedule or 'not stated'})")
             continue
         words = [f"support set as in protocol {setting.protocol}", f"val {setting.val}"]
+        if setting.min4:
+            words.append(f"val min4 on {', '.join(setting.min4)}")
         if not setting.random:
             words = ["no support set"]
         words.append(f"prompts {setting.prompts}")

@@ -76,6 +76,11 @@ class Cell:
         """The set of prompt templates."""
         return self.setting.prompts_of(self.number.dataset)
 
+    @property
+    def val(self) -> str:
+        """The validation policy."""
+        return self.setting.val_of(self.number.dataset)
+
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     """The cells in the order of the published table; UsageError where nothing matches."""
@@ -262,7 +267,7 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     for cell in cells:
         setting, whole = cell.setting, cell.number.classes == "all"
         if cell.variant:
-            groups[setting.protocol, setting.val, cell.prompts, setting.random, whole].append(cell)
+            groups[setting.protocol, cell.val, cell.prompts, setting.random, whole].append(cell)
     for group in groups.values():
         for found in _expanded(group, wanted, backbone, device, store, merged):
             merged.cells.append(found)
@@ -284,7 +289,7 @@ def _expanded(
         device=device,
         precision=wanted.precision,
         protocol=first.setting.protocol,
-        val=first.setting.val,
+        val=first.val,
         prompts=first.prompts,
         limit=wanted.limit,
         classes=tuple(dict.fromkeys(cell.number.classes for cell in group)),

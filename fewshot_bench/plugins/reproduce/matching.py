@@ -81,7 +81,7 @@ class Matches:
             "precision": self.wanted.precision,
             "limit": self.wanted.limit,
             "protocol": cell.setting.protocol,
-            "val": cell.setting.val,
+            "val": cell.val,
             "prompts": cell.prompts,
             "method_version": self._version(cell),
         }

@@ -28,7 +28,8 @@ class Setting:
 
     protocol, val: how support and validation images are drawn (docs/protocols.md).
     by_dataset: options of single data sets. ensemble: data sets with the template ensemble instead
-        of `prompts`. random: whether anything is drawn or trained, so that seeds differ.
+        of `prompts`. min4: data sets with validation policy `min4` instead of `val`. random:
+        whether anything is drawn or trained, so that seeds differ.
     differs: facts that cannot be repeated, or that the paper does not state.
     schedule: of the published rows, by the names of `MethodCard.schedule`; empty where it is not
         stated. options: for all data sets; they give the method the schedule of the rows.
@@ -40,6 +41,7 @@ class Setting:
     prompts: str
     by_dataset: Mapping[str, tuple[str, ...]]
     ensemble: tuple[str, ...] = ()
+    min4: tuple[str, ...] = ()
     random: bool = True
     differs: tuple[str, ...] = ()
     schedule: str = ""
@@ -55,6 +57,10 @@ class Setting:
     def prompts_of(self, dataset: str) -> str:
         """The prompt template set for a data set."""
         return "ensemble" if dataset in self.ensemble else self.prompts
+
+    def val_of(self, dataset: str) -> str:
+        """The validation policy for a data set."""
+        return "min4" if dataset in self.min4 else self.val
 
     @property
     def card(self) -> MethodCard | None:
@@ -209,6 +215,7 @@ def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) 
         prompts=values["prompts"],
         by_dataset={dataset: tuple(options) for dataset, options in by_dataset.items()},
         ensemble=tuple(values.get("ensemble", ())),
+        min4=tuple(values.get("min4", ())),
         random=values.get("random", True),
         differs=tuple(values.get("differs", ())),
         schedule=values.get("schedule", ""),
