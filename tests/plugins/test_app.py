@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import struct
 import sys
 import threading
@@ -277,6 +278,8 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
     for arguments, complaint in (
         ((tmp_path, "--host", "no.such.invalid"), "cannot listen at no.such.invalid, port 8000"),
         ((tmp_path, "--host", "192.0.2.1", "--port", 0), "cannot listen at 192.0.2.1, port 0"),
+        ((tmp_path, "--host", "a..b"), "--host 'a..b' is no name of a host"),
+        ((tmp_path, "--host", "x" * 99), "is no name of a host"),
         ((tmp_path, "--port", 0), "holds no model"),
         ((tmp_path, "--max-size", "big"), "expected a size such as"),
         ((tmp_path, "--max-size", "0"), "--max-size 0: no file fits; expected a size"),
@@ -285,6 +288,24 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         assert done.code in (1, 2)
         assert complaint in done.err
         assert done.err.count("\n") == 1
+
+
+def test_a_port_is_taken_while_the_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seconds = []
+
+    def reading(*_: Any) -> None:
+        monkeypatch.undo()
+        seconds.append(fsbench("app", tmp_path, "--port", port))
+        raise StoreError("read")
+
+    monkeypatch.setattr("fewshot_bench.analysis.model.open_model", reading)
+    assert "read" in fsbench("app", tmp_path, "--port", port).err
+    assert seconds[0].err.startswith(f"error: port {port} of 127.0.0.1 is taken; name another")
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])

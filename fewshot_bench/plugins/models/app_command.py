@@ -51,12 +51,11 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
     from fewshot_bench.analysis.model import open_model
     from fewshot_bench.plugins.models.app import application
 
-    with _bound(host, port) as listener:
+    with _listening(host, port) as listener:
         address, taken = listener.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
         names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
         app = application(open_model(model, device, None, warn), max_size, names, warn)
-        listener.listen(CONNECTIONS)
         shown = host if host not in ("0.0.0.0", "::", "") else "127.0.0.1"
         say(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken}")
         if not loopback:
@@ -87,8 +86,8 @@ def _serve(app: object, listener: socket.socket) -> None:
         return
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket bound to this address; UsageError if that fails."""
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at this address; UsageError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -96,6 +95,8 @@ def _bound(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        # At once: while nobody listens, another process may bind the same port.
+        found.listen(CONNECTIONS)
         return found
     except OfflineError:
         raise UsageError(
@@ -108,3 +109,5 @@ def _bound(host: str, port: int) -> socket.socket:
                 f"port {port} of {host} is taken; name another by --port, 0 for a free one"
             ) from None
         raise UsageError(f"cannot listen at {host}, port {port}: {error.strerror}") from None
+    except UnicodeError:
+        raise UsageError(f"--host {host!r:.80} is no name of a host: expected 127.0.0.1") from None
