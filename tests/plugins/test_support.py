@@ -177,6 +177,6 @@ def test_the_page_gives_pictures_by_their_numbers_alone(folder: Path, photos: Pa
     assert picture.headers["x-content-type-options"] == "nosniff"
     assert model.support is not None
     assert picture.content == model.support.pictures[4]
-    for path in ("6", "-1", "99999999999999999999", "0/..", "..%2fconfig.json", "4.jpg", ""):
+    for path in ("6", "-1", "9" * 20, "9" * 5000, "0/..", "..%2fconfig.json", "4.jpg", ""):
         assert client.get(f"/support/{path}").status_code == 404, path
     assert str(folder) not in client.post("/predict", content=photo.read_bytes()).text

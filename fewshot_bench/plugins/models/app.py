@@ -80,7 +80,7 @@ def application(
     routes += [
         Route("/model", _constant(json.dumps(desk.about()).encode(), "application/json")),
         Route("/predict", desk.predict, methods=["POST"]),
-        Route("/support/{number:int}", desk.picture),
+        Route("/support/{number}", desk.picture),
     ]
     made = Starlette(
         routes=routes,
@@ -181,9 +181,10 @@ class _Service:
     def picture(self, request: Request) -> Response:
         """A training image of the model, by its number."""
         support, number = self.model.support, request.path_params["number"]
-        if support is None or number >= len(support.pictures):
+        pictures = support.pictures if support else ()
+        if number not in map(str, range(len(pictures))):
             raise HTTPException(404)
-        return Response(support.pictures[number], media_type="image/jpeg")
+        return Response(pictures[int(number)], media_type="image/jpeg")
 
     async def predict(self, request: Request) -> Response:
         """Classes of the image in the body, the most probable first."""
