@@ -100,10 +100,11 @@ class LocalEngine(Engine):
         return self.settings.workers
 
     def close(self) -> None:
-        """Stop the workers and release their leases."""
+        """Stop the workers and release their leases; warns of reports of records that this ends."""
         try:
             for worker in self._workers:
                 worker.stop()
+            self._warn_of_stopped_reports()
         finally:
             self.leases.close()
 
@@ -170,13 +171,27 @@ class LocalEngine(Engine):
         for worker in self._workers:
             self._warn_of_hook(worker)
 
-    def _warn_of_hook(self, worker: Worker) -> None:
+    def _warn_of_hook(
+        self, worker: Worker, how: str = "did not come back (or ended its process)"
+    ) -> None:
         """Warn if a worker was left or has ended inside a hook; once per plug-in and hook."""
         if any(worker.hook) and worker.hook not in self._warned:
             self._warned.add(worker.hook)
             hook, plugin = worker.hook
-            text = f"{hook} of plug-in {plugin} did not come back (or ended its process)"
-            print(printable(f"warning: {text}: its last reports are lost"), file=sys.stderr)
+            text = f"{hook} of plug-in {plugin} {how}: its last reports are lost"
+            print(printable(f"warning: {text}"), file=sys.stderr)
+
+    def _warn_of_stopped_reports(self) -> None:
+        """Warn if workers were stopped inside `run_finished`: nothing reports their cells again."""
+        with suppress(queue.Empty):
+            while True:
+                # The last events of stopped workers.
+                worker, event = self._events.get_nowait()
+                if event is not None and event["event"] == "hook":
+                    worker.hook = event["hook"], event["plugin"]
+        for worker in self._workers:
+            if worker.hook[0] == "run_finished":
+                self._warn_of_hook(worker, "was stopped")
 
     def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
         if event is None:

@@ -6,6 +6,7 @@ The commands run in their own processes where a plug-in may end or interrupt the
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from fewshot_bench.engines import local
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, command, fsbench
+from tests.helpers import PATIENCE, command, fsbench, start, wait_until
 from tests.synthetic_store import fill
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
@@ -130,6 +131,21 @@ def test_a_tracker_that_blocks_between_cells_is_ended_like_a_cell(
     monkeypatched.undo()
     assert done.code == 0, done.err
     assert done.err.splitlines() == [f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"]
+
+
+def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path) -> None:
+    place = tmp_path / "hooked"
+    body = f"open({str(place)!r}, 'w').close()\n    time.sleep(1000)"
+    install("own", hook(f"run_finished(record):\n    {body}"))
+    process = start(*RUN, "--store", tmp_path / "store")
+    wait_until(place.exists)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert sorted(err.splitlines()) == [
+        "stopped: 1 of 1 cells are done and kept; run the same command again to continue",
+        "warning: run_finished of plug-in fsbench-own:own was stopped: its last reports are lost",
+    ]
 
 
 def test_run_warnings_that_interrupts_is_named(install: Any, tmp_path: Path) -> None:
