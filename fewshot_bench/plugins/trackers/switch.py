@@ -21,6 +21,8 @@ from fewshot_bench.utils.text import split_names
 VARIABLE = "FSBENCH_TRACK"
 FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+# What trackers read in workers, which may have another environment (a running Ray cluster).
+_READ = ("WANDB_MODE", "WANDB_PROJECT", MLFLOW_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
 PROBLEMS = "problems.txt"
 # Name of a tracker, and of its extra, to the module that it needs.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -59,7 +61,13 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     if not names:
         return {}
     _check_folder(folder(store))
-    return {VARIABLE: ",".join(names)}
+    found = {name: os.environ[name] for name in _READ if os.environ.get(name)}
+    if "@" in found.get(MLFLOW_VARIABLE, ""):
+        # Variables stand in files of jobs, where no password belongs.
+        del found[MLFLOW_VARIABLE]
+    if os.environ.get(FOLDER_VARIABLE):
+        found[FOLDER_VARIABLE] = str(folder().absolute())
+    return {VARIABLE: ",".join(names), **found}
 
 
 def _check_folder(place: Path) -> None:
