@@ -217,6 +217,37 @@ def test_jobs_on_other_machines_know_the_trackers(
     assert switch.asked() == ()
 
 
+def test_workers_know_the_folder_and_the_servers_of_the_command(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    monkeypatch.chdir(tracking.parent)
+    given = {"WANDB_PROJECT": "mine", switch.MLFLOW_VARIABLE: "http://other:5000"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(switch.FOLDER_VARIABLE, "tracking")
+    found = switch.switch_on(("mlflow", "wandb"), tracking / "store")
+    assert found == given | {
+        switch.VARIABLE: "mlflow,wandb",
+        switch.FOLDER_VARIABLE: str(tracking),
+    }
+    monkeypatch.setenv(switch.MLFLOW_VARIABLE, "http://me:secret@other:5000")
+    assert "secret" not in str(switch.switch_on(("mlflow",), tracking / "store"))
+    assert switch.switch_on((), tracking / "store") == {}
+
+
+def test_options_named_by_greek_letters_are_tracked(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    told(monkeypatch, "mlflow", make("coop", options={"α": 1.0, "β": 5.5}))
+    assert switch.problems() == []
+    client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name("fewshot-bench")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.data.params["option.α"], run.data.params["option.β"]) == ("1.0", "5.5")
+
+
 def test_contents_are_plain_values() -> None:
     found: dict[str, Any] = dataclasses.asdict(contents(record()))
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -21,6 +21,8 @@ from fewshot_bench.utils import offline
 
 NAME = "fewshot-bench"
 _LOCK_SECONDS = 60.0
+# Bytes; most file systems take 255, MLflow 250 characters.
+_LONGEST_FILE_NAME = 200
 
 
 def tensorboard(cell: Contents, folder: Path) -> None:
@@ -107,7 +109,9 @@ def _experiment(client: Any, folder: Path) -> str:
 
 def _plain(text: str) -> str:
     """A name that MLflow accepts and that is no path, since it becomes a file name."""
-    return re.sub(r"[^\w. -]|^\.", "_", text, flags=re.ASCII) or "_"
+    # Letters of any script stay: options named by Greek letters would have one name otherwise.
+    name = re.sub(r"[^\w. -]|^\.", "_", text) or "_"
+    return name.encode()[:_LONGEST_FILE_NAME].decode(errors="ignore")
 
 
 BACKENDS: Mapping[str, Callable[[Contents, Path], None]] = {
