@@ -204,7 +204,8 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
 def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list[str]:
     """Next steps, one per line.
 
-    absent: data sets without data. command: the call that runs missing cells.
+    absent: data sets without data. command: the call that runs missing cells; empty if no call can,
+        as for versions of methods that are not installed.
     """
     without: defaultdict[str, set[str]] = defaultdict(set)
     for line in lines:
@@ -213,15 +214,15 @@ def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list
     unready = [name for name in absent if name in without["missing"]]
     ready = {name for status in ("missing", "incomplete") for name in without[status]}
     found = []
-    if ready - set(unready):
+    if command and ready - set(unready):
         found.append(f"to run what is missing: {command}")
     if unready:
         found.append(no_data(unready))
-    if without["failed"]:
+    if command and without["failed"]:
         found.append(f"to try failed cells again: {command} --retry-failed")
     if without["mixed"]:
         found.append("mixed cells: keep one kind of records in the store, or use another --store")
-    if any(line.status == "mixed" and "code" in line.reason for line in lines):
+    if command and any(line.status == "mixed" and "code" in line.reason for line in lines):
         found.append(f"to compute again what other code has computed: {command}")
     return found
 

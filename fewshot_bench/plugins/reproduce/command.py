@@ -206,7 +206,7 @@ def _reproduce(
             click.echo(no_data(list(problems)))
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
-    again = _again(ctx)
+    again = "" if wanted.versions else _again(ctx)
     report = _report(table, wanted, chosen, store, list(problems), again)
     from fewshot_bench.analysis import formats
     from fewshot_bench.plugins.reproduce.tables import document
