@@ -89,6 +89,7 @@ def test_rows_are_chosen_by_method_label_and_configuration(tmp_path: Path) -> No
         ((TABLE, "-d", "digits"), "unknown data set of this table 'digits'"),
         ((TABLE, "--shots", "3"), "shots 3: this table has 0, 1, 2, 4, 8, 16"),
         ((TABLE, "--where", "rank=77"), "no row of this table has rank=77"),
+        (("clip-lora-figure3", "--where", "rank=2", "--where", "rank=4"), "has rank=2, rank=4"),
         ((TABLE, "-o", "iterations=1,2"), "several values"),
         ((TABLE, "-o", "no_such=1"), "unknown hyper-parameter"),
         ((TABLE, "-m", "coop", "-o", "clip-lora.rank=4"), "not among those that run"),
@@ -123,6 +124,9 @@ def test_only_existing_creates_nothing(tmp_path: Path) -> None:
     assert not store.exists()
     again = f"fsbench reproduce {TABLE} --dataset dtd,eurosat --store {store}"
     assert f"to run what is missing: {again}\n" in done.out
+    other = fsbench("reproduce", TABLE, "--only-existing", "--store", store, "-m", "clip-lora@1")
+    assert other.code == 0
+    assert "fsbench reproduce" not in other.out
 
 
 @pytest.fixture

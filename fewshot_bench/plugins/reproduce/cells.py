@@ -146,12 +146,14 @@ def _where(chosen: list[Number], table: Reproduction, pairs: Iterable[str]) -> l
     pairs = tuple(pairs)
     if not pairs:
         return chosen
-    asked = {name: value.split(",") for name, value in as_options(pairs).items()}
+    asked = [
+        (name, value.split(",")) for pair in pairs for name, value in as_options([pair]).items()
+    ]
     variants = _Variants(())
     kept = []
     for number in (one for one in chosen if _setting(table, one).shipped):
         options = variants.published(number).options
-        if all(name in options and str(options[name]) in asked[name] for name in asked):
+        if all(name in options and str(options[name]) in values for name, values in asked):
             kept.append(number)
     if not kept:
         raise UsageError(
