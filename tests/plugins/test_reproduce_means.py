@@ -118,6 +118,33 @@ def test_a_mean_needs_all_its_sets(tmp_path: Path) -> None:
     assert [r["paper"] for r in single] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "classes", "images", "verdict"),
+    [
+        ("imagenet", 500, 25_000, "a mean alone is published"),
+        ("imagenet", 50, 2_500, "other data"),
+        ("imagenet", 500, 24_500, "other data"),
+        ("fgvc_aircraft", 50, 1_666, "a mean alone is published"),
+        ("fgvc_aircraft", 49, 1_633, "other data"),
+    ],
+)
+def test_a_half_of_fewer_classes_or_images_is_not_the_published_one(
+    tmp_path: Path, dataset: str, classes: int, images: int, verdict: str
+) -> None:
+    chosen = cells(reproduction("base-to-new"), Wanted(methods=(RERUN,), datasets=(dataset,)))
+    made = [
+        dataclasses.replace(
+            one,
+            metrics={**one.metrics, "n": images},
+            split={**one.split, "classes": classes},
+        )
+        for cell in chosen
+        for one in of_sets(cell, 70.0)
+    ]
+    found = rows(save(tmp_path, made), "base-to-new", "-m", RERUN, "-d", dataset)
+    assert {r["verdict"] for r in found if r["dataset"] == dataset} == {verdict}
+
+
 @pytest.mark.usefixtures("halves_count")
 def test_one_method_of_two_sources_has_two_rows(tmp_path: Path) -> None:
     store = save(tmp_path, halves(85.2, 74.0))

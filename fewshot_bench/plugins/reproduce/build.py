@@ -57,7 +57,8 @@ def build(
 ) -> Report:
     """The report: lines by row and shots, each block with its mean last, and notes on them.
 
-    counts: images per role of each published data set. absent: data sets without data.
+    counts: images per role, and `classes`, of each published data set. absent: data sets without
+        data.
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
     around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
@@ -171,15 +172,17 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
 
 def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Data sets that are not the published ones, by the number of test images."""
-    images = {
-        line.dataset: line.images
-        for line in lines
-        if line.status == "not compared" and "data" in line.reason and not line.average
-    }
+    numbers: dict[str, str] = {}
+    for line in lines:
+        if line.status == "not compared" and "data" in line.reason and not line.average:
+            published = f"{counts[line.dataset].get('test', 0):,} are published"
+            if line.classes == "all":
+                numbers[line.dataset] = f": {line.images:,} test images, {published}"
+            else:
+                numbers.setdefault(line.dataset, "")
     return [
-        f"{name} is not the published data set, or has other lists: {count:,} test images, "
-        f"{counts[name].get('test', 0):,} are published"
-        for name, count in images.items()
+        f"{name} is not the published data set, or has other lists{number}"
+        for name, number in numbers.items()
     ]
 
 

@@ -266,11 +266,15 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
-    """Images per role of each published data set, from its card."""
+    """Images per role, and `classes`, of each published data set, from its card."""
     from fewshot_bench.api.registry import registry
 
     names = dict.fromkeys(cell.number.dataset for cell in chosen)
-    return {name: registry().dataset(name).card().expected_counts for name in names}
+    cards = {name: registry().dataset(name).card() for name in names}
+    return {
+        name: {**card.expected_counts, "classes": card.expected_classes}
+        for name, card in cards.items()
+    }
 
 
 def _again(ctx: click.Context) -> str:

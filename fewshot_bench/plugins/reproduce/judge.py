@@ -139,7 +139,8 @@ class Circumstances:
 
     other: conditions of all cells that differ from the paper (`backbone`, `limit`), so that nothing
     is compared.
-    counts: images per role of each published data set. absent: data sets without data.
+    counts: images per role, and `classes`, of each published data set. absent: data sets without
+        data.
     """
 
     seeds: tuple[int, ...]

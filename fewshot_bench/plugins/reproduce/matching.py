@@ -11,6 +11,7 @@ from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
+from fewshot_bench.splits.draw import class_half
 from fewshot_bench.splits.published import published_splits, verified_names
 
 _SHOWN = {"method_version": "method version"}
@@ -125,8 +126,8 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     """True when a record was evaluated on the published lists of its data set.
 
     Compares class names and the digest of the lists if they are published, else the number of test
-    images, which is smaller for halves of the classes.
-    counts: images per role in the published set, empty if not known.
+    images; for a half of the classes, their number and that of the test images of a class.
+    counts: images per role and `classes` of the published set, empty if not known.
     """
     images = record.metrics.get("n")
     known = published_splits().get(record.spec.dataset)
@@ -137,8 +138,17 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
         return known.lists_sha256.startswith(digest[2])
     published = counts.get("test", 0)
     if record.spec.classes != "all":
-        return isinstance(images, int) and 0 < images < published
+        return isinstance(images, int) and _is_half(record, images, published, counts)
     return bool(counts) and images == published
+
+
+def _is_half(record: Record, images: int, published: int, counts: Mapping[str, int]) -> bool:
+    """True if a half has the published classes, and test images of a class to less than one."""
+    total, classes = counts.get("classes", 0), record.split.get("classes")
+    if not (total and isinstance(classes, int)):
+        return 0 < images < published
+    half = len(class_half(total, record.spec.classes))
+    return classes == half and abs(images / classes - published / total) < 1
 
 
 def _is_renamed(record: Record) -> bool:
