@@ -16,7 +16,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce import published
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted, cells, plan
 from fewshot_bench.plugins.reproduce.published import Setting, reproduction
-from tests.compare_records import save
+from tests.compare_records import TIED, inapplicable, save
 from tests.helpers import fsbench
 from tests.plugins.test_reproduce import TABLE, record
 
@@ -143,6 +143,33 @@ def test_a_half_of_fewer_classes_or_images_is_not_the_published_one(
     ]
     found = rows(save(tmp_path, made), "base-to-new", "-m", RERUN, "-d", dataset)
     assert {r["verdict"] for r in found if r["dataset"] == dataset} == {verdict}
+
+
+def test_what_a_method_cannot_answer_is_neither_failed_nor_tried_again(tmp_path: Path) -> None:
+    made = []
+    for cell in cells(reproduction("base-to-new"), Wanted(methods=("gda",))):
+        assert cell.variant is not None
+        for seed in (1, 2, 3):
+            made.append(
+                inapplicable(
+                    *("gda", cell.number.dataset, cell.shots, seed),
+                    classes=cell.number.classes,
+                    backbone="ViT-B-16/openai",
+                    val=cell.val,
+                    method_version=cell.variant.version,
+                    options=cell.variant.options,
+                )
+            )
+    store = save(tmp_path, made)
+    found = means(store, "base-to-new", "-m", "gda")
+    statuses = {classes: line["status"] for (_, classes), line in found.items()}
+    assert statuses == dict.fromkeys(("base", "new", "harmonic"), "inapplicable")
+    shown = fsbench("reproduce", "base-to-new", "-m", "gda", "--only-existing", "--store", store)
+    assert shown.code == 0
+    text = " ".join(shown.out.split())
+    assert f"n/a ({TIED})" in text
+    assert "cells: 22 n/a" in text
+    assert "--retry-failed" not in text
 
 
 @pytest.mark.usefixtures("halves_count")

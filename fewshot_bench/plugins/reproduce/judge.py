@@ -27,6 +27,7 @@ Status = Literal[
     "missing",
     "incomplete",
     "failed",
+    "inapplicable",
     "mixed",
     "not compared",
     "not shipped",
@@ -34,9 +35,9 @@ Status = Literal[
 # In this order in the summary.
 STATUSES: tuple[Status, ...] = (
     *("agrees", "differs", "noisy", "not compared"),
-    *("incomplete", "mixed", "failed", "missing", "not shipped"),
+    *("incomplete", "mixed", "failed", "inapplicable", "missing", "not shipped"),
 )
-WORDS = {"noisy": "too noisy to tell"}
+WORDS = {"noisy": "too noisy to tell", "inapplicable": "n/a"}
 # Reason for a data set of which only a mean with others is published.
 MEAN_ALONE = "a mean alone is published"
 
@@ -202,7 +203,10 @@ def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None 
     decimals = max(one.line.decimals for one in lines)
     if not used:
         paper = _mean([one.line.paper for one in lines]) if mean is None else mean
-        status: Status = "not shipped" if lines[0].line.status == "not shipped" else "missing"
+        found = {one.line.status for one in lines}
+        status: Status = "missing"
+        if len(found) == 1:
+            (status,) = found & {"not shipped", "inapplicable"} or {"missing"}
         return Line(label, AVERAGE, shots, paper, decimals, status, of=len(lines))
     paper = _mean([u.line.paper for u in used]) if mean is None else mean
     ours = _mean([u.line.ours for u in used])
@@ -253,7 +257,9 @@ def harmonic(base: Line, new: Line, printed: float | None) -> Line:
         classes="harmonic",
     )
     if base.difference is None or new.difference is None or ours is None or paper is None:
-        unlike = base if base.difference is None else new
+        lacking = [one for one in (base, new) if one.ours is None]
+        lacking += [one for one in (base, new) if one.difference is None]
+        unlike = lacking[0] if lacking else new
         return _with(line, unlike.status, unlike.reason)
     if base.noise is not None and new.noise is not None:
         assert base.ours is not None
@@ -296,7 +302,7 @@ def _empty(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line
         kinds = sorted({str((r.error or {}).get("type") or "unknown error") for r in failed})
         return _line(cell, "failed", reason=", ".join(kinds))
     if inapplicable:
-        return _line(cell, "failed", reason=inapplicable_reason(inapplicable[0]))
+        return _line(cell, "inapplicable", reason=inapplicable_reason(inapplicable[0]))
     reason = "no data" if cell.number.dataset in around.absent else ""
     return _line(cell, "missing", reason=reason)
 
