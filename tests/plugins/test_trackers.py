@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +132,11 @@ def test_one_that_fails_is_noted_and_stops_no_other(
             "MLFLOW_TRACKING_URI names another machine (other), and --offline",
         ),
         (
+            {"WANDB_MODE": "ofline"},
+            ["--track", "wandb"],
+            "unknown WANDB_MODE 'ofline': did you mean 'offline'? (unset it for offline)",
+        ),
+        (
             {"FSBENCH_TRACK_DIR": f"{__file__}/tracking"},
             ["--track", "tensorboard"],
             "is not a folder; name another folder with FSBENCH_TRACK_DIR",
@@ -143,7 +151,8 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # W&B is not installed, but there is a folder with its name, as W&B creates it.
-    found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", None))
+    wandb = "__init__.py" if "WANDB_MODE" in variables else None
+    found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", wandb))
     installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
     monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
     monkeypatch.setenv(switch.VARIABLE, "")
@@ -246,6 +255,27 @@ def test_options_named_by_greek_letters_are_tracked(
     experiment = client.get_experiment_by_name("fewshot-bench")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.data.params["option.α"], run.data.params["option.β"]) == ("1.0", "5.5")
+
+
+def test_a_server_of_wandb_that_does_not_answer_is_not_waited_for(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def init(**values: Any) -> None:
+        asked.append((values["mode"], os.environ["WANDB_INIT_TIMEOUT"]))
+        raise OSError("no answer")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+    for name in ("WANDB_INIT_TIMEOUT", "WANDB_ERROR_REPORTING"):
+        # So that what the tracker sets is removed after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for mode in ("online", ""):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        told(monkeypatch, "wandb", record())
+    assert asked == [("online", "15"), ("offline", "15")]
+    assert [line[:24] for line in switch.problems()] == ["wandb: OSError: no answe"] * 2
 
 
 def test_contents_are_plain_values() -> None:

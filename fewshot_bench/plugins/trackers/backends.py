@@ -15,12 +15,14 @@ from typing import Any
 
 from filelock import FileLock
 
+from fewshot_bench.plugins.trackers import switch
 from fewshot_bench.plugins.trackers.contents import Contents
-from fewshot_bench.plugins.trackers.switch import MLFLOW_VARIABLE
 from fewshot_bench.utils import offline
 
 NAME = "fewshot-bench"
 _LOCK_SECONDS = 60.0
+# Time for a server to answer.
+_ANSWER_SECONDS = 15
 # Bytes; most file systems take 255, MLflow 250 characters.
 _LONGEST_FILE_NAME = 200
 
@@ -48,9 +50,10 @@ def tensorboard(cell: Contents, folder: Path) -> None:
 def wandb(cell: Contents, folder: Path) -> None:
     """Write one cell. WANDB_MODE=online sends it at once, unless --offline overrides it."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    mode: Any = "offline" if offline.is_on() else os.environ.get("WANDB_MODE", "offline")
-    if offline.is_on():
-        os.environ["WANDB_MODE"] = "offline"
+    # An unreachable server must not delay the cells that follow: W&B waits for 90 s.
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_ANSWER_SECONDS))
+    mode: Any = (not offline.is_on() and os.environ.get(switch.WANDB_VARIABLE)) or "offline"
+    os.environ[switch.WANDB_VARIABLE] = mode
     import wandb as library
 
     run = library.init(
@@ -81,11 +84,11 @@ def mlflow(cell: Contents, folder: Path) -> None:
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     # An unreachable server must not delay the cells that follow.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(_ANSWER_SECONDS))
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(os.environ.get(MLFLOW_VARIABLE) or folder.absolute().as_uri())
+    client = MlflowClient(os.environ.get(switch.MLFLOW_VARIABLE) or folder.absolute().as_uri())
     experiment = _experiment(client, folder)
     run = client.create_run(experiment, run_name=cell.name)
     now = int(time.time() * 1000)

@@ -21,8 +21,10 @@ from fewshot_bench.utils.text import split_names
 VARIABLE = "FSBENCH_TRACK"
 FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+WANDB_VARIABLE = "WANDB_MODE"
+WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 # What trackers read in workers, which may have another environment (a running Ray cluster).
-_READ = ("WANDB_MODE", "WANDB_PROJECT", MLFLOW_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
+_READ = (WANDB_VARIABLE, "WANDB_PROJECT", MLFLOW_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
 PROBLEMS = "problems.txt"
 # Name of a tracker, and of its extra, to the module that it needs.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -43,7 +45,7 @@ def asked() -> tuple[str, ...]:
 
 
 def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
-    """Variables for workers; UsageError for a missing package, or an unusable server or folder."""
+    """Variables for workers; UsageError for a missing package, or unusable server, mode, folder."""
     for name in names:
         spec = find_spec(PACKAGES[name])
         # A plain folder of that name, such as W&B's own `wandb`, is found, too: without origin.
@@ -52,6 +54,9 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
                 f"tracker '{name}' needs a package that is not installed: "
                 f"pip install 'fewshot-bench[{name}]', or leave --track {name} out"
             )
+    mode = os.environ.get(WANDB_VARIABLE, "")
+    if "wandb" in names and mode and mode not in WANDB_MODES:
+        raise unknown(WANDB_VARIABLE, mode, WANDB_MODES, "unset it for offline")
     address = os.environ.get(MLFLOW_VARIABLE, "")
     if "mlflow" in names and offline.is_on() and "://" in address and address[:5] != "file:":
         raise UsageError(
