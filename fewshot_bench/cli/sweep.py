@@ -103,16 +103,27 @@ def own_store(store: Path) -> Path:
     return store if store.name == SWEEPS else store / SWEEPS
 
 
-def _records(store: Path) -> list[Record]:
-    """Records of the sweep store and of the store itself, each cell once: with a result if any."""
+def _records(store: Path) -> tuple[list[Record], set[str]]:
+    """Records of the sweep store and of the store itself, each cell once: with a result if any.
+
+    And the keys of cells with different results in the two: those of the sweep store are taken.
+    """
     folders = dict.fromkeys(folder for folder in (own_store(store), store) if folder.exists())
     found: dict[str, Record] = {}
+    unlike: set[str] = set()
     for folder in folders or (store,):
         for record in read_records(Store(folder)) if len(folders) < 2 else listed(Store(folder)):
             first = found.setdefault(record.spec.key(), record)
             if first.status == "failed" != record.status:
                 found[record.spec.key()] = record
-    return list(found.values())
+            elif first.status == record.status and _differ(first.metrics, record.metrics):
+                unlike.add(record.spec.key())
+    return list(found.values()), unlike
+
+
+def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """True if a metric that both have is another one."""
+    return any(ours[name] != theirs[name] for name in ours.keys() & theirs.keys())
 
 
 def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
@@ -120,7 +131,8 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
 
     values: options of `fsbench run` by name, and `engines`. DataMissingError if no record matches.
     """
-    records = [r for r in _records(values["store"]) if r.spec.method == axes.method]
+    every, unlike = _records(values["store"])
+    records = [record for record in every if record.spec.method == axes.method]
     mine = [record for record in records if _belongs(record.spec, axes)]
     tests = [test for name in sorted(given) for test in _tests(name, values)]
     found = [record for record in mine if all(test(record.spec) for test in tests)]
@@ -129,6 +141,13 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
         raise DataMissingError(
             f"store '{values['store']}' has no result of this sweep: {instead}; run it "
             "with --dataset NAMES, or name another --store"
+        )
+    twice = len(unlike & {record.spec.key() for record in found})
+    if twice:
+        store = values["store"]
+        warn(
+            f"{twice} {'cell has' if twice == 1 else 'cells have'} another result in {store} than "
+            f"in {own_store(store)}: the latter is drawn (fsbench store rm removes a record)"
         )
     return Shown(found, tuple(_others(axes, records)))
 

@@ -23,6 +23,18 @@ def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path)
     assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
 
 
+def test_cells_with_another_result_in_the_sweeps_are_counted(tmp_path: Path) -> None:
+    records = swept(SMALL, seeds=(1,))
+    store = save(tmp_path / "store", records)
+    first, *others = records
+    save(store / "sweeps", [dataclasses.replace(first, metrics={"top1": 7.0}), *others])
+    done = fsbench("sweep", "clip-lora", "--store", store, *SMALL)
+    assert done.code == 0
+    said = f"warning: 1 cell has another result in {store} than in {store / 'sweeps'}: the latter"
+    assert done.err.startswith(said)
+    assert "7.00" in done.out
+
+
 def test_a_result_of_the_store_is_drawn_if_the_cell_failed_in_its_sweeps(tmp_path: Path) -> None:
     records = swept(SMALL, seeds=(1,))
     failed = [dataclasses.replace(record, status="failed", metrics={}) for record in records]
