@@ -132,6 +132,11 @@ def test_one_that_fails_is_noted_and_stops_no_other(
             "MLFLOW_TRACKING_URI names another machine (other), and --offline",
         ),
         (
+            {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "databricks"},
+            ["--track", "mlflow"],
+            "MLFLOW_TRACKING_URI names another machine (Databricks), and --offline",
+        ),
+        (
             {"WANDB_MODE": "ofline"},
             ["--track", "wandb"],
             "unknown WANDB_MODE 'ofline': did you mean 'offline'? (unset it for offline)",
@@ -243,6 +248,17 @@ def test_workers_know_the_folder_and_the_servers_of_the_command(
     monkeypatch.setenv(switch.MLFLOW_VARIABLE, "http://me:secret@other:5000")
     assert "secret" not in str(switch.switch_on(("mlflow",), tracking / "store"))
     assert switch.switch_on((), tracking / "store") == {}
+
+
+def test_a_database_in_a_file_is_no_other_machine(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    monkeypatch.setenv("FSBENCH_OFFLINE", "1")
+    for address in ("sqlite:///runs.db", "file:///runs", "/runs"):
+        monkeypatch.setenv(switch.MLFLOW_VARIABLE, address)
+        found = switch.switch_on(("mlflow",), tracking / "store")
+        assert found[switch.MLFLOW_VARIABLE] == address
 
 
 def test_options_named_by_greek_letters_are_tracked(

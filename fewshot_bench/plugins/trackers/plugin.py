@@ -72,7 +72,8 @@ def run_warnings(store: Path) -> Sequence[str]:
     if not troubles:
         return ()
     where = switch.folder(store) / switch.PROBLEMS
-    return (f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}",)
+    count = "1 cell was" if len(troubles) == 1 else f"{len(troubles)} cells were"
+    return (f"{count} not tracked: {troubles[-1]}; all problems in {where}",)
 
 
 def _note(folder: Path, text: str, key: str) -> None:

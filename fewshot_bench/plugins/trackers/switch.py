@@ -58,9 +58,10 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     if "wandb" in names and mode and mode not in WANDB_MODES:
         raise unknown(WANDB_VARIABLE, mode, WANDB_MODES, "unset it for offline")
     address = os.environ.get(MLFLOW_VARIABLE, "")
-    if "mlflow" in names and offline.is_on() and "://" in address and address[:5] != "file:":
+    if "mlflow" in names and offline.is_on() and _is_remote(address):
+        where = urlsplit(address).hostname or "Databricks"
         raise UsageError(
-            f"{MLFLOW_VARIABLE} names another machine ({urlsplit(address).hostname}), and "
+            f"{MLFLOW_VARIABLE} names another machine ({where}), and "
             "--offline allows no connection: unset it to write to the store"
         )
     if not names:
@@ -73,6 +74,12 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     if os.environ.get(FOLDER_VARIABLE):
         found[FOLDER_VARIABLE] = str(folder().absolute())
     return {VARIABLE: ",".join(names), **found}
+
+
+def _is_remote(address: str) -> bool:
+    """True if MLflow reaches this address by the network: no path, and no file of a database."""
+    local = "://" not in address or address.startswith(("file:", "sqlite:"))
+    return not local or address.startswith("databricks")
 
 
 def _check_folder(place: Path) -> None:
