@@ -231,7 +231,7 @@ class OpenClipBackbone:
         return features
 
     def image_tower(self) -> ImageTower:
-        """Functional image encoder, compared with the model's own on first use (in fp32)."""
+        """Functional image encoder, compared with the model's own on first use."""
         if self._image_tower is None:
             self._image_tower = _read(self._read_image_tower)
         return _tower(self._image_tower)
@@ -246,15 +246,15 @@ class OpenClipBackbone:
             return _tower(self._pooled_tower)
 
     def text_tower(self) -> TextTower:
-        """Functional text encoder, compared with the model's own on first use (in fp32)."""
+        """Functional text encoder, compared with the model's own on first use."""
         if self._text_tower is None:
             self._text_tower = _read(self._read_text_tower)
         return _tower(self._text_tower)
 
     def _read_image_tower(self) -> VisionTower | TimmTower:
-        tower = self._towers_image()
-        self._compare("image", tower.encode, self.module.encode_image, self._noise())
-        return tower
+        exact = self._towers_image("fp32")
+        self._compare("image", exact.encode, self.module.encode_image, self._noise())
+        return exact if self.precision == "fp32" else self._towers_image(self.precision)
 
     def _read_pooled_tower(self, error: UnsupportedBackboneError) -> PooledTower:
         tower = read_pooled_tower(self.module.visual)
@@ -268,17 +268,19 @@ class OpenClipBackbone:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
 
-    def _towers_image(self) -> VisionTower | TimmTower:
-        visual, dtype = self.module.visual, DTYPES[self.precision]
+    def _towers_image(self, precision: str) -> VisionTower | TimmTower:
+        visual, dtype = self.module.visual, DTYPES[precision]
         if is_timm(visual):
             return read_timm_tower(visual, self.image_size, dtype, self.name)
         return read_vision_tower(visual, dtype, self.name)
 
     def _read_text_tower(self) -> FunctionalTextTower:
-        tower = read_text_tower(self.module, DTYPES[self.precision], self.name)
+        exact = read_text_tower(self.module, torch.float32, self.name)
         tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
-        self._compare("text", tower.encode_tokens, self.module.encode_text, tokens)
-        return tower
+        self._compare("text", exact.encode_tokens, self.module.encode_text, tokens)
+        if self.precision == "fp32":
+            return exact
+        return read_text_tower(self.module, DTYPES[self.precision], self.name)
 
     @torch.no_grad()
     def _compare(
@@ -288,10 +290,11 @@ class OpenClipBackbone:
         theirs: Callable[[Tensor], Tensor],
         batch: Tensor,
     ) -> None:
-        """UnsupportedBackboneError if the functional tower's features differ; fp32 only."""
-        if self.precision != "fp32":
-            return
-        with not_counted():
+        """UnsupportedBackboneError if the functional tower's features differ.
+
+        Both compute in fp32: rounding to 16 bits would hide differences.
+        """
+        with not_counted(), torch.autocast(self.device.type, enabled=False):
             expected = F.normalize(theirs(batch), dim=-1)
             gap = float((F.normalize(ours(batch), dim=-1) - expected).abs().max())
         if not gap < PARITY:
@@ -333,7 +336,7 @@ class OpenClipBackbone:
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
         if isinstance(image, VisionTower | TimmTower):
-            same = same and image.equals(self._towers_image())
+            same = same and image.equals(self._towers_image(self.precision))
         if isinstance(text, FunctionalTextTower):
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same

@@ -97,7 +97,7 @@ class Words:
         return table
 
 
-def backbone_of(family: str) -> OpenClipBackbone:
+def backbone_of(family: str, precision: str = "fp32") -> OpenClipBackbone:
     """A small model of a family with random weights, norms and biases included."""
     text = {
         "context_length": CONTEXT,
@@ -122,7 +122,7 @@ def backbone_of(family: str) -> OpenClipBackbone:
                     parameter.add_(0.05 * torch.randn_like(parameter))
     half = (0.5, 0.5, 0.5)
     transform = image_transform_v2(PreprocessCfg(size=SIZE, mean=half, std=half), is_train=False)
-    return OpenClipBackbone(family, module.eval(), Words(), transform)
+    return OpenClipBackbone(family, module.eval(), Words(), transform, precision=precision)
 
 
 FAMILIES = ["siglip", "siglip2", "eva02", "mobileclip", "dfn", "metaclip"]
@@ -294,6 +294,20 @@ def test_other_towers_of_timm_compute_their_own_features(
         expected = backbone.module.encode_image(pixels())
     assert torch.equal(backbone.encode_image(pixels()), expected)
     with pytest.raises(UnsupportedBackboneError, match=reason):
+        backbone.image_tower()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_blocks_that_normalize_behind_attention_compute_their_own_features(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """EVA02-E-14's have the parameters of the other EVA02-CLIP, and compute something else."""
+    monkeypatch.setitem(TRUNKS, "eva02", partial(EVA, use_post_norm=True))
+    backbone = backbone_of("eva02", precision)
+    with torch.no_grad():
+        expected = backbone.module.encode_image(pixels())
+    assert relative_gap(backbone.encode_image(pixels()), expected) < 0.05
+    with pytest.raises(UnsupportedBackboneError, match="computes something else"):
         backbone.image_tower()
 
 
