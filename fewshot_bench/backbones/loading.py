@@ -33,6 +33,7 @@ from fewshot_bench.backbones.weights import (
     check_room,
     check_same_model,
     check_source,
+    check_text_packages,
     check_whole,
     is_here,
     local_folder,
@@ -79,6 +80,7 @@ def check(name: str) -> None:
         _require(folder / CONFIG)
         model = read_config(folder / CONFIG)["model_cfg"]
         check_whole(model, folder / CONFIG)
+        check_text_packages(model, name)
         check_room(model, folder)
         check_file(checkpoint_in(folder))
         return
@@ -105,6 +107,7 @@ def _known_model(name: str, parsed: Name) -> None:
             f"backbone '{parsed.model}' has no pretrained tag '{parsed.tag}'{hint} "
             "(fsbench list backbones)"
         )
+    check_text_packages(model_config(parsed.model), name)
 
 
 def model_config(model: str) -> dict[str, Any] | None:
@@ -257,7 +260,9 @@ def _build(
 
     with _quiet(), _weights_errors(name):
         if name.startswith((HUB, LOCAL)):
-            check_config(open_clip.get_model_config(arguments["model_name"]), name)
+            config = open_clip.get_model_config(arguments["model_name"])
+            check_config(config, name)
+            check_text_packages(config, name)
         model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(arguments["model_name"])

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,25 @@ def check_config(model: Any, where: str) -> None:
             raise UsageError(
                 f"backbone config {where}: {key} is {value!r:.40}, expected at most {most:,}"
             )
+
+
+TRANSFORMERS = "transformers"
+
+
+def check_text_packages(model: Any, name: str) -> None:
+    """UsageError for a tokenizer or text encoder of Hugging Face without its package.
+
+    open_clip imports it after the weights were fetched.
+    """
+    text = model.get("text_cfg") if isinstance(model, Mapping) else None
+    keys = ("hf_tokenizer_name", "hf_model_name")
+    if not isinstance(text, Mapping) or not any(text.get(key) for key in keys):
+        return
+    if sys.modules.get(TRANSFORMERS) is None and find_spec(TRANSFORMERS) is None:
+        raise UsageError(
+            f"backbone '{name}' reads texts with {TRANSFORMERS}, which is not installed: "
+            f"pip install '{TRANSFORMERS}[sentencepiece]'"
+        )
 
 
 def _values(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:

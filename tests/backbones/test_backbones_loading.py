@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.backbones.loading import Name
+from tests.helpers import fsbench
 
 MODEL = "fsbench-test-small"
 CONFIG = {
@@ -191,3 +193,17 @@ def test_weights_that_cannot_be_downloaded(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataMissingError, match="use --backbone tiny"):
         loading.load(name)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP/webli", "xlm-roberta-base-ViT-B-32@FILE"])
+def test_a_tokenizer_of_a_missing_package_is_named_before_weights_are_fetched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    file = tmp_path / "weights.pt"
+    torch.save({"logit_scale": torch.ones(())}, file)
+    name = name.replace("FILE", str(file))
+    found = fsbench("run", "-m", "zero-shot", "-d", "digits", "--backbone", name, "--dry-run")
+    assert found.code == 2
+    assert "transformers, which is not installed: pip install 'transformers[" in found.err
+    assert found.err.count("\n") == 1
