@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.method import Classifier, configuration
+from fewshot_bench.api.method_files import FILE_MODULE
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 if TYPE_CHECKING:
@@ -58,9 +59,14 @@ def name_of_class(classifier: object) -> str:
 def class_named(name: str, method: object) -> type | None:
     """The class of a classifier; None if the method's own package has no such class.
 
-    Nothing is imported from other packages, whatever the name.
+    Nothing is imported from other packages, whatever the name. A class of a file that fsbench
+    imported is looked up in the module of the method, which a user may import by another name.
     """
-    if name.partition(":")[0].partition(".")[0] != type(method).__module__.partition(".")[0]:
+    place, _, qualname = name.partition(":")
+    own = type(method).__module__
+    if place.startswith(FILE_MODULE):
+        name, place = f"{own}:{qualname}", own
+    if place.partition(".")[0] != own.partition(".")[0]:
         return None
     try:
         found = pkgutil.resolve_name(name)

@@ -73,6 +73,8 @@ def short_names(names: Iterable[str]) -> Mapping[str, str]:
 
 
 EXAMPLE = "path/to/file.py:ClassName"
+# Modules of imported files have this name, and a digest of the path.
+FILE_MODULE = "fsbench_file_"
 # Most classes that an error message lists.
 MOST_NAMED = 8
 _MODULES: dict[Path, ModuleType] = {}
@@ -183,7 +185,7 @@ def _imported(path: Path) -> ModuleType:
 
 def _executed(path: Path) -> ModuleType:
     """Import a file as a new module, without bytecode files and from exactly the recorded bytes."""
-    name = f"fsbench_file_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    name = f"{FILE_MODULE}{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
     try:
         source = path.read_bytes()
     except OSError as error:

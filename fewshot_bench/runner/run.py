@@ -8,25 +8,23 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep, restore
+from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
-from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.features import accounted, open_views
-from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.images.features import open_views
 from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
-from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import guarded, own_interruptions
+from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.isolation import own_interruptions
 from fewshot_bench.runner.isolation.fit_state import held_state
+from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
@@ -41,7 +39,6 @@ from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.processes import is_at_limit
-from fewshot_bench.utils.rng import derive, isolated
 
 
 def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
@@ -203,19 +200,8 @@ def keep(
         if reason := reason_not_to_keep(cell.method):
             raise FsbenchError(reason)
         config = _config(fitted, cell, session)
-        with ExitStack() as stack:
-            stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
-            stack.enter_context(isolated(derive(seed_of(cell), "keep")))
-            stack.enter_context(guarded(f"{method}.restore", incidents, session.mark_tainted))
-            tensors = fitted.classifier.tensors()
-            restore(
-                cell.method,
-                tensors,
-                Vocabulary(config.classnames, config.templates),
-                fitted.backbone,
-                type(fitted.classifier),
-            )
-            check_backbone(fitted.backbone, fitted.fingerprint, f"{method}.restore")
+        check_restored(fitted, session, incidents)
+        tensors = fitted.classifier.tensors()
         digest = write_model(folder, config, tensors, _card(cell, config))
         return {STATED: facts_of(folder, digest)}
     except (FsbenchError, OSError) as error:

@@ -142,3 +142,20 @@ def test_adapt_says_how_a_model_of_a_class_in_a_file_is_used(own: type, tmp_path
     folder = str(tmp_path / "m")
     assert done.out.endswith(f"model in {folder}; in Python: load_model({folder!r}, method=Own)\n")
     assert fb.load_model(tmp_path / "m", method=own).classnames == ("cat", "dog")
+
+
+def test_a_fit_without_annotation_is_loaded_with_the_class_of_its_own_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command imported the file under another name than the script does."""
+    file = tmp_path / "fsbench_plain_script.py"
+    file.write_text(SOURCE.replace(" -> Scaled:", ":"))
+    photos = image_folder(tmp_path / "photos", train=2, test=2)
+    asked = ("-d", f"folder:{photos}", "--backbone", "tiny", "--device", "cpu")
+    done = fsbench("adapt", "-m", f"{file}:Own", *asked, "-O", tmp_path / "m")
+    assert done.code == 0, done.err
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    own = importlib.import_module(file.stem).Own
+    model = fb.load_model(tmp_path / "m", method=own)
+    assert isinstance(model, fb.Model)

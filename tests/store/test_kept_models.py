@@ -186,3 +186,51 @@ def test_a_method_that_cannot_be_kept_says_why_and_finishes(photos: Path, tmp_pa
     (incident,) = [one for one in record.incidents if one["kind"] == "model"]
     assert "it holds a million neighbours" in incident["text"]
     assert not model_folder(tmp_path, spec.key()).exists()
+
+
+@dataclass(frozen=True)
+class Louder(Unkept):
+    """Zero-shot whose scale is in no tensor, so that a restored one takes the backbone's."""
+
+    cannot_be_kept: ClassVar[str] = ""
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        return Scaled(backbone.class_features(task), 3 * backbone.logit_scale)
+
+
+@dataclass(frozen=True)
+class Scaled(Shared):
+    scale: float
+
+    def logits(self, queries: Any) -> Any:
+        return self.scale * super().logits(queries)
+
+
+@dataclass(frozen=True)
+class Reversed(Unkept):
+    """Zero-shot that is restored with its classes in another order."""
+
+    cannot_be_kept: ClassVar[str] = ""
+
+    def restore(self, tensors: Any, vocabulary: Any, backbone: Any) -> Any:
+        return Shared(tensors["weight"].flip(0))
+
+
+@pytest.mark.parametrize("cls", [Louder, Reversed])
+def test_a_model_that_answers_otherwise_once_restored_is_not_kept(
+    cls: type, photos: Path, tmp_path: Path
+) -> None:
+    name = f"{Path(__file__)}:{cls.__name__}"
+    spec = cells(name, datasets=(f"folder:{photos}",), limit=None)[0]
+    record = run_one(spec, Session(models=tmp_path)).record
+    assert record.status == "done", record.error
+    (incident,) = [one for one in record.incidents if one["kind"] == "model"]
+    assert "restored from its tensors it answers otherwise" in incident["text"]
+    assert not model_folder(tmp_path, spec.key()).exists()
+    refused = fsbench(
+        *("adapt", "-m", name, "-d", f"folder:{photos}", "--backbone", "tiny"),
+        *("--device", "cpu", "-O", tmp_path / "m"),
+    )
+    assert refused.code == 2
+    assert "restored from its tensors it answers otherwise" in refused.err
+    assert not (tmp_path / "m").exists()

@@ -125,6 +125,12 @@ class FitRunner:
                 raise
         return fitted, logits
 
+    def check_restored(self, fitted: Fitted) -> None:
+        """ContractError if the tensors of a fit restore no classifier with the same answers."""
+        from fewshot_bench.runner.restored import check_restored
+
+        check_restored(fitted, self._session, Incidents())
+
     def encode(self, places: Places) -> Tensor:
         """(n, width) unit-norm features of some images, cached for all fits that use them."""
         from fewshot_bench.images.features import accounted, image_view, open_views

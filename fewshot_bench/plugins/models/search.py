@@ -237,7 +237,7 @@ class Search:
         queries: NDArray[np.int64],
         fits: int,
     ) -> tuple[Fitted, NDArray[np.float32]]:
-        """Fit a candidate; its first fit shows whether it uses validation images.
+        """Fit a candidate; its first fit shows if it can be kept, and uses validation images.
 
         If not, it is fitted again without them; if so, its twin without them becomes a candidate.
         """
@@ -245,6 +245,7 @@ class Search:
         watch = self.budget.watch(fits)
         fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
         if candidate.validation is None:
+            self.runner.check_restored(fitted)
             candidate.validation = fitted.declared.selection["labels"] > 0
             if not candidate.validation:
                 return self._fit(candidate, train, queries, fits)
@@ -263,6 +264,7 @@ class Search:
             candidate.validation = fitted.declared.selection["labels"] > 0
             if candidate.validation == chooses:
                 break
+        self.runner.check_restored(fitted)
         return fitted, logits if candidate.validation else logits[:0]
 
     def _drop_losers(self) -> None:

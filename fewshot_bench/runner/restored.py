@@ -1,0 +1,91 @@
+"""Compares a classifier that is restored from its tensors with the fitted one, before it is kept.
+
+`check_restored` is the entry point.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+
+from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.keeping import class_named, name_of_class, restore
+from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.evaluate import plain_logits
+from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.session import Session
+from fewshot_bench.utils.errors import ContractError, FsbenchError
+from fewshot_bench.utils.rng import derive, isolated
+
+# Most images that are classified by both; they are spread over the train images.
+COMPARED = 16
+# Largest gap of two logits, relative to the largest fitted one. The tensors are the same, so only
+# rounding may differ: of 16-bit products in another memory layout, at most.
+TOLERANCE = 0.01
+
+
+def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> None:
+    """ContractError if the tensors of a fit restore no classifier that answers as the fitted one.
+
+    The classifier is restored as in another process: by a new instance of the method.
+    NotApplicableError if the method states that it cannot be kept.
+    """
+    spec = fitted.cell.spec
+    with ExitStack() as stack:
+        stack.enter_context(open_views())
+        stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
+        stack.enter_context(isolated(derive(seed_of(fitted.cell), "keep")))
+        stack.enter_context(guarded(f"{spec.method}.restore", incidents, session.mark_tainted))
+        stack.enter_context(torch.no_grad())
+        try:
+            again = _restored(fitted)
+            expected = _answers(copy.copy(fitted.classifier), fitted, session)
+            found = _answers(again, fitted, session)
+        except FsbenchError:
+            raise
+        except Exception as error:
+            why = error_text(error, type(fitted.cell.method))
+            raise ContractError(f"it cannot be restored from its tensors: {why}") from error
+        check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.restore")
+    gap, scale = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    if gap > TOLERANCE * scale:
+        raise ContractError(
+            f"restored from its tensors it answers otherwise: logits differ by up to {gap:.3g} "
+            f"where the largest is {scale:.3g}; keep all that logits uses in tensors(), and mend "
+            f"restore (fsbench check {spec.method})"
+        )
+
+
+def _restored(fitted: Fitted) -> Classifier:
+    spec, space = fitted.cell.spec, fitted.cell.lists.fitted
+    method = type(fitted.cell.method)(**spec.options)
+    return restore(
+        method,
+        fitted.classifier.tensors(),
+        Vocabulary(space.classnames, space.templates),
+        fitted.backbone,
+        class_named(name_of_class(fitted.classifier), method),
+    )
+
+
+def _answers(classifier: Classifier, fitted: Fitted, session: Session) -> np.ndarray:
+    """(images, classes) logits of a classifier for some train images."""
+    train, spec = fitted.cell.lists.train, fitted.cell.spec
+    count = min(COMPARED, train.count)
+    order = [place * train.count // count for place in range(count)]
+    queries = image_view(
+        session.source(train, spec),
+        session.features,
+        Meter(fitted.backbone.device),
+        phase="encode_support",
+        order=order,
+    )
+    return plain_logits(classifier.logits(queries), count, len(fitted.cell.lists.fitted.classnames))
