@@ -6,6 +6,7 @@ plug-in does not affect the others.
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,6 +127,12 @@ class Hooks:
 
 
 _PLAIN = (str, int, float)
+# Arguments that a plug-in gets a copy of: what it changes reaches no table and no other plug-in.
+_COPIED = ("spec", "record", "records")
+
+
+def _own(argument: str, value: Any) -> Any:
+    return copy.deepcopy(value) if argument in _COPIED else value
 
 
 def _variables(found: Any) -> bool:
@@ -184,7 +191,7 @@ def call(
         entered(name)
         try:
             with plugin_code():
-                given = [arguments[argument] for argument in implementation.argnames]
+                given = [_own(word, arguments[word]) for word in implementation.argnames]
                 found = implementation.function(*given)
                 accepted = found is None or accepts(found)
         except (Exception, SystemExit) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,38 @@ def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
     shown = fsbench("compare", "--store", tmp_path / "store")
     assert "plug-in fsbench-two:two gave 'cells', as fsbench-good:good; its col" in shown.err
     assert "None" not in shown.out
+
+
+CHANGING = """
+from fewshot_bench import hookimpl
+
+@hookimpl
+def run_started(spec):
+    spec.options["epochs"] = 1
+
+@hookimpl
+def table_columns(records):
+    for record in records:
+        record.metrics["top1"] = 101.0
+    records.clear()
+    return {"changed": 1}
+"""
+
+
+def test_what_a_hook_writes_into_its_arguments_reaches_no_number(
+    install: Any, tmp_path: Path
+) -> None:
+    install("changing", CHANGING)
+    install("then", GOOD)
+    done = fsbench(*RUN, "--jobs", "1", "--store", tmp_path / "store")
+    assert done.code == 0, done.err
+    table = fsbench("compare", "--store", tmp_path / "store", "--format", "csv").out
+    shown = next(csv.DictReader(table.splitlines()))
+    assert float(shown["top1_max"]) <= 100
+    assert (shown["changed"], shown["cells"]) == ("1", "2")
+    results = fb.load(tmp_path / "store")
+    results.compare()
+    assert all(record.metrics["top1"] <= 100 for record in results)
 
 
 @pytest.mark.parametrize(
