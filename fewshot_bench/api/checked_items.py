@@ -1,4 +1,4 @@
-"""Checks what `card()`, `items()` and `read()` of a data set return.
+"""Checks what `card()`, `items()`, `read()` and `stamp()` of a data set return.
 
 `CheckedItems` is the entry point; the content of well-formed pools is checked by
 `runner.preflight.check_items`.
@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from fewshot_bench.api.dataset import DatasetCard
+from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.dataset import DatasetCard, Stamp
 from fewshot_bench.api.items import Item, ItemList
-from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.errors import FsbenchError, PluginError
 
 # Methods that a data set may lack; the harness asks whether it has them.
-_OPTIONAL = ("stamp", "keep_split", "undivided", "look_again", "recipe", "unnamed")
+_OPTIONAL = ("keep_split", "undivided", "look_again", "recipe", "unnamed")
 _POOLS = "a mapping of train, val and test to sequences of Item"
 
 
@@ -32,6 +34,9 @@ class CheckedItems:
         self._name = name
         self._blame = blame
         self._checked: list[object] = []
+        self._plain: Mapping[str, Sequence[Item]] = {}
+        if hasattr(inner, "stamp"):
+            self.stamp = self._checked_stamp
         for name in _OPTIONAL:
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
@@ -53,7 +58,7 @@ class CheckedItems:
         return card
 
     def items(self) -> Mapping[str, Sequence[Item]]:
-        """The pools of the data set; the same objects are checked once."""
+        """The pools of the data set, with labels of type int; the same objects are checked once."""
         pools: Any = self._inner.items()
         found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         known = len(found) == len(self._checked)
@@ -62,12 +67,17 @@ class CheckedItems:
             if problem:
                 raise PluginError(f"{self._blame}: {problem}")
             self._checked = found
-        checked: Mapping[str, Sequence[Item]] = pools
-        return checked
+            self._plain = {role: _with_plain_labels(pool) for role, pool in pools.items()}
+        return dict(self._plain)
 
     def read(self, item: Item) -> bytes:
         """The encoded image."""
-        content: Any = self._inner.read(item)
+        try:
+            content: Any = self._inner.read(item)
+        except SystemExit as error:
+            raise PluginError(
+                f"{self._blame}: read() of '{item.id}': {error_text(error, type(self._inner))}"
+            ) from error
         if isinstance(content, bytes):
             return content
         if isinstance(content, bytearray | memoryview):
@@ -75,6 +85,23 @@ class CheckedItems:
         raise PluginError(
             f"{self._blame}: read() of '{item.id}' returned {_kind(content)}, expected the bytes "
             "of an image file"
+        )
+
+    def _checked_stamp(self, item: Item) -> Stamp | None:
+        """The stamp of an image file; None if it cannot be determined."""
+        try:
+            found: Any = self._inner.stamp(item)
+        except FsbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{self._blame}: stamp() of '{item.id}': {error_text(error, type(self._inner))}"
+            ) from error
+        if found is None or isinstance(found, Stamp):
+            return found
+        raise PluginError(
+            f"{self._blame}: stamp() of '{item.id}' returned {found!r:.80}, expected a Stamp or "
+            "None (file_stamp(path) gives that of a file)"
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -123,6 +150,14 @@ def _item_problem(item: Any) -> str:
     if not isinstance(item.classname, str):
         return f"holds item '{item.id:.80}' with the class name {item.classname!r:.80}, not text"
     return ""
+
+
+def _with_plain_labels(items: Sequence[Item]) -> Sequence[Item]:
+    """The same items; labels such as NumPy's, which JSON cannot hold, become int."""
+    labels = [run.label for run in items.runs] if isinstance(items, ItemList) else None
+    if all(type(label) is int for label in labels or (item.label for item in items)):
+        return items
+    return tuple(dataclasses.replace(item, label=int(item.label)) for item in items)
 
 
 def _is_label(label: object) -> bool:

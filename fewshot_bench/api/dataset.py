@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fewshot_bench.api.items import Item
-from fewshot_bench.utils.errors import keys, texts
+from fewshot_bench.utils.errors import ContractError, keys, texts, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +126,25 @@ class DatasetCard:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """ContractError for one string instead of several, a template without {}, unknown pools."""
+        """ContractError for a field of another type, a template without {}, unknown pools."""
+        for name in ("name", "title", "license", "revision", "folder"):
+            if not isinstance(getattr(self, name), str):
+                raise ContractError(f"DatasetCard.{name} is {getattr(self, name)!r}, expected text")
+        if not isinstance(self.mirrored, bool):
+            raise ContractError(
+                f"DatasetCard.mirrored is {self.mirrored!r}, expected True or False"
+            )
         for name in ("classnames", "sources", "notes", "class_ids", "left_out"):
             texts(f"DatasetCard.{name}", getattr(self, name))
         texts("DatasetCard.custom_templates", self.custom_templates, contain="{}")
+        if not self.custom_templates:
+            raise ContractError("DatasetCard.custom_templates is empty, expected a text with {}")
+        whole_number("DatasetCard.expected_classes", self.expected_classes, 0)
         for name in ("counts", "expected_counts"):
-            keys(f"DatasetCard.{name}", getattr(self, name), ROLES)
+            counts = getattr(self, name)
+            keys(f"DatasetCard.{name}", counts, ROLES)
+            for role in counts:
+                whole_number(f"DatasetCard.{name}[{role!r}]", counts[role], 0)
 
     @property
     def identities(self) -> tuple[str, ...]:

@@ -158,8 +158,10 @@ def texts(where: str, values: object, *, contain: str = "") -> None:
 
 
 def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None:
-    """ContractError with the closest name for an unknown key."""
+    """ContractError if `values` is no mapping; with the closest name for an unknown key."""
     names = tuple(known)
+    if not isinstance(values, Mapping):
+        raise ContractError(f"{where} is {values!r:.80}, expected a mapping of {', '.join(names)}")
     for key in values:
         one_of(f"{where}: a name in it", key, names)
 

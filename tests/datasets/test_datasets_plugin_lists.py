@@ -147,6 +147,26 @@ CARDS = {
         "return DatasetCard('mine', 'Pets', self.names, custom_templates=('a cat',))",
         "DatasetCard.custom_templates has 'a cat'",
     ),
+    "no template": (
+        "return DatasetCard('mine', 'Pets', self.names, custom_templates=())",
+        "DatasetCard.custom_templates is empty, expected a text with {}",
+    ),
+    "mirrored": (
+        "return DatasetCard('mine', 'Pets', self.names, mirrored='no')",
+        "DatasetCard.mirrored is 'no', expected True or False",
+    ),
+    "revision": (
+        "return DatasetCard('mine', 'Pets', self.names, revision=2)",
+        "DatasetCard.revision is 2, expected text",
+    ),
+    "counts": (
+        "return DatasetCard('mine', 'Pets', self.names, counts=None)",
+        "DatasetCard.counts is None, expected a mapping of train, val, test",
+    ),
+    "count": (
+        "return DatasetCard('mine', 'Pets', self.names, expected_counts={'test': '6'})",
+        "DatasetCard.expected_counts['test'] is '6', expected a whole number from 0",
+    ),
 }
 
 
@@ -183,6 +203,45 @@ def test_bytes_of_other_types_are_images(install: Any, tmp_path: Path) -> None:
     install("mine", f"{SOURCE}    def read(self, item): return memoryview(super().read(item))\n")
     assert fsbench("run", *QUICK, "-d", "mine", "--store", tmp_path / "store").code == 0
     assert fsbench("data", "verify", "mine").code == 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_of_numpy_are_labels(install: Any, tmp_path: Path, packed: bool) -> None:
+    """They come from tables and array files; JSON between processes cannot hold them."""
+    body = (
+        "    def items(self):\n"
+        "        import numpy as np\n"
+        "        from fewshot_bench.api.sources import ItemList\n"
+        "        pack = ItemList.of if PACKED else tuple\n"
+        "        return {\n"
+        "            role: pack(Item(i.id, np.int64(i.label), i.classname) for i in pool)\n"
+        "            for role, pool in super().items().items()\n"
+        "        }\n"
+    )
+    install("mine", SOURCE + body.replace("PACKED", str(packed)))
+    result = fsbench("run", *QUICK, "-d", "mine,good", "--store", tmp_path / "store")
+    assert result.code == 0, result
+    mine, good = sorted(fewshot_bench.load(tmp_path / "store"), key=lambda r: r.spec.dataset)[::-1]
+    assert mine.metrics["top1"] == good.metrics["top1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("def stamp(self, item): return 5", "stamp() of 'train/0' returned 5, expected a Stamp"),
+        ("def stamp(self, item): return {}['x']", "stamp() of 'train/0': KeyError: 'x', at "),
+        ("def read(self, item): raise SystemExit('bye')", "read() of 'train/0': SystemExit: bye"),
+    ],
+)
+def test_what_fails_for_one_image_is_named_with_its_place(
+    install: Any, tmp_path: Path, body: str, reason: str
+) -> None:
+    install("mine", f"{SOURCE}    {body}\n")
+    result = fsbench("run", *QUICK, "-d", "mine", "--store", tmp_path / "store")
+    assert result.code in (2, 3), result
+    assert len(result.err.splitlines()) == 1
+    assert "data set 'mine' (fsbench-mine:mine" in result.err
+    assert reason in result.err
 
 
 def test_a_family_has_cards_of_its_name(install: Any) -> None:
