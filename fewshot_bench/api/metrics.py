@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.text import plain_text
@@ -259,7 +260,7 @@ class Metric:
                 return function(**given)
         except (Exception, SystemExit) as error:
             raise ContractError(
-                f"metric '{self.name}' failed: {type(error).__name__}: {error}{self.registered}"
+                f"metric '{self.name}' failed: {error_text(error, function)}{self.registered}"
             ) from error
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.utils.errors import PluginError, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
@@ -196,7 +197,7 @@ def call(
                 accepted = found is None or accepts(found)
         except (Exception, SystemExit) as error:
             failure = PluginError(
-                f"{hook} of plug-in {name} failed: {type(error).__name__}: {error}"
+                f"{hook} of plug-in {name} failed: {error_text(error, implementation.function)}"
             )
             failure.__cause__ = error
             failed(name, failure)

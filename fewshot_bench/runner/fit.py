@@ -74,6 +74,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         with observer.watching(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
+        _check_options(cell)
         check_backbone(backbone, fingerprint, f"{spec.method}.fit")
     observer.declared = context.declared
     trained = {"trained": observer.trained, "trained_source": observer.source}
@@ -117,6 +118,17 @@ def _check_classifier(classifier: Any, method: str) -> None:
             raise ContractError(
                 f"{method}.fit returned {type(classifier).__name__} without {part}(); return a "
                 "Classifier"
+            )
+
+
+def _check_options(cell: Cell) -> None:
+    """ContractError if `fit` changed a field: the record would state an unused option."""
+    for name, given in cell.spec.options.items():
+        found = getattr(cell.method, name, given)
+        if found != given:
+            raise ContractError(
+                f"{cell.spec.method}.fit changed {name} from {given!r} to {found!r}, and the "
+                "record states what was given; keep other values in local variables"
             )
 
 

@@ -63,8 +63,10 @@ def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     told = [line for line in done.err.splitlines() if line.startswith("warning: ")]
     assert told == [
-        "warning: run_started of plug-in fsbench-bad:bad failed: LookupError: no start",
-        "warning: run_finished of plug-in fsbench-bad:bad failed: SystemExit: 3",
+        "warning: run_started of plug-in fsbench-bad:bad failed: LookupError: no start, at "
+        f"{tmp_path / 'plugins'}/fsbench_bad.py:7 in run_started",
+        "warning: run_finished of plug-in fsbench-bad:bad failed: SystemExit: 3, at "
+        f"{tmp_path / 'plugins'}/fsbench_bad.py:11 in run_finished",
         "warning: run_warnings of plug-in fsbench-bad:bad gave 'one text', expected a list of "
         "texts",
         "warning: all is well",
@@ -76,8 +78,8 @@ def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
     shown = fsbench("compare", "--store", tmp_path / "store", *few)
     assert shown.code == 0
     assert shown.err.splitlines() == [
-        "warning: table_columns of plug-in fsbench-bad:bad failed: KeyError: 'odd'; its columns "
-        "are left out"
+        "warning: table_columns of plug-in fsbench-bad:bad failed: KeyError: 'odd', at "
+        f"{tmp_path / 'plugins'}/fsbench_bad.py:20 in table_columns; its columns are left out"
     ]
     assert "cells" in shown.out
     assert "bad" not in shown.out

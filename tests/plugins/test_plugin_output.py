@@ -105,7 +105,8 @@ def test_a_tracker_that_ends_its_process_is_named(
     install("bad", hook(f"run_finished(record):\n    {body}"))
     done = fsbench(*RUN, "--store", tmp_path)
     assert done.code == 0, done.err
-    assert done.err.splitlines() == [said]
+    (line,) = done.err.splitlines()
+    assert line.partition(", at ")[0] == said
     assert [record.status for record in Store(tmp_path).records()] == ["done"]
 
 
@@ -152,10 +153,11 @@ def test_run_warnings_that_interrupts_is_named(install: Any, tmp_path: Path) -> 
     install("bad", hook("run_warnings(store):\n    raise KeyboardInterrupt"))
     done = fsbench(*RUN, "--store", tmp_path)
     assert done.code == 0, done.err
-    assert done.err.splitlines() == [
+    (line,) = done.err.splitlines()
+    assert line.partition(", at ")[0] == (
         "warning: run_warnings of plug-in fsbench-bad:bad failed: RuntimeError: it raised "
         "KeyboardInterrupt"
-    ]
+    )
 
 
 def test_an_interrupt_after_the_cells_says_that_they_are_kept(install: Any, tmp_path: Path) -> None:

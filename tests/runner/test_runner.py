@@ -109,6 +109,7 @@ def test_bad_logits_fail_the_cell(
         ("raise", "RuntimeError", "no idea"),
         ("exit", "SystemExit", "3"),
         ("none", "ContractError", "returned NoneType without logits()"),
+        ("options", "ContractError", "bad-fit.fit changed how from 'options' to 'sleep'"),
     ],
 )
 def test_bad_fit_fails_the_cell(
