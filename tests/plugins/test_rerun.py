@@ -106,6 +106,19 @@ def test_another_version_is_told_before_anything_runs(
     assert fsbench("rerun", path, "--anyway").code == 0
 
 
+def test_renamed_options_are_told_before_anything_runs(
+    kept: tuple[Path, Record], tmp_path: Path
+) -> None:
+    _, record = kept
+    options = {"old_name": 1, **record.spec.options}
+    path = changed(tmp_path, record, spec=record.spec.to_dict() | {"options": options})
+    result = fsbench("rerun", path)
+    assert result.code == 2
+    assert "warning: list of hyper-parameters was " in result.err
+    assert "old_name" in result.err
+    assert "nothing was run; use --anyway" in result.err
+
+
 def test_a_failed_cell_fails_the_same_way(methods: Any, tmp_path: Path) -> None:
     record = stored(tmp_path, "bad-fit", "how=raise")
     result = fsbench("rerun", record.spec.key(), "--store", tmp_path)

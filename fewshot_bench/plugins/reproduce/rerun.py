@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,11 @@ class Verdict:
 
 
 def obstacles(record: Record, store: Path | None) -> list[Difference]:
-    """Changes found before anything is trained: in the method version, the data or the weights.
+    """Changes found before anything is trained: of the method, the data or the weights.
 
     store: the folder of the record, if known. UsageError for the record of a kept model.
     """
+    from fewshot_bench.api.method import hyperparameters
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.request import weights_of
     from fewshot_bench.runner.revisions import revision_of
@@ -73,6 +74,9 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
             "then run the same command again"
         ) from error
     pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
+    if is_dataclass(cls):
+        names = (sorted(spec.options), sorted(one.name for one in hyperparameters(cls)))
+        pairs.append(("list of hyper-parameters", ", ".join(names[0]), ", ".join(names[1])))
     revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))
     pairs.append(("revision", spec.revision, revision))
     if spec.target:
