@@ -82,6 +82,8 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
         "shapes", tmp_path / "m", method="tip-adapter", options={"views": 2}, shots=3, **TINY
     )
     assert [row["method"] for row in found.tried] == ["tip-adapter"]
+    assert repr(found).startswith(f"Adapted('{tmp_path / 'm'}': tip-adapter on tiny, accuracy ")
+    assert len(repr(found)) < 300
     config, tensors = read_model(found.folder)
     assert config.options["views"] == 2
     assert config.data["validation"] > 0

@@ -101,6 +101,11 @@ class Adapted:
     tried: tuple[Mapping[str, str], ...]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        mean = self.config.accuracy.get("mean")
+        stated = "" if mean is None else f", accuracy {100 * mean:.1f} % on held-out images"
+        return f"Adapted('{self.folder}': {self.config.method} on {self.config.backbone}{stated})"
+
     def model(self, device: str = AUTO, method: type | None = None) -> Model:
         """Load the model from its folder; device, method: as in `load_model`."""
         from fewshot_bench.analysis.model import load_model
