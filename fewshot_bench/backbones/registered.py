@@ -20,6 +20,8 @@ from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 
+# Largest difference of two features, relative to the largest feature, that is taken for rounding.
+ROUNDING = 0.01
 # A label space of two classes, on which the features of texts are checked.
 _PAIR = Vocabulary(("cat", "dog"), ("a photo of a {}.",))
 
@@ -95,6 +97,39 @@ def _problems(name: str, loaded: Any, device: torch.device) -> Iterator[str]:
     lengths = features.norm(dim=-1)
     if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
         yield f"class_features() returned rows of length {lengths.tolist()}, expected 1"
+    yield from _unsteady(loaded)
+
+
+def _unsteady(loaded: Any) -> Iterator[str]:
+    """Features that change from call to call, or depend on what else is encoded with them."""
+    before, shape = loaded.fingerprint(), (4, 3, *loaded.image_size)
+    noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+    pixels = loaded.normalize(noise.to(loaded.device, torch.uint8))
+    whole = loaded.encode_image(pixels)
+    if not _alike(loaded.encode_image(pixels), whole):
+        yield "encode_image() returned other features for the same pixels in a second call"
+    if not _alike(loaded.encode_image(pixels[:2]), whole[:2]):
+        yield (
+            "encode_image() returned other features for two images of a batch of four than for the "
+            "two alone, expected each from its image; call .eval() on its modules"
+        )
+    texts = ["a red bird", "a green cat", "a red bird"]
+    rows = loaded.encode_text(texts)
+    alone = torch.cat([loaded.encode_text([text]) for text in texts])
+    if not _alike(rows, alone):
+        yield "encode_text() returned other features for texts together than alone, in this order"
+    if loaded.fingerprint() != before:
+        yield (
+            "its encoders change it: fingerprint() differs after they were called; call .eval() "
+            "on its modules, and cover only what stays as it is"
+        )
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """True if features are equal up to the rounding of 16-bit encoders."""
+    if found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= ROUNDING * expected.abs().max())
 
 
 def _wrong_facts(loaded: Any) -> Iterator[str]:

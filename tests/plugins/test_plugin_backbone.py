@@ -65,6 +65,27 @@ WRONG = {
     ),
     "no identity": ("hashlib.sha256(b", "1 / 0 and (b", r"identity\(\) failed: ZeroDivisionError"),
     "odd identity": ("lambda: hash", "lambda: 3 or hash", r"identity\(\) returned 3, expected a"),
+    "noisy": (
+        "dim=(2, 3)))",
+        "dim=(2, 3)) + torch.rand(1))",
+        r"encode_image\(\) returned other features for the same pixels in a second call",
+    ),
+    "batch": (
+        "return self.module(pixels.mean(dim=(2, 3)))",
+        "return (lambda rows: rows - rows.mean(0))(pixels.mean(dim=(2, 3)))",
+        r"for two images of a batch of four than for the two alone",
+    ),
+    "sorted": (
+        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n",
+        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n"
+        "        prompts = sorted(prompts)\n",
+        r"encode_text\(\) returned other features for texts together than alone",
+    ),
+    "changes itself": (
+        "return self.module(pixels.mean(dim=(2, 3)))",
+        "self.module.weight += 1e-6\n        return self.module(pixels.mean(dim=(2, 3)))",
+        r"its encoders change it: fingerprint\(\) differs",
+    ),
     "unstable": (
         ".tobytes()).hexdigest()",
         ".tobytes()).hexdigest() + __import__('uuid').uuid4().hex",
