@@ -34,6 +34,8 @@ ABOUT = (
     *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
     *("unprojected_views", "imports"),
 )
+# Of these, texts that say why something cannot be.
+REASONS = ("tied_to_classes", "cannot_be_kept")
 ARGUMENTS = ("task", "backbone", "ctx")
 # The checks of the kit that these rules belong to.
 STATIC = (
@@ -180,7 +182,7 @@ def _stray_attributes(method: type) -> set[str]:
 def name_problems(method: type, registered: str = "") -> Iterator[str]:
     """`name` is a ClassVar[str] in lower case, as it is written on the command line.
 
-    `version`, if there is one, is a ClassVar[str] too.
+    `version`, if there is one, is a ClassVar[str] too; reasons why something cannot be are texts.
     """
     kind, name = method.__name__, getattr(method, "name", None)
     if name is None:
@@ -201,6 +203,11 @@ def name_problems(method: type, registered: str = "") -> Iterator[str]:
             f"{kind}.version is {version!r}, expected a text of letters, digits, '.', '_', '+' and "
             "'-', such as '2'"
         )
+    for about in REASONS:
+        reason = getattr(method, about, "")
+        # A property is read from an instance.
+        if not isinstance(reason, str) and not hasattr(type(reason), "__get__"):
+            yield f"{kind}.{about} is {reason!r}, expected the reason as a text, which tables show"
     fields = getattr(method, "__dataclass_fields__", {})
     for about in ABOUT[:2]:
         if about in fields and not _is_class_variable(method, about):

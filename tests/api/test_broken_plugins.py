@@ -57,6 +57,11 @@ WRONG = {
     "version of signs": (FROZEN + "    version: ClassVar[str] = 'a|b@c,[d]'\n", "[d]', expected a"),
     "version of lines": (FROZEN + "    version: ClassVar[str] = '1\\n'\n", "'1\\n', expected a"),
     "version is no text": (FROZEN + "    version: ClassVar[int] = 2\n", "version is 2, expected a"),
+    "no reason": (FROZEN + "    tied_to_classes: ClassVar[bool] = True\n", "is True, expected the"),
+    "none to keep": (
+        FROZEN + "    cannot_be_kept: ClassVar[int] = 1\n",
+        "is 1, expected the reason",
+    ),
     "name is a field": (FROZEN.replace("ClassVar[str]", "str"), "annotated as a field"),
     "no fit": (FROZEN.replace("(Base)", ""), "Mine has no fit"),
     "fit takes less": (FROZEN + "    def fit(self, task): ...\n", "write def fit(self, task,"),
