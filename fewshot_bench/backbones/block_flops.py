@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.profiling.cost import count, count_backward, is_counting
+from fewshot_bench.utils.tracing import is_exporting
 
 Parts = Mapping[str, Tensor]
 
@@ -101,7 +101,7 @@ def counted(branch: Callable[[], Tensor | None]) -> Tensor | None:
 
     The gradients of a product, for its input and its matrix, are two further products.
     """
-    if not is_counting() or torch.compiler.is_exporting():
+    if not is_counting() or is_exporting():
         return branch()
     products = _Products()
     try:

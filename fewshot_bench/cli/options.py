@@ -28,10 +28,15 @@ from fewshot_bench.utils.text import SIZES, option_name, read_size, split_names
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    _ParamType = click.ParamType[Any]
+else:
+    # Only click 8.4 and later can be given the type of the value.
+    _ParamType = click.ParamType
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Names(click.ParamType[Any]):
+class Names(_ParamType):
     """A comma-separated list of names, parsed by `split_names`."""
 
     name = "names"
@@ -46,7 +51,7 @@ class Names(click.ParamType[Any]):
         return names
 
 
-class Numbers(click.ParamType[Any]):
+class Numbers(_ParamType):
     """A comma-separated list of whole numbers, ranges and optional words: `1,2,4`, `1-3`."""
 
     name = "numbers"
@@ -104,7 +109,7 @@ def list_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*names, cls=ListOption, **settings)
 
 
-class MetricName(click.ParamType[Any]):
+class MetricName(_ParamType):
     """The name of a metric, built-in or of a plug-in, or one of `words`."""
 
     name = "metric"
@@ -152,7 +157,7 @@ class MetricName(click.ParamType[Any]):
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
-class Number(click.ParamType[Any]):
+class Number(_ParamType):
     """A whole number with the same digit limit as `Numbers`; the request checks its minimum."""
 
     name = "integer"
@@ -188,7 +193,7 @@ class Seconds(Finite):
     unit = " of seconds"
 
 
-class Size(click.ParamType[Any]):
+class Size(_ParamType):
     """A size in bytes, parsed by `read_size`."""
 
     name = "size"

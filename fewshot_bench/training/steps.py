@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.utils.tracing import is_exporting
+
 T = TypeVar("T")
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -33,7 +35,7 @@ def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
 
     An exported program accepts any number of rows, so it cannot contain a loop over blocks.
     """
-    return (rows,) if torch.compiler.is_exporting() else torch.split(rows, size)
+    return (rows,) if is_exporting() else torch.split(rows, size)
 
 
 def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:

@@ -352,3 +352,13 @@ def test_an_earlier_program_is_replaced(model: Path, tmp_path: Path) -> None:
 def test_a_program_on_cuda(model: Path, kind: str, tmp_path: Path) -> None:
     done = fsbench("export", model, "--format", kind, "-O", tmp_path / "out", "--device", "cuda")
     assert done.code == 0, done.err
+
+
+def test_an_old_torch_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewshot_bench.plugins.models.export_formats.version", lambda _: "2.8.1+x")
+    done = fsbench("export", model, "--format", "torch", "-O", tmp_path / "program")
+    assert done.code == 2
+    assert done.err.startswith("error: export needs torch 2.9 or newer, and 2.8.1+x is installed")
+    assert not (tmp_path / "program").exists()

@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.utils.errors import require
+from fewshot_bench.utils.errors import UsageError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Ask = Callable[["np.ndarray[Any, Any]"], "Tensor"]
 """uint8 pixels (n, 3, h, w) to float32 logits (n, classes) on the CPU."""
 PIXELS, LOGITS = "pixels", "logits"
+TORCH = (2, 9)
+"""The lowest version of torch with which the programs of all methods can be written."""
 INLINE_BYTES = 1800 * 2**20
 """Larger weights go to a second file, since an ONNX file is limited to 2 GiB."""
 
@@ -48,7 +51,14 @@ class Format:
         return (self.file, *self.more)
 
     def require(self) -> None:
-        """Raise UsageError if a package is missing."""
+        """Raise UsageError if a package is missing, or torch is too old."""
+        found = version("torch")
+        if tuple(map(int, found.split(".")[:2])) < TORCH:
+            needed = ".".join(map(str, TORCH))
+            raise UsageError(
+                f"export needs torch {needed} or newer, and {found} is installed: "
+                f"pip install 'torch>={needed}' (torchvision of the same date)"
+            )
         for name in self.packages:
             require(name, "export", "--format onnx", "take --format torch")
 
