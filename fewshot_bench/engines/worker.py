@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -148,26 +148,27 @@ def _compute(
     # Loading the backbone is not billed.
     answers.send("started")
     trusted = _hook("run_started", todo[0], examiner, answers, spec=todo[0])
-    outcomes = run_group(todo, session, answers.progress, request["parts"])
-    for number, outcome in enumerate(outcomes, 1):
-        record, trusted = outcome.record, trusted and not outcome.tainted
-        following = todo[number] if number < len(todo) else None
-        if record.transient:
-            # The engine decides whether to store it, and calls the hook.
-            answers.send("failed", record=record.to_dict())
-        else:
-            answers.send("finished", key=record.spec.key())
-            # Hooks get the stored record: the one computed here has no metrics.
-            stored = store.get(record.spec.key()) or record
-            trusted &= _hook("run_finished", following, examiner, answers, record=stored)
-        if following is None:
-            break
-        if not trusted:
-            answers.send("retired")
-            break
-        # Sent after the hook, so that its time does not count for the next cell.
-        answers.send("started")
-        trusted &= _hook("run_started", following, examiner, answers, spec=following)
+    # Closed here, as the next request must not find the views of this one open.
+    with closing(run_group(todo, session, answers.progress, request["parts"])) as outcomes:
+        for number, outcome in enumerate(outcomes, 1):
+            record, trusted = outcome.record, trusted and not outcome.tainted
+            following = todo[number] if number < len(todo) else None
+            if record.transient:
+                # The engine decides whether to store it, and calls the hook.
+                answers.send("failed", record=record.to_dict())
+            else:
+                answers.send("finished", key=record.spec.key())
+                # Hooks get the stored record: the one computed here has no metrics.
+                stored = store.get(record.spec.key()) or record
+                trusted &= _hook("run_finished", following, examiner, answers, record=stored)
+            if following is None:
+                break
+            if not trusted:
+                answers.send("retired")
+                break
+            # Sent after the hook, so that its time does not count for the next cell.
+            answers.send("started")
+            trusted &= _hook("run_started", following, examiner, answers, spec=following)
     return trusted
 
 

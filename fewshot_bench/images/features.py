@@ -170,6 +170,8 @@ _OPEN: ContextVar[Meter | None] = ContextVar("_OPEN", default=None)
 _TOKENS = itertools.count(1)
 _BACKINGS: dict[int, _Backing] = {}
 _BATCHES: dict[int, Iterator[Any]] = {}
+# The tokens of every open scope, the newest last.
+_SCOPES: list[set[int]] = []
 
 
 def _backing(view: ImageView) -> _Backing:
@@ -179,14 +181,24 @@ def _backing(view: ImageView) -> _Backing:
 @contextmanager
 def open_views() -> Iterator[None]:
     """Views made inside work only inside; on exit, their backings are dropped."""
-    views, batches = set(_BACKINGS), set(_BATCHES)
+    mine: set[int] = set()
+    _SCOPES.append(mine)
     try:
         yield
     finally:
-        for token in set(_BACKINGS) - views:
-            del _BACKINGS[token]
-        for token in set(_BATCHES) - batches:
+        # The scope of a generator that nobody closes ends when it is collected: within a later one.
+        _SCOPES[:] = [scope for scope in _SCOPES if scope is not mine]
+        for token in mine:
+            _BACKINGS.pop(token, None)
             _BATCHES.pop(token, None)
+
+
+def _new_token() -> int:
+    """A token of the innermost scope."""
+    token = next(_TOKENS)
+    if _SCOPES:
+        _SCOPES[-1].add(token)
+    return token
 
 
 class _Batches:
@@ -195,7 +207,7 @@ class _Batches:
     __slots__ = ("_token",)
 
     def __init__(self, batches: Iterator[Any]) -> None:
-        self._token = next(_TOKENS)
+        self._token = _new_token()
         _BATCHES[self._token] = batches
 
     def __iter__(self) -> _Batches:
@@ -390,7 +402,7 @@ def image_view(
     batch: actual batch size for a requested one; the same by default. seed: for the images' own
     augmented views.
     """
-    token = next(_TOKENS)
+    token = _new_token()
     listed = order if order is not None else list(range(len(source)))
     _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch, seed)
     return ShotsView(token) if labeled else ImageView(token)

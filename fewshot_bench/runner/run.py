@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ from fewshot_bench.utils.processes import is_at_limit
 
 def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
     """Compute one cell. A failure of the method or its data becomes a failed record."""
-    return next(run_group([spec], session, progress))
+    with closing(run_group([spec], session, progress)) as outcomes:
+        return next(outcomes)
 
 
 def run_group(
@@ -51,7 +53,7 @@ def run_group(
     session: Session,
     progress: Progress | None = None,
     parts: int = 1,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Fit once for cells that share a fit (`RunSpec.fit_key`), and yield each cell's outcome.
 
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
