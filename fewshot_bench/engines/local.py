@@ -286,15 +286,20 @@ class LocalEngine(Engine):
             elif left:
                 self._elsewhere.append(left)
 
+    @property
+    def _is_busy(self) -> bool:
+        """True while cells wait for a worker of this run, or one computes them."""
+        return bool(self._waiting) or any(worker.cells for worker in self._workers)
+
     def _waited_too_long(self) -> bool:
         """True after waiting only for other runs for longer than `linger`."""
-        if self._waiting or any(worker.cells for worker in self._workers):
+        if self._is_busy:
             self._idle_since = time.monotonic()
         return self.linger is not None and time.monotonic() - self._idle_since > self.linger
 
     def _say_what_is_awaited(self) -> None:
         """Name the runs whose cells alone are left, once."""
-        if self._awaited or self._waiting or any(worker.cells for worker in self._workers):
+        if self._awaited or self._is_busy:
             return
         holders = [self.leases.holder(group[0].fit_key()) for group in self._elsewhere]
         others = {str(holder) for holder in holders if holder is not None}

@@ -138,18 +138,22 @@ class Leases:
     def is_free(self, key: str) -> bool:
         """True if no live process holds `key`; False if the folder cannot be read."""
         try:
-            found = self._generations(key).values()
+            return self._living(key) is None
         except OSError:
             return False
-        return not any(self._lives(path, self._read(path)) for path in found)
 
     def holder(self, key: str) -> Holder | None:
-        """The holder of `key` in a live process; None without one."""
+        """The holder of `key` in a live process; None without one, or if it cannot be read."""
         with suppress(OSError):
-            for path in self._generations(key).values():
-                holder = self._read(path)
-                if self._lives(path, holder):
-                    return holder
+            return self._living(key)
+        return None
+
+    def _living(self, key: str) -> Holder | None:
+        """The holder of `key` in a live process; OSError if the folder cannot be read."""
+        for path in self._generations(key).values():
+            holder = self._read(path)
+            if self._lives(path, holder):
+                return holder
         return None
 
     def release(self, key: str) -> None:
