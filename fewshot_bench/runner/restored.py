@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, restore
@@ -32,8 +34,8 @@ COMPARED = 16
 TOLERANCE = 0.01
 
 
-def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> None:
-    """ContractError if the tensors of a fit restore no classifier that answers as the fitted one.
+def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Mapping[str, Tensor]:
+    """The tensors of a fit; ContractError if what they restore answers otherwise than the fit.
 
     The classifier is restored as in another process: by a new instance of the method.
     NotApplicableError if the method states that it cannot be kept.
@@ -46,7 +48,8 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> No
         stack.enter_context(guarded(f"{spec.method}.restore", incidents, session.mark_tainted))
         stack.enter_context(torch.no_grad())
         try:
-            again = _restored(fitted)
+            tensors = fitted.classifier.tensors()
+            again = _restored(fitted, tensors)
             expected = _answers(copy.copy(fitted.classifier), fitted, session)
             found = _answers(again, fitted, session)
         except FsbenchError:
@@ -62,14 +65,15 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> No
             f"where the largest is {scale:.3g}; keep all that logits uses in tensors(), and mend "
             f"restore (fsbench check {spec.method})"
         )
+    return tensors
 
 
-def _restored(fitted: Fitted) -> Classifier:
+def _restored(fitted: Fitted, tensors: Mapping[str, Tensor]) -> Classifier:
     spec, space = fitted.cell.spec, fitted.cell.lists.fitted
     method = type(fitted.cell.method)(**spec.options)
     return restore(
         method,
-        fitted.classifier.tensors(),
+        tensors,
         Vocabulary(space.classnames, space.templates),
         fitted.backbone,
         class_named(name_of_class(fitted.classifier), method),

@@ -202,8 +202,7 @@ def keep(
         if reason := reason_not_to_keep(cell.method):
             raise FsbenchError(reason)
         config = _config(fitted, cell, session)
-        check_restored(fitted, session, incidents)
-        tensors = fitted.classifier.tensors()
+        tensors = check_restored(fitted, session, incidents)
         digest = write_model(folder, config, tensors, _card(cell, config))
         return {STATED: facts_of(folder, digest)}
     except (FsbenchError, OSError) as error:
