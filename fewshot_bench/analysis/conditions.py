@@ -9,15 +9,21 @@ from typing import Any
 
 from fewshot_bench.analysis.record_columns import (
     Facts,
+    Joint,
     Place,
     RecordColumns,
     Rule,
     Shared,
-    distinct,
 )
 from fewshot_bench.analysis.table.axes import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import images, split_digest, test_images
+from fewshot_bench.api.image_facts import (
+    Overlap,
+    images,
+    shared_images,
+    split_digest,
+    test_images,
+)
 from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
@@ -52,31 +58,31 @@ def condition(spec: RunSpec, name: str) -> str:
     return CONDITIONS[name].text(getattr(spec, name))
 
 
-def values_of(records: Iterable[Record]) -> dict[str, set[str]]:
-    """The values of each condition in records, as text."""
-    take = attrgetter(*CONDITIONS)
-    columns = zip(*{take(record.spec) for record in records}, strict=True)
-    found = zip(CONDITIONS.values(), columns, strict=False)
-    return {about.name: set(map(about.text, set(values))) for about, values in found}
+def values_of(columns: RecordColumns) -> dict[str, set[str]]:
+    """The values of each condition, as text. columns: `columns_of` records."""
+    columns.load(CONDITIONS)
+    found = {name: columns[name].values for name in CONDITIONS}
+    return {name: set(map(CONDITIONS[name].text, values)) for name, values in found.items()}
 
 
 def own_data(spec: RunSpec) -> str:
     """A short digest of the user's own data and the images skipped in the data set, or `none`."""
-    if not spec.data:
-        return "none"
-    skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
+    return own_data_text(spec.data, spec.dataset)
+
+
+def own_data_text(data: Mapping[str, Any], dataset: str) -> str:
+    """As `own_data`, from the options of own data and the name of the data set."""
+    skipped = data.get(SKIPPED, {}).get(dataset)
     # Images skipped in a target already change its revision.
-    data = without_skipped(spec.data)
-    data |= {SKIPPED: skipped} if skipped else {}
-    return data_digest(data) if data else "none"
+    own = without_skipped(data)
+    own |= {SKIPPED: skipped} if skipped else {}
+    return data_digest(own) if own else "none"
 
 
-def data_text(spec: RunSpec) -> str:
-    """The digest of own data without skipped images, or `none`."""
-    if not spec.data:
-        return "none"
-    data = without_skipped(spec.data)
-    return data_digest(data) if data else "none"
+def data_text(data: Mapping[str, Any]) -> str:
+    """The digest of the options of own data without skipped images, or `none`."""
+    own = without_skipped(data)
+    return data_digest(own) if own else "none"
 
 
 def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,14 +109,15 @@ def refuse_mixed(
     filtered: whether the command has all filters of `fsbench compare`. columns: `columns_of` the
     records, if already built.
     """
-    for name, values in values_of(records).items():
+    columns = columns or columns_of(records)
+    for name, values in values_of(columns).items():
         if len(values) > 1:
             counts = Counter(condition(record.spec, name) for record in records)
             advice = (
                 f"choose one with {option_name(name)} {counts.most_common(1)[0][0] or repr('')}"
             )
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
-    for scope, name, counts in _local_conflicts(columns or columns_of(records)):
+    for scope, name, counts in _local_conflicts(columns):
         if name == "options" and not filtered:
             # A sweep varies the options.
             continue
@@ -172,9 +179,9 @@ def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_see
 
 # Columns that are not fields of `RunSpec`.
 FACTS: Facts = {
-    "row": lambda record: _row_name(record),
-    "own data": lambda record: own_data(record.spec),
-    "data text": lambda record: data_text(record.spec),
+    "row": Joint(("method", "method_version", "overrides"), lambda *parts: _row_name(*parts)),
+    "own data": Joint(("data", "dataset"), own_data_text),
+    "data text": Shared("data", data_text),
     "options text": Shared("options", canonical_json),
     "split facts": attrgetter("split"),
     "split": Shared("split facts", split_digest),
@@ -187,6 +194,7 @@ FACTS: Facts = {
     "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
     "status": attrgetter("status"),
+    "shared images": Shared("split facts", shared_images),
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
@@ -198,6 +206,7 @@ ONE_SPLIT = ("evaluated", "split")
 ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")
 # Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
+_OPTIONS = Rule("options", ("row",), "options text")
 # Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     (Rule(OWN_DATA, ("dataset",), "data text"), "'{}'".format),
@@ -210,7 +219,7 @@ _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     (Rule("test images", ("evaluated",), "test images start", ("test images",)), "'{}'".format),
     (Rule("code", ("method", "method_version"), "code", ("done",)), "'{}@{}'".format),
     (Rule("model", _MODEL, "model", ("kept model",)), _model_text),
-    (Rule("options", ("row",), "options text"), "'{}'".format),
+    (_OPTIONS, "'{}'".format),
 )
 # Facts that distinguish rows if they differ, in the order of their parts of a label.
 _LABELED = (
@@ -229,6 +238,13 @@ _LABELED = (
     Rule("images", ONE_SPLIT, "images", ("images", "split")),
     Rule("test images", ONE_TEST_SET, "test images", ("test images",)),
 )
+
+
+def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:
+    """The number of records with each overlap of images. columns: `columns_of` the records."""
+    rows = columns.rows(("evaluated", "shared images"))
+    places = ((rows.values[place], count) for place, count in Counter(rows.codes).items())
+    return Counter({Overlap(evaluated, *pair): n for (evaluated, pair), n in places if pair})
 
 
 def columns_of(records: Sequence[Record]) -> RecordColumns:
@@ -257,30 +273,32 @@ def assign_rows(
     columns = columns or columns_of(records)
     differing = {
         name: starts(values) if CONDITIONS[name].prefix else {value: value for value in values}
-        for name, values in values_of(records).items()
+        for name, values in values_of(columns).items()
         if len(values) > 1
     }
     labels = _local_labels(columns)
-    names = _method_names(records)
-    own: dict[str, str] = {}
+    names = _method_names(columns)
     rows: dict[str, tuple[Row, list[Record]]] = {}
-    for record, key in zip(records, columns["row"], strict=True):
-        spec = record.spec
-        if key not in own:
-            own[key] = method_label(names[spec.method, spec.method_version], spec.overrides)
-        parts = [f"{name}={shown[condition(spec, name)]}" for name, shown in differing.items()]
-        label = " ".join([own[key], *parts, *labels.get(id(record), ())])
-        if label not in rows:
-            rows[label] = Row(label, spec), []
-        rows[label][1].append(record)
+    members: dict[Hashable, list[Record]] = {}
+    alike = columns.rows(("row", *differing))
+    for record, place in zip(records, alike.codes, strict=True):
+        own = labels.get(id(record), ())
+        key = (place, *own)
+        if key not in members:
+            spec = record.spec
+            name = method_label(names[spec.method, spec.method_version], spec.overrides)
+            parts = [f"{name}={shown[condition(spec, name)]}" for name, shown in differing.items()]
+            label = " ".join([name, *parts, *own])
+            members[key] = rows.setdefault(label, (Row(label, spec), []))[1]
+        members[key].append(record)
     return rows
 
 
-def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+def _method_names(columns: RecordColumns) -> dict[tuple[str, str], str]:
     """Names by (method, version): `clip-lora`, or `clip-lora@1` if several versions occur."""
     versions: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records:
-        versions[record.spec.method].add(record.spec.method_version)
+    for method, version in columns.rows(("method", "method_version")).values:
+        versions[method].add(version)
     short = short_names(versions)
     return {
         (method, version): f"{short[method]}@{version}" if len(found) > 1 else short[method]
@@ -289,10 +307,9 @@ def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     }
 
 
-def _row_name(record: Record) -> str:
+def _row_name(method: str, version: str, overrides: Mapping[str, Any]) -> str:
     """Method, version and overrides, which identify a row."""
-    spec = record.spec
-    return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
+    return method_label(f"{method}@{version}", overrides)
 
 
 def starts(values: Iterable[str]) -> dict[str, str]:
@@ -313,8 +330,8 @@ def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
         shown = starts(value for _, value in found)
         for record, value in found:
             labels[id(record)].append(f"{rule.name}={shown[value]}")
-    by_row: defaultdict[Hashable, list[Record]] = defaultdict(list)
-    for record, row in zip(columns.records, columns["row"], strict=True):
+    by_row: defaultdict[Place, list[Record]] = defaultdict(list)
+    for record, row, _ in _OPTIONS.conflicts(columns):
         by_row[row].append(record)
     for group in by_row.values():
         for record, part in _differing_options(group):
@@ -324,9 +341,6 @@ def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
 
 def _differing_options(group: Sequence[Record]) -> Iterator[tuple[Record, list[str]]]:
     """Parts of labels for the records of one row that have several sets of options."""
-    shared = distinct(record.spec.options for record in group)
-    if len(set(map(canonical_json, shared))) == 1:
-        return
     values = [
         {name: canonical_json(value) for name, value in record.spec.options.items()}
         for record in group

@@ -184,7 +184,7 @@ def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
 
 def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
     if name == "own_data":
-        said = data_text(spec)
+        said = data_text(spec.data)
         return (own_data(spec), *([said] if said != "none" else []))
     if name == "revision":
         return (spec.revision, *([spec.target_revision] if spec.target else []))

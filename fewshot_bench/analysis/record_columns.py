@@ -1,4 +1,4 @@
-"""Columnar view of many records, in which equality checks compare tuples.
+"""Columnar view of many records, in which equality checks compare the places of values.
 
 `RecordColumns` is the entry; a `Rule` is a fact that must have a single value in each place. Every
 column is computed once and follows the order of the records.
@@ -6,9 +6,9 @@ column is computed once and follows the order of the records.
 
 from __future__ import annotations
 
-import itertools
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -19,46 +19,93 @@ Take = Callable[[Record], Any]
 Place = tuple[Hashable, ...]
 
 
-def distinct(values: Iterable[Any]) -> Collection[Any]:
-    """Deduplicate by identity, which is cheap: records of a store share equal objects."""
-    return {id(value): value for value in values}.values()
+class Coded(Sequence[Any]):
+    """A column as its distinct values, and for each row the place of its value among them.
 
+    Most facts have few values among many records: what is computed of a column, or compared, is
+    computed of its values. Equal values of one type are one; dictionaries and lists are compared by
+    identity, since records of a store share equal objects.
+    """
 
-class Constant(Sequence[Any]):
-    """A column with one value. Most facts have one everywhere, and lists would fill the memory."""
+    __slots__ = ("codes", "values")
 
-    __slots__ = ("_count", "_value")
+    def __init__(self, codes: Sequence[int], values: Sequence[Any]) -> None:
+        self.codes = codes
+        self.values = values
 
-    def __init__(self, value: Any, count: int) -> None:
-        self._value, self._count = value, count
+    @classmethod
+    def of(cls, column: Iterable[Any]) -> Coded:
+        """The column with these values, one per row."""
+        rows = column if isinstance(column, list | tuple) else list(column)
+        ids = list(map(id, rows))
+        objects = dict(zip(ids, rows, strict=True))
+        places, values = _placed(objects.values())
+        place = dict(zip(objects, places, strict=True))
+        return cls(_packed(map(place.__getitem__, ids), len(values)), values)
+
+    def mapped(self, fact: Callable[[Any], Any]) -> Coded:
+        """The column of a fact of the values."""
+        places, values = _placed(map(fact, self.values))
+        if len(values) == len(self.values):
+            return Coded(self.codes, values)
+        return Coded(_packed(map(places.__getitem__, self.codes), len(values)), values)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.codes)
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.repeat(self._value, self._count)
+        return map(self.values.__getitem__, self.codes)
 
     def __getitem__(self, index: Any) -> Any:
-        chosen = range(self._count)[index]
-        return [self._value] * len(chosen) if isinstance(chosen, range) else self._value
+        found = self.codes[index]
+        if isinstance(index, slice):
+            return list(map(self.values.__getitem__, found))
+        return self.values[found]
 
 
-def _compact(values: Sequence[Any]) -> Sequence[Any]:
-    """The column, as a `Constant` if all of its values are one object."""
-    if isinstance(values, Constant) or not values or values[0] is not values[-1]:
-        return values
-    return Constant(values[0], len(values)) if len(set(map(id, values))) == 1 else values
+def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
+    """The place of each value among the distinct ones, and these."""
+    places: dict[Hashable, int] = {}
+    found: list[Any] = []
+    order = []
+    for value in values:
+        # `found` keeps every object alive, so no two of them share an id.
+        key = id(value) if isinstance(value, dict | list) else (type(value), value)
+        place = places.setdefault(key, len(found))
+        if place == len(found):
+            found.append(value)
+        order.append(place)
+    return order, found
+
+
+def _packed(codes: Iterable[int], count: int) -> Sequence[int]:
+    """Numbers below `count` in little memory."""
+    return bytes(codes) if count <= 256 else array("I", codes)
+
+
+def _joined(columns: Sequence[Coded], rows: int) -> Coded:
+    """The column of the tuples of these columns' values."""
+    varying = [column for column in columns if len(column.values) > 1]
+    places: dict[tuple[int, ...], int] = {}
+    lines = zip(*(column.codes for column in varying), strict=True) if varying else [()] * rows
+    codes = [places.setdefault(line, len(places)) for line in lines]
+    values = []
+    for line in places:
+        taken = iter(line)
+        at = [next(taken) if len(column.values) > 1 else 0 for column in columns]
+        values.append(tuple(c.values[place] for c, place in zip(columns, at, strict=True)))
+    return Coded(_packed(codes, len(values)), values)
 
 
 class Shared(NamedTuple):
-    """A fact derived from another column, computed once per distinct value object."""
+    """A fact derived from another column, computed once per distinct value."""
 
     column: str
     fact: Callable[[Any], Any]
 
 
 class Joint(NamedTuple):
-    """A fact derived from several columns, row by row."""
+    """A fact derived from several columns, computed once per distinct row of them."""
 
     columns: tuple[str, ...]
     fact: Callable[..., Any]
@@ -86,20 +133,32 @@ class RecordColumns:
     def __init__(self, records: Sequence[Record], facts: Facts) -> None:
         self.records = records
         self._facts = dict(facts)
-        self._known: dict[str, Sequence[Any]] = {}
+        self._known: dict[str, Coded] = {}
+        self._rows: dict[tuple[str, ...], Coded] = {}
+        self._places: dict[int, int] = {}
 
-    def __getitem__(self, name: str) -> Sequence[Any]:
+    def __getitem__(self, name: str) -> Coded:
         if name not in self._known:
-            self._known[name] = _compact(self._column(name))
+            self._known[name] = self._column(name)
         return self._known[name]
+
+    def places(self, records: Iterable[Record]) -> list[int]:
+        """The places of some of the records, the objects themselves."""
+        if not self._places:
+            self._places = {id(record): place for place, record in enumerate(self.records)}
+        return [self._places[id(record)] for record in records]
 
     def add(self, facts: Facts) -> None:
         """Register further facts."""
         self._facts |= facts
 
-    def rows(self, names: Iterable[str]) -> Iterable[Place]:
-        """Values of the named columns, one tuple per record."""
-        return zip(*(self[name] for name in names), strict=True)
+    def rows(self, names: Iterable[str]) -> Coded:
+        """The tuples of the named columns' values as one column."""
+        names = tuple(names)
+        if names not in self._rows:
+            columns = [self[name] for name in names]
+            self._rows[names] = _joined(columns, len(self.records))
+        return self._rows[names]
 
     def load(self, names: Iterable[str]) -> None:
         """Load the source columns of these facts, all entries of one field in a single read."""
@@ -117,7 +176,7 @@ class RecordColumns:
                 lines = lines if len(entries) > 1 else ((value,) for value in lines)
             columns = list(zip(*lines, strict=True)) or [()] * len(entries)
             for entry, column in zip(entries, columns, strict=True):
-                self._known[f"{field}.{entry}" if field else entry] = _compact(column)
+                self._known[f"{field}.{entry}" if field else entry] = Coded.of(column)
 
     def _sources(self, names: Iterable[str]) -> Iterator[str]:
         """Resolve derived facts to the columns that they are ultimately computed from."""
@@ -130,26 +189,18 @@ class RecordColumns:
             elif not isinstance(fact, Stated):
                 yield name
 
-    def _column(self, name: str) -> Sequence[Any]:
+    def _column(self, name: str) -> Coded:
         fact = self._facts.get(name)
         if isinstance(fact, Shared):
-            values = self[fact.column]
-            if isinstance(values, Constant):
-                return Constant(fact.fact(values[0]), len(values))
-            # `values` keeps every object alive, so no two of them share an id.
-            facts = {id(one): fact.fact(one) for one in distinct(values)}
-            return [facts[id(one)] for one in values]
+            return self[fact.column].mapped(fact.fact)
         if isinstance(fact, Joint):
-            columns = [self[column] for column in fact.columns]
-            if all(isinstance(column, Constant) for column in columns):
-                return Constant(fact.fact(*(column[0] for column in columns)), len(self.records))
-            return list(map(fact.fact, *columns))
+            return self.rows(fact.columns).mapped(lambda row: fact.fact(*row))
         if isinstance(fact, Stated):
             field, _, entry = fact.entry.partition(".")
             found = Record.entries(self.records, field, entry, absent=_ABSENT)
-            return [value is not _ABSENT for (value,) in found]
+            return Coded.of([value is not _ABSENT for (value,) in found])
         if fact is not None:
-            return list(map(fact, self.records))
+            return Coded.of(list(map(fact, self.records)))
         self.load((name,))
         return self._known[name]
 
@@ -172,22 +223,20 @@ class Rule:
         """All columns that the rule reads."""
         return (*self.place, self.value, *self.needs)
 
-    def differing(self, columns: RecordColumns) -> set[Place]:
-        """Places that have several values."""
-        # Most facts have one value everywhere; that is found without making rows.
-        values = columns[self.value]
-        if isinstance(values, Constant) or len(set(values)) < 2:
-            return set()
-        width = len(self.place)
-        rows = set(columns.rows(self.columns))
-        pairs = {row[: width + 1] for row in rows if all(row[width + 1 :])}
-        counts = Counter(pair[:width] for pair in pairs)
-        return {place for place, count in counts.items() if count > 1}
-
     def conflicts(self, columns: RecordColumns) -> Iterator[tuple[Record, Place, str]]:
         """The records in places that have several values, with place and value."""
-        differing, width = self.differing(columns), len(self.place)
+        values = columns[self.value]
+        # Most facts have one value everywhere.
+        if len(values.values) < 2:
+            return
+        places, needs = columns.rows(self.place), columns.rows(self.needs)
+        is_needed = list(map(all, needs.values))
+        triples = set(zip(places.codes, values.codes, needs.codes, strict=True))
+        pairs = {(place, value) for place, value, need in triples if is_needed[need]}
+        counts = Counter(place for place, _ in pairs)
+        differing = {place for place, count in counts.items() if count > 1}
         if differing:
-            for record, row in zip(columns.records, columns.rows(self.columns), strict=True):
-                if row[:width] in differing and all(row[width + 1 :]):
-                    yield record, row[:width], str(row[width])
+            rows = zip(columns.records, places.codes, values.codes, needs.codes, strict=True)
+            for record, place, value, need in rows:
+                if place in differing and is_needed[need]:
+                    yield record, places.values[place], str(values.values[value])

@@ -8,12 +8,11 @@ records lack some of these.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
 
 
 def image_facts(
@@ -45,36 +44,45 @@ def test_images(split: Mapping[str, Any]) -> str:
 
 
 class Overlap(NamedTuple):
-    """`shared`: test images of a cell that equal one of its train or validation images by bytes."""
+    """`shared`: test images of a cell that equal one of its train or validation images by bytes.
 
-    spec: RunSpec
+    evaluated: the evaluated data set, as in tables. test: the number of test images.
+    """
+
+    evaluated: str
     shared: int
     test: int
 
 
+def shared_images(split: Mapping[str, Any]) -> tuple[int, int] | None:
+    """`shared` and `test` of an `Overlap`, of a record's split; None if not recorded."""
+    count, test = split.get("overlap"), split.get("test")
+    return (count, test) if isinstance(count, int) and isinstance(test, int) else None
+
+
 def overlaps(records: Iterable[Record]) -> list[Overlap]:
     """The overlaps of the records that hold them."""
-    found = []
-    for record in records:
-        count, test = record.split.get("overlap"), record.split.get("test")
-        if isinstance(count, int) and isinstance(test, int):
-            found.append(Overlap(record.spec, count, test))
-    return found
+    found = ((record.spec.evaluated, shared_images(record.split)) for record in records)
+    return [Overlap(evaluated, *counts) for evaluated, counts in found if counts]
 
 
-def overlap_texts(found: Iterable[Overlap]) -> dict[str, str]:
-    """A sentence per evaluated data set whose test images overlap train or validation images."""
-    by_set: defaultdict[str, list[Overlap]] = defaultdict(list)
-    for one in found:
-        by_set[one.spec.evaluated].append(one)
+def overlap_texts(found: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str, str]:
+    """A sentence per evaluated data set whose test images overlap train or validation images.
+
+    found: the overlap of each cell, or the number of cells with each overlap.
+    """
+    by_set: defaultdict[str, list[tuple[Overlap, int]]] = defaultdict(list)
+    for one, cells in Counter(found).items():
+        by_set[one.evaluated].append((one, cells))
     texts = {}
-    for evaluated, cells in by_set.items():
-        most = max(cells, key=lambda one: one.shared)
-        having = sum(one.shared > 0 for one in cells)
+    for evaluated, counts in by_set.items():
+        most, _ = max(counts, key=lambda pair: pair[0].shared)
+        having = sum(cells for one, cells in counts if one.shared)
         if having:
+            total = sum(cells for _, cells in counts)
             texts[evaluated] = (
                 f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
-                f"train or validation images, byte for byte ({_cells(having, len(cells))})"
+                f"train or validation images, byte for byte ({_cells(having, total)})"
             )
     return texts
 

@@ -51,7 +51,7 @@ class ImageState:
         for cell in cells:
             facts = self._facts.get(split_key(cell))
             if facts is not None:
-                found.append(Overlap(cell, facts["overlap"], facts["test"]))
+                found.append(Overlap(cell.evaluated, facts["overlap"], facts["test"]))
         return found
 
     def _differs(self, record: Record) -> bool:

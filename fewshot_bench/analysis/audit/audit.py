@@ -6,7 +6,7 @@ every cell (CSV and JSON only).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -57,10 +57,9 @@ def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str =
     already computed.
     """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
-    # Computed before the columns exist, so that their memory peaks do not add up.
-    signature = signature or signature_of(ordered)
     columns = RecordColumns(ordered, {**FACTS, **_FACTS})
     columns.load((*READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
+    signature = signature or signature_of(ordered, columns)
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
@@ -85,15 +84,20 @@ def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str
     Cells are grouped by label, validation policy, prompts and protocol; each group is one line.
     """
     found = {
-        name: {str(value) for value in columns[column] if value is not None}
+        name: {str(value) for value in columns[column].values if value is not None}
         for name, column in SHARED.items()
     }
     shared = {name: values.pop() for name, values in found.items() if len(values) == 1}
-    groups: defaultdict[Place, list[Sequence[Any]]] = defaultdict(list)
-    keys = columns.rows(("label", "val", "prompts", "protocol"))
-    for key, values in zip(keys, columns.rows(_LINE_COLUMNS.values()), strict=True):
-        groups[key].append(values)
-    return shared, [_line(key, members) for key, members in sorted(groups.items())]
+    groups = columns.rows(("label", "val", "prompts", "protocol"))
+    lines: dict[Place, dict[str, Counter[Any]]] = {
+        key: {name: Counter() for name in ("cells", *_LINE_COLUMNS)} for key in groups.values
+    }
+    for name, column in {"cells": "everywhere", **_LINE_COLUMNS}.items():
+        known = columns[column]
+        counts = Counter(zip(groups.codes, known.codes, strict=True))
+        for (group, place), count in counts.items():
+            lines[groups.values[group]][name][known.values[place]] += count
+    return shared, [_line(key, values) for key, values in sorted(lines.items())]
 
 
 def _kit_mark(stated: object) -> str:
@@ -111,9 +115,10 @@ _FACTS: Facts = {
     "tried": Shared(f"footprint.{TRIED}", number),
     "labels used": Shared(f"footprint.{LABELS_USED}", number),
     "images billed": Shared(f"footprint.{IMAGES_BILLED}", number),
+    "allowed": Shared("split.val", number),
     "trained": Shared("footprint.trained", number),
     "steps": Shared("footprint.steps", number),
-    "published": published,
+    "published": Shared("split facts", published),
     "incidents": lambda record: bool(record.incidents),
 }
 # Entries of records that the checks and the hazard answers read.
@@ -125,7 +130,7 @@ _CHECKED = (
 _LINE_COLUMNS: Mapping[str, str] = {
     "version": "method_version",
     "kit": "kit",
-    "allowed": "split.val",
+    "allowed": "allowed",
     "used": "labels used",
     "tried": "tried",
     "published": "published",
@@ -137,10 +142,9 @@ _LINE_COLUMNS: Mapping[str, str] = {
 }
 
 
-def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
-    """The line of a group of cells. cells: per cell, the values of `_LINE_COLUMNS`."""
+def _line(key: Place, values: Mapping[str, Counter[Any]]) -> dict[str, str]:
+    """The line of a group of cells. values: how many cells have each value of a column."""
     method, val, prompts, protocol = map(str, key)
-    values = dict(zip(_LINE_COLUMNS, zip(*cells, strict=True), strict=True))
 
     def over(name: str) -> str:
         return spread([value for value in values[name] if isinstance(value, int)])
@@ -149,7 +153,7 @@ def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
         "method": method,
         "version": some(sorted(set(values["version"]))),
         "kit": some(sorted(set(filter(None, values["kit"])))),
-        "cells": f"{len(cells):,}",
+        "cells": f"{values['cells'].total():,}",
         "val": val,
         "allowed": over("allowed"),
         "used": over("used"),
@@ -160,8 +164,8 @@ def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
         "trained": over("trained"),
         "steps": over("steps"),
         "images encoded": over("images"),
-        "incidents": str(sum(values["incidents"])),
-        "failed": str(values["status"].count("failed")),
+        "incidents": str(values["incidents"][True]),
+        "failed": str(values["status"]["failed"]),
     }
 
 

@@ -20,11 +20,11 @@ from fewshot_bench.analysis.audit.findings import (
     some,
     spread,
 )
-from fewshot_bench.analysis.conditions import digest
+from fewshot_bench.analysis.conditions import overlaps_of
 from fewshot_bench.analysis.record_columns import Place, RecordColumns
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
-from fewshot_bench.api.image_facts import overlap_texts, overlaps
+from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
@@ -51,14 +51,20 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
 def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
     """Results without a digest of the support set or a revision of the image lists."""
     records = columns.records
-    done = [record for record in records if record.status == "done"]
-    bare = [record for record in done if not digest(record)]
+    finished = [
+        (record, split, revision)
+        for record, done, split, revision in zip(
+            *(records, columns["done"], columns["split"], columns["revision"]), strict=True
+        )
+        if done
+    ]
+    bare = [record for record, split, _ in finished if not split]
     if bare:
         text = f"no digest of the support set, which could be any: {labels_of(bare)} on "
         yield Finding(
             "finding", "no-split", f"{text}{datasets_of(bare)} ({cells_of(bare)})", 5, bare
         )
-    lists = [record for record in done if not record.spec.revision]
+    lists = [record for record, _, revision in finished if not revision]
     if lists:
         text = f"no revision of the lists of images: {datasets_of(lists)} ({cells_of(lists)})"
         yield Finding("note", "no-revision", text, 14, lists)
@@ -90,9 +96,8 @@ def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
     """Methods whose configuration depends on the data set or shots, or is not unique."""
     records = columns.records
     places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for method, label, evaluated, shots in set(
-        zip(*(columns[name] for name in ("method", "label", "evaluated", "shots")), strict=True)
-    ):
+    names = ("method", "label", "evaluated", "shots")
+    for method, label, evaluated, shots in columns.rows(names).values:
         places[method][label].add(f"{evaluated}, {shots}-shot")
     for method, labels in sorted(places.items()):
         if len({frozenset(found) for found in labels.values()}) > 1:
@@ -120,19 +125,19 @@ def overrides(columns: RecordColumns) -> Iterator[Finding]:
 def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
     """Test images that a method was fitted on."""
     records = columns.records
-    for evaluated, text in overlap_texts(overlaps(records)).items():
+    for evaluated, text in overlap_texts(overlaps_of(columns)).items():
         found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
         yield Finding("finding", "overlap", text, 1, found)
 
 
 def unpublished(columns: RecordColumns) -> Iterator[Finding]:
     """Picks that differ from the published ones, and settings without published picks."""
-    records = columns.records
-    wrong = [record for record in records if record.split.get("verified") is False]
+    splits = list(zip(columns.records, columns["split facts"], strict=True))
+    wrong = [record for record, split in splits if split.get("verified") is False]
     if wrong:
         text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
         yield Finding("finding", "not-published", text, 5, wrong)
-    none = [r for r in records if r.split.get("digest") and r.split.get("verified") is None]
+    none = [r for r, split in splits if split.get("digest") and split.get("verified") is None]
     if none:
         text = f"no picks are published to compare with: {datasets_of(none)} ({len(none)} cells)"
         yield Finding("note", "no-published-split", text, 5, none)
@@ -141,7 +146,7 @@ def unpublished(columns: RecordColumns) -> Iterator[Finding]:
 def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
     """Prompts without a zero-shot result: a gain over zero-shot would mix prompt and method."""
     names = ("evaluated", "prompts", "own data", "method")
-    places = set(zip(*(columns[name] for name in names), strict=True))
+    places = columns.rows(names).values
     sets = {place[:3] for place in places}
     have = {place[:3] for place in places if place[3] == ZERO_SHOT}
     if sets - have:
@@ -174,8 +179,8 @@ def toy(columns: RecordColumns) -> Iterator[Finding]:
 
 def mirroring(columns: RecordColumns) -> Iterator[Finding]:
     """Data sets whose images are never mirrored."""
-    records = columns.records
-    found = [record for record in records if record.split.get("mirrored") is False]
+    mirrored = zip(columns.records, columns["split.mirrored"], strict=True)
+    found = [record for record, is_mirrored in mirrored if is_mirrored is False]
     if found:
         text = (
             f"images are never mirrored: {datasets_of(found)} (a mirror image shows another class)"
@@ -244,6 +249,7 @@ def provenance(columns: RecordColumns) -> Iterator[Finding]:
 SEEDS = 3
 # This method draws no support set: neither seeds nor shots change its result.
 ZERO_SHOT = "zero-shot"
+_PLACE = ("method", "evaluated", "shots", "split_seed", "train_seed")
 # Data set, shots, seeds; (data set, 0, None) for zero-shot and for cells without shots.
 _Place = tuple[str, int, Seed | None]
 
@@ -255,13 +261,13 @@ _CELL = ("label", "evaluated", "shots", *_CONDITIONS)
 
 def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
     """Cells of the table with fewer than three seeds, or whose seeds share their support sets."""
-    seeds: defaultdict[Place, list[Record]] = defaultdict(list)
-    sets: defaultdict[Place, set[Any]] = defaultdict(set)
-    rows = zip(columns.records, columns["split.digest"], columns.rows(_CELL), strict=True)
+    seeds: defaultdict[int, list[Record]] = defaultdict(list)
+    sets: defaultdict[int, set[str]] = defaultdict(set)
+    rows = zip(columns.records, columns["split"], columns.rows(_CELL).codes, strict=True)
     for record, support, cell in rows:
         if record.status == "done" and record.spec.method != ZERO_SHOT:
             seeds[cell].append(record)
-            sets[cell].add(str(support or record.spec.split_seed))
+            sets[cell].add(support or str(record.spec.split_seed))
     few = [found for found in seeds.values() if len(found) < SEEDS]
     if few:
         flat = [record for found in few for record in found]
@@ -295,10 +301,10 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     to compare with other methods there at any shots and seeds.
     """
     have: defaultdict[Place, set[_Place]] = defaultdict(set)
-    rows = columns.rows(("label", *_CONDITIONS))
-    for record, row in zip(columns.records, rows, strict=True):
-        if record.status != "failed":
-            have[row].add(_place(record))
+    rows, places = columns.rows(("label", *_CONDITIONS)), columns.rows(_PLACE)
+    for row, place, status in set(zip(rows.codes, places.codes, columns["status"], strict=True)):
+        if status != "failed":
+            have[rows.values[row]].add(_place(*places.values[place]))
     every = set().union(*have.values()) if have else set()
     lacking = {row: _lacking(mine, every) for row, mine in have.items()}
     parts = [
@@ -324,11 +330,10 @@ def _row_text(row: Place, rows: Collection[Place]) -> str:
     return f"{row[0]} ({', '.join(own)})" if own else str(row[0])
 
 
-def _place(record: Record) -> _Place:
-    spec = record.spec
-    if spec.method == ZERO_SHOT or not spec.shots:
-        return spec.evaluated, 0, None
-    return spec.evaluated, spec.shots, Seed(spec.split_seed, spec.train_seed)
+def _place(method: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> _Place:
+    if method == ZERO_SHOT or not shots:
+        return evaluated, 0, None
+    return evaluated, shots, Seed(split_seed, train_seed)
 
 
 def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:

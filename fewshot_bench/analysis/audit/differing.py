@@ -25,7 +25,6 @@ from fewshot_bench.analysis.record_columns import (
     RecordColumns,
     Rule,
     Shared,
-    distinct,
 )
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
@@ -111,7 +110,7 @@ _OF_MACHINE = (
 )
 FACTS: Facts = {
     **CONDITION_FACTS,
-    "everywhere": lambda record: EVERYWHERE,
+    "everywhere": Shared("status", lambda _: EVERYWHERE),
     "policy": Shared("val", "val {}".format),
     "validation labels": Shared("split.val", _text),
     "templates": Shared("split.templates", _templates),
@@ -184,7 +183,7 @@ READ = ("environment.packages", *(name for same in SAME for name in same.rule.co
 
 def differences(columns: RecordColumns) -> Iterator[Finding]:
     """A finding for every fact that differs where it must be equal. columns: of `FACTS`."""
-    packages = distinct(columns["environment.packages"])
+    packages = columns["environment.packages"].values
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
     wanted = [*SAME, *_other_conditions()]
     wanted += [

@@ -142,7 +142,7 @@ def _allowed(record: Record) -> dict[str, Any]:
         "templates": _listed(split.get("templates")),
         "protocol": spec.protocol,
         "split_digest": digest(record) or None,
-        "split_published": published(record),
+        "split_published": published(record.split),
         "revision": spec.revision,
         "own_data": own_data(spec),
         "mirrored": split.get("mirrored"),
@@ -152,9 +152,9 @@ def _allowed(record: Record) -> dict[str, Any]:
     }
 
 
-def published(record: Record) -> str | None:
+def published(split: Mapping[str, Any]) -> str | None:
     """The `PUBLISHED` word on whether the picks are the published ones; None without a split."""
-    return PUBLISHED.get(record.split.get("verified")) if record.split else None
+    return PUBLISHED.get(split.get("verified")) if split else None
 
 
 def _of_method(record: Record) -> dict[str, Any]:

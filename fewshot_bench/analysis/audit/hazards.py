@@ -54,24 +54,23 @@ def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer
 
 def _text_values(columns: RecordColumns) -> dict[str, str]:
     """Values for the placeholders in `HAZARDS`; braces in a value are not interpreted again."""
-    records = columns.records
-    specs = [record.spec for record in records]
     # Cells without shots are not repeated over seeds.
-    seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
+    rows = columns.rows(("split_seed", "train_seed", "shots")).values
+    seeds = {(split_seed, train_seed) for split_seed, train_seed, shots in rows if shots}
     steps, images, trained, tried = (
-        spread(columns[name]) or "unknown"
+        spread(columns[name].values) or "unknown"
         for name in ("steps", "images billed", "trained", "tried")
     )
     return {
         "labels": labels_text(columns),
-        "val": some(sorted({spec.val for spec in specs})),
-        "prompts": some(sorted({spec.prompts for spec in specs})),
-        "protocol": some(sorted({spec.protocol for spec in specs})),
-        "precision": some(sorted({spec.precision for spec in specs})),
+        "val": some(sorted(columns["val"].values)),
+        "prompts": some(sorted(columns["prompts"].values)),
+        "protocol": some(sorted(columns["protocol"].values)),
+        "precision": some(sorted(columns["precision"].values)),
         "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
         "steps": steps,
         "images": images,
         "trained": trained,
-        "records": f"{len(records):,}",
+        "records": f"{len(columns.records):,}",
         "tried": tried,
     }

@@ -11,9 +11,11 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.signature.line import SHARED, revision_digest, short, write
+from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.signature.line import FIELDS, SHARED, revision_digest, short, write
 from fewshot_bench.analysis.signature.model import UNSIGNED, Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, RunSpec
@@ -64,58 +66,64 @@ def is_product(rows: Collection[Point]) -> bool:
     return set(rows) == set(itertools.product(*hull(rows))) if rows else True
 
 
+# The fields of a specification that are equal in all cells of a matrix, but own data.
+_conditions_of = attrgetter(
+    *sorted({name for field in FIELDS if field.take for name in field.of} - {"data"})
+)
 # With more products than this, write a single product around the cells, and their number.
 MOST_PARTS = 6
 _Variant = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
 # Name and revision of a data set, and whether only half of its classes is fitted.
 _Data = tuple[str, str, bool]
-# A method as configured, data set, set of evaluations, shots, seeds.
-_Fit = tuple[Any, Any, frozenset[Any], Any, Any]
+# Places of a method as configured and of a data set in `_Fits`, set of evaluations, shots, seeds.
+_Fit = tuple[int, int, frozenset[Any], int, Pair]
 
 
-def signature_of(records: Sequence[Record]) -> str:
+def signature_of(records: Sequence[Record], columns: RecordColumns | None = None) -> str:
     """The signature line below a table of these records; empty without records.
 
     It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
     yield the commands that compute them; `has` counts those that did not fail. Digests are the
     first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
-    weights, and of all splits (`splits_digest`).
+    weights, and of all splits (`splits_digest`). columns: of the records, if already built.
     """
     if not records:
         return ""
-    splits = splits_digest(records)
-    specs = list(map(_loaded, records))
+    columns = columns or RecordColumns(records, {})
+    splits = splits_digest(columns)
+    named = all(columns["weights"].values)
+    specs = [record.spec for record in records] if named else list(map(_loaded, records))
     failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
     found = (matrix for group in _by_conditions(specs) for matrix in _few(group, failed, splits))
     return write(Signature(tuple(found)))
 
 
-def splits_digest(records: Iterable[Record]) -> str:
+def splits_digest(columns: RecordColumns) -> str:
     """The first digits of the SHA-256 over the lines `evaluated shots split-seed digest`.
 
     Equal for two tables exactly when they are over the same images; empty where no split is known.
     """
-    lines = {
-        f"{r.spec.evaluated}\t{r.spec.shots}\t{r.spec.split_seed}\t{r.split['digest']}"
-        for r in records
-        if r.split.get("digest")
-    }
+    rows = columns.rows(("evaluated", "shots", "split_seed", "split.digest")).values
+    lines = {"\t".join(map(str, row)) for row in rows if row[-1]}
     return short("\n".join(sorted(lines))) if lines else ""
 
 
 def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
     """Products that together contain exactly these cells, each once."""
-    return [
-        _matrix(members[0], box)
-        for members in _by_conditions(specs)
-        for box in _boxes(_points(members))
-    ]
+    found = []
+    for members in _by_conditions(specs):
+        fits = _Fits()
+        found += [_matrix(members[0], whole) for whole, _ in fits.boxes(fits.of(members))]
+    return found
 
 
 def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
-    groups: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
+    alike: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
     for spec in specs:
-        groups[tuple(take(spec) for _, take, _ in SHARED)].append(spec)
+        alike[_conditions_of(spec), id(spec.data)].append(spec)
+    groups: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
+    for members in alike.values():
+        groups[tuple(take(members[0]) for _, take, _ in SHARED)] += members
     return [groups[key] for key in sorted(groups, key=repr)]
 
 
@@ -132,13 +140,16 @@ def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list
 
     failed: ids of specifications whose cells have no result.
     """
-    points = _points(specs)
-    lost = _points(spec for spec in specs if id(spec) in failed)
-    found = _boxes(points)
-    found = found if len(found) <= MOST_PARTS else [hull(points)]
+    fits = _Fits()
+    points = fits.of(specs)
+    lost = fits.of(spec for spec in specs if id(spec) in failed)
+    found = fits.boxes(points)
+    if len(found) > MOST_PARTS:
+        whole = hull(points)
+        found = [(fits.read(whole), whole)]
     made = []
-    for box in found:
-        matrix = _matrix(specs[0], box)
+    for values, box in found:
+        matrix = _matrix(specs[0], values)
         some = _cells(points, box) - _cells(lost, box)
         has = (some, matrix.count) if some < matrix.count else None
         made.append(dataclasses.replace(matrix, has=has, splits=splits))
@@ -155,46 +166,55 @@ def _cells(points: Iterable[_Fit], box: Box) -> int:
     )
 
 
-def _boxes(points: Collection[_Fit]) -> list[Box]:
-    return sorted(boxes(points), key=_order)
+class _Fits:
+    """Fits of cells as points; numbers stand for methods and data sets, which are slow to hash."""
+
+    def __init__(self) -> None:
+        self._variants: dict[_Variant, int] = {}
+        self._data: dict[_Data, int] = {}
+        # By the identity of options, which records share.
+        self._known: dict[Hashable, tuple[int, RunSpec]] = {}
+
+    def of(self, specs: Iterable[RunSpec]) -> set[_Fit]:
+        """Fits, each with all its evaluations, so that no fit occurs in two products."""
+        asked: defaultdict[tuple[int, int, int, int, int], set[Named | str]] = defaultdict(set)
+        for spec in specs:
+            data = spec.dataset, spec.revision, spec.classes != "all"
+            place = self._data.setdefault(data, len(self._data))
+            fit = self._variant(spec), place, spec.shots, spec.split_seed, spec.train_seed
+            asked[fit].add(_target(spec) if spec.target else spec.classes)
+        return {
+            (variant, data, frozenset(found), shots, Pair(split, train))
+            for (variant, data, shots, split, train), found in asked.items()
+        }
+
+    def _variant(self, spec: RunSpec) -> int:
+        objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
+        if objects not in self._known:
+            place = self._variants.setdefault(_variant(spec), len(self._variants))
+            # Keep the specification alive, so that the ids are not reused.
+            self._known[objects] = place, spec
+        return self._known[objects][0]
+
+    def boxes(self, points: Collection[_Fit]) -> list[tuple[Box, Box]]:
+        """Disjoint products of all points, each with its methods and data sets, and as numbers."""
+        found = [(self.read(box), box) for box in boxes(points)]
+        return sorted(found, key=lambda pair: _order(pair[0]))
+
+    def read(self, box: Box) -> Box:
+        """The product with the methods and data sets for their numbers."""
+        variants, datasets, *others = box
+        known, data = list(self._variants), list(self._data)
+        named = (data[place] for place in datasets)
+        return (
+            frozenset(map(known.__getitem__, variants)),
+            frozenset(Named(name, revision_digest(revision)) for name, revision, _ in named),
+            *others,
+        )
 
 
 def _order(box: Box) -> str:
     return repr([sorted(map(repr, values)) for values in box])
-
-
-def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
-    """Fits, each with all its evaluations, so that no fit occurs in two products."""
-    variants = _Variants()
-    asked: defaultdict[tuple[int, _Data, int, int, int], set[Named | str]] = defaultdict(set)
-    for spec in specs:
-        # Convert revisions and seeds only after grouping: most cells share them.
-        data = spec.dataset, spec.revision, spec.classes != "all"
-        found = asked[variants.of(spec), data, spec.shots, spec.split_seed, spec.train_seed]
-        found.add(_target(spec) if spec.target else spec.classes)
-    known = list(variants.places)
-    named = {data: Named(data[0], revision_digest(data[1])) for _, data, *_ in asked}
-    return {
-        (known[variant], named[data], frozenset(found), shots, Pair(split, train))
-        for (variant, data, shots, split, train), found in asked.items()
-    }
-
-
-class _Variants:
-    """Index of configured methods, cached by object identity: records share equal options."""
-
-    def __init__(self) -> None:
-        self.places: dict[_Variant, int] = {}
-        self._by_object: dict[Hashable, tuple[int, RunSpec]] = {}
-
-    def of(self, spec: RunSpec) -> int:
-        """The index in `places` of the method of a cell."""
-        objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
-        if objects not in self._by_object:
-            place = self.places.setdefault(_variant(spec), len(self.places))
-            # Keep the specification alive, so that the ids are not reused.
-            self._by_object[objects] = place, spec
-        return self._by_object[objects][0]
 
 
 def _target(spec: RunSpec) -> Named:

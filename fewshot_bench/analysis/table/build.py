@@ -16,17 +16,19 @@ from fewshot_bench.analysis.conditions import (
     SKIPPED_IMAGES,
     assign_rows,
     columns_of,
-    data_text,
-    own_data,
+    overlaps_of,
+    own_data_text,
     refuse_mixed,
     starts,
     values_of,
 )
 from fewshot_bench.analysis.filters import method_names, place, split_list
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, paired
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.cells import (
+    FACTS,
     Columns,
     average,
     extra_columns,
@@ -34,7 +36,7 @@ from fewshot_bench.analysis.table.cells import (
     own_cell,
     without_counterpart,
 )
-from fewshot_bench.analysis.table.columns import check_columns, facts_of
+from fewshot_bench.analysis.table.columns import COSTS, check_columns, facts_of
 from fewshot_bench.analysis.table.groups import Names, table_groups
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.analysis.table.notes import notes
@@ -46,7 +48,7 @@ from fewshot_bench.analysis.table.significance import (
     variations,
 )
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import overlap_texts, overlaps
+from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
@@ -94,6 +96,8 @@ def build(
     main = options.metrics[options.metric]
     groups = table_groups(records, options.dataset, harmonic=main.higher_is_better)
     facts = columns_of(records)
+    facts.add(FACTS)
+    facts.load(column.source for column in COSTS.values())
     if not options.allow_mixed:
         refuse_mixed(records, columns=facts)
     rows = assign_rows(records, facts)
@@ -110,11 +114,11 @@ def build(
         ),
         metric=options.metric,
         metrics=options.metrics,
-        conditions=_conditions(records),
+        conditions=_conditions(facts),
         records=len(records),
         cells={},
         sort=options.sort,
-        signatures=_signatures(records, groups if options.sign_each else ()),
+        signatures=_signatures(facts, groups if options.sign_each else ()),
         names=names,
     )
     columns = _with_facts(columns, options.columns)
@@ -123,7 +127,7 @@ def build(
     titles = {title for values in extra.values() for title in values}
     table = dataclasses.replace(
         table,
-        cells=_all_cells(table, rows, places, columns),
+        cells=_all_cells(table, rows, places, columns, facts),
         row_extra=extra,
         columns=check_columns(options.columns, {*options.metrics, *titles}),
     )
@@ -142,7 +146,7 @@ def build(
         if (spec.method, spec.method_version) not in options.older
     )
     lines, remarks = commands_of(missing, options.store)
-    shared = overlap_texts(overlaps(records)).values()
+    shared = overlap_texts(overlaps_of(facts)).values()
     all_notes = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=all_notes)
 
@@ -163,10 +167,10 @@ def _by_place(rows: Rows) -> Places:
     return dict(places)
 
 
-def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
-    found = {"": signature_of(records)}
+def _signatures(facts: RecordColumns, groups: Sequence[Group]) -> dict[str, str]:
+    found = {"": signature_of(facts.records, facts)}
     for group in groups:
-        own = [record for record in records if record.spec.evaluated == group.label]
+        own = [record for record in facts.records if record.spec.evaluated == group.label]
         found[group.label] = signature_of(own) if own else found[""]
     return found
 
@@ -185,25 +189,30 @@ def _every_name(rows: Rows) -> set[str]:
     return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
-def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+def _conditions(facts: RecordColumns) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name, texts in values_of(records).items():
+    for name, texts in values_of(facts).items():
         about, values = CONDITIONS[name], tuple(sorted(texts))
         if about.prefix:
             shown = starts(values)
             values = tuple(shown[value] for value in values if value)
         if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
-    specs = [record.spec for record in records if record.spec.data]
-    own = {data_text(spec) for spec in specs} - {"none"}
-    left_out = {own_data(s) for s in specs if s.data.get(SKIPPED, {}).get(s.dataset)}
+    own = set(facts["data text"].values) - {"none"}
+    left_out = {
+        own_data_text(data, dataset)
+        for data, dataset in facts.rows(("data", "dataset")).values
+        if data.get(SKIPPED, {}).get(dataset)
+    }
     for name, digests in ((OWN_DATA, own), (SKIPPED_IMAGES, left_out)):
         if digests:
             found[name] = tuple(sorted(digests))
     return found
 
 
-def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None) -> Cells:
+def _all_cells(
+    table: Table, rows: Rows, places: Places, columns: Columns | None, facts: RecordColumns
+) -> Cells:
     own = _own_data(rows)
     cells: Cells = {}
     table = dataclasses.replace(table, cells=cells)
@@ -215,7 +224,8 @@ def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None
                 cell = _derived(table, group, row, shots)
             else:
                 members = places.get((row.label, group.label, shots), [])
-                cell = own_cell(group, row, shots, members, table.metric, table.metrics, columns)
+                metrics = table.metric, table.metrics
+                cell = own_cell(group, row, shots, members, *metrics, columns, facts)
                 data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = dataclasses.replace(cell, own_data=data)
             # Expect cells at (or above) zero shots only of rows with such records.

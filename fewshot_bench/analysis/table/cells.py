@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.conditions import digest
+from fewshot_bench.analysis.record_columns import Facts, RecordColumns, Shared
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs, rounded
 from fewshot_bench.analysis.table.axes import Group, Row, Seed
 from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
@@ -34,8 +34,11 @@ def own_cell(
     metric: str,
     metrics: Mapping[str, Metric],
     columns: Columns | None,
+    facts: RecordColumns,
 ) -> Cell:
     """The cell of these records; UsageError when two have the same seeds.
+
+    facts: columns of these and other records, with `FACTS`.
 
     A cell without finished records is inapplicable if any record is: no run can compute it, so none
     of its seeds counts as missing.
@@ -50,6 +53,7 @@ def own_cell(
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
         missing = ()
+    rows = facts.places(by_seed.values())
     holes = bool(failed or missing or inapplicable)
     status = _status(bool(series[metric]), holes, bool(failed), bool(inapplicable and not done))
     return Cell(
@@ -59,14 +63,14 @@ def own_cell(
         status=status,
         estimates=estimates(series),
         series=series,
-        splits={seed: digest(record) for seed, record in by_seed.items()},
+        splits=dict(zip(by_seed, map(facts["split"].__getitem__, rows), strict=True)),
         missing_seeds=missing,
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
         reason=_reason(series[metric], done, failed, inapplicable, metric),
-        costs=costs_of(done),
-        verified=_verified(done),
-        short=_short(done),
+        costs=costs_of(facts, rows),
+        verified=_verified(facts, rows),
+        short=_short(facts, rows) if shots else Short(),
         extra=extra_columns(columns, records),
     )
 
@@ -134,23 +138,30 @@ def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]
     return {metric: value for metric, value in found.items() if value is not None}
 
 
-def _verified(records: Sequence[Record]) -> bool | None:
-    found = {record.split.get("verified") for record in records}
+def _verified(facts: RecordColumns, rows: Sequence[int]) -> bool | None:
+    found = set(map(facts["verified"].__getitem__, rows))
     if not found or found == {None}:
         return None
     return found == {True}
 
 
-def _short(records: Sequence[Record]) -> Short:
-    """Short classes of the seed with the most of them, among records with a support set."""
-    found = []
-    for split in (record.split for record in records if record.spec.shots):
-        classes = split.get("fitted_classes") or split.get("classes")
-        values = (split.get("short_classes"), classes, *map(split.get, _SMALLEST))
-        found.append(Short(*(int(number(value) or 0) for value in values)))
+def _short_classes(split: Mapping[str, Any]) -> Short:
+    classes = split.get("fitted_classes") or split.get("classes")
+    values = (split.get("short_classes"), classes, *map(split.get, _SMALLEST))
+    return Short(*(int(number(value) or 0) for value in values))
+
+
+def _short(facts: RecordColumns, rows: Sequence[int]) -> Short:
+    """Short classes of the seed with the most of them."""
+    found = dict.fromkeys(map(facts["short"].__getitem__, rows))
     return max(found, key=lambda one: (one.classes, one.val), default=Short())
 
 
+# Facts of records, beside those of conditions, that their cell needs.
+FACTS: Facts = {
+    "verified": Shared("split facts", lambda split: split.get("verified")),
+    "short": Shared("split facts", _short_classes),
+}
 Series = Mapping[Seed, float]
 Metrics = Mapping[str, Metric]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
@@ -71,6 +71,11 @@ class Column:
     sentence: Callable[[str, float], str]
     subject: str
     line: Callable[[Sequence[Value]], Value] | None = None
+
+    @property
+    def source(self) -> str:
+        """The name of its values among `RecordColumns`."""
+        return f"{self.part}.{self.entry}"
 
     def shown(self, values: Sequence[Value]) -> str:
         """One text for a line over its shots; empty if no value is known."""
@@ -168,22 +173,16 @@ PEAK = Column(
 COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLED, PEAK)}
 
 
-def costs_of(records: Iterable[Record]) -> dict[str, Value]:
-    """All costs of finished records, each aggregated by its `Column.together`."""
-    members = list(records)
-    entries: defaultdict[str, list[str]] = defaultdict(list)
-    for column in COSTS.values():
-        entries[column.part].append(column.entry)
-    stated = {}
-    for part, names in entries.items():
-        lines = Record.entries(members, part, *names)
-        for place, name in enumerate(names):
-            stated[part, name] = [number(line[place]) for line in lines]
-    found = {name: stated[column.part, column.entry] for name, column in COSTS.items()}
-    return {
-        name: column.together([value for value in found[name] if value is not None])
-        for name, column in COSTS.items()
-    }
+def costs_of(facts: RecordColumns, rows: Sequence[int]) -> dict[str, Value]:
+    """All costs of finished records, each aggregated by its `Column.together`.
+
+    facts: columns of records. rows: the places of the finished ones.
+    """
+    found = {}
+    for name, column in COSTS.items():
+        values = map(number, map(facts[column.source].__getitem__, rows))
+        found[name] = column.together([value for value in values if value is not None])
+    return found
 
 
 # Facts of methods that a column can show, by its title.

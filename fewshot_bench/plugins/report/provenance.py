@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.conditions import code_text, digest
-from fewshot_bench.analysis.record_columns import distinct
+from fewshot_bench.analysis.record_columns import Coded
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
@@ -120,8 +120,8 @@ def _methods(records: Sequence[Record]) -> Grid:
                 _values(record.spec.method_version for record in members),
                 _values(str(origin or "") for origin, _ in sources),
                 _values(code_text(stated) for _, stated in sources),
-                _values(map(_plain, distinct(record.spec.overrides for record in members))),
-                _values(map(_plain, distinct(record.spec.options for record in members))),
+                _values(map(_plain, Coded.of(record.spec.overrides for record in members).values)),
+                _values(map(_plain, Coded.of(record.spec.options for record in members).values)),
             )
         )
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
