@@ -60,7 +60,7 @@ def condition(spec: RunSpec, name: str) -> str:
 
 def values_of(columns: RecordColumns) -> dict[str, set[str]]:
     """The values of each condition, as text. columns: `columns_of` records."""
-    columns.load(CONDITIONS)
+    columns.load((*CONDITIONS, *_READ))
     found = {name: columns[name].values for name in CONDITIONS}
     return {name: set(map(CONDITIONS[name].text, values)) for name, values in found.items()}
 
@@ -238,6 +238,10 @@ _LABELED = (
     Rule("images", ONE_SPLIT, "images", ("images", "split")),
     Rule("test images", ONE_TEST_SET, "test images", ("test images",)),
 )
+
+
+# Columns that are read of all records of a table, at once.
+_READ = [name for rule in (*(rule for rule, _ in _LOCAL), *_LABELED) for name in rule.columns]
 
 
 def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:

@@ -50,6 +50,10 @@ class Coded(Sequence[Any]):
             return Coded(self.codes, values)
         return Coded(_packed(map(places.__getitem__, self.codes), len(values)), values)
 
+    def taken(self, places: Iterable[int]) -> Coded:
+        """The column of some rows, or of all in another order."""
+        return Coded(_packed(map(self.codes.__getitem__, places), len(self.values)), self.values)
+
     def __len__(self) -> int:
         return len(self.codes)
 
@@ -136,10 +140,14 @@ class RecordColumns:
         self._known: dict[str, Coded] = {}
         self._rows: dict[tuple[str, ...], Coded] = {}
         self._places: dict[int, int] = {}
+        # Columns of these records in another order, and the order.
+        self._source: tuple[Mapping[str, Coded], Sequence[int]] = {}, ()
 
     def __getitem__(self, name: str) -> Coded:
         if name not in self._known:
-            self._known[name] = self._column(name)
+            known, order = self._source
+            column = known[name].taken(order) if name in known else self._column(name)
+            self._known[name] = column
         return self._known[name]
 
     def places(self, records: Iterable[Record]) -> list[int]:
@@ -160,12 +168,36 @@ class RecordColumns:
             self._rows[names] = _joined(columns, len(self.records))
         return self._rows[names]
 
+    def having(self, test: Callable[..., object], *names: str) -> list[Record]:
+        """The records whose values of the named columns pass a test."""
+        column = self[names[0]] if len(names) == 1 else self.rows(names)
+        values = ((value,) for value in column.values) if len(names) == 1 else column.values
+        passing = {place for place, value in enumerate(values) if test(*value)}
+        if not passing:
+            return []
+        rows = zip(self.records, column.codes, strict=True)
+        return [record for record, place in rows if place in passing]
+
+    def sorted(self, names: Sequence[str]) -> RecordColumns:
+        """The columns of the same records in the order of these columns' values."""
+        ranks = []
+        for name in names:
+            column = self[name]
+            rank = {value: place for place, value in enumerate(sorted(column.values))}
+            ranks.append(column.mapped(rank.__getitem__))
+        keys = list(zip(*ranks, strict=True))
+        order = sorted(range(len(self.records)), key=keys.__getitem__)
+        made = RecordColumns([self.records[place] for place in order], self._facts)
+        made._source = self._known, order
+        return made
+
     def load(self, names: Iterable[str]) -> None:
         """Load the source columns of these facts, all entries of one field in a single read."""
         fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for name in self._sources(names):
             field, _, entry = name.partition(".") if "." in name else ("", "", name)
-            if name not in self._known and name not in self._facts:
+            known = name in self._known or name in self._source[0]
+            if not known and name not in self._facts:
                 fields[field][entry] = None
         for field, entries in fields.items():
             if field:

@@ -38,6 +38,8 @@ class Keys:
         """text: the sorted keys of a file."""
         self._text = text
         self._sorted = len(text) // KEY
+        # The row after the one found last: most callers ask in order of keys.
+        self._next = 0
         self._added: list[str] = []
         # The row of each added key; a key that was added again has the later one.
         self._rows: dict[str, int] = {}
@@ -58,8 +60,12 @@ class Keys:
         """The row of a key; None if it has none."""
         row = self._rows.get(key)
         if row is None and self._sorted:
-            row = bisect.bisect_left(self, key, *self._places.get(key[:2], (0, self._sorted)))
-            return row if row < self._sorted and self[row] == key else None
+            row = self._next
+            if row == self._sorted or self[row] != key:
+                row = bisect.bisect_left(self, key, *self._places.get(key[:2], (0, self._sorted)))
+            if row == self._sorted or self[row] != key:
+                return None
+            self._next = row + 1
         return row
 
     def add(self, key: str) -> int:

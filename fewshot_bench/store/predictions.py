@@ -281,6 +281,8 @@ class Outcomes:
     _packs: dict[str, Pack] = field(default_factory=dict)
     _pack_times: dict[str, int | None] = field(default_factory=dict)
     _trusted: dict[str, bool] = field(default_factory=dict)
+    # Entries by the identity of their record, which is kept: most are asked for several times.
+    _found: dict[int, tuple[Record, Entry]] = field(default_factory=dict)
     _asked: dict[tuple[bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
@@ -315,6 +317,8 @@ class Outcomes:
                 changed[split_digest(record.split)][record.logits_digest] = entry
                 self._trusted[record.spec.key()] = entry is not None
             list(pool.map(self._keep, changed, changed.values()))
+        if changed:
+            self._found.clear()
 
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
         """Return the records, with missing metrics added where the logits are available.
@@ -370,13 +374,19 @@ class Outcomes:
 
     def _cached(self, record: Record) -> Entry | None:
         """The cached entry of a record; None if it is absent, outdated or lacks wanted metrics."""
+        found = self._found.get(id(record))
+        if found is not None:
+            return found[1]
         entry = self._pack(split_digest(record.split)).get(record.logits_digest)
         if entry is None or any(_key(m) not in entry.metrics for m in self._wanted(record)):
             return None
         key = record.spec.key()
         if key not in self._trusted:
             self._trusted[key] = self._is_current(record) and _agrees(record, entry)
-        return entry if self._trusted[key] else None
+        if not self._trusted[key]:
+            return None
+        self._found[id(record)] = record, entry
+        return entry
 
     def _is_current(self, record: Record) -> bool:
         """True unless the logits were written after the pack."""

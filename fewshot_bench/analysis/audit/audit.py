@@ -25,6 +25,7 @@ from fewshot_bench.analysis.audit.facts import (
 )
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
+from fewshot_bench.analysis.conditions import columns_of
 from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.record_columns import (
@@ -47,19 +48,26 @@ SHARED: Mapping[str, str] = {
     "own_data": "own data",
     **{name: f"environment.{name}" for name in _ENVIRONMENT},
 }
+_ORDER = ("evaluated", "label", "shots", "split_seed", "train_seed")
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
-def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str = "") -> Audit:
+def audit(
+    records: Sequence[Record],
+    notes: Sequence[str] = (),
+    signature: str = "",
+    columns: RecordColumns | None = None,
+) -> Audit:
     """Audit these records as one comparison.
 
     notes: remarks on records of older versions. signature: the signature of the records, if
-    already computed.
+    already computed; columns: `conditions.columns_of` the records, if already built.
     """
-    ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
-    columns = RecordColumns(ordered, {**FACTS, **_FACTS})
-    columns.load((*READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
-    signature = signature or signature_of(ordered, columns)
+    columns = columns or columns_of(records)
+    columns.add({**FACTS, **_FACTS})
+    columns.load((*_ORDER, *READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
+    columns = columns.sorted(_ORDER)
+    signature = signature or signature_of(columns.records, columns)
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
@@ -69,13 +77,9 @@ def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str =
         hazards=answers(columns, found),
         shared=shared,
         methods=tuple(methods),
-        records=tuple(ordered),
+        records=tuple(columns.records),
         signature=signature,
     )
-
-
-def _numbers(record: Record) -> tuple[int, int, int]:
-    return record.spec.shots, record.spec.split_seed, record.spec.train_seed
 
 
 def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from operator import eq
 from typing import Any
 
 from fewshot_bench.analysis.audit.facts import checked, number, reached
@@ -21,7 +23,7 @@ from fewshot_bench.analysis.audit.findings import (
     spread,
 )
 from fewshot_bench.analysis.conditions import overlaps_of
-from fewshot_bench.analysis.record_columns import Place, RecordColumns
+from fewshot_bench.analysis.record_columns import Place, RecordColumns, Shared
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
@@ -35,8 +37,7 @@ _SLOWED = {OUT_OF_MEMORY: "retried after out of memory", RETRIED: "the worker wa
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that used the full validation set, which has far more labels than the support set."""
-    pairs = zip(columns.records, columns["val"], strict=True)
-    found = [record for record, val in pairs if val == "full"]
+    found = columns.having(partial(eq, "full"), "val")
     if found:
         ratios = [
             record.split["val"] / record.split["train"]
@@ -50,21 +51,13 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
 
 def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
     """Results without a digest of the support set or a revision of the image lists."""
-    records = columns.records
-    finished = [
-        (record, split, revision)
-        for record, done, split, revision in zip(
-            *(records, columns["done"], columns["split"], columns["revision"]), strict=True
-        )
-        if done
-    ]
-    bare = [record for record, split, _ in finished if not split]
+    bare = columns.having(lambda done, split: done and not split, "done", "split")
     if bare:
         text = f"no digest of the support set, which could be any: {labels_of(bare)} on "
         yield Finding(
             "finding", "no-split", f"{text}{datasets_of(bare)} ({cells_of(bare)})", 5, bare
         )
-    lists = [record for record, _, revision in finished if not revision]
+    lists = columns.having(lambda done, revision: done and not revision, "done", "revision")
     if lists:
         text = f"no revision of the lists of images: {datasets_of(lists)} ({cells_of(lists)})"
         yield Finding("note", "no-revision", text, 14, lists)
@@ -115,8 +108,7 @@ def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
 
 def overrides(columns: RecordColumns) -> Iterator[Finding]:
     """Options that are not the method's defaults."""
-    records = columns.records
-    found = [record for record in records if record.spec.overrides]
+    found = columns.having(bool, "overrides")
     if found:
         text = f"overridden defaults: {labels_of(found)}"
         yield Finding("note", "overrides", text, 8, found)
@@ -124,20 +116,21 @@ def overrides(columns: RecordColumns) -> Iterator[Finding]:
 
 def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
     """Test images that a method was fitted on."""
-    records = columns.records
+    fitted = columns.having(lambda split: split.get("overlap"), "split facts")
     for evaluated, text in overlap_texts(overlaps_of(columns)).items():
-        found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
+        found = [record for record in fitted if record.spec.evaluated == evaluated]
         yield Finding("finding", "overlap", text, 1, found)
 
 
 def unpublished(columns: RecordColumns) -> Iterator[Finding]:
     """Picks that differ from the published ones, and settings without published picks."""
-    splits = list(zip(columns.records, columns["split facts"], strict=True))
-    wrong = [record for record, split in splits if split.get("verified") is False]
+    wrong = columns.having(lambda split: split.get("verified") is False, "split facts")
     if wrong:
         text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
         yield Finding("finding", "not-published", text, 5, wrong)
-    none = [r for r, split in splits if split.get("digest") and split.get("verified") is None]
+    none = columns.having(
+        lambda split: split.get("digest") and split.get("verified") is None, "split facts"
+    )
     if none:
         text = f"no picks are published to compare with: {datasets_of(none)} ({len(none)} cells)"
         yield Finding("note", "no-published-split", text, 5, none)
@@ -157,21 +150,19 @@ def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
 
 def limited(columns: RecordColumns) -> Iterator[Finding]:
     """Cells with a limit: accuracy on some test images is not that of the data set."""
-    records = columns.records
-    for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
-        found = [record for record in records if record.spec.limit == limit]
+    for limit in sorted(value for value in columns["limit"].values if value is not None):
+        found = columns.having(partial(eq, limit), "limit")
         text = f"limited to {limit} images: {labels_of(found)} on {datasets_of(found)}"
         yield Finding("finding", "limit", text, 0, found)
 
 
 def toy(columns: RecordColumns) -> Iterator[Finding]:
     """Results of the embedded backbone, which only serves to try the tool on the demo data sets."""
-    records = columns.records
-    found = [record for record in records if record.spec.backbone == TOY]
+    found = columns.having(partial(eq, TOY), "backbone")
     if found:
         demo = registry().datasets.suites().get(DEMO, [])
-        pairs = {(record.spec.dataset, record.spec.target) for record in found}
-        named = {name for pair in pairs for name in pair if name}
+        rows = columns.rows(("backbone", "dataset", "target")).values
+        named = {name for backbone, *pair in rows for name in pair if name and backbone == TOY}
         level: Level = "note" if named <= set(demo) else "finding"
         text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"
         yield Finding(level, "toy-backbone", text, 0, found)
@@ -179,8 +170,7 @@ def toy(columns: RecordColumns) -> Iterator[Finding]:
 
 def mirroring(columns: RecordColumns) -> Iterator[Finding]:
     """Data sets whose images are never mirrored."""
-    mirrored = zip(columns.records, columns["split.mirrored"], strict=True)
-    found = [record for record, is_mirrored in mirrored if is_mirrored is False]
+    found = columns.having(lambda mirrored: mirrored is False, "split.mirrored")
     if found:
         text = (
             f"images are never mirrored: {datasets_of(found)} (a mirror image shows another class)"
@@ -190,9 +180,8 @@ def mirroring(columns: RecordColumns) -> Iterator[Finding]:
 
 def happened(columns: RecordColumns) -> Iterator[Finding]:
     """Incidents by kind and method."""
-    records = columns.records
     found: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in columns.having(bool, "incidents"):
         for kind in dict.fromkeys(str(i.get("kind", "?")) for i in record.incidents):
             found[kind].append(record)
     for kind, cells in sorted(found.items()):
@@ -204,14 +193,13 @@ def happened(columns: RecordColumns) -> Iterator[Finding]:
 
 def failed(columns: RecordColumns) -> Iterator[Finding]:
     """Failed and inapplicable cells."""
-    records = columns.records
-    lost = [record for record in records if record.status == "failed"]
+    lost = columns.having(partial(eq, "failed"), "status")
     if lost:
         kinds = Counter(str((record.error or {}).get("type") or "?") for record in lost)
         why = some([f"{count} x {kind}" for kind, count in kinds.most_common()])
         text = f"{cells_of(lost)} failed: {labels_of(lost)} on {datasets_of(lost)} ({why})"
         yield Finding("finding", "failed", text, 0, lost)
-    never = [record for record in records if record.status == "inapplicable"]
+    never = columns.having(partial(eq, "inapplicable"), "status")
     if never:
         reasons = some({str((record.error or {}).get("message") or "") for record in never}, 2)
         yield Finding("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
@@ -219,14 +207,11 @@ def failed(columns: RecordColumns) -> Iterator[Finding]:
 
 def costs(columns: RecordColumns) -> Iterator[Finding]:
     """Cells with declared instead of observed parameters, or timed on a busy machine."""
-    records = columns.records
-    sources = columns["footprint.trained_source"]
-    declared = [r for r, source in zip(records, sources, strict=True) if source == "declared"]
+    declared = columns.having(partial(eq, "declared"), "footprint.trained_source")
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield Finding("note", "declared-parameters", text, 11, declared)
-    loads = columns.rows(("environment.load", "environment.cpus"))
-    busy = [record for record, loaded in zip(records, loads, strict=True) if _is_busy(*loaded)]
+    busy = columns.having(_is_busy, "environment.load", "environment.cpus")
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
         yield Finding("note", "busy", text, 0, busy)
@@ -238,9 +223,7 @@ def _is_busy(load: Any, cpus: Any) -> bool:
 
 def provenance(columns: RecordColumns) -> Iterator[Finding]:
     """Results that no commit reproduces."""
-    records = columns.records
-    changed = columns["environment.dirty"]
-    dirty = [record for record, is_dirty in zip(records, changed, strict=True) if is_dirty]
+    dirty = columns.having(bool, "environment.dirty")
     if dirty:
         text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
         yield Finding("finding", "dirty", text, 0, dirty)
@@ -249,7 +232,7 @@ def provenance(columns: RecordColumns) -> Iterator[Finding]:
 SEEDS = 3
 # This method draws no support set: neither seeds nor shots change its result.
 ZERO_SHOT = "zero-shot"
-_PLACE = ("method", "evaluated", "shots", "split_seed", "train_seed")
+_PLACE = ("no support set", "evaluated", "shots", "split_seed", "train_seed")
 # Data set, shots, seeds; (data set, 0, None) for zero-shot and for cells without shots.
 _Place = tuple[str, int, Seed | None]
 
@@ -301,10 +284,11 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     to compare with other methods there at any shots and seeds.
     """
     have: defaultdict[Place, set[_Place]] = defaultdict(set)
-    rows, places = columns.rows(("label", *_CONDITIONS)), columns.rows(_PLACE)
+    columns.add({"no support set": Shared("method", partial(eq, ZERO_SHOT))})
+    rows, places = columns.rows(("label", *_CONDITIONS)), columns.rows(_PLACE).mapped(_place)
     for row, place, status in set(zip(rows.codes, places.codes, columns["status"], strict=True)):
         if status != "failed":
-            have[rows.values[row]].add(_place(*places.values[place]))
+            have[rows.values[row]].add(places.values[place])
     every = set().union(*have.values()) if have else set()
     lacking = {row: _lacking(mine, every) for row, mine in have.items()}
     parts = [
@@ -330,8 +314,9 @@ def _row_text(row: Place, rows: Collection[Place]) -> str:
     return f"{row[0]} ({', '.join(own)})" if own else str(row[0])
 
 
-def _place(method: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> _Place:
-    if method == ZERO_SHOT or not shots:
+def _place(row: tuple[bool, str, int, int, int]) -> _Place:
+    has_none, evaluated, shots, split_seed, train_seed = row
+    if has_none or not shots:
         return evaluated, 0, None
     return evaluated, shots, Seed(split_seed, train_seed)
 

@@ -103,7 +103,7 @@ def reached(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that replaced functions or left threads behind while their cells ran."""
     found = [
         record
-        for record in columns.records
+        for record in columns.having(bool, "incidents")
         if any(incident.get("kind") in _REACHING for incident in record.incidents)
     ]
     if found:

@@ -86,16 +86,18 @@ def build(
     options: Options | None = None,
     columns: Columns | None = None,
     answers: Answers | None = None,
+    facts: RecordColumns | None = None,
 ) -> Table:
     """The table of these records; UsageError when they must not share one table.
 
     columns: returns extra columns by title for the records of one line (hook `table_columns`).
-    answers: reads predictions per image; if given, differences are tested.
+    answers: reads predictions per image; if given, differences are tested. facts: `columns_of` the
+    records, if already built.
     """
     options = options or Options()
     main = options.metrics[options.metric]
     groups = table_groups(records, options.dataset, harmonic=main.higher_is_better)
-    facts = columns_of(records)
+    facts = facts or columns_of(records)
     facts.add(FACTS)
     facts.load(column.source for column in COSTS.values())
     if not options.allow_mixed:

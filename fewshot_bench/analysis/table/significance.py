@@ -7,8 +7,9 @@ rows and data sets.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
     """Compare every row with row `baseline`; only rankings for metrics without scores per image."""
     if table.main.scores is None:
         return Significance(rankings=tuple(_rankings(table)))
-    answers = _remembered(answers, places, baseline)
+    of_baseline = (records for place, records in places.items() if place[0] == baseline)
+    answers = remembered(answers, itertools.chain.from_iterable(of_baseline))
     contrasts: list[Contrast] = []
     standings: list[Standing] = []
     found_detectable: list[Detectable] = []
@@ -79,14 +81,9 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
     )
 
 
-def _remembered(answers: Answers, places: Places, label: str) -> Answers:
-    """Cache the answers of one row: every other row is compared with it."""
-    mine = {
-        record.spec.key()
-        for place, records in places.items()
-        if place[0] == label
-        for record in records
-    }
+def remembered(answers: Answers, records: Iterable[Record]) -> Answers:
+    """Cache the answers of these records, those of a row that every other row is compared with."""
+    mine = {record.spec.key() for record in records}
     known: dict[str, Outcome | None] = {}
 
     def answer(record: Record) -> Outcome | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.formats.style import variables
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import toy_notes
@@ -43,18 +44,19 @@ class Options:
     baseline: str | None = None
 
 
-def render(table: Table, records: Sequence[Record], outcomes: Outcomes, options: Options) -> str:
-    """Render the page on a table and the records that it was built from; outcomes: of their store.
+def render(table: Table, facts: RecordColumns, outcomes: Outcomes, options: Options) -> str:
+    """Render the page on a table.
 
-    The same store, records and options give the same text. No record and no logits are changed.
+    facts: `columns_of` the records that the table was built from; outcomes: of their store. The
+    same store, records and options give the same text. No record and no logits are changed.
     UsageError for a baseline that is not in the table.
     """
     if options.baseline:
         label = with_baseline(table, options.baseline).baseline
         table = dataclasses.replace(table, baseline=label)
-    chosen = headline(table, records)
+    chosen = headline(table, facts)
     predictions = Predictions(outcomes, _needed(chosen))
-    return _fill(_context(chosen, records, predictions, options))
+    return _fill(_context(chosen, facts, predictions, options))
 
 
 def _needed(chosen: Headline) -> list[Record]:
@@ -68,11 +70,11 @@ def _needed(chosen: Headline) -> list[Record]:
 
 
 def _context(
-    chosen: Headline, records: Sequence[Record], predictions: Predictions, options: Options
+    chosen: Headline, facts: RecordColumns, predictions: Predictions, options: Options
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, predictions)
-    found = audit(records, signature=table.signatures[""])
+    found = audit(facts.records, signature=table.signatures[""], columns=facts)
     with drawing():
         figures = Drawings(chosen, predictions)
         pictures = {
@@ -105,9 +107,9 @@ def _context(
         "calibration": figures.calibration(),
         "drills": drills(chosen, predictions, min(options.images, MOST_IMAGES)),
         "images": options.images,
-        "provenance": provenance(table, records, found),
+        "provenance": provenance(table, facts, found),
         "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
-        "failures": failures(records),
+        "failures": failures(facts.records),
         "holes": holes(table),
         "unread": [text.message(problem) for problem in predictions.problems[:MOST_NOTES]],
         "unread_count": len(predictions.problems),

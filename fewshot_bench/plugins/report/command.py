@@ -86,6 +86,7 @@ def command(
     """
     for package in ("jinja2", "matplotlib"):
         require(package, "report", "fsbench report")
+    from fewshot_bench.analysis.conditions import columns_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import Options as ReportOptions
@@ -107,7 +108,8 @@ def command(
     )
     # The report computes differences itself, since it also pairs methods at different shots.
     asked = ReportOptions(title, images, baseline)
-    text = render(build(records, options), records, outcomes, asked)
+    facts = columns_of(records)
+    text = render(build(records, options, facts=facts), facts, outcomes, asked)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.model import Cell, Table
@@ -77,12 +78,12 @@ class Headline:
         return known.mean if known else None
 
 
-def headline(table: Table, records: Sequence[Record]) -> Headline:
+def headline(table: Table, facts: RecordColumns) -> Headline:
     """Choose the most informative group, and the shots at which most methods have a number there.
 
     Plain data sets go before base-to-new and transfer, averages before single data sets, and larger
     numbers of shots before smaller ones with as many methods. Methods without shots take part with
-    their only number.
+    their only number. facts: `columns_of` the records of the table.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
     same = len({row.marks for row in table.rows}) == 1
@@ -97,7 +98,7 @@ def headline(table: Table, records: Sequence[Record]) -> Headline:
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots
     members = table.members(group) if group.average else (group,)
-    return Headline(table, group, members, chosen, best, _located(records))
+    return Headline(table, group, members, chosen, best, _located(facts))
 
 
 def _present(found: Sequence[Contestant]) -> int:
@@ -114,10 +115,10 @@ def _contestant(
     return Contestant(row, label, look, cell.shots, number)
 
 
-def _located(records: Sequence[Record]) -> dict[tuple[str, str, int, Seed], Record]:
+def _located(facts: RecordColumns) -> dict[tuple[str, str, int, Seed], Record]:
     return {
         (record.spec.evaluated, label, record.spec.shots, Seed.of(record)): record
-        for label, (_, members) in assign_rows(records).items()
+        for label, (_, members) in assign_rows(facts.records, facts).items()
         for record in members
         if record.status == "done"
     }

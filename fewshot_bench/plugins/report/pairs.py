@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.table.contrasts import LEVEL
-from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM, paired_spread
+from fewshot_bench.analysis.table.significance import (
+    SIGNED_RANK_FROM,
+    Answers,
+    paired_spread,
+    remembered,
+)
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 
@@ -112,10 +117,18 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     if headline.table.main.scores is None:
         return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
+    # The winner is compared with every other one.
+    of_winner = (
+        record
+        for winner in ranked[:1]
+        for group in headline.members
+        for record in headline.records_of(winner, group).values()
+    )
+    answers = remembered(predictions.of, of_winner)
     keys, results, reasons = [], [], {}
     for ours, theirs in _pairs(ranked, headline.table.baseline):
         key = ours.row.label, theirs.row.label
-        result = _compared(headline, predictions, ours, theirs)
+        result = _compared(headline, answers, ours, theirs)
         if isinstance(result, str):
             reasons[key] = result
             continue
@@ -166,7 +179,7 @@ def _pairs(
 
 
 def _compared(
-    headline: Headline, predictions: Predictions, ours: Contestant, theirs: Contestant
+    headline: Headline, answers: Answers, ours: Contestant, theirs: Contestant
 ) -> Comparison | str:
     """Ours minus theirs over all members, or why they cannot be compared on one of them."""
     from fewshot_bench.analysis.statistics.paired import compare_spreads
@@ -174,7 +187,7 @@ def _compared(
     spreads = {}
     for group in headline.members:
         records = headline.records_of(ours, group), headline.records_of(theirs, group)
-        found = paired_spread(*records, predictions.of, headline.table.main, group.label)
+        found = paired_spread(*records, answers, headline.table.main, group.label)
         if isinstance(found, str):
             return f"{found} on {group.label}"
         spreads[group.label] = found

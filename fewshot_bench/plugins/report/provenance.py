@@ -8,9 +8,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
-from fewshot_bench.analysis.conditions import code_text, digest
-from fewshot_bench.analysis.record_columns import Coded
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.plugins.report import text
@@ -19,66 +19,80 @@ from fewshot_bench.store.answer_files import ASKED
 
 # Digits of a digest, values of one fact and lines of incidents that are shown.
 DIGITS, VALUES, INCIDENTS = 12, 6, 40
+# Entries of a split, and columns of the conditions, that are shown.
+_COUNTED = ("classes", "test")
+_OF_METHOD = ("method_version", "environment.method_origin", "code", "overrides", "options")
 # Facts that differ between runs and affect no number.
 _NOISE = ("load", ASKED)
 
 
-def provenance(table: Table, records: Sequence[Record], found: Audit) -> list[Grid]:
-    """Tables of all facts that are needed to question the numbers."""
-    done = [record for record in records if record.status == "done"]
+def provenance(table: Table, facts: RecordColumns, found: Audit) -> list[Grid]:
+    """Tables of all facts that are needed to question the numbers.
+
+    facts: `columns_of` the records of the table.
+    """
+    done = [record for record in facts.records if record.status == "done"]
     grids = [
         _findings(found),
-        _conditions(table, records),
+        _conditions(table, facts),
         _hazards(found),
         _allowed(found),
-        _datasets(records),
-        _methods(records),
+        _datasets(facts),
+        _methods(facts),
         _environment(done),
-        _incidents(records),
+        _incidents(facts.records),
     ]
     return [grid for grid in grids if grid.lines]
 
 
-def _conditions(table: Table, records: Sequence[Record]) -> Grid:
+def _conditions(table: Table, facts: RecordColumns) -> Grid:
     lines = [_line(name, ", ".join(values)) for name, values in table.conditions.items()]
     lines.append(_line("shots", ", ".join(map(str, table.shots))))
     lines.append(_line("seeds", ", ".join(map(str, table.seeds))))
-    states = Counter(record.status for record in records)
+    states = Counter(facts["status"])
     lines.append(_line("records", ", ".join(f"{n:,} {name}" for name, n in sorted(states.items()))))
     columns = [Column("condition", False), Column("value", False)]
     return Grid("conditions", "Conditions that all numbers share", columns, lines)
 
 
-def _datasets(records: Sequence[Record]) -> Grid:
-    groups: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.spec.evaluated].append(record)
+def _datasets(facts: RecordColumns) -> Grid:
     heads = ("data set", "revision", "classes", "test images", "splits", "published picks")
     columns = [Column(head, head in ("classes", "test images")) for head in heads]
+    rows = facts.rows(
+        ("evaluated", "revision", "target_revision", "shots", "split_seed", "split facts")
+    )
+    groups: defaultdict[str, list[tuple[Any, int]]] = defaultdict(list)
+    for place, count in Counter(rows.codes).items():
+        name, *row = rows.values[place]
+        groups[name].append((row, count))
     lines = []
-    for name in sorted(groups):
-        members = groups[name]
-        revisions = {
-            ":".join(filter(None, (r.spec.revision, r.spec.target_revision))) for r in members
-        }
-        splits = {digest(r): (r.spec.shots, r.spec.split_seed) for r in members if digest(r)}
+    for name, found in sorted(groups.items()):
+        revisions = {":".join(filter(None, row[:2])) for row, _ in found}
+        splits: dict[str, tuple[int, int]] = {}
+        for (_, _, shots, seed, split), _ in found:
+            if known := split_digest(split):
+                splits[known] = min(splits.get(known, (shots, seed)), (shots, seed))
         few = sorted(splits, key=lambda key: splits[key])
         shown = ", ".join(text.name(key[:DIGITS]) for key in few[:3])
         more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        states = [(row[-1], count) for row, count in found]
         lines.append(
             _line(
                 *(name, _values(revisions)),
-                _values(str(r.split["classes"]) for r in members if "classes" in r.split),
-                _values(str(r.split["test"]) for r in members if "test" in r.split),
-                *(f"{len(few)}: {shown}{more}" if few else "none", _verified(members)),
+                *(_values(str(s[key]) for s, _ in states if key in s) for key in _COUNTED),
+                *(f"{len(few)}: {shown}{more}" if few else "none", _verified(states)),
             )
         )
     return Grid("datasets", "Data sets and splits", columns, lines)
 
 
-def _verified(records: Iterable[Record]) -> str:
+def _verified(splits: Iterable[tuple[Mapping[str, Any], int]]) -> str:
+    """splits: each with the number of its records."""
     names = {True: "yes", False: "no", None: "not known"}
-    found = Counter(names[record.split.get("verified")] for record in records if record.split)
+    found: Counter[str] = Counter()
+    for split, count in splits:
+        if split:
+            found[names[split.get("verified")]] += count
     if len(found) == 1:
         return next(iter(found))
     return ", ".join(f"{name}: {count}" for name, count in sorted(found.items()))
@@ -107,21 +121,17 @@ def _allowed(found: Audit) -> Grid:
     return Grid("allowed", caption, [Column(name, False) for name in names], lines)
 
 
-def _methods(records: Sequence[Record]) -> Grid:
-    groups: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.spec.label].append(record)
+def _methods(facts: RecordColumns) -> Grid:
+    groups: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for label, *row in facts.rows(("label", *_OF_METHOD)).values:
+        groups[label].append(tuple(row))
     lines = []
-    for label, members in sorted(groups.items()):
-        sources = Record.entries(members, "environment", "method_origin", "code")
+    for label, rows in sorted(groups.items()):
+        versions, origins, codes, overrides, options = zip(*rows, strict=True)
         lines.append(
             _line(
-                label,
-                _values(record.spec.method_version for record in members),
-                _values(str(origin or "") for origin, _ in sources),
-                _values(code_text(stated) for _, stated in sources),
-                _values(map(_plain, Coded.of(record.spec.overrides for record in members).values)),
-                _values(map(_plain, Coded.of(record.spec.options for record in members).values)),
+                *(label, _values(versions), _values(str(origin or "") for origin in origins)),
+                *(_values(codes), _values(map(_plain, overrides)), _values(map(_plain, options))),
             )
         )
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
@@ -168,19 +178,17 @@ def _incidents(records: Sequence[Record]) -> Grid:
 
 def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
     """Counts of the values of each fact; records of a store share most values."""
-    values: dict[Hashable, tuple[str, Any]] = {}
-    counts: Counter[Hashable] = Counter()
+    # Ids stay unique because the first environment with them is kept alive.
+    alike: dict[Hashable, Mapping[str, Any]] = {}
+    times: Counter[Hashable] = Counter()
     for environment in environments:
-        for name, value in environment.items():
-            # Equal numbers of different types have different texts. Ids stay unique because
-            # `values` keeps the objects alive.
-            known = id(value) if isinstance(value, dict | list) else (type(value), value)
-            values.setdefault((name, known), (name, value))
-            counts[name, known] += 1
+        key = tuple((name, id(value)) for name, value in environment.items() if name not in _NOISE)
+        alike.setdefault(key, environment)
+        times[key] += 1
     facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for key, (name, value) in values.items():
-        for fact, word in _flat({name: value}):
-            facts[fact][word] += counts[key]
+    for known, environment in alike.items():
+        for fact, word in _flat(environment):
+            facts[fact][word] += times[known]
     return facts
 
 
