@@ -23,8 +23,8 @@ class Coded(Sequence[Any]):
     """A column as its distinct values, and for each row the place of its value among them.
 
     Most facts have few values among many records: what is computed of a column, or compared, is
-    computed of its values. Equal values of one type are one; dictionaries and lists are compared by
-    identity, since records of a store share equal objects.
+    computed of its values. Equal values of one type are one; what has no hash, as a dictionary, is
+    compared by identity, since records of a store share equal objects.
     """
 
     __slots__ = ("codes", "values")
@@ -73,9 +73,11 @@ def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
     found: list[Any] = []
     order = []
     for value in values:
-        # `found` keeps every object alive, so no two of them share an id.
-        key = id(value) if isinstance(value, dict | list) else (type(value), value)
-        place = places.setdefault(key, len(found))
+        try:
+            place = places.setdefault((type(value), value), len(found))
+        except TypeError:
+            # `found` keeps every object alive, so no two of them share an id.
+            place = places.setdefault(id(value), len(found))
         if place == len(found):
             found.append(value)
         order.append(place)
