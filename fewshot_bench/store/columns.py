@@ -15,6 +15,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 KEY = 64
 _CHUNK = 2**20
@@ -104,17 +105,17 @@ class BlockFile:
 
 
 class Column:
-    """One part of many rows: distinct texts, and the number of each row's text."""
+    """One part of many rows: distinct texts, and the number of each row's text.
+
+    Rows with equal texts have equal `numbers`.
+    """
+
+    numbers: array[int]
 
     def __init__(self) -> None:
-        self._numbers = array("I")
+        self.numbers = array("I")
         self._texts: list[str] = []
         self._places: dict[str, int] = {}
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        """The number of each row's text; rows with equal texts have equal numbers."""
-        return self._numbers
 
     def text(self, number: int) -> str:
         """The text with a number."""
@@ -125,7 +126,7 @@ class Column:
         number = self._places.setdefault(text, len(self._texts))
         if number == len(self._texts):
             self._texts.append(text)
-        self._numbers.append(number)
+        self.numbers.append(number)
 
     def block(self, rows: Sequence[int]) -> tuple[int, bytes]:
         """The number of texts of these rows, and the packed block that `StoredColumn` reads."""
@@ -145,6 +146,9 @@ class Column:
 class StoredColumn(Column):
     """A column in a file, which is read when it is first used."""
 
+    _ends: array[int]
+    _block: memoryview
+
     def __init__(
         self, rows: int, texts: int, read: Callable[[], bytes], again: Callable[[], Column]
     ) -> None:
@@ -153,38 +157,34 @@ class StoredColumn(Column):
         again: makes the column anew. On a network, a file may be lost once another machine removed
         it.
         """
-        super().__init__()
         self._sizes = rows, texts
-        self._read: Callable[[], bytes] | None = read
+        self._read = read
         self._again = again
-        self._block = memoryview(b"")
-        self._ends = array("Q")
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        self._open()
-        return self._numbers
 
     def text(self, number: int) -> str:
-        self._open()
         start = self._ends[number - 1] if number else 0
         return str(self._block[start : self._ends[number]], "ascii")
 
-    def _open(self) -> None:
-        if self._read is None:
-            return
+    def __getattr__(self, name: str) -> Any:
+        # Called for what is not there yet; once read, it costs nothing to look it up.
+        if name not in ("numbers", "_ends", "_block"):
+            raise AttributeError(name)
         with _OPENING:
             # Threads read answers of records; another one may have read the block meanwhile.
-            if self._read is not None:
-                (rows, texts), again = self._sizes, self._again
-                try:
-                    content = memoryview(self._read())
-                except (OSError, zlib.error):
-                    texts, pieces = again().pieces(range(rows))
-                    content = memoryview(b"".join(pieces))
-                first = rows * self._numbers.itemsize
-                start = first + texts * self._ends.itemsize
-                self._numbers.frombytes(content[:first])
-                self._ends.frombytes(content[first:start])
-                self._block = content[start:]
-                self._read = None
+            if "numbers" not in self.__dict__:
+                self._open()
+        return self.__dict__[name]
+
+    def _open(self) -> None:
+        rows, texts = self._sizes
+        try:
+            content = memoryview(self._read())
+        except (OSError, zlib.error):
+            texts, pieces = self._again().pieces(range(rows))
+            content = memoryview(b"".join(pieces))
+        numbers, ends = array("I"), array("Q")
+        first = rows * numbers.itemsize
+        start = first + texts * ends.itemsize
+        numbers.frombytes(content[:first])
+        ends.frombytes(content[first:start])
+        self._block, self._ends, self.numbers = content[start:], ends, numbers
