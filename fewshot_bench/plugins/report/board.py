@@ -39,11 +39,6 @@ def line(contestant: Contestant, fields: Sequence[Field], css: str = "") -> Line
     return Line([name, *fields], MARKS[look.marker], look.variable, f"{look.css} {css}".strip())
 
 
-def ordered(headline: Headline) -> list[Contestant]:
-    """The best first, then those without a number."""
-    return [*headline.ranked, *(c for c in headline.contestants if not c.cell)]
-
-
 def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     """Accuracy, the difference to the best (and the baseline) with p, costs, calibration."""
     ranked = headline.ranked
@@ -64,7 +59,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         Column("ECE, %", hint="expected calibration error, 15 bins; lower is better"),
     ]
     lines = []
-    for contestant in ordered(headline):
+    for contestant in headline.ordered:
         cell = contestant.cell
         pair = pairs.of(best, contestant) if best and contestant is not best else None
         lead = contestant is best
@@ -90,7 +85,7 @@ def bars(headline: Headline) -> list[Bar | None] | None:
 
     None without any number, or with a baseline, whose columns need the room.
     """
-    values = [headline.estimate(c) if c.cell else None for c in ordered(headline)]
+    values = [headline.estimate(c) if c.cell else None for c in headline.ordered]
     known = [value for value in values if value]
     if not known or headline.table.baseline:
         return None
@@ -130,11 +125,9 @@ def by_dataset(headline: Headline) -> Grid | None:
     groups = [headline.group, *headline.members]
     found = []
     for group in groups:
-        cells = [cell_at(headline, contestant, group) for contestant in headline.contestants]
+        cells = [headline.cell(contestant, group) for contestant in headline.ordered]
         found.append(_marked(cells, headline, short=True))
-    order = ordered(headline)
-    place = {c.row.label: index for index, c in enumerate(headline.contestants)}
-    lines = [line(c, [column[place[c.row.label]] for column in found]) for c in order]
+    lines = list(map(line, headline.ordered, zip(*found, strict=True)))
     where = text.at_shots(headline.shots)
     caption = f"{table.main.title} in % {where} (methods without shots: their only number)"
     return Grid("by-dataset", caption, columns, lines, True)
@@ -149,11 +142,6 @@ def costs(cell: Cell | None) -> list[Field]:
 def _baseline(headline: Headline) -> Contestant | None:
     name = headline.table.baseline
     return next((c for c in headline.ranked if c.row.label == name), None)
-
-
-def cell_at(headline: Headline, contestant: Contestant, group: Group) -> Cell:
-    """The cell of a contestant in a group, at its shots."""
-    return headline.table.cell(group, contestant.row, contestant.shots)
 
 
 def _accuracy(headline: Headline, contestant: Contestant) -> Field:

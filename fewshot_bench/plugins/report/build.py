@@ -6,7 +6,6 @@ import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -30,33 +29,32 @@ from fewshot_bench.plugins.report.verdict import subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import printable
 
-MOST_IMAGES = 48
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 _PAGE = "fewshot_bench.plugins.report.page"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a report: `title` over the page, `images` per data set, `baseline` by name."""
-
-    title: str = "Few-shot benchmark report"
-    images: int = 0
-    baseline: str | None = None
-
-
-def render(table: Table, facts: RecordColumns, outcomes: Outcomes, options: Options) -> str:
+def render(
+    table: Table,
+    facts: RecordColumns,
+    outcomes: Outcomes,
+    *,
+    title: str,
+    images: int,
+    baseline: str | None,
+) -> str:
     """Render the page on a table.
 
-    facts: `columns_of` the records that the table was built from; outcomes: of their store. The
-    same store, records and options give the same text. No record and no logits are changed.
-    UsageError for a baseline that is not in the table.
+    facts: `columns_of` the records that the table was built from; outcomes: of their store. title:
+    over the page. images: example images of each data set. The same arguments give the same text.
+    No record and no logits are changed. UsageError for a baseline that is not in the table.
     """
-    if options.baseline:
-        label = with_baseline(table, options.baseline).baseline
+    if baseline:
+        label = with_baseline(table, baseline).baseline
         table = dataclasses.replace(table, baseline=label)
     chosen = headline(table, facts)
     predictions = Predictions(outcomes, _needed(chosen))
-    return _fill(_context(chosen, facts, predictions, options))
+    context = _context(chosen, facts, predictions, images)
+    return _fill({"title": text.name(title), **context})
 
 
 def _needed(chosen: Headline) -> list[Record]:
@@ -70,7 +68,7 @@ def _needed(chosen: Headline) -> list[Record]:
 
 
 def _context(
-    chosen: Headline, facts: RecordColumns, predictions: Predictions, options: Options
+    chosen: Headline, facts: RecordColumns, predictions: Predictions, images: int
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, predictions)
@@ -84,9 +82,7 @@ def _context(
             "ranks": figures.ranks(),
             "reliability": figures.reliability(),
         }
-    groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
     return {
-        "title": text.name(options.title),
         "subject": subject(chosen),
         "more_shots": _more_shots(chosen),
         "metric": table.main.title,
@@ -101,12 +97,12 @@ def _context(
         "legend": figures.legend(),
         "hidden": figures.hidden,
         "by_dataset": board.by_dataset(chosen),
-        "results": [board.results(chosen, group, n) for n, group in enumerate(groups)],
+        "results": [board.results(chosen, group, n) for n, group in enumerate(chosen.shown_groups)],
         "against": comparisons.against_best(chosen, pairs),
         "matrix": comparisons.matrix(chosen, pairs),
         "calibration": figures.calibration(),
-        "drills": drills(chosen, predictions, min(options.images, MOST_IMAGES)),
-        "images": options.images,
+        "drills": drills(chosen, predictions, images),
+        "images": images,
         "provenance": provenance(table, facts, found),
         "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
         "failures": failures(facts.records),

@@ -89,7 +89,6 @@ def command(
     from fewshot_bench.analysis.conditions import columns_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.plugins.report.build import Options as ReportOptions
     from fewshot_bench.plugins.report.build import render
 
     known = {**METRICS, metric: registry().metric(metric)}
@@ -107,9 +106,9 @@ def command(
         older=unrunnable,
     )
     # The report computes differences itself, since it also pairs methods at different shots.
-    asked = ReportOptions(title, images, baseline)
     facts = columns_of(records)
-    text = render(build(records, options, facts=facts), facts, outcomes, asked)
+    table = build(records, options, facts=facts)
+    text = render(table, facts, outcomes, title=title, images=images, baseline=baseline)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

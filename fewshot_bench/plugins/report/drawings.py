@@ -16,7 +16,7 @@ from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Contestant, Headline
-from fewshot_bench.plugins.report.predictions import Predictions, reliabilities
+from fewshot_bench.plugins.report.predictions import Predictions, reliability_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Drawings:
     def __init__(self, chosen: Headline, predictions: Predictions) -> None:
         self._chosen = chosen
         self._predictions = predictions
-        self._drawn = drawn(chosen)
+        self._drawn = chosen.ordered[:MOST]
         self._metric = chosen.table.main.title
 
     @property
@@ -68,9 +68,7 @@ class Drawings:
 
     def panels(self) -> list[Picture]:
         """Small multiples: every group but the large one, if there is more than that."""
-        table = self._chosen.table
-        groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
-        groups = [g for g in groups if g is not self._chosen.group]
+        groups = [group for group in self._chosen.shown_groups if group is not self._chosen.group]
         panels = [panel(self._chosen, group, self._drawn) for group in groups]
         panels = [found for found in panels if found.curves]
         shots = curves.shots_of(panels)
@@ -105,7 +103,7 @@ class Drawings:
                 f"{RANKED_FROM} data sets."
             )
         metric = chosen.table.metric
-        cells = [[chosen.table.cell(g, c.row, c.shots) for c in methods] for g in chosen.members]
+        cells = [[chosen.cell(c, group) for c in methods] for group in chosen.members]
         scores = np.array(
             [[rank_score(cell.estimates[metric].mean) for cell in line] for line in cells]
         )
@@ -131,15 +129,15 @@ class Drawings:
 
     def reliability(self) -> list[Picture]:
         """A reliability diagram per method whose logits can be used."""
-        notes = {}
+        pictures: list[Picture] = []
         for contestant in self._drawn_with_numbers():
             error = self._chosen.calibration_error(contestant, self._chosen.group)
-            notes[contestant.row.label] = "" if error is None else f"ECE {error:.1f} %"
-        found = reliabilities(self._chosen, self._predictions, notes)
-        pictures = []
-        for number, (contestant, diagram) in enumerate(found):
-            svg = reliability.draw(diagram, number, f"{_lean(diagram)} {diagram.note}".strip())
-            pictures.append(Picture(_markup(svg), contestant.label, _lean(diagram)))
+            note = "" if error is None else f"ECE {error:.1f} %"
+            diagram = reliability_of(self._chosen, self._predictions, contestant, note)
+            if diagram is not None:
+                description = f"{_lean(diagram)} {note}".strip()
+                svg = reliability.draw(diagram, len(pictures), description)
+                pictures.append(Picture(_markup(svg), contestant.label, _lean(diagram)))
         return pictures
 
     def calibration(self) -> Grid | None:
@@ -188,13 +186,6 @@ def _markup(svg: str) -> Any:
     from markupsafe import Markup
 
     return Markup(svg)
-
-
-def drawn(headline: Headline) -> list[Contestant]:
-    """The contestants in the figures: ranked by the headline, then those without a number."""
-    ranked = headline.ranked
-    others = [contestant for contestant in headline.contestants if not contestant.cell]
-    return [*ranked, *others][:MOST]
 
 
 def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -> curves.Panel:

@@ -59,6 +59,21 @@ class Headline:
         assert contestant.cell is not None
         return contestant.cell.estimates[self.table.metric]
 
+    @property
+    def ordered(self) -> list[Contestant]:
+        """The ranked contestants, then those without a number."""
+        return [*self.ranked, *(c for c in self.contestants if not c.cell)]
+
+    @property
+    def shown_groups(self) -> list[Group]:
+        """The groups of the table without averages of a single data set."""
+        table = self.table
+        return [g for g in table.groups if not g.average or len(table.members(g)) > 1]
+
+    def cell(self, contestant: Contestant, group: Group) -> Cell:
+        """The cell of a contestant in a group, at its shots."""
+        return self.table.cell(group, contestant.row, contestant.shots)
+
     def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
         """The finished records behind a member's number, by seed."""
         key = group.label, contestant.row.label, contestant.shots
@@ -67,14 +82,13 @@ class Headline:
 
     def why_not(self, contestant: Contestant) -> str:
         """The reason why a contestant has no number."""
-        cell = self.table.cell(self.group, contestant.row, contestant.shots)
+        cell = self.cell(contestant, self.group)
         missing = f"failed: {', '.join(cell.errors)}" if cell.failed else "no result"
         return text.message(cell.reason or missing)
 
     def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
         """Mean calibration error over seeds in percent, as in the table; None if not known."""
-        cell = self.table.cell(group, contestant.row, contestant.shots)
-        known = cell.estimates.get("ece")
+        known = self.cell(contestant, group).estimates.get("ece")
         return known.mean if known else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.record import Record
@@ -49,23 +49,26 @@ class Predictions:
         return f"its logits cannot be used: {reason}" if reason else ABSENT
 
 
-def reliabilities(
-    headline: Headline, predictions: Predictions, methods: Mapping[str, str]
-) -> list[tuple[Contestant, Reliability]]:
-    """The diagrams of contestants over all members, each data set with the same weight.
+def reliability_of(
+    headline: Headline, predictions: Predictions, contestant: Contestant, note: str
+) -> Reliability | None:
+    """The diagram of a contestant over all members, each data set with the same weight.
 
-    methods: a note by row label, in the order of the diagrams. A method without an outcome on every
-    member has no diagram.
+    None without an outcome on every member. note: shown in the diagram.
     """
-    contestants = {contestant.row.label: contestant for contestant in headline.contestants}
-    found = []
-    for label, note in methods.items():
-        contestant = contestants[label]
-        cells = [headline.records_of(contestant, group).values() for group in headline.members]
-        bins = _bins(cells, predictions)
-        if bins is not None:
-            found.append((contestant, _diagram(contestant, bins, note)))
-    return found
+    cells = [headline.records_of(contestant, group).values() for group in headline.members]
+    bins = _bins(cells, predictions)
+    if bins is None:
+        return None
+    share, hits, sure = bins[:, bins[0] > 0]
+    return Reliability(
+        label=contestant.label,
+        look=contestant.look,
+        confidence=(sure / share).tolist(),
+        accuracy=(hits / share).tolist(),
+        share=share.tolist(),
+        note=note,
+    )
 
 
 def _bins(members: Sequence[Iterable[Record]], predictions: Predictions) -> np.ndarray | None:
@@ -83,15 +86,3 @@ def _bins(members: Sequence[Iterable[Record]], predictions: Predictions) -> np.n
             weight = len(usable) * len(outcome.labels) * len(members)
             total += outcome.reliability / weight
     return total
-
-
-def _diagram(contestant: Contestant, bins: np.ndarray, note: str) -> Reliability:
-    share, hits, sure = bins[:, bins[0] > 0]
-    return Reliability(
-        label=contestant.label,
-        look=contestant.look,
-        confidence=(sure / share).tolist(),
-        accuracy=(hits / share).tolist(),
-        share=share.tolist(),
-        note=note,
-    )
