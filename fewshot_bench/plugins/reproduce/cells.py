@@ -88,7 +88,7 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     labels = {number.row: _label(table, number) for number in printed}
     chosen = _named(_single(printed), labels, wanted.methods)
     chosen = _where(chosen, table, wanted.where)
-    chosen = _among(chosen, "dataset", wanted.datasets)
+    chosen = _among_datasets(chosen, wanted.datasets)
     chosen = _among_shots(table, chosen, wanted.shots)
     _refuse_varied(table, chosen, wanted.options)
     means = {(n.row, n.classes): n for n in printed if n.dataset == AVERAGE}
@@ -162,7 +162,7 @@ def _where(chosen: list[Number], table: Reproduction, pairs: Iterable[str]) -> l
     return kept
 
 
-def _among(chosen: list[Number], kind: str, names: Sequence[str]) -> list[Number]:
+def _among_datasets(chosen: list[Number], names: Sequence[str]) -> list[Number]:
     known = list(dict.fromkeys(number.dataset for number in chosen))
     for name in names:
         if name not in known:

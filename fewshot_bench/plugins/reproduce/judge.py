@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fewshot_bench.analysis.statistics.intervals import FEWEST, quantile
 from fewshot_bench.analysis.table.cells import inapplicable_reason
@@ -307,29 +307,10 @@ def _empty(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line
     return _line(cell, "missing", reason=reason)
 
 
-def _line(
-    cell: Cell,
-    status: Status,
-    *,
-    reason: str = "",
-    ours: float | None = None,
-    sd: float | None = None,
-    seeds: int = 0,
-    noise: float | None = None,
-    images: int = 0,
-    test_sampling: float | None = None,
-) -> Line:
+def _line(cell: Cell, status: Status, **values: Any) -> Line:
     number = cell.number
-    return Line(
-        *(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, status),
-        ours=ours,
-        sd=sd,
-        seeds=seeds,
-        noise=noise,
-        images=images,
-        test_sampling=test_sampling,
-        reason=reason,
-    )
+    place = (cell.label, number.dataset, cell.shots)
+    return Line(*place, cell.paper, number.decimals, status, **values)
 
 
 def _with(line: Line, status: Status, reason: str = "", **values: float | None) -> Line:

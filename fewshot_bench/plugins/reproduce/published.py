@@ -208,16 +208,8 @@ def _settings(values: Mapping[str, Any], tables: Mapping[str, Any]) -> Mapping[s
 
 def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) -> Setting:
     by_dataset = tables[values["by_dataset"]] if "by_dataset" in values else {}
-    return Setting(
-        method=method,
-        protocol=values["protocol"],
-        val=values["val"],
-        prompts=values["prompts"],
-        by_dataset={dataset: tuple(options) for dataset, options in by_dataset.items()},
-        ensemble=tuple(values.get("ensemble", ())),
-        min4=tuple(values.get("min4", ())),
-        random=values.get("random", True),
-        differs=tuple(values.get("differs", ())),
-        schedule=values.get("schedule", ""),
-        options=tuple(values.get("options", ())),
-    )
+    found: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    found["by_dataset"] = {dataset: tuple(options) for dataset, options in by_dataset.items()}
+    return Setting(method, **found)

@@ -12,11 +12,6 @@ from fewshot_bench.utils.text import signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
 WORDED = ("shots", "data set", "verdict")
-COLUMNS = (
-    *("reproduction", "method", "shots", "dataset", "paper", "ours", "sd", "seeds", "difference"),
-    *("noise", "ratio", "status", "verdict", "reason", "datasets", "datasets_of", "test_images"),
-    *("test_sampling", "backbone", "classes", "kind", "schedule"),
-)
 ABSENT = "–"
 
 
@@ -35,7 +30,6 @@ def document(report: Report) -> doc.Document:
             ),
         ),
         rows=found,
-        heads=COLUMNS,
         data={"meta": _meta(report), "rows": found},
     )
 
