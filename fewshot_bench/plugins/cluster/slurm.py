@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot
@@ -31,6 +31,8 @@ SCRIPT = "job.sh"
 # Characters of a directive: none that ends it, opens another one or is special to sh.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
+# Directives of the fields of `Request` that Slurm calls by another name.
+_NAMES = {"cpus": "cpus-per-task", "memory": "mem"}
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
 _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
@@ -51,17 +53,8 @@ class Request:
 
     def directives(self) -> list[str]:
         """Directives such as `--name=value`; UsageError for a value that is no plain word."""
-        named = {
-            "partition": self.partition,
-            "gpus": self.gpus,
-            "time": self.time,
-            "cpus-per-task": "" if self.cpus is None else str(self.cpus),
-            "mem": self.memory,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-        }
-        found = [f"--{name}={_checked(name, value)}" for name, value in named.items() if value]
+        given = {_NAMES.get(n, n): v for n, v in asdict(self).items() if n != "more" and v}
+        found = [f"--{name}={_checked(name, str(value))}" for name, value in given.items()]
         if self.time and not _TIME.fullmatch(self.time):
             raise UsageError(
                 f"--time '{self.time}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
