@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,7 @@ from fewshot_bench.cli.output import (
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, require
+from fewshot_bench.utils.text import counted, encodable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
@@ -101,22 +103,13 @@ def write_predictions(
         )
     with replaced(path, "--predictions") as temporary:
         write = _write_csv if path.suffix.lower() == ".csv" else _write_parquet
-        rows = write(temporary, found.columns, _chained(first, blocks))
+        rows = write(temporary, found.columns, chain([first], blocks))
     counts = (len(table.rows), "method"), (len(found.datasets), "data set"), (found.cells, "cell")
-    parts = ", ".join(_counted(*pair) for pair in counts)
+    parts = ", ".join(counted(*pair) for pair in counts)
     click.echo(f"{path}: {rows:,} rows of predictions, {parts}", err=True)
     if found.absent:
-        absent = _counted(found.absent, "finished record")
+        absent = counted(found.absent, "finished record")
         click.echo(f"warning: {absent} without logits that can be used left out", err=True)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
-    yield first
-    yield from others
 
 
 def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
@@ -136,11 +129,14 @@ def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block])
 def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
     arrow, parquet = _parquet()
     kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
-    schema = arrow.schema([(_clean(name), kinds[kind]) for name, kind in columns.items()])
+    schema = arrow.schema([(encodable(name), kinds[kind]) for name, kind in columns.items()])
     rows = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for block in blocks:
-            values = [[_clean(v) if isinstance(v, str) else v for v in block[n]] for n in columns]
+            values = [
+                [encodable(value) if isinstance(value, str) else value for value in block[name]]
+                for name in columns
+            ]
             made = arrow.table(
                 [arrow.array(v, part.type) for v, part in zip(values, schema, strict=True)],
                 schema=schema,
@@ -148,11 +144,6 @@ def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Blo
             writer.write_table(made)
             rows += len(values[0])
     return rows
-
-
-def _clean(text: str) -> str:
-    """Text as valid UTF-8: file names may contain other bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _parquet() -> tuple[Any, Any]:
@@ -257,7 +248,7 @@ def write_figure(path: Path, table: Table) -> None:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
     suffix = path.suffix.lower()
     write_bytes(path, drawn(lambda: draw(table, suffix[1:]), suffix))
-    click.echo(f"{path}: {count} {'panel' if count == 1 else 'panels'}", err=True)
+    click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
 @click.command("compare", short_help="Compare methods from the records of a store.")

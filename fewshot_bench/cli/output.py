@@ -14,7 +14,7 @@ from typing import TypedDict
 import click
 
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import encodable, printable
 
 
 def say(text: str) -> None:
@@ -29,12 +29,11 @@ def warn(text: str) -> None:
 
 def write_text(path: Path | None, text: str) -> None:
     """Write text as UTF-8 to a file, or to stdout when there is none."""
-    data = text.encode("utf-8", "backslashreplace")
     if path is None:
-        click.echo(data.decode(), nl=False, color=True)
+        click.echo(encodable(text), nl=False, color=True)
     else:
         refuse_image(path)
-        write_bytes(path, data)
+        write_bytes(path, encodable(text).encode())
 
 
 def refuse_image(path: Path, option: str = "--output") -> None:
@@ -118,11 +117,9 @@ def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _unwritten(path, error, option) from error
-
-
-def _unwritten(path: Path, error: OSError, option: str) -> UsageError:
-    return UsageError(f"cannot write '{path}': {error.strerror}; choose another file with {option}")
+        raise UsageError(
+            f"cannot write '{path}': {error.strerror}; choose another file with {option}"
+        ) from error
 
 
 # Part of matplotlib's warning about a character that its font lacks.

@@ -20,7 +20,7 @@ from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
-from fewshot_bench.utils.text import MANY, size_text
+from fewshot_bench.utils.text import MANY, counted, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.store.clean import Chosen
@@ -59,7 +59,7 @@ def opened(folder: Path) -> Store:
     return store
 
 
-def counted(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
+def tallied(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
     """`3 done, 1 failed`, in the order of `names`, without zeros; `nothing` if all are zero."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name]) or nothing
 
@@ -101,14 +101,13 @@ def verify_command(folder: Path) -> None:
     one split must have the same queries. The exit code is 1 when something was found; what killed
     processes left beside whole records is only told.
     """
-    from fewshot_bench.api.record import STATUSES
     from fewshot_bench.store.verify import NEXT, REMAINS, verify
 
     report = verify(opened(folder))
     for finding in report.findings:
         show(finding.kind, finding.path, finding.text)
     total = f"{sum(report.statuses.values()):,} records read in full"
-    click.echo(f"{total}: {counted(report.statuses, STATUSES, 'none')}")
+    click.echo(f"{total}: {tallied(report.statuses, STATUSES, 'none')}")
     if report.splits:
         click.echo(f"{report.splits:,} files of imported picks")
     kinds = Counter(finding.kind for finding in report.findings)
@@ -117,7 +116,7 @@ def verify_command(folder: Path) -> None:
         click.echo("all records are well" if kinds else "all is well")
     if not kinds:
         return
-    click.echo(f"found: {counted(kinds, tuple(NEXT), '')}")
+    click.echo(f"found: {tallied(kinds, tuple(NEXT), '')}")
     for kind in kinds:
         click.echo(f"next, {kind}: {NEXT[kind]}")
     if wrong:
@@ -165,7 +164,7 @@ def _merged(source: Path, store: Store, dry_run: bool) -> Counter[str]:
         if step.lines:
             show(step.outcome, step.path, "; ".join(step.lines))
     said = "would be, as nothing is written: " if dry_run else ""
-    click.echo(f"{source}: {said}{counted(found, OUTCOMES, 'nothing there')}")
+    click.echo(f"{source}: {said}{tallied(found, OUTCOMES, 'nothing there')}")
     return found
 
 
@@ -249,7 +248,7 @@ def _show_chosen(found: Sequence[Chosen], *, every: bool) -> None:
     if len(found) > shown:
         say(f"and {len(found) - shown:,} more (all of them with --dry-run)")
     size = size_text(sum(one.size for one in found))
-    say(f"{_count(len(found))} with logits, {size}")
+    say(f"{counted(len(found), 'record')} with logits, {size}")
 
 
 def _line(one: Chosen) -> str:
@@ -268,7 +267,7 @@ def _confirm(count: int) -> None:
     """Ask for confirmation; UsageError if stdin is no terminal, or the answer is no."""
     if not sys.stdin.isatty():
         raise UsageError("nothing was removed: add --yes to remove these records")
-    if not click.confirm(f"remove {_count(count)}?", default=False):
+    if not click.confirm(f"remove {counted(count, 'record')}?", default=False):
         raise UsageError("nothing was removed")
 
 
@@ -282,12 +281,8 @@ def _removed(store: Store, found: Sequence[Chosen]) -> int:
         size += 0 if problem else one.size
         if problem:
             click.echo(f"not removed: {one.record.spec.key()[:12]}: {problem}", err=True)
-    say(f"removed {_count(len(found) - left)}, {size_text(size)}")
+    say(f"removed {counted(len(found) - left, 'record')}, {size_text(size)}")
     return left
-
-
-def _count(number: int) -> str:
-    return "1 record" if number == 1 else f"{number:,} records"
 
 
 @command.command("gc", short_help="Remove what no result needs.")
@@ -302,7 +297,6 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
     """
     from fewshot_bench.engines.job import Job
     from fewshot_bench.store.clean import KINDS, collect
-    from fewshot_bench.utils.text import size_text
 
     found: Counter[str] = Counter()
     size = problems = 0
@@ -313,7 +307,7 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
         found[removal.kind] += not removal.problem
         size += removal.size
     verb = "would remove" if dry_run else "removed"
-    kinds = f": {counted(found, KINDS, '')}" if found.total() else ""
+    kinds = f": {tallied(found, KINDS, '')}" if found.total() else ""
     click.echo(f"{verb} {found.total():,} files, {size_text(size)}{kinds}")
     if problems:
         text = f"{problems:,} files cannot be removed: check who may write there"

@@ -157,6 +157,21 @@ def few(names: Iterable[str]) -> str:
     return " ".join([", ".join(quoted[:FEW]), *quoted[FEW:]])
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 seed`, `3 seeds`, `1,980 records`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def joined(parts: Sequence[str], comma: str = ", ") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([comma.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def encodable(text: str) -> str:
+    """Text as valid UTF-8, with escapes for the other bytes that names of files may hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def digest_of(text: str, digits: int) -> str:
     """The first digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]

@@ -19,7 +19,7 @@ from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
 from fewshot_bench.plugins.models.inputs import arriving
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import encodable, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.model import Model, Prediction
@@ -78,7 +78,8 @@ def command(
                 skipped += 1
                 click.echo(printable(f"skipped: {one.image}: {one.problem}"), err=True)
             else:
-                write(line(_row(one, head)))
+                # A model may have fewer classes than columns.
+                write(line(dict.fromkeys(head) | one.row()))
             show(done)
         if not done:
             # Raised here, so that an earlier file stays.
@@ -93,11 +94,6 @@ def _answers(model: Model, paths: Iterator[str | None], top: int) -> Iterator[Pr
     for first in paths:
         if first is not None:
             yield from model.stream(chain((first,), iter(paths.__next__, None)), top=top)
-
-
-def _row(prediction: Prediction, head: list[str]) -> Row:
-    """All columns; None where the model has fewer classes."""
-    return dict.fromkeys(head) | prediction.row()
 
 
 def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
@@ -146,19 +142,14 @@ _LINES = {"table": _table, "csv": _csv, "jsonl": _json}
 def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
     """Write lines to stdout, or to a file that is put in place only on success."""
     if output is None:
-        yield lambda text: click.echo(_encodable(text), nl=False, color=True)
+        yield lambda text: click.echo(encodable(text), nl=False, color=True)
         return
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8") as file:
 
         def write(text: str) -> None:
-            file.write(_encodable(text))
+            file.write(encodable(text))
 
         yield write
-
-
-def _encodable(text: str) -> str:
-    """Text with backslash escapes for bytes of file names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.verdict import subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import joined, printable
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 _PAGE = "fewshot_bench.plugins.report.page"
@@ -120,9 +120,9 @@ def _more_shots(chosen: Headline) -> str:
     """Larger numbers of shots than the headline's: `At 4 and 8 shots`."""
     larger = [shots for shots in chosen.group.shots if shots > chosen.shots]
     counted = [str(shots) for shots in larger if shots != ALL_SHOTS]
-    parts = [f"at {text.joined(counted)} shots"] if counted else []
+    parts = [f"at {joined(counted)} shots"] if counted else []
     parts += [text.at_shots(ALL_SHOTS)] if ALL_SHOTS in larger else []
-    return text.joined(parts).capitalize()
+    return joined(parts).capitalize()
 
 
 def _marks(table: Table) -> list[str]:
@@ -135,7 +135,7 @@ def _marks(table: Table) -> list[str]:
         for limit in limits
     ]
     if unfair:
-        names = text.joined(unfair[:MOST_NAMES])
+        names = joined(unfair[:MOST_NAMES])
         more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
         found.append(
             f"Unfair validation: {names}{more} had the full validation set, which has many "

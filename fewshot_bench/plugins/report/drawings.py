@@ -17,6 +17,7 @@ from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliabili
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions, reliability_of
+from fewshot_bench.utils.text import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Drawings:
         pictures = []
         for axis in cost_axes(self._chosen, self._drawn):
             names = [point.label for point in costs.front(axis.points)]
-            caption = f"On the front: {text.joined(names)}."
+            caption = f"On the front: {joined(names)}."
             svg = costs.draw(axis, self._metric, caption)
             pictures.append(Picture(_markup(svg), "", caption))
         return pictures
@@ -113,7 +114,7 @@ class Drawings:
         cliques = [tuple(clique) for clique in statistics.cliques(found, gap)]
         order = np.argsort(found, kind="stable")
         averages = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
-        bars = [text.joined([methods[i].label for i in clique]) for clique in cliques]
+        bars = [joined([methods[i].label for i in clique]) for clique in cliques]
         groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
         ranked, sets = len(chosen.ranked), len(chosen.members)
         some = "" if len(methods) == ranked else f"The best {len(methods)} of {ranked} methods. "

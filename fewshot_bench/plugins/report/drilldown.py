@@ -15,6 +15,7 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.thumbnails import Budget, Thumbnail, thumbnails
 from fewshot_bench.store.predictions import Outcome
+from fewshot_bench.utils.text import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,8 @@ def _drill(
     ]
     worst = _hardest_first(accuracy)[0]
     summary = (
-        f"{text.counted(ours[0].classes, 'class', 'classes')}, "
-        f"{text.counted(len(ours[0].labels), 'test image')}; "
+        f"{counted(ours[0].classes, 'class', 'classes')}, "
+        f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[worst], 40)} ({accuracy[worst]:.0f} %)"
     )
     shown = thumbnails(records[0], ours, names, mixed, budget) if budget.images else []

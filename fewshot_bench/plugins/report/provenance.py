@@ -16,6 +16,7 @@ from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
 from fewshot_bench.store.answer_files import ASKED
+from fewshot_bench.utils.text import counted
 
 # Digits of a digest, values of one fact and lines of incidents that are shown.
 DIGITS, VALUES, INCIDENTS = 12, 6, 40
@@ -246,7 +247,7 @@ def failures(records: Sequence[Record]) -> Grid | None:
     columns = [Column("method", False), Column("data set", False), Column("shots")]
     columns += [Column("seed"), Column("error", False), Column("message", False)]
     some = f", the first {MOST} of them" if len(failed) > MOST else ""
-    caption = f"{text.counted(len(failed), 'failed run')}{some}"
+    caption = f"{counted(len(failed), 'failed run')}{some}"
     return Grid("failures", caption, columns, lines, True) if lines else None
 
 
@@ -275,5 +276,5 @@ def holes(table: Table) -> Grid | None:
     columns = [Column("method", False), Column("data set", False), Column("shots")]
     columns += [Column("what", False), Column("why", False)]
     some = f", the first {MOST} of them" if len(lines) > MOST else ""
-    caption = f"{text.counted(len(lines), 'cell')} not complete{some}"
+    caption = f"{counted(len(lines), 'cell')} not complete{some}"
     return Grid("holes", caption, columns, lines[:MOST], True) if lines else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.api.spec import ALL_SHOTS
-from fewshot_bench.utils.text import beside_level, printable, signed
+from fewshot_bench.utils.text import beside_level, counted, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600
 
@@ -69,11 +69,6 @@ def p_value(p: float) -> str:
     return f"= {beside_level(p, 3 if p < 0.1 else 2)}"
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """`1 seed`, `3 seeds`, `1,980 records`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def shots(count: int) -> str:
     """`1 shot`, `16 shots`, `all train images`."""
     return "all train images" if count == ALL_SHOTS else counted(count, "shot")
@@ -82,11 +77,6 @@ def shots(count: int) -> str:
 def at_shots(count: int) -> str:
     """`at 1 shot`, `at 16 shots`, `with all train images`."""
     return f"{'with' if count == ALL_SHOTS else 'at'} {shots(count)}"
-
-
-def joined(parts: Sequence[str], comma: str = ", ") -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([comma.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def message(words: str) -> str:

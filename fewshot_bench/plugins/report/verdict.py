@@ -13,6 +13,7 @@ from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
+from fewshot_bench.utils.text import counted, joined
 
 # Names that a sentence lists; the rest are counted.
 LISTED = 3
@@ -58,7 +59,7 @@ def subject(headline: Headline) -> str:
         "transfer": " in transfer",
     }
     if len(members) > 1:
-        where = f" averaged over {text.counted(len(members), 'data set')}"
+        where = f" averaged over {counted(len(members), 'data set')}"
     elif group.average and not members:
         where = " on average"
     else:
@@ -164,9 +165,9 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
     same = len(tested) - better - worse
     counts = [(better, "significantly better"), (worse, "significantly worse")]
     counts += [(same, "not told apart from it")]
-    counted = text.joined([f"{count} {words}" for count, words in counts if count])
-    methods = text.counted(len(tested), "method")
-    return f"Of {methods} compared with the baseline {baseline.label}: {counted}."
+    numbers = joined([f"{count} {words}" for count, words in counts if count])
+    methods = counted(len(tested), "method")
+    return f"Of {methods} compared with the baseline {baseline.label}: {numbers}."
 
 
 def _not_ranked(headline: Headline) -> str:
@@ -179,7 +180,7 @@ def _listed(names: Sequence[str], comma: str = ", ") -> str:
     """The first names and how many more there are."""
     more = len(names) - LISTED
     shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
-    return text.joined(shown, comma)
+    return joined(shown, comma)
 
 
 def cost(headline: Headline, pairs: Pairs) -> str:
@@ -189,8 +190,8 @@ def cost(headline: Headline, pairs: Pairs) -> str:
     if cell is None or not known:
         return "What it costs is not recorded."
     unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
-    parts = [f"One run (one data set, one seed) {text.joined(known)}."]
-    parts += [f"Not recorded: {text.joined(unknown)}."] if unknown else []
+    parts = [f"One run (one data set, one seed) {joined(known)}."]
+    parts += [f"Not recorded: {joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 
 

@@ -41,7 +41,7 @@ from fewshot_bench.engines.choice import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import encodable, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -212,7 +212,7 @@ def _reproduce(
     from fewshot_bench.plugins.reproduce.tables import document
 
     text = formats.render(document(report), form, **terminal_style(None))
-    click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
+    click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
