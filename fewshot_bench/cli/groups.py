@@ -66,24 +66,14 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the short helps alone."""
-        rows = [
-            (name, self.lazy[name].short_help if name in self.lazy else _short_help(self, name))
-            for name in self.list_commands(ctx)
-        ]
+        helps = {name: one.get_short_help_str() for name, one in self.commands.items()}
+        helps |= {name: one.short_help for name, one in self.lazy.items()}
+        rows = [(name, helps[name]) for name in self.list_commands(ctx)]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)
 
 
-def _short_help(group: click.Group, name: str) -> str:
-    return group.commands[name].get_short_help_str()
-
-
-def subcommands(
-    package: str, prefix: str, short_helps: Mapping[str, str]
-) -> dict[str, LazyCommand]:
-    """Lazy commands of a group: `command` of the module `{package}.{prefix}{name}`, by name."""
-    return {
-        name: LazyCommand(f"{package}.{prefix}{name}:command", text)
-        for name, text in short_helps.items()
-    }
+def subcommands(target: str, short_helps: Mapping[str, str]) -> dict[str, LazyCommand]:
+    """Lazy commands of a group by name, which stands for `{}` in the target of each."""
+    return {name: LazyCommand(target.format(name), text) for name, text in short_helps.items()}

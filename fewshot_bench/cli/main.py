@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 # Short helps are copied here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = subcommands(
-    "fewshot_bench.cli",
-    "",
+    "fewshot_bench.cli.{}:command",
     {
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import click
 
-from fewshot_bench.cli.groups import LazyCommand, LazyGroup
+from fewshot_bench.cli.groups import LazyGroup, subcommands
 
-_PACKAGE = "fewshot_bench.plugins.data"
-COMMANDS = {
-    "prepare": LazyCommand(
-        f"{_PACKAGE}.prepare_command:command",
-        "Fetch and unpack public data sets, or say how to get them.",
-    ),
-    "status": LazyCommand(
-        f"{_PACKAGE}.status_command:command", "Show which data sets are there, and where."
-    ),
-    "verify": LazyCommand(
-        f"{_PACKAGE}.verify_command:command",
-        "Check every image, the counts and the split of a data set.",
-    ),
-}
+COMMANDS = subcommands(
+    "fewshot_bench.plugins.data.{}_command:command",
+    {
+        "prepare": "Fetch and unpack public data sets, or say how to get them.",
+        "status": "Show which data sets are there, and where.",
+        "verify": "Check every image, the counts and the split of a data set.",
+    },
+)
 
 
 @click.group(
