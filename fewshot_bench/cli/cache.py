@@ -14,7 +14,7 @@ import click
 
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
-from fewshot_bench.cli.output import say
+from fewshot_bench.cli.output import aligned, say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.text import size_text
@@ -117,15 +117,8 @@ def list_files(store: Path) -> None:
                 _shown(entry),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if found else []:
-        cells = [
-            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        say("  ".join(cells).rstrip())
-    if not found:
-        say("nothing is cached")
+    for line in aligned(rows, right=(2, 3)) if found else ["nothing is cached"]:
+        say(line)
 
 
 def _shown(entry: Entry) -> str:

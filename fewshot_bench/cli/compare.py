@@ -27,9 +27,11 @@ from fewshot_bench.cli.options import (
     format_option,
     list_option,
     not_empty,
+    output_option,
     store_option,
 )
 from fewshot_bench.cli.output import (
+    check_file,
     drawn,
     refuse_image,
     refuse_kept,
@@ -61,14 +63,6 @@ def check_predictions(path: Path | None) -> None:
     check_file("--predictions", path, ENDINGS)
     if path.suffix.lower() == ".parquet":
         _parquet()
-
-
-def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
-    """UsageError unless the file has one of these endings and its folder exists."""
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{option} '{path}': expected a name that ends in {', '.join(endings)}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} '{path}': expected a file in a folder that is there")
 
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:
@@ -254,13 +248,7 @@ def write_figure(path: Path, table: Table) -> None:
 @click.command("compare", short_help="Compare methods from the records of a store.")
 @store_option()
 @format_option(formats.FORMATS, "How to write the table.")
-@click.option(
-    "-O",
-    "--output",
-    type=PathName(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write to this file instead of the terminal.",
-)
+@output_option("Write to this file instead of the terminal.")
 @click.option(
     "--baseline",
     callback=not_empty,

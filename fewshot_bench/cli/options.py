@@ -279,6 +279,14 @@ def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Com
     )
 
 
+def output_option(
+    text: str = "Write to this file.", metavar: str = "FILE", **more: Any
+) -> Callable[[Command], Command]:
+    """`--output` as the path of a file; text: its help; more: arguments of `click.option`."""
+    kind: Any = PathName(dir_okay=False, path_type=Path)
+    return click.option("-O", "--output", type=kind, metavar=metavar, help=text, **more)
+
+
 def condition_options(command: Command) -> Command:
     """Add the options of `fsbench run` for the conditions that `RunSpec` declares."""
     for about in reversed([*CONDITIONS.values()]):

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
@@ -27,6 +27,17 @@ def warn(text: str) -> None:
     click.echo(f"warning: {printable(text)}", err=True)
 
 
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Rows as lines of padded columns; right: places of the columns that are aligned there."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
 def write_text(path: Path | None, text: str) -> None:
     """Write text as UTF-8 to a file, or to stdout when there is none."""
     if path is None:
@@ -36,12 +47,20 @@ def write_text(path: Path | None, text: str) -> None:
         write_bytes(path, encodable(text).encode())
 
 
-def refuse_image(path: Path, option: str = "--output") -> None:
+def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
+    """UsageError unless the file has one of these endings and its folder exists."""
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option} '{path}': expected a name that ends in {', '.join(endings)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} '{path}': expected a file in a folder that is there")
+
+
+def refuse_image(path: Path) -> None:
     """UsageError for the name of an image: text would replace a photograph."""
     from fewshot_bench.utils.image_formats import image_endings
 
     if path.suffix.lower().removeprefix(".") in image_endings():
-        raise UsageError(f"{option} {path}: expected the name of a text file, not of an image")
+        raise UsageError(f"--output {path}: expected the name of a text file, not of an image")
 
 
 def refuse_kept(path: Path, option: str) -> None:

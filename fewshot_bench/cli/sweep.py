@@ -25,8 +25,15 @@ from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.options import NAMES, MetricName, PathName, format_option, list_option
-from fewshot_bench.cli.output import drawn, terminal_width, warn, write_bytes, write_text
+from fewshot_bench.cli.options import NAMES, MetricName, format_option, list_option, output_option
+from fewshot_bench.cli.output import (
+    check_file,
+    drawn,
+    terminal_width,
+    warn,
+    write_bytes,
+    write_text,
+)
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.engines.choice import take_conditions
@@ -301,13 +308,7 @@ DRAWN = MetricName("a sweep draws metrics in percent of which more is better", _
 @click.option("--metric", type=DRAWN, default="top1", show_default=True, help="Drawn.")
 @click.option("--each", is_flag=True, help="Draw every data set beside the average.")
 @format_option(FORMATS, "How to write it to the terminal.")
-@click.option(
-    "-O",
-    "--output",
-    type=PathName(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Also draw to FILE: .svg, .png, .pdf, .csv or .json.",
-)
+@output_option("Also draw to FILE: .svg, .png, .pdf, .csv or .json.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -391,12 +392,10 @@ def _apart(form: str) -> Any:
 
 
 def _check_output(output: Path | None) -> None:
-    known = (*FIGURES, *TEXTS)
-    if output is not None and output.suffix.lower() not in known:
-        raise UsageError(f"--output '{output}': expected a name that ends in {', '.join(known)}")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise UsageError(f"--output '{output}': expected a file in a folder that is there")
-    if output is not None and output.suffix.lower() in FIGURES:
+    if output is None:
+        return
+    check_file("--output", output, (*FIGURES, *TEXTS))
+    if output.suffix.lower() in FIGURES:
         require("matplotlib", "report", f"--output '{output}'", "name a .csv or .json file")
 
 

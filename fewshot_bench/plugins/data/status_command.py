@@ -16,7 +16,7 @@ from fewshot_bench.api.dataset import DATA_VARIABLE, data_roots
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.output import say, terminal_width
+from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.plugins.data.checks import role_counts, slashed
 from fewshot_bench.plugins.data.status import Status, status_of
 from fewshot_bench.runner.isolation import contained
@@ -132,7 +132,8 @@ def _verified(status: Status) -> str:
 def _print_table(rows: list[tuple[str, ...]]) -> None:
     """Print columns that fit the terminal; unwrapped lines if the output is piped."""
     if not sys.stdout.isatty():
-        for line in _plain(rows):
+        numbers = [place for place, name in enumerate(COLUMNS) if name in NUMBERS]
+        for line in aligned([COLUMNS, *rows], numbers):
             say(line)
         return
     width = terminal_width()
@@ -164,20 +165,6 @@ def _print_stacked(rows: list[tuple[str, ...]], width: int) -> None:
         text = ", ".join(known)
         for line in wrap(text, width - 2, break_long_words=False, break_on_hyphens=False):
             say(f"  {line}")
-
-
-def _plain(rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [COLUMNS, *rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(COLUMNS))]
-    return [
-        (" " * GAP)
-        .join(
-            f"{cell:>{width}}" if name in NUMBERS else f"{cell:<{width}}"
-            for name, cell, width in zip(COLUMNS, line, widths, strict=True)
-        )
-        .rstrip()
-        for line in lines
-    ]
 
 
 def _as_json(found: list[Status]) -> str:

@@ -14,7 +14,7 @@ import click
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES, PathName
+from fewshot_bench.cli.options import NAMES, output_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data.status import forget, passed, remember
 from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
@@ -44,13 +44,7 @@ MAX_JOBS = 8
     metavar="N",
     help="Threads that read and decode images.",
 )
-@click.option(
-    "-O",
-    "--output",
-    type=PathName(dir_okay=False, path_type=Path),
-    metavar="FILE.csv",
-    help="Write every pair of images that stands in two pools to this file.",
-)
+@output_option("Write every pair of images that stands in two pools to this file.", "FILE.csv")
 def command(
     names: tuple[tuple[str, ...], ...], strict: bool, jobs: int, output: Path | None
 ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.analysis.formats.tidy import field
-from fewshot_bench.cli.options import PathName, device_option, format_option
+from fewshot_bench.cli.options import PathName, device_option, format_option, output_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
 from fewshot_bench.plugins.models.inputs import arriving
 from fewshot_bench.utils.errors import UsageError
@@ -42,13 +42,7 @@ Line = Callable[[Row], str]
     metavar="K",
     help="Show so many classes; class and runner-up are always there.",
 )
-@click.option(
-    "-O",
-    "--output",
-    type=PathName(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write to this file.",
-)
+@output_option()
 @device_option
 def command(
     model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str

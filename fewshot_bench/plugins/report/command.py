@@ -11,9 +11,9 @@ from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import (
     MetricName,
-    PathName,
     allow_mixed_option,
     not_empty,
+    output_option,
     store_option,
 )
 from fewshot_bench.cli.output import say, write_text
@@ -34,15 +34,7 @@ SHOWN = MetricName(
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
 @store_option()
-@click.option(
-    "-O",
-    "--output",
-    type=PathName(dir_okay=False, path_type=Path),
-    default=Path("report.html"),
-    show_default=True,
-    metavar="FILE",
-    help="Write to this file.",
-)
+@output_option(default=Path("report.html"), show_default=True)
 @click.option("--title", default="Few-shot benchmark report", metavar="TEXT", help="The heading.")
 @click.option(
     "--metric",

@@ -9,6 +9,7 @@ import click
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.options import store_option
+from fewshot_bench.cli.output import aligned
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
 
@@ -50,7 +51,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
         rows.append((one.name, shown(one.then), shown(one.now)))
     rows += _times(kept.record, now)
     rows += _errors(kept.record, now)
-    _table(rows)
+    for line in aligned(rows):
+        click.echo(line)
     verdict = rerun.verdict(kept, outcome)
     click.echo(verdict.text)
     ctx.exit(0 if verdict.same else FsbenchError.exit_code)
@@ -80,9 +82,3 @@ def _errors(then: Record, now: Record) -> list[tuple[str, str, str]]:
         if one != other or (one and name != "traceback"):
             rows.append((f"error {name}", last[0], last[1]))
     return rows
-
-
-def _table(rows: list[tuple[str, str, str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for row in rows:
-        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip())
