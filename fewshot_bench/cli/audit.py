@@ -7,17 +7,16 @@ from pathlib import Path
 import click
 
 from fewshot_bench.analysis.formats import FORMATS
-from fewshot_bench.cli.filters import chosen, filter_options
-from fewshot_bench.cli.options import PathName, format_option, store_option
+from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.options import format_option, output_option, store_option
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 
 
 @click.command("audit", short_help="What each method was allowed to see and did: is it fair?")
 @store_option()
 @format_option([name for name in FORMATS if name != "latex"], "How to write it.")
-@click.option(
-    "-O", "--output", type=PathName(dir_okay=False, path_type=Path), help="Write to this file."
-)
+@output_option()
 @click.option("--strict", is_flag=True, help="Exit code 1 when there is a finding.")
 @filter_options
 @click.pass_context
@@ -41,7 +40,7 @@ def command(
     from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
 
-    records, notes, _ = chosen(store, filters)
+    records, notes, _ = chosen_of(Store(store), filters)
     found = audit(records, notes)
     write_text(output, formats.render(document(found, form), form, **terminal_style(output)))
     ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)

@@ -66,20 +66,14 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def chosen(folder: Path, values: dict[str, str | None]) -> Shown:
-    """The records of a store that match; UsageError for a value that no record has.
-
-    Selects the newest version of every method, unless `--method NAME@VERSION` names another one.
-    """
-    from fewshot_bench.store.store import Store
-
-    return chosen_of(Store(folder), values)
-
-
 def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
-    """`chosen` for an open store; every_version: include older versions."""
+    """The records of a store that match; UsageError for a value that no record has.
+
+    Selects the newest version of every method, unless `--method NAME@VERSION` names another one;
+    every_version: includes older versions.
+    """
     from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
 
     every = read_records(store)

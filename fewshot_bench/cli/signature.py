@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import store_option
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
 
@@ -42,7 +43,7 @@ def command(
     if line is None:
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
-        records, notes, _ = chosen(store, filters)
+        records, notes, _ = chosen_of(Store(store), filters)
         for text in notes:
             click.echo(f"note: {printable(text)}", err=True)
         click.echo(signature_of(records))
