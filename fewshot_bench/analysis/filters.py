@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.conditions import code, code_of, condition, data_text, own_data
 from fewshot_bench.analysis.table.axes import Seed
-from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api import method_files
 from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
@@ -97,19 +97,19 @@ def method_names(spec: RunSpec) -> tuple[str, ...]:
 
     For a method in a file, also its aliases and the class name alone.
     """
-    own = spec.method, *method_references.aliases(spec.method), *_class_name(spec)
+    own = spec.method, *method_files.aliases(spec.method), *_class_name(spec)
     return (*own, *(method_label(name, spec.overrides) for name in own), *versioned_names(spec))
 
 
 def _class_name(spec: RunSpec) -> tuple[str, ...]:
     """The class name of a method in a file; empty for others."""
-    found = method_references.parts(spec.method)
+    found = method_files.parts(spec.method)
     return found[1:] if found else ()
 
 
 def versioned_names(spec: RunSpec) -> tuple[str, ...]:
     """Names that select this version, such as `clip-lora@1` and `clip-lora@1[rank=4]`."""
-    own = spec.method, *method_references.aliases(spec.method)
+    own = spec.method, *method_files.aliases(spec.method)
     named = [f"{name}@{spec.method_version}" for name in own]
     return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
 
@@ -126,7 +126,7 @@ def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
     found: list[str] = []
     for name in split_list(text, known):
         members = [] if name in known else [one for one in suites.get(name, ()) if one in known]
-        found += members or [name if name in known else method_references.canonical(name)]
+        found += members or [name if name in known else method_files.canonical(name)]
     return list(dict.fromkeys(found))
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import pluggy
 
 from fewshot_bench.api import method_code, method_files
-from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, built_in_wins
 from fewshot_bench.api.checked_items import CheckedItems
@@ -113,9 +112,9 @@ class Registry:
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
-        if name in self.methods.entries or not method_references.is_meant(name):
+        if name in self.methods.entries or not method_files.is_meant(name):
             return self.methods.find(name)
-        own = method_references.canonical(name)
+        own = method_files.canonical(name)
         return Entry(own, method_files.load(name), own)
 
     def name_of(self, cls: type) -> str:

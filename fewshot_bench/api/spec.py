@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api import method_files
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.text import option_name
@@ -410,7 +410,7 @@ class RunSpec(_Derived):
 
     def describe(self) -> str:
         """One line that names the cell."""
-        label = method_label(method_references.short(self.method), self.overrides)
+        label = method_label(method_files.short(self.method), self.overrides)
         return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api import method_files
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
@@ -46,7 +46,7 @@ def command(name: str, store: Path) -> None:
     for catalog in known.catalogs:
         if name not in METRICS:
             catalog.refuse_conflict(name)
-    if name in known.methods.entries or method_references.is_meant(name):
+    if name in known.methods.entries or method_files.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
@@ -90,7 +90,7 @@ def _method(name: str) -> None:
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)
     origin = registry().method(name).origin
-    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
+    say(f"from {origin}" if method_files.is_meant(name) else f"registered by {origin}")
 
 
 def _card(cls: type) -> None:
