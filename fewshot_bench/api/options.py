@@ -17,45 +17,14 @@ from fewshot_bench.utils.errors import UsageError
 
 # Reserved names, which no plug-in's option may have: options of the commands that run cells, and
 # arguments of `fewshot_bench.run`.
-TAKEN = frozenset(
-    (
-        *("classes", "classnames", "config", "dataset", "datasets", "deterministic", "device"),
-        *("devices", "dry-run", "each", "engine", "feature-budget", "force", "format"),
-        *(
-            "hang-after",
-            "help",
-            "holdout",
-            "jobs",
-            "keep-logits",
-            "keep-models",
-            "keep-split",
-            "keep-stale",
-            "lease",
-            "limit",
-        ),
-        *("method", "methods", "metric", "only-existing", "option", "options", "output"),
-        *(
-            "progress",
-            "retry-failed",
-            "save-config",
-            "seeds",
-            "shots",
-            "skip-damaged",
-            "slots-per-device",
-        ),
-        *(
-            "split-seed",
-            "store",
-            "templates",
-            "threads",
-            "timeout",
-            "traceback",
-            "transfer",
-            "where",
-        ),
-        *(name.replace("_", "-") for name in CONDITIONS),
-    )
-)
+_TAKEN = """
+    classes classnames config dataset datasets deterministic device devices dry-run each engine
+    feature-budget force format hang-after help holdout jobs keep-logits keep-models keep-split
+    keep-stale lease limit method methods metric only-existing option options output progress
+    retry-failed save-config seeds shots skip-damaged slots-per-device split-seed store templates
+    threads timeout traceback transfer where
+"""
+TAKEN = frozenset((*_TAKEN.split(), *(name.replace("_", "-") for name in CONDITIONS)))
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _EXPECTED = {int: "a whole number", float: "a number"}
 
