@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item
+from fewshot_bench.api.sources import plain_text
 from fsbench_datasets.advice import displaced, folder_problem, public_steps
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.listed import Loaded, PublicImages
-from fsbench_datasets.split_lists import ROLES, plain_text, shortened
+from fsbench_datasets.split_lists import ROLES, shortened
 
 VARIANTS = "variants.txt"
 

@@ -20,12 +20,12 @@ from fsbench_datasets.split_lists import classnames_of
 class SplitFile:
     """Lists in a split file of CoOp's schema; the first existing path in `places` is used.
 
-    missing: see `Lists.absent`; damaged: the fix that is appended to the error of a damaged file.
+    absent: see `Lists.absent`; damaged: the fix that is appended to the error of a damaged file.
     """
 
     name: str
     places: tuple[Path, ...]
-    missing: Callable[[], tuple[str, str]]
+    absent: Callable[[], tuple[str, str]]
     damaged: str = ""
 
     def found(self) -> bool:
@@ -40,10 +40,6 @@ class SplitFile:
         except DataMissingError as error:
             raise DataMissingError(f"data set '{self.name}': {error}{self.damaged}") from None
         return Loaded(pools, classnames_of(pools))
-
-    def absent(self) -> tuple[str, str]:
-        """The missing file and where it is expected, and the step that fixes it."""
-        return self.missing()
 
 
 def open_split_set(entry: PublicSet, roots: Sequence[Path]) -> PublicImages:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import Pools, in_prompts, placeholder_names
+from fewshot_bench.api.sources import Pools, in_prompts, placeholder_names, plain_text
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
-from fsbench_datasets.split_lists import plain_text
 
 # Columns and keys that hold a class name.
 NAME_KEYS = ("class", "classname", "class_name")
@@ -175,7 +174,7 @@ def _names(
     found = _numbered(name, rows)
     _check_gaps(name, rows)
     if not found:
-        return placeholder_names(_highest(rows) + 1), False
+        return placeholder_names(max(int(row.label) for row in rows) + 1), False
     for row in rows:
         if row.label not in found:
             raise UsageError(f"{name}: label {row.label} ({row.where}) has no class name")
@@ -240,7 +239,3 @@ def _check_gaps(name: str, rows: Sequence[Row]) -> None:
             f"{name} has no image of label {gap}: its {len(labels)} classes are expected to be "
             f"numbered 0 to {len(labels) - 1}, the highest is {max(labels)}"
         )
-
-
-def _highest(rows: Sequence[Row]) -> int:
-    return max(int(row.label) for row in rows)

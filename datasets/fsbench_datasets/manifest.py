@@ -15,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,6 @@ def _header(path: Path, line: int, fields: list[str]) -> list[str]:
             "column names"
         )
     return names
-
-
-def _csv(path: Path) -> Iterator[Record]:
-    return _table(path, ",")
-
-
-def _tsv(path: Path) -> Iterator[Record]:
-    return _table(path, "\t")
 
 
 class _Pairs(dict[str, Any]):
@@ -205,8 +197,8 @@ def _is_plain(types: Any, kind: Any) -> bool:
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
+    ".csv": partial(_table, delimiter=","),
+    ".tsv": partial(_table, delimiter="\t"),
     ".jsonl": _json_lines,
     ".json": _json,
     ".parquet": _parquet,

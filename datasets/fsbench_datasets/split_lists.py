@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fewshot_bench import DatasetCard
-from fewshot_bench.api.sources import Pools, lines_of_part, parts
+from fewshot_bench.api.sources import Pools, lines_of_part, parts, plain_text
 
 ROLES = ("train", "val", "test")
 SHOWN = 5
@@ -71,11 +70,6 @@ def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
 def lines_of(values: Iterable[object]) -> tuple[bytes, ...]:
     """A line of bytes per value (such as a file size), for a revision."""
     return tuple(f"{value}\n".encode() for value in values)
-
-
-def plain_text(text: str) -> bool:
-    """True when a name is free of control characters and of bytes that are not UTF-8."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def shortened(names: Sequence[str]) -> str:

@@ -15,9 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, UsageError
-from fewshot_bench.api.sources import Names, Pools
+from fewshot_bench.api.sources import Names, Pools, plain_text
 from fsbench_datasets.kept_pools import kept_text, lists_digest
-from fsbench_datasets.split_lists import copy_note, plain_text, revision_of
+from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.trees import read_tree
 
 NAMES_FILE = "imagenet_classes.txt"

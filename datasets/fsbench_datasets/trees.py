@@ -22,9 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.api.sources import Names, image_endings, image_remedy, keep_list, kept_list
+from fewshot_bench.api.sources import (
+    Names,
+    image_endings,
+    image_remedy,
+    keep_list,
+    kept_list,
+    plain_text,
+)
 from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_folder, is_image, is_system_folder
-from fsbench_datasets.split_lists import plain_text
 
 VERSION = 1
 # Number of files whose sizes are compared on every read: all files of a smaller tree.
