@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.api.record import Record
-    from fewshot_bench.store.predictions import Outcomes
 
 ENDINGS = (".csv", ".parquet")
 Block = Mapping[str, list[Any]]
@@ -147,45 +146,8 @@ def _parquet() -> tuple[Any, Any]:
     return first, second
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUTS = ("groups", "paper")
 _FILE: Any = PathName(path_type=Path)
-_OPTIONS = (
-    click.option(
-        "--layout",
-        type=click.Choice(LAYOUTS),
-        default="groups",
-        show_default=True,
-        help="groups: a table per data set. paper: methods x data sets, a table per shots.",
-    ),
-    click.option("--caption", metavar="TEXT", help="Caption of --layout paper."),
-    click.option("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main."),
-    click.option(
-        "--rename",
-        multiple=True,
-        metavar="OLD=NEW",
-        help="Show a method, row, data set or average under another name.",
-    ),
-    click.option(
-        "--figure",
-        type=_FILE,
-        metavar="FILE",
-        help="Also draw curves over shots, a panel per data set: .pdf, .svg, .png.",
-    ),
-    click.option(
-        "--predictions",
-        type=_FILE,
-        metavar="FILE",
-        help="Also write every method's prediction per test image: .csv, .parquet.",
-    ),
-)
-
-
-def paper_options(command: Command) -> Command:
-    """Add the options of layout, figure and predictions to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True)
@@ -273,7 +235,33 @@ def write_figure(path: Path, table: Table) -> None:
     type=MetricName(words=COSTS),
     help="Sort every table: the best first by a metric, the cheapest by a cost.",
 )
-@paper_options
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="groups",
+    show_default=True,
+    help="groups: a table per data set. paper: methods x data sets, a table per shots.",
+)
+@click.option("--caption", metavar="TEXT", help="Caption of --layout paper.")
+@click.option("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
+@click.option(
+    "--rename",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Show a method, row, data set or average under another name.",
+)
+@click.option(
+    "--figure",
+    type=_FILE,
+    metavar="FILE",
+    help="Also draw curves over shots, a panel per data set: .pdf, .svg, .png.",
+)
+@click.option(
+    "--predictions",
+    type=_FILE,
+    metavar="FILE",
+    help="Also write every method's prediction per test image: .csv, .parquet.",
+)
 @click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
 @allow_mixed_option
 @filter_options
