@@ -39,9 +39,8 @@ from fewshot_bench.cli.options import (
     store_option,
 )
 from fewshot_bench.cli.output import say
-from fewshot_bench.engines import progress
+from fewshot_bench.engines import matrix, progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
-from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.runner.request import Request
 
-
-__all__ = ["INTERRUPTED", "TerminalReporter", "call_of", "request_of", "run_matrix"]
 _NAMES = {"method": "methods", "dataset": "datasets", "option": "options"}
 
 
@@ -114,18 +111,12 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
     )
 
 
-def call_of(values: Mapping[str, Any]) -> CallOptions:
-    """The options that apply only to this call."""
-    known = {field.name for field in fields(CallOptions)}
-    return CallOptions(**{name: value for name, value in values.items() if name in known})
-
-
 def run_matrix(conditions: Conditions, engines: EngineChoice, values: Mapping[str, Any]) -> int:
     """Run the matrix that options of `fsbench run` describe; returns the exit code."""
-    from fewshot_bench.engines import matrix
-
     interrupt_on_signals()
-    request, call = request_of(conditions, values), call_of(values)
+    known = {field.name for field in fields(matrix.CallOptions)}
+    call = matrix.CallOptions(**{name: value for name, value in values.items() if name in known})
+    request = request_of(conditions, values)
     return matrix.run_matrix(request, conditions, engines, TerminalReporter(), call).exit_code
 
 
@@ -254,7 +245,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     except KeyboardInterrupt:
         text = "stopped: cells that are done are kept; run the same command again to continue"
         click.echo(text, err=True)
-        code = INTERRUPTED
+        code = matrix.INTERRUPTED
     ctx.exit(code)
 
 

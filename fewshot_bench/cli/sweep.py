@@ -34,9 +34,10 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
-from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
+from fewshot_bench.cli.run import run_matrix
 from fewshot_bench.engines.choice import take_conditions
+from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, require
