@@ -113,6 +113,8 @@ def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) 
 
 def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:
     """An instance of the method, in its quick variant unless `full`, with the given options."""
+    from fewshot_bench.testing import quick
+
     values: dict[str, Any] = {}
     for text in options:
         key, equals, value = text.partition("=")
@@ -120,8 +122,5 @@ def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> 
             raise UsageError(f"-o {text!r}: expected name=value (fsbench show {name})")
         parameter = find_parameter(name, kind, key)
         values[parameter.name] = parse_value(name, parameter, value)
-    instance: Any = kind()
-    shorten = getattr(instance, "quick", None)
-    if callable(shorten) and not full:
-        instance = shorten()
+    instance: Any = kind() if full else quick(kind())
     return dataclasses.replace(instance, **values) if values else instance

@@ -7,8 +7,9 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.testing.observe import single_threaded
-from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw, prompts
+from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw
 from fewshot_bench.utils.rng import generator, isolated
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _text_features(module: Any) -> Tensor:
     import torch
     import torch.nn.functional as F
 
-    tokens = [_tokenizer()(prompts(template, CLASSNAMES)) for template in TEMPLATES]
+    toy = Vocabulary(CLASSNAMES, TEMPLATES)
+    tokens = [_tokenizer()(toy.prompts(template)) for template in TEMPLATES]
     features = [F.normalize(module.encode_text(batch), dim=-1) for batch in tokens]
     return F.normalize(torch.stack(features).mean(dim=0), dim=-1)

@@ -23,11 +23,6 @@ TEMPLATES = ("a photo of a {}.", "a picture of something {}.")
 _NOISE = 40.0
 
 
-def prompts(template: str, classnames: Sequence[str]) -> list[str]:
-    """One prompt per class name."""
-    return [template.replace("{}", name.replace("_", " ")) for name in classnames]
-
-
 def draw(count: int, stream: str) -> tuple[Tensor, Tensor]:
     """`count` noisy images per class, class by class: uint8 pixels (n, 3, h, w) and labels (n,)."""
     import torch
