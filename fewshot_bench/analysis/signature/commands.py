@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 
 from fewshot_bench.analysis.signature.line import SHARED
 from fewshot_bench.analysis.signature.model import (
@@ -18,6 +17,7 @@ from fewshot_bench.analysis.signature.model import (
     Signature,
     numbers,
     shots_text,
+    trains_by_split,
 )
 from fewshot_bench.analysis.signature.of_records import matrices
 from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
@@ -95,12 +95,11 @@ def _method_words(choices: Sequence[Choice]) -> list[str]:
 
 
 def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
-    by_split = groupby(sorted(pairs), key=lambda pair: pair.split)
-    trains = {split: [pair.train for pair in group] for split, group in by_split}
-    equal = [split for split, seeds in trains.items() if seeds == [split]]
+    by_split = trains_by_split(pairs)
+    equal = [split for split, seeds in by_split.items() if seeds == [split]]
     if equal:
         yield ["--seeds", numbers(equal)]
-    for split, seeds in trains.items():
+    for split, seeds in by_split.items():
         if seeds != [split]:
             yield ["--seeds", numbers(seeds), "--split-seed", str(split)]
 
@@ -158,13 +157,18 @@ def _inexpressible(matrix: Matrix) -> Iterator[str]:
             yield from _inexpressible_option(choice.method, name, values)
     if matrix.part("protocol") == KEPT_MODEL:
         yield "kept models are measured by fsbench evaluate MODEL --store DIR, not by a run"
-    yield from _inexpressible_methods(choice.method for choice in matrix.methods)
-    yield from _inexpressible_names(one.name for one in (*matrix.datasets, *matrix.targets))
-    if matrix.templates:
-        yield from _inexpressible_prompts(matrix.part("prompts"))
-    yield from _inexpressible_texts(
-        (matrix.backbone.name, matrix.part("device"), *matrix.templates)
-    )
+    for name in dict.fromkeys(choice.method for choice in matrix.methods):
+        if name != name.strip() or "=" in name or not name.isprintable():
+            yield f"no command can express the name {name!r}"
+    for name in dict.fromkeys(one.name for one in (*matrix.datasets, *matrix.targets)):
+        if not name.isprintable():
+            yield f"no command can express the name {name!r}"
+    prompts = matrix.part("prompts")
+    if matrix.templates and prompts != "custom":
+        yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
+    for text in (matrix.backbone.name, matrix.part("device"), *matrix.templates):
+        if not text.isprintable():
+            yield f"no command can show {text!r}"
 
 
 def _inexpressible_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
@@ -173,27 +177,3 @@ def _inexpressible_option(method: str, name: str, values: Iterable[str]) -> Iter
     for value in values:
         if value.endswith("\\") or value != value.strip() or not value.isprintable():
             yield f"{method}: no command can express {name}={value!r}"
-
-
-def _inexpressible_names(names: Iterable[str]) -> Iterator[str]:
-    for name in dict.fromkeys(names):
-        if not name.isprintable():
-            yield f"no command can express the name {name!r}"
-
-
-def _inexpressible_methods(names: Iterable[str]) -> Iterator[str]:
-    for name in dict.fromkeys(names):
-        if name != name.strip() or "=" in name or not name.isprintable():
-            yield f"no command can express the name {name!r}"
-
-
-def _inexpressible_prompts(prompts: str) -> Iterator[str]:
-    """Problem if own templates occur with other prompts than `custom`."""
-    if prompts != "custom":
-        yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
-
-
-def _inexpressible_texts(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        if not text.isprintable():
-            yield f"no command can show {text!r}"

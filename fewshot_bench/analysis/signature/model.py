@@ -157,7 +157,7 @@ def read_number(text: str) -> int:
 
 def pairs_text(pairs: Sequence[Pair]) -> str:
     """Seeds as text: numbers if equal, else `SPLIT/TRAIN` with training seeds joined by `+`."""
-    by_split = {split: sorted(p.train for p in run) for split, run in _by_split(pairs)}
+    by_split = trains_by_split(pairs)
     equal = [split for split, trains in by_split.items() if trains == [split]]
     parts = [numbers(equal)] if equal else []
     parts += [
@@ -168,8 +168,10 @@ def pairs_text(pairs: Sequence[Pair]) -> str:
     return ",".join(parts)
 
 
-def _by_split(pairs: Iterable[Pair]) -> Iterator[tuple[int, Iterable[Pair]]]:
-    return groupby(sorted(pairs), key=lambda pair: pair.split)
+def trains_by_split(pairs: Iterable[Pair]) -> dict[int, list[int]]:
+    """The training seeds of each split seed, both sorted."""
+    groups = groupby(sorted(pairs), key=lambda pair: pair.split)
+    return {split: [pair.train for pair in group] for split, group in groups}
 
 
 def read_pairs(text: str) -> tuple[Pair, ...]:
