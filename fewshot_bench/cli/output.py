@@ -14,12 +14,12 @@ from typing import TypedDict
 import click
 
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import encodable, printable
+from fewshot_bench.utils.text import encodable, printable, printable_lines
 
 
 def say(text: str) -> None:
     """Print text on stdout; control characters are replaced."""
-    click.echo("\n".join(map(printable, text.split("\n"))))
+    click.echo(printable_lines(text))
 
 
 def warn(text: str) -> None:

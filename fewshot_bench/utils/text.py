@@ -133,6 +133,16 @@ def printable(text: str, longest: int = 0) -> str:
     return text
 
 
+def printable_lines(text: str) -> str:
+    """Text without terminal control characters except line breaks."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def one_line(text: str) -> str:
+    """Foreign text without control characters, with single blanks for line breaks and the like."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _shown_character(character: str) -> str:
     if character.isprintable():
         return character

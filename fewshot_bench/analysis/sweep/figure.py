@@ -13,7 +13,7 @@ from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.sweep.build import Panel, Sweep
 from fewshot_bench.analysis.sweep.render import shown
 from fewshot_bench.utils.errors import require
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import printable_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
             places = [axes for line in grid[start : start + count] for axes in line]
             _draw_block(figure, sweep, block, places)
             start += count
-        figure.suptitle(_text(f"{sweep.title}: {sweep.metric.title} in %"))
+        figure.suptitle(printable_lines(f"{sweep.title}: {sweep.metric.title} in %"))
         figure.supxlabel(foot, fontsize=6)
         buffer = io.BytesIO()
         about = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -63,7 +63,7 @@ def _foot(sweep: Sweep, inches: float) -> str:
     """Notes, conditions, and the signature broken to the width of the figure."""
     width = int(inches / _CHARACTER)
     texts = [line for text in (*sweep.notes, sweep.conditions_text) for line in wrap(text, width)]
-    return _text("\n".join([*texts, *broken(sweep.signature, width)]))
+    return printable_lines("\n".join([*texts, *broken(sweep.signature, width)]))
 
 
 def _per_line(sweep: Sweep) -> int:
@@ -84,7 +84,7 @@ def _draw_block(figure: Any, sweep: Sweep, panels: Sequence[Panel], places: Sequ
     image = None
     for place, panel in zip(places, panels, strict=False):
         head = f"{panel.group}, {panel.shots}-shot"
-        place.set_title(_text(f"{head}\n{panel.title}" if panel.title else head))
+        place.set_title(printable_lines(f"{head}\n{panel.title}" if panel.title else head))
         if sweep.rows is None:
             _draw_curve(place, sweep, panel)
         else:
@@ -93,7 +93,7 @@ def _draw_block(figure: Any, sweep: Sweep, panels: Sequence[Panel], places: Sequ
         place.set_axis_off()
     if image is not None:
         bar = figure.colorbar(image, ax=list(places), shrink=0.7, pad=0.01)
-        bar.set_label(_text(f"{sweep.metric.title} in %"))
+        bar.set_label(printable_lines(f"{sweep.metric.title} in %"))
 
 
 def _draw_map(
@@ -122,8 +122,8 @@ def _draw_map(
             j, i, shown(cell), ha="center", va="center", color=ink, weight=weight, fontsize=7
         )
     _ticks(place, sweep.columns.name, sweep.columns.values)
-    place.set_yticks(range(shape[0]), [_text(str(value)) for value in sweep.rows.values])
-    place.set_ylabel(_text(sweep.rows.name))
+    place.set_yticks(range(shape[0]), [printable_lines(str(value)) for value in sweep.rows.values])
+    place.set_ylabel(printable_lines(sweep.rows.name))
     return image if scale else None
 
 
@@ -163,7 +163,7 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
         )
     place.set_ylim(low, high)
     place.set_xlim(-0.4, len(sweep.columns.values) - 0.3)
-    place.set_ylabel(_text(f"{sweep.metric.title} in %"))
+    place.set_ylabel(printable_lines(f"{sweep.metric.title} in %"))
     _ticks(place, sweep.columns.name, sweep.columns.values)
     place.grid(axis="y", linewidth=0.3)
     for side in ("top", "right"):
@@ -192,10 +192,5 @@ def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
 
 
 def _ticks(place: Axes, name: str, values: Sequence[Any]) -> None:
-    place.set_xticks(range(len(values)), [_text(str(value)) for value in values])
-    place.set_xlabel(_text(name))
-
-
-def _text(text: str) -> str:
-    """Text without control characters except line breaks."""
-    return "\n".join(map(printable, text.split("\n")))
+    place.set_xticks(range(len(values)), [printable_lines(str(value)) for value in values])
+    place.set_xlabel(printable_lines(name))

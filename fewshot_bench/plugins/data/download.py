@@ -28,12 +28,11 @@ from fewshot_bench.plugins.data.http import (
     backoff_seconds,
     direct,
     of_failure,
-    printable,
 )
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import FULL, write_whole
-from fewshot_bench.utils.text import size_text
+from fewshot_bench.utils.text import one_line, size_text
 
 # Bytes that a download of unknown size leaves free on the disk; checked every ROOM_STEP bytes.
 KEPT_FREE, ROOM_STEP = 10**9, 64 * 2**20
@@ -306,7 +305,7 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
             origin, have = _origin(response, url), 0
         encoding = str(response.headers.get("Content-Encoding") or "identity").lower()
         if encoding != "identity":
-            raise SourceError(f"it came encoded as {printable(encoding[:40])}, which was not asked")
+            raise SourceError(f"it came encoded as {one_line(encoding[:40])}, which was not asked")
         chunks = _chunks(response)
         first = next(chunks, b"")
         if not have:

@@ -16,6 +16,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import one_line
 
 TIMEOUT_VARIABLE = "FSBENCH_HTTP_TIMEOUT"
 BACKOFF_VARIABLE = "FSBENCH_HTTP_BACKOFF"
@@ -87,7 +88,7 @@ def check_address(url: str, came_from: str = "", *, digest_known: bool) -> None:
     secure = urlsplit(came_from).scheme == "https"
     if secure and parts.scheme == "http" and not digest_known:
         raise SourceError(
-            f"it redirects from https to {printable(url[:200])}, which is refused where no digest "
+            f"it redirects from https to {one_line(url[:200])}, which is refused where no digest "
             "of the file is known"
         )
 
@@ -164,15 +165,10 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Any:
 
 
 def _of_status(error: urllib.error.HTTPError) -> SourceError:
-    message = printable(f"HTTP {error.code} {error.reason}")
+    message = one_line(f"HTTP {error.code} {error.reason}")
     if error.code in TEMPORARY:
         return TemporaryError(message, _retry_after(error.headers))
     return SourceError(message, error.code)
-
-
-def printable(text: str) -> str:
-    """A server's text without terminal control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _retry_after(headers: Message) -> float:
@@ -192,8 +188,8 @@ def of_failure(error: Exception) -> SourceError:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return SourceError(f"the certificate is not valid ({reason.verify_message})")
     if isinstance(error, ValueError):
-        return SourceError(f"the address or the answer is malformed ({printable(str(reason))})")
+        return SourceError(f"the address or the answer is malformed ({one_line(str(reason))})")
     if isinstance(reason, http.client.IncompleteRead):
         return TemporaryError("the connection was cut")
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return TemporaryError(f"the connection failed ({printable(str(text))})")
+    return TemporaryError(f"the connection failed ({one_line(str(text))})")
