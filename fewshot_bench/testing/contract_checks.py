@@ -44,12 +44,10 @@ def check_fit_returns_a_classifier(bench: Bench) -> None:
         isinstance(stored, Mapping) and all(isinstance(name, str) for name in stored),
         f"tensors() returned {type(stored).__name__}, expected a mapping of names to tensors",
     )
-    other = {name: type(value).__name__ for name, value in stored.items() if not _is_tensor(value)}
+    other = {
+        n: type(value).__name__ for n, value in stored.items() if not isinstance(value, Tensor)
+    }
     require(not other, f"tensors() holds what is not a tensor: {other}")
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def check_logits_are_one_finite_row_per_query(bench: Bench) -> None:

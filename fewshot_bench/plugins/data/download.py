@@ -229,7 +229,9 @@ def fetch(file: RemoteFile, target: Path, progress: Progress, most: int = 0) -> 
     part = Part.of(target)
     problem = "no source is known"
     _refuse_large(file, file.size, most)
-    sources = _begun_first(file.urls, part.origin())
+    origin = part.origin()
+    # The source of a begun download comes first.
+    sources = sorted(file.urls, key=lambda url: origin is None or origin.url != url)
     for url in sources:
         try:
             _from_source(file, url, part, progress, most)
@@ -245,10 +247,6 @@ def fetch(file: RemoteFile, target: Path, progress: Progress, most: int = 0) -> 
             return url
     rest = f" ({len(sources)} sources were tried)" if len(sources) > 1 else ""
     raise DataMissingError(f"{file.name} cannot be downloaded: {problem}{rest}")
-
-
-def _begun_first(urls: tuple[str, ...], origin: Origin | None) -> list[str]:
-    return sorted(urls, key=lambda url: origin is None or origin.url != url)
 
 
 def _check(file: RemoteFile, part: Part, progress: Progress) -> None:

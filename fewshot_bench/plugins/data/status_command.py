@@ -55,7 +55,10 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
     known = registry()
     everything = [name for name in known.datasets.entries if not name.endswith(":")]
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
-    found = [_status(name) for name in chosen]
+    found = []
+    for name in chosen:
+        with contained():
+            found.append(status_of(name, known.dataset))
     if form == "json":
         say(_as_json(found))
         return
@@ -66,11 +69,6 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
         say("\nnext steps:")
     for line in steps:
         say(f"  {' '.join(line.split())}")
-
-
-def _status(name: str) -> Status:
-    with contained():
-        return status_of(name, registry().dataset)
 
 
 def _roots_line() -> str:

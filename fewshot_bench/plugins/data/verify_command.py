@@ -132,7 +132,7 @@ def _write_pairs(output: Path, reports: list[Report]) -> None:
 def _progress(name: str) -> Iterator[Progress]:
     """A bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield _silent
+        yield lambda total: lambda count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -147,7 +147,3 @@ def _progress(name: str) -> Iterator[Progress]:
             return lambda count: bar.advance(task, count)
 
         yield begin
-
-
-def _silent(total: int) -> Callable[[int], None]:
-    return lambda count: None

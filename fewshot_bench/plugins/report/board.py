@@ -71,7 +71,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         if baseline:
             own = pairs.of(contestant, baseline) if contestant is not baseline else None
             same = contestant is baseline
-            fields += [Field("baseline", 0.0) if same else _ahead(own)]
+            fields += [Field("baseline", 0.0) if same else _range(own)]
             fields += [Field("") if same else p_field(own)]
         error = headline.calibration_error(contestant, headline.group) if cell else None
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
@@ -156,16 +156,12 @@ def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Fi
     """The difference to the best; for a method without a number the reason."""
     if contestant.cell is None:
         return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none reason")
+    return _range(pair.turned() if pair else None)
+
+
+def _range(pair: Pair | None) -> Field:
     if pair is None:
         return NOTHING
-    return _range(pair.turned())
-
-
-def _ahead(pair: Pair | None) -> Field:
-    return NOTHING if pair is None else _range(pair)
-
-
-def _range(pair: Pair) -> Field:
     interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
     return Field(text.gap(pair.difference), pair.difference, detail=interval)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewshot_bench.analysis.formats.document import MISSING
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.board import NOTHING, line, plain_p
+from fewshot_bench.plugins.report.board import NOTHING, line, p_field, plain_p
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
@@ -43,7 +43,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 if pair.bounded
                 else NOTHING,
                 Field(plain_p(pair.raw), pair.raw),
-                Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
+                p_field(pair),
                 Field(text.percent(pair.visible)),
             ]
         if sets > 1:
