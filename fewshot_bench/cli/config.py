@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from fewshot_bench.utils.errors import UsageError, suggestion
+from fewshot_bench.utils.files import whole
 from fewshot_bench.utils.plain_yaml import load_plain
 
 
@@ -144,10 +144,9 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
         # YAML would not read back unescaped characters that it takes for line ends.
         plain = json.dumps(kept, ensure_ascii=False, default=str).isprintable()
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=plain)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--save-config {path}: cannot be written: {error.strerror}") from None
     except UnicodeEncodeError:

@@ -170,3 +170,14 @@ def test_a_place_that_cannot_be_saved_to(tmp_path: Path) -> None:
     result = dry(tmp_path, *arguments, "--save-config", tmp_path / "no" / "where.yaml")
     assert result.code == 2, result
     assert "cannot be written" in result.err
+
+
+@pytest.mark.parametrize("name", ["saved.toml", "folder.yaml"])
+def test_nothing_is_left_of_a_file_that_cannot_be_saved(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "folder.yaml"
+    folder.mkdir()
+    arguments = ("--method", "zero-shot", "--dataset", "digits", "--store", tmp_path / "st\udcff")
+    result = fsbench("run", *arguments, "--dry-run", "--save-config", tmp_path / name)
+    assert result.code == 2, result
+    assert "--save-config" in result.err
+    assert list(tmp_path.iterdir()) == [folder]
