@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TypedDict
 import click
 
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.files import whole
 from fewshot_bench.utils.text import encodable, printable, printable_lines
 
 
@@ -128,13 +128,8 @@ def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
         if path.exists() and not path.is_file():
             yield path
             return
-        real = path.resolve()
-        temporary = real.with_name(f".{real.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        try:
+        with whole(path.resolve()) as temporary:
             yield temporary
-            os.replace(temporary, real)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot write '{path}': {error.strerror}; choose another file with {option}"
