@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
@@ -201,6 +202,11 @@ def line(label: str, text: str) -> None:
     say(f"  {label:<10} {text}")
 
 
+def counts(lists: Mapping[str, Sequence[Item]]) -> str:
+    """`64 train, 16 val`."""
+    return ", ".join(f"{len(items)} {role}" for role, items in lists.items())
+
+
 def show_lists(subject: Subject) -> None:
     """Print the lists of a data set."""
     say(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
@@ -361,8 +367,7 @@ def _file_name(file: SplitFile, ending: str) -> str:
 
 def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, force: bool) -> None:
     place(path, content, force=force)
-    counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
-    say(f"{path}: {counts}")
+    say(f"{path}: {counts(file.lists)}")
     say(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
     if not file.is_draw and verified_file(content, subject.name):
         say("  equal to the published file, byte for byte")

@@ -19,7 +19,7 @@ from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
+from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_name, line, opened
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
@@ -101,17 +101,16 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
         content = coop_text(lists).encode()
         pools_from(file.path, {r: [[i.id, i.label, i.classname] for i in lists[r]] for r in lists})
     new = place(target, content, force=force)
-    counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
-    say(f"{dataset}: {counts} from {file.path}")
-    say(f"  lists      sha256 {file.digest}")
+    say(f"{dataset}: {counts(file.lists)} from {file.path}")
+    line("lists", f"sha256 {file.digest}")
     verdict = compared_lists(file.lists, dataset)
     text = verdict.value
     if verdict is Lists.OTHER:
         text += ": numbers on them cannot be compared with published ones"
     bytewise = ", byte for byte" if verified_file(content, dataset) else ""
-    say(f"  published  {text}{bytewise}")
+    line("published", f"{text}{bytewise}")
     say(f"  {'written to' if new else 'is already'} {target}")
-    say(f"  in use     {_in_use(file, dataset, target)}")
+    line("in use", _in_use(file, dataset, target))
 
 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
@@ -162,16 +161,16 @@ def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> No
     )
     target = imported_path(store, subject.name, shots, seed)
     new = place(target, ours_text(stored).encode(), force=force)
-    counts = ", ".join(f"{len(items)} {role}" for role, items in lists.items())
-    say(f"{subject.name}: {shots}-shot, seed {seed}: {counts} from {file.path}")
-    say(f"  picks      sha256 {stored.digest}")
+    say(f"{subject.name}: {shots}-shot, seed {seed}: {counts(lists)} from {file.path}")
+    line("picks", f"sha256 {stored.digest}")
     for label, text in _comparison(file, found, subject):
-        say(f"  {label:<10} {text}")
+        line(label, text)
     say(f"  {'written to' if new else 'is already'} {target}")
     policy = "" if lists["val"] else " --val none"
-    say(
-        f"  use        fsbench run --dataset {subject.name} --protocol imported{policy} --shots "
-        f"{shots} --seeds {seed} --store {store} ..."
+    line(
+        "use",
+        f"fsbench run --dataset {subject.name} --protocol imported{policy} --shots {shots} "
+        f"--seeds {seed} --store {store} ...",
     )
 
 
