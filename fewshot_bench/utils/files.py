@@ -109,7 +109,7 @@ def publish(target: Path, temporary: Sequence[Path]) -> None:
     """
     archive = target.with_suffix(".npz")
     if len(temporary) == 2:
-        if not _same_bytes(temporary[1], archive):
+        if not same_content(temporary[1], archive):
             target.unlink(missing_ok=True)
         os.replace(temporary[1], archive)
     os.replace(temporary[0], target)
@@ -118,7 +118,8 @@ def publish(target: Path, temporary: Sequence[Path]) -> None:
     _sync_folder(target.parent)
 
 
-def _same_bytes(one: Path, other: Path) -> bool:
+def same_content(one: Path, other: Path) -> bool:
+    """True when two files have the same bytes; False when one is not there."""
     try:
         return filecmp.cmp(one, other, shallow=False)
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from fewshot_bench.api.dataset import RemoteFile
 from fewshot_bench.utils.errors import ContractError, DataMissingError
-from fewshot_bench.utils.files import whole
+from fewshot_bench.utils.files import same_content, whole
 from fewshot_bench.utils.text import leaves
 
 DOWNLOADS = "downloads"
@@ -122,14 +121,6 @@ def _merge(source: Path, target: Path) -> Iterator[Path]:
             raise DataMissingError(f"{destination} is in the way: expected {kind}; move it away")
         elif not same_content(entry, destination):
             yield entry
-
-
-def same_content(one: Path, other: Path) -> bool:
-    """True when two files have the same bytes; False when one is not there."""
-    try:
-        return filecmp.cmp(one, other, shallow=False)
-    except FileNotFoundError:
-        return False
 
 
 def place_file(path: Path, root: Path, file: RemoteFile, *, keep: bool) -> None:

@@ -22,7 +22,7 @@ from fewshot_bench.plugins.data.download import (
 )
 from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.files import FULL, same_content
 from fewshot_bench.utils.text import few, size_text
 
 LARGE_BYTES = 2 * 10**9
@@ -124,7 +124,7 @@ def give_split(dataset: str, recipe: Recipe, target: Target, path: Path, *, othe
     if not path.is_file():
         raise UsageError(f"--split-file {path}: expected a file")
     place = target.root / split.place
-    replaced = os.path.lexists(place) and not places.same_content(path, place)
+    replaced = os.path.lexists(place) and not same_content(path, place)
     problem = difference(replace(split, size=0), path)
     if problem and not other:
         raise UsageError(

@@ -36,6 +36,7 @@ from fewshot_bench.plugins.data.prepare import (
     would_write,
 )
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.files import same_content
 from fewshot_bench.utils.locks import exclusive
 from fewshot_bench.utils.text import printable, size_text
 
@@ -266,7 +267,7 @@ def _not_read(name: str, recipe: Recipe, target: Target) -> str:
     """A remark if the data set reads another split file than the one in the target's place."""
     split = next(file for file in recipe.files if file.split)
     read = places.found_at(split, data_roots()) if _is_searched(target.root) else None
-    if read is None or places.same_content(read, target.root / split.place):
+    if read is None or same_content(read, target.root / split.place):
         return ""
     return (
         f"; NOT in use: {name} reads {read} before it (remove that one, or name {target.root} "
