@@ -167,6 +167,12 @@ def few(names: Iterable[str]) -> str:
     return " ".join([", ".join(quoted[:FEW]), *quoted[FEW:]])
 
 
+def limited(names: Sequence[str], most: int, comma: str = ", ") -> str:
+    """`a, b and 3 more`: the first `most` names, and the number of the others."""
+    more = len(names) - most
+    return comma.join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 seed`, `3 seeds`, `1,980 records`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

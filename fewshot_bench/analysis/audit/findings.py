@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.utils.text import limited
 
 Level = Literal["finding", "note"]
 _LISTED = 6
@@ -71,9 +72,7 @@ class Audit:
 
 def some(names: Iterable[object], most: int = _LISTED) -> str:
     """Text such as `a, b and 3 more`: names deduplicated, in the order given."""
-    found = list(dict.fromkeys(map(str, names)))
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(found[:most]) + more
+    return limited(list(dict.fromkeys(map(str, names))), most)
 
 
 def spread(values: Sequence[float | None]) -> str:

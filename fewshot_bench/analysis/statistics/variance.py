@@ -10,6 +10,7 @@ import numpy as np
 
 from fewshot_bench.analysis.statistics.effects import Scores, spread_of
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import limited
 
 Seeds = tuple[int, int]
 
@@ -85,10 +86,9 @@ def _check(values: Mapping[Seeds, float], splits: list[int], trains: list[int]) 
         )
     gaps = [pair for pair in itertools.product(splits, trains) if pair not in values]
     if gaps:
-        shown = ", ".join(f"{split}/{train}" for split, train in gaps[:5])
-        more = f" and {len(gaps) - 5} more" if len(gaps) > 5 else ""
+        shown = limited([f"{split}/{train}" for split, train in gaps], 5)
         raise UsageError(
-            f"no score for split seed/training seed {shown}{more}: expected every split seed with "
+            f"no score for split seed/training seed {shown}: expected every split seed with "
             "every training seed; run what is missing or leave out that seed"
         )
     if not np.isfinite(list(values.values())).all():

@@ -16,7 +16,7 @@ from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
 from fewshot_bench.store.answer_files import ASKED
-from fewshot_bench.utils.text import counted
+from fewshot_bench.utils.text import counted, limited
 
 # Digits of a digest, values of one fact and lines of incidents that are shown.
 DIGITS, VALUES, INCIDENTS = 12, 6, 40
@@ -74,14 +74,13 @@ def _datasets(facts: RecordColumns) -> Grid:
             if known := split_digest(split):
                 splits[known] = min(splits.get(known, (shots, seed)), (shots, seed))
         few = sorted(splits, key=lambda key: splits[key])
-        shown = ", ".join(text.name(key[:DIGITS]) for key in few[:3])
-        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+        shown = limited([text.name(key[:DIGITS]) for key in few], 3)
         states = [(row[-1], count) for row, count in found]
         lines.append(
             _line(
                 *(name, _values(revisions)),
                 *(_values(str(s[key]) for s, _ in states if key in s) for key in _COUNTED),
-                *(f"{len(few)}: {shown}{more}" if few else "none", _verified(states)),
+                *(f"{len(few)}: {shown}" if few else "none", _verified(states)),
             )
         )
     return Grid("datasets", "Data sets and splits", columns, lines)
@@ -211,9 +210,7 @@ def _plain(values: Mapping[str, Any]) -> str:
 
 def _values(values: Iterable[str]) -> str:
     """The first few distinct values, and the number of the others."""
-    found = sorted({value for value in values if value})
-    more = f" and {len(found) - VALUES} more" if len(found) > VALUES else ""
-    return " | ".join(found[:VALUES]) + more
+    return limited(sorted({value for value in values if value}), VALUES, " | ")
 
 
 def _line(*words: str, css: str = "") -> Line:
