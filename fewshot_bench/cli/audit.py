@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import format_option, output_option, store_option
@@ -36,7 +37,6 @@ def command(
 
     Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
-    from fewshot_bench.analysis import formats
     from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
 

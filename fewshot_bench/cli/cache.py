@@ -15,8 +15,20 @@ import click
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import aligned, say
-from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
+from fewshot_bench.utils.cache_dir import (
+    DIGESTS,
+    FEATURES,
+    IMAGES,
+    KINDS,
+    OLD,
+    CacheFile,
+    bound_of,
+    files,
+    folder_of,
+    remove,
+)
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
+from fewshot_bench.utils.files import is_stale
 from fewshot_bench.utils.text import size_text
 
 LONGEST_HEAD = 1 << 20
@@ -41,9 +53,9 @@ class Entry:
     images: int | None = None
 
 
-def entries(files: Iterable[CacheFile]) -> list[Entry]:
+def entries(found: Iterable[CacheFile]) -> list[Entry]:
     """Entries of cache files, from the descriptions in the files."""
-    return [_entry(file) for file in files]
+    return [_entry(file) for file in found]
 
 
 def _entry(file: CacheFile) -> Entry:
@@ -123,8 +135,6 @@ def list_files(store: Path) -> None:
 
 def _shown(entry: Entry) -> str:
     """The beginning of a file's name, with its problem if it has one."""
-    from fewshot_bench.utils.cache_dir import OLD
-
     if entry.file.temporary:
         return "half-written"
     name, known = entry.file.path.name[:12], entry.images is not None
@@ -137,8 +147,6 @@ def _shown(entry: Entry) -> str:
 @_STORE
 def size(store: Path) -> None:
     """Show how much of each kind there is, where, and the bounds of images and features."""
-    from fewshot_bench.utils.cache_dir import bound_of, files, folder_of
-
     for kind in _kinds(None):
         folder = folder_of(kind, store)
         found = files(kind, folder)
@@ -156,9 +164,6 @@ def size(store: Path) -> None:
 @_STORE
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
     """Remove what is cached, without asking: it is computed again when it is needed."""
-    from fewshot_bench.utils.cache_dir import remove
-    from fewshot_bench.utils.files import is_stale
-
     before = float("inf") if older is None else time.time() - _seconds(older)
     chosen = [
         file
@@ -175,8 +180,6 @@ def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -
 
 
 def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    from fewshot_bench.utils.cache_dir import KINDS
-
     for kind in chosen or ():
         if kind not in KINDS:
             raise unknown("kind of cache", kind, KINDS, "fsbench cache rm --help")
@@ -184,8 +187,6 @@ def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _files(kinds: tuple[str, ...], store: Path) -> list[Any]:
-    from fewshot_bench.utils.cache_dir import files, folder_of
-
     return [file for kind in kinds for file in files(kind, folder_of(kind, store))]
 
 

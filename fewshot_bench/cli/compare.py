@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.formats.latex import check_label
+from fewshot_bench.analysis.formats import latex
+from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
+from fewshot_bench.analysis.table.figure import draw, panels
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import (
@@ -106,8 +108,6 @@ def write_predictions(
 
 
 def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
-    from fewshot_bench.analysis.formats.tidy import field
-
     rows = 0
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -165,7 +165,7 @@ class Paper:
                 raise UsageError(f"--{name} belongs to --layout paper: add it, or leave this out")
         if self.label and form != "latex":
             raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
-        check_label(self.label, "--label")
+        latex.check_label(self.label, "--label")
         if self.caption and form in ("csv", "json"):
             raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
         if self.asked and form == "json":
@@ -176,13 +176,12 @@ class Paper:
 
     def render(self, table: Table, form: str, output: Path | None) -> str:
         """The table in this layout."""
-        from fewshot_bench.analysis.formats import latex, render
         from fewshot_bench.analysis.table.paper import document
 
         shown = document(table, form, self.caption)
         if form == "latex":
             return latex.write_paper(shown, label=self.label, caption=self.caption)
-        return render(shown, form, **terminal_style(output))
+        return formats.render(shown, form, **terminal_style(output))
 
 
 def check_figure(path: Path | None, per_class: bool) -> None:
@@ -197,8 +196,6 @@ def check_figure(path: Path | None, per_class: bool) -> None:
 
 def write_figure(path: Path, table: Table) -> None:
     """Draw the figure, and report the number of panels on stderr."""
-    from fewshot_bench.analysis.table.figure import draw, panels
-
     count = len(panels(table))
     if not count:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")

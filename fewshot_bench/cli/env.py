@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from fewshot_bench.utils import environment
+from fewshot_bench.utils import determinism, environment
 
 VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
 _SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -57,7 +57,6 @@ def collect() -> dict[str, Any]:
     import psutil
     import torch
 
-    from fewshot_bench.utils import determinism
     from fewshot_bench.utils.prefetch import cores
 
     determinism.apply()

@@ -16,7 +16,9 @@ from fewshot_bench.cli.groups import LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.processes import is_at_limit
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 from fewshot_bench.utils.version import __version__
 
@@ -175,8 +177,6 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except RuntimeError as error:
-        from fewshot_bench.utils.processes import is_at_limit
-
         if not is_at_limit(error):
             raise
         _fail(f"{error}; {LIMITS}", 1)
@@ -186,9 +186,6 @@ def main() -> NoReturn:
             raise
         _fail("a path holds the character \\0, which no file can have; check what was given", 2)
     except OSError as error:
-        from fewshot_bench.utils.files import FULL
-        from fewshot_bench.utils.processes import is_at_limit
-
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
         if error.errno in FULL or (error.filename is None and error.errno == errno.EIO):

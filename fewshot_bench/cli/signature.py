@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.api.record import Record
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.store.store import Store
@@ -86,7 +87,6 @@ def cells_of(line: str) -> list[RunSpec]:
 def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
     """Differences between a signature and this installation: versions, weights, lists, cells."""
     from fewshot_bench.analysis.signature import parse, signature_of
-    from fewshot_bench.api.record import Record
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
     # Without the data there are no cells, and `line` is empty.

@@ -19,9 +19,11 @@ from click.core import ParameterSource
 
 from fewshot_bench.analysis.filters import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, PRESETS, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
@@ -45,7 +47,6 @@ from fewshot_bench.utils.text import few, option_name, spelled_once
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.build import Axis, Sweep
-    from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
 
@@ -76,8 +77,6 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
     from fewshot_bench.analysis.sweep.build import Axis
-    from fewshot_bench.api.method import hyperparameters
-    from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
 
     known = registry()
@@ -246,8 +245,6 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
 
 def _datasets(names: Sequence[str]) -> set[str]:
     """Data set names with suites expanded, and paths also as spelled in records."""
-    from fewshot_bench.api.registry import registry
-
     # Names of data sets that only the store contains are kept as they are.
     suites = registry().datasets.suites()
     listed = {one for name in names for one in suites.get(name, [name])}
@@ -256,8 +253,6 @@ def _datasets(names: Sequence[str]) -> set[str]:
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:
     """Predicates for `--protocol`; a preset sets sampling, validation and prompts."""
-    from fewshot_bench.api.spec import PRESETS
-
     name = values["protocol"]
     if name not in PRESETS:
         return [lambda spec: spec.protocol == name]
@@ -368,7 +363,6 @@ def command(
         given.add("engines")
     records, others, _ = chosen_records(axes, asked, given)
     from fewshot_bench.analysis.sweep.build import build
-    from fewshot_bench.api.registry import registry
 
     known = registry().metric(metric)
     records = with_metric(records, known, values["store"])

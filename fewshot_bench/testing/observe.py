@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import (
@@ -92,8 +93,6 @@ def _captured(seen: Observation) -> Iterator[None]:
 
 def _generators() -> dict[str, object]:
     """The states of all global random generators in comparable form."""
-    import numpy as np
-
     kind, keys, *rest = np.random.get_state()
     states: dict[str, object] = {
         "random": random.getstate(),

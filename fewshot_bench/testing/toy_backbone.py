@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw
 from fewshot_bench.utils.rng import generator, isolated
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from fewshot_bench.backbones.open_clip import OpenClipBackbone
 
 EMBED = 32
 CONFIG: dict[str, Any] = {
@@ -32,8 +31,6 @@ MISALIGNMENT = 3.0
 def toy_backbone(device: str | torch.device = "cpu", precision: str = "fp32") -> OpenClipBackbone:
     """A new copy of the toy CLIP; zero-shot is better than chance and leaves room to learn."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    from fewshot_bench.backbones.open_clip import OpenClipBackbone
 
     half = (0.5, 0.5, 0.5)
     preprocess = PreprocessCfg(size=SIZE, mean=half, std=half)
@@ -53,7 +50,6 @@ def _tokenizer() -> Any:
 
 @functools.cache
 def _module() -> nn.Module:
-    import torch
     from open_clip import CLIP
 
     # Single-threaded, so that all processes build a bit-identical toy.
@@ -66,9 +62,6 @@ def _module() -> nn.Module:
 
 def _align(module: Any) -> None:
     """Set the image projection by ridge regression to text features, plus a fixed random error."""
-    import torch
-    import torch.nn.functional as F
-
     pixels, labels = draw(32, "alignment")
     visual = module.visual
     width, visual.proj = visual.proj.shape[0], None
@@ -85,9 +78,6 @@ def _align(module: Any) -> None:
 
 def _text_features(module: Any) -> Tensor:
     """(classes, embed) unit features of the toy classes, averaged over the templates."""
-    import torch
-    import torch.nn.functional as F
-
     toy = Vocabulary(CLASSNAMES, TEMPLATES)
     tokens = [_tokenizer()(toy.prompts(template)) for template in TEMPLATES]
     features = [F.normalize(module.encode_text(batch), dim=-1) for batch in tokens]

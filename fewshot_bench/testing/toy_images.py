@@ -5,16 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
 
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment
 from fewshot_bench.utils.rng import generator
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 SIZE = 16
 CLASSNAMES = ("red", "green", "dark_blue", "yellow")
@@ -25,8 +25,6 @@ _NOISE = 40.0
 
 def draw(count: int, stream: str) -> tuple[Tensor, Tensor]:
     """`count` noisy images per class, class by class: uint8 pixels (n, 3, h, w) and labels (n,)."""
-    import torch
-
     rng = generator(0, "toy-images", stream)
     labels = torch.arange(len(COLORS)).repeat_interleave(count)
     base = torch.tensor(COLORS, dtype=torch.float32)[labels][:, :, None, None]
@@ -63,8 +61,6 @@ def dataset_of(pixels: Tensor, labels: Sequence[int]) -> tuple[ToyDataset, tuple
 
 
 def _png(pixels: Tensor) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     return buffer.getvalue()

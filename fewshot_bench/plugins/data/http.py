@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import one_line
+from fewshot_bench.utils.version import __version__
 
 TIMEOUT_VARIABLE = "FSBENCH_HTTP_TIMEOUT"
 BACKOFF_VARIABLE = "FSBENCH_HTTP_BACKOFF"
@@ -150,8 +151,6 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Any:
 
     Raises SourceError, or TemporaryError if the same request may succeed later.
     """
-    from fewshot_bench.utils.version import __version__
-
     check_address(url, digest_known=digest_known)
     common = {"User-Agent": f"fewshot-bench/{__version__}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=common | dict(headers))

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
@@ -28,10 +28,6 @@ from fewshot_bench.plugins.data.fingerprints import (
     fingerprints,
     thumbnail,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 CHUNK = 256
 # Multi-picture JPEG: the first picture is an ordinary JPEG.
@@ -134,8 +130,6 @@ def scan(
 
     Digests of images that decode are cached for later runs, if the cache is writable.
     """
-    from PIL import Image
-
     Image.init()
     count = len(listed)
     digests = dataset_digests(dataset)
@@ -196,7 +190,5 @@ def _seen(image: Image.Image, content: bytes) -> Look:
 
 
 def _format_of(extension: str) -> str | None:
-    from PIL import Image
-
     found = Image.registered_extensions().get(extension)
     return SAME_FORMAT.get(found or "", found)

@@ -14,9 +14,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fewshot_bench.api.dataset import Undivided
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -29,6 +32,7 @@ from fewshot_bench.api.spec import (
     plain,
 )
 from fewshot_bench.api.task import Split
+from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.runner.own_data import ClassNames, read_own_data
 from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
@@ -39,8 +43,6 @@ from fewshot_bench.utils.rng import derive
 from fewshot_bench.utils.text import digest_of, few
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fewshot_bench.analysis.model import Model
     from fewshot_bench.api.dataset import Dataset
     from fewshot_bench.api.items import Item
@@ -103,8 +105,6 @@ def measure(
 
     store: has splits of own images. data: own class names, as in `RunSpec.data`.
     """
-    import numpy as np
-
     from fewshot_bench.profiling.meter import Meter
     from fewshot_bench.profiling.peak_memory import PeakMemory
     from fewshot_bench.runner.evaluate import environment_of
@@ -182,8 +182,6 @@ def _unseen(
 
     UsageError if all are.
     """
-    from fewshot_bench.images.decode import ImageFiles
-
     fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
     new = [place for place, sha in enumerate(digests) if image_digest(sha) not in fitted]
     if not new:
@@ -261,8 +259,6 @@ def _logits(
     Images are shuffled with a seed from the split digest: an order grouped by class would leak
     labels.
     """
-    import numpy as np
-
     from fewshot_bench.images.given import Encoded
 
     items: Sequence[Item] = split.test
@@ -297,8 +293,6 @@ def _split(config: ModelConfig, dataset: Dataset, split: Split) -> dict[str, Any
 
 def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
     """Costs of inference; the costs of the fit are not stored with a model."""
-    from fewshot_bench.api.method_card import card_of
-
     footprint: dict[str, Any] = {
         "trained": None,
         "stored": sum(tensor.numel() for tensor in model.classifier.tensors().values()),

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from fewshot_bench.analysis.model import Model
-
 
 ABOUT = "program.json"
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}

@@ -15,6 +15,7 @@ import numpy as np
 from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
+from fewshot_bench.images.decode import ImageFiles, unreadable
 from fewshot_bench.images.usable import lost_classes
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
@@ -61,8 +62,6 @@ class Material:
     @cached_property
     def files(self) -> tuple[bytes, ...]:
         """The SHA-256 of every image file; files that did not change since are not read."""
-        from fewshot_bench.images.decode import ImageFiles
-
         return ImageFiles(self.dataset, self.items).digests
 
 
@@ -116,8 +115,6 @@ def _readable(
     name: str, dataset: Dataset, items: Sequence[Item], skip: bool
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The images that can be decoded, and a note on the others."""
-    from fewshot_bench.images.decode import unreadable
-
     bad = unreadable(dataset, items).bad
     if not bad:
         return tuple(items), ()

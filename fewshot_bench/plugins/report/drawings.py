@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fewshot_bench.analysis.formats.style import MOST
+from fewshot_bench.analysis.statistics import ranks as statistics
 from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
@@ -93,10 +96,6 @@ class Drawings:
 
     def ranks(self) -> Picture | str:
         """The critical-difference diagram, or why there is none."""
-        import numpy as np
-
-        from fewshot_bench.analysis.statistics import ranks as statistics
-
         chosen, methods = self._chosen, self._drawn_with_numbers()
         if len(methods) < 3 or len(chosen.members) < RANKED_FROM:
             return (

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.table.contrasts import LEVEL
 from fewshot_bench.analysis.table.significance import (
     SIGNED_RANK_FROM,
@@ -110,8 +111,6 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     runner-up by the same numbers. With more than MOST_PAIRS pairs, only the winner and the baseline
     are compared with all others.
     """
-    from fewshot_bench.analysis.statistics.intervals import holm
-
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
     if headline.table.main.scores is None:

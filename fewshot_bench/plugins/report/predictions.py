@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api.metrics import BINS
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.figures.reliability import Reliability
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -74,8 +75,6 @@ def reliability_of(
 def _bins(members: Sequence[Iterable[Record]], predictions: Predictions) -> np.ndarray | None:
     """(3, bins): share of images, share of right answers, weighted sum of confidence, per bin."""
     import numpy as np
-
-    from fewshot_bench.api.metrics import BINS
 
     total = np.zeros((3, BINS))
     for records in members:

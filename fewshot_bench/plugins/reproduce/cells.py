@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, as_options, sources
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.request import Plan, Request, expand
-from fewshot_bench.runner.variants import Variant
+from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 
 
@@ -105,8 +107,6 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
 
 def _single(printed: Sequence[Number]) -> list[Number]:
     """The numbers, with each mean over data sets replaced by one number per data set."""
-    from fewshot_bench.api.registry import registry
-
     names = registry().expand_datasets([EVERY])
     return [
         dataclasses.replace(number, dataset=name) if number.dataset == AVERAGE else number
@@ -207,9 +207,6 @@ class _Variants:
 
     def check(self, methods: Iterable[str]) -> None:
         """UsageError for an option that no method has, or that has several values."""
-        from fewshot_bench.api.registry import registry
-        from fewshot_bench.runner.variants import expand_methods
-
         names = sorted(methods)
         if len(expand_methods(names, self.options, registry())) > len(names):
             raise UsageError("an option has several values; a published cell is repeated with one")
@@ -227,9 +224,6 @@ class _Variants:
         return ours, ours.options != paper.options
 
     def _variant(self, method: str, words: tuple[str, ...]) -> Variant:
-        from fewshot_bench.api.registry import registry
-        from fewshot_bench.runner.variants import expand_methods
-
         own = tuple(word for word in words if _concerns(method, word))
         if (method, own) not in self.made:
             # The last value counts.
@@ -248,9 +242,6 @@ def _parameter(word: str) -> str:
 
 def _concerns(method: str, word: str) -> bool:
     """True when an option is one of a method's."""
-    from fewshot_bench.api.method import hyperparameters
-    from fewshot_bench.api.registry import registry
-
     owner = word.partition("=")[0].strip().rpartition(".")[0]
     if owner:
         return owner == method

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
@@ -208,7 +210,6 @@ def _reproduce(
             return code if code == INTERRUPTED else 0
     again = "" if wanted.versions else _again(ctx)
     report = _report(table, wanted, chosen, store, list(problems), again)
-    from fewshot_bench.analysis import formats
     from fewshot_bench.plugins.reproduce.tables import document
 
     text = formats.render(document(report), form, **terminal_style(None))
@@ -218,7 +219,6 @@ def _reproduce(
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
     from fewshot_bench.analysis.filters import split_version
-    from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.reproduce.cells import Wanted
 
     seeds = values["seeds"]
@@ -267,8 +267,6 @@ def _records(folder: Path) -> list[Record]:
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
     """Images per role, and `classes`, of each published data set, from its card."""
-    from fewshot_bench.api.registry import registry
-
     names = dict.fromkeys(cell.number.dataset for cell in chosen)
     cards = {name: registry().dataset(name).card() for name in names}
     return {
