@@ -8,7 +8,9 @@ only locks whose holders never wait for a lock of `once`.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,12 @@ from pathlib import Path
 import filelock
 
 from fewshot_bench.utils import cache_dir
+
+try:
+    import fcntl
+except ImportError:
+    # Windows, whose file systems all have locks.
+    fcntl = None  # type: ignore[assignment]
 
 # Lock files per folder, shared by all its entries; they are never removed.
 FILES = 256
@@ -29,7 +37,9 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
 
     waiting: called once if another process holds the lock.
     """
-    lock = filelock.FileLock(folder / f".{key}.lock")
+    path = folder / f".{key}.lock"
+    _check_support(path)
+    lock = filelock.FileLock(path)
     try:
         try:
             lock.acquire(timeout=0)
@@ -42,6 +52,25 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
         yield
     finally:
         lock.release()
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_support(path: Path) -> None:
+    """OSError if this file cannot be locked, as on NFS without a lock service.
+
+    filelock takes some of these refusals for a lock of another process, which it would wait for
+    without end, or replaces locks by files that a killed process leaves behind.
+    """
+    if fcntl is None:
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        # Another process holds it; some file systems say so by EACCES.
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _wait(lock: filelock.BaseFileLock) -> None:

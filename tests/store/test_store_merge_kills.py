@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,23 @@ def test_a_merge_waits_for_another(tmp_path: Path) -> None:
         assert results(here) == {}
     out, _ = process.communicate(timeout=PATIENCE)
     assert out == f"{one.path}: 1 copied\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, here = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
+
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    done = merge(here, one)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert f"cannot lock '{here.path}'" in done.err
+    assert os.strerror(number) in done.err
+    assert results(here) == {}
 
 
 def test_a_destination_that_cannot_be_written(
