@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,9 @@ class Store:
             raise self.cannot_write(self.root, error) from error
         for temporary in self.root.rglob(f"{TEMPORARY}*"):
             if is_stale(temporary):
-                temporary.unlink(missing_ok=True)
+                # Of another user who shares the store, it cannot always be removed.
+                with suppress(OSError):
+                    temporary.unlink()
         return made
 
     def write(
@@ -364,8 +367,8 @@ def find(name: str, store: Path) -> Kept:
     if path.suffix == ".json":
         if not path.is_file():
             raise UsageError(f"no record '{name}'; expected a record's file or a cell's key")
-        folder = path.parents[2] if len(path.resolve().parents) > 2 else None
-        return _read(path, folder)
+        above = path.absolute().parents
+        return _read(path, above[2] if len(above) > 2 else None)
     found = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
     if len(found) != 1:
         count = f"{len(found)} records begin" if found else "no record begins"

@@ -17,6 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import TEMPORARY, Store
 from fewshot_bench.utils.errors import StoreError, UsageError
 from tests.answers import put_answers
+from tests.helpers import fsbench
 from tests.store_cases import filled
 from tests.store_records import make, put, written
 
@@ -153,3 +154,24 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
             Store(tmp_path / "x").create()
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("above", [".", "records", "records/xx"])
+def test_a_record_is_named_from_any_folder(
+    above: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next(filled(tmp_path, [1]).root.glob("*/*.json"))
+    folder = tmp_path / above.replace("xx", file.parent.name)
+    monkeypatch.chdir(folder)
+    shown = fsbench("show", file.relative_to(folder))
+    assert (shown.code, shown.out.startswith("m on d")) == (0, True), shown
+
+
+def test_what_cannot_be_removed_does_not_keep_a_store_from_being_opened(tmp_path: Path) -> None:
+    store = filled(tmp_path, [1])
+    # A folder stands for the file of another user, which root could remove.
+    remains = store.root / f"{TEMPORARY}~gone~1~00"
+    remains.mkdir()
+    os.utime(remains, (0, 0))
+    assert store.create() == []
+    assert remains.is_dir()
