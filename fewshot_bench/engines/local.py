@@ -43,6 +43,8 @@ from fewshot_bench.utils.text import printable
 
 TICK_SECONDS = 0.5
 HOOK_TICK_SECONDS = 0.2
+# An engine that looks at its workers no more often than this was itself stopped or held up.
+HELD_UP_SECONDS = 5.0
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -139,7 +141,7 @@ class LocalEngine(Engine):
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         self._waiting = by_fit(order)
         open_cells = len(cells)
-        self._idle_since = time.monotonic()
+        self._idle_since = self._looked = time.monotonic()
         while open_cells:
             self._dispatch()
             while self._ready:
@@ -153,10 +155,11 @@ class LocalEngine(Engine):
                 self._handle(worker, event, progress)
             except queue.Empty:
                 pass
-            if time.monotonic() - self._looked >= TICK_SECONDS:
-                self._looked = time.monotonic()
+            passed = time.monotonic() - self._looked
+            if passed >= TICK_SECONDS:
+                self._looked += passed
                 self._look_elsewhere()
-                self._end_overdue()
+                self._end_overdue(passed)
                 self._say_what_is_awaited()
 
     def _let_hooks_end(self, progress: Progress) -> None:
@@ -309,9 +312,16 @@ class LocalEngine(Engine):
             cells = f"{count} cell{'s' * (count != 1)}"
             self.say(f"waiting for {cells} that other runs compute: {', '.join(sorted(others))}")
 
-    def _end_overdue(self) -> None:
+    def _end_overdue(self, passed: float) -> None:
+        """End workers that take too long; passed: seconds since the last call.
+
+        While this process was stopped (Ctrl-Z, a scheduler that suspends jobs), the workers were
+        too, or nobody read their signs of life.
+        """
         for worker in self._workers:
             worker.end_what_it_left()
+            if passed > HELD_UP_SECONDS:
+                worker.excuse(passed)
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
             if reason:
                 worker.end(reason)

@@ -220,6 +220,13 @@ class Worker:
         if event["event"] != "beat" or event.get("waiting"):
             self._sign = now
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count this time towards the limits of `overdue`."""
+        now = time.monotonic()
+        self._since, self._beat, self._sign = (
+            min(now, moment + seconds) for moment in (self._since, self._beat, self._sign)
+        )
+
     def overdue(self, timeout: float | None, hang: float) -> str:
         """The reason to end this process: "timeout", "hang", or nothing."""
         if self.ended or (self.ready and not self.cells and not any(self.hook)):

@@ -15,6 +15,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
 from fewshot_bench.engines.label_process import LabelProcess
@@ -110,6 +111,24 @@ def test_a_worker_that_gives_no_sign_of_life(
     assert (error["type"], error["transient"]) == ("WorkerLost", True)
     assert "no sign of life 2 times" in error["message"]
     assert "in fit" in error["traceback"]
+
+
+@pytest.mark.slow
+def test_time_in_which_the_run_was_stopped_does_not_count(
+    methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-Z, or by a scheduler that suspends jobs."""
+    hurried.now = lambda: False
+    monkeypatch.setattr(local, "time", hurried)
+
+    def stopped(cell: RunSpec, done: int, total: int) -> None:
+        hurried.ahead = 5000.0
+
+    (todo,) = cells("slow", options=["seconds=1"])
+    with LocalEngine(Store(tmp_path), Settings(threads=1, timeout=900, hang=900)) as engine:
+        (record,) = engine.run([todo], stopped)
+    assert (hurried.ahead, hurried.ended) == (5000.0, 0)
+    assert (record.status, record.incidents) == ("done", ())
 
 
 @pytest.mark.slow
