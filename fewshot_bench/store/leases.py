@@ -32,8 +32,9 @@ LEASE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
 # A lease is renewed this many times within its seconds.
 RENEWALS = 6
-# A measured offset between the clocks is reused for this long.
-CLOCK_SECONDS = 60.0
+# A measured offset between the clocks is reused for this long, and for less if a lease looks dead
+# by it: this machine's clock may have been set in the meantime.
+CLOCK_SECONDS, CERTAIN_SECONDS = 60.0, 1.0
 # Placeholder for an unreadable lease file, such as one that is still being written.
 _UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", "token": ""}
 
@@ -229,12 +230,15 @@ class Leases:
             return False
         if holder.machine == this_machine() and not is_running(holder.pid, holder.started):
             return False
-        return abs(self._age(path)) <= holder.seconds
+        if abs(self._age(path)) <= holder.seconds:
+            return True
+        return abs(self._age(path, CERTAIN_SECONDS)) <= holder.seconds
 
-    def _age(self, path: Path) -> float:
+    def _age(self, path: Path, reused: float = CLOCK_SECONDS) -> float:
         """Seconds since a file was touched; infinity if it is gone, 0 if it cannot be read.
 
-        Negative if the clock of the file system was put back since then.
+        Negative if the clock of the file system was put back since then. reused: the seconds for
+        which a measured offset between the clocks counts.
         """
         try:
             # Opening the file makes a network file system query the server.
@@ -244,11 +248,11 @@ class Leases:
             return math.inf
         except OSError:
             return 0.0
-        return self._now() - touched
+        return self._now(reused) - touched
 
-    def _now(self) -> float:
+    def _now(self, reused: float) -> float:
         """Current time by the clock of the store's file system."""
-        if self._offset is None or time.monotonic() - self._offset[1] > CLOCK_SECONDS:
+        if self._offset is None or time.monotonic() - self._offset[1] > reused:
             probe = self.folder / f"{CLOCK}{secrets.token_hex(8)}"
             try:
                 probe.touch()

@@ -123,6 +123,22 @@ def test_another_machine_keeps_its_lease_for_its_time(tmp_path: Path, direction:
     assert files(tmp_path) == [f"{KEY}.2"]
 
 
+@pytest.mark.parametrize("jump", [3600, -3600])
+def test_a_clock_of_this_machine_that_is_set_frees_nothing(
+    jump: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's file system has a clock of its own, as over a network."""
+    mine, other = leases(tmp_path), leases(tmp_path, "other")
+    assert mine.claim(KEY) is not None
+    assert not other.is_free(KEY)
+    now, passed = time.time, time.monotonic
+    monkeypatch.setattr(leases_module.time, "time", lambda: now() + jump)
+    monkeypatch.setattr(leases_module.time, "monotonic", lambda: passed() + 5)
+    assert not other.is_free(KEY)
+    assert other.claim(KEY) is None
+    mine.close()
+
+
 def test_a_lease_is_renewed_while_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
