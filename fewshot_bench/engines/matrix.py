@@ -216,10 +216,14 @@ def _check_room(
     settings: Settings,
     reporter: Reporter,
 ) -> None:
-    """NoRoomError if disk or memory cannot hold the run; reports what will be tight."""
+    """NoRoomError if disk or memory cannot hold the run; reports what will be tight.
+
+    StoreError for a folder that results go into and that cannot be written.
+    """
     from fewshot_bench.runner import preflight as room
 
     if state.todo:
+        store.check_writable(state.todo, _folders(state, store, settings))
         needed = _needs(plan, state, settings)
         models = _models(state, store, reporter) if settings.keep_models else 0
         room.check_disk(store.path, needed.results + models)
@@ -230,6 +234,18 @@ def _check_room(
             room.check_memory(workers, needed.least, len(settings.devices))
             if tight := room.tight_memory(workers, needed.worker):
                 reporter.info(f"note: {tight}")
+
+
+def _folders(state: Resume, store: Store, settings: Settings) -> list[Path]:
+    """Folders of the store that the run writes to besides those of records."""
+    from fewshot_bench.store.kept_models import MODELS, model_folder
+    from fewshot_bench.store.leases import FOLDER
+
+    found = [store.path / FOLDER]
+    if settings.keep_models:
+        found += [store.path / MODELS]
+        found += [model_folder(store.path, cell.key()) for cell in state.todo]
+    return found
 
 
 def _models(state: Resume, store: Store, reporter: Reporter) -> int:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,16 @@ class Store:
                 with suppress(OSError):
                     temporary.unlink()
         return made
+
+    def check_writable(self, cells: Iterable[RunSpec], folders: Iterable[Path] = ()) -> None:
+        """StoreError if the results of cells could not be stored, for example in another's folders.
+
+        folders: others that must be writable, if they exist.
+        """
+        for folder in (*sorted({self.file(cell.key()).parent for cell in cells}), *folders):
+            if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+                number = errno.EACCES if folder.is_dir() else errno.ENOTDIR
+                raise self.cannot_write(folder, OSError(number, os.strerror(number)))
 
     def write(
         self,

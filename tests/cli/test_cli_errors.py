@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
-from tests.helpers import PATIENCE, Result, command, environment, fsbench
+from tests.helpers import PATIENCE, Result, cells, command, environment, fsbench
 
 BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
 
@@ -111,6 +112,23 @@ def test_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     result = fsbench("run", *BASE[:-1], "--store", tmp_path / "file")
     assert_error(result, 2, "choose another store")
+
+
+@pytest.mark.parametrize("place", ["records", "claims", "models"])
+def test_a_folder_that_results_cannot_go_into_is_named_before_anything_is_computed(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = cells("zero-shot", limit=None)
+    blocked = tmp_path / place
+    if place == "records":
+        blocked = blocked / cell.key()[:2]
+    blocked.mkdir(parents=True)
+    allowed = os.access
+    # As for the folder of another user, into which root may write.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != blocked and allowed(path, mode))
+    result = fsbench("run", *BASE[:-1], "--keep-models", "--store", tmp_path)
+    assert_error(result, 1, f"cannot write '{blocked}'", "choose another folder for the store")
+    assert " to run" not in result.out
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
