@@ -5,10 +5,11 @@ A model that is kept changes no number of its record; one that cannot be kept be
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,15 @@ from fewshot_bench.runner.isolation.fit_state import held_state
 from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
-from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
+from fewshot_bench.store.kept_models import (
+    STATED,
+    facts_of,
+    model_folder,
+    next_model_folder,
+    place_model,
+    remove_model,
+    stated_model,
+)
 from fewshot_bench.store.model_files import (
     ModelConfig,
     config_of,
@@ -36,6 +45,7 @@ from fewshot_bench.store.model_files import (
     without_path,
     write_model,
 )
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
 from fewshot_bench.utils.files import FULL
@@ -70,6 +80,7 @@ def run_group(
                     spec, session, progress, fits, interrupted, parts, shared=shared
                 )
             outcome = _settled(record, answers, session)
+            _place_model(outcome.record, session)
             outcome.tainted = session.tainted
             yield outcome
 
@@ -157,6 +168,24 @@ def _with_model(
     return replace(record, footprint=footprint, incidents=tuple(incidents)), answers
 
 
+def _place_model(record: Record, session: Session) -> None:
+    """Let the model of a record that is stored now replace the earlier one, or nothing do so.
+
+    Until then, a kill, a failure or a full disk leaves the earlier record with its model.
+    """
+    if session.models is None or record.status != "done":
+        return
+    key = record.spec.key()
+    try:
+        if stated_model(record):
+            place_model(session.models, key)
+        else:
+            remove_model(session.models, key)
+    except OSError as error:
+        folder = model_folder(session.models, key)
+        raise Store(session.models).cannot_write(folder, error) from error
+
+
 def _without_result(
     spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
 ) -> Record:
@@ -190,15 +219,18 @@ INCIDENT = "model"
 def keep(
     fitted: Fitted, cell: Cell, session: Session, store: Path, incidents: Incidents
 ) -> dict[str, Any]:
-    """Write the model of a cell into a store; return its facts for the record's footprint.
+    """Write the next model of a cell into a store; return its facts for the record's footprint.
 
-    On failure, add an incident and return an empty dict: the method cannot be kept, its restored
-    model fails a check, or the disk is full.
+    It takes the place of an earlier one once the record is stored (`_place_model`). On failure, add
+    an incident and return an empty dict: the method cannot be kept, its restored model fails a
+    check, or the disk is full.
     """
     key, method = cell.spec.key(), cell.spec.method
-    folder = model_folder(store, key)
+    folder = next_model_folder(store, key)
     try:
-        remove_model(store, key)
+        # Of a process that was killed.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         if reason := reason_not_to_keep(cell.method):
             raise FsbenchError(reason)
         config = _config(fitted, cell, session)

@@ -32,6 +32,18 @@ def model_folder(store: Path, key: str) -> Path:
     return store / MODELS / key
 
 
+def next_model_folder(store: Path, key: str) -> Path:
+    """Folder of a cell's model until its record is stored; an earlier one stays until then."""
+    return store / MODELS / f"{key}.next"
+
+
+def place_model(store: Path, key: str) -> None:
+    """Let a cell's next model take the place of the earlier one; may raise OSError."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(model_folder(store, key))
+    next_model_folder(store, key).rename(model_folder(store, key))
+
+
 def stated_model(record: Record) -> Mapping[str, Any]:
     """Digest and bytes of the model that a record states; empty if it states none."""
     found = record.footprint.get(STATED)
@@ -115,9 +127,10 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
 
 
 def remove_model(store: Path, key: str) -> None:
-    """Remove the model of a cell, if there is one; may raise OSError."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(model_folder(store, key))
+    """Remove the model of a cell, if there is one, and its next one; may raise OSError."""
+    for folder in (model_folder(store, key), next_model_folder(store, key)):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def unclaimed_models(store: Path, seconds: float) -> Iterator[Path]:

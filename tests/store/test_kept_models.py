@@ -17,7 +17,7 @@ import fewshot_bench as fb
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder
-from tests.helpers import cells, fsbench, image_folder, save_image
+from tests.helpers import REPOSITORY, cells, fsbench, image_folder, save_image
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +234,49 @@ def test_a_model_that_answers_otherwise_once_restored_is_not_kept(
     assert refused.code == 2
     assert "restored from its tensors it answers otherwise" in refused.err
     assert not (tmp_path / "m").exists()
+
+
+KILLED = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from tests.store.test_kept_models import Shared
+
+@dataclass(frozen=True)
+class Killed:
+    name: ClassVar[str] = "killed"
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        return Shared(backbone.class_features(task))
+
+    def restore(self, tensors: Any, vocabulary: Any, backbone: Any) -> Any:
+        # Called before a model is kept.
+        if Path({mark!r}).exists():
+            os.kill(os.getpid(), 9)
+        return Shared(tensors["weight"])
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_lost_with_force_leaves_the_earlier_record_its_model(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+    mark, method, store = tmp_path / "mark", tmp_path / "killed.py", tmp_path / "store"
+    method.write_text(KILLED.format(mark=str(mark)))
+    run = ("run", "-m", f"{method}:Killed", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
+    run = (*run, "--backbone", "tiny", "--store", store, "--keep-models")
+    assert fsbench(*run).code == 0
+    (record,) = fb.load(store)
+    folder = model_folder(store, record.spec.key())
+    config = (folder / "config.json").read_bytes()
+    mark.touch()
+    lost = fsbench(*run, "--force")
+    assert (lost.code, "the earlier result is kept" in lost.out + lost.err) == (1, True), lost
+    assert (folder / "config.json").read_bytes() == config
+    assert fsbench("store", "verify", "--store", store).code == 0
+    mark.unlink()
+    assert fsbench(*run, "--force").code == 0
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert fsbench("store", "verify", "--store", store).code == 0
