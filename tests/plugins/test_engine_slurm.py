@@ -150,6 +150,25 @@ def test_the_controller_is_gone(
     assert "scancel" not in (fake / "calls").read_text()
 
 
+@pytest.mark.parametrize("partition", ["", "short", "short,long"])
+def test_a_job_that_would_wait_without_end(fake: Path, tmp_path: Path, partition: str) -> None:
+    """More time than the partition allows: the controller accepts it and never starts it."""
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    answer = '#!/bin/sh\necho "PENDING|PartitionTimeLimit"\n'
+    (fake / "squeue").write_text(answer)
+
+    def told(text: str) -> None:
+        store.write(lost(cell, "elsewhere"))
+
+    if "," in partition:
+        # The reason is that of one of them.
+        follow(store.path, [cell], Request(partition), told)
+        return
+    with pytest.raises(EngineError, match=r"without end \(PartitionTimeLimit\) and was cancelled"):
+        follow(store.path, [cell], Request(partition), told)
+    assert "scancel 7" in (fake / "calls").read_text()
+
+
 @pytest.mark.parametrize("other", ["", "alive", "partition"])
 def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) -> None:
     (cell,), store = cells("zero-shot"), Store(tmp_path / "s")

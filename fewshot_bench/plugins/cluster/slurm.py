@@ -34,6 +34,10 @@ _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 # Directives of the fields of `Request` that Slurm calls by another name.
 _NAMES = {"cpus": "cpus-per-task", "memory": "mem"}
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
+# Reasons that last until someone changes the job or the limits of the cluster.
+_ENDLESS = re.compile(
+    r"Partition(Time|Node)Limit|(QOS|Assoc)Max\w+PerJob(Limit)?|Invalid(Account|QOS)"
+)
 _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
 
 
@@ -155,6 +159,7 @@ class Slurm(System):
                 ) from error
             return State(1, f"{name}: not known at the moment ({error})")
         self._heard = time.monotonic()
+        self._refuse_endless(name, [row for row in rows if row[0] not in _GONE])
         counts = Counter(state for state, _ in rows if state not in _GONE)
         reasons = sorted({reason for state, reason in rows if state in _WAITING and reason})
         text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
@@ -163,6 +168,23 @@ class Slurm(System):
             text += f" ({', '.join(waits)})"
         alive = sum(counts.values())
         return State(alive, f"{name}: {text}" if text else "", () if alive else self._why())
+
+    def _refuse_endless(self, name: str, rows: Sequence[tuple[str, str]]) -> None:
+        """EngineError if all tasks ask for more than they can get; the arrays are cancelled.
+
+        Of several partitions, the reason of one says nothing about the others.
+        """
+        asked = self.request.directives()
+        several = any("," in text for text in asked if text.startswith("--partition="))
+        endless = [state in _WAITING and _ENDLESS.fullmatch(reason) for state, reason in rows]
+        if several or not endless or not all(endless):
+            return
+        self.cancel()
+        reasons = ", ".join(sorted({reason for _, reason in rows}))
+        raise EngineError(
+            f"{name} would wait without end ({reasons}) and was cancelled: ask for less, such as a "
+            "shorter --time, or for another --partition; 'scontrol show partition' shows the limits"
+        )
 
     def preview(self, workers: int) -> str:
         """The batch script."""
