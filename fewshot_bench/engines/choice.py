@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.defaults import backbone_for, precision_for
 from fewshot_bench.api.options import Option, is_given, values_of
+from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT, RunSpec
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
 
 DEFAULT = "local"
+# Variables of fewshot_bench itself; other plug-ins name theirs otherwise.
+RESERVED = "FSBENCH_"
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,20 @@ class EngineChoice:
         return "cuda" if cuda_is_there() else "cpu"
 
     def worker_environment(self, store: Path) -> dict[str, str]:
-        """Plug-ins' variables for workers; raises a plug-in's refusal, PluginError on conflicts."""
+        """Plug-ins' variables for workers.
+
+        Raises a plug-in's refusal; PluginError on conflicts, with each other or with fewshot_bench.
+        """
         found: dict[str, tuple[str, str]] = {}
         given: dict[str, Any] = {"store": store.absolute(), "options": self.plugin_options}
         for plugin, variables in registry().call("worker_environment", _refuse, **given):
             for name, value in variables.items():
+                if name.startswith(RESERVED) and plugin.partition(":")[0] != OWN:
+                    raise PluginError(
+                        f"worker_environment of plug-in {plugin} sets {name}: {RESERVED}* are "
+                        "settings of fewshot_bench itself, by which cells of a run would differ; "
+                        "expected another name"
+                    )
                 other, first = found.setdefault(name, (plugin, value))
                 if first != value:
                     raise PluginError(

@@ -120,7 +120,8 @@ class Worker:
         cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
     ) -> Worker:
         """Start a process; its messages arrive in `events`, None once it has ended."""
-        environment = {**os.environ, **slot.environment, **settings.environment()}
+        # The slot's come last: no plug-in gives a worker the device of another one.
+        environment = {**os.environ, **settings.environment(), **slot.environment}
         reading, writing = os.pipe()
         try:
             labels = LabelProcess(store.path, environment, writing, settings.keep_logits)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import inspect
+import queue
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.options import TAKEN
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.cli import run, sweep
-from fewshot_bench.engines.base import EngineError
+from fewshot_bench.engines.base import EngineError, Settings
+from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.plugins.reproduce import command as reproduce
 from fewshot_bench.store.store import Store
 from tests.helpers import fsbench
@@ -130,6 +133,7 @@ def test_what_a_hook_writes_into_its_arguments_reaches_no_number(
         ("worker_environment():\n    raise SystemExit(3)", "failed: SystemExit: 3"),
         ("worker_environment(store):\n    return ['A']", "gave ['A'], expected a mapping of texts"),
         ("worker_environment(store):\n    return {'A': 1}", "gave {'A': 1}, expected a mapping"),
+        ("worker_environment():\n    return {'FSBENCH_OFFLINE': ''}", "sets FSBENCH_OFFLINE: "),
     ],
 )
 def test_no_run_begins_without_what_workers_need(
@@ -140,6 +144,24 @@ def test_no_run_begins_without_what_workers_need(
     assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
     assert f"error: worker_environment of plug-in fsbench-bad:bad {said}" in refused.err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_no_plug_in_gives_a_worker_another_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The environment of a forked process cannot be looked up.
+    monkeypatch.setenv("FSBENCH_FORK_SERVER", "0")
+    slot = Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"})
+    store = Store(tmp_path)
+    store.create()
+    asked = Settings(variables={"CUDA_VISIBLE_DEVICES": "7", "MINE": "1"})
+    worker = Worker.start(slot, store, asked, queue.Queue())
+    try:
+        found = psutil.Process(worker.process.pid).environ()
+    finally:
+        worker.stop()
+    assert (found["CUDA_VISIBLE_DEVICES"], found["MINE"]) == ("3", "1")
 
 
 def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:
