@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -175,3 +177,22 @@ def test_what_cannot_be_removed_does_not_keep_a_store_from_being_opened(tmp_path
     os.utime(remains, (0, 0))
     assert store.create() == []
     assert remains.is_dir()
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_file_system_that_syncs_no_folders_is_excused(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refused(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    if number == errno.EIO:
+        with pytest.raises(StoreError, match="Input/output error"):
+            filled(tmp_path, [1])
+    else:
+        assert len(list(filled(tmp_path, [1]).records())) == 1
