@@ -19,6 +19,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.trackers import switch
 from fewshot_bench.plugins.trackers.contents import contents
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import inapplicable, make
 from tests.helpers import PATIENCE, command, environment, fsbench
 
@@ -142,6 +143,11 @@ def test_one_that_fails_is_noted_and_stops_no_other(
             "unknown WANDB_MODE 'ofline': did you mean 'offline'? (unset it for offline)",
         ),
         (
+            {"WANDB_MODE": "online"},
+            ["--track", "wandb"],
+            "WANDB_MODE=online needs a key of Weights & Biases, and there is none: run 'wandb ",
+        ),
+        (
             {"FSBENCH_TRACK_DIR": f"{__file__}/tracking"},
             ["--track", "tensorboard"],
             "is not a folder; name another folder with FSBENCH_TRACK_DIR",
@@ -163,12 +169,37 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     monkeypatch.setenv(switch.VARIABLE, "")
     # Enforcing offline mode cannot be undone, and other tests of this process use servers.
     monkeypatch.setattr("fewshot_bench.utils.offline.enforce", lambda: None)
-    for name, value in variables.items():
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **variables}.items():
         monkeypatch.setenv(name, value)
     shown = fsbench("run", "-m", "zero-shot", *RUN, "--store", tmp_path / "store", *words)
     assert shown.code == 2
     assert said in shown.err
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("place", ["WANDB_API_KEY", "NETRC", ".config/wandb/settings"])
+def test_a_key_of_wandb_is_found(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="wandb.py"))
+    monkeypatch.delenv("FSBENCH_OFFLINE", raising=False)
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CONFIG_DIR", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(UsageError, match="needs a key"):
+        switch.switch_on(["wandb"], tmp_path)
+    if place == "NETRC":
+        (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
+        monkeypatch.setenv(place, str(tmp_path / "mine"))
+    elif place.isupper():
+        monkeypatch.setenv(place, "0123")
+    else:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("[default]\napi_key = 0123\n")
+    assert switch.switch_on(["wandb"], tmp_path)["WANDB_MODE"] == "online"
 
 
 def started(store: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,9 @@ and `problems` read the variables in any process.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 WANDB_VARIABLE = "WANDB_MODE"
 WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
+_WANDB_SENDS = ("online", "shared", "run")
+_WANDB_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 # What trackers read in workers, which may have another environment (a running Ray cluster).
 _READ = (WANDB_VARIABLE, "WANDB_PROJECT", MLFLOW_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
 PROBLEMS = "problems.txt"
@@ -57,6 +61,11 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     mode = os.environ.get(WANDB_VARIABLE, "")
     if "wandb" in names and mode and mode not in WANDB_MODES:
         raise unknown(WANDB_VARIABLE, mode, WANDB_MODES, "unset it for offline")
+    if "wandb" in names and mode in _WANDB_SENDS and not offline.is_on() and not _wandb_has_key():
+        raise UsageError(
+            f"{WANDB_VARIABLE}={mode} needs a key of Weights & Biases, and there is none: run "
+            f"'wandb login', set {_WANDB_KEYS[0]}, or unset {WANDB_VARIABLE} to write to the store"
+        )
     address = os.environ.get(MLFLOW_VARIABLE, "")
     if "mlflow" in names and offline.is_on() and _is_remote(address):
         where = urlsplit(address).hostname or "Databricks"
@@ -74,6 +83,21 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     if os.environ.get(FOLDER_VARIABLE):
         found[FOLDER_VARIABLE] = str(folder().absolute())
     return {VARIABLE: ",".join(names), **found}
+
+
+def _wandb_has_key() -> bool:
+    """False if no variable and no file that W&B reads can hold a key."""
+    if any(map(os.environ.get, _WANDB_KEYS)):
+        return True
+    home = Path("~").expanduser()
+    config = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config/wandb")
+    # `wandb login` writes the first one.
+    netrc = Path(os.environ.get("NETRC") or home / ".netrc")
+    for path in (netrc, home / "_netrc", config / "settings", Path("wandb/settings")):
+        with suppress(OSError):
+            if re.search(rb"password|api_key", path.read_bytes()):
+                return True
+    return False
 
 
 def _is_remote(address: str) -> bool:
