@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
-from fewshot_bench.store.store import Store
+from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 from fewshot_bench.utils.files import Damaged, write_whole
@@ -184,14 +186,31 @@ def _bring(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
         for file in (target, target.with_suffix(".npz")):
             if file.exists():
                 destination.set_aside(file, "; ".join(problems))
+    source = theirs.path.parents[2]
     try:
-        copy_model(theirs.path.parents[2], theirs.record, destination.path)
+        copy_model(source, theirs.record, destination.path)
     except OSError as error:
         raise destination.cannot_write(destination.path / MODELS, error) from error
+    try:
+        _copy_method(source, theirs.record, destination.path)
+    except OSError as error:
+        raise destination.cannot_write(destination.path / METHODS, error) from error
     if theirs.record.status == "done" and theirs.arrays is not None:
         destination.put(theirs.record, theirs.arrays)
     else:
         destination.write(theirs.record)
+
+
+def _copy_method(source: Path, record: Record, destination: Path) -> None:
+    """Copy the source of a method that was a class of a script or notebook; may raise OSError.
+
+    Its folder is named by the digest of its content, so that equal names are equal files.
+    """
+    file = Path((parts(record.spec.method) or ("",))[0])
+    place = Path(METHODS) / file.parent.name / file.name
+    is_kept = file.parts[-3:] == place.parts and re.fullmatch("[0-9a-f]{16}", file.parent.name)
+    if is_kept and (source / place).is_file() and not (destination / place).exists():
+        write_whole(destination / place, (source / place).read_bytes())
 
 
 def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:

@@ -38,6 +38,21 @@ def test_stores_of_two_machines(tmp_path: Path) -> None:
     assert results(destination) == everything
 
 
+def test_the_source_of_a_class_of_a_notebook_is_copied(tmp_path: Path) -> None:
+    kept, outside = "methods/0123456789abcdef/Mine.py", "methods/../Mine.py"
+    one, here = filled(tmp_path / "a", []), Store(tmp_path / "all")
+    for seed, place in enumerate((kept, outside, "methods/fedcba9876543210/Gone.py")):
+        # The store was moved since its cells were computed.
+        put(one, seed, method=f"/elsewhere/{place}:Mine")
+    (one.path / kept).parent.mkdir(parents=True)
+    (one.path / kept).write_text("class Mine: ...\n")
+    (one.path / "Mine.py").write_text("not a part of the store\n")
+    assert merge(here, one, dry_run=True).code == merge(here, one).code == 0
+    assert (here.path / kept).read_text() == "class Mine: ...\n"
+    assert [path.relative_to(here.path).as_posix() for path in here.path.rglob("*.py")] == [kept]
+    assert len(list(here.records())) == 3
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     source, there = filled(tmp_path / "a"), filled(tmp_path / "b", [1])
     absent = Store(tmp_path / "c")
