@@ -17,18 +17,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import PIL
-from PIL import features
-
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.cache_file import SHA, Pixels, Segment, SegmentWriter, open_segment
 from fewshot_bench.images.decode import EncodedFiles
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
+from fewshot_bench.utils.image_formats import decoder_versions
 
 FORMAT = 1
-DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "jpg_2000", "libtiff")
 ADDRESS = " at 0x"
 
 
@@ -48,9 +45,8 @@ def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None
 @functools.cache
 def decoder() -> tuple[str, ...]:
     """Versions of the libraries that decode and resize."""
-    versions = (f"{name} {features.version(name)}" for name in DECODERS)
     installed = (f"{name} {version(name)}" for name in ("torchvision", "open_clip_torch"))
-    return (f"pillow {PIL.__version__}", *versions, *installed)
+    return (*decoder_versions(), *installed)
 
 
 def _described(step: Any) -> str:

@@ -25,7 +25,7 @@ from fewshot_bench.images.digests import (
     now,
 )
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.image_formats import add_readers, readable_formats
+from fewshot_bench.utils.image_formats import add_readers, readable_formats, remedy_of
 from fewshot_bench.utils.prefetch import spread
 
 # The EXIF tag for the orientation of a picture.
@@ -72,7 +72,8 @@ def decoded(data: bytes) -> Image.Image | str:
     try:
         return decode(data)
     except UnidentifiedImageError:
-        return f"no known image format (it starts with {data[:8]!r})"
+        start = f"it starts with {data[:8]!r}"
+        return f"no known image format ({', '.join(filter(None, (start, remedy_of(data))))})"
     except UnsuitableError as error:
         return str(error)
     except Exception as error:

@@ -16,6 +16,7 @@ from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
 from fewshot_bench.api.items import Item
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, CacheFile
+from fewshot_bench.utils.image_formats import decoder_versions
 
 FORMAT = 2
 # As in git: where the file system's clock is coarse, a file that changed this shortly before it was
@@ -114,9 +115,13 @@ class DatasetDigests:
 
 
 def dataset_digests(dataset: Dataset) -> DatasetDigests:
-    """The digests of a data set in the user's cache folder."""
+    """The digests of a data set in the user's cache folder, for the decoders installed here.
+
+    Whether a file decodes depends on them: on a plug-in for HEIC, for example.
+    """
     card = dataset.card()
-    place = hashlib.sha256(f"{card.name}\0{card.folder}".encode()).hexdigest()[:16]
+    made_of = "\0".join((card.name, card.folder, *decoder_versions()))
+    place = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return DatasetDigests(cache_folder.cache_root() / DIGESTS / place, card.name, dataset)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from contextlib import suppress
 
 # Pillow supports further formats that are not images (PDF, fonts, weather data).
@@ -13,6 +14,13 @@ FORMATS = frozenset(
 )
 # Formats that a build of Pillow may lack, with their names in `PIL.features`.
 CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+# Brands of the container of HEIC and AVIF (ISO 14496-12, bytes 8 to 12), with an extension.
+BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"), "heic"),
+    **dict.fromkeys((b"avif", b"avis"), "avif"),
+}
+# What Pillow decodes with, by its names in `PIL.features`.
+DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "jpg_2000", "libtiff", "avif")
 _PILLOW = "pip install --upgrade pillow"
 _CONVERT = "convert them to JPEG or PNG"
 # Extensions of image files that may be unreadable here, with the remedy.
@@ -53,7 +61,30 @@ def add_readers() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
+@functools.cache
+def decoder_versions() -> tuple[str, ...]:
+    """Versions of Pillow, of the libraries that it decodes with, and of its installed plug-ins."""
+    import PIL
+    from PIL import features
+
+    add_readers()
+    versions = (f"{name} {features.version(name)}" for name in DECODERS)
+    plugin = sys.modules.get("pillow_heif")
+    heif = (f"pillow_heif {getattr(plugin, '__version__', '')}",) if plugin is not None else ()
+    return (f"pillow {PIL.__version__}", *versions, *heif)
+
+
 def image_remedy(ending: str) -> str:
     """Step that makes files with this extension readable; empty if readable or no images."""
     ending = ending.lower()
     return "" if ending in image_endings() else REMEDIES.get(ending, "")
+
+
+def remedy_of(data: bytes) -> str:
+    """Step that makes an encoded file readable, by its first bytes; empty if none is known.
+
+    Phones and programs also give HEIC files the extension of JPEG.
+    """
+    kind = BRANDS.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
+    remedy = image_remedy(kind)
+    return f"it is {kind.upper()}: {remedy}" if remedy else ""
