@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import fewshot_bench as fb
 from fewshot_bench.store.model_files import SUPPORT, read_model, write_model
@@ -65,6 +66,19 @@ def test_pictures_are_small_upright_and_bare(folder: Path, photos: Path) -> None
         content = path.read_bytes().lower()
         assert b"secret" not in content, path.name
         assert str(photos.parent).lower().encode() not in content, path.name
+
+
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n  20\nno hexadecimal digits\n")
+    for label, name in enumerate(CLASSES):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        image = Image.new("RGB", (40, 20), (90 * label, 50, 0))
+        image.save(tmp_path / "photos" / name / "0.png", pnginfo=info)
+    fb.adapt(f"folder:{tmp_path / 'photos'}", tmp_path / "model", keep_support=True, **TINY)
+    support = fb.load_model(tmp_path / "model").support
+    assert support is not None
+    assert [Image.open(io.BytesIO(one)).size for one in support.pictures] == [(40, 20)] * 2
 
 
 def test_a_training_image_is_nearest_to_itself(folder: Path, photos: Path) -> None:

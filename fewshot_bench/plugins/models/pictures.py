@@ -10,9 +10,9 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fewshot_bench.images.decode import decoded
+from fewshot_bench.images.decode import decoded, upright
 from fewshot_bench.store.support_files import SUPPORT_SIDE, Support, evenly
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def small(data: bytes) -> bytes:
     image = decoded(data)
     # All images were decoded before anything was fitted.
     assert isinstance(image, Image.Image)
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    upright.thumbnail((SUPPORT_SIDE, SUPPORT_SIDE), Image.Resampling.BICUBIC)
+    picture = upright(image).convert("RGB")
+    picture.thumbnail((SUPPORT_SIDE, SUPPORT_SIDE), Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    Image.fromarray(np.asarray(upright)).save(file, "JPEG", quality=QUALITY)
+    Image.fromarray(np.asarray(picture)).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
