@@ -10,6 +10,7 @@ import stat
 import struct
 import subprocess
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,6 +196,20 @@ def test_bombs_are_stopped_by_the_bytes_that_are_written(shop: Shop) -> None:
         struct.pack("<L", len(zeros)), struct.pack("<L", 10)
     )
     refused(shop, lying, "", "/b.zip")
+
+
+def test_no_more_of_a_link_is_unpacked_than_a_path_has(shop: Shop) -> None:
+    info = zipfile.ZipInfo("link")
+    info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, (stat.S_IFLNK | 0o777) << 16
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.writestr(info, bytes(128 * 2**20))
+    tracemalloc.start()
+    try:
+        refused(shop, bomb.getvalue(), "control characters", "/b.zip")
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bombs_in_skipped_members_and_headers_are_stopped(shop: Shop) -> None:

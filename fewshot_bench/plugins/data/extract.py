@@ -116,7 +116,9 @@ def _zip_members(raw: IO[bytes]) -> Iterator[Member]:
                 raise UnsafeError(f"member {info.orig_filename!a} is encrypted")
             kind = _zip_kind(info)
             if kind == "symbolic link":
-                target = archive.read(info)[:4096].decode("utf-8", "surrogateescape")
+                # A link may be a bomb, too: no more of it is unpacked than a path can have.
+                with archive.open(info) as content:
+                    target = content.read(4096).decode("utf-8", "surrogateescape")
                 yield Member(info.orig_filename, kind, target=target)
             elif kind == "file":
                 with archive.open(info) as content:
