@@ -89,7 +89,9 @@ class Tree:
         """SHA-256 digest of all folder paths and image sizes, here and below."""
         sha = hashlib.sha256()
         for folder in self.walk():
-            sha.update(f"{folder.prefix}\0{len(folder.sizes)}\0".encode() + folder.sizes)
+            # Folders that hold no images may have names that are not UTF-8.
+            head = f"{folder.prefix}\0{len(folder.sizes)}\0".encode("utf-8", "surrogateescape")
+            sha.update(head + folder.sizes)
         return sha.hexdigest()
 
     def walk(self) -> Iterator[Tree]:

@@ -21,7 +21,8 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import join_names, option_name, spelled_once, split_names
+from fewshot_bench.utils.spelling import spelled_once
+from fewshot_bench.utils.text import join_names, option_name, split_names
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {

@@ -20,7 +20,8 @@ from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of
 from fewshot_bench.api.split_file import Pools, load_split, save_split
 from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
-from fewshot_bench.utils.text import in_prompts, one_place, one_spelling, plain_text
+from fewshot_bench.utils.spelling import one_place, one_spelling
+from fewshot_bench.utils.text import in_prompts, plain_text
 
 __all__ = [
     "ENSEMBLE_TEMPLATES",

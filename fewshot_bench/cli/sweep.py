@@ -43,7 +43,8 @@ from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, require
-from fewshot_bench.utils.text import few, option_name, spelled_once
+from fewshot_bench.utils.spelling import spelled_once
+from fewshot_bench.utils.text import few, option_name
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.build import Axis, Sweep

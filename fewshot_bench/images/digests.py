@@ -121,7 +121,7 @@ def dataset_digests(dataset: Dataset) -> DatasetDigests:
     """
     card = dataset.card()
     made_of = "\0".join((card.name, card.folder, *decoder_versions()))
-    place = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    place = hashlib.sha256(made_of.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return DatasetDigests(cache_folder.cache_root() / DIGESTS / place, card.name, dataset)
 
 

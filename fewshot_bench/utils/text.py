@@ -11,7 +11,7 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 BLANK = "\\ "
@@ -37,31 +37,6 @@ def leaves(path: str) -> bool:
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
     parts = (*posix.parts, *windows.parts)
     return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in parts
-
-
-def one_place(path: str) -> Path:
-    """The canonical absolute path: links resolved, `~` expanded.
-
-    A file that is a link is not resolved: paths listed in it are relative to the link's folder.
-    """
-    whole = os.path.abspath(os.path.expanduser(path))
-    if os.path.isfile(whole):
-        return Path(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
-    return Path(os.path.realpath(whole))
-
-
-def one_spelling(place: str | Path) -> str:
-    """The spelling of an absolute path in names: below the user's home it starts with `~`."""
-    whole, home = str(place), os.path.realpath(Path.home())
-    below = home != os.sep and whole.startswith(f"{home}{os.sep}")
-    return f"~{whole[len(home) :]}" if below else whole
-
-
-def spelled_once(name: str) -> str:
-    """`folder:./a/` with its path in canonical spelling if the path exists, else unchanged."""
-    family, colon, path = name.partition(":")
-    known = colon and path and os.path.exists(os.path.expanduser(path))
-    return f"{family}:{one_spelling(one_place(path))}" if known else name
 
 
 def split_names(text: str) -> tuple[str, ...]:

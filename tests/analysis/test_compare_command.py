@@ -11,7 +11,7 @@ import pytest
 
 from fewshot_bench.analysis.table.axes import AVERAGE
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.text import spelled_once
+from fewshot_bench.utils.spelling import spelled_once
 from tests.compare_records import make, matrix, read_csv, run_compare, save
 
 

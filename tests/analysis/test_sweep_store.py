@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.text import spelled_once
+from fewshot_bench.utils.spelling import spelled_once
 from tests.analysis.test_sweep import SMALL, rows, swept
 from tests.answers import put_answers
 from tests.compare_records import save

@@ -204,6 +204,13 @@ def test_formats_that_cannot_be_read_are_named_with_a_remedy(
     assert (result.code, "IMG_1.HEIC" in result.out) == (0, True)
 
 
+def test_unused_folders_may_have_names_that_are_not_utf8(tmp_path: Path) -> None:
+    add(tmp_path, "train/a", "train/b", "test/a", "test/b")
+    os.mkdir(os.fsencode(tmp_path) + b"/not\xe9s")
+    result = fsbench("show", f"folder:{tmp_path}")
+    assert (result.code, "are not used: not\\udce9s" in result.out) == (0, True)
+
+
 def test_a_class_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     add(tmp_path, "a", "b")
     (tmp_path / "phone").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from tests.dataset_trees import put, write_set
-from tests.helpers import image_folder
+from tests.helpers import fsbench, image_folder
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
 TEMPLATES = "zeroshot_classification_templates.txt"
@@ -27,6 +28,21 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_shard(tmp_path / "a" / "test" / "0.tar", samples(4, 20))
     put(tmp_path / "a" / "classnames.txt", b"cat\ndog\n")
     return tmp_path / "a"
+
+
+@pytest.mark.parametrize("family", ["folder", "coop", "wds", "hf", "manifest"])
+def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path, family: str) -> None:
+    folder = tmp_path / os.fsdecode(b"photos\xe9")
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(2):
+            put(folder / name / f"{number}.png", picture(10 * label + number))
+    put(folder / "list.csv", b"path,label\ncat/0.png,cat\ncat/1.png,cat\ndog/0.png,dog\n")
+    put(folder / "split.json", b"{}")
+    place = folder / "list.csv" if family == "manifest" else folder
+    asked = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1)
+    result = fsbench("run", *asked, "-d", f"{family}:{place}", "--store", tmp_path / "results")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "is not UTF-8: expected names in UTF-8" in result.err
 
 
 @pytest.mark.parametrize(

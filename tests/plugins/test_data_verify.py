@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -159,6 +160,19 @@ def test_a_subset_of_a_public_set_differs_and_passes(dtd: Path) -> None:
     assert lines(result)["draws"][1] == "0 of 15 published few-shot draws are reproduced"
     assert result.out.endswith("dtd: verified; differs: counts, split, draws\n")
     assert verify("dtd", "--strict").code == 3
+
+
+def test_a_data_root_may_have_a_name_that_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / os.fsdecode(b"donn\xe9es")
+    monkeypatch.setenv("FSBENCH_DATA", str(root))
+    write_dtd(root)
+    assert verify("dtd").code == 0
+    (found,) = json.loads(fsbench("data", "status", "dtd", "--format", "json").out)["datasets"]
+    assert (found["state"], found["current"]) == ("ready", True)
+    asked = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1)
+    assert fsbench("run", *asked, "-d", "dtd", "--store", tmp_path / "results").code == 0
 
 
 def test_missing_images_and_broken_lists_fail_with_the_step(dtd: Path) -> None:

@@ -69,7 +69,7 @@ def passed(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) 
 
 def remember(verified: Verified) -> None:
     """Store a verification; OSError if its file cannot be written."""
-    text = json.dumps(asdict(verified), indent=1, ensure_ascii=False)
+    text = json.dumps(asdict(verified), indent=1)
     write(_file(verified.name, verified.folder), f"{text}\n".encode())
 
 
