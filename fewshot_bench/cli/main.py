@@ -15,7 +15,13 @@ import click
 from fewshot_bench.cli.groups import LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    FsbenchError,
+    PluginError,
+    UsageError,
+    denied,
+)
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.processes import is_at_limit
@@ -195,11 +201,7 @@ def main() -> NoReturn:
             _fail(f"{error.strerror}; {LIMITS}", 1)
         if not isinstance(error, PermissionError):
             raise
-        _fail(
-            f"'{error.filename}': permission denied; make it readable for this user, then run the "
-            "same command again",
-            DataMissingError.exit_code,
-        )
+        _fail(f"{denied(error)}, then run the same command again", DataMissingError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

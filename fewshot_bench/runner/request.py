@@ -34,7 +34,7 @@ from fewshot_bench.runner.variants import Configured, Option, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, unknown
+from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, denied, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -204,7 +204,8 @@ def _opened(
             plan.left_out[name] = str(error)
             continue
         except (DataMissingError, PermissionError) as error:
-            plan.problems[name] = str(error)
+            text = denied(error) if isinstance(error, PermissionError) else str(error)
+            plan.problems[name] = text
             continue
         own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)

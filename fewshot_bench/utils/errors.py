@@ -72,6 +72,11 @@ class StoreError(FsbenchError):
     """A record cannot be written, or a stored file is damaged."""
 
 
+def denied(error: PermissionError) -> str:
+    """The text for a file or folder that this user may not read, with the next step."""
+    return f"'{error.filename}': permission denied; make it readable for this user"
+
+
 def suggestion(value: str, known: Iterable[str]) -> str:
     """The closest known name as ": did you mean 'x'?", or an empty string if none is close."""
     names = sorted(set(known))

@@ -107,7 +107,9 @@ def test_an_opener_that_fails_and_a_recipe_that_tells_what_is_there(
     assert row("partly")["state"] == "split file missing"
 
 
-def test_an_unreadable_folder_is_no_fault_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_no_fault_of_a_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Locked:
         def card(self) -> Any:
             raise PermissionError(13, "Permission denied", "locked")
@@ -119,3 +121,9 @@ def test_an_unreadable_folder_is_no_fault_of_a_plugin(monkeypatch: pytest.Monkey
     found = fsbench("data", "status", "locked")
     assert "'locked': permission denied" in found.out
     assert "author" not in found.out
+    result = fsbench("data", "verify", "locked")
+    step = "'locked': permission denied; make it readable for this user\n"
+    assert (result.code, f"FAILED   lists  {step}" in result.out) == (3, True)
+    asked = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1)
+    result = fsbench("run", *asked, "-d", "locked", "--store", tmp_path / "results")
+    assert (result.code, result.err) == (3, f"error: {step}")

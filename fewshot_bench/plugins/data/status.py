@@ -26,7 +26,7 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import expected_classes
 from fewshot_bench.plugins.data.places import found_at
 from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, denied
 
 READY = "ready"
 NO_SPLIT = "split file missing"
@@ -172,8 +172,7 @@ def _failed(status: Status, error: BaseException) -> Status:
     if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
         return replace(status, state=UNUSABLE, step=_step(status.name, error))
     if isinstance(error, PermissionError):
-        step = f"'{error.filename}': permission denied; make it readable for this user"
-        return replace(status, state=UNUSABLE, step=step)
+        return replace(status, state=UNUSABLE, step=denied(error))
     text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
 
