@@ -433,6 +433,11 @@ class _Reader:
                 "(download the images first)"
             )
         path = os.path.normpath(text)
+        # Behind a link to a folder, `..` is the parent of what it leads to; `base` is no link.
+        if "/.." in text.lstrip("./"):
+            real = os.path.realpath(self.base / text)
+            if os.path.realpath(self.base / path) != real:
+                path = real if os.path.isabs(text) else os.path.relpath(real, self.base)
         if os.path.isabs(path):
             base = os.path.abspath(self.base)
             inside = os.path.commonpath([base, path]) == base

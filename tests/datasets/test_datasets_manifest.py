@@ -126,6 +126,22 @@ def test_paths(tmp_path: Path) -> None:
     assert ids(root / "list.csv") == ids(root / "list.csv")
 
 
+def test_the_parent_behind_a_link_is_that_of_its_folder(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    rows = without(images(root), "label")
+    save_image(elsewhere / "dog 0.png", 1, (8, 8))
+    (elsewhere / "inner").mkdir()
+    (root / "img" / "link").symlink_to(elsewhere / "inner")
+    rows[0]["path"] = "img/link/../dog 0.png"
+    dataset = opened(write(root / "list.csv", rows))
+    listed = {item.id: item for items in dataset.items().values() for item in items}
+    read = dataset.read(listed["../elsewhere/dog 0.png"])
+    assert read == (elsewhere / "dog 0.png").read_bytes()
+    rows[1]["path"] = str(root / "img" / "link" / "../dog 0.png")
+    with pytest.raises(UsageError, match="lists one file twice"):
+        opened(write(root / "list.csv", rows)).items()
+
+
 def test_a_made_split_is_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", without(images(tmp_path), "label"))
     before = ids(path)
