@@ -157,6 +157,22 @@ def test_changed_copies_of_pictures_are_found_and_others_are_not(photos: Path) -
     assert changes["test/dog/jpeg.jpg"] == ""
 
 
+def test_large_sets_whose_pictures_all_look_alike_are_not_searched(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewshot_bench.plugins.data.verify.MOST_PAIRS", 0)
+    assert lines(verify(f"folder:{photos}"))["near-duplicates"][0] == "ok"
+    picture = Image.open(photos / "train" / "cat" / "0.png")
+    for number, (role, name) in enumerate(itertools.product(("train", "test"), ("cat", "dog"))):
+        (tmp_path / "eyes" / role / name).mkdir(parents=True)
+        for index in range(3):
+            changed = ImageEnhance.Brightness(picture).enhance(0.8 + number / 20 + index / 100)
+            changed.save(tmp_path / "eyes" / role / name / f"{index}.png")
+    state, text = lines(verify(f"folder:{tmp_path / 'eyes'}"))["near-duplicates"]
+    assert (state, "100% of sampled pairs" in text) == ("differs", True)
+    assert "were not searched" in text
+
+
 def test_flat_and_small_images_are_not_taken_for_one_another(tmp_path: Path) -> None:
     root = different_images(tmp_path / "pets")
     for index, role in enumerate(("train", "val", "test")):
@@ -222,7 +238,7 @@ def clustered(seed: int, count: int) -> Fingerprints:
 def test_the_search_finds_what_all_pairs_would(seed: int, queries: int, base: int) -> None:
     prints = clustered(seed, base + queries)
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in (("QUERIES", 3), ("PAIRS", 4), ("ROW", 2)):
+        for name, size in (("QUERIES", 3), ("PAIRS", 4), ("ROW", 2), ("ROWS", 2)):
             patch.setattr(lookalikes, name, size)
         found = nearest(prints, np.arange(base), np.arange(base, base + queries), jobs=2)
     for place in range(queries):

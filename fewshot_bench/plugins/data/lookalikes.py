@@ -27,8 +27,9 @@ BANDS, BAND_BITS = 4, 16
 BUCKETS = 1 << BAND_BITS
 # Buckets within one bit of a band: its own, and one for each flipped bit.
 FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
-# Codes per row of a bucket; queries looked up, and pairs compared, at a time.
-ROW, QUERIES, PAIRS = 8, 8192, 1 << 11
+# Codes per row of a bucket; queries and rows looked up, and pairs compared, at a time.
+ROW, QUERIES, ROWS, PAIRS = 8, 8192, 1 << 17, 1 << 11
+SAMPLE = 256
 
 
 @dataclass
@@ -100,6 +101,20 @@ def nearest(prints: Fingerprints, base: Indices, queries: Indices, jobs: int = 1
             search.look_up(pool, window, base_cropped=False)
             search.look_up(pool, window, base_cropped=True)
     return search.found
+
+
+def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
+    """The share of pairs of a query and a picture of `base` that look alike, among a sample.
+
+    Only the wholes of pictures are compared, of up to `SAMPLE` queries and pictures of `base`.
+    """
+    some = [all[:: -(-len(all) // SAMPLE)] for all in (queries, base) if len(all)]
+    if len(some) < 2:
+        return 0.0
+    one, two = (prints.codes[part, 0] for part in some)
+    close = np.bitwise_count(one[:, None] ^ two) <= MAX_DISTANCE
+    first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
+    return float((close & (first @ second.T >= MIN_CORRELATION)).mean())
 
 
 class _Search:
@@ -193,7 +208,13 @@ class Band:
         """
         keys = _keys(queries, self._band)
         for flip in FLIPS:
-            yield self._compared(queries, keys ^ np.uint16(flip))
+            flipped = keys ^ np.uint16(flip)
+            # Where many codes share a bucket, all pairs at once would fill the memory.
+            parts = np.cumsum(self._rows[flipped], dtype=np.int64) // ROWS
+            edges = np.flatnonzero(np.diff(parts)) + 1
+            for part in np.split(np.arange(len(queries)), edges):
+                found, ids, distance = self._compared(queries[part], flipped[part])
+                yield part[found], ids, distance
 
     def _compared(self, queries: Codes, keys: Keys) -> tuple[Indices, Indices, Indices]:
         """Compare each query with the codes in its bucket, the one of its key."""

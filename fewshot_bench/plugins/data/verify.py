@@ -26,8 +26,8 @@ from fewshot_bench.plugins.data.checks import (
     is_published,
     list_checks,
 )
-from fewshot_bench.plugins.data.fingerprints import BITS, WINDOWS
-from fewshot_bench.plugins.data.lookalikes import Nearest, nearest
+from fewshot_bench.plugins.data.fingerprints import BITS, WINDOWS, Indices
+from fewshot_bench.plugins.data.lookalikes import Nearest, nearest, share_alike
 from fewshot_bench.plugins.data.scan import Scan, same_bytes, scan
 from fewshot_bench.utils.errors import FsbenchError, denied
 from fewshot_bench.utils.text import shortened
@@ -35,6 +35,9 @@ from fewshot_bench.utils.text import shortened
 SAME, SIMILAR = "same file", "similar"
 # Share of the test images; more duplicates than this are not attributed to a published split.
 PUBLISHED_SHARE = 0.02
+# More pairs than MOST_PAIRS are only searched if at most this share of a sample looks alike. Of
+# photographs of different things, fewer than one pair in 10,000 does (docs/data-verify.md).
+MOST_PAIRS, MOST_ALIKE = 4_000_000, 0.02
 COLUMNS = (
     *("dataset", "kind", "distance", "change"),
     *("first_pool", "first_id", "first_label", "first_class"),
@@ -79,16 +82,33 @@ def same_pairs(found: Scan) -> list[Pair]:
     return pairs
 
 
-def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
-    """Pair every test image with its closest train or val image, if one looks alike.
+def _sides(found: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
+    """The images to compare, of the test pool and of the others, as indices into the scan.
 
     Test images that are byte-identical to a train or val image are skipped.
     """
     known = {pair.second[1].id for pair in same if pair.second[0] == "test"}
-    tests = np.array(
-        [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known], int
-    )
-    others = np.array([i for i, t in _compared(found) if t[0] != "test"], int)
+    tests = [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known]
+    others = [i for i, t in _compared(found) if t[0] != "test"]
+    return np.array(tests, int), np.array(others, int)
+
+
+def alike_throughout(found: Scan, same: Iterable[Pair]) -> float:
+    """The share of pairs that look alike if most images of a large set have many; else 0.
+
+    Such a set (photographs of eyes, X-rays) has no near-duplicates to tell from others, and finding
+    them would take hours.
+    """
+    tests, others = _sides(found, same)
+    if len(tests) * len(others) <= MOST_PAIRS:
+        return 0.0
+    share = share_alike(found.prints, others, tests)
+    return share if share > MOST_ALIKE else 0.0
+
+
+def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
+    """Pair every test image with its closest train or val image, if one looks alike."""
+    tests, others = _sides(found, same)
     close = nearest(found.prints, others, tests, jobs)
     pairs = [
         Pair(
@@ -131,8 +151,11 @@ def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
     return Check("duplicates", *_judged(own, text), shortened([str(pair) for pair in pairs]))
 
 
-def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
-    """Check for test images that look like a train or val image."""
+def similar_check(found: Scan, pairs: Sequence[Pair], published: bool, alike: float = 0.0) -> Check:
+    """Check for test images that look like a train or val image.
+
+    alike: share of pairs that look alike, if they were not searched for that (`alike_throughout`).
+    """
     left_out = int((found.decoded & ~found.compared).sum())
     rest = f"; {left_out:,} too small or too flat to compare" if left_out else ""
     tests = sum(role == "test" for role, _ in found.listed)
@@ -140,6 +163,12 @@ def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
         return Check(
             "near-duplicates", OK, "nothing to compare: there are test images only, or none"
         )
+    if alike:
+        text = (
+            f"pictures look alike throughout, {alike:.0%} of sampled pairs of a test image and "
+            "another one do: near-duplicates cannot be told from others, and were not searched"
+        )
+        return Check("near-duplicates", DIFFERS, f"{text}{rest}")
     if not pairs:
         text = f"no test image looks like a train or val image{rest}"
         return Check("near-duplicates", OK, text)
@@ -230,9 +259,10 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     found = scan(dataset, listed, jobs, progress(len(listed)))
     published = is_published(card, pools)
     same = same_pairs(found)
-    similar = similar_pairs(found, same, jobs)
+    alike = alike_throughout(found, same)
+    similar = [] if alike else similar_pairs(found, same, jobs)
     checks += image_checks(found)
-    checks += [same_check(found, same, published), similar_check(found, similar, published)]
+    checks += [same_check(found, same, published), similar_check(found, similar, published, alike)]
     return Report(name, card, tuple(checks), (*same, *similar), len(listed))
 
 
