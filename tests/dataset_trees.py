@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -138,6 +139,11 @@ def pack_imagenet(source: Path, target: Path) -> Path:
     put(target / "ILSVRC2012_img_val.tar", tar_of(_files(images[::-1])))
     put(target / "ILSVRC2012_devkit_t12.tar.gz", devkit([path.parent.name for path in images]))
     return target
+
+
+def sealed(text: str) -> bytes:
+    """The index of an archive, as it is kept: the text and its digest."""
+    return text.encode() + hashlib.sha256(text.encode()).digest()
 
 
 def _files(paths: Iterable[Path]) -> Iterable[tuple[str, bytes]]:

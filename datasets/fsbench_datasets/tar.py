@@ -1,7 +1,7 @@
 """Random access to members of uncompressed tar archives, which are never unpacked.
 
 `tar_index` lists an archive, `read_member` reads a member. Indexes are cached under the archive's
-file stamp; all offsets and sizes of a cached index are checked before use.
+file stamp as JSON with its SHA-256 at the end; offsets and sizes are checked before use, too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import tarfile
-import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +25,8 @@ from fewshot_bench.api.sources import cache_root, file_stamp
 BLOCK = 512
 CHUNK = 2**20
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
-VERSION = 3
+VERSION = 4
+SHA = 32
 # `fsbench cache rm` recognizes files with this prefix as leftovers of killed processes.
 TEMPORARY = ".fsbench-tmp~"
 # Errors that a file with arbitrary content may cause when it is decoded as an index.
@@ -242,7 +243,7 @@ def kept(
     about = {"version": VERSION, "archive": os.path.abspath(archive), "kind": kind}
     about["stamp"] = stamp.token
     try:
-        content = json.loads(_file(about).read_text("utf-8"))
+        content = json.loads(_unsealed(_file(about).read_bytes()))
         if content["about"] == about:
             return decode(content["found"], stamp.size)
     except DAMAGE:
@@ -250,6 +251,14 @@ def kept(
     found = make()
     _store(about, encode(found))
     return found
+
+
+def _unsealed(content: bytes) -> bytes:
+    """The content without its digest; ValueError if it is another one, as after a disk fault."""
+    body, digest = content[:-SHA], content[-SHA:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("an index with another digest")
+    return body
 
 
 def check_places(offsets: Any, sizes: Any, end: int) -> None:
@@ -269,11 +278,12 @@ def _store(about: Mapping[str, Any], found: Any) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = _file(about)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        body = json.dumps({"about": about, "found": found}).encode()
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"about": about, "found": found}, file)
-            Path(name).replace(path)
+            # Readable as far as the umask allows: several users may share a cache folder.
+            temporary.write_bytes(body + hashlib.sha256(body).digest())
+            temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise

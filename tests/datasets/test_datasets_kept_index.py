@@ -15,7 +15,7 @@ import pytest
 
 from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
-from tests.dataset_trees import open_set, pack_imagenet, tar_of, write_imagenet
+from tests.dataset_trees import open_set, pack_imagenet, sealed, tar_of, write_imagenet
 from tests.own_sets import picture, samples, write_shard
 
 TRAIN = "ILSVRC2012_img_train.tar"
@@ -104,11 +104,31 @@ def test_shards_are_walked_once(tmp_path: Path, kept: Path) -> None:
             assert again.read(item) == picture(int(item.id.rpartition("/")[2].partition(".")[0]))
 
 
+def test_an_index_with_another_label_is_made_again(tmp_path: Path, kept: Path) -> None:
+    path = write_shard(tmp_path / "all.tar", samples(6))
+    items = opened(path).items()
+    (file,) = kept.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b", 1, null]", b", 0, null]", 1))
+    assert opened(path).items() == items
+    assert file.read_bytes() == content
+
+
+def test_other_users_may_read_an_index(tmp_path: Path, kept: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        opened(write_shard(tmp_path / "all.tar", samples(6))).items()
+    finally:
+        os.umask(before)
+    assert [file.stat().st_mode & 0o777 for file in kept.iterdir()] == [0o644]
+
+
 def test_a_damaged_index_of_a_shard_is_made_again(tmp_path: Path, kept: Path) -> None:
     path = write_shard(tmp_path / "all.tar", samples(6))
     items = opened(path).items()
     (file,) = kept.iterdir()
-    text = file.read_text("utf-8")
+    content = file.read_bytes()
+    text = content[:-32].decode()
     row = json.loads(text)["found"][0]
     assert row[:3] == ["000000", "png", "000000.png"]
     harms = [
@@ -122,9 +142,9 @@ def test_a_damaged_index_of_a_shard_is_made_again(tmp_path: Path, kept: Path) ->
         re.sub(r'"stamp": "[^"]*"', '"stamp": "1:2:3:4:5"', text),
     ]
     for harm in harms:
-        file.write_text(harm, "utf-8")
+        file.write_bytes(sealed(harm))
         assert opened(path).items() == items
-        assert file.read_text("utf-8") == text
+        assert file.read_bytes() == content
 
 
 def test_the_cache_folder_is_the_one_of_the_harness(
