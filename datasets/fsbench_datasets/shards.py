@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -70,6 +70,7 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
                 raise UsageError(
                     f"{name}: shard {path} is given as {both}: expected every shard in one pattern"
                 )
+    _refuse_one_file_twice(name, found)
     base = Path(os.path.commonpath([_fixed(pattern) for _, pattern in parts]))
     shards = tuple(_shard(name, path, base, found[path]) for path in sorted(found))
     roles = {shard.role for shard in shards}
@@ -80,6 +81,18 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
             "test in its name or folder, or role=PATTERN"
         )
     return base, shards
+
+
+def _refuse_one_file_twice(name: str, shards: Iterable[Path]) -> None:
+    """UsageError if two shards are one file by a link: of train and test, for example."""
+    seen: dict[str, Path] = {}
+    for path in shards:
+        other = seen.setdefault(os.path.realpath(path), path)
+        if other != path:
+            raise UsageError(
+                f"{name}: the shards {other} and {path} are one file, by a link: expected every "
+                "image once (remove the link, or name one of them)"
+            )
 
 
 def title_of(argument: str) -> str:

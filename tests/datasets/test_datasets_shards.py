@@ -65,6 +65,12 @@ def test_the_layout_of_clip_benchmark(benchmark_set: Path) -> None:
         dataset.read(type(item)("x.png", 0, "cat"))
 
 
+def test_one_shard_by_a_link_is_refused(benchmark_set: Path) -> None:
+    (benchmark_set / "test" / "1.tar").symlink_to("../train/1.tar")
+    with pytest.raises(UsageError, match=r"test/1\.tar and .*train/1\.tar are one file, by a link"):
+        opened(benchmark_set).items()
+
+
 def test_stamps_change_with_the_shard_and_the_place(benchmark_set: Path) -> None:
     dataset = opened(benchmark_set)
     first, second = dataset.items()["test"][:2]
