@@ -44,6 +44,8 @@ FAN = 4
 SEGMENT_BYTES, SEGMENT_ROWS = 1 << 29, 1 << 19
 """Maximum size of a merged segment; at most `SEGMENT_SHARE` of the budget."""
 SEGMENT_SHARE = 1 / 8
+# A merge above this share of the largest one evicts nothing: features that fit must stay.
+EVICTING_SHARE = 1 / 8
 # Rows that a fit drew for itself may be evicted for those of another after this time without use.
 SETTLED_SECONDS = 3600.0
 TOUCH_SECONDS = 60.0
@@ -231,13 +233,15 @@ class FeatureStore:
         size: int,
         parts: Iterable[bytes | memoryview],
         inputs: Sequence[Path] = (),
+        *,
+        evict: bool = True,
     ) -> Path:
         """Write a temporary file and rename it; OSError if there is no room for `size` bytes.
 
         The file has its size from the start, so that other processes count it. inputs: files that
-        must not be evicted.
+        must not be evicted; without `evict`, none is.
         """
-        temporary = self._reserved(shard, size, inputs)
+        temporary = self._reserved(shard, size, inputs, evict=evict)
         try:
             last: bytes | memoryview = b""
             with temporary.open("r+b") as file:
@@ -254,13 +258,13 @@ class FeatureStore:
                 temporary.unlink(missing_ok=True)
             raise
 
-    def _reserved(self, shard: Shard, size: int, inputs: Sequence[Path]) -> Path:
+    def _reserved(self, shard: Shard, size: int, inputs: Sequence[Path], *, evict: bool) -> Path:
         """Reserve `size` bytes as a temporary file; OSError if they do not fit."""
         settled = time.time() - SETTLED_SECONDS
 
         def spare(file: CacheFile) -> bool:
             passes = file.path.suffix == PASSING and file.used < settled
-            return file.path not in inputs and (passes or not shard.passing)
+            return evict and file.path not in inputs and (passes or not shard.passing)
 
         with self._locked("room"):
             cache_dir.make_room(FEATURES, size, self._budget(), self.folder, spare)
@@ -291,9 +295,11 @@ class FeatureStore:
                 paths = [segment.path for segment in chosen]
                 files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
                 used = max(os.fstat(file.fileno()).st_mtime for file in files)
+                size = _size_of(chosen)
                 try:
                     parts = parts_of_segments(chosen, files)
-                    merged = self._write(shard, _size_of(chosen), parts, paths)
+                    evict = size <= EVICTING_SHARE * most
+                    merged = self._write(shard, size, parts, paths, evict=evict)
                 except DamagedSegment:
                     # The next lookup of its rows reports and removes it.
                     return

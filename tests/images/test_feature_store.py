@@ -168,6 +168,25 @@ def test_the_least_used_goes_first_and_views_before_it(
     assert lasting not in caches.files()
 
 
+def test_features_that_fit_into_the_budget_stay_while_files_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [
+        (range(start, start + 300), Origin(name, "encode_queries"))
+        for start in range(0, 3000, 300)
+        for name in ("one", "other", "third")
+    ]
+    for numbers, origin in blocks:
+        Caches(tmp_path / "free").get(numbers, origin)
+    size = sum(file.size for file in cache_dir.files(FEATURES, tmp_path / "free"))
+    monkeypatch.setenv(BUDGET_VARIABLE, str(int(1.05 * size)))
+    caches = Caches(tmp_path / "bounded")
+    for numbers, origin in blocks * 2:
+        caches.get(numbers, origin)
+    assert len(caches.computed) == 300 * len(blocks)
+    assert len(caches.files()) < len(blocks)
+
+
 def test_views_that_nobody_has_used_for_an_hour_make_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
