@@ -67,8 +67,9 @@ class Origin:
     def shard(self, context: Mapping[str, Any]) -> Shard:
         """The shard of rows with this context."""
         shared = context if self.shared is None else self.shared
-        name = _digest({"shared": shared, "dataset": self.dataset, "role": self.role})
-        return Shard(name.hex()[:16], Label(self.dataset, self.role), self.passing)
+        digest = _digest({"shared": shared, "dataset": self.dataset, "role": self.role})
+        name = digest.hex()[:16]
+        return Shard(name, Label(self.dataset, self.role, name), self.passing)
 
 
 def _digest(values: Mapping[str, Any]) -> bytes:

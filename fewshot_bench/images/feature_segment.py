@@ -2,8 +2,9 @@
 
 `Segment.open` reads one, `parts_of_rows` and `parts_of_segments` return the parts of a new one:
 `MAGIC`, rows in order of computation, the sorted index, costs of computations, the table of
-buckets, a head in JSON, and `TAIL`. A row is served only if its own checksum matches, which covers
-its key, form, bytes and cost.
+buckets with their checksums, a head in JSON, and `TAIL`. A row is served only if its own checksum
+matches, which covers its key, form, bytes and cost; a row is missing only if the checksum of its
+bucket matches.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +66,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Label:
-    """The data set and the role (of the images) that a segment is listed under."""
+    """The data set and the role (of the images) that a segment is listed under, and its shard.
+
+    shard: empty in files of earlier versions.
+    """
 
     dataset: str
     role: str
+    shard: str = ""
 
 
 def narrowed(rows: Array, form: Form) -> tuple[Array, Form]:
@@ -140,22 +146,32 @@ def _ending(index: Array, rows: int, costs: bytes, form: Form, label: Label) -> 
     index = index[np.argsort(index["key"], kind="stable")]
     index = index[np.concatenate([[True], index["key"][1:] != index["key"][:-1]])]
     bits = max(0, math.ceil(math.log2(len(index) / BUCKET)))
-    table = np.searchsorted(_buckets(index["key"], bits), np.arange(2**bits + 1))
+    table = np.searchsorted(_buckets(index["key"], bits), np.arange(2**bits + 1)).astype("<u4")
     head = {
         "rows": rows,
         "keys": len(index),
         "bits": bits,
         "costs": len(costs) // COST.size,
     } | {**dataclasses.asdict(form), **dataclasses.asdict(label)}
-    body = table.astype("<u4").tobytes() + json.dumps(head).encode()
-    tail = TAIL.pack(4 * len(table), len(body), hashlib.sha256(body).digest(), MAGIC)
-    return index.tobytes() + costs + body + tail
+    entries = index.tobytes()
+    buckets = table.tobytes() + _sums(entries, table).tobytes()
+    body = buckets + json.dumps(head).encode()
+    tail = TAIL.pack(len(buckets), len(body), hashlib.sha256(body).digest(), MAGIC)
+    return entries + costs + body + tail
 
 
 def _buckets(keys: Array, bits: int) -> Array:
     """The bucket of each key: its first bits."""
     first = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY)[:, :4]
     return np.ascontiguousarray(first).view(">u4")[:, 0].astype(np.int64) >> (32 - bits)
+
+
+def _sums(entries: bytes, edges: Array) -> Array:
+    """(n,) CRC-32 of each of n buckets. edges: (n + 1,) number of the first entry of each."""
+    view, size = memoryview(entries), INDEX.itemsize
+    places = ((edges.astype(np.int64) - int(edges[0])) * size).tolist()
+    sums = [zlib.crc32(view[low:high]) for low, high in itertools.pairwise(places)]
+    return np.array(sums, "<u4")
 
 
 def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -> Iterator[bytes]:
@@ -166,8 +182,7 @@ def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -
         size = segment.rows * segment.form.row_bytes
         for start in range(0, size, COPY_BYTES):
             yield _read(file, len(MAGIC) + start, min(COPY_BYTES, size - start))
-        entries = _read(file, segment.index_at, segment.index_bytes)
-        index = np.frombuffer(entries, INDEX).copy()
+        index = np.frombuffer(segment.entries(file), INDEX).copy()
         index["place"] += rows
         index["cost"] += len(costs) // COST.size
         indices.append(index)
@@ -179,7 +194,11 @@ def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """The part of a file that is held in memory: its head and the table of buckets."""
+    """The part of a file that is held in memory: its head and the table of buckets.
+
+    table: (2**bits + 1,) the first entry of each bucket. sums: (2**bits,) checksums of the buckets,
+    empty in files of earlier versions.
+    """
 
     path: Path
     rows: int
@@ -189,6 +208,7 @@ class Segment:
     form: Form
     label: Label
     table: Array
+    sums: Array
     size: int
 
     @classmethod
@@ -199,6 +219,8 @@ class Segment:
             before = size - TAIL.size
             if before < 0:
                 raise DamagedSegment("it is cut short")
+            if _read(file, 0, len(MAGIC)) != MAGIC:
+                raise DamagedSegment("its beginning is not the one that was written")
             length, body_size, digest, magic = TAIL.unpack(_read(file, before, TAIL.size))
             if magic != MAGIC or not length <= body_size <= min(before, MOST_BODY):
                 raise DamagedSegment("its end is not the one that was written")
@@ -208,16 +230,19 @@ class Segment:
         try:
             head = json.loads(body[length:])
             form = Form(head["width"], head["dtype"], head["kept"])
-            label = Label(head["dataset"], head["role"])
+            label = Label(head["dataset"], head["role"], head.get("shard", ""))
             counts = head["rows"], head["keys"], head["bits"], head["costs"]
-            table = np.frombuffer(body[:length], "<u4")
-            found = cls(path, *counts, form, label, table, size)
+            edges = 2 ** min(head["bits"], MOST_BITS) + 1
+            buckets = np.frombuffer(body[:length], "<u4")
+            found = cls(path, *counts, form, label, buckets[:edges], buckets[edges:], size)
             end = found.costs_at + found.cost_count * COST.size + body_size + TAIL.size
             whole = end == size and found.is_possible()
         except (ValueError, LookupError, TypeError, RecursionError):
             whole = False
         if not whole:
             raise DamagedSegment("its head describes another file")
+        if label.shard not in ("", path.parent.name):
+            raise DamagedSegment(f"it was written to the folder {label.shard}")
         return found
 
     def is_possible(self) -> bool:
@@ -230,6 +255,7 @@ class Segment:
             and self.form.kept in (self.form.dtype, *NARROW)
             and self.bits <= MOST_BITS
             and len(self.table) == 2**self.bits + 1
+            and len(self.sums) in (0, 2**self.bits)
             and int(self.table[-1]) == self.keys
             and bool((np.diff(self.table.astype(np.int64)) >= 0).all())
         )
@@ -240,14 +266,23 @@ class Segment:
         return len(MAGIC) + self.rows * self.form.row_bytes
 
     @property
-    def index_bytes(self) -> int:
-        """The size of the index."""
-        return self.keys * INDEX.itemsize
-
-    @property
     def costs_at(self) -> int:
         """The offset of the costs in the file."""
-        return self.index_at + self.index_bytes
+        return self.index_at + self.keys * INDEX.itemsize
+
+    def entries(self, file: IO[bytes], first: int = 0, last: int | None = None) -> bytes:
+        """The index entries of the buckets `first` to `last`, by default all.
+
+        DamagedSegment if their checksums differ.
+        """
+        edges = self.table[first:] if last is None else self.table[first : last + 2]
+        start, end = int(edges[0]) * INDEX.itemsize, int(edges[-1]) * INDEX.itemsize
+        data = _read(file, self.index_at + start, end - start)
+        if len(self.sums):
+            sums = self.sums[first : first + len(edges) - 1]
+            if not np.array_equal(_sums(data, edges), sums):
+                raise DamagedSegment("its index is not the one that was written")
+        return data
 
     def find(self, file: IO[bytes], keys: Array) -> Array:
         """(m,) entries of the index for sorted keys; `place` is `rows` for missing keys."""
@@ -258,11 +293,9 @@ class Segment:
         # Adjacent buckets are read at once, one block at most.
         apart = (starts[1:] > ends[:-1] + GAP) | (starts[1:] // BLOCK != starts[:-1] // BLOCK)
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(keys)]
-        index_at, size, wanted = self.index_at, INDEX.itemsize, keys.tobytes()
-        lows, highs = starts.tolist(), ends.tolist()
+        wanted, numbers = keys.tobytes(), buckets.tolist()
         for first, last in itertools.pairwise(edges):
-            low, high = lows[first], highs[last - 1]
-            data = _read(file, index_at + low * size, (high - low) * size)
+            data = self.entries(file, numbers[first], numbers[last - 1])
             if last - first == 1:
                 _find_one(data, wanted[first * KEY : last * KEY], found, first)
             elif data:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -295,6 +296,9 @@ class FeatureStore:
                 paths = [segment.path for segment in chosen]
                 files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
                 used = max(os.fstat(file.fileno()).st_mtime for file in files)
+                # A damaged index must not cost a copy of the rows each time.
+                if self._index_problems(chosen, files):
+                    continue
                 size = _size_of(chosen)
                 try:
                     parts = parts_of_segments(chosen, files)
@@ -306,6 +310,16 @@ class FeatureStore:
             os.utime(merged, (used, used))
             for path in paths:
                 path.unlink(missing_ok=True)
+
+    def _index_problems(self, segments: Sequence[Segment], files: Sequence[IO[bytes]]) -> bool:
+        """True if the index of a segment cannot be read; a damaged one is reported and removed."""
+        found = False
+        for segment, file in zip(segments, files, strict=True):
+            with _Reading() as reading:
+                segment.entries(file)
+            self._ended(reading, segment.path, segment.label)
+            found |= reading.error is not None
+        return found
 
 
 class _Reading:
@@ -341,4 +355,4 @@ def _to_merge(segments: Iterable[Segment], most: int) -> list[Segment]:
 
 def _size_of(segments: Sequence[Segment]) -> int:
     """Upper estimate of a merged segment's bytes, allowing for a larger table of buckets."""
-    return sum(segment.size + 4 * len(segment.table) for segment in segments) + SPARE_BYTES
+    return sum(segment.size + 12 * len(segment.table) for segment in segments) + SPARE_BYTES

@@ -279,3 +279,57 @@ def test_rows_of_one_data_set_are_never_opened_for_another(
     assert capsys.readouterr().err == ""
     Caches(tmp_path).get([1], Origin("one", "encode_queries"))
     assert "features of one were damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["beginning", "key", "place"])
+def test_a_changed_byte_that_covers_no_row_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str
+) -> None:
+    caches = Caches(tmp_path)
+    caches.get(range(300))
+    (path,) = caches.files()
+    content = bytearray(path.read_bytes())
+    # A last bit, so that the order of the keys stays; a place beyond the rows.
+    index = Segment.open(path).index_at
+    at = {"beginning": 3, "key": index + 31, "place": index + 43}[field]
+    content[at] ^= 1
+    path.write_bytes(content)
+    later = Caches(tmp_path)
+    later.get(range(300))
+    assert capsys.readouterr().err.count(path.name) == 1
+    assert later.computed == list(range(300))
+    assert not path.exists()
+
+
+def test_a_damaged_index_is_named_before_it_is_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches = Caches(tmp_path)
+    for start in range(0, 900, 300):
+        caches.get(range(start, start + 300))
+    path = caches.files()[0]
+    content = bytearray(path.read_bytes())
+    content[Segment.open(path).index_at + 31] ^= 1
+    path.write_bytes(content)
+    caches.get(range(900, 1200))
+    assert capsys.readouterr().err.count(path.name) == 1
+    Caches(tmp_path).get(range(1200))
+    assert capsys.readouterr().err == ""
+
+
+def test_files_that_change_places_between_folders_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches, other = Caches(tmp_path), Origin("set", "encode_queries", shared={"weights": "v"})
+    caches.get(range(20))
+    caches.get(range(20, 40), other)
+    one, two = caches.files()
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+    later = Caches(tmp_path)
+    later.get(range(20))
+    later.get(range(20, 40), other)
+    said = capsys.readouterr().err
+    assert (said.count(one.name), said.count(two.name)) == (1, 1)
+    assert later.computed == list(range(40))
