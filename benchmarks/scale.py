@@ -196,7 +196,8 @@ def paper(arguments: argparse.Namespace) -> None:
     gigabytes = {"results": found.results, "features": found.features, "images": found.images}
     print(", ".join(f"{kind} {size / 1e9:,.1f} GB" for kind, size in gigabytes.items()))
     print(", ".join(f"{count:,} of {kind}" for kind, count in found.rows.items()))
-    print(f"memory of a worker: {found.worker / 1e9:.1f} GB at most beside what training keeps")
+    memory = f"memory of a worker with its label process: {found.worker / 1e9:.1f} GB at most"
+    print(f"{memory} beside what training keeps")
 
 
 def _row(name: str, count: int, work: Work, machines: Sequence[Machine], units: Units) -> None:

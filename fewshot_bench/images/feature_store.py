@@ -61,6 +61,14 @@ def kept_row_bytes(width: int, precision: str) -> int:
     return width * (4 if precision == "fp32" else 2) + INDEX.itemsize
 
 
+def largest_merge(budget: int | None) -> int:
+    """Maximum bytes of a merged segment, which needs this room beside the files that it replaces.
+
+    budget: bytes, or None for a share of the disk.
+    """
+    return SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, int(budget * SEGMENT_SHARE))
+
+
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
@@ -285,8 +293,7 @@ class FeatureStore:
 
     def _merge(self, shard: Shard) -> None:
         """Merge segments of similar size until few are left."""
-        budget = self._budget()
-        most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, int(budget * SEGMENT_SHARE))
+        most = largest_merge(self._budget())
         while True:
             self._list(shard)
             chosen = _to_merge(self._known[shard.name].values(), most)

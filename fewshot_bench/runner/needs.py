@@ -19,7 +19,7 @@ from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import kept_bytes
-from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, files
+from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, feature_budget, files
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RECORD_BYTES = 8_192
 # Python with torch and the smallest backbone: the least memory observed, and with all libraries.
 WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
+# The label process beside a worker, without logits.
+LABELS_BYTES = 128 * 2**20
 # File overhead (indices, headers, checksums): factor per feature row, bytes per decoded image.
 ROW_SHARE, IMAGE_BYTES = 1.02, 128
 UNPROJECTED = "unprojected views"
@@ -41,8 +43,9 @@ class Needs:
     """Upper bounds in bytes; `least`: the memory that a worker takes in any case.
 
     results: records and kept logits. features: feature rows, each counted once; `rows`: their
-    number by kind. images: decoded images. worker: memory of a worker, without what its method
-    keeps while it trains. silent: methods that do not declare how many views they draw.
+    number by kind. images: decoded images. worker: memory of a worker and its label process,
+    without what the method keeps while it trains. silent: methods that do not declare how many
+    views they draw.
     """
 
     results: int
@@ -55,9 +58,15 @@ class Needs:
 
     def lines(self, workers: int, store: Path) -> Iterator[str]:
         """The lines of --dry-run, by kind of resource."""
+        from fewshot_bench.images.feature_store import largest_merge
+
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
-        yield f"features: up to {size_text(self.features)} of disk: {rows or 'none'}"
+        copies = min(self.features, workers * largest_merge(feature_budget()))
+        yield (
+            f"features: up to {size_text(self.features)} of disk, and {size_text(copies)} while "
+            f"files are merged: {rows or 'none'}"
+        )
         yield from self.shrunk(store)
         if self.silent:
             names = ", ".join(self.silent)
@@ -67,8 +76,8 @@ class Needs:
         yield f"decoded images: up to {size_text(self.images)}{most} of disk"
         yield (
             f"memory: {size_text(workers * self.least)} or more, up to "
-            f"{size_text(self.worker)} for each of {workers} worker{'s'[: workers != 1]} beside "
-            "what training keeps (at most 40 % of the free memory)"
+            f"{size_text(self.worker)} for each of {workers} worker{'s'[: workers != 1]} with its "
+            "label process, beside what training keeps (at most 40 % of the free memory)"
         )
 
     def shrunk(self, store: Path) -> Iterator[str]:
@@ -213,7 +222,7 @@ class _Counts:
         return self.support + self.val
 
     def memory(self) -> int:
-        """Upper bound in bytes of a worker's memory, without what training keeps."""
+        """Upper bound in bytes for a worker and its label process, without what training keeps."""
         from fewshot_bench.images import feature_cache, held
         from fewshot_bench.training.batches import VIEW_BYTES
 
@@ -225,9 +234,11 @@ class _Counts:
         views = 3 * max(VIEW_BYTES, view * self.support) if self.views != 0 else 0
         kept = min(feature_cache.MEMORY, view * self.support * (self.views or self.fitted))
         pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
-        logits = 3 * 4 * self.queries * self.classes
+        # Three copies in each process: to change, to send or to order, and the result.
+        logits = 6 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))
-        return LIBRARIES_BYTES + weights + features + views + kept + pictures + logits
+        both = LIBRARIES_BYTES + LABELS_BYTES
+        return both + weights + features + views + kept + pictures + logits
 
 
 def views_of(cell: RunSpec, shots: int, classes: int) -> int | None:

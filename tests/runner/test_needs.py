@@ -82,6 +82,26 @@ def test_views_of_a_plan_are_counted_once_per_fit() -> None:
     assert stated(fewer).rows["views"] == 160
 
 
+def test_logits_are_counted_in_the_worker_and_in_its_label_process() -> None:
+    few, many = (
+        stated(cells("zero-shot", datasets=("digits",), shots=(1,), limit=limit)).worker
+        for limit in (100, 1100)
+    )
+    # Ten classes; three copies of 64 float32 values per query.
+    assert many - few == 1000 * (6 * 4 * 10 + 3 * 4 * 64)
+
+
+def test_copies_of_features_while_they_are_merged_are_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--dry-run")
+    run += ("--jobs", "2", "--store", str(tmp_path / "s"))
+    (whole,) = re.findall(r"features: up to (.*) of disk, and (.*) while", fsbench(*run).out)
+    assert whole[0] == whole[1]
+    monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "80kB")
+    assert "of disk, and 20.0 kB while files are merged: " in fsbench(*run).out
+
+
 def test_rows_before_the_projection_are_as_wide_as_the_tower() -> None:
     # The toy's features have 64 values, its image tower's rows 96.
     both = [
@@ -118,7 +138,7 @@ def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.Mon
     assert room.tight_memory(2, counted.WORKER_BYTES) == ""
     assert room.tight_memory(3, counted.WORKER_BYTES).endswith("--jobs 2 is safe")
     assert re.search(
-        r"note: 1 worker may take up to [\d.]+ MB of memory and 671.1 MB is free", done.out
+        r"note: 1 worker may take up to [\d.]+ [MG]B of memory and 671.1 MB is free", done.out
     )
     assert taken(tmp_path / "s/cache/features") <= 50_000
 
