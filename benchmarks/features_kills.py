@@ -85,8 +85,10 @@ def await_writing(folder: Path, pid: int) -> None:
     end = time.monotonic() + 5
     while time.monotonic() < end:
         for shard in shards:
-            if any(f"~{pid}~" in name for name in os.listdir(shard)):
-                return
+            # An eviction removes the folder of its last file.
+            with contextlib.suppress(FileNotFoundError):
+                if any(f"~{pid}~" in name for name in os.listdir(shard)):
+                    return
 
 
 def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
