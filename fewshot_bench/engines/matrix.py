@@ -197,7 +197,7 @@ def _dry_run(
     if state.todo or not plan.problems:
         workers = min(setup.settings.workers, len(state.todo))
         needed = _needs(plan, state, setup.settings)
-        for line in needed.lines(workers, setup.store.path):
+        for line in needed.lines(workers, setup.store.path, setup.settings.feature_budget):
             reporter.info(line)
     _announce_weights(conditions.backbone, reporter)
 
@@ -227,8 +227,9 @@ def _check_room(
         needed = _needs(plan, state, settings)
         models = _models(state, store, reporter) if settings.keep_models else 0
         room.check_disk(store.path, needed.results + models)
-        for line in needed.shrunk(store.path):
+        for line in needed.shrunk(store.path, settings.feature_budget):
             reporter.info(f"note: {line}")
+        _shrink_features(store, settings, reporter)
         if engines.here:
             workers = min(settings.workers, len(state.todo))
             room.check_memory(workers, needed.least, len(settings.devices))
@@ -246,6 +247,21 @@ def _folders(state: Resume, store: Store, settings: Settings) -> list[Path]:
         found += [store.path / MODELS]
         found += [model_folder(store.path, cell.key()) for cell in state.todo]
     return found
+
+
+def _shrink_features(store: Store, settings: Settings, reporter: Reporter) -> None:
+    """Remove least recently used features of earlier runs that are beyond the budget."""
+    from fewshot_bench.images.feature_store import FeatureStore
+    from fewshot_bench.utils.cache_dir import FEATURES, folder_of
+    from fewshot_bench.utils.text import size_text
+
+    folder = folder_of(FEATURES, store.path)
+    removed = FeatureStore(folder, lambda: settings.feature_budget).shrink() if folder else 0
+    if removed:
+        reporter.info(
+            f"note: features: {size_text(removed)} of earlier runs were beyond the budget and are "
+            "removed"
+        )
 
 
 def _models(state: Resume, store: Store, reporter: Reporter) -> int:

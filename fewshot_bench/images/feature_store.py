@@ -267,6 +267,15 @@ class FeatureStore:
                 temporary.unlink(missing_ok=True)
             raise
 
+    def shrink(self) -> int:
+        """Evict what is beyond the budget, which may be lower than before; returns its bytes."""
+        if not self.folder.is_dir():
+            return 0
+        before = cache_dir.files(FEATURES, self.folder)
+        with suppress(OSError), self._locked("room"):
+            cache_dir.make_room(FEATURES, 0, self._budget(), self.folder)
+        return sum(file.size for file in before if not file.path.exists())
+
     def _reserved(self, shard: Shard, size: int, inputs: Sequence[Path], *, evict: bool) -> Path:
         """Reserve `size` bytes as a temporary file; OSError if they do not fit."""
         settled = time.time() - SETTLED_SECONDS

@@ -19,7 +19,7 @@ from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import kept_bytes
-from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, feature_budget, files
+from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, files
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
@@ -56,18 +56,18 @@ class Needs:
     least: int
     silent: tuple[str, ...] = ()
 
-    def lines(self, workers: int, store: Path) -> Iterator[str]:
-        """The lines of --dry-run, by kind of resource."""
+    def lines(self, workers: int, store: Path, budget: int | None) -> Iterator[str]:
+        """The lines of --dry-run, by kind of resource; budget: `Settings.feature_budget`."""
         from fewshot_bench.images.feature_store import largest_merge
 
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
-        copies = min(self.features, workers * largest_merge(feature_budget()))
+        copies = min(self.features, workers * largest_merge(budget))
         yield (
             f"features: up to {size_text(self.features)} of disk, and {size_text(copies)} while "
             f"files are merged: {rows or 'none'}"
         )
-        yield from self.shrunk(store)
+        yield from self.shrunk(store, budget)
         if self.silent:
             names = ", ".join(self.silent)
             yield f"features: views of {names} are not counted (no views_per_image)"
@@ -80,12 +80,13 @@ class Needs:
             "label process, beside what training keeps (at most 40 % of the free memory)"
         )
 
-    def shrunk(self, store: Path) -> Iterator[str]:
+    def shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
         folder = store / CACHE / FEATURES
         place = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
-        bound = bound_of(FEATURES, place, used)
+        bound = (budget, "--feature-budget") if budget is not None else None
+        bound = bound or bound_of(FEATURES, place, used)
         if bound and bound[0] < self.features:
             yield (
                 f"features: {size_text(bound[0])} may be kept ({bound[1]}): views beyond that "

@@ -35,6 +35,30 @@ def test_the_same_numbers_come_out_whatever_the_budget(tmp_path: Path) -> None:
     assert kept[0] == 0 < kept[1] <= 8_000 < kept[2]
 
 
+def test_a_lower_budget_removes_features_of_earlier_runs(tmp_path: Path) -> None:
+    def kept() -> int:
+        paths = (tmp_path / "cache" / "features").rglob("*")
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    assert fsbench(*RUN, *FEW, "--store", tmp_path).code == 0
+    before = kept()
+    # A cell whose features are all there, so that nothing else is written.
+    again = ("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--force", "--store", tmp_path)
+    assert "beyond the budget" not in fsbench(*again, "--feature-budget", "1GB").out
+    assert kept() == before
+    budget = before // 2
+    said = fsbench(*again, "--feature-budget", budget).out
+    assert "of earlier runs were beyond the budget and are removed" in said
+    assert 0 < kept() <= budget
+
+
+def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:
+    options = ("--feature-budget", "8kB", "--jobs", "1", "--store", tmp_path, "--dry-run")
+    said = fsbench(*RUN, *options).out
+    assert "features: 8.0 kB may be kept (--feature-budget): views beyond that" in said
+    assert "of disk, and 1.0 kB while files are merged" in said
+
+
 def test_workers_elsewhere_get_the_budget_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     conditions = conditions_of(EngineChoice(), backbone_for("tiny", ()), "fp32", ())
     settings = EngineChoice(feature_budget=5).settings(conditions)

@@ -127,9 +127,7 @@ def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "50kB")
     run = ("run", "-m", "coop", "-d", "digits", "--shots", "1", "-o", "coop.epochs=20", "--limit")
     run += ("50", "--store", str(tmp_path / "s"), "--seeds", "1")
-    said = (
-        "features: 50.0 kB may be kept (FSBENCH_FEATURE_BUDGET): views beyond that stream through"
-    )
+    said = "features: 50.0 kB may be kept (--feature-budget): views beyond that stream through"
     assert said in fsbench(*run, "--dry-run").out
     monkeypatch.setattr(room, "free_host_memory", lambda: 2 * counted.WORKER_BYTES)
     done = fsbench(*run)
