@@ -35,7 +35,7 @@ from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.answer_files import ASKED
 from fewshot_bench.store.index import INDEX
-from fewshot_bench.store.predictions import OUTCOMES
+from fewshot_bench.store.packs import OUTCOMES
 from fewshot_bench.store.record_files import written
 from fewshot_bench.store.store import Store
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.index import INDEX
-from fewshot_bench.store.predictions import OUTCOMES
+from fewshot_bench.store.packs import OUTCOMES
 from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.store.predictions import checksum
+from fewshot_bench.store.packs import checksum
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers
 

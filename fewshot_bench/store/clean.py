@@ -25,7 +25,7 @@ from fewshot_bench.store.kept_models import (
     unclaimed_models,
 )
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.predictions import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
+from fewshot_bench.store.packs import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError

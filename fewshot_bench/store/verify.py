@@ -34,7 +34,7 @@ from fewshot_bench.store.clean import (
 from fewshot_bench.store.index import Index
 from fewshot_bench.store.kept_models import model_problem, unclaimed_models
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.predictions import Queries
+from fewshot_bench.store.packs import Queries
 from fewshot_bench.store.record_files import (
     parse_values,
     read_content,

@@ -12,7 +12,8 @@ import pytest
 from fewshot_bench.api.metrics import METRICS, measured, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.predictions import OUTCOMES, Outcomes, load_pack
+from fewshot_bench.store.packs import OUTCOMES, load_pack
+from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.answers import answers_of, put_answers, stored_arrays

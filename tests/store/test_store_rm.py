@@ -12,7 +12,8 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store import clean as store_removal
 from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.predictions import Outcomes, load_pack, pack_file
+from fewshot_bench.store.packs import load_pack, pack_file
+from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers
 from tests.compare_records import make

@@ -22,7 +22,8 @@ from fewshot_bench.store import index as store_index
 from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.index import index_files
 from fewshot_bench.store.leases import FOLDER as CLAIMS
-from fewshot_bench.store.predictions import OUTCOMES, Outcomes
+from fewshot_bench.store.packs import OUTCOMES
+from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.processes import this_machine
