@@ -50,6 +50,19 @@ def test_roots_are_shown_with_where_they_come_from(
     assert (told["value"], told["roots"]) == (None, [{"path": "data", "exists": True}])
 
 
+def test_a_root_that_cannot_be_looked_at_hides_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may read everything, but no name may be that long.
+    long = tmp_path / ("a" * 300)
+    monkeypatch.setenv("FSBENCH_DATA", f"{long}{os.pathsep}{data}")
+    result = status("digits")
+    assert (result.code, "digits" in result.out) == (0, True)
+    assert f"{long} (cannot be read: File name too long), {data}\n" in result.out
+    told = json.loads(status("digits", "--format", "json").out)
+    assert [root["exists"] for root in told["roots"]] == [False, True]
+
+
 def on_terminal(columns: int, *arguments: str) -> list[str]:
     """Output lines of the command on a terminal, without escape codes."""
     outside, inside = os.openpty()

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from itertools import chain
+from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -72,11 +73,22 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
 
 def _roots_line() -> str:
-    places = [f"{root}{'' if root.is_dir() else ' (does not exist)'}" for root in data_roots()]
+    places = [f"{root}{_trouble(root)}" for root in data_roots()]
     value = os.environ.get(DATA_VARIABLE, "")
     if value:
         return f"{DATA_VARIABLE} is set: {', '.join(places)}"
     return f"{DATA_VARIABLE} is not set: data is looked for in {', '.join(places)}"
+
+
+def _trouble(root: Path) -> str:
+    """Why a data root cannot be listed, in parentheses; empty if it can."""
+    try:
+        os.scandir(root).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return " (does not exist)"
+    except OSError as error:
+        return f" (cannot be read: {error.strerror})"
+    return ""
 
 
 def _steps(found: list[Status]) -> list[str]:
@@ -169,7 +181,7 @@ def _as_json(found: list[Status]) -> str:
     content: dict[str, Any] = {
         "variable": DATA_VARIABLE,
         "value": os.environ.get(DATA_VARIABLE) or None,
-        "roots": [{"path": str(root), "exists": root.is_dir()} for root in data_roots()],
+        "roots": [{"path": str(root), "exists": os.path.isdir(root)} for root in data_roots()],
         "datasets": [asdict(status) for status in found],
     }
     return json.dumps(content, indent=2)
