@@ -30,6 +30,8 @@ from fewshot_bench.utils.prefetch import spread
 
 # The EXIF tag for the orientation of a picture.
 ORIENTATION = 274
+# Its values for pictures that are not upright; 1 is upright, and others mean nothing.
+TURNED = range(2, 9)
 # The formats that Pillow knows without importing all of its plug-ins.
 _COMMON = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM")
 MOST_RATIO = 1000
@@ -76,6 +78,8 @@ def decoded(data: bytes) -> Image.Image | str:
         return f"no known image format ({', '.join(filter(None, (start, remedy_of(data))))})"
     except UnsuitableError as error:
         return str(error)
+    except Image.DecompressionBombError as error:
+        return f"{in_a_line(error)} (scale it down)"
     except Exception as error:
         return in_a_line(error)
 
@@ -181,8 +185,8 @@ def orientation(image: Image.Image) -> Any:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """True if EXIF states a rotation or mirroring; damaged EXIF is ignored."""
-    return orientation(image) not in (0, 1)
+    """True if EXIF states a rotation or mirroring; damaged EXIF and other values are ignored."""
+    return orientation(image) in TURNED
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from open_clip.transform import image_transform
+from PIL import Image
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.backbones.embedded import load_tiny
@@ -88,6 +89,25 @@ def test_another_decoder_is_another_cache(folder: Path, monkeypatch: pytest.Monk
     evaluated(folder)
     monkeypatch.setattr("fewshot_bench.images.cache.decoder", lambda: ("pillow 0",))
     assert len(evaluated(folder)[1]) == COUNT
+
+
+def test_an_orientation_that_means_nothing_is_not_counted(folder: Path) -> None:
+    for value in (0, 1, 6, 9):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        Image.new("RGB", (9, 8)).save(folder / f"{value}.jpg", exif=exif)
+    photos = Photos(folder)
+    assert unreadable(photos, photos.items()["test"]).turned == 1
+
+
+def test_an_image_that_is_too_large_is_refused_with_the_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    photos = Photos(folder)
+    bad = unreadable(photos, photos.items()["test"]).bad
+    assert len(bad) == COUNT
+    assert all(problem.endswith("(scale it down)") for problem in bad.values())
 
 
 def test_what_decodes_is_known_for_the_decoders_that_are_installed(
