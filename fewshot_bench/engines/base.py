@@ -21,6 +21,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
 from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.memory import SHARING_VARIABLE
 
 Progress = Callable[[RunSpec, int, int], None]
 # Maximum tries of a cell whose worker is lost.
@@ -70,6 +71,7 @@ class Settings:
     def environment(self) -> dict[str, str]:
         """Environment variables of worker processes."""
         found = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        found[SHARING_VARIABLE] = str(self.slots)
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
             found |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}

@@ -77,7 +77,8 @@ class Needs:
         yield (
             f"memory: {size_text(workers * self.least)} or more, up to "
             f"{size_text(self.worker)} for each of {workers} worker{'s'[: workers != 1]} with its "
-            "label process, beside what training keeps (at most 40 % of the free memory)"
+            "label process, beside what training keeps (at most 40 % of the free memory for each "
+            "encoder that learns, in all workers together)"
         )
 
     def shrunk(self, store: Path, budget: int | None) -> Iterator[str]:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import ImageTower, PromptPart, TextTower
-from fewshot_bench.utils.memory import free_memory
+from fewshot_bench.utils.memory import free_memory, sharing
 
 KEPT_PER_TOKEN = 14
 """About how many values times its width a block keeps of a token for the backward pass."""
 MEMORY_SHARE = 0.4
-"""The share of the free memory that one encoder's activations may take."""
+"""The share of the free memory that the activations of one encoder may take, in all workers."""
 Encode = Callable[[PromptPart], Tensor]
 """Prompts of a part to their (..., m, embed) raw features."""
 
@@ -35,7 +35,8 @@ def must_recompute(
     if parts > 1:
         return True
     kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
-    return kept > MEMORY_SHARE * free_memory(device)
+    # Workers start together, and each sees memory that the others are about to take.
+    return kept * sharing() > MEMORY_SHARE * free_memory(device)
 
 
 def chunks_for(parts: int) -> int:

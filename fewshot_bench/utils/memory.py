@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 
+# The number of workers on each device, set for workers.
+SHARING_VARIABLE = "FSBENCH_WORKERS_ON_DEVICE"
 _MOUNT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 # Limit and usage files of cgroup version 2, and of version 1.
@@ -91,6 +93,12 @@ def give_back_memory() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+def sharing() -> int:
+    """The number of workers that this one shares its device with, itself included; 1 elsewhere."""
+    found = os.environ.get(SHARING_VARIABLE, "")
+    return max(1, int(found)) if found.isdecimal() else 1
 
 
 def free_memory(device: torch.device) -> int:

@@ -17,7 +17,9 @@ from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
+from fewshot_bench.training import must_recompute
 from tests.helpers import PATIENCE, cells
+from tests.reference.toy import CPU, random_backbone
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
 QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
@@ -155,6 +157,18 @@ def test_blocks_are_recomputed_first_to_the_same_bits(
     assert torch.equal(done(outcome), done(plain))
     assert "memory_parts=2" in told(outcome)[0]
     assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+def test_workers_on_one_device_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = random_backbone().text_tower()
+    assert tower is not None
+    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 10**9)
+    # 30 % of the memory: within the share of one worker, and too much for each of two.
+    tokens = 3 * 10**8 // (56 * tower.width * tower.layers)
+    for slots, expected in ((1, False), (2, True)):
+        for name, value in Settings(slots=slots).environment().items():
+            monkeypatch.setenv(name, value)
+        assert must_recompute(tower, tokens, CPU) is expected
 
 
 @pytest.mark.parametrize(
