@@ -32,11 +32,6 @@ class Axis:
     values: tuple[Any, ...]
     default: Any
 
-    @property
-    def title(self) -> str:
-        """The name with its default."""
-        return f"{self.name} (default {self.default})"
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -107,20 +102,25 @@ class Sweep:
         shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
         return "; ".join(f"{name} {value}" for name, value in shown.items() if value)
 
-    def range(self, group: str, shots: int) -> tuple[float, float] | None:
-        """Minimum and maximum over the panels of a group and shots, which share a scale."""
-        values = [
-            cell.estimate.mean
-            for panel in self.panels
-            if (panel.group, panel.shots) == (group, shots)
-            for cell in panel.cells.values()
-            if cell.estimate
-        ]
-        return (min(values), max(values)) if values else None
+    @property
+    def blocks(self) -> list[list[Panel]]:
+        """The panels of each group and number of shots, which share a scale, in order."""
+        found: dict[tuple[str, int], list[Panel]] = {}
+        for panel in self.panels:
+            found.setdefault((panel.group, panel.shots), []).append(panel)
+        return list(found.values())
 
-    def groups(self) -> list[tuple[str, int]]:
-        """Group and shots of each block of panels, in order."""
-        return list(dict.fromkeys((panel.group, panel.shots) for panel in self.panels))
+
+def estimates_of(panels: Iterable[Panel]) -> list[Estimate]:
+    """All numbers of some panels."""
+    cells = (cell for panel in panels for cell in panel.cells.values())
+    return [cell.estimate for cell in cells if cell.estimate is not None]
+
+
+def scale_of(panels: Iterable[Panel]) -> tuple[float, float] | None:
+    """The smallest and the largest mean of some panels; None without any number."""
+    means = [value.mean for value in estimates_of(panels)]
+    return (min(means), max(means)) if means else None
 
 
 # Records by (data set, shots, values of the swept options as JSON).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import broken
-from fewshot_bench.analysis.sweep.build import Panel, Sweep
+from fewshot_bench.analysis.sweep.build import Panel, Sweep, estimates_of, scale_of
 from fewshot_bench.analysis.sweep.render import shown
 from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable_lines
@@ -33,12 +33,8 @@ def draw(sweep: Sweep, form: str) -> bytes:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):
-        blocks = [
-            [panel for panel in sweep.panels if (panel.group, panel.shots) == block]
-            for block in sweep.groups()
-        ]
         per_line = _per_line(sweep)
-        lines = [math.ceil(len(block) / per_line) for block in blocks]
+        lines = [math.ceil(len(block) / per_line) for block in sweep.blocks]
         width, height = _size(sweep)
         foot = _foot(sweep, per_line * width + 1)
         below = (foot.count("\n") + 1) * _LINE
@@ -47,7 +43,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
         )
         grid: Any = figure.subplots(sum(lines), per_line, squeeze=False)
         start = 0
-        for block, count in zip(blocks, lines, strict=True):
+        for block, count in zip(sweep.blocks, lines, strict=True):
             places = [axes for line in grid[start : start + count] for axes in line]
             _draw_block(figure, sweep, block, places)
             start += count
@@ -80,15 +76,14 @@ def _size(sweep: Sweep) -> tuple[float, float]:
 
 def _draw_block(figure: Any, sweep: Sweep, panels: Sequence[Panel], places: Sequence[Axes]) -> None:
     """The panels of one group and number of shots, which share their scale."""
-    scale = sweep.range(panels[0].group, panels[0].shots)
     image = None
     for place, panel in zip(places, panels, strict=False):
         head = f"{panel.group}, {panel.shots}-shot"
         place.set_title(printable_lines(f"{head}\n{panel.title}" if panel.title else head))
         if sweep.rows is None:
-            _draw_curve(place, sweep, panel)
+            _draw_curve(place, sweep, panel, _limits(panels))
         else:
-            image = _draw_map(place, sweep, panel, scale) or image
+            image = _draw_map(place, sweep, panel, scale_of(panels)) or image
     for place in places[len(panels) :]:
         place.set_axis_off()
     if image is not None:
@@ -135,14 +130,14 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
     )
 
 
-def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
+def _draw_curve(place: Axes, sweep: Sweep, panel: Panel, limits: tuple[float, float]) -> None:
     """Points with intervals (without one, the range), joined between neighbors with numbers."""
     values: dict[int, Estimate] = {}
     for j in range(len(sweep.columns.values)):
         value = panel.cells[0, j].estimate
         if value is not None:
             values[j] = value
-    low, high = _limits(sweep, panel)
+    low, high = limits
     for j, value in values.items():
         if j + 1 in values:
             place.plot([j, j + 1], [value.mean, values[j + 1].mean], color="#3b528b")
@@ -170,22 +165,15 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
         place.spines[side].set_visible(False)
 
 
-def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
-    """Axis limits shared by the panels of a group: all intervals, with some room; never below 0.
+def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """Axis limits that some panels share: all intervals, with some room; never below 0.
 
     An interval much wider than the range of all means is cut.
     """
-    found = [
-        cell.estimate
-        for other in sweep.panels
-        if (other.group, other.shots) == (panel.group, panel.shots)
-        for cell in other.cells.values()
-        if cell.estimate is not None
-    ]
-    if not found:
+    found, scale = estimates_of(panels), scale_of(panels)
+    if scale is None:
         return 0.0, 100.0
-    means = [value.mean for value in found]
-    room = max(max(means) - min(means), 1.0)
+    room = max(scale[1] - scale[0], 1.0)
     low = min(max(value.bounds[0], value.mean - room) for value in found) - 0.15 * room
     high = max(min(value.bounds[1], value.mean + room) for value in found) + 0.15 * room
     return max(low, 0.0), high

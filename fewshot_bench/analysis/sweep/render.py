@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.formats.terminal import printed
-from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep
+from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep, scale_of
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -33,15 +33,14 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
 def _print(console: Console, sweep: Sweep) -> None:
     from rich.text import Text
 
-    for group, shots in sweep.groups():
-        low_high = sweep.range(group, shots)
+    for panels in sweep.blocks:
+        low_high = scale_of(panels)
         scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
-        head = f"{sweep.title} on {group}, {shots}-shot"
+        head = f"{sweep.title} on {panels[0].group}, {panels[0].shots}-shot"
         caption = f"  {sweep.metric.title}{scale}"
         console.print(Text.assemble((printable(head), "bold"), printable(caption)))
-        for panel in sweep.panels:
-            if (panel.group, panel.shots) == (group, shots):
-                _print_panel(console, sweep, panel, low_high)
+        for panel in panels:
+            _print_panel(console, sweep, panel, low_high)
         console.print()
     for note in sweep.notes:
         console.print(Text(f"* {printable(note)}"))
