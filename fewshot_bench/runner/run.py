@@ -143,7 +143,7 @@ def _computed(
         session.drop_changed_backbone()
         return _without_result(spec, "inapplicable", error, incidents), None
     except BaseException as error:
-        if interrupted():
+        if interrupted() or isinstance(error, NoRoomForModel):
             raise
         session.drop_changed_backbone()
         return _without_result(spec, "failed", error, incidents), None
@@ -216,14 +216,18 @@ def _is_of_the_machine(error: BaseException) -> bool:
 INCIDENT = "model"
 
 
+class NoRoomForModel(StoreError):
+    """The disk is full: the run ends, since a record without its model would count as done."""
+
+
 def keep(
     fitted: Fitted, cell: Cell, session: Session, store: Path, incidents: Incidents
 ) -> dict[str, Any]:
     """Write the next model of a cell into a store; return its facts for the record's footprint.
 
     It takes the place of an earlier one once the record is stored (`_place_model`). On failure, add
-    an incident and return an empty dict: the method cannot be kept, its restored model fails a
-    check, or the disk is full.
+    an incident and return an empty dict: the method cannot be kept, or its restored model fails a
+    check. NoRoomForModel if the disk is full.
     """
     key, method = cell.spec.key(), cell.spec.method
     folder = next_model_folder(store, key)
@@ -238,6 +242,8 @@ def keep(
         digest = write_model(folder, config, tensors, _card(cell, config))
         return {STATED: facts_of(folder, digest)}
     except (FsbenchError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise NoRoomForModel(str(Store(store).cannot_write(folder, error))) from error
         why = error if isinstance(error, FsbenchError) else error.strerror
         incidents.add(INCIDENT, f"{method}: its model was not kept: {why}")
         return {}

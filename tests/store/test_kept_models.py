@@ -280,3 +280,45 @@ def test_a_cell_that_is_lost_with_force_leaves_the_earlier_record_its_model(
     assert fsbench(*run, "--force").code == 0
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert fsbench("store", "verify", "--store", store).code == 0
+
+
+NO_ROOM = """
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from tests.store.test_kept_models import Shared
+
+@dataclass(frozen=True)
+class NoRoom:
+    name: ClassVar[str] = "no-room"
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        return Shared(backbone.class_features(task))
+
+    def restore(self, tensors: Any, vocabulary: Any, backbone: Any) -> Any:
+        # Called before a model is written: in this process no file may grow any more.
+        if Path({mark!r}).exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+        return Shared(tensors["weight"])
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_models_ends_the_run_and_leaves_no_record_without_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+    mark, method, store = tmp_path / "mark", tmp_path / "no_room.py", tmp_path / "store"
+    method.write_text(NO_ROOM.format(mark=str(mark)))
+    run = ("run", "-m", f"{method}:NoRoom", "-d", f"folder:{photos}", "--shots", 1, "--jobs", 1)
+    run = (*run, "--seeds", "1-3", "--backbone", "tiny", "--store", store, "--keep-models")
+    mark.touch()
+    full = fsbench(*run)
+    assert (full.code, full.err.count("\n")) == (1, 1), full
+    assert "no space to write" in full.err
+    assert "run the same command again" in full.err
+    assert not list((store / "records").glob("*/*"))
+    mark.unlink()
+    again = fsbench(*run)
+    assert (again.code, "models: 3 kept" in again.out) == (0, True), again
