@@ -76,9 +76,10 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def age(monkeypatch: Any, seconds: float) -> None:
-    """Shift the clock of the store's clean-up forward by `seconds`."""
+    """Shift the clock of the store's clean-up, and of the file system, forward by `seconds`."""
     now = time.time
     monkeypatch.setattr("fewshot_bench.store.clean.time.time", lambda: now() + seconds)
+    monkeypatch.setattr("fewshot_bench.store.clean.clock_of", lambda folder: now() + seconds)
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:

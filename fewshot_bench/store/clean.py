@@ -6,6 +6,7 @@ process may still need stays.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -29,7 +30,14 @@ from fewshot_bench.store.packs import OUTCOMES, SUFFIX, load_pack, pack_file, sa
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import TEMPORARY, Damaged, is_stale, sorted_entries, temporary_name
+from fewshot_bench.utils.files import (
+    TEMPORARY,
+    Damaged,
+    clock_of,
+    is_stale,
+    sorted_entries,
+    temporary_name,
+)
 
 # A writer may be about to publish the record of logits that are younger than this.
 PUBLISHING_SECONDS = 3600
@@ -114,9 +122,13 @@ def collect(
     models = list(unclaimed_models(store.path, PUBLISHING_SECONDS))
     folders = [*((JOBS, job) for job in jobs), *((UNCLAIMED, model) for model in models)]
     inside = [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
+    # What is removed must be old by the clock of those who may be publishing it, too.
+    latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
     for kind, path in [*_candidates(store, damaged), *inside]:
         try:
             stamp = stamp_of(path.stat())
+            if kind in (ORPHANS, UNCLAIMED) and stamp[0] > latest:
+                continue
             gone = dry_run or _remove(path, stamp, kind)
         except FileNotFoundError:
             continue

@@ -35,11 +35,29 @@ def temporary_name(prefix: str = TEMPORARY) -> str:
 
 
 def is_stale(path: Path) -> bool:
+    """True for a temporary file of an ended process of this machine, or of more than a day ago."""
     try:
-        old = time.time() - path.stat().st_mtime > STALE_SECONDS
+        latest = path.stat().st_mtime + STALE_SECONDS
     except OSError:
         return False
+    old = time.time() > latest and clock_of(path.parent) > latest
     return old or is_left_behind(path)
+
+
+def clock_of(folder: Path) -> float:
+    """Current time by the clock of a folder's file system, as machines may differ by hours.
+
+    That of this machine if the folder cannot be written.
+    """
+    probe = folder / temporary_name()
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def is_left_behind(path: Path) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.job import Job
 from fewshot_bench.store import clean as store_gc
 from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.kept_models import model_folder
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
@@ -113,6 +115,24 @@ def test_logits_that_may_be_published_just_now_stay(tmp_path: Path) -> None:
     path.unlink()
     assert "removed 0 files" in fsbench("store", "gc", "--store", store.path).out
     assert path.with_suffix(".npz").exists()
+
+
+def test_a_clock_that_is_ahead_removes_nothing_that_others_are_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "s")
+    put(store, 5).unlink()
+    half = store.root / f"{TEMPORARY}~another~1~00"
+    half.write_text("half")
+    model = model_folder(store.path, "ab" * 32)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    before = contents(store.path)
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() + 30 * 3600)
+    assert "removed 0 files" in fsbench("store", "gc", "--store", store.path).out
+    store.create()
+    assert contents(store.path) == before
 
 
 def test_logits_of_a_record_that_cannot_be_read_stay(
