@@ -128,7 +128,9 @@ class Leases:
                 path.unlink(missing_ok=True)
                 return None
             for other in others:
-                other.unlink(missing_ok=True)
+                # That of another user who shares the store may have to stay; it is dead.
+                with suppress(OSError):
+                    other.unlink(missing_ok=True)
         except OSError:
             # For example a full disk: no other process should wait for this lease.
             with suppress(OSError):

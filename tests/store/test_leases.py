@@ -153,6 +153,29 @@ def test_a_lease_is_renewed_while_its_process_lives(
     assert other.is_free(KEY)
 
 
+def test_a_dead_claim_of_another_user_that_cannot_be_removed_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder with the sticky bit, where root could remove it."""
+    killed = holder(tmp_path, "killed")
+    killed.kill()
+    killed.communicate()
+    remove = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name == f"{KEY}.1":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        remove(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    mine, other = leases(tmp_path), leases(tmp_path, "other")
+    for _ in range(2):
+        assert mine.claim(KEY) is not None
+        assert other.claim(KEY) is None
+        mine.release(KEY)
+    assert files(tmp_path) == [f"{KEY}.1"]
+
+
 def test_a_lost_lease_is_left_to_its_new_holder(tmp_path: Path) -> None:
     mine, other = leases(tmp_path), leases(tmp_path)
     assert mine.claim(KEY) is not None
