@@ -237,7 +237,7 @@ class Leases:
         return abs(self._age(path, CERTAIN_SECONDS)) <= holder.seconds
 
     def _age(self, path: Path, reused: float = CLOCK_SECONDS) -> float:
-        """Seconds since a file was touched; infinity if it is gone, 0 if it cannot be read.
+        """Seconds since a file was touched; infinity if it is gone, 0 if that is not known.
 
         Negative if the clock of the file system was put back since then. reused: the seconds for
         which a measured offset between the clocks counts.
@@ -249,7 +249,11 @@ class Leases:
         except FileNotFoundError:
             return math.inf
         except OSError:
-            return 0.0
+            # Another user's may be unreadable, and yet tell its time.
+            try:
+                touched = path.stat().st_mtime
+            except OSError:
+                return 0.0
         return self._now(reused) - touched
 
     def _now(self, reused: float) -> float:

@@ -176,6 +176,18 @@ def test_a_dead_claim_of_another_user_that_cannot_be_removed_is_no_obstacle(
     assert files(tmp_path) == [f"{KEY}.1"]
 
 
+def test_a_claim_that_cannot_be_read_ends_like_others(tmp_path: Path) -> None:
+    mine = leases(tmp_path)
+    # A folder stands for the file of another user, which root could read.
+    claim = tmp_path / FOLDER / f"{KEY}.1"
+    claim.mkdir(parents=True)
+    assert mine.claim(KEY) is None
+    old = time.time() - 90
+    os.utime(claim, (old, old))
+    assert mine.claim(KEY) is not None
+    mine.close()
+
+
 def test_a_lost_lease_is_left_to_its_new_holder(tmp_path: Path) -> None:
     mine, other = leases(tmp_path), leases(tmp_path)
     assert mine.claim(KEY) is not None
