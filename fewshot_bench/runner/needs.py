@@ -63,10 +63,9 @@ class Needs:
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
         copies = min(self.features, workers * largest_merge(budget))
-        yield (
-            f"features: up to {size_text(self.features)} of disk, and {size_text(copies)} while "
-            f"files are merged: {rows or 'none'}"
-        )
+        size, more = size_text(self.features), size_text(copies)
+        kept = f"up to {size} of disk, and {more} while files are merged: {rows}"
+        yield f"features: {kept if rows else 'none'}"
         yield from self.shrunk(store, budget)
         if self.silent:
             names = ", ".join(self.silent)
