@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.files import clock_of
 from fewshot_bench.utils.processes import is_running, started, this_machine
 from fewshot_bench.utils.text import printable
 
@@ -259,15 +260,7 @@ class Leases:
     def _now(self, reused: float) -> float:
         """Current time by the clock of the store's file system."""
         if self._offset is None or time.monotonic() - self._offset[1] > reused:
-            probe = self.folder / f"{CLOCK}{secrets.token_hex(8)}"
-            try:
-                probe.touch()
-                self._offset = probe.stat().st_mtime - time.time(), time.monotonic()
-            except OSError:
-                self._offset = 0.0, time.monotonic()
-            finally:
-                with suppress(OSError):
-                    probe.unlink(missing_ok=True)
+            self._offset = clock_of(self.folder, CLOCK) - time.time(), time.monotonic()
         return time.time() + self._offset[0]
 
 

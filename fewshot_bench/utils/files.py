@@ -44,12 +44,13 @@ def is_stale(path: Path) -> bool:
     return old or is_left_behind(path)
 
 
-def clock_of(folder: Path) -> float:
+def clock_of(folder: Path, prefix: str = TEMPORARY) -> float:
     """Current time by the clock of a folder's file system, as machines may differ by hours.
 
-    That of this machine if the folder cannot be written.
+    That of this machine if the folder cannot be written. prefix: of the name of a file that is
+    there meanwhile, and stays if the process is killed.
     """
-    probe = folder / temporary_name()
+    probe = folder / temporary_name(prefix)
     try:
         probe.touch()
         return probe.stat().st_mtime
