@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
@@ -72,7 +72,7 @@ class CallReporter:
     def info(self, text: str) -> None:
         """A line where progress is shown."""
         if self._shown:
-            print("\n".join(map(printable, text.split("\n"))), file=_stream(), flush=True)
+            print(printable_lines(text), file=_stream(), flush=True)
 
     def notice(self, text: str) -> None:
         """Same as `info`."""

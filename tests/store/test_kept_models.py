@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -236,36 +237,52 @@ def test_a_model_that_answers_otherwise_once_restored_is_not_kept(
     assert not (tmp_path / "m").exists()
 
 
-KILLED = """
+# A method that can be kept; `restore`, called before a model is written, does `action` as long as
+# the file `mark` is there.
+MARKED = """
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from tests.store.test_kept_models import Shared
 
 @dataclass(frozen=True)
-class Killed:
-    name: ClassVar[str] = "killed"
+class Marked:
+    name: ClassVar[str] = "marked"
 
     def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
         return Shared(backbone.class_features(task))
 
     def restore(self, tensors: Any, vocabulary: Any, backbone: Any) -> Any:
-        # Called before a model is kept.
         if Path({mark!r}).exists():
-            os.kill(os.getpid(), 9)
+            {action}
         return Shared(tensors["weight"])
 """
+KILL = "os.kill(os.getpid(), 9)"
+# In this process no file may grow any more.
+FILL = "resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))"
+
+
+@pytest.fixture
+def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, Path]]:
+    """Make the reference of a method with an action, and its mark."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+
+    def make(action: str) -> tuple[str, Path]:
+        mark, method = tmp_path / "mark", tmp_path / "marked.py"
+        method.write_text(MARKED.format(mark=str(mark), action=action))
+        return f"{method}:Marked", mark
+
+    return make
 
 
 @pytest.mark.slow
 def test_a_cell_that_is_lost_with_force_leaves_the_earlier_record_its_model(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, marked: Callable[[str], tuple[str, Path]]
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
-    mark, method, store = tmp_path / "mark", tmp_path / "killed.py", tmp_path / "store"
-    method.write_text(KILLED.format(mark=str(mark)))
-    run = ("run", "-m", f"{method}:Killed", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
+    (method, mark), store = marked(KILL), tmp_path / "store"
+    run = ("run", "-m", method, "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
     run = (*run, "--backbone", "tiny", "--store", store, "--keep-models")
     assert fsbench(*run).code == 0
     (record,) = fb.load(store)
@@ -282,36 +299,12 @@ def test_a_cell_that_is_lost_with_force_leaves_the_earlier_record_its_model(
     assert fsbench("store", "verify", "--store", store).code == 0
 
 
-NO_ROOM = """
-import resource
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
-from tests.store.test_kept_models import Shared
-
-@dataclass(frozen=True)
-class NoRoom:
-    name: ClassVar[str] = "no-room"
-
-    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
-        return Shared(backbone.class_features(task))
-
-    def restore(self, tensors: Any, vocabulary: Any, backbone: Any) -> Any:
-        # Called before a model is written: in this process no file may grow any more.
-        if Path({mark!r}).exists():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
-        return Shared(tensors["weight"])
-"""
-
-
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_models_ends_the_run_and_leaves_no_record_without_one(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, marked: Callable[[str], tuple[str, Path]]
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
-    mark, method, store = tmp_path / "mark", tmp_path / "no_room.py", tmp_path / "store"
-    method.write_text(NO_ROOM.format(mark=str(mark)))
-    run = ("run", "-m", f"{method}:NoRoom", "-d", f"folder:{photos}", "--shots", 1, "--jobs", 1)
+    (method, mark), store = marked(FILL), tmp_path / "store"
+    run = ("run", "-m", method, "-d", f"folder:{photos}", "--shots", 1, "--jobs", 1)
     run = (*run, "--seeds", "1-3", "--backbone", "tiny", "--store", store, "--keep-models")
     mark.touch()
     full = fsbench(*run)

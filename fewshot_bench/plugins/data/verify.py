@@ -82,7 +82,7 @@ def same_pairs(found: Scan) -> list[Pair]:
     return pairs
 
 
-def _sides(found: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
+def sides(found: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
     """The images to compare, of the test pool and of the others, as indices into the scan.
 
     Test images that are byte-identical to a train or val image are skipped.
@@ -93,22 +93,20 @@ def _sides(found: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
     return np.array(tests, int), np.array(others, int)
 
 
-def alike_throughout(found: Scan, same: Iterable[Pair]) -> float:
-    """The share of pairs that look alike if most images of a large set have many; else 0.
+def alike_throughout(found: Scan, tests: Indices, others: Indices) -> float:
+    """The share of pairs of these `sides` that look alike if most of many images do; else 0.
 
     Such a set (photographs of eyes, X-rays) has no near-duplicates to tell from others, and finding
     them would take hours.
     """
-    tests, others = _sides(found, same)
     if len(tests) * len(others) <= MOST_PAIRS:
         return 0.0
     share = share_alike(found.prints, others, tests)
     return share if share > MOST_ALIKE else 0.0
 
 
-def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
-    """Pair every test image with its closest train or val image, if one looks alike."""
-    tests, others = _sides(found, same)
+def similar_pairs(found: Scan, tests: Indices, others: Indices, jobs: int) -> list[Pair]:
+    """Pair every test image of these `sides` with its closest other image, if one looks alike."""
     close = nearest(found.prints, others, tests, jobs)
     pairs = [
         Pair(
@@ -259,8 +257,9 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     found = scan(dataset, listed, jobs, progress(len(listed)))
     published = is_published(card, pools)
     same = same_pairs(found)
-    alike = alike_throughout(found, same)
-    similar = [] if alike else similar_pairs(found, same, jobs)
+    tests, others = sides(found, same)
+    alike = alike_throughout(found, tests, others)
+    similar = [] if alike else similar_pairs(found, tests, others, jobs)
     checks += image_checks(found)
     checks += [same_check(found, same, published), similar_check(found, similar, published, alike)]
     return Report(name, card, tuple(checks), (*same, *similar), len(listed))
