@@ -180,6 +180,7 @@ def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_see
 # Columns that are not fields of `RunSpec`.
 FACTS: Facts = {
     "row": Joint(("method", "method_version", "overrides"), lambda *parts: _row_name(*parts)),
+    "label": Joint(("method", "overrides"), method_label),
     "own data": Joint(("data", "dataset"), own_data_text),
     "data text": Shared("data", data_text),
     "options text": Shared("options", canonical_json),
@@ -246,9 +247,8 @@ _READ = [name for rule in (*(rule for rule, _ in _LOCAL), *_LABELED) for name in
 
 def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:
     """The number of records with each overlap of images. columns: `columns_of` the records."""
-    rows = columns.rows(("evaluated", "shared images"))
-    places = ((rows.values[place], count) for place, count in Counter(rows.codes).items())
-    return Counter({Overlap(evaluated, *pair): n for (evaluated, pair), n in places if pair})
+    found = columns.rows(("evaluated", "shared images")).counted()
+    return Counter({Overlap(evaluated, *pair): n for (evaluated, pair), n in found if pair})
 
 
 def columns_of(records: Sequence[Record]) -> RecordColumns:
@@ -285,7 +285,7 @@ def assign_rows(
     rows: dict[str, tuple[Row, list[Record]]] = {}
     members: dict[Hashable, list[Record]] = {}
     alike = columns.rows(("row", *differing))
-    for record, place in zip(records, alike.codes, strict=True):
+    for record, place in zip(records, alike.codes.tolist(), strict=True):
         own = labels.get(id(record), ())
         key = (place, *own)
         if key not in members:

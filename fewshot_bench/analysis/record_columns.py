@@ -6,15 +6,17 @@ column is computed once and follows the order of the records.
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fewshot_bench.api.record import Record
 
+Codes = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 Take = Callable[[Record], Any]
 Place = tuple[Hashable, ...]
 
@@ -29,7 +31,7 @@ class Coded(Sequence[Any]):
 
     __slots__ = ("codes", "values")
 
-    def __init__(self, codes: Sequence[int], values: Sequence[Any]) -> None:
+    def __init__(self, codes: Codes, values: Sequence[Any]) -> None:
         self.codes = codes
         self.values = values
 
@@ -41,30 +43,34 @@ class Coded(Sequence[Any]):
         objects = dict(zip(ids, rows, strict=True))
         places, values = _placed(objects.values())
         place = dict(zip(objects, places, strict=True))
-        return cls(_packed(map(place.__getitem__, ids), len(values)), values)
+        return cls(_packed(list(map(place.__getitem__, ids)), len(values)), values)
 
     def mapped(self, fact: Callable[[Any], Any]) -> Coded:
         """The column of a fact of the values."""
         places, values = _placed(map(fact, self.values))
         if len(values) == len(self.values):
             return Coded(self.codes, values)
-        return Coded(_packed(map(places.__getitem__, self.codes), len(values)), values)
+        return Coded(_packed(places, len(values))[self.codes], values)
 
-    def taken(self, places: Iterable[int]) -> Coded:
+    def taken(self, places: Codes) -> Coded:
         """The column of some rows, or of all in another order."""
-        return Coded(_packed(map(self.codes.__getitem__, places), len(self.values)), self.values)
+        return Coded(self.codes[places], self.values)
+
+    def counted(self) -> Iterator[tuple[Any, int]]:
+        """Each value, with the number of rows that have it."""
+        counts = np.bincount(self.codes, minlength=len(self.values)).tolist()
+        return zip(self.values, counts, strict=True)
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.values.__getitem__, self.codes)
+        return map(self.values.__getitem__, self.codes.tolist())
 
     def __getitem__(self, index: Any) -> Any:
-        found = self.codes[index]
         if isinstance(index, slice):
-            return list(map(self.values.__getitem__, found))
-        return self.values[found]
+            return list(Coded(self.codes[index], self.values))
+        return self.values[self.codes[index]]
 
 
 def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
@@ -84,23 +90,52 @@ def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
     return order, found
 
 
-def _packed(codes: Iterable[int], count: int) -> Sequence[int]:
+def _packed(codes: Sequence[int] | np.ndarray[Any, Any], count: int) -> Codes:
     """Numbers below `count` in little memory."""
-    return bytes(codes) if count <= 256 else array("I", codes)
+    return np.asarray(codes, np.uint8 if count <= 2**8 else np.uint32)
 
 
 def _joined(columns: Sequence[Coded], rows: int) -> Coded:
     """The column of the tuples of these columns' values."""
-    varying = [column for column in columns if len(column.values) > 1]
-    places: dict[tuple[int, ...], int] = {}
-    lines = zip(*(column.codes for column in varying), strict=True) if varying else [()] * rows
-    codes = [places.setdefault(line, len(places)) for line in lines]
-    values = []
-    for line in places:
-        taken = iter(line)
-        at = [next(taken) if len(column.values) > 1 else 0 for column in columns]
-        values.append(tuple(c.values[place] for c, place in zip(columns, at, strict=True)))
-    return Coded(_packed(codes, len(values)), values)
+    firsts, codes = _lines([column for column in columns if len(column.values) > 1], rows)
+    parts = [column.taken(firsts) for column in columns]
+    values = list(zip(*parts, strict=True)) if parts else [()] * len(firsts)
+    return Coded(codes, values)
+
+
+def _lines(columns: Sequence[Coded], rows: int) -> tuple[Codes, Codes]:
+    """The first row of each distinct line of these columns, and the place of each row's line."""
+    lines, count = np.zeros(rows, np.int64), 1
+    for column in columns:
+        if count > rows:
+            # Numbers of lines stay below the square of the number of rows.
+            firsts, lines = _distinct(lines, count)
+            count = len(firsts)
+        lines = lines * len(column.values) + column.codes
+        count *= len(column.values)
+    firsts, places = _distinct(lines, count)
+    return firsts, _packed(places, len(firsts))
+
+
+def _distinct(
+    numbers: np.ndarray[Any, Any], count: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The first row of each distinct number, in order, and the place of each row's number.
+
+    numbers: (rows,), below `count`.
+    """
+    rows = len(numbers)
+    if count > 16 * rows:
+        # Sorting is slow, but a table of this size would be more so.
+        values, numbers = np.unique(numbers, return_inverse=True)
+        count = len(values)
+    first = np.full(count, rows)
+    # The last value that is assigned stays.
+    first[numbers[::-1]] = np.arange(rows)[::-1]
+    firsts = np.sort(first[first < rows])
+    places = np.zeros(count, np.int64)
+    places[numbers[firsts]] = np.arange(len(firsts))
+    return firsts, places[numbers]
 
 
 class Shared(NamedTuple):
@@ -143,7 +178,7 @@ class RecordColumns:
         self._rows: dict[tuple[str, ...], Coded] = {}
         self._places: dict[int, int] = {}
         # Columns of these records in another order, and the order.
-        self._source: tuple[Mapping[str, Coded], Sequence[int]] = {}, ()
+        self._source: tuple[Mapping[str, Coded], Codes] = {}, np.zeros(0, np.uint32)
 
     def __getitem__(self, name: str) -> Coded:
         if name not in self._known:
@@ -152,11 +187,12 @@ class RecordColumns:
             self._known[name] = column
         return self._known[name]
 
-    def places(self, records: Iterable[Record]) -> list[int]:
+    def places(self, records: Iterable[Record]) -> Codes:
         """The places of some of the records, the objects themselves."""
         if not self._places:
             self._places = {id(record): place for place, record in enumerate(self.records)}
-        return [self._places[id(record)] for record in records]
+        places = [self._places[id(record)] for record in records]
+        return _packed(places, len(self._places))
 
     def add(self, facts: Facts) -> None:
         """Register further facts."""
@@ -174,11 +210,9 @@ class RecordColumns:
         """The records whose values of the named columns pass a test."""
         column = self[names[0]] if len(names) == 1 else self.rows(names)
         values = ((value,) for value in column.values) if len(names) == 1 else column.values
-        passing = {place for place, value in enumerate(values) if test(*value)}
-        if not passing:
-            return []
-        rows = zip(self.records, column.codes, strict=True)
-        return [record for record, place in rows if place in passing]
+        passing = np.array([bool(test(*value)) for value in values], bool)
+        places = np.flatnonzero(passing[column.codes]).tolist()
+        return list(map(self.records.__getitem__, places))
 
     def sorted(self, names: Sequence[str]) -> RecordColumns:
         """The columns of the same records in the order of these columns' values."""
@@ -186,10 +220,10 @@ class RecordColumns:
         for name in names:
             column = self[name]
             rank = {value: place for place, value in enumerate(sorted(column.values))}
-            ranks.append(column.mapped(rank.__getitem__))
-        keys = list(zip(*ranks, strict=True))
-        order = sorted(range(len(self.records)), key=keys.__getitem__)
-        made = RecordColumns([self.records[place] for place in order], self._facts)
+            places = [rank[value] for value in column.values]
+            ranks.append(_packed(places, len(rank))[column.codes])
+        order = _packed(np.lexsort(ranks[::-1]), len(self.records))
+        made = RecordColumns(list(map(self.records.__getitem__, order.tolist())), self._facts)
         made._source = self._known, order
         return made
 
@@ -264,13 +298,10 @@ class Rule:
         if len(values.values) < 2:
             return
         places, needs = columns.rows(self.place), columns.rows(self.needs)
-        is_needed = list(map(all, needs.values))
-        triples = set(zip(places.codes, values.codes, needs.codes, strict=True))
-        pairs = {(place, value) for place, value, need in triples if is_needed[need]}
-        counts = Counter(place for place, _ in pairs)
-        differing = {place for place, count in counts.items() if count > 1}
-        if differing:
-            rows = zip(columns.records, places.codes, values.codes, needs.codes, strict=True)
-            for record, place, value, need in rows:
-                if place in differing and is_needed[need]:
-                    yield record, places.values[place], str(values.values[value])
+        is_needed = np.array(list(map(all, needs.values)), bool)[needs.codes]
+        firsts, lines = _lines((places, values), len(is_needed))
+        kept = np.bincount(lines[is_needed], minlength=len(firsts)) > 0
+        counts = np.bincount(places.codes[firsts[kept]], minlength=len(places.values))
+        differing = np.flatnonzero(is_needed & (counts > 1)[places.codes])
+        for row in differing.tolist():
+            yield columns.records[row], places[row], str(values[row])

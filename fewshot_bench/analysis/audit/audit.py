@@ -82,6 +82,9 @@ def audit(
     )
 
 
+_GROUP = ("label", "val", "prompts", "protocol")
+
+
 def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Conditions with one value among all cells that state them, and lines per method.
 
@@ -92,15 +95,13 @@ def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str
         for name, column in SHARED.items()
     }
     shared = {name: values.pop() for name, values in found.items() if len(values) == 1}
-    groups = columns.rows(("label", "val", "prompts", "protocol"))
     lines: dict[Place, dict[str, Counter[Any]]] = {
-        key: {name: Counter() for name in ("cells", *_LINE_COLUMNS)} for key in groups.values
+        key: {name: Counter() for name in ("cells", *_LINE_COLUMNS)}
+        for key in columns.rows(_GROUP).values
     }
     for name, column in {"cells": "everywhere", **_LINE_COLUMNS}.items():
-        known = columns[column]
-        counts = Counter(zip(groups.codes, known.codes, strict=True))
-        for (group, place), count in counts.items():
-            lines[groups.values[group]][name][known.values[place]] += count
+        for (*key, value), count in columns.rows((*_GROUP, column)).counted():
+            lines[tuple(key)][name][value] += count
     return shared, [_line(key, values) for key, values in sorted(lines.items())]
 
 

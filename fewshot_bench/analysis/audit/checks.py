@@ -23,7 +23,7 @@ from fewshot_bench.analysis.audit.findings import (
     spread,
 )
 from fewshot_bench.analysis.conditions import overlaps_of
-from fewshot_bench.analysis.record_columns import Place, RecordColumns, Shared
+from fewshot_bench.analysis.record_columns import Joint, Place, RecordColumns, Shared
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
@@ -246,7 +246,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
     """Cells of the table with fewer than three seeds, or whose seeds share their support sets."""
     seeds: defaultdict[int, list[Record]] = defaultdict(list)
     sets: defaultdict[int, set[str]] = defaultdict(set)
-    rows = zip(columns.records, columns["split"], columns.rows(_CELL).codes, strict=True)
+    rows = zip(columns.records, columns["split"], columns.rows(_CELL).codes.tolist(), strict=True)
     for record, support, cell in rows:
         if record.status == "done" and record.spec.method != ZERO_SHOT:
             seeds[cell].append(record)
@@ -284,11 +284,16 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     to compare with other methods there at any shots and seeds.
     """
     have: defaultdict[Place, set[_Place]] = defaultdict(set)
-    columns.add({"no support set": Shared("method", partial(eq, ZERO_SHOT))})
-    rows, places = columns.rows(("label", *_CONDITIONS)), columns.rows(_PLACE).mapped(_place)
-    for row, place, status in set(zip(rows.codes, places.codes, columns["status"], strict=True)):
+    columns.add(
+        {
+            "no support set": Shared("method", partial(eq, ZERO_SHOT)),
+            "support set": Joint(_PLACE, _place),
+            "line": Joint(("label", *_CONDITIONS), lambda *values: values),
+        }
+    )
+    for line, place, status in columns.rows(("line", "support set", "status")).values:
         if status != "failed":
-            have[rows.values[row]].add(places.values[place])
+            have[line].add(place)
     every = set().union(*have.values()) if have else set()
     lacking = {row: _lacking(mine, every) for row, mine in have.items()}
     parts = [
@@ -314,8 +319,7 @@ def _row_text(row: Place, rows: Collection[Place]) -> str:
     return f"{row[0]} ({', '.join(own)})" if own else str(row[0])
 
 
-def _place(row: tuple[bool, str, int, int, int]) -> _Place:
-    has_none, evaluated, shots, split_seed, train_seed = row
+def _place(has_none: bool, evaluated: str, shots: int, split_seed: int, train_seed: int) -> _Place:
     if has_none or not shots:
         return evaluated, 0, None
     return evaluated, shots, Seed(split_seed, train_seed)

@@ -15,7 +15,7 @@ from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
-from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
+from fewshot_bench.analysis.table.cells import by_seeds, series_of
 from fewshot_bench.analysis.table.notes import run_notes, toy_notes
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -247,9 +247,8 @@ def _cell(
 
 
 def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
-    found = list(records)
-    refuse_duplicates(found)
-    return series_of({Seed.of(r): r for r in found if r.status == "done"}, metric)
+    done = {seed: r for seed, r in by_seeds(records).items() if r.status == "done"}
+    return series_of(done, metric)
 
 
 def _status(records: Sequence[Record]) -> Status:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import Facts, RecordColumns, Shared
+from fewshot_bench.analysis.record_columns import Codes, Facts, RecordColumns, Shared
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs, rounded
 from fewshot_bench.analysis.table.axes import Group, Row, Seed
 from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
@@ -43,13 +43,12 @@ def own_cell(
     A cell without finished records is inapplicable if any record is: no run can compute it, so none
     of its seeds counts as missing.
     """
-    refuse_duplicates(records)
+    present = by_seeds(records)
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
-    by_seed = dict(sorted((Seed.of(record), record) for record in done))
+    by_seed = {seed: record for seed, record in present.items() if record.status == "done"}
     series = {name: series_of(by_seed, name) for name in metrics}
-    present = {Seed.of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
         missing = ()
@@ -63,7 +62,7 @@ def own_cell(
         status=status,
         estimates=estimates(series),
         series=series,
-        splits=dict(zip(by_seed, map(facts["split"].__getitem__, rows), strict=True)),
+        splits=dict(zip(by_seed, facts["split"].taken(rows), strict=True)),
         missing_seeds=missing,
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
@@ -110,8 +109,8 @@ def inapplicable_reason(record: Record) -> str:
     return str((record.error or {}).get("message") or "not applicable")
 
 
-def refuse_duplicates(records: Iterable[Record]) -> None:
-    """Raise UsageError if two records have the same pair of seeds."""
+def by_seeds(records: Iterable[Record]) -> dict[Seed, Record]:
+    """The records by their seeds, in order; UsageError if two have the same pair."""
     seen: dict[Seed, Record] = {}
     for record in records:
         other = seen.setdefault(Seed.of(record), record)
@@ -120,6 +119,7 @@ def refuse_duplicates(records: Iterable[Record]) -> None:
                 f"two records of {record.spec.describe()}: {other.spec.key()[:12]} and "
                 f"{record.spec.key()[:12]}; keep one of the two files in the store"
             )
+    return dict(sorted(seen.items()))
 
 
 def _error(record: Record) -> str:
@@ -138,8 +138,8 @@ def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]
     return {metric: value for metric, value in found.items() if value is not None}
 
 
-def _verified(facts: RecordColumns, rows: Sequence[int]) -> bool | None:
-    found = set(map(facts["verified"].__getitem__, rows))
+def _verified(facts: RecordColumns, rows: Codes) -> bool | None:
+    found = set(facts["verified"].taken(rows))
     if not found or found == {None}:
         return None
     return found == {True}
@@ -151,9 +151,9 @@ def _short_classes(split: Mapping[str, Any]) -> Short:
     return Short(*(int(number(value) or 0) for value in values))
 
 
-def _short(facts: RecordColumns, rows: Sequence[int]) -> Short:
+def _short(facts: RecordColumns, rows: Codes) -> Short:
     """Short classes of the seed with the most of them."""
-    found = dict.fromkeys(map(facts["short"].__getitem__, rows))
+    found = dict.fromkeys(facts["short"].taken(rows))
     return max(found, key=lambda one: (one.classes, one.val), default=Short())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.filters import split_list
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.record_columns import Codes, RecordColumns
 from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
@@ -173,14 +173,14 @@ PEAK = Column(
 COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLED, PEAK)}
 
 
-def costs_of(facts: RecordColumns, rows: Sequence[int]) -> dict[str, Value]:
+def costs_of(facts: RecordColumns, rows: Codes) -> dict[str, Value]:
     """All costs of finished records, each aggregated by its `Column.together`.
 
     facts: columns of records. rows: the places of the finished ones.
     """
     found = {}
     for name, column in COSTS.items():
-        values = map(number, map(facts[column.source].__getitem__, rows))
+        values = map(number, facts[column.source].taken(rows))
         found[name] = column.together([value for value in values if value is not None])
     return found
 

@@ -63,8 +63,7 @@ def _datasets(facts: RecordColumns) -> Grid:
         ("evaluated", "revision", "target_revision", "shots", "split_seed", "split facts")
     )
     groups: defaultdict[str, list[tuple[Any, int]]] = defaultdict(list)
-    for place, count in Counter(rows.codes).items():
-        name, *row = rows.values[place]
+    for (name, *row), count in rows.counted():
         groups[name].append((row, count))
     lines = []
     for name, found in sorted(groups.items()):
