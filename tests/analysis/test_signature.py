@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, matrix, save
-from tests.helpers import fsbench
+from tests.helpers import PATIENCE, fsbench, start
 
 ISSUE = (
     "fsbench:1|m:clip-lora@1|b:ViT-B-16/openai#a1b2|d:dtd#9f3c"
@@ -199,6 +200,16 @@ def test_other_images_give_another_line() -> None:
     records = matrix()
     other = dataclasses.replace(records[0], split={"digest": "other"})
     assert signature_of(records) != signature_of([other, *records[1:]])
+
+
+def test_every_process_writes_the_same_line(tmp_path: Path) -> None:
+    base = [make(shots=4, classes="base"), make(shots=1, classes="base")]
+    store = save(tmp_path / "store", [*base, make(shots=1, classes="new")])
+    running = [
+        start("signature", "--store", store, env=os.environ | {"PYTHONHASHSEED": str(seed)})
+        for seed in range(6)
+    ]
+    assert len({process.communicate(timeout=PATIENCE)[0] for process in running}) == 1
 
 
 def test_holes_and_conditions_are_parts_of_the_line() -> None:

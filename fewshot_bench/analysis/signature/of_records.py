@@ -214,7 +214,12 @@ class _Fits:
 
 
 def _order(box: Box) -> str:
-    return repr([sorted(map(repr, values)) for values in box])
+    return repr([sorted(map(_stable, values)) for values in box])
+
+
+def _stable(value: Any) -> str:
+    """The text of a value; that of a set has another order in every process."""
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def _target(spec: RunSpec) -> Named:
