@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.plugin_code import plugin_code
-from fewshot_bench.utils.text import plain_text
+from fewshot_bench.utils.text import fixed, plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,8 +211,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A value formatted for tables; zero has no sign."""
-        text = f"{value:.{self.digits}f}"
-        return text if float(text) else text.removeprefix("-")
+        return fixed(value, self.digits)
 
     def value(self, answers: Answers) -> float:
         """The metric of a cell, not rounded; ContractError unless it is one finite number."""

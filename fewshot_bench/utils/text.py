@@ -192,6 +192,12 @@ def read_size(text: str | int) -> int:
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit or " "))
 
 
+def fixed(value: float, digits: int) -> str:
+    """A number with this many decimals; zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text if float(text) else text.removeprefix("-")
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A difference with its sign; none if it rounds to zero."""
     text = f"{value:+.{digits}f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -116,3 +117,15 @@ def test_an_unbounded_interval_is_not_in_the_file(tmp_path: Path) -> None:
     for one in json.loads(fsbench(*words).out)["meta"]["standings"]:
         assert one["low"] is None
         assert one["high"] is None
+
+
+def test_zero_has_no_sign(tmp_path: Path) -> None:
+    """Seconds are rounded differences of sums, and so may be just below zero."""
+    timed = [
+        dataclasses.replace(make(seed=seed, top1=top1), timings={"billed_seconds": -0.0004})
+        for seed, top1 in ((1, -0.0), (2, 4.0))
+    ]
+    store = save(tmp_path / "store", timed)
+    assert "-0" not in run_compare("--store", store, "--columns", "billed").output
+    row = read_csv(run_compare("--store", store, "--format", "csv").output)[0]
+    assert (row["top1_min"], row["billed_seconds"]) == ("0.0", "-0.0004")

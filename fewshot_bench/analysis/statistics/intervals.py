@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from fewshot_bench.analysis.statistics.runs import shared_trainings
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import signed
+from fewshot_bench.utils.text import fixed, signed
 
 CONFIDENCE = 0.95
 # For two values the half-width is 12.7 standard errors, too wide to be informative.
@@ -49,7 +49,7 @@ class Estimate:
             return ""
         if sign:
             return f"({signed(self.least, digits)} to {signed(self.most, digits)})"
-        return f"({self.least:.{digits}f}–{self.most:.{digits}f})"
+        return f"({fixed(self.least, digits)}–{fixed(self.most, digits)})"
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:

@@ -17,15 +17,16 @@ from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import fixed
 
 MINUTE, HOUR = 60, 3600
 Value = float | None
 
 
 def number(value: object) -> Value:
-    """A value of a record as a finite number; None for anything else."""
+    """A value of a record as a finite number, zero without a sign; None for anything else."""
     if type(value) is float and -sys.float_info.max <= value <= sys.float_info.max:
-        return value
+        return value + 0.0
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Ints too large for a float count as infinite; NaN fails every comparison.
@@ -99,13 +100,13 @@ def count(value: float) -> str:
 
 def seconds(value: float) -> str:
     """Seconds with about three digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+    return fixed(value, 2) if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def duration(value: float) -> str:
     """Seconds, minutes or hours, with about two or three digits."""
     if value < MINUTE:
-        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+        return f"{fixed(value, 2)} s" if value < 10 else f"{value:.1f} s"
     if value < HOUR:
         return f"{value / MINUTE:.1f} min"
     return f"{value / HOUR:.1f} h"
