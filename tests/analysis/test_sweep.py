@@ -308,6 +308,14 @@ def test_limits_and_unfair_validation_are_marked(tmp_path: Path) -> None:
     assert "only 60 queries per data set" in notes
 
 
+@pytest.mark.parametrize("seeds", [{"split_seed": 1, "digest": "d"}, {"train_seed": 1}])
+def test_runs_that_share_seeds_are_named(tmp_path: Path, seeds: dict[str, Any]) -> None:
+    store = save(tmp_path / "store", swept(SMALL, **seeds))
+    assert {tuple(row["marks"]) for row in rows(store, *SMALL)} == {("crossed seeds",)}
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store).out
+    assert "nothing is said about other training seeds" in shown or "split seed 1:" in shown
+
+
 def test_what_is_not_drawn_beside_an_average_is_named(tmp_path: Path) -> None:
     halves = swept(SMALL, ("dtd",), classes="base", digest="of base classes")
     store = save(tmp_path / "s", [*swept(SMALL, ("dtd", "pets")), *halves])

@@ -16,7 +16,7 @@ from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.cells import by_seeds, series_of
-from fewshot_bench.analysis.table.notes import run_notes, toy_notes
+from fewshot_bench.analysis.table.notes import run_notes, seed_notes, toy_notes
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
@@ -37,13 +37,14 @@ class Axis:
 class Cell:
     """One combination of options: `estimate` over seeds, None without a number.
 
-    Status `partial`: a number over fewer seeds than other cells have.
+    Status `partial`: a number over fewer seeds than other cells have. seeds: those of the number.
     """
 
     options: Mapping[str, Any]
     status: Status
     estimate: Estimate | None = None
     missing: tuple[str, ...] = ()
+    seeds: tuple[Seed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def build(
         notes=(
             *toy_notes(record.spec for record in records[:1]),
             *run_notes((method, record.spec) for record in records[:1]),
+            *seed_notes(set(map(Seed.of, records))),
             *_notes(panels),
             *left,
             _CHOSEN,
@@ -243,7 +245,8 @@ def _cell(
         for seed in wanted
         if seed in series[0]
     }
-    return Cell(options, "partial" if missing else "done", estimate_runs(means), missing)
+    status: Status = "partial" if missing else "done"
+    return Cell(options, status, estimate_runs(means), missing, tuple(means))
 
 
 def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.formats.terminal import printed
 from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep, scale_of
+from fewshot_bench.analysis.table.axes import marks_of_seeds
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "n_seeds": 0 if value is None else value.n,
                     "status": cell.status,
                     "missing": list(cell.missing),
-                    "marks": list(sweep.marks),
+                    "marks": [*sweep.marks, *marks_of_seeds(cell.seeds)],
                 }
             )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -93,3 +94,9 @@ def unfair_or_limited(spec: RunSpec) -> tuple[str, ...]:
     unfair = ("unfair validation",) if spec.val == "full" else ()
     limited = (f"limited to {spec.limit}",) if spec.limit is not None else ()
     return unfair + limited
+
+
+def marks_of_seeds(seeds: Collection[Seed]) -> list[str]:
+    """The mark of runs that share support sets or training seeds: fewer draws than runs."""
+    shared = any(len(set(part)) < len(seeds) for part in zip(*seeds, strict=True))
+    return ["crossed seeds"] if shared else []

@@ -11,7 +11,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
-from fewshot_bench.analysis.table.axes import marks_of
+from fewshot_bench.analysis.table.axes import marks_of, marks_of_seeds
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.contrasts import Detectable, Variation
 from fewshot_bench.analysis.table.model import Cell, Table
@@ -70,7 +70,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": [*marks_of(cell.row.spec), *_crossed(cell)],
+        "marks": [*marks_of(cell.row.spec), *marks_of_seeds(cell.splits)],
         "split_verified": cell.verified,
         "short_classes": cell.short.classes,
         "baseline": table.baseline,
@@ -87,12 +87,6 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         },
         **_special(table, cell),
     }
-
-
-def _crossed(cell: Cell) -> list[str]:
-    """The mark of cells whose runs share support sets or training seeds: fewer draws than runs."""
-    shared = any(len(set(part)) < len(cell.splits) for part in zip(*cell.splits, strict=True))
-    return ["crossed seeds"] if shared else []
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:

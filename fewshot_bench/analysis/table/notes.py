@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
-from fewshot_bench.analysis.table.axes import Group, Row
+from fewshot_bench.analysis.table.axes import Group, Row, Seed
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
@@ -73,14 +73,19 @@ def run_notes(rows: Iterable[tuple[str, RunSpec]]) -> Iterator[str]:
 
 def _marks(table: Table) -> Iterator[str]:
     yield from run_notes((row.label, row.spec) for row in table.rows)
-    splits = {seed.split for seed in table.seeds}
-    if len(splits) == 1 and len(table.seeds) > 1:
+    yield from seed_notes(table.seeds)
+
+
+def seed_notes(seeds: Collection[Seed]) -> Iterator[str]:
+    """The note on runs that share support sets, or whose training seed is another one."""
+    splits = {seed.split for seed in seeds}
+    if len(splits) == 1 and len(seeds) > 1:
         yield (
             f"all runs have the support set of split seed {min(splits)}: intervals and tests say "
             "nothing about other support sets"
         )
-    elif any(seed.split != seed.train for seed in table.seeds):
-        trains = {seed.train for seed in table.seeds}
+    elif any(seed.split != seed.train for seed in seeds):
+        trains = {seed.train for seed in seeds}
         only = "" if len(trains) > 1 else ", and nothing is said about other training seeds"
         yield (
             "seeds written a/b: split seed a, training seed b; intervals and tests count support "
