@@ -141,6 +141,8 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         return "remove the records of the other models (fsbench store rm)"
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
+    if filtered and name == "weights":
+        return f"choose one with --weights {counts.most_common(1)[0][0]}"
     if filtered and name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
     if name == "code":
@@ -162,6 +164,19 @@ def code_text(stated: object) -> str:
 def code_of(record: Record) -> str:
     """Text for method and version; records that share it must have the same code."""
     return f"'{record.spec.method}@{record.spec.method_version}'"
+
+
+def loaded_weights(record: Record) -> str:
+    """The digest of the weights of a finished cell whose specification has none; else empty.
+
+    A specification has the digest of files that were there before anything was loaded.
+    """
+    loaded = record.entry("environment", "weights_digest")
+    return _loaded_weights(record.status == "done", record.spec.weights, loaded)
+
+
+def _loaded_weights(done: bool, named: str, loaded: object) -> str:
+    return str(loaded or "") if done and not named else ""
 
 
 def digest(record: Record) -> str:
@@ -194,6 +209,8 @@ FACTS: Facts = {
     "data values": Shared("data", lambda data: canonical_json(dict(data)) if data else ""),
     "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
+    "loaded weights": Joint(("done", "weights", "environment.weights_digest"), _loaded_weights),
+    "loaded weights start": Shared("loaded weights", itemgetter(slice(12))),
     "status": attrgetter("status"),
     "shared images": Shared("split facts", shared_images),
     # Only finished cells have numbers that could be mixed.
@@ -208,11 +225,16 @@ ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data value
 # Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
 _OPTIONS = Rule("options", ("row",), "options text")
+_BACKBONE = ("backbone", "precision")
 # Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     (Rule(OWN_DATA, ("dataset",), "data text"), "'{}'".format),
     # Reported only if own data is equal, so that only the skipped images differ.
     (Rule(SKIPPED_IMAGES, ("dataset",), "own data"), "'{}'".format),
+    (
+        Rule("weights", _BACKBONE, "loaded weights start", ("loaded weights",)),
+        "'{}' in {}".format,
+    ),
     (Rule("revision", ("dataset",), "revision"), "'{}'".format),
     (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
     (Rule("split digest", _SPLIT, "split start", ("split",)), _split_text),
@@ -225,6 +247,7 @@ _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
 # Facts that distinguish rows if they differ, in the order of their parts of a label.
 _LABELED = (
     Rule("code", ("row",), "code"),
+    Rule("weights", _BACKBONE, "loaded weights", ("loaded weights",)),
     Rule(OWN_DATA, ("dataset",), "data text"),
     Rule(SKIPPED_IMAGES, ("dataset", "data text"), "own data"),
     Rule("revision", ("dataset",), "revision"),

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
-from fewshot_bench.analysis.conditions import code, code_of, condition, data_text, own_data
+from fewshot_bench.analysis.conditions import (
+    code,
+    code_of,
+    condition,
+    data_text,
+    loaded_weights,
+    own_data,
+)
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api import method_files
 from fewshot_bench.api.method import changed_options
@@ -162,14 +169,14 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
         return _by_code(records, text)
 
     def matches(record: Record) -> bool:
-        values = _values(record.spec, name)
+        values = _values(record, name)
         # An empty text stands for records that state nothing, not for every prefix.
         if name in _PREFIXES and text:
             return any(value.startswith(text) for value in values)
         return text in values
 
     if not any(map(matches, records)):
-        known = {value for record in records for value in _values(record.spec, name)}
+        known = {value for record in records for value in _values(record, name)}
         raise unknown(name.replace("_", " "), text, known, _STEP)
     return matches
 
@@ -183,12 +190,15 @@ def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
     return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
 
 
-def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
+def _values(record: Record, name: str) -> tuple[str, ...]:
+    spec = record.spec
     if name == "own_data":
         said = data_text(spec.data)
         return (own_data(spec), *([said] if said != "none" else []))
     if name == "revision":
         return (spec.revision, *([spec.target_revision] if spec.target else []))
+    if name == "weights":
+        return (spec.weights,) if spec.weights else ("", loaded_weights(record))
     return (condition(spec, name),)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.reproduce.matching import mixture
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, make, read_csv, written
 
@@ -85,3 +89,24 @@ def test_values_with_a_long_common_start_are_rows_of_their_own(field: str) -> No
     assert [row.label for row in table.rows] == labels
     group = records[0].spec.evaluated
     assert [cell(table, group, label, 1).estimates["top1"].mean for label in labels] == [50, 80]
+
+
+def loaded(digest: str, record: Record) -> Record:
+    """The record with the digest of the weights that were loaded."""
+    return dataclasses.replace(record, environment={"weights_digest": digest})
+
+
+def test_loaded_weights_of_one_name_are_not_mixed() -> None:
+    """Specifications have no digest of weights from a hub, whose owner may replace them."""
+    old, new = "a" * 64, "b" * 64
+    records = [loaded(old, make()), loaded(new, make(seed=2)), loaded(new, make(seed=3))]
+    with pytest.raises(UsageError, match=f"weights of 'test' in fp32.*--weights {new[:12]}"):
+        build(records)
+    mixed = build(records, Options(allow_mixed=True))
+    assert [row.label for row in mixed.rows] == [f"coop weights={d[:12]}" for d in (old, new)]
+    assert select(records, {}, {"weights": "aaa"}) == records[:1]
+    assert select(records, {}, {"weights": ""}) == records
+    assert mixture(records) == ["weights"]
+    build([records[0], make(seed=2), make(seed=3, top1=None)])
+    named = [loaded(digest, make(seed=seed, weights="c")) for seed, digest in ((1, old), (2, new))]
+    assert len(build(named).rows) == 1
