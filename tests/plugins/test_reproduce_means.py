@@ -118,6 +118,15 @@ def test_a_mean_needs_all_its_sets(tmp_path: Path) -> None:
     assert [r["paper"] for r in single] == [None, None]
 
 
+@pytest.mark.usefixtures("halves_count")
+def test_a_harmonic_mean_is_of_halves_of_the_same_sets(tmp_path: Path) -> None:
+    there = {("caltech101", "base"), ("eurosat", "base"), ("ucf101", "new")}
+    made = [one for one in halves(85.2, 74.0) if (one.spec.dataset, one.spec.classes) in there]
+    line = means(save(tmp_path, made), "base-to-new", "-m", RERUN)[RERUN, "harmonic"]
+    assert (line["ours"], line["paper"]) == (None, H)
+    assert line["verdict"] == "incomplete (base and new are not of the same sets)"
+
+
 @pytest.mark.parametrize(
     ("dataset", "classes", "images", "verdict"),
     [

@@ -18,6 +18,7 @@ from fewshot_bench.plugins.reproduce.judge import (
     Line,
     Report,
     average,
+    averaged,
     harmonic,
     judge,
 )
@@ -68,15 +69,18 @@ def build(
         block.append((cell, judge(cell, matches.of(cell), around)))
     lines: list[Line] = []
     means: dict[tuple[str, int, str], Line] = {}
+    sets: dict[tuple[str, int, str], set[str]] = {}
     for (label, shots, classes), block in blocks.items():
         first, found = block[0][0], _block(block)
         lines += found
         if not found[-1].average:
             continue
         means[label, shots, classes] = found[-1]
+        own = sets[label, shots, classes] = _sets(judged for _, judged in block)
         base = means.get((label, shots, "base"))
         if classes == "new" and base:
-            lines.append(_harmonic(table, first, base, found[-1]))
+            same = own == sets[label, shots, "base"]
+            lines.append(_harmonic(table, first, base, found[-1], same=same))
     return Report(
         name=table.name,
         title=table.title,
@@ -100,9 +104,14 @@ def _block(block: Sequence[tuple[Cell, Judged]]) -> list[Line]:
     return [_row(line, cell, classes=cell.number.classes) for line in lines]
 
 
-def _harmonic(table: Reproduction, cell: Cell, base: Line, new: Line) -> Line:
+def _sets(judged: Iterable[Judged]) -> set[str]:
+    """The data sets that a mean is over."""
+    return {one.line.dataset for one in averaged(list(judged))}
+
+
+def _harmonic(table: Reproduction, cell: Cell, base: Line, new: Line, *, same: bool) -> Line:
     printed = table.harmonic(cell.number)
-    line = harmonic(base, new, printed.value if printed else None)
+    line = harmonic(base, new, printed.value if printed else None, same=same)
     return _row(line, cell, classes=HARMONIC)
 
 

@@ -191,15 +191,20 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
     return Judged(verdict(_with(base, "agrees", difference=difference)), made)
 
 
+def averaged(lines: Sequence[Judged]) -> list[Judged]:
+    """The lines that a mean is over: those that can be compared, or all others if there is none."""
+    there = [one for one in lines if one.line.ours is not None and one.line.status != "incomplete"]
+    return [one for one in there if one.noise is not None] or there
+
+
 def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None = None) -> Line:
     """The mean over the data sets that both sides have; `over` is their number.
 
     Data sets that must not be compared with the paper are averaged only if all of them are such.
     mean: the paper's, if it prints no numbers of data sets: compared if all of ours are there.
     """
-    there = [one for one in lines if one.line.ours is not None and one.line.status != "incomplete"]
-    compared = [one for one in there if one.noise is not None]
-    used = compared or there
+    used = averaged(lines)
+    compared = [one for one in used if one.noise is not None]
     decimals = max(one.line.decimals for one in lines)
     if not used:
         paper = _mean([one.line.paper for one in lines]) if mean is None else mean
@@ -239,11 +244,12 @@ def _rounded_once(compared: Sequence[Judged], *, printed: bool) -> list[Parts]:
     return [dataclasses.replace(part, rounding=len(found) * part.rounding) for part in found]
 
 
-def harmonic(base: Line, new: Line, printed: float | None) -> Line:
+def harmonic(base: Line, new: Line, printed: float | None, *, same: bool) -> Line:
     """The harmonic mean of two means: H = 2bn / (b + n), not the mean over data sets of their H.
 
-    printed: the paper's; None if it prints none, and it is computed from its means. The noise
-    follows from dH/db = 2 (n / (b + n))^2 and dH/dn, taking the means as independent.
+    printed: the paper's; None if it prints none, and it is computed from its means. same: whether
+    both means are over the same data sets; otherwise there is no H. The noise follows from
+    dH/db = 2 (n / (b + n))^2 and dH/dn, taking the means as independent.
     """
     paper = _harmonic(base.paper, new.paper) if printed is None else printed
     ours = _harmonic(base.ours, new.ours)
@@ -256,6 +262,9 @@ def harmonic(base: Line, new: Line, printed: float | None) -> Line:
         of=base.of,
         classes="harmonic",
     )
+    if ours is not None and not same:
+        reason = "base and new are not of the same sets"
+        return _with(line, "incomplete", reason, ours=None, paper=printed, over=0)
     if base.difference is None or new.difference is None or ours is None or paper is None:
         lacking = [one for one in (base, new) if one.ours is None]
         lacking += [one for one in (base, new) if one.difference is None]
