@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +22,7 @@ from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.splits.draw import class_half, draw
 from fewshot_bench.splits.model import SplitFile
+from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 
 
@@ -178,34 +180,27 @@ def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     `file` must hold items of the data set whose lists are `pools`.
     """
     split = as_split(file, file.dataset, protocol)
+    drawn = partial(draw, split.dataset, split.revision, pools, protocol=protocol)
     try:
-        own = draw(
-            split.dataset,
-            split.revision,
-            pools,
-            protocol=protocol,
-            shots=split.shots,
-            seed=split.seed,
-            val=_policy(split),
-        )
+        draws = [
+            drawn(shots=split.shots, seed=split.seed, val=policy) for policy in _policies(split)
+        ]
     except UsageError as error:
         return f"cannot be drawn ({error})"
-    if (own.train, own.val) == (split.train, split.val):
+    if any((own.train, own.val) == (split.train, split.val) for own in draws):
         return "equal: the same images in the same order"
+    own = draws[0]
     shares = [f"{_shared(split.train, own.train)} train"]
     if split.val:
         shares.append(f"{_shared(split.val, own.val)} val")
     return f"differs: {' and '.join(shares)} images are the same"
 
 
-def _policy(split: Split) -> str:
-    """The validation policy that gives as many images per class as the split has."""
+def _policies(split: Split) -> list[str]:
+    """The validation policies that give as many images per class as the split has."""
     held = max((len(items) for items in group(split.val).values()), default=0)
-    if held == 0:
-        return "none"
-    if held == min(split.shots, 4):
-        return "min4"
-    return "shots" if held == split.shots else "full"
+    found = [name for name in ("none", "min4", "shots") if VALIDATION[name](split.shots) == held]
+    return found or ["full"]
 
 
 def _shared(mine: Sequence[Item], drawn: Sequence[Item]) -> str:

@@ -101,13 +101,19 @@ def test_picks_from_elsewhere_become_the_sets_items(small: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("protocol", "val"), [("coop", "min4"), ("clip-lora", "shots"), ("nested", "none")]
+    ("protocol", "val", "shots"),
+    [
+        ("coop", "min4", 5),
+        ("clip-lora", "shots", 5),
+        ("clip-lora", "shots", 3),
+        ("nested", "none", 5),
+    ],
 )
 def test_the_protocol_that_drew_the_picks_is_recognized(
-    tmp_path: Path, protocol: str, val: str
+    tmp_path: Path, protocol: str, val: str, shots: int
 ) -> None:
-    path, store = tmp_path / "shot_5-seed_7.json", tmp_path / "store"
-    setting = ("--shots", 5, "--seeds", 7, "--protocol", protocol, "--val", val)
+    path, store = tmp_path / f"shot_{shots}-seed_7.json", tmp_path / "store"
+    setting = ("--shots", shots, "--seeds", 7, "--protocol", protocol, "--val", val)
     assert fsbench("splits", "export", "digits", *setting, "-O", path).code == 0
     out = fsbench("splits", "import", path, "--dataset", "digits", "--store", store).out
     assert f"{protocol:<10} equal: the same images in the same order" in out
@@ -115,9 +121,10 @@ def test_the_protocol_that_drew_the_picks_is_recognized(
     lines = tmp_path / "turned.jsonl"
     fsbench("splits", "export", "digits", *setting, "--format", "jsonl", "-O", lines)
     lines.write_text("".join(lines.read_text("utf-8").splitlines(True)[::-1]), "utf-8")
-    arguments = ("--shots", 5, "--seed", 7, "--store", store, "--force")
+    arguments = ("--shots", shots, "--seed", 7, "--store", store, "--force")
     out = fsbench("splits", "import", lines, "--dataset=digits", *arguments).out
-    assert f"{protocol:<10} differs: 50 of 50 (in another order) train" in out
+    count = 10 * shots
+    assert f"{protocol:<10} differs: {count} of {count} (in another order) train" in out
 
 
 def refused(code: int, path: Path, *arguments: object) -> str:
