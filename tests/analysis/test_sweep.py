@@ -316,6 +316,21 @@ def test_runs_that_share_seeds_are_named(tmp_path: Path, seeds: dict[str, Any]) 
     assert "nothing is said about other training seeds" in shown or "split seed 1:" in shown
 
 
+def test_an_average_is_the_one_of_the_table(tmp_path: Path) -> None:
+    """The mean 65.865 is below that number in binary, and the sum divided by two is above it."""
+    top1 = {"dtd": 66.23, "pets": 65.5}
+    made = [
+        dataclasses.replace(record, metrics={"top1": top1[record.spec.dataset]})
+        for record in swept(SMALL, ("dtd", "pets"), seeds=(1,))
+    ]
+    store = save(tmp_path / "store", made)
+    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store).out
+    table = fsbench("compare", "--store", store).out
+    assert "65.86" in table
+    assert "65.86" in drawn
+    assert "65.87" not in table + drawn
+
+
 def test_what_is_not_drawn_beside_an_average_is_named(tmp_path: Path) -> None:
     halves = swept(SMALL, ("dtd",), classes="base", digest="of base classes")
     store = save(tmp_path / "s", [*swept(SMALL, ("dtd", "pets")), *halves])

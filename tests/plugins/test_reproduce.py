@@ -136,6 +136,14 @@ def test_the_mean_is_over_the_sets_that_both_sides_have(tmp_path: Path) -> None:
     assert "means are over the data sets that both sides have" in text
 
 
+def test_means_are_rounded_as_in_tables(tmp_path: Path) -> None:
+    """Half of the sum of these is 59.144999999999996."""
+    store = save(tmp_path, [record("dtd", 1, 72.03), record("dtd", 2, 46.26)])
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora")
+    assert " 59.15 " in fsbench("compare", "--store", store).out
+    assert " 59.15 " in fsbench("reproduce", *call).out
+
+
 def test_too_few_seeds_and_too_much_noise(tmp_path: Path) -> None:
     assert verdict(tmp_path / "a", three("dtd", 54.0)[:2]) == "incomplete (2 of 3 seeds)"
     assert verdict(tmp_path / "b", three("dtd", 54.0, 5.0)) == "too noisy to tell"

@@ -15,7 +15,7 @@ from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
-from fewshot_bench.analysis.table.cells import by_seeds, series_of
+from fewshot_bench.analysis.table.cells import by_seeds, mean_series, series_of
 from fewshot_bench.analysis.table.notes import run_notes, seed_notes, toy_notes
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -240,11 +240,7 @@ def _cell(
     flat = [record for found in records for record in found]
     if missing and (len(members) > 1 or not any(series)):
         return Cell(options, _status(flat), None, missing)
-    means = {
-        seed: sum(values[seed] for values in series) / len(series)
-        for seed in wanted
-        if seed in series[0]
-    }
+    means = mean_series(series, [seed for seed in wanted if seed in series[0]])
     status: Status = "partial" if missing else "done"
     return Cell(options, status, estimate_runs(means), missing, tuple(means))
 

@@ -272,9 +272,12 @@ def _average_series(cells: Sequence[Cell], metric: str) -> dict[Seed, float]:
     parts = [cell.series.get(metric, {}) for cell in cells]
     if len({frozenset(part) for part in parts}) > 1:
         return {}
-    return {
-        seed: rounded(math.fsum(part[seed] for part in parts) / len(parts)) for seed in parts[0]
-    }
+    return mean_series(parts, parts[0])
+
+
+def mean_series(parts: Sequence[Series], seeds: Iterable[Seed]) -> dict[Seed, float]:
+    """The mean of these series for each of the seeds, which all of them have."""
+    return {seed: rounded(math.fsum(part[seed] for part in parts) / len(parts)) for seed in seeds}
 
 
 def _harmonic_series(base: Cell, new: Cell, metric: str) -> dict[Seed, float]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fewshot_bench.analysis.statistics.intervals import FEWEST, quantile
+from fewshot_bench.analysis.statistics.intervals import FEWEST, quantile, rounded
 from fewshot_bench.analysis.table.cells import inapplicable_reason
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.cells import Cell
@@ -165,7 +165,7 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
     values = [value for record in done if (value := _top1(record)) is not None]
     images = _images(done)
     ours = spread(values)
-    mean = math.fsum(values) / len(values)
+    mean = rounded(math.fsum(values) / len(values))
     made = parts(ours, _published_spread(cell), images, number.decimals, random=cell.setting.random)
     noise = half_width([made])
     base = _line(
@@ -345,7 +345,7 @@ def _images(records: Sequence[Record]) -> int:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    return rounded(math.fsum(known) / len(known)) if known else None
 
 
 # Two-sided 95 % of the normal distribution.
