@@ -32,7 +32,7 @@ from fewshot_bench import DatasetCard
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.runner.needs import needs, views_of
+from fewshot_bench.runner.needs import needs
 
 # Methods whose steps `work_of` counts; one that encodes prompts per image would cost more.
 METHODS = (
@@ -142,7 +142,8 @@ def work_of(cell: RunSpec, sizes: Sized, units: Units) -> Work:
     """Upper bound of the work of one cell, as if no other cell had encoded its views."""
     classes, queries = sizes.classes, sizes.counts["test"]
     support = min(sizes.counts["train"], int(cell.shots) * classes)
-    views = support * (views_of(cell, int(cell.shots), classes) or 0)
+    method = registry().method_class(cell.method)(**cell.options)
+    views = support * method.views_per_image(int(cell.shots), classes)
     work = Work(views * IMAGE, views * units.crop + support * units.decode)
     prompts = (17 + TOKENS * classes) * TOKEN
     steps = _steps(cell, support)

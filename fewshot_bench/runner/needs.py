@@ -20,7 +20,8 @@ from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.answer_files import kept_bytes
 from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, files
-from fewshot_bench.utils.text import size_text
+from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.text import printable, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -99,7 +100,7 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str =
     from fewshot_bench.images.feature_store import kept_row_bytes
 
     sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
-    fits: dict[Hashable, tuple[int | None, bool]] = {}
+    fits: dict[Hashable, _Fit] = {}
     counts = [_Counts.of(cell, sizes, fits) for cell in cells]
     rows, distinct = _rows(counts), Counter[str]()
     features = images = 0
@@ -119,7 +120,7 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str =
         images=images,
         worker=max((count.memory() for count in counts), default=LIBRARIES_BYTES),
         least=WORKER_BYTES + max((_weights(cell.backbone) for cell in cells), default=0),
-        silent=tuple(dict.fromkeys(c.cell.method for c in counts if c.views is None)),
+        silent=tuple(dict.fromkeys(c.cell.method for c in counts if c.fit.views is None)),
     )
 
 
@@ -135,9 +136,9 @@ def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
         queries[key] = max(queries[key], count.queries)
         drawn["train and val images", *about, cell.dataset][split_key(cell)] = count.fitted
         fit = cell.method, cell.shots, cell.split_seed, cell.train_seed, cell.classes
-        kind = UNPROJECTED if count.unprojected else "views"
+        kind = UNPROJECTED if count.fit.unprojected else "views"
         own = views[kind, *about, f"views of {cell.dataset}"]
-        own[fit] = max(own.get(fit, 0), count.support * (count.views or 0))
+        own[fit] = max(own.get(fit, 0), count.support * (count.fit.views or 0))
         prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
         queries["prompts", *about, prompts] = count.prompts
     pools = {count.cell.dataset: count.pool for count in counts}
@@ -167,11 +168,31 @@ class _Pools:
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Upper bounds for one cell: images and prompts that it encodes, and `views` of each image.
+class _Fit:
+    """What a method declares of a fit: views of each support image, and bytes that it holds.
 
-    views: None if its method does not declare them; unprojected: view features are taken before the
-    projection. pool: train and val images of its data set.
+    views: None if not declared. unprojected: view features are taken before the projection.
+    """
+
+    views: int | None
+    held: int
+    unprojected: bool
+
+    @classmethod
+    def of(cls, cell: RunSpec, support: int, shots: int, classes: int) -> _Fit:
+        """The declarations for `support` images; ContractError for one that cannot be read."""
+        method = registry().method_class(cell.method)(**cell.options)
+        unprojected = bool(getattr(method, "unprojected_views", False))
+        width = _row_width(_shape(cell.backbone), unprojected=unprojected)
+        held = _declared(cell, method, "fit_bytes", support, classes, width) or 0
+        return cls(_declared(cell, method, "views_per_image", shots, classes), held, unprojected)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Upper bounds for one cell: images and prompts that it encodes, and what its method declares.
+
+    pool: train and val images of its data set.
     """
 
     cell: RunSpec
@@ -181,17 +202,16 @@ class _Counts:
     classes: int
     prompts: int
     pool: int
-    views: int | None
-    unprojected: bool
+    fit: _Fit
 
     @classmethod
     def of(
         cls,
         cell: RunSpec,
         sizes: Mapping[str, _Pools],
-        fits: dict[Hashable, tuple[int | None, bool]],
+        fits: dict[Hashable, _Fit],
     ) -> _Counts:
-        """fits: cache of (views, unprojected), since most cells share method and options."""
+        """fits: a cache, since most cells share method and options."""
         fitted, asked = sizes[cell.dataset], sizes[cell.target or cell.dataset]
         own = fitted.part("all" if cell.classes == "all" else "base")
         shots = int(min(cell.shots, fitted.train))
@@ -199,22 +219,19 @@ class _Counts:
         val = fitted.val or fitted.train
         classes = asked.part("all" if cell.target else cell.classes)
         templates = len(asked.dataset.card().templates(cell.prompts))
-        fit = cell.method, canonical_json(dict(cell.options)), shots, own
+        support = min(fitted.train, shots * own)
+        fit = cell.method, canonical_json(dict(cell.options)), cell.backbone, support, shots, own
         if fit not in fits:
-            method = registry().method_class(cell.method)
-            unprojected = bool(getattr(method, "unprojected_views", False))
-            fits[fit] = views_of(cell, shots, own), unprojected
-        views, unprojected = fits[fit]
+            fits[fit] = _Fit.of(cell, support, shots, own)
         return cls(
             cell=cell,
-            support=min(fitted.train, shots * own),
+            support=support,
             val=val if held is None else min(val, held * own),
             queries=asked.test if cell.limit is None else min(asked.test, cell.limit),
             classes=classes,
             prompts=classes * templates,
             pool=fitted.train + fitted.val,
-            views=views,
-            unprojected=unprojected,
+            fit=fits[fit],
         )
 
     @property
@@ -231,25 +248,35 @@ class _Counts:
         row = 4 * shape.width
         # Three copies: as computed, at unit length, and in the requested order.
         features = 3 * row * (self.queries + self.fitted + self.prompts)
-        view = 4 * _row_width(shape, unprojected=self.unprojected)
-        views = 3 * max(VIEW_BYTES, view * self.support) if self.views != 0 else 0
-        kept = min(feature_cache.MEMORY, view * self.support * (self.views or self.fitted))
-        pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
+        view = 4 * _row_width(shape, unprojected=self.fit.unprojected)
+        views = 3 * max(VIEW_BYTES, view * self.support) if self.fit.views != 0 else 0
+        kept = min(feature_cache.MEMORY, view * self.support * (self.fit.views or self.fitted))
+        pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.fit.views != 0 else 0
         # Three copies in each process: to change, to send or to order, and the result.
         logits = 6 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))
         both = LIBRARIES_BYTES + LABELS_BYTES
-        return both + weights + features + views + kept + pictures + logits
+        beside = views + self.fit.held + kept + pictures
+        return both + weights + features + beside + logits
 
 
-def views_of(cell: RunSpec, shots: int, classes: int) -> int | None:
-    """Views per support image that a fit of the cell encodes; None if not declared."""
-    try:
-        method = registry().method_class(cell.method)(**cell.options)
-        count = method.views_per_image(shots, classes)
-    except Exception:
+def _declared(cell: RunSpec, method: object, name: str, *sizes: int) -> int | None:
+    """The number that a function of a cell's method returns; None if there is no such function.
+
+    ContractError if it raises, or returns anything but an int of at least 0.
+    """
+    function = getattr(method, name, None)
+    if function is None:
         return None
-    return count if type(count) is int and count >= 0 else None
+    call = f"{cell.method}.{name}({', '.join(map(str, sizes))})"
+    try:
+        count = function(*sizes)
+    except (Exception, SystemExit) as error:
+        reason = f"raised {type(error).__name__}: {printable(str(error), 160)}"
+        raise ContractError(f"{call} {reason}; mend it, or leave it out") from error
+    if type(count) is not int or count < 0:
+        raise ContractError(f"{call} returned {count!r:.80}, expected an int of at least 0")
+    return count
 
 
 @functools.cache

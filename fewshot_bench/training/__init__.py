@@ -54,6 +54,7 @@ from fewshot_bench.training.linear import LinearClassifier, linear_start, templa
 from fewshot_bench.training.memory import (
     Encode,
     backward_in_parts,
+    bytes_of_views,
     chunks_for,
     encode_in_parts,
     must_recompute,
@@ -128,6 +129,7 @@ __all__ = [
     "backward_in_parts",
     "build_prompts",
     "by_shots",
+    "bytes_of_views",
     "chunks_for",
     "conditioned_backward",
     "conditioned_logits",

@@ -18,6 +18,8 @@ KEPT_PER_TOKEN = 14
 """About how many values times its width a block keeps of a token for the backward pass."""
 MEMORY_SHARE = 0.4
 """The share of the free memory that the activations of one encoder may take, in all workers."""
+VIEW_COPIES = 3
+"""Copies of features on their way to a method: as computed, at unit length, in its order."""
 Encode = Callable[[PromptPart], Tensor]
 """Prompts of a part to their (..., m, embed) raw features."""
 
@@ -37,6 +39,11 @@ def must_recompute(
     kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
     # Workers start together, and each sees memory that the others are about to take.
     return kept * sharing() > MEMORY_SHARE * free_memory(device)
+
+
+def bytes_of_views(views: int, images: int, width: int) -> int:
+    """The memory that this many views of every image take if they are requested at once."""
+    return VIEW_COPIES * 4 * views * images * width
 
 
 def chunks_for(parts: int) -> int:

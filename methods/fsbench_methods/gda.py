@@ -13,6 +13,7 @@ from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
     by_shots,
+    bytes_of_views,
     count_correct,
     first_best,
     require,
@@ -76,6 +77,10 @@ class Gda:
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image that the covariance is estimated from."""
         return self.views
+
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """All views at once, and one block of them with its labels in 64 bits."""
+        return bytes_of_views(self.views, images, width) + 8 * ROWS * (3 * width + 2 * classes)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Estimates the Gaussians, and chooses alpha on the validation set unless it is given."""

@@ -21,7 +21,14 @@ from fewshot_bench import (
     hyper,
 )
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
-from fsbench_methods.logistic import SKLEARN, Affine, TextLogistic, fit_logistic, search_c
+from fsbench_methods.logistic import (
+    HISTORY,
+    SKLEARN,
+    Affine,
+    TextLogistic,
+    fit_logistic,
+    search_c,
+)
 
 _CODE = "CoOp lpclip/linear_probe.py"
 
@@ -93,6 +100,12 @@ class LinearProbe:
         """0: fitted without augmentation."""
         return 0
 
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """Features, logits and the solver's memory of its last steps, in 64 bits."""
+        steps = 10 if self.init == "random" else HISTORY
+        weights = (2 * steps + 10) * classes * (width + 1)
+        return 8 * (3 * images * width + 6 * images * classes + weights)
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
         """Fit one classifier per C tried and keep the chosen one."""
         raw = self.init == "random"
@@ -100,7 +113,7 @@ class LinearProbe:
         if task.val is None:
             ctx.note(c=self.c, c_from="default")
             return ProbeClassifier(solve(self.c), raw)
-        found = search_c(solve, _scorer(task.val, raw), self.search_steps)
+        found = search_c(solve, _scorer(task.val, raw), self.search_steps, ctx.progress)
         ctx.count_selection(found.tried, len(task.val))
         ctx.note(c=found.c, c_from="validation")
         return ProbeClassifier(found.model, raw)

@@ -19,6 +19,8 @@ GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 """log10 of the C values in the first grid (CoOp lpclip/linear_probe.py:54)."""
 SKLEARN = ("sklearn.linear_model",)
 """Modules that `fit_logistic` imports: planning a run takes half the time without them."""
+HISTORY = 100
+"""Steps that torch's L-BFGS keeps by default."""
 ABSENT = -1e4
 """Logit of a class without a support image."""
 
@@ -124,6 +126,7 @@ class TextLogistic:
         solver = torch.optim.LBFGS(
             [self.weight],
             max_iter=steps,
+            history_size=HISTORY,
             tolerance_grad=1e-5,
             tolerance_change=1e-9,
             line_search_fn="strong_wolfe",
@@ -151,19 +154,28 @@ class Found:
     tried: int
 
 
-def search_c(fit: Callable[[float], Affine], correct: Callable[[Affine], int], steps: int) -> Found:
+def search_c(
+    fit: Callable[[float], Affine],
+    correct: Callable[[Affine], int],
+    steps: int,
+    report: Callable[[int, int], None] = lambda done, most: None,
+) -> Found:
     """Choose C on a grid, then by halving an interval in log10 (CoOp lpclip/linear_probe.py).
 
     The interval starts at 0.1 to 10 times the first best C of the grid. Each step fits both ends,
     keeps the better one (the left one on a tie) and moves the other to the middle. The end kept by
-    the last step is returned. Each C is fitted only once.
+    the last step is returned. Each C is fitted only once. report: gets the number of fits that are
+    done, and the largest number that there may be.
     """
     fitted: dict[float, tuple[Affine, int]] = {}
+    most = len(GRID) + (steps + 1 if steps else 0)
+    report(0, most)
 
     def score(exponent: float) -> int:
         if exponent not in fitted:
             model = fit(10.0**exponent)
             fitted[exponent] = (model, correct(model))
+            report(len(fitted), most)
         return fitted[exponent][1]
 
     peak = GRID[int(np.argmax([score(exponent) for exponent in GRID]))]

@@ -85,6 +85,10 @@ class LpPlusPlus:
         """One view of each support image."""
         return 1
 
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """The logits of all images with their gradients."""
+        return 10 * 4 * images * classes
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Blend:
         """Trains visual weights, biases and blending."""
         (features,) = task.train.views(1, Augment(scale=(self.crop, 1.0)))

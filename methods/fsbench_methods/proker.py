@@ -13,6 +13,7 @@ from torch import Tensor
 from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Shots, Task, hyper
 from fewshot_bench.training import (
     by_shots,
+    bytes_of_views,
     count_correct,
     first_best,
     require,
@@ -153,6 +154,12 @@ class ProKeR:
         """Views of each support image."""
         return self.views
 
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """All views at once; the kernel between points in 32 and 64 bits; four solutions."""
+        points = images * (self.views if self.points == "views" else 1)
+        system = 12 * points**2 + 4 * 8 * points * classes
+        return bytes_of_views(self.views, images, width) + system
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> KernelClassifier:
         """Solve for the coefficients, once for every pair of constants tried."""
         ctx.declare_trained(0)
@@ -173,6 +180,10 @@ class ProKeR:
             penalties = (self.penalty,) if self.penalty else PENALTIES
             tried = [(beta, penalty) for beta in betas for penalty in penalties]
             ctx.count_selection(len(tried), len(task.val))
-            return tried[first_best([problem.correct(*pair, task.val) for pair in tried])]
+            counts: list[Tensor] = []
+            for pair in tried:
+                ctx.progress(len(counts), len(tried))
+                counts.append(problem.correct(*pair, task.val))
+            return tried[first_best(counts)]
         beta, penalty = by_shots(TRANSFERRED, task.shots)
         return self.beta or beta, self.penalty or penalty

@@ -89,6 +89,10 @@ class ProLip(EncoderHooks):
         """One view per step, whose features before the projection are cached."""
         return self.iterations
 
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """The logits of all images with their gradients."""
+        return 10 * 4 * images * classes
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> EncoderClassifier:
         """Trains the projection."""
         model = self.model(task, backbone, ctx)

@@ -23,6 +23,7 @@ from fewshot_bench import (
 )
 from fewshot_bench.training import (
     BestOnValidation,
+    bytes_of_views,
     cosine,
     epoch_views,
     minibatches,
@@ -135,6 +136,10 @@ class CacheMethod:
         """Views of each support image, whose mean is its key."""
         return self.views
 
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """The views of all keys at once."""
+        return bytes_of_views(self.views, images, width)
+
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> CacheClassifier:
@@ -236,6 +241,11 @@ class TipAdapterF(CacheMethod):
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image: those of its key, and one per epoch."""
         return self.views + self.epochs
+
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """The views of all keys at once, the keys in training, and a batch's affinities."""
+        training = 4 * images * (5 * width + 6 * min(self.batch_size, images))
+        return super().fit_bytes(images, classes, width) + training
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
+    bytes_of_views,
     dassl_rate,
     momentum_sgd,
     require_positive,
@@ -96,6 +97,10 @@ class ZsLp:
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image in the pool."""
         return self.views
+
+    def fit_bytes(self, images: int, classes: int, width: int) -> int:
+        """The pool of all views."""
+        return bytes_of_views(self.views, images, width)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the class vectors."""

@@ -15,6 +15,7 @@ from fsbench_methods.wise_ft import WiseFt
 from fsbench_methods.zs_lp import Probe, ZsLp
 
 from fewshot_bench import Augment
+from fewshot_bench.runner.context import Context
 from fewshot_bench.training import template_features, unit
 from tests.methods.test_methods_frozen import (
     BACKBONE,
@@ -29,7 +30,7 @@ from tests.methods.test_methods_frozen import (
     trained,
 )
 from tests.reference import frozen_probes as reference
-from tests.reference.toy import context, relative_gap
+from tests.reference.toy import CPU, context, relative_gap
 
 RAW = template_features(BACKBONE, TASK)
 BASE = RAW.mean(dim=0)
@@ -93,6 +94,10 @@ def test_proker_chooses_on_validation_data_what_is_not_given() -> None:
         ProKeR(views=2, **given).fit(TASK, BACKBONE, ctx)
         assert ctx.notes.items() >= given.items()
         assert ctx.selection == {"configurations": tried, "labels": 24}
+    told: list[int] = []
+    ctx = Context(3, CPU, on_progress=lambda done, total: told.append(total - done))
+    ProKeR(views=2, beta=2.0).fit(TASK, BACKBONE, ctx)
+    assert told == list(range(10, 0, -1))
     ctx = context()
     ProKeR(views=2, beta=2.0, penalty=0.3).fit(TASK, BACKBONE, ctx)
     assert ctx.notes == {"beta": 2.0, "penalty": 0.3}

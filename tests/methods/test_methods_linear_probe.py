@@ -52,9 +52,16 @@ def test_the_interval_is_halved_toward_the_better_end() -> None:
         fitted.append(c)
         return c
 
-    found = search_c(fit, lambda c: int(-1000 * abs(np.log10(c) - 2.3)), 8)  # type: ignore[call-overload]
+    told: list[tuple[int, int]] = []
+    found = search_c(
+        fit,  # type: ignore[arg-type]
+        lambda c: int(-1000 * abs(np.log10(c) - 2.3)),  # type: ignore[call-overload]
+        8,
+        lambda *step: told.append(step),
+    )
     assert abs(np.log10(found.c) - 2.3) < 0.02
     assert len(fitted) == len(set(fitted)) == found.tried <= 7 + 2 + 7
+    assert told == [(done, 16) for done in range(len(fitted) + 1)]
 
 
 def test_ties_go_to_the_first_of_the_grid_and_to_the_left() -> None:

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fsbench_methods.kgcoop import KgCoOp
 from fsbench_methods.prograd import ProGrad
 from fsbench_methods.proker import Ridge
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.subjects import classnames
+from fewshot_bench import Augment, Task
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import PromptLearner, unit
-from tests.reference.toy import CPU, random_backbone, random_task
+from fewshot_bench.training import PromptLearner, bytes_of_views, unit
+from tests.reference.toy import CPU, MemoryShots, context, random_backbone, random_task
 
 GB = 1e9
 NAMES = classnames(1000)
@@ -65,3 +68,46 @@ def test_proker_holds_the_kernel_twice() -> None:
     found = peak_bytes(lambda: Ridge(features, labels, features[:4]).solve(1.0, 0.1))
     assert found < 12.5 * points**2
     assert 12.5 * (16 * len(NAMES)) ** 2 < 4 * GB
+
+
+class Encoded(MemoryShots):
+    """Shots whose features are random rows, so that no encoder takes memory."""
+
+    @property
+    def raw_features(self) -> torch.Tensor:
+        return torch.randn(len(self), 24)
+
+    def views(self, count: int, augment: Augment, rng: Any = None, **how: Any) -> torch.Tensor:
+        width = 24 if how.get("projected", True) else 32
+        rows = torch.randn(count, len(self), width)
+        return F.normalize(rows, dim=-1) if how.get("normalize", True) else rows.clone()
+
+
+HOLDING: dict[str, dict[str, Any]] = {
+    "tip-adapter": {},
+    "tip-adapter-f": {"epochs": 2},
+    "gda": {"views": 100},
+    "zs-lp": {"epochs": 2},
+    "clap": {"epochs": 2},
+    "proker": {},
+    "lp++": {"epochs": 11},
+    "prolip": {"iterations": 3},
+    "linear-probe": {"init": "text", "max_iter": 20},
+}
+
+
+@pytest.mark.parametrize("name", [*HOLDING, "proker of views"])
+def test_a_fit_holds_no_more_than_its_method_declares(name: str) -> None:
+    method = registry().method_class(name.split()[0])(**HOLDING.get(name, {"points": "views"}))
+    backbone, classes = random_backbone(), 40
+    images = 200 if "views" in name else 1200
+    labels = torch.arange(classes).repeat(images // classes)
+    pixels = torch.zeros(1).expand(images, 3, *backbone.image_size)
+    task = Task(tuple(NAMES[:classes]), ("a {}.",), Encoded(pixels, labels, backbone), None)
+    backbone.class_features(task)
+    width = 32 if name == "prolip" else 24
+    found = peak_bytes(lambda: method.fit(task, backbone, context()))
+    declared = method.fit_bytes(images, classes, width)
+    prompts = 4_000_000
+    assert found <= declared + bytes_of_views(1, images, width) + prompts
+    assert declared <= 6 * found

@@ -159,6 +159,52 @@ def test_a_method_that_does_not_say_is_named(tmp_path: Path) -> None:
     assert "own.py:Own are not counted (no views_per_image)" in done.out
 
 
+OWN = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+
+    def {declared}(self, *sizes):
+        {body}
+
+    def fit(self, task, backbone, ctx):
+        return None
+"""
+
+
+@pytest.mark.parametrize("declared", ["views_per_image", "fit_bytes"])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return 1 / 0", "raised ZeroDivisionError: division by zero; mend it, or leave it out"),
+        ("return 2.5", "returned 2.5, expected an int of at least 0"),
+        ("return -1", "returned -1, expected an int of at least 0"),
+    ],
+)
+def test_a_declaration_that_cannot_be_read_is_refused(
+    tmp_path: Path, declared: str, body: str, reason: str
+) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(declared=declared, body=body), encoding="utf-8")
+    run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--shots", "1", "--store")
+    for more in ((), ("--dry-run",)):
+        done = fsbench(*run, tmp_path / "s", *more)
+        assert done.code == 1
+        assert re.search(rf"{declared}\([\d, ]+\) {re.escape(reason)}", done.err), done
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_a_method_holds_at_once_is_in_the_bound_of_memory() -> None:
+    def bound(name: str, *options: str) -> int:
+        return stated(cells(name, options=options, datasets=("digits",), shots=(16,))).worker
+
+    points = 160 * 10
+    assert bound("proker", "points=views") - bound("proker") > 12 * points**2 * 0.98
+    assert bound("tip-adapter", "views=20") - bound("tip-adapter") >= 3 * 10 * 160 * 64 * 4
+
+
 def test_what_is_kept_of_logits_counts_and_built_in_methods_state_their_views(
     tmp_path: Path,
 ) -> None:
