@@ -126,6 +126,18 @@ class IntegerLogits(Head):
 
 
 @dataclass
+class Softmaxed(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        return super().logits(queries).softmax(dim=-1)
+
+
+@breaks("check_logits_are_no_probabilities")
+@dataclass(frozen=True)
+class Probabilities(Head):
+    fit = rebuilt(Softmaxed)
+
+
+@dataclass
 class Centered(Linear):
     def logits(self, queries: Images) -> Tensor:
         scores = super().logits(queries)

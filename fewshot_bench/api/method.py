@@ -76,7 +76,10 @@ class Classifier(Protocol):
     """A fitted method."""
 
     def logits(self, queries: Images) -> Tensor:
-        """(n, classes) finite scores, one row per query, independent of the rest of the batch."""
+        """(n, classes) finite scores, one row per query, independent of the rest of the batch.
+
+        Scores of which the softmax is still to be taken, or logarithms of probabilities.
+        """
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:

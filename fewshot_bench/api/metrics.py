@@ -31,6 +31,8 @@ PERCENT, NATS, PLAIN = "%", "nats", ""
 BINS = 15
 # Decimal places of a metric in a record.
 RECORDED = 6
+# How far probabilities in 16 bits may be from adding up to one.
+_SUM = 0.01
 # Values per block of rows, which keeps the memory for ImageNet below a gigabyte.
 _PART = 2**20
 # Most decimal places in tables.
@@ -113,6 +115,16 @@ class Answers:
     def per_class(self) -> PerClass:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
+
+
+def are_probabilities(logits: np.ndarray) -> bool:
+    """True if all rows of (n, classes) numbers add up to one and none is negative.
+
+    Scores of a single row or class may do so by chance.
+    """
+    if min(logits.shape) < 2 or not bool((logits >= 0).all()):
+        return False
+    return bool((abs(logits.sum(axis=1) - 1) <= _SUM).all())
 
 
 GIVEN = (

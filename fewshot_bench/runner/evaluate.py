@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
@@ -81,8 +82,7 @@ def evaluate(
         stack.enter_context(open_views())
         guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)
-        limit = functools.partial(batches.limit, incidents=incidents)
-        answers = _predict(fitted, cell, session, meter, limit)
+        answers = _predict(fitted, cell, session, meter, batches, incidents)
         stored = _stored_values(fitted.classifier, spec.method)
         card = _card(cell, incidents)
     said = fitted.printed + printed.text
@@ -110,10 +110,16 @@ def evaluate(
 
 
 def _predict(
-    fitted: Fitted, cell: Cell, session: Session, meter: Meter, limit: Callable[[int], int]
+    fitted: Fitted,
+    cell: Cell,
+    session: Session,
+    meter: Meter,
+    batches: QueryBatches,
+    incidents: Incidents,
 ) -> np.ndarray:
     """Logits in the order of the queries."""
     known, asked = fitted.cell.lists.fitted, cell.lists.evaluated
+    limit = functools.partial(batches.limit, incidents=incidents)
     source = session.source(cell.lists.queries, cell.spec)
     queries = image_view(source, session.features, meter, phase="encode_queries", batch=limit)
     with meter.phase("predict"), torch.no_grad():
@@ -123,6 +129,9 @@ def _predict(
     check_backbone(fitted.backbone, fitted.fingerprint, f"{cell.spec.method}.logits")
     classes = asked if columns is None else known
     answers = plain_logits(raw, len(source), len(classes.classnames))
+    if are_probabilities(answers):
+        text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
+        incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
     return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
+from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, require
 from fewshot_bench.testing.restoring import logits_elsewhere
@@ -67,6 +68,16 @@ def require_rows(fit: Fit) -> None:
     require(logits.is_floating_point(), f"logits() returned {logits.dtype}, expected floats")
     bad = int((~logits.isfinite().all(dim=1)).sum())
     require(bad == 0, f"{bad} of {expected[0]} rows of logits() hold values that are not finite")
+
+
+def check_logits_are_no_probabilities(bench: Bench) -> None:
+    """`logits` returns scores before the softmax, or logarithms of probabilities."""
+    logits = bench.first.logits
+    require(
+        not are_probabilities(as_floats(logits).numpy()),
+        "the rows of logits() are probabilities, of which the softmax is taken again for nll, "
+        "brier and ece; return their logarithms",
+    )
 
 
 def check_logits_do_not_depend_on_the_batch(bench: Bench) -> None:

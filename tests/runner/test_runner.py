@@ -14,7 +14,8 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from tests.helpers import METHODS, cells, quick
+from fewshot_bench.store.store import Store
+from tests.helpers import METHODS, cells, fsbench, quick
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +206,47 @@ def test_position_in_the_list_of_queries_says_nothing(methods: Any, session: Ses
 def test_a_method_that_prints_is_quiet_and_noted(session: Session, capsys: Any) -> None:
     good(run_one(cells("zero-shot")[0], session))
     assert capsys.readouterr().out == ""
+
+
+PROBABILITIES = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fewshot_bench import Images
+
+
+@dataclass(frozen=True)
+class Answering:
+    rows: object
+    logarithms: bool
+
+    def logits(self, queries):
+        found = (queries.features @ self.rows.T).softmax(dim=-1)
+        return found.log() if self.logarithms else found
+
+    def tensors(self):
+        return {"rows": self.rows}
+
+
+@dataclass(frozen=True)
+class Own:
+    name: ClassVar[str] = "own"
+    logarithms: bool = False
+
+    def fit(self, task, backbone, ctx):
+        return Answering(backbone.class_features(task), self.logarithms)
+"""
+
+
+def test_probabilities_in_place_of_logits_are_an_incident(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(PROBABILITIES, encoding="utf-8")
+    run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--shots", "1", "--seeds", "1")
+    run += ("-o", "logarithms=true,false", "--backbone", "tiny", "--store")
+    assert fsbench(*run, tmp_path / "s").code == 0
+    found = {
+        record.spec.options["logarithms"]: [one["text"] for one in record.incidents]
+        for record in Store(tmp_path / "s").records()
+    }
+    assert found[True] == []
+    (text,) = found[False]
+    assert "logits() returned probabilities: nll, brier and ece take the softmax" in text
