@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Shots, Task, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    Images,
+    MethodCard,
+    NumericalError,
+    RunContext,
+    Shots,
+    Task,
+    hyper,
+)
 from fewshot_bench.training import (
     by_shots,
     bytes_of_views,
@@ -67,7 +77,10 @@ class Ridge:
         self.residual = (F.one_hot(labels, len(text)) - points @ text.T).double()
 
     def solve(self, beta: float, penalty: float) -> KernelClassifier:
-        """The classifier whose coefficients solve (K / penalty + I / views) A = residual."""
+        """The classifier whose coefficients solve (K / penalty + I / views) A = residual.
+
+        NumericalError if rounding has left the system without a solution.
+        """
         system = self.exponent.double().mul_(beta).exp_().div_(penalty)
         system.diagonal().add_(1 / self.views)
         # The system is symmetric; its transpose has LAPACK's column-major layout and is factored in
@@ -75,6 +88,13 @@ class Ridge:
         factor = system.mT
         failed = torch.empty((), dtype=torch.int32, device=factor.device)
         torch.linalg.cholesky_ex(factor, out=(factor, failed))
+        if int(failed):
+            raise NumericalError(
+                f"{ProKeR.name}: the kernel between {len(self.points)} support points is not "
+                f"positive definite after rounding, at beta={beta:.4g} and penalty={penalty:.4g}; "
+                f"try a larger penalty (-o {ProKeR.name}.penalty={max(0.1, 10 * penalty):.4g}), or "
+                "fewer views"
+            )
         half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
         # Row-major, the layout of saved models.

@@ -10,11 +10,11 @@ import torch
 from fsbench_methods.clap import Clap, multipliers
 from fsbench_methods.cross_modal import CrossModal
 from fsbench_methods.head_search import SIZES, HeadSearch, Samples
-from fsbench_methods.proker import ProKeR
+from fsbench_methods.proker import ProKeR, Ridge
 from fsbench_methods.wise_ft import WiseFt
 from fsbench_methods.zs_lp import Probe, ZsLp
 
-from fewshot_bench import Augment
+from fewshot_bench import Augment, NumericalError
 from fewshot_bench.runner.context import Context
 from fewshot_bench.training import template_features, unit
 from tests.methods.test_methods_frozen import (
@@ -86,6 +86,16 @@ def test_proker_takes_the_constants_that_are_given() -> None:
     ctx = context()
     ProKeR(beta=2.0, views=2).fit(replace(TASK, val=None, asked=1), BACKBONE, ctx)
     assert ctx.notes == {"beta": 2.0, "penalty": 0.05}
+
+
+def test_proker_refuses_a_kernel_that_rounding_has_left_without_a_solution() -> None:
+    """The factors of such a kernel are finite numbers that solve nothing."""
+    drawn = torch.Generator().manual_seed(0)
+    points = unit(torch.randn(320, 8, generator=drawn) + 2 * torch.randn(8, generator=drawn))
+    problem = Ridge(points, torch.arange(320) % 20, points[:20], views=10)
+    problem.solve(0.5, 0.001)
+    with pytest.raises(NumericalError, match=r"beta=0.5 and penalty=1e-07; try a larger penalty"):
+        problem.solve(0.5, 1e-7)
 
 
 def test_proker_chooses_on_validation_data_what_is_not_given() -> None:
