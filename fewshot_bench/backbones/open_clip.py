@@ -375,12 +375,13 @@ def _read(read: Callable[[], _Tower]) -> _Tower | UnsupportedBackboneError:
     try:
         return read()
     except UnsupportedBackboneError as error:
-        return error
+        return UnsupportedBackboneError(*error.args)
 
 
 def _tower(found: _Tower | UnsupportedBackboneError) -> _Tower:
+    """The tower, or a new error: one that is raised again keeps the frames of every call alive."""
     if isinstance(found, UnsupportedBackboneError):
-        raise found
+        raise UnsupportedBackboneError(*found.args)
     return found
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+import weakref
+
 import pytest
 import torch
 
@@ -46,6 +49,23 @@ def test_other_encoders_hand_out_their_tower_or_their_reason() -> None:
     convolutional = backbone_of("mobileclip-s")
     with pytest.raises(UnsupportedBackboneError, match="no transformer blocks"):
         convolutional.projection_tower()
+
+
+def test_the_reason_why_there_is_no_tower_keeps_no_pixels_and_no_earlier_calls() -> None:
+    resnet = random_backbone(vision=RESNET)
+
+    def encoded() -> weakref.ref[torch.Tensor]:
+        pixels = torch.zeros(1, 3, 64, 64)
+        resnet.encode_image(pixels)
+        return weakref.ref(pixels)
+
+    assert [encoded()(), encoded()()] == [None, None]
+    lengths = []
+    for _ in range(2):
+        with pytest.raises(UnsupportedBackboneError) as refused:
+            resnet.image_tower()
+        lengths.append(len(traceback.extract_tb(refused.value.__traceback__)))
+    assert lengths[0] == lengths[1]
 
 
 @pytest.mark.parametrize(("name", "width"), [("RN50", 2048), ("RN50x4", 2560), ("ViT-B-16", 768)])
