@@ -194,7 +194,7 @@ def _dry_run(
     plan: Plan, state: Resume, conditions: Conditions, setup: EngineSetup, reporter: Reporter
 ) -> None:
     _announce(plan, state, setup.store, reporter)
-    if state.todo or not plan.problems:
+    if state.todo:
         workers = min(setup.settings.workers, len(state.todo))
         needed = _needs(plan, state, setup.settings)
         for line in needed.lines(workers, setup.store.path, setup.settings.feature_budget):

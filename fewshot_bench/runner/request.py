@@ -59,7 +59,8 @@ def imported_picks(
 class Request:
     """A request for a matrix of cells, spanned by its lists. None: as the protocol sets it.
 
-    others: conditions of cells that do not affect planning, by name.
+    others: conditions of cells that do not affect planning, by name. partial: leave out data sets
+    that cannot be planned; otherwise they are an error.
     """
 
     methods: tuple[str | Configured, ...]
@@ -83,6 +84,7 @@ class Request:
     exif: str = "ignore"
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    partial: bool = False
 
     def conditions(self) -> dict[str, Any]:
         """The requested conditions, by name."""
@@ -108,7 +110,8 @@ class Plan:
     """Cells in the order in which they run.
 
     datasets: data sets to fit or evaluate on. problems: reasons by data set that cannot be used.
-    left_out: reasons by broken method or data set of "all" or a suite. keep_split: where splits
+    left_out: reasons by broken method or data set of "all" or a suite, and by data set that a
+    `partial` request leaves out. keep_split: where splits
     made by data sets are kept: in the `store`, or beside the `data`.
     """
 
@@ -132,9 +135,11 @@ def expand(request: Request) -> Plan:
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
-    sources = _opened(names, request.datasets, plan, lambda name: _source(name, request, val))
+    sources = _opened(
+        names, request.datasets, plan, lambda name: _source(name, request, val), request.partial
+    )
     evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
-    if plan.left_out and not (variants and (sources or plan.problems)):
+    if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
@@ -188,18 +193,20 @@ def _opened(
     asked: Sequence[str],
     plan: Plan,
     opened: Callable[[str], tuple[Dataset, str]],
+    partial: bool = False,
 ) -> dict[str, str]:
     """Open data sets; returns canonical name to revision. Missing data becomes a problem.
 
     A broken data set is left out, but raises PluginError if it was `asked` for by its own name.
+    One that cannot be planned raises UsageError. A `partial` request leaves out both.
     """
     revisions = {}
     for name in names:
         try:
             with registry().blaming(name):
                 dataset, revision = opened(name)
-        except PluginError as error:
-            if name in asked:
+        except (PluginError, UsageError) as error:
+            if not partial and (name in asked or isinstance(error, UsageError)):
                 raise
             plan.left_out[name] = str(error)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,24 @@ def test_imagenet_without_a_validation_pool_has_few_shot_validation(
     assert "6 cells: 0 done already, 6 to run" in done.out
     setting = reproductions()["gda-rn50"].settings["gda"]
     assert (setting.val_of("imagenet"), setting.val_of("dtd")) == ("min4", "full")
+
+
+def test_a_data_set_that_cannot_be_planned_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_set(write_set(tmp_path / "data", "dtd"), "eurosat")
+    (split,) = root.rglob("split_zhou_EuroSAT.json")
+    split.write_text(json.dumps(json.loads(split.read_text()) | {"val": []}))
+    monkeypatch.setenv("FSBENCH_DATA", str(root))
+    call = ("reproduce", "gda-rn50", *QUICK, "--store", tmp_path / "store", "--dry-run", "-d")
+    dry = fsbench(*call, "dtd,eurosat")
+    assert dry.code == 0, dry.err
+    assert "left out: eurosat has no validation images" in dry.err
+    assert "1 cell: 0 done already, 1 to run" in dry.out
+    assert "no data for eurosat" in dry.out
+    alone = fsbench(*call, "eurosat")
+    assert (alone.code, "left out: eurosat" in alone.err) == (0, True)
+    assert "worker" not in alone.out
 
 
 def test_records_of_imagenet_with_few_shot_validation_are_its_own(tmp_path: Path) -> None:

@@ -252,8 +252,9 @@ def _concerns(method: str, word: str) -> bool:
 def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path) -> Plan:
     """Every run that the cells need; missing data sets are its `problems`.
 
-    Cells that draw images the same way are expanded together, so that each data set is opened once
-    for them, and runs with the same support set are adjacent.
+    Data sets that cannot be run as the table asks are `left_out`. Cells that draw images the same
+    way are expanded together, so that each data set is opened once for them, and runs with the same
+    support set are adjacent.
     """
     merged = Plan([], {}, {})
     groups: defaultdict[tuple[str | bool, ...], list[Cell]] = defaultdict(list)
@@ -287,10 +288,12 @@ def _expanded(
         limit=wanted.limit,
         classes=tuple(dict.fromkeys(cell.number.classes for cell in group)),
         store=store,
+        partial=True,
     )
     expanded = expand(request)
     merged.datasets.update(expanded.datasets)
     merged.problems.update(expanded.problems)
+    merged.left_out.update(expanded.left_out)
     wanted_here: defaultdict[tuple[str, int, str], list[Variant]] = defaultdict(list)
     for cell in group:
         if cell.variant:

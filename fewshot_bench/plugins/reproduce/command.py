@@ -203,7 +203,7 @@ def _reproduce(
             ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
             code = ended.exit_code
         # Images that turned out to be missing or damaged are named by the run.
-        problems |= planned.problems
+        problems |= planned.problems | planned.left_out
         if dry_run and problems:
             click.echo(no_data(list(problems)))
         if dry_run or code == INTERRUPTED:
