@@ -23,6 +23,7 @@ from fewshot_bench.utils.errors import (
     denied,
 )
 from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.processes import is_at_limit
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
@@ -155,6 +156,7 @@ def main() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # As on stderr: an encoding without a dash or a letter must not cost the table.
         sys.stdout.reconfigure(errors="backslashreplace")
+    ignore_pillow_warnings()
     # Records are many small objects without cycles: collect garbage less often.
     gc.set_threshold(100_000, 50, 100)
     if "_FSBENCH_COMPLETE" in os.environ:

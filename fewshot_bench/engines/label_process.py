@@ -29,6 +29,7 @@ from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.processes import die_with
 
@@ -262,6 +263,7 @@ def main() -> None:
     folder, keep, parent, numbers = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
+    ignore_pillow_warnings()
     desk = _LabelServer(Path(folder), keep)
 
     def listen() -> None:

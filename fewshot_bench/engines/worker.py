@@ -24,6 +24,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.prefetch import start_own
 from fewshot_bench.utils.processes import die_with
 from fewshot_bench.utils.text import few
@@ -78,6 +79,7 @@ def main() -> None:
     folder, device, threads, keep_models, parent, descriptors = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
+    ignore_pillow_warnings()
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()

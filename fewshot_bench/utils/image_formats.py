@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import warnings
 from contextlib import suppress
 
 # Pillow supports further formats that are not images (PDF, fonts, weather data).
@@ -88,3 +89,11 @@ def remedy_of(data: bytes) -> str:
     kind = BRANDS.get(data[8:12], "") if data[4:8] == b"ftyp" else ""
     remedy = image_remedy(kind)
     return f"it is {kind.upper()}: {remedy}" if remedy else ""
+
+
+def ignore_pillow_warnings() -> None:
+    """Hide Pillow's warnings of images that it reads all the same, in this whole process.
+
+    They name a line of Pillow, and no image.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from fewshot_bench.store.store import Store
 from tests.answers import stored_arrays
-from tests.helpers import fsbench, save_image
+from tests.helpers import command, fsbench, image_folder, save_image
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter")
 QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1)
@@ -95,3 +96,16 @@ def test_what_is_known_of_a_file_says_whether_it_is_turned(tmp_path: Path, uprig
     lying = turned(upright, tmp_path / "lying", pixels=False)
     for store in ("a", "b"):
         assert "24 of 24 images carry an EXIF orientation" in run(lying, tmp_path / store)
+
+
+def test_damaged_exif_is_no_warning_of_pillow_on_the_terminal(tmp_path: Path) -> None:
+    # One entry is announced, and its last two bytes are missing.
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0"
+    for path in image_folder(tmp_path / "photos").rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.save(path, exif=exif)
+    words = ("run", "-m", "zero-shot", "-d", f"folder:{tmp_path / 'photos'}", *QUICK)
+    call = command(*words, "--store", tmp_path / "store")
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
