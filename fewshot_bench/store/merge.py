@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
+from fewshot_bench.store.method_copies import source_place
 from fewshot_bench.store.packs import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
@@ -202,14 +201,9 @@ def _bring(theirs: Cell, destination: Store, problems: Sequence[str]) -> None:
 
 
 def _copy_method(source: Path, record: Record, destination: Path) -> None:
-    """Copy the source of a method that was a class of a script or notebook; may raise OSError.
-
-    Its folder is named by the digest of its content, so that equal names are equal files.
-    """
-    file = Path((parts(record.spec.method) or ("",))[0])
-    place = Path(METHODS) / file.parent.name / file.name
-    is_kept = file.parts[-3:] == place.parts and re.fullmatch("[0-9a-f]{16}", file.parent.name)
-    if is_kept and (source / place).is_file() and not (destination / place).exists():
+    """Copy the source of a method that was a class of a script or notebook; may raise OSError."""
+    place = source_place(record.spec.method)
+    if place and (source / place).is_file() and not (destination / place).exists():
         write_whole(destination / place, (source / place).read_bytes())
 
 

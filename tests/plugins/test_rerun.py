@@ -119,6 +119,28 @@ def test_renamed_options_are_told_before_anything_runs(
     assert "nothing was run; use --anyway" in result.err
 
 
+def test_a_method_of_a_moved_store_runs_where_its_file_is_named(tmp_path: Path) -> None:
+    place = Path("methods/0123456789abcdef/Mine.py")
+    (tmp_path / "a" / place).parent.mkdir(parents=True)
+    (tmp_path / "a" / place).write_text(
+        "from fsbench_methods.zero_shot import ZeroShot\n\n\nclass Mine(ZeroShot):\n    ...\n"
+    )
+    record = stored(tmp_path / "a", f"{tmp_path / 'a' / place}:Mine")
+    store = (tmp_path / "a").rename(tmp_path / "b")
+    call = ("rerun", record.spec.key()[:8], "--store", store)
+    gone = fsbench(*call)
+    assert gone.code == 2
+    assert f"read it, then add --method {store / place}:Mine\n" in gone.err
+    found = fsbench(*call, "--method", f"{store / place}:Mine")
+    assert (found.code, found.out.splitlines()[-1]) == (0, "same result, bit for bit"), found.err
+
+
+def test_a_method_in_no_file_takes_no_file(kept: tuple[Path, Record]) -> None:
+    store, record = kept
+    result = fsbench("rerun", record.spec.key()[:8], "--store", store, "--method", "a.py:B")
+    assert (result.code, "'tip-adapter-f' is not a method in a file" in result.err) == (2, True)
+
+
 def test_a_failed_cell_fails_the_same_way(methods: Any, tmp_path: Path) -> None:
     record = stored(tmp_path, "bad-fit", "how=raise")
     result = fsbench("rerun", record.spec.key(), "--store", tmp_path)

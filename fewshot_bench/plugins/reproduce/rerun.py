@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.method_files import canonical, parts
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.answer_files import largest_gap, whole_digest
+from fewshot_bench.store.method_copies import source_place
 from fewshot_bench.store.store import Kept
 from fewshot_bench.utils.errors import UsageError
 
@@ -84,6 +87,29 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
         pairs.append(("target revision", spec.target_revision, revision))
     pairs.append(("weights", spec.weights, weights_of(spec.backbone)))
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def from_file(kept: Kept, file: str | None) -> Kept:
+    """The record with its method in another file (`file.py:Class`), for one whose file has moved.
+
+    UsageError for a method in no file, and for a missing file whose source the store holds: no code
+    of a store runs unless the user names it.
+    """
+    spec = kept.record.spec
+    found, place = parts(spec.method), source_place(spec.method)
+    if file is not None:
+        if found is None:
+            raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
+        method = canonical(file)
+        return replace(kept, record=replace(kept.record, spec=replace(spec, method=method)))
+    if found and place and kept.store and not Path(found[0]).is_file():
+        copy = kept.store / place
+        if copy.is_file():
+            raise UsageError(
+                f"the method's file '{found[0]}' is gone, and the store has its source: read it, "
+                f"then add --method {shlex.quote(f'{copy}:{found[1]}')}"
+            )
+    return kept
 
 
 def repeat(kept: Kept) -> Outcome:

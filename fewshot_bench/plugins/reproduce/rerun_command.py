@@ -18,8 +18,9 @@ from fewshot_bench.utils.text import printable, shown
 @click.argument("record")
 @store_option("Store in which a key is looked for.")
 @click.option("--anyway", is_flag=True, help="Run even if the method or the data has changed.")
+@click.option("--method", metavar="FILE.py:CLASS", help="The method, if its file has moved.")
 @click.pass_context
-def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
+def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: str | None) -> None:
     """Repeat the cell of a record and show what differs.
 
     RECORD is a record's file, or a cell's key or its beginning. Nothing is stored.
@@ -30,7 +31,7 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     from fewshot_bench.plugins.reproduce import rerun
     from fewshot_bench.store.store import find
 
-    kept = find(record, store)
+    kept = rerun.from_file(find(record, store), method)
     spec = kept.record.spec
     click.echo(spec.describe())
     for text in commands_of([spec])[0]:
