@@ -5,7 +5,8 @@ Main entry point: `ListedImages`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,12 +103,16 @@ class ListedImages:
         )
 
     def items(self) -> Pools:
-        """The pools in list order; DataMissingError when lists or images are missing."""
+        """The pools in list order; DataMissingError when lists or images are missing.
+
+        PermissionError if they are in a folder that this user may not enter.
+        """
         pools, _ = self._loaded.pools, self._base
         missing = [
             item.id for item, size in zip(self._items(), self._sizes, strict=True) if size < 0
         ]
         if missing:
+            _refuse_locked(self._base, missing)
             raise self._incomplete(missing)
         return pools
 
@@ -137,6 +142,8 @@ class ListedImages:
     @cached_property
     def _base(self) -> Path:
         if self._found_base is None:
+            for base in self.image_places:
+                _refuse_locked(base, [pool[0].id for pool in self._loaded.pools.values() if pool])
             raise self._missing(self._no_images())
         return self._found_base
 
@@ -210,6 +217,17 @@ def _spread(pool: Sequence[Item]) -> list[Item]:
 
 def _held(base: Path, ids: Sequence[str]) -> int:
     return sum(file_size(f"{base}/{id}") >= 0 for id in ids)
+
+
+def _refuse_locked(base: Path, ids: Iterable[str]) -> None:
+    """PermissionError if one of these images is in a folder that this user may not enter."""
+    for id in ids:
+        try:
+            os.stat(base / id)
+        except PermissionError:
+            raise
+        except (OSError, ValueError):
+            pass
 
 
 def _too_deep(base: Path, id: str) -> str:

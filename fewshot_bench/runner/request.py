@@ -210,9 +210,11 @@ def _opened(
                 raise
             plan.left_out[name] = str(error)
             continue
-        except (DataMissingError, PermissionError) as error:
-            text = denied(error) if isinstance(error, PermissionError) else str(error)
-            plan.problems[name] = text
+        except DataMissingError as error:
+            plan.problems[name] = str(error)
+            continue
+        except PermissionError as error:
+            (plan.left_out if partial else plan.problems)[name] = denied(error)
             continue
         own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)

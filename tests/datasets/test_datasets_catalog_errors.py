@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsbench_datasets.catalog import public_set
@@ -177,6 +179,29 @@ def test_some_listed_images_are_missing(data: Path, harm: Callable[[Path], None]
     message = said("oxford_pets")
     assert f"4 of 8 listed images are not in {base}: {', '.join(gone)} (" in message
     assert f"or move {base} away and run fsbench data prepare oxford_pets" in message
+
+
+@pytest.mark.parametrize("folder", ["images/ant/", "images/"])
+def test_a_folder_that_may_not_be_entered_is_no_missing_image(
+    data: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    write_set(data, "dtd")
+    stat, locked = os.stat, f"{data}/dtd/{folder}"
+
+    def refused(path: Any, *args: Any, **others: Any) -> os.stat_result:
+        if str(path).startswith(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **others)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(PermissionError):
+        open_set("dtd").items()
+    words = ("--backbone", "tiny", "--dry-run", "--store", data / "store")
+    run = fsbench("run", "-m", "zero-shot", "-d", "dtd", *words)
+    assert (run.code, run.err.startswith(f"error: '{locked}")) == (3, True)
+    assert run.err.endswith(": permission denied; make it readable for this user\n")
+    table = fsbench("reproduce", "clip-lora-table3", "-d", "dtd", "-m", "zero-shot", *words)
+    assert f"left out: '{locked}" in table.err
 
 
 def test_missing_images_of_any_folder_with_a_split(data: Path) -> None:
