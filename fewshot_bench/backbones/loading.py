@@ -234,6 +234,8 @@ def _load_file(
         model_name=parsed.model,
         force_quick_gelu=quick,
         force_preprocess_cfg=preprocess,
+        # The file has these weights: open_clip would fetch those of the language model first.
+        pretrained_text=False,
     )
 
 

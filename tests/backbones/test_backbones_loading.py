@@ -207,3 +207,21 @@ def test_a_tokenizer_of_a_missing_package_is_named_before_weights_are_fetched(
     assert found.code == 2
     assert "transformers, which is not installed: pip install 'transformers[" in found.err
     assert found.err.count("\n") == 1
+
+
+def test_a_checkpoint_file_needs_no_weights_of_the_language_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def built(**config: Any) -> Any:
+        fetched.append(config["text_cfg"]["hf_model_pretrained"])
+        raise RuntimeError("built")
+
+    monkeypatch.setattr("open_clip.factory.CustomTextCLIP", built)
+    monkeypatch.setitem(sys.modules, "transformers", sys)
+    file = tmp_path / "weights.pt"
+    torch.save({"logit_scale": torch.ones(())}, file)
+    with pytest.raises(DataMissingError, match="built"):
+        loading.load(f"xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k@{file}")
+    assert fetched == [False]
