@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -29,9 +30,13 @@ def one_spelling(place: str | Path) -> str:
     below = home != os.sep and whole.startswith(f"{home}{os.sep}")
     spelled = f"~{whole[len(home) :]}" if below else whole
     if any(unicodedata.category(character) == "Cs" for character in spelled):
+        encoding = sys.getfilesystemencoding()
+        step = "rename the folder or file"
+        if encoding != "utf-8":
+            step = f"set PYTHONUTF8=1, as this Python reads names as {encoding}"
         raise UsageError(
             f"the path {spelled!a} is not UTF-8: expected names in UTF-8, as records state the "
-            "path (rename the folder or file)"
+            f"path ({step})"
         )
     return spelled
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench import UsageError
 from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.spelling import one_spelling
 from tests.dataset_trees import put, write_set
 from tests.helpers import fsbench, image_folder
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
@@ -43,6 +45,13 @@ def test_a_path_that_is_not_utf8_is_refused(tmp_path: Path, family: str) -> None
     result = fsbench("run", *asked, "-d", f"{family}:{place}", "--store", tmp_path / "results")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "is not UTF-8: expected names in UTF-8" in result.err
+    assert "(rename the folder or file)" in result.err
+
+
+def test_a_path_that_this_python_reads_in_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UsageError, match=r"set PYTHONUTF8=1, as this Python reads names as ascii"):
+        one_spelling("/" + "é".encode().decode("ascii", "surrogateescape"))
 
 
 @pytest.mark.parametrize(
