@@ -123,25 +123,26 @@ def _digest(root: ModuleType) -> str:
     return digest
 
 
-def _files(root: ModuleType) -> Mapping[str, Path]:
+def _files(root: ModuleType) -> Mapping[str, str]:
     """The files of the digest, by path relative to the folder of the package or module."""
-    folders = [Path(folder) for folder in getattr(root, "__path__", ())]
+    folders = [str(folder) for folder in getattr(root, "__path__", ())]
     if folders:
         return {name: path for folder in folders for name, path in _below(folder)}
-    file = Path(str(root.__file__))
+    file = str(root.__file__)
     if "." in root.__name__:
         # In a namespace package, only the folder delimits the code.
-        return dict(_below(file.parent))
-    return _with_beside(file)
+        return dict(_below(os.path.dirname(file)))
+    return _with_beside(Path(file))
 
 
-def _below(folder: Path) -> Iterator[tuple[str, Path]]:
+def _below(folder: str | Path) -> Iterator[tuple[str, str]]:
+    # Without a Path per file: each method that a command looks up is compared with its files.
     for where, inner, names in os.walk(folder):
         inner[:] = [name for name in inner if name != "__pycache__" and name[0] != "."]
+        start = Path(where).relative_to(folder).as_posix()
         for name in names:
             if name.endswith(SUFFIXES):
-                path = Path(where, name)
-                yield path.relative_to(folder).as_posix(), path
+                yield name if start == "." else f"{start}/{name}", os.path.join(where, name)
 
 
 def modules_beside(file: Path) -> list[str]:
@@ -150,13 +151,13 @@ def modules_beside(file: Path) -> list[str]:
     return sorted(names - {file.stem})
 
 
-def _with_beside(file: Path) -> Mapping[str, Path]:
+def _with_beside(file: Path) -> Mapping[str, str]:
     """A module, and the modules and packages in its folder that it imports, also indirectly."""
-    found = {file.name: file}
+    found = {file.name: str(file)}
     if any(file.parent.glob("*.dist-info")):
         # In site-packages, neighboring modules belong to other distributions.
         return found
-    todo = [file]
+    todo = [str(file)]
     while todo:
         for name in _imports(todo.pop()):
             module, package = file.parent / f"{name}.py", file.parent / name
@@ -165,7 +166,7 @@ def _with_beside(file: Path) -> Mapping[str, Path]:
             if (package / "__init__.py").is_file():
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
             elif module.is_file():
-                new = {module.name: module}
+                new = {module.name: str(module)}
             elif _is_bare_package(name, package):
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
             todo += [path for inner, path in new.items() if inner not in found]
@@ -186,10 +187,10 @@ def _is_bare_package(name: str, folder: Path) -> bool:
     return any(os.path.realpath(place) == os.path.realpath(folder) for place in places or ())
 
 
-def _imports(file: Path) -> set[str]:
+def _imports(file: str) -> set[str]:
     """Top-level names of all imports in a file, nested ones included; empty if unreadable."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(Path(file).read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError):
         return set()
     names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
@@ -201,16 +202,16 @@ def _imports(file: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _stamp(path: Path) -> Stamp:
+def _stamp(path: str) -> Stamp:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
-def _digest_of_file(path: Path) -> str:
+def _digest_of_file(path: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
         return "unreadable"

@@ -248,8 +248,11 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     manager.add_hookspecs(Hooks)
     points, infos = _entry_points()
     only = os.environ.get(ONLY)
+    # Each access to a name or a version reads the metadata file of the distribution anew.
+    installed = {id(point.dist): point.dist for point in points}
+    about = {key: (_distribution(one), _version(one)) for key, one in installed.items()}
     for point in points:
-        distribution = _distribution(point.dist)
+        distribution, version = about[id(point.dist)]
         name, error = f"{distribution}:{point.name}", None
         if only is not None and name not in only.split(","):
             continue
@@ -263,7 +266,6 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
             error = f"{type(failure).__name__}: {failure}"
             if manager.has_plugin(name):
                 manager.unregister(name=name)
-        version = _version(point.dist)
         infos.append(PluginInfo(point.name, point.value, distribution, error, version))
     return manager, tuple(infos)
 
@@ -282,7 +284,8 @@ def has_third_party() -> bool:
     Imports no plug-in.
     """
     points, _ = _entry_points()
-    return any(_distribution(point.dist) != OWN for point in points)
+    installed = {id(point.dist): point.dist for point in points}
+    return any(_distribution(one) != OWN for one in installed.values())
 
 
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:

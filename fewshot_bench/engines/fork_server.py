@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,10 +29,15 @@ from fewshot_bench.engines.messages import Closed, receive, send
 MODULE = "fewshot_bench.engines.fork_server"
 WORKER = "fewshot_bench.engines.worker"
 LABELS = "fewshot_bench.engines.label_process"
+# The formats that Pillow registers for the first image that it opens.
+_DECODERS = ("PIL.JpegImagePlugin", "PIL.PngImagePlugin")
 # Modules that a program imports when it starts to work, besides its own.
 IMPORTED = {
-    WORKER: ("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
-    LABELS: (),
+    WORKER: (
+        *("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
+        *("fewshot_bench.training", "psutil", *_DECODERS),
+    ),
+    LABELS: ("tomllib", "fractions", *_DECODERS),
 }
 # Set this variable to 0 to disable forking.
 VARIABLE = "FSBENCH_FORK_SERVER"
@@ -248,11 +253,26 @@ def _server(program: str, environment: Mapping[str, str]) -> _Server:
         return server
 
 
+@contextmanager
+def _as_if_absent(name: str) -> Iterator[None]:
+    """Let imports of a module fail, as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 def _import(program: str) -> None:
-    for name in (program, *IMPORTED[program]):
-        # The forked process repeats a failed import, and its engine reports the error.
-        with suppress(Exception):
-            importlib.import_module(name)
+    # timm, which open_clip imports, imports wandb for its own training script where it finds it.
+    with _as_if_absent("wandb"):
+        for name in (program, *IMPORTED[program]):
+            # The forked process repeats a failed import, and its engine reports the error.
+            with suppress(Exception):
+                importlib.import_module(name)
     if program == WORKER and os.environ.get("OMP_NUM_THREADS") == "1":
         # A process that has computed in several threads must not fork; the toy uses one thread.
         with suppress(Exception):

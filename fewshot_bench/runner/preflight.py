@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.items import Run, label_counts, packed, parts
+from fewshot_bench.api.items import ItemList, Run, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
@@ -146,6 +146,11 @@ def _check_classnames(card: DatasetCard) -> None:
 
 def _listed_twice(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
     """Ids that occur twice, with the roles of both places; compared folder by folder."""
+    if not any(isinstance(items, ItemList) for items in pools.values()):
+        # Packing tuples takes longer than comparing their ids, which already exist.
+        ids = [item.id for items in pools.values() for item in items]
+        if len(set(ids)) == len(ids):
+            return
     folders: dict[str, list[tuple[str, Run]]] = {}
     for role, items in pools.items():
         for run in packed(items).runs:

@@ -30,7 +30,7 @@ class Own:
     imports: ClassVar[object] = {imports!r}
 
     def fit(self, task, backbone, ctx):
-        raise RuntimeError(f"imported: {{'wave' in sys.modules}}")
+        raise RuntimeError(" ".join(f"{{n}}: {{n in sys.modules}}" for n in ("wave", "wandb")))
 """
 
 
@@ -45,8 +45,8 @@ def test_planning_imports_none() -> None:
 @pytest.mark.parametrize(
     ("imports", "said"),
     [
-        (("wave",), "imported: True"),
-        ((), "imported: False"),
+        (("wave",), "wave: True wandb: False"),
+        ((), "wave: False wandb: False"),
         ("wave", "has imports='wave', expected a tuple of names of modules"),
         (None, "has imports=None, expected a tuple"),
         (("no_such_module",), "needs 'no_such_module', which cannot be imported"),
