@@ -118,7 +118,7 @@ def mixture(records: Sequence[Record]) -> list[str]:
     """Conditions in which these records differ, so that they have no common mean: `device` ..."""
     found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
     loaded = set(map(loaded_weights, records)) - {""}
-    found += ["weights"] if len(loaded) > 1 else []
+    found += ["weights"] if len(loaded) > 1 and "weights" not in found else []
     tested = {test_images(record.split) for record in records} - {""}
     found += ["bytes of test images"] if len(tested) > 1 else []
     return found + (["code"] if len({code(record) for record in records}) > 1 else [])
