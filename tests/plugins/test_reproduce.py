@@ -244,6 +244,9 @@ def test_other_options_are_not_compared(tmp_path: Path) -> None:
         ({"protocol": "coop", "val": "min4"}, "protocol coop, val min4"),
         ({"method_version": "1"}, "method version 1"),
         ({"limit": 40}, "limit 40"),
+        ({"data": {"skipped": {"dtd": ["a.jpg"]}}}, "own data (skipped)"),
+        ({"protocol": "imported", "picks": "ab"}, "imported picks"),
+        ({"protocol": "kept", "picks": "ab"}, "the picks of a kept model"),
     ],
 )
 def test_records_under_other_conditions_are_named(

@@ -9,7 +9,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import code, loaded_weights
 from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.splits.draw import class_half
 from fewshot_bench.splits.published import published_splits, verified_names
@@ -18,6 +18,7 @@ _SHOWN = {"method_version": "method version"}
 # No mean is taken over records that differ in one of these; `mixture` names it.
 _MIXED = ("device", "weights", "revision")
 Place = tuple[str, str, str, str, int]
+Places = Mapping[Place, Sequence[Record]]
 
 
 class Matches:
@@ -28,11 +29,14 @@ class Matches:
         self.backbone = backbone
         self._found: defaultdict[Place, list[Record]] = defaultdict(list)
         self._crossed: defaultdict[Place, list[Record]] = defaultdict(list)
+        self._own: defaultdict[Place, list[Record]] = defaultdict(list)
         for record in records:
             spec = record.spec
-            if not (spec.target or spec.data or spec.picks):
-                same = spec.split_seed == spec.train_seed
-                (self._found if same else self._crossed)[_place(spec)].append(record)
+            if spec.target:
+                continue
+            same = spec.split_seed == spec.train_seed
+            kind = self._own if _own(spec) else self._found if same else self._crossed
+            kind[_place(spec)].append(record)
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
@@ -52,6 +56,10 @@ class Matches:
                 if record.spec.key() not in seen:
                     seen.add(record.spec.key())
                     found["another split seed than training seed"] += 1
+            for record in self._near(cell, self._own):
+                if record.spec.key() not in seen:
+                    seen.add(record.spec.key())
+                    found[_own(record.spec)] += 1
         return found
 
     def _crossed_of(self, cell: Cell) -> list[Record]:
@@ -59,17 +67,14 @@ class Matches:
         place = _place_of(cell)
         return self._crossed.get(place, []) if place and cell.setting.random else []
 
-    def _near(self, cell: Cell) -> list[Record]:
+    def _near(self, cell: Cell, records: Places | None = None) -> list[Record]:
         """Records of the cell under any conditions; of any shots if it is zero-shot."""
-        place = _place_of(cell)
+        place, records = _place_of(cell), self._found if records is None else records
         if place is None:
             return []
-        found = self._found.get(place, []) if cell.setting.random else self._any_shots(place)
-        seeds = self.wanted.seeds
-        return [r for r in found if not cell.setting.random or r.spec.train_seed in seeds]
-
-    def _any_shots(self, place: Place) -> list[Record]:
-        return [r for other, found in self._found.items() if other[:4] == place[:4] for r in found]
+        if not cell.setting.random:
+            return [r for other, found in records.items() if other[:4] == place[:4] for r in found]
+        return [r for r in records.get(place, ()) if r.spec.train_seed in self.wanted.seeds]
 
     def _version(self, cell: Cell) -> str:
         """The requested version of the method, else the installed one."""
@@ -112,6 +117,15 @@ def _place_of(cell: Cell) -> Place | None:
 
 def _place(spec: RunSpec) -> Place:
     return spec.method, canonical_json(spec.options), spec.dataset, spec.classes, spec.shots
+
+
+def _own(spec: RunSpec) -> str:
+    """The user's own data, or picks that no protocol drew; empty if there is neither."""
+    if spec.data:
+        return f"own data ({', '.join(sorted(spec.data))})"
+    if spec.picks:
+        return "the picks of a kept model" if spec.protocol == KEPT_MODEL else "imported picks"
+    return ""
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
