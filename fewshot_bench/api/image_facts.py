@@ -77,18 +77,19 @@ def overlap_texts(found: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str,
     texts = {}
     for evaluated, counts in by_set.items():
         most, _ = max(counts, key=lambda pair: pair[0].shared)
+        alike = len({one.shared for one, _ in counts}) == 1
         having = sum(cells for one, cells in counts if one.shared)
         if having:
             total = sum(cells for _, cells in counts)
             texts[evaluated] = (
                 f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
-                f"train or validation images, byte for byte ({_cells(having, total)})"
+                f"train or validation images, byte for byte ({_cells(having, total, alike)})"
             )
     return texts
 
 
-def _cells(having: int, total: int) -> str:
-    if having == total:
+def _cells(having: int, total: int, alike: bool) -> str:
+    if alike:
         return "in all cells" if total > 1 else f"{total} cell"
     return f"or fewer, in {having:,} of {total:,} cells"
 

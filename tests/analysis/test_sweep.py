@@ -316,6 +316,18 @@ def test_runs_that_share_seeds_are_named(tmp_path: Path, seeds: dict[str, Any]) 
     assert "nothing is said about other training seeds" in shown or "split seed 1:" in shown
 
 
+def test_test_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
+    made = swept(SMALL)
+    for number, record in enumerate(made):
+        record.split.update({"overlap": 2 + number % 2, "test": 100})  # type: ignore[attr-defined]
+    store = save(tmp_path / "store", made)
+    said = "3 of 100 test images are also among the train or validation images, byte for byte"
+    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
+    table = fsbench("compare", "--store", store, "--format", "json").out
+    for shown in (drawn, table):
+        assert f"{said} (or fewer, in 18 of 18 cells)" in shown
+
+
 def test_an_average_is_the_one_of_the_table(tmp_path: Path) -> None:
     """The mean 65.865 is below that number in binary, and the sum divided by two is above it."""
     top1 = {"dtd": 66.23, "pets": 65.5}

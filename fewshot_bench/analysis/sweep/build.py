@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fewshot_bench.analysis.conditions import condition, refuse_mixed
+from fewshot_bench.analysis.conditions import columns_of, condition, overlaps_of, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.cells import by_seeds, mean_series, series_of
 from fewshot_bench.analysis.table.notes import run_notes, seed_notes, toy_notes
+from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
@@ -167,6 +168,7 @@ def build(
             *run_notes((method, record.spec) for record in records[:1]),
             *seed_notes(set(map(Seed.of, records))),
             *_notes(panels),
+            *overlap_texts(overlaps_of(columns_of(records))).values(),
             *left,
             _CHOSEN,
         ),
