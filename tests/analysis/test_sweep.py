@@ -316,6 +316,12 @@ def test_runs_that_share_seeds_are_named(tmp_path: Path, seeds: dict[str, Any]) 
     assert "nothing is said about other training seeds" in shown or "split seed 1:" in shown
 
 
+def test_seeds_that_drew_the_same_support_set_are_named(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL, digest="all"))
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
+    assert "several seeds drew the same support set: dtd, 4-shot; intervals" in shown
+
+
 def test_test_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
     made = swept(SMALL)
     for number, record in enumerate(made):

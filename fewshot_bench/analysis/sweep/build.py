@@ -11,12 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fewshot_bench.analysis.conditions import columns_of, condition, overlaps_of, refuse_mixed
+from fewshot_bench.analysis.conditions import (
+    columns_of,
+    condition,
+    digest,
+    overlaps_of,
+    refuse_mixed,
+)
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
 from fewshot_bench.analysis.table.cells import by_seeds, mean_series, series_of
-from fewshot_bench.analysis.table.notes import run_notes, seed_notes, toy_notes
+from fewshot_bench.analysis.table.notes import equal_sets_notes, run_notes, seed_notes, toy_notes
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -167,6 +173,7 @@ def build(
             *toy_notes(record.spec for record in records[:1]),
             *run_notes((method, record.spec) for record in records[:1]),
             *seed_notes(set(map(Seed.of, records))),
+            *equal_sets_notes(_splits(records).items()),
             *_notes(panels),
             *overlap_texts(overlaps_of(columns_of(records))).values(),
             *left,
@@ -257,6 +264,16 @@ def _status(records: Sequence[Record]) -> Status:
         return "failed"
     never = records and all(record.status == "inapplicable" for record in records)
     return "inapplicable" if never else "missing"
+
+
+def _splits(records: Iterable[Record]) -> dict[str, dict[Seed, str]]:
+    """Digests of the splits by seed, of every data set and number of shots above zero."""
+    found: defaultdict[str, dict[Seed, str]] = defaultdict(dict)
+    for record in records:
+        if record.status == "done" and record.spec.shots:
+            where = f"{record.spec.evaluated}, {record.spec.shots}-shot"
+            found[where][Seed.of(record)] = digest(record)
+    return found
 
 
 def _notes(panels: Sequence[Panel]) -> Iterator[str]:

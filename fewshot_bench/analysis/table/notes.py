@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
 from fewshot_bench.analysis.table.axes import Group, Row, Seed
@@ -94,12 +94,20 @@ def seed_notes(seeds: Collection[Seed]) -> Iterator[str]:
 
 
 def _equal_support_sets(table: Table) -> Iterator[str]:
-    """The note on seeds that drew the same images, for want of others."""
+    cells = [cell for cell in _own_cells(table) if cell.shots]
+    yield from equal_sets_notes((_where(cell), cell.splits) for cell in cells)
+
+
+def equal_sets_notes(cells: Iterable[tuple[str, Mapping[Seed, Hashable]]]) -> Iterator[str]:
+    """The note on seeds that drew the same images, for want of others.
+
+    cells: with shots, each as text and with the digests of its splits by seed.
+    """
     parts = []
-    for cell in _own_cells(table):
-        drawn = {seed.split for seed in cell.splits} if cell.shots else set()
-        if len({value for value in cell.splits.values() if value} or drawn) < len(drawn):
-            parts.append(_where(cell))
+    for where, splits in cells:
+        drawn = {seed.split for seed in splits}
+        if len(set(filter(None, splits.values())) or drawn) < len(drawn):
+            parts.append(where)
     if parts:
         yield (
             f"several seeds drew the same support set: {_some(parts, '; ')}; intervals and tests "
