@@ -15,7 +15,7 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.thumbnails import Budget, Thumbnail, thumbnails
 from fewshot_bench.store.predictions import Outcome
-from fewshot_bench.utils.text import counted
+from fewshot_bench.utils.text import counted, signed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +151,7 @@ def _classes(
         fields = [Field(names[label]), Field(f"{counts[label]:.0f}"), _share(accuracy[label])]
         if other is not None:
             gap = float(accuracy[label] - other[label])
-            fields += [_share(other[label]), Field(f"{gap:+.1f}".replace("-", "−"), gap)]
+            fields += [_share(other[label]), Field(signed(gap, 1).replace("-", "−"), gap)]
         lines.append(Line(fields))
     some = f"the {HARDEST} hardest of {len(order)} classes" if len(order) > HARDEST else "classes"
     return Grid(f"classes-{number}", f"{title}: {some} for {heads[0]}", columns, lines)
