@@ -74,6 +74,8 @@ class EncoderLearner(EncoderHooks):
     max_norm: ClassVar[float] = 0.0
     """The largest norm of all gradients of a step; 0 for no bound."""
     drop_last: ClassVar[bool] = True
+    stage: ClassVar[tuple[int, int]] = (0, 1)
+    """The index of this training among stages with as many steps each, and their number."""
     augment: ClassVar[Augment] = Augment()
 
     batch_size: int = hyper(32, "images per step", unit="images")
@@ -196,13 +198,14 @@ class EncoderLearner(EncoderHooks):
         per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
         total = self.steps(task.shots, per_epoch)
         batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
+        stage, stages = self.stage
         for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
             set_rate(optimizer, self.rate(step, per_epoch, total))
             add_gradients = partial(backward, pixels, labels)
             minimize_by(add_gradients, optimizer, scaler, self.max_norm)
             if after is not None:
                 after(step + 1, total)
-            ctx.progress(step + 1, total)
+            ctx.progress(stage * total + step + 1, stages * total)
 
     def batches(
         self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int

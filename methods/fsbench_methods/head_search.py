@@ -66,7 +66,7 @@ class HeadSearch:
         """
         head = torch.nn.Parameter(self.start.clone())
         if val is None:
-            self.train(head, *WITHOUT_VALIDATION, self.sizes()[0], None, ctx)
+            self.train(head, *WITHOUT_VALIDATION, self.sizes()[0], None, ctx, ctx.progress)
             return head.detach()
         features, best = val.features, BestOnValidation(val.labels)
 
@@ -74,10 +74,13 @@ class HeadSearch:
             best.offer(self.scale * features @ head.T, head)
 
         settings = list(itertools.product(LRS, DECAYS, self.sizes()))
-        for done, (lr, decay, size) in enumerate(settings, 1):
+        for before, (lr, decay, size) in enumerate(settings):
+
+            def report(done: int, total: int, before: int = before) -> None:
+                ctx.progress(before * total + done, len(settings) * total)
+
             head.data.copy_(self.start)
-            self.train(head, lr, decay, size, offer, ctx)
-            ctx.progress(done, len(settings))
+            self.train(head, lr, decay, size, offer, ctx, report)
         offers = -(-self.iterations // EVERY)
         setting, step = divmod(int(best.step), offers)
         ctx.count_selection(len(settings) * offers, len(val))
@@ -93,8 +96,12 @@ class HeadSearch:
         size: int,
         offer: Callable[[], None] | None,
         ctx: RunContext,
+        report: Callable[[int, int], None],
     ) -> None:
-        """Run all iterations at one setting; `offer` is called after steps 0, 100, 200 ..."""
+        """Run all iterations at one setting.
+
+        `offer` is called after steps 0, 100, 200 ..., `report` with the steps that are done.
+        """
         optimizer = torch.optim.AdamW([head], lr=lr, weight_decay=decay, fused=head.is_cuda)
         scaler, order = ctx.scaler(), ctx.rng("order")
         streams = [samples.batches(size // len(self.sets), order) for samples in self.sets]
@@ -104,6 +111,7 @@ class HeadSearch:
             minimize(F.cross_entropy(self.scale * features @ head.T, labels), optimizer, scaler)
             if offer is not None and step % EVERY == 0:
                 offer()
+            report(step + 1, self.iterations)
 
 
 def rate(step: int, lr: float, iterations: int) -> float:

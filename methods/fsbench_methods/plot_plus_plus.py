@@ -133,6 +133,7 @@ class PlotPlusPlus(TransportLearner):
 
     name: ClassVar[str] = "plot++"
     version: ClassVar[str] = "2"
+    stage: ClassVar[tuple[int, int]] = (1, 2)
     card: ClassVar[MethodCard] = MethodCard(
         "plot++-50/100/200 (each of two stages)",
         text="class names",
@@ -225,6 +226,8 @@ class PlotPlusPlus(TransportLearner):
 @dataclass(frozen=True)
 class VisionStage(TransportLearner):
     """The first stage: vision tokens, with fixed class features (text_prompts, classes, embed)."""
+
+    stage: ClassVar[tuple[int, int]] = (0, 2)
 
     classes: Tensor | None = None
 

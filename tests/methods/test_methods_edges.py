@@ -70,6 +70,30 @@ def test_one_shot_of_two_classes_without_validation(name: str) -> None:
     assert others.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "steps"),
+    [
+        ("plot++", {"epochs": 2}, 4),
+        ("cross-modal", {"iterations": 5}, 30),
+        ("wise-ft", {"iterations": 5}, 30),
+        ("linear-probe", {"search_steps": 2}, 10),
+        ("2sfs", {"iterations": 3}, 3),
+    ],
+)
+def test_progress_counts_the_steps_of_all_stages_and_settings(
+    name: str, options: dict[str, Any], steps: int
+) -> None:
+    told: list[tuple[int, int]] = []
+    ctx = Context(3, CPU, on_progress=lambda *step: told.append(step))
+    backbone = random_backbone()
+    task = random_task(backbone, classnames=("cat", "dog"), shots=1, val=1)
+    registry().method_class(name)(**options).fit(task, backbone, ctx)
+    assert {total for _, total in told} == {steps}
+    done = [step for step, _ in told if step]
+    assert done == list(range(1, len(done) + 1))
+    assert steps - 1 <= len(done) <= steps
+
+
 def test_a_method_on_pixels_names_the_way_out() -> None:
     backbone = resnet("fp32")
     with pytest.raises(UnsupportedBackboneError, match="a method that runs on frozen features"):
