@@ -325,7 +325,8 @@ def _config_beside(file: Path) -> Path | None:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise DataMissingError(f"backbone file {path} does not exist; check the path")
+        below = "" if path.is_absolute() else f", which is relative to {Path.cwd()}"
+        raise DataMissingError(f"backbone file {path} does not exist; check the path{below}")
 
 
 def _sha256(*paths: Path) -> str:

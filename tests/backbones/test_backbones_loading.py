@@ -182,10 +182,13 @@ def test_names_of_openai_need_no_tag(name: str) -> None:
     loading.check(name)
 
 
-def test_missing_files(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"{MODEL}/quick@{tmp_path / 'no.pt'}", f"local-dir:{tmp_path / 'no'}"):
-        with pytest.raises(DataMissingError, match="does not exist"):
+        with pytest.raises(DataMissingError, match=r"does not exist; check the path$"):
             loading.check(name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataMissingError, match="check the path, which is relative to /"):
+        loading.check("local-dir:no")
 
 
 @pytest.mark.parametrize("name", [f"{MODEL}/quick", "hf-hub:no/where"])
