@@ -148,7 +148,10 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
         with whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--save-config {path}: cannot be written: {error.strerror}") from None
+        raise UsageError(
+            f"--save-config {path}: cannot be written: {error.strerror}; choose another file, or "
+            "leave it out"
+        ) from None
     except UnicodeEncodeError:
         raise UsageError(
             f"--save-config {path}: a value is not UTF-8, which TOML cannot hold; expected a name "

@@ -169,7 +169,7 @@ def test_a_place_that_cannot_be_saved_to(tmp_path: Path) -> None:
     arguments = ("--method", "zero-shot", "--dataset", "digits")
     result = dry(tmp_path, *arguments, "--save-config", tmp_path / "no" / "where.yaml")
     assert result.code == 2, result
-    assert "cannot be written" in result.err
+    assert "cannot be written: No such file or directory; choose another file, or" in result.err
 
 
 @pytest.mark.parametrize("name", ["saved.toml", "folder.yaml"])
