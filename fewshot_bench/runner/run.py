@@ -213,9 +213,6 @@ def _is_of_the_machine(error: BaseException) -> bool:
     return is_at_limit(error) or (isinstance(error, OSError) and error.errno in FULL)
 
 
-INCIDENT = "model"
-
-
 class NoRoomForModel(StoreError):
     """The disk is full: the run ends, since a record without its model would count as done."""
 
@@ -245,12 +242,10 @@ def keep(
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoomForModel(str(Store(store).cannot_write(folder, error))) from error
         why = error if isinstance(error, FsbenchError) else error.strerror
-        incidents.add(INCIDENT, f"{method}: its model was not kept: {why}")
+        incidents.add(STATED, f"{method}: its model was not kept: {why}")
         return {}
     except Exception as error:
-        incidents.add(
-            INCIDENT, f"{method}: its model was not kept: {type(error).__name__}: {error}"
-        )
+        incidents.add(STATED, f"{method}: its model was not kept: {type(error).__name__}: {error}")
         return {}
 
 

@@ -22,6 +22,7 @@ from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, sorted_entries, write_whole
 from fewshot_bench.utils.text import size_text
 
+# Folder in a store; the model's facts in a footprint, and the kind of incident if it has none.
 MODELS, STATED = "models", "model"
 FILES = (TENSORS, CARD, CONFIG)
 """The config is written last: a folder without one is not a model."""
@@ -99,6 +100,9 @@ def model_of(store: Path, record: Record) -> Path:
     again = f"compute it with --keep-models --force to have one ({record.spec.describe()})"
     stated = stated_model(record)
     if not stated:
+        for incident in record.incidents:
+            if incident.get("kind") == STATED:
+                raise StoreError(f"{incident.get('text')} ({record.spec.describe()})")
         raise StoreError(f"no model of this cell was kept; {again}")
     folder = model_folder(store, record.spec.key())
     if checked_config(folder).as_json()["digest"] != stated.get("digest"):

@@ -17,7 +17,8 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.kept_models import model_folder
+from fewshot_bench.store.kept_models import model_folder, model_of
+from fewshot_bench.utils.errors import StoreError
 from tests.helpers import REPOSITORY, cells, fsbench, image_folder, save_image
 
 
@@ -186,6 +187,8 @@ def test_a_method_that_cannot_be_kept_says_why_and_finishes(photos: Path, tmp_pa
     assert "model" not in record.footprint
     (incident,) = [one for one in record.incidents if one["kind"] == "model"]
     assert "it holds a million neighbours" in incident["text"]
+    with pytest.raises(StoreError, match="it holds a million neighbours"):
+        model_of(tmp_path, record)
     assert not model_folder(tmp_path, spec.key()).exists()
 
 
