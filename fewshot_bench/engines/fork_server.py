@@ -41,9 +41,13 @@ IMPORTED = {
 }
 # Set this variable to 0 to disable forking.
 VARIABLE = "FSBENCH_FORK_SERVER"
-# Prefixes of variables that may change while a server lives, since programs read them at start. A
-# change of another one may affect an imported library and needs a new server.
-FREE = ("FSBENCH_", "PYTEST_")
+# Prefixes of variables that may change while a server lives, since programs read them at start, and
+# variables that open_clip, torch and scikit-learn set by themselves in an engine that imports them.
+# A change of another one may affect an imported library and needs a new server.
+FREE = (
+    *("FSBENCH_", "PYTEST_", "TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+)
 # Seconds that a server that has forked before may take to fork a process.
 WAIT_SECONDS = 10.0
 # Seconds between the server's checks that its engine is still its parent.

@@ -95,11 +95,20 @@ def test_other_workers_are_processes_of_their_own(
     assert parent(worker) == os.getpid()
 
 
+# Variables that imports of open_clip and of scikit-learn set in their own process.
+SET_BY_IMPORTS = (
+    *("TOKENIZERS_PARALLELISM", "TORCHINDUCTOR_CACHE_DIR"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+)
+
+
 def test_another_variable_of_a_library_is_another_server(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = begin()
     monkeypatch.setenv("FSBENCH_SEEN_BY_WORKERS_ALONE", "1")
+    for name in SET_BY_IMPORTS:
+        monkeypatch.setenv(name, "set by an import")
     assert parent(begin()) == parent(usual)
     other = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "1"}, until="beat")
     assert parent(other) != parent(usual)
