@@ -131,7 +131,7 @@ def _files(root: ModuleType) -> Mapping[str, str]:
     file = str(root.__file__)
     if "." in root.__name__:
         # In a namespace package, only the folder delimits the code.
-        return dict(_below(os.path.dirname(file)))
+        return dict(_below(Path(file).parent))
     return _with_beside(Path(file))
 
 
