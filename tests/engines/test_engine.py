@@ -1,4 +1,4 @@
-"""The local engine: killed parents, killed workers, and two runs on one store."""
+"""The local engine: killed parents and killed workers."""
 
 from __future__ import annotations
 
@@ -115,18 +115,6 @@ def test_a_worker_that_is_killed_once_costs_nothing(methods: Any, tmp_path: Path
     assert [record.status for record in records] == ["done"] * 3
     assert_sound(tmp_path, todo)
     assert not any(is_running(pid) for pid in workers)
-
-
-@pytest.mark.slow
-def test_two_runs_in_one_store(methods: Any, tmp_path: Path) -> None:
-    both = [start(*arguments(tmp_path)) for _ in range(2)]
-    try:
-        ends = [process.communicate(timeout=PATIENCE) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], ends
-    assert_sound(tmp_path, specs())
 
 
 def test_small_backbones_get_a_worker_per_core() -> None:

@@ -231,13 +231,15 @@ def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) 
     assert "changed the working directory" in said(outcome)
 
 
-# Every action runs in its own process, forked before torch computes anything.
+# Every action runs in its own process, forked from one that has loaded what a cell needs; with one
+# thread, torch survives that.
 APART = """
 import json, locale, os, sys
 import open_clip, sklearn.linear_model, torchvision.transforms
 from tests.runner.test_containment import *
 registry().method_class("reckless")
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
+run_one(cells("zero-shot")[0], Session())
 for how in LEFT:
     reading, writing = os.pipe()
     if not os.fork():
@@ -259,7 +261,7 @@ def test_what_stays_changed_taints_the_process(reckless: Any, tmp_path: Path) ->
         [sys.executable, "-c", APART],
         capture_output=True,
         text=True,
-        env=dict(os.environ) | {"PYTHONPATH": path},
+        env=dict(os.environ) | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         check=False,
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
