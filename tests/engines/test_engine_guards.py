@@ -32,6 +32,7 @@ from tests.helpers import (
     fsbench,
     is_running,
     start,
+    wait_until,
 )
 
 END = Worker.end
@@ -168,20 +169,24 @@ def test_a_lost_worker_is_tried_again_by_the_next_run(methods: Any, tmp_path: Pa
 
 @pytest.mark.slow
 def test_several_runs_compute_each_cell_once(methods: Any, tmp_path: Path) -> None:
-    log = tmp_path / "fits"
+    log, gate = tmp_path / "fits", tmp_path / "ending"
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-12", "--limit", "20")
     store = tmp_path / "store"
-    arguments = ("run", "-m", "slow", "-o", "seconds=0.3", *few, "--store", store)
-    environment = dict(os.environ) | {"FSBENCH_TEST_FITS": str(log)}
-    runs = [start(*arguments, "--jobs", jobs, env=environment) for jobs in (1, 1, 2)]
+    arguments = ("run", "-m", "slow", "-o", "seconds=0", *few, "--store", store)
+    gates = {"FSBENCH_TEST_FITS": str(log), "FSBENCH_TEST_ENDING": str(gate)}
+    # No fit ends before every worker of every run is at one.
+    gate.write_text("0")
+    runs = [start(*arguments, "--jobs", n, env=dict(os.environ) | gates) for n in (1, 1, 2)]
     try:
+        wait_until(lambda: log.exists() and len(log.read_text().split()) == 4)
+        gate.write_text("1000")
         ends = [process.communicate(timeout=PATIENCE) for process in runs]
     finally:
         for process in runs:
             process.kill()
     assert [process.returncode for process in runs] == [0] * 3, ends
     assert log.read_text().split() == ["fit"] * 12
-    assert_sound(store, cells("slow", options=["seconds=0.3"], seeds=tuple(range(1, 13)), limit=20))
+    assert_sound(store, cells("slow", options=["seconds=0"], seeds=tuple(range(1, 13)), limit=20))
     assert list((store / "claims").iterdir()) == []
 
 
