@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench.api import method_code
+from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
+from tests import helpers
 from tests.helpers import PATIENCE, REPOSITORY, command
 
 DOCS = REPOSITORY / "docs"
@@ -49,6 +52,24 @@ def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.Co
     )
 
 
+def inside(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """As `fsbench`, in this process: for what needs no process of its own."""
+    modules = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        registry.cache_clear()
+        done = helpers.fsbench(*arguments)
+    registry.cache_clear()
+    for name in set(sys.modules) - modules:
+        if name.startswith("fsbench_"):
+            del sys.modules[name]
+            method_code.forget(name)
+    return subprocess.CompletedProcess([], done.code, done.out, done.err)
+
+
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of docs/engines.md."""
@@ -71,7 +92,7 @@ def test_a_run_with_an_engine_of_another_package(launcher: Path, tmp_path: Path)
     assert [record.status for record in Store(tmp_path).records()] == ["done", "done"]
     (job,) = (tmp_path / "jobs").iterdir()
     assert "digits" in "".join(path.read_text() for path in job.glob("worker-*.log"))
-    alone = fsbench(launcher, *RUN, "--store", tmp_path / "local", "--jobs", "1")
+    alone = inside(launcher, *RUN, "--store", tmp_path / "local", "--jobs", "1")
     assert alone.returncode == 0, alone.stderr
     logits = [
         {record.spec.key(): record.digests["logits"] for record in Store(path).records()}
@@ -98,7 +119,7 @@ def test_a_run_with_an_engine_of_another_package(launcher: Path, tmp_path: Path)
 def test_what_is_wrong_with_options_is_found_before_anything_runs(
     launcher: Path, tmp_path: Path, words: list[str], code: int, said: str
 ) -> None:
-    done = fsbench(launcher, *RUN, "--store", tmp_path / "store", *words)
+    done = inside(launcher, *RUN, "--store", tmp_path / "store", *words)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert not list(tmp_path.glob("store/records/*"))
 
@@ -131,7 +152,7 @@ def test_an_engine_that_computes_cells_its_own_way(tmp_path: Path) -> None:
     )
     few = ("--dataset", "letters,digits", "--shots", "1", "--seeds", "1", "--limit", "20")
     run = ("run", "-m", "zero-shot", *few, "--jobs", "1", "--engine", "by-set", "--store", tmp_path)
-    shown = fsbench(tmp_path, *run, "--dry-run")
+    shown = inside(tmp_path, *run, "--dry-run")
     assert "2 cells, data set by data set" in shown.stdout, shown.stderr
     done = fsbench(tmp_path, *run)
     assert done.returncode == 0, done.stderr
@@ -164,17 +185,17 @@ def build(setup):
 def test_a_broken_engine_harms_itself_alone(tmp_path: Path, options: str, said: str) -> None:
     source = BROKEN.format(options=options).replace("(,)", "()")
     install(tmp_path, "odd", "fsbench_odd", fsbench_odd=source)
-    done = fsbench(tmp_path, *RUN, "--store", tmp_path / "store", "--engine", "odd")
+    done = inside(tmp_path, *RUN, "--store", tmp_path / "store", "--engine", "odd")
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert fsbench(tmp_path, *RUN, "--store", tmp_path / "store", "--dry-run").returncode == 0
+    assert inside(tmp_path, *RUN, "--store", tmp_path / "store", "--dry-run").returncode == 0
 
 
 def test_a_tracker_of_another_package(tmp_path: Path) -> None:
     install(tmp_path, "csvlog", "fsbench_csvlog", fsbench_csvlog=example("trackers.md", "tracker"))
     store = ("--store", tmp_path / "store")
-    refused = fsbench(tmp_path, *RUN, *store, CSV_LOG=str(tmp_path / "nowhere" / "log.csv"))
+    refused = inside(tmp_path, *RUN, *store, CSV_LOG=str(tmp_path / "nowhere" / "log.csv"))
     assert (refused.returncode, "there is no folder" in refused.stderr) == (2, True)
     assert not (tmp_path / "store").exists()
     done = fsbench(tmp_path, *RUN, *store, "--csv-log", tmp_path / "log.csv")
@@ -266,7 +287,7 @@ def test_a_failure_that_keeps_an_earlier_result_is_the_reason_why_a_job_ends(
     (tmp_path / "full.py").write_text(FULL, encoding="utf-8")
     few = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
     run = ("run", "--method", f"{tmp_path}/full.py:Full", *few, "--store", tmp_path / "store")
-    assert fsbench(launcher, *run).returncode == 0
+    assert inside(launcher, *run).returncode == 0
     (tmp_path / "now").touch()
     done = fsbench(launcher, *run, "--force", "--engine", "launcher")
     assert done.returncode == 1, done.stderr
