@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +266,19 @@ def test_built_in_methods_break_no_static_rule(name: str) -> None:
     kind = registry().method_class(name)
     assert broken_rules(kind, name) == []
     assert cannot_be_built(kind) == []
+
+
+def test_metadata_of_a_distribution_are_not_read_for_each_of_its_plugins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: Counter[str] = Counter()
+    found = PathDistribution.read_text
+
+    def counted(self: Any, name: str) -> str | None:
+        read[f"{self._path}/{name}"] += 1
+        return found(self, name)
+
+    monkeypatch.setattr(PathDistribution, "read_text", counted)
+    registry.cache_clear()
+    assert len(registry().plugins) >= 10
+    assert max(count for name, count in read.items() if name.endswith("METADATA")) <= 2
