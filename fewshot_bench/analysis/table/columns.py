@@ -26,7 +26,8 @@ Value = float | None
 def number(value: object) -> Value:
     """A value of a record as a finite number, zero without a sign; None for anything else."""
     if type(value) is float and -sys.float_info.max <= value <= sys.float_info.max:
-        return value + 0.0
+        # The same object but for minus zero: a table of many records has many numbers.
+        return value or 0.0
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Ints too large for a float count as infinite; NaN fails every comparison.
