@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -248,9 +248,7 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     manager.add_hookspecs(Hooks)
     points, infos = _entry_points()
     only = os.environ.get(ONLY)
-    # Each access to a name or a version reads the metadata file of the distribution anew.
-    installed = {id(point.dist): point.dist for point in points}
-    about = {key: (_distribution(one), _version(one)) for key, one in installed.items()}
+    about = {key: (_distribution(one), _version(one)) for key, one in _installed(points).items()}
     for point in points:
         distribution, version = about[id(point.dist)]
         name, error = f"{distribution}:{point.name}", None
@@ -284,8 +282,15 @@ def has_third_party() -> bool:
     Imports no plug-in.
     """
     points, _ = _entry_points()
-    installed = {id(point.dist): point.dist for point in points}
-    return any(_distribution(one) != OWN for one in installed.values())
+    return any(_distribution(one) != OWN for one in _installed(points).values())
+
+
+def _installed(points: Iterable[Any]) -> dict[int, Any]:
+    """The distributions of entry points by identity, each once.
+
+    Each access to a name or a version reads the metadata file of a distribution anew.
+    """
+    return {id(point.dist): point.dist for point in points}
 
 
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:

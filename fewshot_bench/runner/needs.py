@@ -169,7 +169,7 @@ class _Pools:
 
 @dataclass(frozen=True)
 class _Fit:
-    """What a method declares of a fit: views of each support image, and bytes that it holds.
+    """Declarations of a method about a fit: views of each support image, and bytes that it holds.
 
     views: None if not declared. unprojected: view features are taken before the projection.
     """

@@ -152,6 +152,7 @@ def build(
     """
     refuse_mixed(records, "a sweep", "or name another --store", filtered=False)
     records, left = _drawn(records, each)
+    facts = columns_of(records)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
     found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
     names = [axis.name for axis in axes]
@@ -175,12 +176,12 @@ def build(
             *seed_notes(set(map(Seed.of, records))),
             *equal_sets_notes(_splits(records).items()),
             *_notes(panels),
-            *overlap_texts(overlaps_of(columns_of(records))).values(),
+            *overlap_texts(overlaps_of(facts)).values(),
             *left,
             _CHOSEN,
         ),
         marks=tuple(marks_of(records[0].spec)),
-        signature=signature_of(records),
+        signature=signature_of(records, facts),
     )
 
 
