@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fewshot_bench.store.answer_files import check
 from fewshot_bench.store.index import Index, Row
-from fewshot_bench.store.record_files import RECORDS, RecordReader, record_files, stamp_of
+from fewshot_bench.store.record_files import RECORDS, read_fields, record_files, stamp_of
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, sorted_entries
 from fewshot_bench.utils.prefetch import cores
@@ -76,7 +76,7 @@ def read_share(folder: Path, share: int, shares: int) -> None:
 
     Nothing that is damaged is renamed.
     """
-    known, found, reader = Index.load(folder), Index(folder, []), RecordReader()
+    known, found = Index.load(folder), Index(folder, [])
     folders = sorted_entries(folder / RECORDS)
     part = slice(len(folders) * share // shares, len(folders) * (share + 1) // shares)
     for file in record_files(folder / RECORDS, folders[part]):
@@ -84,7 +84,7 @@ def read_share(folder: Path, share: int, shares: int) -> None:
         if row is not None and not row.is_unverified:
             continue
         try:
-            row = found.add(file.key, file.stamp, reader.values(file.path, file.key))
+            row = found.add(file.key, file.stamp, read_fields(file.path, file.key))
         except (FileNotFoundError, Damaged, StoreError):
             continue
         _verify(file.path.with_suffix(".npz"), row)

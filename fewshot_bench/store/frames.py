@@ -1,13 +1,14 @@
 """Values of JSON without their numbers, each kept once, so that many of them are small texts.
 
-`Frames` is the entry point: `pack` makes a text of a value, `unpack` and `reader` read it. A text
-means the same value for as long as frames are only added.
+`Frames` is the entry point: `pack` shortens the text of a value, `unpack` and `reader` read the
+shorter one. It means the same value for as long as frames are only added.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -16,6 +17,9 @@ from fewshot_bench.api.record import entry
 
 Filler = Callable[[Sequence[float]], Any]
 Reader = Callable[[str], tuple[Any, ...]]
+# A number in indented JSON ends its line, a string never does: a quotation mark follows it.
+_NUMBER = re.compile(rb" (-?\d[\d.eE+-]*)(?=,?\n)")
+_BREAK = re.compile(rb"\n *")
 
 
 class Frames:
@@ -28,25 +32,30 @@ class Frames:
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.values = list(values)
         self._places = {repr(value): place for place, value in enumerate(self.values)}
+        # The frame of a text without its numbers.
+        self._shapes: dict[bytes, int] = {}
         self._seen: set[int] = set()
         self._fillers: dict[int, Filler] = {}
         self._readers: dict[tuple[tuple[str, ...], Any], Reader] = {}
 
-    def pack(self, value: Any) -> str:
-        """Pack a value as JSON: the value itself, or a list of its frame's index and numbers."""
-        if value is None:
-            return "null"
-        numbers: list[float] = []
-        frame = self._frame(value, numbers)
-        known = repr(frame)
-        place = self._places.get(known)
+    def pack(self, text: bytes) -> str:
+        """Pack a value as JSON: the value itself, or a list of its frame's index and numbers.
+
+        text: JSON of an object or null as `json.dumps` writes it with an indent, in ASCII.
+        """
+        pieces = _NUMBER.split(text)
+        shape, numbers = b"\0".join(pieces[::2]), pieces[1::2]
+        place = self._shapes.get(shape)
         if place is None:
-            if hash(known) not in self._seen:
-                # A value that occurs only once needs no frame.
-                self._seen.add(hash(known))
-                return compact(value)
-            place = self._place(frame)
-        return f"[{','.join(map(repr, [place, *numbers]))}]"
+            # A value that occurs only once needs no frame.
+            if hash(shape) not in self._seen:
+                self._seen.add(hash(shape))
+                return _BREAK.sub(b"", text).decode("ascii")
+            holes: list[float] = []
+            frame = self._frame(json.loads(text), holes)
+            assert len(holes) == len(numbers), "numbers of an indented text stand at ends of lines"
+            place = self._shapes[shape] = self._place(frame)
+        return f"[{','.join([str(place), *map(bytes.decode, numbers)])}]"
 
     def unpack(self, text: str) -> Any:
         """The inverse of `pack`; a frame without numbers is the same object each time."""

@@ -28,11 +28,12 @@ from fewshot_bench.store.frames import Frames, compact
 from fewshot_bench.store.record_files import (
     READER,
     STAMP_SIZE,
-    RecordReader,
     Stamp,
     packed_stamp,
     path_of,
+    read_fields,
     stamp_of,
+    without,
 )
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, write_whole
@@ -51,8 +52,10 @@ _RECORD_PARTS = (*("split", "metrics", "footprint", "timings", "environment", "n
 _STATE = ("status", "error", "incidents")
 # Equal values of these parts are one object, shared between records.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
-# The maximum number of packed splits cached while rows are added, and of values of other parts.
-_MOST_SPLITS, _MOST_VALUES = 1024, 1024
+# Parts that are often as in other records.
+_REPEATED = _SHARED | {"state", "environment", "notes"}
+# The most bytes of packed texts cached while rows are added, and the most values of other parts.
+_MOST_BYTES, _MOST_VALUES = 2**23, 1024
 _PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
 # Blocks of a file before those of the parts.
 _BLOCKS = ("frames", "keys", "stamps", "stamps of verified logits")
@@ -80,7 +83,9 @@ class Segment:
         self._stamps, self._checked = bytearray(), bytearray()
         self._columns = {name: Column() for name in _PARTS}
         self._values: dict[str, dict[int, Any]] = {name: {} for name in _PARTS}
-        self._splits: dict[int, tuple[Any, str]] = {}
+        # Packed texts of repeated parts.
+        self._known: dict[bytes, str] = {}
+        self._known_bytes = 0
 
     @classmethod
     def read(cls, path: Path) -> Segment | None:
@@ -116,13 +121,13 @@ class Segment:
     def _made_again(self, name: str) -> Column:
         """A column from the record files; StoreError if a record found valid is another one now."""
         assert self.path is not None
-        column, reader = Column(), RecordReader()
+        column = Column()
         for row in range(len(self.keys)):
             key = self.keys[row]
             path, text = path_of(self.path.parent, key), ""
             with suppress(OSError, Damaged):
                 if packed_stamp(stamp_of(path.stat())) == _part(self._stamps, row):
-                    text = self._packed(name, _parts_of(reader.values(path, key))[name])
+                    text = self._packed(name, _parts_of(read_fields(path, key))[name])
             if not text and self.found[row]:
                 raise StoreError(
                     f"'{self.path}' cannot be read any more, and record {key[:12]} was replaced "
@@ -133,7 +138,7 @@ class Segment:
 
     def write(self, folder: Path) -> None:
         """Write the file, named by its checksum, and remove the file that was read."""
-        self._splits.clear()
+        self._known.clear()
         rows = self.keys.ordered()
         blocks = [
             packed([compact(self.frames.values).encode("ascii")]),
@@ -164,9 +169,9 @@ class Segment:
         self.found[row] = 1
         return Row(self, row)
 
-    def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
-        """Add the row of a record from the validated values of its file."""
-        parts = _parts_of(values)
+    def add(self, key: str, stamp: Stamp | None, fields: Mapping[str, bytes]) -> Row:
+        """Add the row of a record from the validated fields of its file."""
+        parts = _parts_of(fields)
         texts = [self._packed(name, parts[name]) for name in _PARTS]
         return self._add(key, packed_stamp(stamp), _NO_STAMP, texts)
 
@@ -180,19 +185,17 @@ class Segment:
         self.changed += 1
         return Row(self, row)
 
-    def _packed(self, name: str, value: Any) -> str:
-        """Pack a part as text; a split object that several records share is packed once."""
-        if name != "split":
-            return self.frames.pack(value)
-        if id(value) in self._splits:
-            return self._splits[id(value)][1]
-        text = self.frames.pack(value)
-        if text.startswith("["):
-            if len(self._splits) == _MOST_SPLITS:
-                self._splits.clear()
-            # Keep the object alive, so that no other gets its id.
-            self._splits[id(value)] = value, text
-        return text
+    def _packed(self, name: str, text: bytes) -> str:
+        """Pack the text of a part; one that many records share is packed once."""
+        if name not in _REPEATED:
+            return self.frames.pack(text)
+        found = self._known.get(text)
+        if found is None:
+            self._known_bytes += len(text)
+            if self._known_bytes > _MOST_BYTES:
+                self._known, self._known_bytes = {}, len(text)
+            found = self._known[text] = self.frames.pack(text)
+        return found
 
     def take(self, other: Segment, rows: Iterable[int]) -> None:
         """Add missing rows from another segment, translated to the frames of this one."""
@@ -357,13 +360,19 @@ class Index:
         if stamp is None:
             return None
         known = packed_stamp(stamp)
-        found = (segment.find(key, known) for segment in self._segments)
-        return next((row for row in found if row is not None), None)
+        for segment in self._segments:
+            row = segment.find(key, known)
+            if row is not None:
+                return row
+        return None
 
-    def add(self, key: str, stamp: Stamp | None, values: Mapping[str, Any]) -> Row:
-        """Add the row of a valid record. stamp: of its file, taken before reading it."""
+    def add(self, key: str, stamp: Stamp | None, fields: Mapping[str, bytes]) -> Row:
+        """Add the row of a valid record from what `read_fields` returned.
+
+        stamp: of its file, taken before reading it.
+        """
         segment = self._new if stamp and _is_settled(stamp) else self._unsettled
-        return segment.add(key, stamp, values)
+        return segment.add(key, stamp, fields)
 
     def save(self, *, whole: bool) -> None:
         """Write new and changed rows, if there are enough and the folder can be written.
@@ -407,12 +416,14 @@ def _part(stamps: bytearray, row: int) -> bytes:
     return bytes(stamps[row * STAMP_SIZE : (row + 1) * STAMP_SIZE])
 
 
-def _parts_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a record's values."""
-    spec = {name: value for name, value in values["spec"].items() if name not in _SPEC_PARTS}
-    parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
-    parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
-    return parts | {name: values.get(name) or {} for name in _RECORD_PARTS}
+def _parts_of(fields: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The text of each part of a record."""
+    parts, spec = {}, fields["spec"]
+    for name in _SPEC_PARTS:
+        spec, parts[name] = without(spec, name)
+    state = (b'\n "%s": %s' % (name.encode(), fields.get(name, b"null")) for name in _STATE)
+    parts |= {"spec": spec, "state": b"{%s\n}" % b",".join(state)}
+    return parts | {name: fields.get(name, b"{}") for name in _RECORD_PARTS}
 
 
 def _where(flags: bytearray) -> Iterator[int]:

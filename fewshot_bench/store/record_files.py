@@ -92,8 +92,11 @@ def stamp_of(found: os.stat_result) -> Stamp:
 
 def packed_stamp(stamp: Stamp | None) -> bytes:
     """A stamp in `STAMP_SIZE` bytes, which is a seventh of its size as numbers; zeros for None."""
-    # Inodes can need all 64 bits, and times before 1970 are negative.
-    return _STAMP.pack(*(number & _ALL_BITS for number in stamp or (0, 0, 0, 0)))
+    try:
+        return _STAMP.pack(*stamp or (0, 0, 0, 0))
+    except struct.error:
+        # Times before 1970 are negative.
+        return _STAMP.pack(*(number & _ALL_BITS for number in stamp or ()))
 
 
 def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
@@ -126,42 +129,47 @@ def _digest_of_text(key: str, text: bytes) -> str:
     return hashlib.sha256(b"\n".join((_READER, key.encode(), text))).hexdigest()
 
 
-class RecordReader:
-    """Reads the values of record files; parses each split once, as most records share few."""
-
-    def __init__(self) -> None:
-        self._splits: dict[bytes, Any] = {}
-        self._bytes = 0
-
-    def values(self, path: Path, key: str) -> Mapping[str, Any]:
-        """The values of a valid record; errors as in `read_record`. key: stated by the path."""
-        content = read_content(path)
-        if not is_as_written(content, key):
-            values = parse_values(path, content)
-            record_of(path, values)
-            return values
-        start, end = content.find(_SPLIT), content.find(_STATUS)
-        text = content[start + len(_SPLIT) : end]
-        if text not in self._splits:
-            self._bytes += len(text)
-            if self._bytes > _MOST_BYTES:
-                self._splits, self._bytes = {}, len(text)
-            try:
-                self._splits[text] = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise Damaged(str(error)) from None
-        values = parse_values(path, content[:start] + content[end:])
-        return {**values, "split": self._splits[text]}
+def read_values(path: Path, key: str) -> Mapping[str, Any]:
+    """The values of a valid record; errors as in `read_record`. key: stated by the path."""
+    content = read_content(path)
+    values = parse_values(path, content)
+    if not is_as_written(content, key):
+        record_of(path, values)
+    return values
 
 
-# Delimiters of the split in a text from `written`; JSON strings inside it have no line breaks.
-_SPLIT, _STATUS = b',\n "split": ', b',\n "status": '
-_MOST_BYTES = 2**24
+def read_fields(path: Path, key: str) -> Mapping[str, bytes]:
+    """The indented text of each field of a valid record; parameters and errors as `read_values`.
+
+    Nothing of a text that was validated when it was written is parsed: most of it is as in others.
+    """
+    content = read_content(path)
+    if not is_as_written(content, key):
+        values = parse_values(path, content)
+        record_of(path, values)
+        content = json.dumps(values, indent=1, allow_nan=False).encode() + b"\n"
+    found = {}
+    # A line break in a string is written as an escape: every line begins outside of strings.
+    for entry in content.removesuffix(b"\n}\n").split(b'\n "')[1:]:
+        name, _, value = entry.partition(b'": ')
+        found[name.decode("ascii")] = value.removesuffix(b",")
+    return found
+
+
+def without(text: bytes, name: str) -> tuple[bytes, bytes]:
+    """The text of a field without one of its entries, and the entry's; null if it is absent."""
+    before, found, after = text.partition(b'\n  "%s": ' % name.encode("ascii"))
+    if not found:
+        return text, b"null"
+    value, following, rest = after.partition(b'\n  "')
+    if not following:
+        return before.removesuffix(b",") + b"\n }", after.removesuffix(b"\n }")
+    return before + following + rest, value.removesuffix(b",")
 
 
 def read_record(path: Path) -> Record:
     """Parse a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
-    return Record.read(RecordReader().values(path, _key_in(path.parent.name, path.stem)), path.stem)
+    return Record.read(read_values(path, _key_in(path.parent.name, path.stem)), path.stem)
 
 
 def _key_in(folder: str, key: str) -> str:

@@ -10,11 +10,11 @@ import errno
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record, unsealed
@@ -37,10 +37,11 @@ from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.record_files import (
     RECORDS,
     RecordFile,
-    RecordReader,
     Stamp,
     path_of,
+    read_fields,
     read_record,
+    read_values,
     record_files,
     stamp_of,
     written,
@@ -71,6 +72,7 @@ MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
 # How often a cell is read that a writer replaces meanwhile.
 _ATTEMPTS = 3
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class Store:
         """
         for _ in range(_ATTEMPTS):
             stamp = self.stamp(key)
-            values = self._values(key, RecordReader())
+            values = self._valid(key, read_values)
             if values is None:
                 return None
             record = Record.read(values, key)
@@ -207,11 +209,11 @@ class Store:
                 return None
         return None
 
-    def _values(self, key: str, reader: RecordReader) -> Mapping[str, Any] | None:
-        """The values of a valid record; None if it is missing, or damaged and thus renamed."""
+    def _valid(self, key: str, read: Callable[[Path, str], _Found]) -> _Found | None:
+        """What is read of a valid record; None if it is missing, or damaged and thus renamed."""
         path = self.file(key)
         try:
-            return reader.values(path, key)
+            return read(path, key)
         except FileNotFoundError:
             return None
         except Damaged as error:
@@ -224,20 +226,20 @@ class Store:
         Records and logits whose files still have the stamps under which they were checked are not
         read again.
         """
-        index, reader = caught_up(self.path, len(cells)), RecordReader()
+        index = caught_up(self.path, len(cells))
         for cell in cells:
-            yield cell, self._held(cell, index, reader)
+            yield cell, self._held(cell, index)
         index.save(whole=False)
 
-    def _held(self, cell: RunSpec, index: Index, reader: RecordReader) -> Record | None:
+    def _held(self, cell: RunSpec, index: Index) -> Record | None:
         key = cell.key()
         stamp, logits = self.stamp(key), self.stamp(key, ".npz")
         row = index.find(key, stamp)
         if row is None:
-            values = self._values(key, reader)
-            if values is None:
+            fields = self._valid(key, read_fields)
+            if fields is None:
                 return None
-            row = index.add(key, stamp, values)
+            row = index.add(key, stamp, fields)
         record = row.record(cell)
         if record.status == "done" and not row.is_checked(logits):
             if not self._logits_usable(record, stamp):
@@ -286,22 +288,22 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index, reader = Index.load(self.path), RecordReader()
+        index = Index.load(self.path)
         for file in record_files(self.root):
-            row = index.find(file.key, file.stamp) or self._row_or_report(file, index, reader)
+            row = index.find(file.key, file.stamp) or self._row_or_report(file, index)
             if row is not None:
                 yield row.record()
         index.save(whole=True)
 
-    def _row_or_report(self, file: RecordFile, index: Index, reader: RecordReader) -> Row | None:
+    def _row_or_report(self, file: RecordFile, index: Index) -> Row | None:
         try:
-            values = reader.values(file.path, file.key)
+            fields = read_fields(file.path, file.key)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:
             self._report(file.path, str(error))
             return None
-        return index.add(file.key, file.stamp, values)
+        return index.add(file.key, file.stamp, fields)
 
     def file(self, key: str) -> Path:
         """Path of the record of a key, which may not exist; StoreError for a malformed key."""

@@ -12,7 +12,14 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import answer_files, record_files
 from fewshot_bench.store import index as store_index
-from fewshot_bench.store.record_files import is_as_written, written
+from fewshot_bench.store.record_files import (
+    is_as_written,
+    read_fields,
+    read_record,
+    read_values,
+    without,
+    written,
+)
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from tests.store_cases import filled, flip, put, result
@@ -101,20 +108,40 @@ def test_answers_are_read_in_full_where_their_file_is_another(tmp_path: Path) ->
     assert not store.complete(path.stem)
 
 
-def test_a_split_is_parsed_once_for_all_of_its_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_share_equal_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path / "s", range(9))
-    expected = list(store.records())
-    reader = record_files.RecordReader()
-    paths = sorted(store.root.rglob("*.json"))
-    splits = [reader.values(path, path.stem)["split"] for path in paths]
-    assert [record.split for record in expected] == splits
-    assert len({id(split) for split in splits}) == len({json.dumps(split) for split in splits})
+    listed = list(store.records())
+    expected = [read_record(path) for path in sorted(store.root.rglob("*.json"))]
+    assert listed == expected
+    splits = [record.split for record in listed]
+    assert len({id(split) for split in splits}) == len({json.dumps(split) for split in splits}) < 9
     # Values do not depend on how many are cached.
-    monkeypatch.setattr(record_files, "_MOST_BYTES", 1)
-    monkeypatch.setattr(store_index, "_MOST_SPLITS", 1)
+    monkeypatch.setattr(store_index, "_MOST_BYTES", 1)
     assert list(Store(store.path).records()) == expected
+
+
+def test_a_text_of_another_layout_gives_the_same_fields(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (path,) = store.root.rglob("*.json")
+    written = read_fields(path, path.stem)
+    values = read_values(path, path.stem)
+    assert {name: json.loads(text) for name, text in written.items()} == values
+    for layout in ({"separators": (",", ":")}, {"indent": 3, "sort_keys": True}):
+        path.write_text(json.dumps(values, **layout))
+        found = read_fields(path, path.stem)
+        assert {name: json.loads(text) for name, text in found.items()} == values
+        assert list(store.records()) == [read_record(path)]
+
+
+def test_an_entry_is_cut_from_any_place() -> None:
+    entries = {"a": {"b": 1}, "b": 'x",\n  "a": 2', "c": [2.5, {"a": 1}]}
+    for given in (entries, {"b": entries["b"]}, {}):
+        text = json.dumps({"whole": given}, indent=1).encode()
+        field = text.partition(b": ")[2].removesuffix(b"\n}")
+        for name in (*entries, "d"):
+            rest, value = without(field, name)
+            assert json.loads(value) == given.get(name)
+            assert json.loads(rest) == {n: v for n, v in given.items() if n != name}
 
 
 def test_answers_that_are_no_file_are_set_aside(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -27,7 +26,6 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import Index, Segment, index_files
-from fewshot_bench.store.record_files import RecordReader
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, put, put_failed
@@ -119,17 +117,17 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from fewshot_bench.store import store as module
 
     checked: list[Path] = []
-    values, check = RecordReader.values, module.check
+    read, check = module.read_fields, module.check
 
-    def got(reader: RecordReader, path: Path, key: str) -> Mapping[str, Any]:
+    def reading(path: Path, key: str) -> Mapping[str, bytes]:
         checked.append(path)
-        return values(reader, path, key)
+        return read(path, key)
 
     def checking(path: Path, record: Record) -> None:
         checked.append(path)
         check(path, record)
 
-    monkeypatch.setattr(RecordReader, "values", got)
+    monkeypatch.setattr(module, "read_fields", reading)
     monkeypatch.setattr(module, "check", checking)
     return checked
 
@@ -438,6 +436,9 @@ class Anything(RuleBasedStateMachine):
         if path is not None and path.stat().st_size:
             times = path.stat()
             data = bytearray(path.read_bytes())
+            if data[: position % len(data)].endswith(b'"schema": '):
+                # A record of a newer version is not damaged: a run refuses it.
+                return
             data[position % len(data)] ^= 1 << bit
             path.write_bytes(data)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
