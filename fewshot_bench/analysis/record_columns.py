@@ -39,11 +39,16 @@ class Coded(Sequence[Any]):
     def of(cls, column: Iterable[Any]) -> Coded:
         """The column with these values, one per row."""
         rows = column if isinstance(column, list | tuple) else list(column)
+        if len(set(map(id, rows))) == 1:
+            return cls(np.zeros(len(rows), np.uint8), [rows[0]])
         ids = list(map(id, rows))
         objects = dict(zip(ids, rows, strict=True))
         places, values = _placed(objects.values())
         place = dict(zip(objects, places, strict=True))
-        return cls(_packed(list(map(place.__getitem__, ids)), len(values)), values)
+        codes = map(place.__getitem__, ids)
+        if len(values) <= 2**8:
+            return cls(np.frombuffer(bytes(codes), np.uint8), values)
+        return cls(np.fromiter(codes, np.uint32, len(ids)), values)
 
     def mapped(self, fact: Callable[[Any], Any]) -> Coded:
         """The column of a fact of the values."""
@@ -206,13 +211,16 @@ class RecordColumns:
             self._rows[names] = _joined(columns, len(self.records))
         return self._rows[names]
 
-    def having(self, test: Callable[..., object], *names: str) -> list[Record]:
+    def members(self, records: Iterable[Record]) -> Members:
+        """Some of the records, the objects themselves."""
+        return Members(self, self.places(records))
+
+    def having(self, test: Callable[..., object], *names: str) -> Members:
         """The records whose values of the named columns pass a test."""
         column = self[names[0]] if len(names) == 1 else self.rows(names)
         values = ((value,) for value in column.values) if len(names) == 1 else column.values
         passing = np.array([bool(test(*value)) for value in values], bool)
-        places = np.flatnonzero(passing[column.codes]).tolist()
-        return list(map(self.records.__getitem__, places))
+        return Members(self, np.flatnonzero(passing[column.codes]))
 
     def sorted(self, names: Sequence[str]) -> RecordColumns:
         """The columns of the same records in the order of these columns' values."""
@@ -271,6 +279,30 @@ class RecordColumns:
             return Coded.of(list(map(fact, self.records)))
         self.load((name,))
         return self._known[name]
+
+
+class Members(Sequence[Record]):
+    """Some of the records of columns, in the order of their places."""
+
+    def __init__(self, columns: RecordColumns, places: np.ndarray[Any, Any]) -> None:
+        self._columns = columns
+        self._places = places
+
+    def distinct(self, name: str) -> list[Any]:
+        """The distinct values of a column."""
+        column = self._columns[name]
+        return [column.values[code] for code in np.unique(column.codes[self._places]).tolist()]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._columns.records.__getitem__, self._places.tolist())
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Members(self._columns, self._places[index])
+        return self._columns.records[self._places[index]]
 
 
 @dataclass(frozen=True, slots=True)

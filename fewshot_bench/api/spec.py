@@ -361,7 +361,15 @@ class RunSpec(_Derived):
     @classmethod
     def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
         """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
-        spec = cls(**{**values, "shots": read_shots(values["shots"])})
+        puts = _puts()
+        if values.keys() == puts.keys():
+            # A third of the time of the constructor, which matters for a store's listing.
+            spec = object.__new__(cls)
+            for name, put in puts.items():
+                put(spec, values[name])
+            object.__setattr__(spec, "shots", read_shots(values["shots"]))
+        else:
+            spec = cls(**{**values, "shots": read_shots(values["shots"])})
         object.__setattr__(spec, "_key", key)
         return spec
 
@@ -418,6 +426,12 @@ class RunSpec(_Derived):
 def _fields() -> tuple[str, ...]:
     """The field names, in order."""
     return tuple(field.name for field in dataclasses.fields(RunSpec))
+
+
+@functools.cache
+def _puts() -> Mapping[str, Callable[[RunSpec, Any], None]]:
+    """What sets each field, in order."""
+    return {name: RunSpec.__dict__[name].__set__ for name in _fields()}
 
 
 @functools.cache

@@ -10,12 +10,12 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import itemgetter
 from typing import Any
 
 from fewshot_bench.api.record import entry
 
 Filler = Callable[[Sequence[float]], Any]
+Maker = Callable[[Sequence[str]], Any]
 Reader = Callable[[str], tuple[Any, ...]]
 # A number in indented JSON ends its line, a string never does: a quotation mark follows it.
 _NUMBER = re.compile(rb" (-?\d[\d.eE+-]*)(?=,?\n)")
@@ -79,29 +79,30 @@ class Frames:
         return self._readers[names, absent]
 
     def _reader(self, names: tuple[str, ...], absent: Any) -> Reader:
-        # By the head of a text: the values if none has numbers, else the makers of all values.
+        # By the index of a frame: the values if none has numbers, else the makers of all values.
         plain: dict[str, tuple[Any, ...]] = {}
-        makers: dict[str, list[Filler]] = {}
+        makers: dict[str, list[Maker]] = {}
 
         def read(text: str) -> tuple[Any, ...]:
-            head = text.partition(",")[0]
-            if head in plain:
-                return plain[head]
-            found, _ = _read(text)
-            if type(found) is not list:
+            if not text.startswith("["):
+                found, _ = _read(text)
                 return tuple(entry(found, name, absent) for name in names)
-            if head not in makers:
-                made = [self._maker(self.values[found[0]], name, 1, absent) for name in names]
+            pieces = text[1:-1].split(",")
+            place = pieces[0]
+            if place in plain:
+                return plain[place]
+            if place not in makers:
+                made = [self._maker(self.values[int(place)], name, 1, absent) for name in names]
                 if all(is_plain for is_plain, _ in made):
-                    plain[head] = tuple(make(found) for _, make in made)
-                    return plain[head]
-                makers[head] = [make for _, make in made]
-            return tuple(make(found) for make in makers[head])
+                    plain[place] = tuple(make(pieces) for _, make in made)
+                    return plain[place]
+                makers[place] = [make for _, make in made]
+            return tuple([make(pieces) for make in makers[place]])
 
         return read
 
-    def _maker(self, frame: Any, name: str, first: int, absent: Any) -> tuple[bool, Filler]:
-        """True if a value of a frame needs no numbers, and its maker from a list of numbers.
+    def _maker(self, frame: Any, name: str, first: int, absent: Any) -> tuple[bool, Maker]:
+        """True if a value of a frame needs no numbers, and its maker from the pieces of a text.
 
         first: index of the frame's first number.
         """
@@ -119,8 +120,9 @@ class Frames:
             plain = absent if inner else item
             return True, lambda _: plain
         if item == 0:
-            return False, itemgetter(first)
-        return False, self._filler(item, itertools.count(first))
+            return False, lambda pieces: _number(pieces[first])
+        fill = self._filler(item, itertools.count(first))
+        return False, lambda pieces: fill([_number(piece) for piece in pieces])
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
         """The frame of a dictionary or list; its numbers are appended to `numbers`."""
@@ -182,6 +184,10 @@ class Frames:
             return made
 
         return fill
+
+
+def _number(text: str) -> float:
+    return float(text) if "." in text or "e" in text else int(text)
 
 
 def _count(item: Any) -> int:

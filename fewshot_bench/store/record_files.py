@@ -45,21 +45,20 @@ STAMP_SIZE = _STAMP.size
 
 
 class RecordFile(NamedTuple):
-    """A record file with its stamp before reading; None if the stamp is unavailable."""
+    """A record file with its stamp before reading; None if the stamp is unavailable.
+
+    key: stated by the file's name; empty if the file is in the wrong folder.
+    """
 
     folder: Path
     name: str
+    key: str
     stamp: Stamp | None
 
     @property
     def path(self) -> Path:
         """The file."""
         return self.folder / self.name
-
-    @property
-    def key(self) -> str:
-        """The key that the file name states; empty if the file is in the wrong folder."""
-        return _key_in(self.folder.name, self.name.removesuffix(".json"))
 
 
 def record_files(root: Path, folders: Iterable[Path] | None = None) -> Iterator[RecordFile]:
@@ -71,14 +70,16 @@ def record_files(root: Path, folders: Iterable[Path] | None = None) -> Iterator[
         if not folder.is_dir():
             continue
         with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if _is_record(entry.name)), key=_name)
-        for entry in found:
+            found = sorted((entry.name, entry) for entry in entries if _is_record(entry.name))
+        begin = folder.name
+        for name, entry in found:
+            key = _key_in(begin, name.removesuffix(".json"))
             try:
-                yield RecordFile(folder, entry.name, stamp_of(entry.stat()))
+                yield RecordFile(folder, name, key, stamp_of(entry.stat()))
             except FileNotFoundError:
                 continue
             except OSError:
-                yield RecordFile(folder, entry.name, None)
+                yield RecordFile(folder, name, key, None)
 
 
 def path_of(store: Path, key: str) -> Path:
@@ -226,10 +227,6 @@ def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
 
 def _is_record(name: str) -> bool:
     return name.endswith(".json") and not name.startswith(TEMPORARY)
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _not_a_number(name: str) -> None:

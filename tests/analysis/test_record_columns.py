@@ -94,7 +94,12 @@ def test_columns_follow_the_order_of_the_records(records: list[Record]) -> None:
     assert [list(columns[name]) for name in names] == [[row[i] for row in rows] for i in range(9)]
     half = [r for r in records if r.spec.limit is None and r.split.get("verified") is False]
     test = ("limit", "split.verified")
-    assert columns.having(lambda limit, picks: limit is None and picks is False, *test) == half
+    found = columns.having(lambda limit, picks: limit is None and picks is False, *test)
+    assert list(found) == half
+    assert len(found) == len(half)
+    assert list(found[1:]) == half[1:]
+    for name in names:
+        assert set(map(repr, found.distinct(name))) == {repr(plain(r)[name]) for r in half}
     assert [records[place] for place in columns.places(half)] == half
     order = ("dataset", "split_seed")
     ordered = columns.sorted(order)

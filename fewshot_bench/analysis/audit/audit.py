@@ -7,7 +7,7 @@ every cell (CSV and JSON only).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -64,8 +64,7 @@ def audit(
     already computed; columns: `conditions.columns_of` the records, if already built.
     """
     columns = columns or columns_of(records)
-    columns.add({**FACTS, **_FACTS})
-    columns.load((*_ORDER, *READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
+    load(columns)
     columns = columns.sorted(_ORDER)
     signature = signature or signature_of(columns.records, columns)
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
@@ -80,6 +79,13 @@ def audit(
         records=tuple(columns.records),
         signature=signature,
     )
+
+
+def load(columns: RecordColumns, others: Iterable[str] = ()) -> None:
+    """Load what an audit reads, and other columns, so that each record is read once for both."""
+    columns.add({**FACTS, **_FACTS})
+    own = (*_ORDER, *READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED)
+    columns.load((*own, *others))
 
 
 _GROUP = ("label", "val", "prompts", "protocol")

@@ -65,19 +65,18 @@ def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
 
 def validation_used(columns: RecordColumns) -> Iterator[Finding]:
     """Configurations compared and validation labels used, by method."""
-    records = columns.records
-    used: defaultdict[str, list[tuple[Record, int, int | None]]] = defaultdict(list)
-    chosen = zip(records, columns["tried"], columns["labels used"], strict=True)
-    for record, tried, labels in chosen:
+    used: defaultdict[str, list[tuple[int, int | None]]] = defaultdict(list)
+    for label, tried, labels in columns.rows(("label", "tried", "labels used")).values:
         if tried is not None:
-            used[record.spec.label].append((record, tried, labels))
-    chose = {label: found for label, found in used.items() if any(count for _, count, _ in found)}
+            used[label].append((tried, labels))
+    chose = {label: found for label, found in used.items() if any(count for count, _ in found)}
     for label, found in sorted(chose.items()):
-        members, counts, numbers = zip(*found, strict=True)
+        counts, numbers = zip(*found, strict=True)
         text = (
             f"{label} compared {spread(counts)} configurations on {spread(numbers)} "
             "validation labels"
         )
+        members = columns.having(partial(_has_tried, label), "label", "tried")
         yield Finding("note", "selection", text, 15, members)
     none = sorted(set(used) - set(chose))
     if chose and none:
@@ -85,9 +84,12 @@ def validation_used(columns: RecordColumns) -> Iterator[Finding]:
         yield Finding("note", "selection", text, 7)
 
 
+def _has_tried(wanted: str, label: str, tried: int | None) -> bool:
+    return label == wanted and tried is not None
+
+
 def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
     """Methods whose configuration depends on the data set or shots, or is not unique."""
-    records = columns.records
     places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     names = ("method", "label", "evaluated", "shots")
     for method, label, evaluated, shots in columns.rows(names).values:
@@ -96,7 +98,7 @@ def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
         if len({frozenset(found) for found in labels.values()}) > 1:
             parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
             text = f"{method} has not one configuration everywhere: {some(parts, 4)}"
-            mine = [record for record in records if record.spec.method == method]
+            mine = columns.having(partial(eq, method), "method")
             yield Finding("finding", "per-dataset-options", text, 2, mine)
         elif len(labels) > 1:
             text = (
@@ -184,7 +186,8 @@ def happened(columns: RecordColumns) -> Iterator[Finding]:
     for record in columns.having(bool, "incidents"):
         for kind in dict.fromkeys(str(i.get("kind", "?")) for i in record.incidents):
             found[kind].append(record)
-    for kind, cells in sorted(found.items()):
+    for kind, affected in sorted(found.items()):
+        cells = columns.members(affected)
         what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
         one = next(i for i in cells[0].incidents if str(i.get("kind", "?")) == kind)
         text = f"{what}: {labels_of(cells)} on {datasets_of(cells)} ({cells_of(cells)}; "
@@ -253,7 +256,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
             sets[cell].add(support or str(record.spec.split_seed))
     few = [found for found in seeds.values() if len(found) < SEEDS]
     if few:
-        flat = [record for found in few for record in found]
+        flat = columns.members(record for found in few for record in found)
         counts = spread([len(found) for found in few])
         one = counts == "1"
         text = (
@@ -267,7 +270,7 @@ def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
         if len(sets[cell]) < min(SEEDS, len(found)) and found[0].spec.shots
     ]
     if shared:
-        flat = [record for found, _ in shared for record in found]
+        flat = columns.members(record for found, _ in shared for record in found)
         counts = spread([count for _, count in shared])
         text = (
             f"seeds with equal support sets: {counts} different "

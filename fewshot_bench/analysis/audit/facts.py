@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
+from operator import eq
 from typing import Any
 
 from fewshot_bench.analysis.audit.findings import (
@@ -57,9 +59,9 @@ def kit_text(stated: object, is_stated: bool) -> str:
 
 def labels_text(columns: RecordColumns) -> str:
     """Sentence on how many cells ran fit and logits in a process without test labels."""
-    done = [record for record in columns.records if record.status == "done"]
-    held = zip(columns["status"], columns["environment.labels"], strict=True)
-    apart = sum(status == "done" and labels == SEPARATE for status, labels in held)
+    done = columns.having(partial(eq, "done"), "status")
+    held = columns.rows(("status", "environment.labels")).counted()
+    apart = sum(count for pair, count in held if pair == ("done", SEPARATE))
     if not done:
         return "no result"
     if apart == len(done):
@@ -80,18 +82,21 @@ def checked(columns: RecordColumns) -> Iterator[Finding]:
     Only finished cells count: a cell without a result makes no claim about the method.
     """
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    cells: defaultdict[str, list[Record]] = defaultdict(list)
-    for record, text in zip(columns.records, columns["kit text"], strict=True):
-        if record.status == "done":
-            said[record.spec.method][text] += 1
-            cells[text].append(record)
-    for text, found in sorted(cells.items()):
+    for (status, method, text), count in columns.rows(("status", "method", "kit text")).counted():
+        if status == "done":
+            said[method][text] += count
+    for text in sorted(set().union(*said.values())):
+        found = columns.having(partial(_is_said, text), "status", "kit text")
         parts = [
             _named(method, said[method], text) for method in sorted(said) if said[method][text]
         ]
         broken = (read_kit(found[0].entry("environment", "kit")) or {}).get("failed")
         level, kind = ("finding", "kit-failed") if broken else ("note", "kit")
         yield Finding(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
+
+
+def _is_said(text: str, status: str, stated: str) -> bool:
+    return status == "done" and stated == text
 
 
 def _named(method: str, said: Counter[str], text: str) -> str:
@@ -107,7 +112,8 @@ def reached(columns: RecordColumns) -> Iterator[Finding]:
         if any(incident.get("kind") in _REACHING for incident in record.incidents)
     ]
     if found:
-        text = f"replaced functions or left threads, which was undone: {labels_of(found)}"
+        labels = labels_of(columns.members(found))
+        text = f"replaced functions or left threads, which was undone: {labels}"
         yield Finding("note", "reaching", f"{text} ({cells_of(found)})", HAZARD, found)
 
 

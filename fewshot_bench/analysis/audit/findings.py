@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fewshot_bench.analysis.record_columns import Members
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.text import limited
 
@@ -84,19 +85,16 @@ def spread(values: Sequence[float | None]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-Records = Sequence[Record]
-
-
-def labels_of(records: Records) -> str:
+def labels_of(records: Members) -> str:
     """Labels of the methods as configured, sorted and deduplicated."""
-    return some(sorted({record.spec.label for record in records}))
+    return some(sorted(records.distinct("label")))
 
 
-def datasets_of(records: Records) -> str:
+def datasets_of(records: Members) -> str:
     """Data sets of evaluation, sorted and deduplicated."""
-    return some(sorted({record.spec.evaluated for record in records}))
+    return some(sorted(records.distinct("evaluated")))
 
 
-def cells_of(records: Records) -> str:
+def cells_of(records: Sequence[Record]) -> str:
     """The number of records, as `1 cell` or `5 cells`."""
     return f"{len(records)} cell{'s' if len(records) != 1 else ''}"

@@ -78,8 +78,10 @@ def command(
     """
     for package in ("jinja2", "matplotlib"):
         require(package, "report", "fsbench report")
+    from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.conditions import columns_of
     from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.analysis.table.columns import COSTS
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import render
 
@@ -99,6 +101,7 @@ def command(
     )
     # The report computes differences itself, since it also pairs methods at different shots.
     facts = columns_of(records)
+    audit.load(facts, (column.source for column in COSTS.values()))
     table = build(records, options, facts=facts)
     text = render(table, facts, outcomes, title=title, images=images, baseline=baseline)
     for damage in outcomes.damaged:
