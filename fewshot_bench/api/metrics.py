@@ -253,8 +253,8 @@ class Metric:
                 f"scores of metric '{self.name}' have shape {found.shape} and type {found.dtype}: "
                 f"expected one number per image, ({count},){self.registered}"
             )
-        found = found.astype(np.float64)
-        if not np.isfinite(found).all():
+        is_float, found = found.dtype.kind == "f", found.astype(np.float64)
+        if is_float and not np.isfinite(found).all():
             raise ContractError(
                 f"scores of metric '{self.name}' are not finite for "
                 f"{int((~np.isfinite(found)).sum())} of {count} images: expected a number for each"

@@ -103,8 +103,8 @@ class Outcome:
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
         asked = needs(metric.scores)
         found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
-        value, mean = self.metrics.get(metric.name), metric.scale * float(found.mean())
-        if metric.source and value is not None and not _is_mean(value, mean):
+        value = self.metrics.get(metric.name) if metric.source else None
+        if value is not None and not _is_mean(value, mean := metric.scale * float(found.mean())):
             raise ContractError(
                 f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
                 f"{value:.6f}: expected the same{metric.registered}"
@@ -148,6 +148,11 @@ class Outcomes:
             partial(has_logits, record),
             lambda logits: self._stored(record, logits).answers,
         )
+
+    def check(self, record: Record) -> None:
+        """StoreError if `of` would raise it."""
+        if self._cached(record) is None:
+            self._computed(record)
 
     def prepare(self, records: Iterable[Record]) -> None:
         """Compute the uncached outcomes of finished records, in threads, and cache them.
@@ -334,7 +339,8 @@ def _agrees(record: Record, entry: Entry) -> bool:
     stated, labels = record.metrics.get("top1"), entry.queries.labels
     if not isinstance(stated, int | float) or not len(labels):
         return True
-    return math.isclose(stated, 100 * (entry.predictions == labels).mean(), abs_tol=ROUNDED)
+    hits = (entry.predictions == labels).nonzero()[0]
+    return math.isclose(stated, 100 * len(hits) / len(labels), abs_tol=ROUNDED)
 
 
 def _key(metric: Metric) -> str:

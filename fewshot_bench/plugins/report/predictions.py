@@ -34,7 +34,7 @@ class Predictions:
         outcomes.prepare(records)
         for record in records:
             try:
-                outcomes.of(record)
+                outcomes.check(record)
             except StoreError:
                 self.problems.append(f"{record.spec.describe()}: {self._reason(record)}")
             else:

@@ -180,8 +180,12 @@ def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[
     # Ids stay unique because the first environment with them is kept alive.
     alike: dict[Hashable, Mapping[str, Any]] = {}
     times: Counter[Hashable] = Counter()
+    kept: dict[tuple[str, ...], list[str]] = {}
     for environment in environments:
-        key = tuple((name, id(value)) for name, value in environment.items() if name not in _NOISE)
+        names = tuple(environment)
+        if names not in kept:
+            kept[names] = [name for name in names if name not in _NOISE]
+        key = names, *map(id, map(environment.__getitem__, kept[names]))
         alike.setdefault(key, environment)
         times[key] += 1
     facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
