@@ -157,6 +157,10 @@ class Segment:
         if self.path not in (None, path):
             self.path.unlink(missing_ok=True)
         self.path = path
+        stored = Segment.read(path) if rows == list(range(len(rows))) else None
+        if stored is not None:
+            # Rows and texts have the same numbers; those in memory take several times the space.
+            self.keys, self._columns = stored.keys, stored._columns
 
     def _both(self) -> tuple[bytearray, bytearray]:
         return self._stamps, self._checked

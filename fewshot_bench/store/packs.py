@@ -55,7 +55,7 @@ class Queries:
         return cls(stored.names, stored.answers.labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Predictions of one cell: (n,) class indices, and what was computed from its logits.
 

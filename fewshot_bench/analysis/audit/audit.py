@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fewshot_bench.analysis.audit.checks import CHECKS
@@ -70,6 +70,8 @@ def audit(
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
+    # Members would keep all columns in memory.
+    found = [replace(finding, records=tuple(finding.records)) for finding in found]
     shared, methods = _summary(columns)
     return Audit(
         findings=tuple(found),
