@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from operator import attrgetter, itemgetter
 from typing import Any
 
+from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.record_columns import (
     Facts,
     Joint,
@@ -184,6 +185,19 @@ def digest(record: Record) -> str:
     return split_digest(record.split)
 
 
+def templates(record: Record) -> str:
+    """The first 12 digits of the digest of the templates of a cell; empty if it states none.
+
+    A kept model has templates of its own: none are expected of its data set's prompts.
+    """
+    kept = record.spec.protocol == KEPT_MODEL
+    return _templates(kept, record.entry("split", "templates"))
+
+
+def _templates(kept: bool, found: object) -> str:
+    return digest_of(canonical_json(finite(found)), 12) if found and not kept else ""
+
+
 def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
     return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
 
@@ -216,15 +230,19 @@ FACTS: Facts = {
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
+    "templates digest": Joint(("kept model", "split.templates"), _templates),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")
 # Columns that are equal for records that must have the same images, or, whatever their fit, the
 # same test images.
 ONE_SPLIT = ("evaluated", "split")
+ONE_PROMPTS = ("evaluated", "prompts", "own data")
 ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")
 # Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
 _OPTIONS = Rule("options", ("row",), "options text")
+# The texts of a prompt name are those of the package or plug-in that was installed.
+_TEMPLATES = Rule("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
 _BACKBONE = ("backbone", "precision")
 # Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
@@ -237,6 +255,7 @@ _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     ),
     (Rule("revision", ("dataset",), "revision"), "'{}'".format),
     (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
+    (_TEMPLATES, "'{}', prompts {}".format),
     (Rule("split digest", _SPLIT, "split start", ("split",)), _split_text),
     (Rule("images", _SPLIT, "images start", ("images", "split")), _split_text),
     (Rule("test images", ("evaluated",), "test images start", ("test images",)), "'{}'".format),
@@ -253,6 +272,7 @@ _LABELED = (
     Rule("revision", ("dataset",), "revision"),
     Rule("target revision", ("target",), "target_revision", ("target",)),
     Rule("model", _MODEL, "picks", ("kept model",)),
+    _TEMPLATES,
     Rule(
         "split",
         (*_SPLIT, "protocol", "val", "limit", "revision", "target_revision", "own data"),

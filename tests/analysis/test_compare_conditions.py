@@ -55,6 +55,22 @@ def test_local_differences_are_refused(change: dict[str, Any], word: str) -> Non
     assert len(build(records, Options(allow_mixed=True)).rows) == 2
 
 
+def test_other_templates_under_one_prompt_name_are_refused() -> None:
+    def record(method: str, *templates: str) -> Record:
+        made = make(method)
+        return dataclasses.replace(made, split={**made.split, "templates": list(templates)})
+
+    silent = make("gda")
+    alike = [record("coop", "a {}."), record("zero-shot", "a {}."), silent]
+    assert len(build(alike).rows) == 3
+    mixed = [alike[0], record("zero-shot", "my {}.")]
+    with pytest.raises(UsageError, match="templates of 'dtd', prompts custom"):
+        build(mixed)
+    labels = [row.label for row in build(mixed, Options(allow_mixed=True)).rows]
+    assert all(" templates=" in label for label in labels)
+    assert "templates" in mixture(mixed)
+
+
 def test_marks_stand_in_every_table() -> None:
     table = build([make(val="full", limit=10)])
     for text in (written("terminal", table), written("markdown", table), written("latex", table)):

@@ -12,6 +12,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
+    ONE_PROMPTS,
     ONE_SPLIT,
     ONE_TEST_SET,
     OTHER_IMAGES,
@@ -133,7 +134,6 @@ _IMAGES = ("evaluated", "shots", "split_seed")
 _POLICY = (*_IMAGES, "val")
 # The inputs of a split: digests are only comparable where all of these are equal.
 _SPLIT = (*_POLICY, "protocol", "limit", "revision", "own data")
-_PROMPTS = ("evaluated", "prompts", "own data")
 _LABEL = ("everywhere", "label", "method_version")
 _METHOD = ("everywhere", "method")
 _OTHER = f"{OTHER_IMAGES}; {IMAGES_ADVICE}"
@@ -143,7 +143,7 @@ SAME = (
     Same(3, "validation", "validation labels", _IMAGES, "policy"),
     Same(3, "validation", "numbers of validation labels", _POLICY, "validation labels"),
     Same(4, "templates", "template sets", _DATASET, "prompts"),
-    Same(4, "templates", "prompts under one name", _PROMPTS, "templates"),
+    Same(4, "templates", "prompts under one name", ONE_PROMPTS, "templates"),
     Same(4, "text-knowledge", "texts on classes", _ALL, "texts", _MORE),
     Same(5, "sampling", "sampling protocols", _DATASET, "protocol"),
     Same(5, "split", "splits", _SPLIT, "split start"),

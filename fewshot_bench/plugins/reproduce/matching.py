@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.conditions import code, loaded_weights
+from fewshot_bench.analysis.conditions import code, loaded_weights, templates
 from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
@@ -133,6 +133,7 @@ def mixture(records: Sequence[Record]) -> list[str]:
     found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
     loaded = set(map(loaded_weights, records)) - {""}
     found += ["weights"] if len(loaded) > 1 and "weights" not in found else []
+    found += ["templates"] if len(set(map(templates, records)) - {""}) > 1 else []
     tested = {test_images(record.split) for record in records} - {""}
     found += ["bytes of test images"] if len(tested) > 1 else []
     return found + (["code"] if len({code(record) for record in records}) > 1 else [])
