@@ -37,8 +37,9 @@ def require_choices(method: Named) -> None:
             require(method, field, getattr(method, field) in choices, expected)
 
 
-# Optimizers convert their settings to float32; torch ends with an error at larger ones.
-_LARGEST = 3e38
+# Optimizers convert their settings to float32, and Adam ten times its learning rate at first; torch
+# ends with an error at larger ones.
+_LARGEST = 3e37
 
 
 def require_positive(method: Named, *fields: str) -> None:

@@ -16,6 +16,7 @@ from fewshot_bench.training import (
     BatchLoss,
     EncoderBatch,
     Learned,
+    require,
     require_not_negative,
     require_positive,
     template_features,
@@ -72,6 +73,8 @@ class PromptSrc(Ivlp):
         super().__post_init__()
         require_not_negative(self, "text_weight", "image_weight")
         require_positive(self, "gpa_mean", "gpa_std")
+        # The squared distance of an epoch from `gpa_mean` must be finite.
+        require(self, "gpa_std", self.gpa_std >= 1e-100, "at least 1e-100 epochs")
 
     def quick(self) -> Self:
         """Twenty epochs, for the conformance kit."""

@@ -10,6 +10,7 @@ import torch
 from fsbench_methods.promptsrc import PromptSrc
 from fsbench_methods.sixty_templates import SIXTY_TEMPLATES
 
+from fewshot_bench import UsageError
 from tests.encoder_fits import Learned, assert_same_fit, assert_same_step, dassl_rates
 from tests.reference import deep_prompts, promptsrc
 from tests.reference.toy import context, random_backbone, random_task
@@ -73,6 +74,12 @@ def test_epochs_far_from_the_mean_have_weights_too() -> None:
     default = PromptSrc().epoch_weights
     assert default[29] == max(default)
     assert default[0] / default[29] == pytest.approx(0.627, abs=1e-3)
+
+
+def test_a_deviation_whose_weights_overflow_is_refused() -> None:
+    assert PromptSrc(epochs=3, gpa_mean=2, gpa_std=1e-100).epoch_weights == [0, 1, 0]
+    with pytest.raises(UsageError, match="gpa_std=1e-300: expected at least 1e-100 epochs"):
+        PromptSrc(gpa_std=1e-300)
 
 
 def test_the_templates_are_sixty() -> None:

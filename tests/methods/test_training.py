@@ -14,6 +14,7 @@ import torch
 from fsbench_methods.clip_adapter import ClipAdapter
 
 from fewshot_bench import UsageError, backbones, training
+from fewshot_bench.api.registry import registry
 from fewshot_bench.testing import check_method
 from tests.helpers import REPOSITORY
 
@@ -49,8 +50,18 @@ def test_the_methods_shown_keep_the_contract(
 
 @pytest.mark.parametrize("field", ["lr", "weight_decay"])
 def test_numbers_beyond_float32_are_refused(field: str) -> None:
-    with pytest.raises(UsageError, match=rf"{field}=1e\+300: expected .* 0, at most 3e\+38 "):
+    with pytest.raises(UsageError, match=rf"{field}=1e\+300: expected .* 0, at most 3e\+37 "):
         ClipAdapter(**{field: 1e300})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["taskres", "tip-adapter-f"])
+def test_the_largest_learning_rate_is_one_that_adam_takes(name: str) -> None:
+    weights = torch.nn.Parameter(torch.ones(2))
+    weights.grad = torch.ones(2)
+    torch.optim.Adam([weights], lr=3e37, foreach=False).step()
+    assert weights.isfinite().all()
+    with pytest.raises(UsageError, match=r"lr=1e\+38: expected .* at most 3e\+37 "):
+        registry().method_class(name)(lr=1e38)
 
 
 def test_every_name_is_documented() -> None:
