@@ -17,7 +17,7 @@ from fewshot_bench.backbones.tower import Tower
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.backbones.vision_tower import read_out
 from fewshot_bench.profiling.cost import count
-from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
+from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class TextTower(Tower):
                 "that learned contexts have no fixed place; use a causal one (ViT-B-16/openai)"
             )
         if prefix + length > self.context_length:
-            raise UnsupportedBackboneError(
+            raise UsageError(
                 f"a prompt has {prefix + length} tokens, the text encoder reads "
                 f"{self.context_length}; shorten the class names, template or context"
             )

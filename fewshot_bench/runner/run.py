@@ -47,7 +47,12 @@ from fewshot_bench.store.model_files import (
 )
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import environment
-from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
+from fewshot_bench.utils.errors import (
+    FsbenchError,
+    NotApplicableError,
+    StoreError,
+    UnsupportedBackboneError,
+)
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.processes import is_at_limit
 
@@ -122,7 +127,8 @@ def _computed(
         fitted = fits[key]
         incidents.restart(fitted.incidents)
         if isinstance(fitted, Failure):
-            raise fitted.error
+            # Raised again, it would hold the frames of all earlier cells of this fit.
+            return _unanswered(spec, fitted.error, session, incidents)
         try:
             before = _state(fitted) if shared else []
             answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
@@ -139,14 +145,19 @@ def _computed(
             # A failed evaluation may have corrupted the fit: drop it. A failed fit stays failed.
             del fits[key]
             raise
-    except NotApplicableError as error:
-        session.drop_changed_backbone()
-        return _without_result(spec, "inapplicable", error, incidents), None
     except BaseException as error:
         if interrupted() or isinstance(error, NoRoomForModel):
             raise
-        session.drop_changed_backbone()
-        return _without_result(spec, "failed", error, incidents), None
+        return _unanswered(spec, error, session, incidents)
+
+
+def _unanswered(
+    spec: RunSpec, error: BaseException, session: Session, incidents: Incidents
+) -> tuple[Record, None]:
+    """The record of a cell without answers: inapplicable if none can ever be had, else failed."""
+    session.drop_changed_backbone()
+    never = isinstance(error, NotApplicableError | UnsupportedBackboneError)
+    return _without_result(spec, "inapplicable" if never else "failed", error, incidents), None
 
 
 _CHANGED = "what fit returned; fitted again for the next cell of this fit"

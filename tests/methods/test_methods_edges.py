@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.prolip import ProLip
+from safetensors.torch import save_file
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
 from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
+from fewshot_bench.utils.rng import isolated
 from tests.backbones.test_backbones_families import backbone_of
+from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
+from tests.helpers import fsbench
 from tests.reference.toy import CPU, random_backbone, random_task
 
 ON_PIXELS = ("adalora", "clip-lora", "dora")
@@ -98,6 +104,22 @@ def test_a_method_on_pixels_names_the_way_out() -> None:
     backbone = resnet("fp32")
     with pytest.raises(UnsupportedBackboneError, match="a method that runs on frozen features"):
         ClipLora(iterations=1).fit(random_task(backbone), backbone, Context(3, CPU))
+
+
+def test_a_backbone_without_the_part_that_a_method_needs_is_not_applicable(tmp_path: Path) -> None:
+    folder = tmp_path / "resnet"
+    shape = MODEL | {"vision_cfg": RESNET}
+    name = configure(folder, **shape)
+    with isolated(0):
+        save_file(open_clip.CLIP(**shape).state_dict(), folder / WEIGHTS)
+    store = ("--store", tmp_path / "store")
+    few = ("-m", "clip-lora,zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1")
+    ran = fsbench("run", *few, "--backbone", name, "--limit", "2", "--device", "cpu", *store)
+    assert ran.code == 0, ran.out
+    assert "no plain CLIP vision transformer" in ran.out
+    assert "failed" not in ran.out
+    shown = fsbench("compare", *store)
+    assert "* n/a clip-lora: " in shown.out
 
 
 @pytest.mark.parametrize("family", ["siglip", "eva02", "mobileclip"])

@@ -162,7 +162,10 @@ def test_context_of_a_class_moves_to_no_other() -> None:
 
 def test_a_failed_fit_fails_its_cells_and_a_failed_evaluation_only_its_own(methods: Any) -> None:
     broken = cells("bad-fit", classes=("base", "new"))
-    assert [o.record.status for o in run_group(broken, Session())] == ["failed", "failed"]
+    outcomes = list(run_group(broken, Session()))
+    assert [o.record.status for o in outcomes] == ["failed", "failed"]
+    first, second = (o.record.error for o in outcomes)
+    assert first == second, "one error, with the frames of one cell"
     plain = cells("bad-logits", classes=("base", "new"))
     states = [(o.record.status, o.record.error) for o in run_group(plain, Session())]
     assert states[0][0] == "failed"
