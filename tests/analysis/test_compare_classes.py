@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fewshot_bench.analysis.statistics.intervals import estimate
-from fewshot_bench.analysis.table.axes import Seed
+from fewshot_bench.analysis.table.axes import Group, Seed
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
@@ -247,6 +247,18 @@ def test_plain_stores_have_no_further_columns() -> None:
 def test_a_name_stands_for_one_thing(name: str) -> None:
     with pytest.raises(UsageError, match="stands for two things"):
         build([*both(), make("coop", name)])
+
+
+def test_a_harmonic_mean_looks_at_its_two_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, averages = [], Group.averages
+
+    def counted(group: Group, other: Group) -> bool:
+        looks.append(other)
+        return averages(group, other)
+
+    monkeypatch.setattr(Group, "averages", counted)
+    build([half for number in range(40) for half in halves("coop", f"set{number}", 1, 50, 40)])
+    assert len(looks) < 40 * 40, "time would grow with the square of the number of data sets"
 
 
 def test_inapplicable_half() -> None:

@@ -218,12 +218,13 @@ def _all_cells(
     own = _own_data(rows)
     cells: Cells = {}
     table = dataclasses.replace(table, cells=cells)
+    halves = {(g.scope, g.dataset, g.average): g for g in table.groups}
     for row in table.rows:
         has = {record.spec.shots > 0 for record in rows[row.label][1]}
         for group, shots in _in_order_of_need(table):
             key = (group.label, row.label, shots)
             if group.derived:
-                cell = _derived(table, group, row, shots)
+                cell = _derived(table, halves, group, row, shots)
             else:
                 members = places.get((row.label, group.label, shots), [])
                 metrics = table.metric, table.metrics
@@ -251,23 +252,25 @@ def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
     return found
 
 
-def _derived(table: Table, group: Group, row: Row, shots: int) -> Cell:
+def _derived(
+    table: Table,
+    halves: Mapping[tuple[Scope, str, bool], Group],
+    group: Group,
+    row: Row,
+    shots: int,
+) -> Cell:
+    """The cell of an average or harmonic mean. halves: groups by scope, data set and `average`."""
     if group.scope != "H":
         cells = [table.cell(member, row, shots) for member in table.members(group)]
         return average(group, row, shots, cells, table.metric, table.metrics)
-    base, new = _half(table, group, "base"), _half(table, group, "new")
-    halves = (table.cell(base, row, shots), table.cell(new, row, shots))
-    cell = harmonic(group, row, shots, halves, table.metric, table.metrics)
-    odd = _without_counterpart(table, base, new)
+    base = halves["base", group.dataset, group.average]
+    new = halves["new", group.dataset, group.average]
+    pair = (table.cell(base, row, shots), table.cell(new, row, shots))
+    cell = harmonic(group, row, shots, pair, table.metric, table.metrics)
+    odd = _without_counterpart(table, base, new) if group.average else []
     if odd and cell.status != "inapplicable":
         return without_counterpart(group, row, shots, odd)
     return cell
-
-
-def _half(table: Table, group: Group, scope: Scope) -> Group:
-    """The base or new group that a harmonic mean is computed from."""
-    key = (scope, group.dataset, group.average)
-    return next(g for g in table.groups if (g.scope, g.dataset, g.average) == key)
 
 
 def _without_counterpart(table: Table, base: Group, new: Group) -> list[Group]:
