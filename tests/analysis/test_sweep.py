@@ -322,6 +322,20 @@ def test_seeds_that_drew_the_same_support_set_are_named(tmp_path: Path) -> None:
     assert "several seeds drew the same support set: dtd, 4-shot; intervals" in shown
 
 
+def test_classes_with_fewer_images_than_the_shots_are_named(tmp_path: Path) -> None:
+    made = swept(SMALL)
+    for number, record in enumerate(made):
+        facts = {"short_classes": number % 2, "smallest_class": 3, "classes": 47, "short_val": 1}
+        record.split.update(facts)  # type: ignore[attr-defined]
+    store = save(tmp_path / "store", made)
+    said = "for want of more: dtd, 4-shot: 1 of 47 classes (the smallest gave 3)"
+    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
+    table = fsbench("compare", "--store", store, "--format", "json").out
+    for shown in (drawn, table):
+        assert said in shown
+        assert "fewer validation images than the policy says: dtd, 4-shot: 1 of 47" in shown
+
+
 def test_test_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
     made = swept(SMALL)
     for number, record in enumerate(made):

@@ -18,11 +18,20 @@ from fewshot_bench.analysis.conditions import (
     overlaps_of,
     refuse_mixed,
 )
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
-from fewshot_bench.analysis.table.cells import by_seeds, mean_series, series_of
-from fewshot_bench.analysis.table.notes import equal_sets_notes, run_notes, seed_notes, toy_notes
+from fewshot_bench.analysis.table.cells import FACTS as CELL_FACTS
+from fewshot_bench.analysis.table.cells import by_seeds, mean_series, most_short, series_of
+from fewshot_bench.analysis.table.model import Short
+from fewshot_bench.analysis.table.notes import (
+    equal_sets_notes,
+    run_notes,
+    seed_notes,
+    short_notes,
+    toy_notes,
+)
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -133,6 +142,7 @@ def scale_of(panels: Iterable[Panel]) -> tuple[float, float] | None:
 
 # Records by (data set, shots, values of the swept options as JSON).
 Found = Mapping[tuple[str, int, str], list[Record]]
+_SHORT = ("evaluated", "shots", "protocol", "short")
 _CHOSEN = "the best of these cells is chosen on test data: report the sweep, not its maximum alone"
 
 
@@ -175,6 +185,7 @@ def build(
             *run_notes((method, record.spec) for record in records[:1]),
             *seed_notes(set(map(Seed.of, records))),
             *equal_sets_notes(_splits(records).items()),
+            *short_notes(_short(facts)),
             *_notes(panels),
             *overlap_texts(overlaps_of(facts)).values(),
             *left,
@@ -275,6 +286,17 @@ def _splits(records: Iterable[Record]) -> dict[str, dict[Seed, str]]:
             where = f"{record.spec.evaluated}, {record.spec.shots}-shot"
             found[where][Seed.of(record)] = digest(record)
     return found
+
+
+def _short(columns: RecordColumns) -> Iterator[tuple[str, Short, str]]:
+    """Place, short classes and protocol of every data set and number of shots above zero."""
+    columns.add(CELL_FACTS)
+    found: defaultdict[tuple[str, str], list[Short]] = defaultdict(list)
+    for evaluated, shots, protocol, short in columns.rows(_SHORT).values:
+        if shots:
+            found[f"{evaluated}, {shots}-shot", protocol].append(short)
+    for (where, protocol), values in found.items():
+        yield where, most_short(values), protocol
 
 
 def _notes(panels: Sequence[Panel]) -> Iterator[str]:

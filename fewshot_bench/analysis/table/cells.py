@@ -69,7 +69,7 @@ def own_cell(
         reason=_reason(series[metric], done, failed, inapplicable, metric),
         costs=costs_of(facts, rows),
         verified=_verified(facts, rows),
-        short=_short(facts, rows) if shots else Short(),
+        short=most_short(facts["short"].taken(rows)) if shots else Short(),
         extra=extra_columns(columns, records),
     )
 
@@ -151,10 +151,9 @@ def _short_classes(split: Mapping[str, Any]) -> Short:
     return Short(*(int(number(value) or 0) for value in values))
 
 
-def _short(facts: RecordColumns, rows: Codes) -> Short:
+def most_short(found: Iterable[Short]) -> Short:
     """Short classes of the seed with the most of them."""
-    found = dict.fromkeys(facts["short"].taken(rows))
-    return max(found, key=lambda one: (one.classes, one.val), default=Short())
+    return max(dict.fromkeys(found), key=lambda one: (one.classes, one.val), default=Short())
 
 
 # Facts of records, beside those of conditions, that their cell needs.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
 from fewshot_bench.analysis.table.axes import Group, Row, Seed
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.model import Cell, Short, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
@@ -45,7 +45,8 @@ def _of_cells(table: Table) -> Iterator[str]:
     """Notes on the images of cells, and on cells without a number."""
     yield from _equal_support_sets(table)
     yield from _one_draw(table)
-    yield from _short_classes(table)
+    short = ((_place(cell), cell.short, cell.row.spec.protocol) for cell in _own_cells(table))
+    yield from short_notes(short)
     yield from _own_data(table)
     yield from _skipped(table)
     yield from _inapplicable(table)
@@ -152,23 +153,25 @@ def _without_answers(table: Table) -> Iterator[str]:
         )
 
 
-def _short_classes(table: Table) -> Iterator[str]:
-    """Notes on support sets smaller than the shots and validation sets smaller than the policy."""
-    cells = [cell for cell in _own_cells(table) if cell.shots]
+def short_notes(cells: Iterable[tuple[str, Short, str]]) -> Iterator[str]:
+    """Notes on support sets smaller than the shots and validation sets smaller than the policy.
+
+    cells: place, short classes and protocol of each.
+    """
+    cells = list(cells)
     train = {
-        f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
-        f"{cell.short.least})": None
-        for cell in cells
-        if cell.short.classes
+        f"{place}: {short.classes} of {short.of} classes (the smallest gave {short.least})": None
+        for place, short, _ in cells
+        if short.classes
     }
     if train:
-        imported = any(cell.row.spec.protocol == IMPORTED for cell in cells)
+        imported = any(short.of and protocol == IMPORTED for _, short, protocol in cells)
         why = "as imported or for want of more" if imported else "for want of more"
         yield f"fewer images than the shots, {why}: {_some(list(train), '; ')}"
     val = {
-        f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
-        for cell in cells
-        if cell.short.val
+        f"{place}: {short.val} of {short.of} classes": None
+        for place, short, _ in cells
+        if short.val
     }
     if val:
         yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"

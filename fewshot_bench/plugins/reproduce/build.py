@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import TOY, TOY_NOTE
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import (
+    NO_DATA,
     Circumstances,
     Judged,
     Line,
@@ -54,12 +55,12 @@ def build(
     cells: Sequence[Cell],
     records: Iterable[Record],
     counts: Mapping[str, Mapping[str, int]],
-    absent: Collection[str],
+    absent: Mapping[str, str],
 ) -> Report:
     """The report: lines by row and shots, each block with its mean last, and notes on them.
 
-    counts: images per role, and `classes`, of each published data set. absent: data sets without
-        data.
+    counts: images per role, and `classes`, of each published data set. absent: why data sets were
+        not run, by name.
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
     around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
@@ -213,23 +214,24 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
     return notes
 
 
-def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list[str]:
+def advice(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> list[str]:
     """Next steps, one per line.
 
-    absent: data sets without data. command: the call that runs missing cells; empty if no call can,
-        as for versions of methods that are not installed.
+    absent: why data sets were not run, by name. command: the call that runs missing cells; empty if
+        no call can, as for versions of methods that are not installed.
     """
     without: defaultdict[str, set[str]] = defaultdict(set)
     for line in lines:
         if not line.average:
             without[line.status].add(line.dataset)
     unready = [name for name in absent if name in without["missing"]]
+    unfetched = [name for name in unready if absent[name] == NO_DATA]
     ready = {name for status in ("missing", "incomplete") for name in without[status]}
     found = []
     if command and ready - set(unready):
         found.append(f"to run what is missing: {command}")
-    if unready:
-        found.append(no_data(unready))
+    if unfetched:
+        found.append(no_data(unfetched))
     if command and without["failed"]:
         found.append(f"to try failed cells again: {command} --retry-failed")
     if without["mixed"]:

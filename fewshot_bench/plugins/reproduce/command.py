@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +168,7 @@ def _reproduce(
 ) -> int:
     from fewshot_bench.plugins.reproduce.build import backbone_of, no_data
     from fewshot_bench.plugins.reproduce.cells import cells
+    from fewshot_bench.plugins.reproduce.judge import NO_DATA
     from fewshot_bench.plugins.reproduce.published import reproduction
 
     beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
@@ -180,7 +181,7 @@ def _reproduce(
         names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
     chosen = cells(table, wanted)
-    code, problems = 0, {}
+    code, absent = 0, {}
     backbone = backbone_of(table, wanted)
     if only_existing or not any(cell.variant for cell in chosen):
         if only_existing and not store.is_dir():
@@ -203,13 +204,14 @@ def _reproduce(
             ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
             code = ended.exit_code
         # Images that turned out to be missing or damaged are named by the run.
-        problems |= planned.problems | planned.left_out
+        problems |= planned.problems
         if dry_run and problems:
             click.echo(no_data(list(problems)))
+        absent = dict.fromkeys(problems, NO_DATA) | dict.fromkeys(planned.left_out, "left out")
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
     again = "" if wanted.versions else _again(ctx)
-    report = _report(table, wanted, chosen, store, list(problems), again)
+    report = _report(table, wanted, chosen, store, absent, again)
     from fewshot_bench.plugins.reproduce.tables import document
 
     text = formats.render(document(report), form, **terminal_style(None))
@@ -247,7 +249,7 @@ def _report(
     wanted: Wanted,
     chosen: list[Cell],
     store: Path,
-    absent: Sequence[str],
+    absent: Mapping[str, str],
     again: str,
 ) -> Report:
     from fewshot_bench.plugins.reproduce.build import advice, build

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ STATUSES: tuple[Status, ...] = (
     *("incomplete", "mixed", "failed", "inapplicable", "missing", "not shipped"),
 )
 WORDS = {"noisy": "too noisy to tell", "inapplicable": "n/a"}
+# Reason for a data set whose images are not there.
+NO_DATA = "no data"
 # Reason for a data set of which only a mean with others is published.
 MEAN_ALONE = "a mean alone is published"
 
@@ -140,14 +142,14 @@ class Circumstances:
 
     other: conditions of all cells that differ from the paper (`backbone`, `limit`), so that nothing
     is compared.
-    counts: images per role, and `classes`, of each published data set. absent: data sets without
-        data.
+    counts: images per role, and `classes`, of each published data set. absent: why data sets were
+        not run, by name: `NO_DATA`, or left out of the plan.
     """
 
     seeds: tuple[int, ...]
     other: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
-    absent: Collection[str]
+    absent: Mapping[str, str]
 
 
 def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judged:
@@ -312,8 +314,7 @@ def _empty(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line
         return _line(cell, "failed", reason=", ".join(kinds))
     if inapplicable:
         return _line(cell, "inapplicable", reason=inapplicable_reason(inapplicable[0]))
-    reason = "no data" if cell.number.dataset in around.absent else ""
-    return _line(cell, "missing", reason=reason)
+    return _line(cell, "missing", reason=around.absent.get(cell.number.dataset, ""))
 
 
 def _line(cell: Cell, status: Status, **values: Any) -> Line:
