@@ -61,10 +61,26 @@ def opened(data: bytes) -> Image.Image:
 
 
 def decode(data: bytes) -> Image.Image:
-    """The PIL image of an encoded file, fully read; errors as those of `opened`."""
+    """The PIL image of an encoded file, fully read; errors as those of `opened`.
+
+    UnsuitableError for colors of 16 bits that are black in the 8 bits that Pillow keeps of them.
+    """
     image = opened(data)
+    # Reading the pixels empties the list of tiles, which alone says how many bits they had.
+    is_wide = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     image.load()
+    if is_wide and image.mode.startswith("RGB") and not any(_brightest(image)):
+        raise UnsuitableError(
+            "colors of 16 bits, none of them above 255 of 65,535: they would look black; scale it "
+            "to 0 to 255 and convert it to 8 bits"
+        )
     return image
+
+
+def _brightest(image: Image.Image) -> list[int]:
+    """The largest value of each color of an RGB or RGBA image."""
+    extrema: Any = image.getextrema()
+    return [high for _, high in extrema[:3]]
 
 
 def decoded(data: bytes) -> Image.Image | str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,26 @@ def test_images_that_would_turn_black_are_refused(
         found = fsbench(*words)
         said = f"test/cat/deep.{ending}: not the values of 8 bits" in found.out + found.err
         assert said == (not mended), found
+
+
+@pytest.mark.parametrize(("value", "refused"), [(200, True), (255, True), (256, False)])
+def test_colors_of_16_bits_that_would_turn_black_are_refused(
+    tmp_path: Path, value: int, refused: bool
+) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    # Pillow writes no colors of 16 bits: 8 x 8 pixels, each line after its filter.
+    lines = (b"\0" + struct.pack(">H", value) * 24) * 8
+    head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    root = image_folder(tmp_path / "deep")
+    path = root / "test" / "cat" / "deep.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
+    found = fsbench("data", "verify", f"folder:{root}")
+    said = "test/cat/deep.png: damaged: colors of 16 bits, none of them above 255"
+    assert (said in found.out) == refused, found
 
 
 @pytest.mark.parametrize("value", [0.5, 100.5, -3.0, math.nan, math.inf])
