@@ -304,6 +304,7 @@ def open_model(
     config = dataclasses.replace(config, precision=precision or config.precision)
     fitted = fitted_method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
+    config = dataclasses.replace(config, backbone=backbone.name)
     from fewshot_bench.images.feature_cache import FeatureCache
 
     features = FeatureCache(None)
@@ -337,10 +338,17 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
             f"{path}: precision '{config.precision}', exif '{config.exif}': expected one of "
             f"{', '.join(PRECISIONS)}, and one of {', '.join(EXIF)}"
         )
+    name, hint = config.backbone, ""
+    file = loading.file_of(name)
+    if file is not None and not file.exists():
+        # The path of the machine that kept the model; the digest below shows if it is the same one.
+        beside = path.absolute().parent / file.name
+        hint = f", or put it beside the model's folder ({beside})"
+        name = loading.with_file(name, beside) if beside.exists() else name
     try:
-        backbone = loading.load(config.backbone, device, config.precision)
+        backbone = loading.load(name, device, config.precision)
     except FsbenchError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}{hint}") from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: backbone '{config.backbone}': {error_line(error)}") from error
     if backbone.weights_digest != config.weights_digest:

@@ -133,6 +133,18 @@ def identity(name: str) -> str:
     return _sha256(parsed.file, *([beside] if beside else []))
 
 
+def file_of(name: str) -> Path | None:
+    """The file or folder that a name says to take weights from; None for other names."""
+    if name in registry().backbones.entries or name.startswith((HUB, LOCAL)):
+        return local_folder(name)
+    return parse(name).file
+
+
+def with_file(name: str, file: Path) -> str:
+    """The same backbone with its weights in another file or folder."""
+    return f"{LOCAL}{file}" if name.startswith(LOCAL) else f"{name.partition('@')[0]}@{file}"
+
+
 def check_weights(name: str) -> None:
     """DataMissingError, after one request, if weights are not here and cannot be fetched."""
     source = _source(name)

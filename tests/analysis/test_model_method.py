@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import open_clip
 import pytest
+from safetensors.torch import save_file
 
 import fewshot_bench as fb
 from fewshot_bench.api.method_code import source_digest
+from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.rng import isolated
+from tests.backbones.test_backbones_folders import MODEL, WEIGHTS, configure
 from tests.helpers import fsbench, image_folder, save_image
 
 SOURCE = """
@@ -110,6 +116,25 @@ def test_a_class_of_a_session_is_compared_with_the_file_that_was_written_of_it(
         fb.load_model(folder, method=own)
     assert len(said) == edited
     assert all("is not that of the fit" in str(one.message) for one in said)
+
+
+def test_weights_that_have_moved_are_found_beside_the_model(tmp_path: Path) -> None:
+    name = configure(tmp_path / "weights")
+    with isolated(0):
+        module = open_clip.CLIP(**MODEL)
+    save_file(module.state_dict(), tmp_path / "weights" / WEIGHTS)
+    vocabulary = fb.Vocabulary(("cat", "dog"), ("a photo of a {}.",))
+    method = registry().method_class("zero-shot")()
+    config = config_of("zero-shot", method, loading.load(name), vocabulary)
+    write_model(tmp_path / "models" / "m", config, {}, "a card")
+    beside = (tmp_path / "weights").rename(tmp_path / "models" / "weights")
+    assert fb.load_model(tmp_path / "models" / "m").backbone.name == f"local-dir:{beside}"
+    save_file({name: 2 * one for name, one in module.state_dict().items()}, beside / WEIGHTS)
+    with pytest.raises(StoreError, match="was fitted on other weights"):
+        fb.load_model(tmp_path / "models" / "m")
+    beside.rename(tmp_path / "elsewhere")
+    with pytest.raises(fb.DataMissingError, match="or put it beside the model's folder"):
+        fb.load_model(tmp_path / "models" / "m")
 
 
 def test_the_error_names_the_class_to_hand_over(own: type, tmp_path: Path) -> None:
