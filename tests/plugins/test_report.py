@@ -18,10 +18,11 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.runner.revisions import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.answers import put_answers, stored_arrays
-from tests.helpers import fsbench, image_folder
+from tests.helpers import fsbench, image_folder, save_image
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 
 HOSTILE = (
@@ -209,24 +210,31 @@ def test_every_figure_and_table_says_what_it_is(tmp_path: Path) -> None:
     assert {"main", "nav", "header", "footer"} <= set(tags)
 
 
-def test_example_images_are_shown_where_the_data_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_example_images_are_shown_where_the_data_is(tmp_path: Path, changed: bool) -> None:
     data = image_folder(tmp_path / "photos", test=8)
     name = f"folder:{data}"
-    items = registry().dataset(name).items()["test"]
+    dataset = registry().dataset(name)
+    items = dataset.items()["test"]
     labels = np.array([item.label for item in items])
     store = Store(tmp_path / "s")
     store.create()
     for method in ("coop", "maple"):
         logits = np.eye(2, dtype=np.float32)[1 - labels]
-        record = compare_records.make(method, name, top1=0.0)
+        record = compare_records.make(method, name, top1=0.0, revision=revision_of(name, dataset))
         names = {item.label: item.classname for item in items}
         split = {**record.split, "classnames": [names[0], names[1]]}
         record = dataclasses.replace(record, split=split)
         put_answers(store, record, logits, labels, [i.id for i in items])
     without = Page(report(tmp_path, tmp_path / "s"))
     assert not without.named("img")
+    if changed:
+        save_image(data / "test" / "cat" / "another.jpg", 1)
     page = Page(report(tmp_path, tmp_path / "s", "--images", "3"))
     images = page.named("img")
+    if changed:
+        assert not images, "the data set lists other images than the record's"
+        return
     assert 1 <= len(images) <= 3
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in images)
     assert "dog taken for cat" in page.text

@@ -84,7 +84,9 @@ def _drill(
         f"{counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[worst], 40)} ({accuracy[worst]:.0f} %)"
     )
-    shown = thumbnails(records[0], ours, names, mixed, budget) if budget.images else []
+    shown: list[Thumbnail] = []
+    if budget.images:
+        shown = thumbnails(records[0], predictions.store, ours, names, mixed, budget)
     return Drill(title, summary, grids, shown)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.metrics import BINS
@@ -39,6 +40,11 @@ class Predictions:
                 self.problems.append(f"{record.spec.describe()}: {self._reason(record)}")
             else:
                 self._usable.add(record.spec.key())
+
+    @property
+    def store(self) -> Path:
+        """The folder of the store."""
+        return self._outcomes.store.path
 
     def of(self, record: Record) -> Outcome | None:
         """The outcome of a record; None if its logits are missing or cannot be used."""

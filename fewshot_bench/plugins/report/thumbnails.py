@@ -6,8 +6,10 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcome
 
@@ -42,6 +44,7 @@ class Budget:
 
 def thumbnails(
     record: Record,
+    store: Path,
     outcomes: Sequence[Outcome],
     names: Sequence[str],
     mixed: Sequence[tuple[int, int, int]],
@@ -49,9 +52,10 @@ def thumbnails(
 ) -> list[Thumbnail]:
     """Images of the pairs in `mixed`, in turn, those first that most seeds got wrong.
 
-    Empty if the data set cannot be opened; an image that cannot be read is left out.
+    Empty if the data set cannot be opened or lists other images; an image that cannot be read is
+    left out. store: the folder of the store, which may have the data set's split.
     """
-    dataset = _opened(record)
+    dataset = _opened(record, store)
     items = _items(dataset)
     wrong = [_wrong(outcomes, label, taken) for label, taken, _ in mixed]
     found: list[Thumbnail] = []
@@ -67,16 +71,22 @@ def thumbnails(
     return found
 
 
-def _opened(record: Record) -> Any:
-    """The data set that a record was evaluated on; None if it cannot be opened here.
+def _opened(record: Record, store: Path) -> Any:
+    """The data set that a record was evaluated on; None if it cannot be opened here as of then.
 
     If a plug-in or the disk fails, the report is written without examples.
     """
     from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.revisions import revision_of
 
     spec = record.spec
+    name = spec.target or spec.dataset
+    revision = spec.target_revision if spec.target else spec.revision
+    skipped = {key: value for key, value in spec.data.items() if key == SKIPPED}
     try:
-        return registry().dataset(spec.target or spec.dataset, {} if spec.target else spec.data)
+        dataset = registry().dataset(name, skipped if spec.target else spec.data, store)
+        # Ids of other lists may name other images.
+        return dataset if revision in ("", revision_of(name, dataset)) else None
     except Exception:
         return None
 
