@@ -113,7 +113,7 @@ def test_differences(baseline: str) -> None:
     assert "no difference" not in "\n".join(table.notes)
 
 
-def test_rows_of_one_method_and_reason_share_a_note() -> None:
+def test_rows_of_one_reason_share_a_note() -> None:
     records = [
         *halves("coop", "dtd", 1, 60, 40),
         inapplicable("coop", "dtd", classes="new", overrides={"csc": True}, options={"csc": True}),
@@ -121,8 +121,7 @@ def test_rows_of_one_method_and_reason_share_a_note() -> None:
         inapplicable("linear-probe", "dtd", classes="new", overrides={"c": 1}, options={"c": 1}),
     ]
     assert _na_notes(build(records)) == [
-        f"n/a coop[csc=True]: {TIED}",
-        f"n/a linear-probe, linear-probe[c=1]: {TIED}",
+        f"n/a coop[csc=True], linear-probe, linear-probe[c=1]: {TIED}",
     ]
 
 

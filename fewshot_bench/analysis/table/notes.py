@@ -210,12 +210,12 @@ def _skipped(table: Table) -> Iterator[str]:
 
 
 def _inapplicable(table: Table) -> Iterator[str]:
-    """One line per method and reason."""
-    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    """One line per reason."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for cell in _own_cells(table):
         if cell.status == "inapplicable":
-            found[cell.row.spec.method, cell.reason].append(cell.row.label)
-    for (_, reason), labels in found.items():
+            found[cell.reason].append(cell.row.label)
+    for reason, labels in found.items():
         yield f"n/a {', '.join(dict.fromkeys(labels))}: {reason}"
 
 
