@@ -230,7 +230,9 @@ FACTS: Facts = {
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
-    "templates digest": Joint(("kept model", "split.templates"), _templates),
+    # Equal tuples are one value, equal lists of two records are not.
+    "template texts": Shared("split.templates", lambda found: tuple(found or ())),
+    "templates digest": Joint(("kept model", "template texts"), _templates),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")
 # Columns that are equal for records that must have the same images, or, whatever their fit, the
