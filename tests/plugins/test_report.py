@@ -97,6 +97,13 @@ def test_failed_and_missing_cells_are_listed_with_their_errors(tmp_path: Path) -
     assert "prograd" in text[: text.index("Accuracy against shots")], "it is in the leaderboard"
 
 
+def test_cells_that_are_not_applicable_are_listed_with_the_reason(tmp_path: Path) -> None:
+    reason = "the backbone has no transformer"
+    records = [compare_records.make(), compare_records.inapplicable("maple", "dtd", reason=reason)]
+    text = Page(report(tmp_path, compare_records.save(tmp_path / "s", records))).text
+    assert f"not applicable {reason}" in " ".join(text.split())
+
+
 def test_without_any_average_there_is_no_winner(tmp_path: Path) -> None:
     records = [compare_records.make("coop", "dtd"), compare_records.make("maple", "pets")]
     text = Page(report(tmp_path, compare_records.save(tmp_path / "s", records))).text

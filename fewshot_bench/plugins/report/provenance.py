@@ -259,7 +259,7 @@ def holes(table: Table) -> Grid | None:
         if cell.group.derived or not cell.expected or whole:
             continue
         seeds = ",".join(map(str, cell.missing_seeds))
-        what = {"partial": "some seeds", "inapplicable": "cannot be asked"}
+        what = {"partial": "some seeds", "inapplicable": "not applicable"}
         why = cell.reason or (f"no record for seeds {seeds}" if seeds else "")
         why = why or (f"{cell.failed} failed: {', '.join(cell.errors)}" if cell.failed else "")
         lines.append(
