@@ -24,6 +24,7 @@ from fewshot_bench.utils.text import size_text
 
 # Folder in a store; the model's facts in a footprint, and the kind of incident if it has none.
 MODELS, STATED = "models", "model"
+_NEXT = ".next"
 FILES = (TENSORS, CARD, CONFIG)
 """The config is written last: a folder without one is not a model."""
 
@@ -35,7 +36,7 @@ def model_folder(store: Path, key: str) -> Path:
 
 def next_model_folder(store: Path, key: str) -> Path:
     """Folder of a cell's model until its record is stored; an earlier one stays until then."""
-    return store / MODELS / f"{key}.next"
+    return store / MODELS / f"{key}{_NEXT}"
 
 
 def place_model(store: Path, key: str) -> None:
@@ -104,10 +105,22 @@ def model_of(store: Path, record: Record) -> Path:
             if incident.get("kind") == STATED:
                 raise StoreError(f"{incident.get('text')} ({record.spec.describe()})")
         raise StoreError(f"no model of this cell was kept; {again}")
-    folder = model_folder(store, record.spec.key())
+    key = record.spec.key()
+    following, folder = next_model_folder(store, key), model_folder(store, key)
+    if _is_of(following, stated):
+        # A process was killed after it stored the record, before it placed the model.
+        return following
     if checked_config(folder).as_json()["digest"] != stated.get("digest"):
         raise StoreError(f"the model in '{folder}' is not the one of the record; {again}")
     return folder
+
+
+def _is_of(folder: Path, stated: Mapping[str, Any]) -> bool:
+    """True if a folder holds a whole model with the digest that a record states."""
+    try:
+        return bool(checked_config(folder).as_json()["digest"] == stated.get("digest"))
+    except StoreError:
+        return False
 
 
 def model_problem(store: Path, record: Record) -> str:
@@ -124,10 +137,9 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
     """Copy a record's model to another store, if stated and sound; may raise OSError."""
     if not stated_model(record) or model_problem(source, record):
         return
-    key = record.spec.key()
+    folder, key = model_of(source, record), record.spec.key()
     for name in FILES:
-        content = (model_folder(source, key) / name).read_bytes()
-        write_whole(model_folder(destination, key) / name, content)
+        write_whole(model_folder(destination, key) / name, (folder / name).read_bytes())
 
 
 def remove_model(store: Path, key: str) -> None:
@@ -150,10 +162,14 @@ def _is_young(folder: Path, seconds: float) -> bool:
 
 
 def _is_claimed(store: Path, folder: Path) -> bool:
-    """True if the folder's record states a model or is unreadable; False if it is missing."""
-    key = folder.name
+    """True if the folder's record states a model or is unreadable; False if it is missing.
+
+    A next model must also be the one that is stated.
+    """
+    key = folder.name.removesuffix(_NEXT)
     try:
-        return bool(stated_model(read_record(path_of(store, key))))
+        stated = stated_model(read_record(path_of(store, key)))
+        return bool(stated) and (folder.name == key or _is_of(folder, stated))
     except FileNotFoundError:
         return False
     except (Damaged, StoreError):

@@ -145,6 +145,36 @@ def test_merge_copies_models_and_rm_removes_them(store: Path, tmp_path: Path) ->
     assert model_folder(to, record_of(to, "zero-shot").spec.key()).exists()
 
 
+def test_a_kill_between_the_record_and_its_model_loses_no_model(
+    store: Path, tmp_path: Path
+) -> None:
+    record = record_of(store)
+    folder = model_folder(store, record.spec.key())
+    following = folder.with_name(f"{folder.name}.next")
+    folder.rename(following)
+    aged(following)
+    assert model_of(store, record) == following
+    assert fb.load(store).model(record).config.method == record.spec.method
+    checked = fsbench("store", "verify", "--store", store)
+    assert (checked.code, "next" in checked.out) == (0, False), checked
+    assert "next" not in fsbench("store", "gc", "--store", store).out
+    merged = fsbench("store", "merge", store, "--store", tmp_path / "merged")
+    assert merged.code == 0, merged.err
+    assert model_of(tmp_path / "merged", record).name == folder.name
+
+
+def test_a_next_model_that_a_killed_process_left_is_not_used(store: Path) -> None:
+    record = record_of(store)
+    folder = model_folder(store, record.spec.key())
+    following = folder.with_name(f"{folder.name}.next")
+    shutil.copytree(folder, following)
+    (following / "config.json").unlink()
+    aged(following)
+    assert model_of(store, record) == folder
+    assert str(following) in fsbench("store", "gc", "--store", store).out
+    assert not following.exists()
+
+
 def test_the_size_is_said_before_and_after(photos: Path, tmp_path: Path) -> None:
     run = ("run", "-m", "zero-shot", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
     run = (*run, "--backbone", "tiny", "--store", tmp_path / "store", "--keep-models")
