@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from fewshot_bench.api.record import Record
@@ -358,7 +359,11 @@ class LocalEngine(Engine):
             raise _as_error(worker.fatal)
         if not worker.ready:
             self._retries.failed_start(worker)
+        before = len(self._ready)
         worker.cells = self._settle(worker.cells)
+        for record in islice(self._ready, before, None):
+            # Its label process has stored it, and no worker is left to call the hook.
+            finished(record)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)
         elif worker.cells:

@@ -15,7 +15,7 @@ import pytest
 
 from fewshot_bench.engines import local
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, command, fsbench, start, wait_until
+from tests.helpers import PATIENCE, command, fsbench, image_folder, start, wait_until
 from tests.synthetic_store import fill
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
@@ -147,6 +147,68 @@ def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path
         "stopped: 1 of 1 cells are done and kept; run the same command again to continue",
         "warning: run_finished of plug-in fsbench-own:own was stopped: its last reports are lost",
     ]
+
+
+# Its data set brings it into the label process, where it kills the worker whose record it stored.
+KILLING = """
+import os, signal
+from fewshot_bench import DatasetCard, Item, hookimpl
+from fewshot_bench.api import plugins
+from fewshot_bench.store.store import Store
+
+class Set:
+    def card(self):
+        return DatasetCard("killing", "Killing", ("cat", "dog"), revision="1")
+
+    def items(self):
+        return {
+            role: [
+                Item(f"{role}/{name}/{number}.jpg", label, name)
+                for label, name in enumerate(self.card().classnames)
+                for number in range(2)
+            ]
+            for role in ("train", "val", "test")
+        }
+
+    def read(self, item):
+        with open(f"FOLDER/photos/{item.id}", "rb") as file:
+            return file.read()
+
+@hookimpl
+def register_datasets(register):
+    register("killing", Set)
+
+@hookimpl
+def run_started(spec):
+    with open("FOLDER/worker", "w") as file:
+        file.write(str(os.getpid()))
+
+@hookimpl
+def run_finished(record):
+    with open("FOLDER/reported", "a") as file:
+        file.write(record.spec.describe() + "\\n")
+
+def write_and_kill(store, *arguments):
+    record = write(store, *arguments)
+    with open("FOLDER/worker") as file:
+        os.kill(int(file.read()), signal.SIGKILL)
+    return record
+
+write = Store.write
+if plugins.ONLY in os.environ:
+    Store.write = write_and_kill
+"""
+
+
+def test_a_cell_whose_worker_is_killed_after_its_record_is_reported(
+    install: Any, tmp_path: Path
+) -> None:
+    image_folder(tmp_path / "photos")
+    install("killing", KILLING.replace("FOLDER", str(tmp_path)))
+    cells = ("-m", "zero-shot", "-d", "killing", "--shots", "1", "--seeds", "1,2", "--val", "none")
+    done = fsbench("run", *cells, "--backbone", "tiny", "--jobs", "1", "--store", tmp_path / "store")
+    assert done.code == 0, done
+    assert len((tmp_path / "reported").read_text().splitlines()) == 2
 
 
 def test_run_warnings_that_interrupts_is_named(install: Any, tmp_path: Path) -> None:
