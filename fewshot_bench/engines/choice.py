@@ -172,14 +172,18 @@ class EngineChoice:
         force: bool = False,
         code: str = "",
         variables: Mapping[str, str] | None = None,
+        *,
+        cells: int,
     ) -> Settings:
-        """The settings of the engine under these conditions."""
+        """The settings of the engine for this many cells under these conditions."""
         from fewshot_bench.engines.base import Settings
         from fewshot_bench.engines.local import slots
 
         backbone, devices = conditions.backbone, conditions.devices
         if self.here:
             count, threads = slots(backbone, conditions.device, self.jobs, len(devices))
+            # Workers beyond the cells never start, and must not take a share of the memory.
+            count = max(1, min(count, -(-cells // len(devices))))
         else:
             # As many threads as on this machine, unless given: they can change the last digits.
             count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]

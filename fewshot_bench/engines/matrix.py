@@ -122,7 +122,8 @@ def _run_in(
     _report_unknown_images(images.problems, reporter)
     # Workers skip cells that are done, unless `force` is set.
     force = call.force or state.again
-    settings = engines.settings(conditions, force, installed.identity(), variables)
+    cells = len(state.todo)
+    settings = engines.settings(conditions, force, installed.identity(), variables, cells=cells)
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
     if call.dry_run:
         _dry_run(plan, state, conditions, setup, reporter)

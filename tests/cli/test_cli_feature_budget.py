@@ -61,10 +61,10 @@ def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:
 
 def test_workers_elsewhere_get_the_budget_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     conditions = conditions_of(EngineChoice(), backbone_for("tiny", ()), "fp32", ())
-    settings = EngineChoice(feature_budget=5).settings(conditions)
+    settings = EngineChoice(feature_budget=5).settings(conditions, cells=1)
     assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == "5"
     monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "20GB")
-    settings = EngineChoice().settings(conditions)
+    settings = EngineChoice().settings(conditions, cells=1)
     assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == str(20 * 10**9)
 
 

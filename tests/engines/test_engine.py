@@ -187,3 +187,34 @@ def test_a_failure_of_the_machine_does_not_cost_an_earlier_result(
     assert (failed.status, failed.transient) == ("failed", True)
     (tmp_path / "now").unlink()
     assert fsbench(*other).code == 0
+
+
+SHARING = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fewshot_bench.utils.memory import sharing
+from fsbench_methods.zero_shot import ZeroShot
+
+
+@dataclass(frozen=True)
+class Sharing:
+    name: ClassVar[str] = "sharing"
+
+    def fit(self, task, backbone, ctx):
+        Path(__file__).with_name("shared").write_text(str(sharing()))
+        return ZeroShot().fit(task, backbone, ctx)
+"""
+
+
+@pytest.mark.parametrize(("seeds", "shared"), [("1", "1"), ("1,2", "2")])
+def test_workers_that_never_start_take_no_share_of_the_memory(
+    tmp_path: Path, seeds: str, shared: str
+) -> None:
+    (tmp_path / "sharing.py").write_text(SHARING, encoding="utf-8")
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", seeds, "--limit", "20", "--jobs", "4")
+    run = ("run", "--method", f"{tmp_path}/sharing.py:Sharing", *few, "--store", tmp_path / "store")
+    done = fsbench(*run)
+    assert done.code == 0, done
+    assert (tmp_path / "shared").read_text() == shared

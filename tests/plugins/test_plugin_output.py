@@ -205,8 +205,9 @@ def test_a_cell_whose_worker_is_killed_after_its_record_is_reported(
 ) -> None:
     image_folder(tmp_path / "photos")
     install("killing", KILLING.replace("FOLDER", str(tmp_path)))
-    cells = ("-m", "zero-shot", "-d", "killing", "--shots", "1", "--seeds", "1,2", "--val", "none")
-    done = fsbench("run", *cells, "--backbone", "tiny", "--jobs", "1", "--store", tmp_path / "store")
+    few = ("--shots", "1", "--seeds", "1,2", "--val", "none", "--backbone", "tiny", "--jobs", "1")
+    run = ("run", "-m", "zero-shot", "-d", "killing", *few)
+    done = fsbench(*run, "--store", tmp_path / "store")
     assert done.code == 0, done
     assert len((tmp_path / "reported").read_text().splitlines()) == 2
 
