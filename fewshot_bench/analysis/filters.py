@@ -59,7 +59,8 @@ def select(
 
     names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`. conditions: one
     value for each condition of the table; a prefix suffices for `weights`, `revision` (of the data
-    set or of the target), `own_data` and `code`. `code` does not filter other methods.
+    set or of the target), `own_data` and `code`. `code` does not filter other methods. `weights`
+    keeps cells of the same backbone without a result, which have loaded none.
     """
     named = {name: text for name, text in names.items() if text is not None}
     for name, text in named.items():
@@ -178,7 +179,16 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
     if not any(map(matches, records)):
         known = {value for record in records for value in _values(record, name)}
         raise unknown(name.replace("_", " "), text, known, _STEP)
-    return matches
+    if name != "weights":
+        return matches
+    backbones = {record.spec.backbone for record in records if matches(record)}
+
+    def states_none(record: Record) -> bool:
+        """True for a cell without a result, hence without weights that were loaded for it."""
+        unfinished = record.status != "done" and not record.spec.weights
+        return unfinished and record.spec.backbone in backbones
+
+    return lambda record: matches(record) or states_none(record)
 
 
 def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:

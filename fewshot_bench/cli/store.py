@@ -225,6 +225,9 @@ def _chosen(
             raise unknown("status", name, STATUSES, "fsbench store rm --help")
     records = matching(_with_keys(read_records(store), keys), filters)
     records = [record for record in records if not status or record.status in status]
+    if filters["weights"]:
+        # Tables show cells without a result, which may come to have other weights.
+        records = [record for record in records if record.status == "done" or record.spec.weights]
     if not records:
         raise UsageError("no record matches all of this together; leave out one of them")
     return [Chosen.of(store, record) for record in records]

@@ -112,6 +112,17 @@ def loaded(digest: str, record: Record) -> Record:
     return dataclasses.replace(record, environment={"weights_digest": digest})
 
 
+def test_cells_without_a_result_stay_in_a_table_of_some_weights() -> None:
+    """They have loaded none, and a table hides no missing cells."""
+    done, other = loaded("a" * 64, make()), loaded("b" * 64, make(seed=2))
+    failed, elsewhere = make(seed=3, top1=None), make(seed=4, top1=None, backbone="another")
+    assert failed.status == "failed"
+    records = [done, other, failed, elsewhere]
+    assert select(records, {}, {"weights": "aaa"}) == [done, failed]
+    named = [make(weights="aab"), make(seed=2, weights="c", top1=None)]
+    assert select(named, {}, {"weights": "aab"}) == named[:1]
+
+
 def test_loaded_weights_of_one_name_are_not_mixed() -> None:
     """Specifications have no digest of weights from a hub, whose owner may replace them."""
     old, new = "a" * 64, "b" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -81,6 +82,16 @@ def test_what_matches_goes_and_nothing_else(
     assert done.code == 0, done.err
     assert left(store) == keys(0, 1, 2, 3, 4) - keys(*gone)
     assert f"removed {len(gone)} record" in done.out
+
+
+def test_cells_without_a_result_are_of_no_weights(store: Store) -> None:
+    stated = {"environment": {"weights_digest": "a" * 64}}
+    for record in RECORDS:
+        if record.status == "done":
+            put_answers(store, dataclasses.replace(record, **stated), [[1.0, 0.0]], [0], ["a"])
+    done = fsbench("store", "rm", "--weights", "aaa", "--yes", "--store", store.path)
+    assert done.code == 0, done
+    assert [record.status for record in store.records()] == ["failed"]
 
 
 @pytest.mark.parametrize("answer", [True, False])
