@@ -100,7 +100,8 @@ class Engine(ABC):
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other writers.
 
-        `progress(cell, done, total)` reports the steps of a cell, where they are known.
+        `progress(cell, done, total)` reports the steps of a cell, where they are known, and 0 of 0
+        while it runs.
         EngineError if the run cannot continue; stored records stay.
         """
 

@@ -162,6 +162,10 @@ class LocalEngine(Engine):
                 self._look_elsewhere()
                 self._end_overdue(passed)
                 self._say_what_is_awaited()
+                for worker in self._workers:
+                    if worker.started and worker.cells:
+                        # Some fits report no steps, such as those of scikit-learn.
+                        progress(worker.cells[0], 0, 0)
 
     def _let_hooks_end(self, progress: Progress) -> None:
         """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`."""

@@ -53,7 +53,9 @@ class Pace:
         return self.seconds / steps * max(self.total - self.done, 0)
 
     def text(self) -> str:
-        """`step 120/500, 3 min left`."""
+        """`step 120/500, 3 min left`; `4 min so far` if it reports no steps."""
+        if not self.total:
+            return f"{duration(self.seconds)} so far"
         left = self.seconds_left()
         rest = "" if left is None else f", {duration(left)} left"
         return f"step {self.done:,}/{self.total:,}{rest}"
@@ -72,11 +74,17 @@ class Estimate:
         self._running: dict[str, Pace] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int, now: float) -> Pace:
-        """Record the progress of a running cell; a retried cell starts a new pace."""
+        """Record the progress of a running cell; a retried cell starts a new pace.
+
+        Without a total, only the time that a cell without steps has taken is recorded.
+        """
+        if total <= 0:
+            done = total = 0
         pace = self._running.get(cell.key())
-        if pace is None or done < pace.done:
+        if pace is None or (total and (done < pace.done or not pace.total)):
             pace = self._running[cell.key()] = Pace(done, now)
-        pace.observe(done, total, now)
+        if total or not pace.total:
+            pace.observe(done, total, now)
         return pace
 
     def finished(self, cell: RunSpec, seconds: float) -> None:
@@ -151,10 +159,9 @@ class Display:
         self._next: dict[str, float] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
-        """Progress within the fit of one cell; may be called often."""
-        if total > 0:
-            now = self._clock()
-            self.moved(cell, self.estimate.inside(cell, done, total, now), now)
+        """Progress within the fit of one cell, or 0 of 0 while it runs; may be called often."""
+        now = self._clock()
+        self.moved(cell, self.estimate.inside(cell, done, total, now), now)
 
     def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
         """Print a line for a long-running cell, at growing intervals."""
@@ -199,7 +206,7 @@ class LiveDisplay(Display):
         """Move the bar, at most ten times a second."""
         if now - self._drawn >= DRAWN_SECONDS:
             self._drawn = now
-            share = min(pace.done / pace.total, 1.0)
+            share = min(pace.done / pace.total, 1.0) if pace.total else 0.0
             self._update(f"{pace.text()}: {cell.describe()}", self.done + share)
 
     def show(self, record: Record, seconds: float) -> None:

@@ -55,6 +55,29 @@ def test_a_long_cell_says_in_a_pipe_where_it_is(capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_long_cell_without_steps_says_how_long_it_has_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fits of scikit-learn report none."""
+    clock, one = Clock(), cell(method="linear-probe")
+    display = Display([one], 1, clock)
+    bar, shown = live(clock, [one], 100)
+    for _ in range(2 * 600):
+        clock.now += 0.5
+        display.inside(one, 0, 0)
+        bar.inside(one, 0, 0)
+    lines = capsys.readouterr().out.splitlines()
+    said = "linear-probe on dtd, 16-shot, seed 1: {} min so far"
+    assert lines == [said.format(minutes) for minutes in (1, 2, 4, 8)]
+    assert "10 min so far: linear-probe" in shown()
+    # Its pace begins with its first step.
+    for second in range(100):
+        clock.now += 1.0
+        display.inside(one, 0, 0)
+        display.inside(one, second, 1000)
+    assert display.estimate.seconds_left() == pytest.approx(901.0)
+
+
 def test_short_cells_say_nothing_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     cells = [cell(seed=seed) for seed in range(100)]
