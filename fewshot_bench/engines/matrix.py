@@ -251,14 +251,20 @@ def _folders(state: Resume, store: Store, settings: Settings) -> list[Path]:
 
 
 def _shrink_features(store: Store, settings: Settings, reporter: Reporter) -> None:
-    """Remove least recently used features of earlier runs that are beyond the budget."""
+    """Remove least recently used features of earlier runs that are beyond the budget.
+
+    A warning if none can be kept: every worker then encodes its own.
+    """
     from fewshot_bench.images.feature_store import FeatureStore
     from fewshot_bench.utils.cache_dir import FEATURES, folder_of
     from fewshot_bench.utils.text import size_text
 
     folder = folder_of(FEATURES, store.path)
-    removed = FeatureStore(folder, lambda: settings.feature_budget).shrink() if folder else 0
-    if removed:
+    assert folder is not None
+    features = FeatureStore(folder, lambda: settings.feature_budget)
+    if settings.feature_budget != 0 and (why := features.obstacle()):
+        reporter.warning(f"features are not kept in '{folder}', every worker makes its own: {why}")
+    if removed := features.shrink():
         reporter.info(
             f"note: features: {size_text(removed)} of earlier runs were beyond the budget and are "
             "removed"

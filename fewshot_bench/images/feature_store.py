@@ -267,6 +267,16 @@ class FeatureStore:
                 temporary.unlink(missing_ok=True)
             raise
 
+    def obstacle(self) -> str:
+        """Why nothing can be kept, with the next step; empty if rows can."""
+        if self.folder.is_symlink():
+            parent = self.folder.parent
+            return f"it is a link, which is not followed; make it a folder, or link '{parent}'"
+        there = next(part for part in (self.folder, *self.folder.parents) if part.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return ""
+        return f"'{there}' cannot be written"
+
     def shrink(self) -> int:
         """Evict what is beyond the budget, which may be lower than before; returns its bytes."""
         if not self.folder.is_dir():

@@ -52,6 +52,25 @@ def test_a_lower_budget_removes_features_of_earlier_runs(tmp_path: Path) -> None
     assert 0 < kept() <= budget
 
 
+@pytest.mark.parametrize("what", ["link", "file", "nothing"])
+def test_a_run_that_can_keep_no_features_says_so(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "store" / "cache" / "features"
+    folder.parent.mkdir(parents=True)
+    if what == "link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif what == "file":
+        folder.touch()
+    said = {
+        "link": f"it is a link, which is not followed; make it a folder, or link '{folder.parent}'"
+    }
+    said["file"] = f"'{folder}' cannot be written"
+    done = fsbench("run", "-m", "zero-shot", *RUN[3:], *FEW[:2], "--store", tmp_path / "store")
+    start = f"warning: features are not kept in '{folder}', every worker makes its own: "
+    assert done.code == 0, done
+    assert done.err == (start + said[what] + "\n" if what in said else "")
+
+
 def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:
     options = ("--feature-budget", "8kB", "--jobs", "1", "--store", tmp_path, "--dry-run")
     said = fsbench(*RUN, *options).out
