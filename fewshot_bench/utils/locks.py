@@ -11,6 +11,7 @@ import errno
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -38,8 +39,7 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
     waiting: called once if another process holds the lock.
     """
     path = folder / f".{key}.lock"
-    _check_support(path)
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, mode=_supported(path))
     try:
         try:
             lock.acquire(timeout=0)
@@ -55,22 +55,25 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
 
 
 @functools.lru_cache(maxsize=1024)
-def _check_support(path: Path) -> None:
-    """OSError if this file cannot be locked, as on NFS without a lock service.
+def _supported(path: Path) -> int:
+    """Create a lock file; its mode follows from the umask, as users of a folder share its locks.
 
-    filelock takes some of these refusals for a lock of another process, which it would wait for
-    without end, or replaces locks by files that a killed process leaves behind.
+    OSError if it cannot be locked, as on NFS without a lock service. filelock takes some of these
+    refusals for a lock of another process, which it would wait for without end, or replaces locks
+    by files that a killed process leaves behind.
     """
     if fcntl is None:
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return 0o666
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         # Another process holds it; some file systems say so by EACCES.
         pass
     finally:
         os.close(descriptor)
+    return mode
 
 
 def _wait(lock: filelock.BaseFileLock) -> None:
