@@ -18,6 +18,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -192,6 +193,29 @@ def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -
     yield _ending(np.concatenate(indices), rows, costs, like.form, like.label)
 
 
+def parts_of_sound_rows(segment: Segment, file: IO[bytes]) -> Iterator[bytes]:
+    """What can be read of a damaged segment as a new one, part by part.
+
+    DamagedSegment if no row is as it was written, or OSError.
+    """
+    yield MAGIC
+    index, form, kept, rows = segment.sound_entries(file), segment.form, [], 0
+    step = max(1, COPY_BYTES // form.row_bytes)
+    for start in range(0, len(index), step):
+        part = index[start : start + step]
+        block = np.empty((len(part), form.row_bytes), np.uint8)
+        good = np.array(segment.take(file, part, np.arange(len(part)), block)[0], bool)
+        yield block[good].tobytes()
+        part = part[good]
+        part["place"] = rows + np.arange(len(part))
+        rows += len(part)
+        kept.append(part)
+    if not rows:
+        raise DamagedSegment("none of its rows is as it was written")
+    costs = _read(file, segment.costs_at, segment.cost_count * COST.size)
+    yield _ending(np.concatenate(kept), rows, costs, form, segment.label)
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
     """The part of a file that is held in memory: its head and the table of buckets.
@@ -283,6 +307,16 @@ class Segment:
             if not np.array_equal(_sums(data, edges), sums):
                 raise DamagedSegment("its index is not the one that was written")
         return data
+
+    def sound_entries(self, file: IO[bytes]) -> Array:
+        """The index entries of all buckets whose checksums match, in the order of their rows."""
+        found = [np.empty(0, INDEX)]
+        for bucket in range(2**self.bits):
+            with suppress(DamagedSegment):
+                found.append(np.frombuffer(self.entries(file, bucket, bucket), INDEX))
+        index = np.concatenate(found)
+        index = index[(index["place"] < self.rows) & (index["cost"] < self.cost_count)]
+        return index[np.argsort(index["place"], kind="stable")]
 
     def find(self, file: IO[bytes], keys: Array) -> Array:
         """(m,) entries of the index for sorted keys; `place` is `rows` for missing keys."""

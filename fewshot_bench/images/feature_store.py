@@ -32,6 +32,7 @@ from fewshot_bench.images.feature_segment import (
     narrowed,
     parts_of_rows,
     parts_of_segments,
+    parts_of_sound_rows,
     widened,
 )
 from fewshot_bench.utils import cache_dir
@@ -164,7 +165,7 @@ class FeatureStore:
         return new, gone
 
     def _fill(self, known: dict[Path, Segment], paths: Sequence[Path], rows: Rows) -> bool:
-        """Take rows from segments, the largest first; True if one of the files is gone."""
+        """Take rows from segments, the largest first; True if one of the files is replaced."""
         gone = False
         for path in sorted(paths, key=lambda path: -known[path].keys):
             wanted = rows.sorted()
@@ -172,28 +173,47 @@ class FeatureStore:
                 break
             with _Reading() as reading:
                 self._fill_from(known[path], wanted, rows)
-            gone |= self._ended(reading, path, known[path].label)
+            gone |= self._ended(reading, path, known[path].label, known[path])
             if reading.error is not None:
                 del known[path]
         return gone
 
-    def _ended(self, reading: _Reading, path: Path, label: Label) -> bool:
-        """True if the segment's file was gone; a damaged one is reported and removed."""
+    def _ended(
+        self, reading: _Reading, path: Path, label: Label, segment: Segment | None = None
+    ) -> bool:
+        """True if other files are there instead of the segment's.
+
+        A damaged one is reported, and replaced by its sound rows if its head could be read.
+        """
         error = reading.error
         number = error.errno if isinstance(error, OSError) else None
         if error is None or number in GONE:
             return error is not None
         self._bad.add(path)
         if isinstance(error, DamagedSegment) or number == errno.EIO:
+            left = self._rescued(segment) if segment is not None else 0
             with suppress(OSError):
                 # Leave an empty marker file, which `fsbench cache` lists.
                 path.with_suffix(DAMAGED).touch()
                 path.unlink()
+            kept = f"; {left:,} sound rows are kept" if left else ""
             self._warn(
                 f"features of {printable(label.dataset) or 'a data set'} were damaged on the disk "
-                f"and are computed again: {path}: {error}"
+                f"and are computed again: {path}: {error}{kept}"
             )
+            return left > 0
         return False
+
+    def _rescued(self, segment: Segment) -> int:
+        """Write the sound rows of a damaged segment to a new one; returns their number."""
+        shard = Shard(segment.path.parent.name, segment.label, segment.path.suffix == PASSING)
+        try:
+            with segment.path.open("rb", buffering=0) as file:
+                parts = parts_of_sound_rows(segment, file)
+                size = segment.size + SPARE_BYTES
+                return Segment.open(self._write(shard, size, parts, [segment.path])).keys
+        except (OSError, DamagedSegment):
+            return 0
 
     def _fill_from(self, segment: Segment, wanted: Array, rows: Rows) -> None:
         with segment.path.open("rb", buffering=0) as file:
@@ -343,7 +363,7 @@ class FeatureStore:
         for segment, file in zip(segments, files, strict=True):
             with _Reading() as reading:
                 segment.entries(file)
-            self._ended(reading, segment.path, segment.label)
+            self._ended(reading, segment.path, segment.label, segment)
             found |= reading.error is not None
         return found
 

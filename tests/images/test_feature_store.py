@@ -297,8 +297,30 @@ def test_a_changed_byte_that_covers_no_row_is_named(
     later = Caches(tmp_path)
     later.get(range(300))
     assert capsys.readouterr().err.count(path.name) == 1
-    assert later.computed == list(range(300))
+    # Entries of an index have a checksum per bucket, of 64 keys or so.
+    assert len(later.computed) == 300 if field == "beginning" else 0 < len(later.computed) < 100
     assert not path.exists()
+
+
+def test_only_a_damaged_row_is_computed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caches = Caches(tmp_path)
+    for start in range(0, 1200, 300):
+        caches.get(range(start, start + 300))
+    (path,) = caches.files()
+    content = bytearray(path.read_bytes())
+    content[16 + 700 * Segment.open(path).form.row_bytes] ^= 1
+    path.write_bytes(content)
+    later = Caches(tmp_path)
+    later.get(range(1200))
+    said = capsys.readouterr().err
+    assert "1 rows are not as they were written; 1,199 sound rows are kept" in said
+    assert later.computed == [700]
+    assert not path.exists()
+    again = Caches(tmp_path)
+    again.get(range(1200))
+    assert (again.computed, capsys.readouterr().err) == ([], "")
 
 
 def test_a_damaged_index_is_named_before_it_is_merged(

@@ -111,7 +111,7 @@ def test_a_damaged_file_is_named_and_computed_again(
         data[{"row": 20, "index": index + 33, "cost": index + 97, "end": -3}[damage]] ^= 1
     path.write_bytes(data)
     assert torch.equal(encoded(source(backbone), tmp_path), first)
-    assert taken() == 2
+    assert taken() == (1 if damage == "row" else 2)
     said = capsys.readouterr().err.splitlines()
     # An undamaged file under another name holds rows for keys that are never looked up.
     assert len(said) == (damage != "other")
