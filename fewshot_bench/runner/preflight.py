@@ -189,7 +189,7 @@ def check_images(
     """Decode images not verified before; returns a problem for each data set with bad images.
 
     Checks all images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is
-    called once if the findings cannot be cached for the next run, `tell` for each data set that
+    called once if the findings cannot be cached for the next run, `note` for each data set that
     has images with an EXIF orientation.
     """
     from fewshot_bench.images.decode import unreadable
