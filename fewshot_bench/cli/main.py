@@ -145,6 +145,7 @@ LIMITS = (
     "raise the limits on open files and processes (ulimit -n, ulimit -u), or use fewer workers "
     "(--jobs)"
 )
+BROKEN = "install its package again, or raise the limit on memory (ulimit -v)"
 
 
 def main() -> NoReturn:
@@ -184,6 +185,10 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except ImportError as error:
+        if not any(ending in str(error) for ending in (".so", ".dylib", "DLL")):
+            raise
+        _fail(f"a library cannot be loaded: {error}; {BROKEN}", 1)
     except RuntimeError as error:
         if not is_at_limit(error):
             raise

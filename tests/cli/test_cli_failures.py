@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import IO
 
@@ -13,7 +15,7 @@ import pytest
 import fewshot_bench
 from fewshot_bench.api.author_frame import author_frame, definition, top_module
 from fewshot_bench.api.record import Record
-from tests.helpers import cells, fsbench
+from tests.helpers import cells, command, environment, fsbench
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
@@ -124,3 +126,16 @@ def test_where_targets_come_from() -> None:
         cells
     )
     assert definition(None) == definition(len) == ""
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    reason = "libcudart.so.12: cannot open shared object file: No such file or directory"
+    (tmp_path / "torch.py").write_text(f"raise ImportError({reason!r})", encoding="utf-8")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    run = command("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path / "store")
+    done = subprocess.run(
+        run, env=environment(PYTHONPATH=path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: a library cannot be loaded: {reason}; install")
+    assert len(done.stderr.splitlines()) == 1
