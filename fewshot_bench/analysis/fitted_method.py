@@ -18,6 +18,7 @@ from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.model_files import ModelConfig
 from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError
+from fewshot_bench.utils.plugin_code import plugin_code
 
 _MADE = ("<string>", dataclasses.__file__)
 
@@ -115,12 +116,13 @@ def _configured(path: Path, config: ModelConfig, cls: type) -> Any:
             name: typed_value(config.method, parameters[name], value)
             for name, value in config.options.items()
         }
-        return cls(**options)
-    except Exception as error:
+        with plugin_code():
+            return cls(**options)
+    except (Exception, SystemExit) as error:
         raise StoreError(f"{path}: {error_line(error)}") from error
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """An error in one line; errors of libraries and plug-ins with their type, cut short."""
     words = " ".join(str(error).split())
     return words if isinstance(error, FsbenchError) else f"{type(error).__name__}: {words:.160}"

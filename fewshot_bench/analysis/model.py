@@ -38,6 +38,7 @@ from fewshot_bench.utils.errors import (
     StoreError,
     UsageError,
 )
+from fewshot_bench.utils.plugin_code import plugin_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -395,16 +396,17 @@ def _as_in_runs(
 
 @contextmanager
 def _fitting(path: Path, config: ModelConfig) -> Iterator[None]:
-    """Turn errors caused by tensors that do not fit the method into a one-line StoreError."""
+    """Run code of a method; tensors that do not fit it cause a one-line StoreError."""
     import torch
 
     try:
-        yield
+        with plugin_code():
+            yield
     except (UsageError, DataMissingError, NotApplicableError, torch.OutOfMemoryError):
         raise
     except ContractError as error:
         raise _misfit(path, config, str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _misfit(path, config, error_line(error)) from error
 
 

@@ -15,6 +15,7 @@ from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.dataset import DatasetCard, Stamp
 from fewshot_bench.api.items import Item, ItemList
 from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.utils.plugin_code import plugin_code
 
 # Methods that a data set may lack; the harness asks whether it has them.
 _OPTIONAL = ("keep_split", "undivided", "look_again", "recipe", "unnamed")
@@ -43,7 +44,8 @@ class CheckedItems:
 
     def card(self) -> DatasetCard:
         """The card of the data set."""
-        card = self._inner.card()
+        with plugin_code():
+            card = self._inner.card()
         if not isinstance(card, DatasetCard):
             raise PluginError(
                 f"{self._blame}: card() returned {card!r:.80}, expected a DatasetCard"
@@ -59,7 +61,8 @@ class CheckedItems:
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools of the data set, with labels of type int; the same objects are checked once."""
-        pools: Any = self._inner.items()
+        with plugin_code():
+            pools: Any = self._inner.items()
         found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         known = len(found) == len(self._checked)
         if not known or any(a is not b for a, b in zip(found, self._checked, strict=True)):

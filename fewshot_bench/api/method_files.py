@@ -21,6 +21,7 @@ from types import ModuleType
 
 from fewshot_bench.api import method_code
 from fewshot_bench.utils.errors import PluginError, UsageError, suggestion
+from fewshot_bench.utils.plugin_code import plugin_code
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)", re.DOTALL)
 
@@ -201,7 +202,8 @@ def _executed(path: Path) -> ModuleType:
     sys.modules[name] = module
     token = _importing.set(path)
     try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        with plugin_code():
+            exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
         if path.read_bytes() != source:
             raise PluginError(f"'{path}' was changed while it was imported; run again")
     except PluginError:

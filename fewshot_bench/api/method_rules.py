@@ -22,6 +22,7 @@ from fewshot_bench.api.method import (
 )
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
+from fewshot_bench.utils.plugin_code import plugin_code
 
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
@@ -87,7 +88,8 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 def cannot_be_built(method: type) -> list[str]:
     """Errors of building a method, or its card, from its defaults; empty if both can be built."""
     try:
-        built = method()
+        with plugin_code():
+            built = method()
         defaults = {one.name: one.default for one in hyperparameters(method)}
         changed = changed_when_built(built, defaults)
     except (Exception, SystemExit) as error:

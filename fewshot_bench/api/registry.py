@@ -232,7 +232,7 @@ class Registry:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = entry.load()
         options = options_of(name, opener, data, store)
-        with self.blaming(name):
+        with self.blaming(name), plugin_code():
             dataset = opener(argument, **options) if of_family else opener(**options)
         if hasattr(dataset, "items"):
             dataset = CheckedItems(dataset, name, f"data set '{name}' ({entry.origin}) failed")

@@ -23,6 +23,7 @@ from fewshot_bench.api.method_files import canonical, short
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
+from fewshot_bench.utils.plugin_code import plugin_code
 
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
@@ -193,10 +194,11 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
 def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
     """An instance; UsageError for values that the class itself rejects."""
     try:
-        return cls(**chosen)
+        with plugin_code():
+            return cls(**chosen)
     except FsbenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
         raise UsageError(
             f"method '{name}' refuses {given}: {type(error).__name__}: {error} "

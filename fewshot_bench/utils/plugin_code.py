@@ -1,57 +1,90 @@
-"""Plug-in code inside a command: its output goes to stderr, and its interrupts are its own errors.
+"""Plug-in code inside a command: output to stderr, interrupts as errors, the folder as before.
 
 `plugin_code` is the entry point; `own_interruptions` finds out who raised a KeyboardInterrupt.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from fewshot_bench.utils import processes
 
-_lock = threading.RLock()
-# Threads inside `plugin_code`, and the stdout that the last of them puts back.
-_inside = 0
-_stdout: Any = None
+
+class _Shared:
+    """State that all threads share: the first that enters saves it, the last that leaves restores.
+
+    save() returns the state, restore(state) puts it back.
+    """
+
+    def __init__(self, save: Callable[[], Any], restore: Callable[[Any], None]) -> None:
+        self._save, self._restore = save, restore
+        self._lock, self._inside, self._saved = threading.RLock(), 0, None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._saved = self._save()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    saved, self._saved = self._saved, None
+                    self._restore(saved)
+
+
+def _to_stderr() -> Any:
+    found, sys.stdout = sys.stdout, sys.stderr
+    return found
+
+
+def _stdout_again(found: Any) -> None:
+    sys.stdout = found
+
+
+def _folder() -> str | None:
+    """The working directory; None if it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _folder_again(found: str | None) -> None:
+    if found is not None and found != _folder():
+        with suppress(OSError):
+            os.chdir(found)
+
+
+_stderr_only = _Shared(_to_stderr, _stdout_again)
+# Paths such as the store's are relative to the working directory.
+_same_folder = _Shared(_folder, _folder_again)
 
 
 @contextmanager
 def plugin_code() -> Iterator[None]:
     """Send Python's stdout to stderr inside, which keeps a command's own output (JSON) whole.
 
-    A KeyboardInterrupt that the code inside raises becomes a RuntimeError; Ctrl-C and other signals
-    pass.
+    Afterwards the working directory is the one before. A KeyboardInterrupt that the code inside
+    raises becomes a RuntimeError; Ctrl-C and other signals pass.
     """
-    with _to_stderr(), own_interruptions() as interrupted:
+    with _stderr_only(), _same_folder(), own_interruptions() as interrupted:
         try:
             yield
         except KeyboardInterrupt as error:
             if interrupted() or _is_of_a_signal(error):
                 raise
             raise RuntimeError("it raised KeyboardInterrupt") from error
-
-
-@contextmanager
-def _to_stderr() -> Iterator[None]:
-    """Send stdout, which all threads share, to stderr until the last thread inside has left."""
-    global _inside, _stdout
-    with _lock:
-        if not _inside:
-            _stdout, sys.stdout = sys.stdout, sys.stderr
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                sys.stdout, _stdout = _stdout, None
 
 
 def _is_of_a_signal(error: KeyboardInterrupt) -> bool:

@@ -15,7 +15,15 @@ import pytest
 
 from fewshot_bench.engines import local
 from fewshot_bench.store.store import Store
-from tests.helpers import PATIENCE, command, fsbench, image_folder, start, wait_until
+from tests.helpers import (
+    PATIENCE,
+    command,
+    fsbench,
+    image_folder,
+    save_image,
+    start,
+    wait_until,
+)
 from tests.synthetic_store import fill
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
@@ -314,3 +322,103 @@ def test_rerun_names_what_to_install(install: Any, tmp_path: Path) -> None:
     refused = fsbench("rerun", record.spec.key(), "--store", tmp_path / "s")
     assert refused.code == 2
     assert "method 'odd' is not installed; fsbench-odd 1.0 computed the record" in refused.err
+
+
+CHATTY = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+from fewshot_bench import hookimpl
+from fsbench_datasets.embedded import digits
+
+@hookimpl
+def register_methods(register):
+    register("chatty", "{module}:Chatty")
+
+@hookimpl
+def register_datasets(register):
+    register("chatty-digits", "{module}:ChattyDigits")
+
+class ChattyDigits:
+    def __init__(self):
+        print("printed by the factory")
+        self.digits = digits()
+
+    def card(self):
+        print("printed by card")
+        return replace(self.digits.card(), name="chatty-digits")
+
+    def items(self):
+        print("printed by items")
+        return {role: pool[::7] for role, pool in self.digits.items().items()}
+
+    def read(self, item):
+        print("printed by read")
+        return self.digits.read(item)
+
+class Said:
+    def __init__(self, classes):
+        self.classes = classes
+
+    def logits(self, queries):
+        print("printed by logits")
+        return queries.features @ self.classes.T
+
+    def tensors(self):
+        return {"classes": self.classes}
+
+@dataclass(frozen=True)
+class Chatty:
+    name: ClassVar[str] = "chatty"
+    steps: int = 1
+
+    def __post_init__(self):
+        print("printed by __post_init__")
+
+    def fit(self, task, backbone, ctx):
+        return Said(backbone.class_features(task))
+
+    def restore(self, tensors, vocabulary, backbone):
+        print("printed by restore")
+        return Said(tensors["classes"])
+"""
+
+
+def test_methods_and_data_sets_print_nothing_into_json(install: Any, tmp_path: Path) -> None:
+    install("chatty", CHATTY)
+    what = ("-d", "chatty-digits", "--shots", "1", "--seeds", "1", "--backbone", "tiny")
+    store = tmp_path / "store"
+    kept = fsbench("run", "-m", "chatty", *what, "--keep-models", "--store", store)
+    assert kept.code == 0, kept.err
+    (model,) = (store / "models").iterdir()
+    save_image(tmp_path / "one.png", 1)
+    classified = fsbench("predict", model, tmp_path / "one.png", "--format", "jsonl")
+    assert [json.loads(line)["image"] for line in classified.out.splitlines()] == [
+        str(tmp_path / "one.png")
+    ]
+    for place in ("__post_init__", "restore", "logits"):
+        assert f"printed by {place}\n" in classified.err
+    measured = fsbench("evaluate", model, "-d", "chatty-digits", "--format", "json")
+    assert json.loads(measured.out)["dataset"] == "chatty-digits", measured.err
+    for place in ("the factory", "card", "items", "read"):
+        assert f"printed by {place}\n" in measured.err
+    swept = fsbench(
+        "sweep", "chatty", "-o", "steps=1,2", *what, "--store", store, "--format", "json"
+    )
+    assert json.loads(swept.out)["meta"]["method"] == "chatty", swept.err
+
+
+def test_a_method_that_ends_the_process_does_not_end_predict(install: Any, tmp_path: Path) -> None:
+    install("chatty", CHATTY)
+    what = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--backbone", "tiny")
+    store = tmp_path / "store"
+    assert fsbench("run", "-m", "chatty", *what, "--keep-models", "--store", store).code == 0
+    (model,) = (store / "models").iterdir()
+    module = tmp_path / "plugins" / "fsbench_chatty.py"
+    module.write_text(
+        module.read_text().replace('print("printed by logits")', "raise SystemExit(0)")
+    )
+    save_image(tmp_path / "one.png", 1)
+    done = apart("predict", model, tmp_path / "one.png", "--format", "jsonl")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "(SystemExit: 0)" in done.stderr.splitlines()[-1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +64,9 @@ def command(
 
     data = read_own_data(classnames, (), None)
     opened = open_model(model, device, None, warn)
-    found = measure(opened, dataset, store, data)
+    # Code of the data set may print where JSON is expected.
+    with redirect_stdout(sys.stdout if form == "table" else sys.stderr):
+        found = measure(opened, dataset, store, data)
     if store is not None:
         found = found.stored(store)
     values, classes = found.record.metrics, _classes(found)
