@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError
 
@@ -26,7 +27,8 @@ _TAKEN = """
 """
 TAKEN = frozenset((*_TAKEN.split(), *(name.replace("_", "-") for name in CONDITIONS)))
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_EXPECTED = {int: "a whole number", float: "a number"}
+# Types of values and defaults, and the expectation in errors.
+_KINDS = {int: (int, "a whole number"), float: (int | float, "a number"), str: (str, "a text")}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,18 @@ class Option:
             return f"option --{self.name}: type {self.type!r} is no type or function"
         if self.flag and (self.multiple or self.default not in (None, False)):
             return f"option --{self.name}: a flag is off by default and given once"
+        return self._wrong_default()
+
+    def _wrong_default(self) -> str:
+        """Why the default is none that the option could have; empty if it may be."""
+        if self.default is None:
+            return ""
+        if self.multiple and not isinstance(self.default, tuple):
+            return f"option --{self.name}: default {self.default!r:.80}, expected a tuple"
+        kind, expected = _KINDS.get(self.type, (object, ""))  # type: ignore[call-overload]
+        for value in self.default if self.multiple else (self.default,):
+            if not isinstance(value, kind) or (expected and isinstance(value, bool)):
+                return f"option --{self.name}: default {value!r:.80}, expected {expected}"
         return ""
 
     def value(self, given: object) -> Any:
@@ -94,13 +108,16 @@ class Option:
         try:
             listed = isinstance(given, list | tuple)
             value = self.type(",".join(map(str, given)) if listed else str(given))
+            # Not `value < self.minimum`, which is False for nan.
+            if self.minimum is None or value >= self.minimum:
+                return value
         except ValueError as error:
-            expected = _EXPECTED.get(self.type, "")  # type: ignore[call-overload]
+            _, expected = _KINDS.get(self.type, (object, ""))  # type: ignore[call-overload]
             raise self._refused(given, f"expected {expected}" if expected else str(error)) from None
-        # Not `value < self.minimum`, which is False for nan.
-        if self.minimum is not None and not value >= self.minimum:
-            raise self._refused(given, f"expected at least {self.minimum:g}")
-        return value
+        except (Exception, SystemExit) as error:
+            reason = f"its plug-in failed: {error_text(error, self.type)}"
+            raise self._refused(given, reason) from error
+        raise self._refused(given, f"expected at least {self.minimum:g}")
 
     def _refused(self, given: object, reason: str) -> UsageError:
         return UsageError(f"--{self.name} '{given!s:.80}': {reason} (fsbench run --help)")

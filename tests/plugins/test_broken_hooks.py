@@ -189,6 +189,49 @@ def worker_environment(store, options):
 """
 
 
+DECLARED = """
+from fewshot_bench import Option, hookimpl
+
+@hookimpl
+def register_options(register):
+    register(Option("mark", {declared}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("type=lambda text: 1 / 0", "ZeroDivisionError: division by zero"),
+        ("type=lambda text: text, minimum=1", "TypeError: '>=' not supported between instances"),
+    ],
+)
+def test_an_option_whose_type_fails_is_named(
+    install: Any, tmp_path: Path, declared: str, said: str
+) -> None:
+    install("bad", DECLARED.format(declared=declared))
+    refused = fsbench(*RUN, "--mark", "x", "--store", tmp_path / "store")
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith(f"error: --mark 'x': its plug-in failed: {said}")
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ("type=int, default='3'", "default '3', expected a whole number"),
+        ("type=float, default=True", "default True, expected a number"),
+        ("default=3", "default 3, expected a text"),
+        ("type=int, multiple=True, default=3", "default 3, expected a tuple"),
+        ("type=int, multiple=True, default=('a',)", "default 'a', expected a whole number"),
+    ],
+)
+def test_an_option_with_another_default_than_its_type_is_refused(
+    install: Any, declared: str, expected: str
+) -> None:
+    install("bad", DECLARED.format(declared=declared))
+    assert f"option --mark: {expected}" in " ".join(fsbench("list", "plugins").err.split())
+
+
 def test_an_option_of_two_plug_ins_is_refused(install: Any, tmp_path: Path) -> None:
     conflict = "two plug-ins register the option 'mark': fsbench-one:one, "
     install("one", OPTIONS.format(name="mark"))
