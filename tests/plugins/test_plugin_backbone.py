@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.helpers import fsbench, save_image
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"
 RUN = ("run", "-m", "zero-shot,linear-probe", "-d", "digits", "--shots", "1", "--seeds", "1")
@@ -32,6 +33,26 @@ def test_the_backbone_shown_runs(install: Any, tmp_path: Path, shown: str) -> No
     assert weights == records[0].environment["weights_digest"] != ""
     needs_towers = fsbench(*FEW, tmp_path / "t", "-m", "clip-lora", "-o", "iterations=1")
     assert "mean-color has no transformer" in needs_towers.out
+
+
+def test_a_backbone_prints_nothing_into_predictions(
+    install: Any, tmp_path: Path, shown: str
+) -> None:
+    loud = shown.replace(
+        "    return MeanColor(device)", "    print('loads')\n    return MeanColor(device)"
+    )
+    loud = loud.replace(
+        "        return image.convert", "        print('prepares')\n        return image.convert"
+    )
+    install("color", loud)
+    assert fsbench(*FEW, tmp_path / "s", "--keep-models").code == 0
+    model = next((tmp_path / "s" / "models").iterdir())
+    save_image(tmp_path / "one.png", 1)
+    done = fsbench("predict", model, tmp_path / "one.png", "--format", "jsonl")
+    assert json.loads(done.out)["image"] == str(tmp_path / "one.png")
+    assert {"loads", "prepares"} <= set(done.err.splitlines())
+    measured = fsbench("evaluate", model, "-d", "digits", "--format", "json")
+    assert json.loads(measured.out)["dataset"] == "digits"
 
 
 WRONG = {

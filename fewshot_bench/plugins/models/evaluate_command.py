@@ -63,12 +63,12 @@ def command(
     from fewshot_bench.plugins.models.evaluation import measure
 
     data = read_own_data(classnames, (), None)
-    opened = open_model(model, device, None, warn)
-    # Code of the data set may print where JSON is expected.
-    with redirect_stdout(sys.stdout if form == "table" else sys.stderr):
+    # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
+    with redirect_stdout(sys.stderr):
+        opened = open_model(model, device, None, warn)
         found = measure(opened, dataset, store, data)
-    if store is not None:
-        found = found.stored(store)
+        if store is not None:
+            found = found.stored(store)
     values, classes = found.record.metrics, _classes(found)
     key = found.record.spec.key() if store is not None else None
     if form == "json":

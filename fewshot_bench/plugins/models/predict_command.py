@@ -7,10 +7,10 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -59,25 +59,27 @@ def command(
     paths = arriving(images)
     from fewshot_bench.analysis.model import columns, open_model
 
-    opened = open_model(model, device, None, warn)
-    head = columns(min(max(2, top), max(2, len(opened.classnames))))
-    line = _LINES[form](head, opened.classnames)
-    done = skipped = 0
-    with _writing(output) as write, _progress(output) as show:
-        if form != "jsonl":
-            write(line({name: name for name in head}))
-        for one in _answers(opened, paths, top):
-            done += 1
-            if one.problem:
-                skipped += 1
-                click.echo(printable(f"skipped: {one.image}: {one.problem}"), err=True)
-            else:
-                # A model may have fewer classes than columns.
-                write(line(dict.fromkeys(head) | one.row()))
-            show(done)
-        if not done:
-            # Raised here, so that an earlier file stays.
-            raise UsageError("no path came on standard input; write one per line")
+    stdout, done, skipped = sys.stdout, 0, 0
+    # What a method or a backbone prints goes to stderr: stdout has rows alone.
+    with redirect_stdout(sys.stderr):
+        opened = open_model(model, device, None, warn)
+        head = columns(min(max(2, top), max(2, len(opened.classnames))))
+        line = _LINES[form](head, opened.classnames)
+        with _writing(output, stdout) as write, _progress(output, stdout) as show:
+            if form != "jsonl":
+                write(line({name: name for name in head}))
+            for one in _answers(opened, paths, top):
+                done += 1
+                if one.problem:
+                    skipped += 1
+                    click.echo(printable(f"skipped: {one.image}: {one.problem}"), err=True)
+                else:
+                    # A model may have fewer classes than columns.
+                    write(line(dict.fromkeys(head) | one.row()))
+                show(done)
+            if not done:
+                # Raised here, so that an earlier file stays.
+                raise UsageError("no path came on standard input; write one per line")
     if skipped:
         click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
         sys.exit(1)
@@ -133,10 +135,10 @@ _LINES = {"table": _table, "csv": _csv, "jsonl": _json}
 
 
 @contextmanager
-def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
+def _writing(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], None]]:
     """Write lines to stdout, or to a file that is put in place only on success."""
     if output is None:
-        yield lambda text: click.echo(encodable(text), nl=False, color=True)
+        yield lambda text: click.echo(encodable(text), file=stdout, nl=False, color=True)
         return
     with replaced(output) as temporary, temporary.open("w", encoding="utf-8") as file:
 
@@ -147,9 +149,9 @@ def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def _progress(output: Path | None) -> Iterator[Callable[[int], None]]:
+def _progress(output: Path | None, stdout: TextIO) -> Iterator[Callable[[int], None]]:
     """Show the count of images on a terminal, unless results are shown there."""
-    shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+    shown = sys.stderr.isatty() and (output is not None or not stdout.isatty())
 
     def show(done: int) -> None:
         if shown and done % 64 == 0:
