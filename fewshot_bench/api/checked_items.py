@@ -15,7 +15,7 @@ from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.dataset import DatasetCard, Stamp
 from fewshot_bench.api.items import Item, ItemList
 from fewshot_bench.utils.errors import FsbenchError, PluginError
-from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.plugin_code import same_folder
 
 # Methods that a data set may lack; the harness asks whether it has them.
 _OPTIONAL = ("keep_split", "undivided", "look_again", "recipe", "unnamed")
@@ -44,7 +44,7 @@ class CheckedItems:
 
     def card(self) -> DatasetCard:
         """The card of the data set."""
-        with plugin_code():
+        with same_folder():
             card = self._inner.card()
         if not isinstance(card, DatasetCard):
             raise PluginError(
@@ -61,7 +61,7 @@ class CheckedItems:
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools of the data set, with labels of type int; the same objects are checked once."""
-        with plugin_code():
+        with same_folder():
             pools: Any = self._inner.items()
         found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         known = len(found) == len(self._checked)

@@ -31,7 +31,7 @@ from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
-from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.plugin_code import plugin_code, same_folder
 
 __all__ = [
     "EVERY",
@@ -232,7 +232,7 @@ class Registry:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = entry.load()
         options = options_of(name, opener, data, store)
-        with self.blaming(name), plugin_code():
+        with self.blaming(name), same_folder():
             dataset = opener(argument, **options) if of_family else opener(**options)
         if hasattr(dataset, "items"):
             dataset = CheckedItems(dataset, name, f"data set '{name}' ({entry.origin}) failed")

@@ -1,6 +1,7 @@
 """Plug-in code inside a command: output to stderr, interrupts as errors, the folder as before.
 
-`plugin_code` is the entry point; `own_interruptions` finds out who raised a KeyboardInterrupt.
+`plugin_code` is the entry point; `own_interruptions` finds out who raised a KeyboardInterrupt, and
+`same_folder` restores the folder alone, for data sets, whose output some commands collect.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _folder_again(found: str | None) -> None:
 
 _stderr_only = _Shared(_to_stderr, _stdout_again)
 # Paths such as the store's are relative to the working directory.
-_same_folder = _Shared(_folder, _folder_again)
+same_folder = _Shared(_folder, _folder_again)
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def plugin_code() -> Iterator[None]:
     Afterwards the working directory is the one before. A KeyboardInterrupt that the code inside
     raises becomes a RuntimeError; Ctrl-C and other signals pass.
     """
-    with _stderr_only(), _same_folder(), own_interruptions() as interrupted:
+    with _stderr_only(), same_folder(), own_interruptions() as interrupted:
         try:
             yield
         except KeyboardInterrupt as error:
