@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -188,9 +188,18 @@ def open_views() -> Iterator[None]:
     finally:
         # The scope of a generator that nobody closes ends when it is collected: within a later one.
         _SCOPES[:] = [scope for scope in _SCOPES if scope is not mine]
-        for token in mine:
-            _BACKINGS.pop(token, None)
-            _BATCHES.pop(token, None)
+        _drop(mine)
+
+
+def drop_views(views: Iterable[ImageView]) -> None:
+    """Free what is behind views that were made outside of `open_views` and are used no more."""
+    _drop(view._token for view in views)
+
+
+def _drop(tokens: Iterable[int]) -> None:
+    for token in tokens:
+        _BACKINGS.pop(token, None)
+        _BATCHES.pop(token, None)
 
 
 def _new_token() -> int:

@@ -1,4 +1,4 @@
-"""No argument of a method gives access to test labels, item names or files."""
+"""No argument of a method gives access to test labels, item names or files; fits are freed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import types
 from typing import Any
 
 from fewshot_bench import Item, Task
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.testing import run_checks
 from fewshot_bench.testing.bench import QUERIES, Setting, _files, _view, prepare
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.testing.toy_images import ToyDataset
+from tests.breakers import Head
 
 _OUTSIDE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
@@ -60,3 +63,15 @@ def test_a_view_is_no_key_to_anything() -> None:
     assert [type(value) for value in gc.get_referents(queries) if not isinstance(value, type)] == [
         int
     ]
+
+
+def backbones() -> int:
+    """The number of backbones in memory."""
+    gc.collect()
+    return sum(type(value) is OpenClipBackbone for value in gc.get_objects())
+
+
+def test_checks_keep_no_backbone_in_memory() -> None:
+    before = backbones()
+    run_checks(Head())
+    assert backbones() <= before
