@@ -53,10 +53,10 @@ def describe(device: Any) -> dict[str, Any]:
     import torch
 
     return {
-        "fewshot_bench": version("fewshot-bench"),
+        "fewshot_bench": _installed("fewshot-bench"),
         **_source_state(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: _installed(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
         "device_name": _device_name(device),
@@ -73,6 +73,10 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+# Every record asks for the same packages, whose metadata take milliseconds to read.
+_installed = functools.cache(version)
 
 
 def _device_name(device: Any) -> str:
