@@ -35,17 +35,6 @@ def results(store: Path) -> dict[str, Record]:
     return {record.spec.key(): record for record in Store(store).records()}
 
 
-@pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """Records of the matrix run by the local engine."""
-    store = tmp_path_factory.mktemp("local")
-    done = fsbench(*DEMO, "--store", store)
-    assert done.code == 0, done
-    found = results(store)
-    assert len(found) == CELLS
-    return found
-
-
 def same_as(local: Mapping[str, Record], store: Path) -> None:
     """Assert that every cell is stored once, undamaged and bit-identical to the local engine's."""
     found = results(store)

@@ -1,4 +1,4 @@
-"""Browser fixture for tests of pages."""
+"""A browser for tests of pages, and the records that runs on clusters must equal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from fewshot_bench.api.record import Record
+from tests.clusters import CELLS, DEMO, results
+from tests.helpers import fsbench
 
 NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -33,3 +37,14 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """Records of the matrix run by the local engine."""
+    store = tmp_path_factory.mktemp("local")
+    done = fsbench(*DEMO, "--store", store)
+    assert done.code == 0, done
+    found = results(store)
+    assert len(found) == CELLS
+    return found

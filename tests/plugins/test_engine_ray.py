@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.record import Record
-from tests.clusters import DEMO, TRACK, local, require, run_and_kill, same_as, tracked
+from tests.clusters import DEMO, TRACK, require, run_and_kill, same_as, tracked
 from tests.helpers import fsbench
-
-__all__ = ["local"]
 
 
 @pytest.fixture

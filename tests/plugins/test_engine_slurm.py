@@ -19,11 +19,10 @@ from fewshot_bench.engines.job import Job
 from fewshot_bench.plugins.cluster import slurm
 from fewshot_bench.plugins.cluster.slurm import Request, Slurm
 from fewshot_bench.store.store import Store
-from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
+from tests.clusters import DEMO, TRACK, require, results, run_and_kill, same_as, tracked
 from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
-__all__ = ["local"]
 SLURM = ("--engine", "slurm", "--devices", "cpu", "--gpus", "1", "--time", "10", "--array", "2")
 
 

@@ -73,7 +73,7 @@ def test_labels_are_whole_all_there_and_apart(
 
 @pytest.mark.slow
 def test_labels_of_eleven_data_sets(browser: Any, tmp_path: Path) -> None:
-    fill(tmp_path / "s", queries=20, classes=4, zero_shot=True)
+    fill(tmp_path / "s", seeds=(1, 2), queries=20, classes=4, zero_shot=True)
     report(tmp_path, tmp_path / "s")
     assert_labelled(browser, tmp_path / "page.html", 13)
 
