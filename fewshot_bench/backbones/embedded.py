@@ -36,9 +36,10 @@ def shape() -> Shape:
 
 def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
     """A new copy of the embedded backbone."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
 
-    from fewshot_bench.backbones.open_clip import OpenClipBackbone
+    import_library()
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     preprocess = PreprocessCfg(**json.loads(_file(CONFIG))["preprocess_cfg"])
     transform = image_transform_v2(preprocess, is_train=False)

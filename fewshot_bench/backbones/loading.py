@@ -21,7 +21,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.checkpoints import FACTS, check_file, check_positions, checkpoint_in
-from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
 from fewshot_bench.backbones.registered import load_registered, registered_identity
 from fewshot_bench.backbones.weights import (
     CONFIG,
@@ -185,6 +185,7 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
     """
     if name in registry().backbones.entries:
         return load_registered(name, device, precision)
+    import_library()
     check(name)
     check_weights(name)
     if name.startswith((HUB, LOCAL)):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw
 from fewshot_bench.utils.rng import generator, isolated
@@ -30,6 +30,7 @@ MISALIGNMENT = 3.0
 
 def toy_backbone(device: str | torch.device = "cpu", precision: str = "fp32") -> OpenClipBackbone:
     """A new copy of the toy CLIP; zero-shot is better than chance and leaves room to learn."""
+    import_library()
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     half = (0.5, 0.5, 0.5)

@@ -67,6 +67,32 @@ def test_what_forks_the_processes_with_labels_has_not_imported_torch(begin: Begi
         assert not any("torch" in region.path for region in psutil.Process(process).memory_maps())
 
 
+# In a process of its own, in which little is imported yet.
+IMPORTS = """
+import gc, sys
+from fewshot_bench.backbones.open_clip import import_library
+from fewshot_bench.engines import fork_server
+
+def search(phase, info):
+    frame = sys._getframe()
+    while frame:
+        if "importlib" in frame.f_code.co_filename:
+            searches.append(phase)
+        frame = frame.f_back
+
+searches = []
+gc.callbacks.append(search)
+import_library()
+fork_server._import(fork_server.LABELS)
+print(len(searches), gc.isenabled())
+"""
+
+
+def test_imports_search_for_no_garbage() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert done.stdout == "0 True\n", done
+
+
 def test_a_forked_worker_is_in_a_session_and_a_folder_of_its_own(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
