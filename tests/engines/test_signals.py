@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import termios
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,13 @@ def claims(store: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_what_is_done_is_kept_and_said(methods: Any, tmp_path: Path, number: int) -> None:
+def test_what_is_done_is_kept_and_said(methods: Any, tmp_path: Path) -> None:
     store, log = tmp_path / "store", tmp_path / "fits"
     arguments = (*SLOW, "--seeds", "1-3", "--store", store)
     process = start(*arguments, env=ending(log, 1))
     wait_until(lambda: begun(log) == 2)
     assert len(claims(store)) == 1
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, (out, err)
     (line,) = err.splitlines()
@@ -61,6 +61,28 @@ def test_what_is_done_is_kept_and_said(methods: Any, tmp_path: Path, number: int
     again = fsbench(*arguments)
     assert (again.code, "1 done already" in again.out) == (0, True), again
     assert_sound(store, cells("slow", seeds=(1, 2, 3), limit=20))
+
+
+WAITS = """
+import signal, sys
+from fewshot_bench.utils.processes import interrupt_on_signals
+interrupt_on_signals()
+print("waiting", flush=True)
+try:
+    signal.pause()
+except KeyboardInterrupt:
+    print("stopped", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_is_an_interrupt_that_can_be_said(number: int) -> None:
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", WAITS], text=True, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.communicate(timeout=PATIENCE) == ("", "stopped\n")
 
 
 @pytest.mark.slow
