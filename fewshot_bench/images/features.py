@@ -191,9 +191,9 @@ def open_views() -> Iterator[None]:
         _drop(mine)
 
 
-def drop_views(views: Iterable[ImageView]) -> None:
-    """Free what is behind views that were made outside of `open_views` and are used no more."""
-    _drop(view._token for view in views)
+def drop_view(view: ImageView) -> None:
+    """Free what is behind a view that was made outside of `open_views` and is used no more."""
+    _drop([view._token])
 
 
 def _drop(tokens: Iterable[int]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.feature_cache import FeatureCache
-from fewshot_bench.images.features import drop_views, image_view
+from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.context import Context
@@ -188,13 +187,7 @@ def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
         labels,
     )
     made.views += [view for view in (train, val) if view is not None]
-    # Views hold their images and the backbone until they are dropped.
-    weakref.finalize(made, _drop, made.views)
     return made
-
-
-def _drop(views: list[WatchedImages]) -> None:
-    drop_views(view._view for view in views)
 
 
 def _source(stream: str, count: int, setting: Setting, backbone: Any) -> ImageSource:

@@ -172,6 +172,7 @@ def test_labels_are_those_of_the_images_beside_them(
 
 
 def test_queries_have_no_labels_to_ask_for() -> None:
-    queries: Any = Bench(Head()).first.view()._view
+    watched = Bench(Head()).first.view()
+    queries: Any = watched._view
     with pytest.raises(TypeError, match="labels"):
         queries.batches(4, labels=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import types
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from fewshot_bench import Item, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.testing import run_checks
+from fewshot_bench.testing import Bench, run_checks
 from fewshot_bench.testing.bench import QUERIES, Setting, _files, _view, prepare
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.testing.toy_images import ToyDataset
@@ -75,3 +76,9 @@ def test_checks_keep_no_backbone_in_memory() -> None:
     before = backbones()
     run_checks(Head())
     assert backbones() <= before
+
+
+def test_a_task_and_its_copies_can_be_read_without_their_bench() -> None:
+    train = copy.deepcopy(Bench(Head()).first.task.train)
+    gc.collect()
+    assert train.features.shape[0] == len(train.labels) == 16
