@@ -67,8 +67,8 @@ WAITS = """
 import signal, sys
 from fewshot_bench.utils.processes import interrupt_on_signals
 interrupt_on_signals()
-print("waiting", flush=True)
 try:
+    print("waiting", flush=True)
     signal.pause()
 except KeyboardInterrupt:
     print("stopped", file=sys.stderr)
