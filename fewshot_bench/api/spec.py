@@ -430,7 +430,7 @@ def _fields() -> tuple[str, ...]:
 
 @functools.cache
 def _puts() -> Mapping[str, Callable[[RunSpec, Any], None]]:
-    """What sets each field, in order."""
+    """The setter of each field, in order."""
     return {name: RunSpec.__dict__[name].__set__ for name in _fields()}
 
 

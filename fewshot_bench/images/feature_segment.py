@@ -194,7 +194,7 @@ def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -
 
 
 def parts_of_sound_rows(segment: Segment, file: IO[bytes]) -> Iterator[bytes]:
-    """What can be read of a damaged segment as a new one, part by part.
+    """The sound rows of a damaged segment as a new one, part by part.
 
     DamagedSegment if no row is as it was written, or OSError.
     """

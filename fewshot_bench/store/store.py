@@ -210,7 +210,7 @@ class Store:
         return None
 
     def _valid(self, key: str, read: Callable[[Path, str], _Found]) -> _Found | None:
-        """What is read of a valid record; None if it is missing, or damaged and thus renamed."""
+        """Read a valid record; None if it is missing, or damaged and thus renamed."""
         path = self.file(key)
         try:
             return read(path, key)
