@@ -78,13 +78,18 @@ def hand_in_first(shape: tuple[int, int]) -> None:
 
 def patch_later() -> None:
     """Repeatedly replace a function from a thread that `threading` does not list."""
+    waiting = _thread.allocate_lock()
+    waiting.acquire()
 
     def run() -> None:
+        waiting.release()
         while True:
             torch.nn.functional.normalize = lambda value, **_: value
             time.sleep(0.001)
 
     _thread.start_new_thread(run, ())
+    # A thread that has not begun is not seen.
+    waiting.acquire()
 
 
 @dataclass(frozen=True)

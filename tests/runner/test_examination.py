@@ -120,7 +120,7 @@ def test_a_thread_of_one_method_is_not_blamed_on_the_next(
 ) -> None:
     tampering, zero = on(photos, "prying", "zero-shot", options=("how=thread",))
     first, second = run(tmp_path, [tampering, zero])
-    assert any("left threads" in incident["text"] for incident in first.incidents)
+    assert [one for one in first.incidents if "left threads" in one["text"]], first
     assert not done(second).incidents
     (alone,) = run(tmp_path / "alone", [zero])
     # The last bits of features depend on the batch size, which other cells' cached rows change.
