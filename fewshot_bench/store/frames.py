@@ -43,6 +43,8 @@ class Frames:
 
         text: JSON of an object or null as `json.dumps` writes it with an indent, in ASCII.
         """
+        if text == b"null":
+            return "null"
         pieces = _NUMBER.split(text)
         shape, numbers = b"\0".join(pieces[::2]), pieces[1::2]
         place = self._shapes.get(shape)

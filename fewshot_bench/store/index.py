@@ -138,7 +138,7 @@ class Segment:
 
     def write(self, folder: Path) -> None:
         """Write the file, named by its checksum, and remove the file that was read."""
-        self._known.clear()
+        self._known, self._known_bytes = {}, 0
         rows = self.keys.ordered()
         blocks = [
             packed([compact(self.frames.values).encode("ascii")]),

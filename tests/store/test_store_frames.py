@@ -28,6 +28,12 @@ JSON = st.recursive(
 )
 
 
+def test_an_absent_part_is_null_however_often_it_is_packed() -> None:
+    frames = Frames()
+    assert [frames.pack(b"null") for _ in range(3)] == ["null"] * 3
+    assert frames.unpack("null") is None
+
+
 @given(st.lists(st.dictionaries(st.sampled_from("abcd"), JSON), min_size=1, max_size=5))
 def test_an_entry_is_that_of_the_whole(values: list[dict[str, Any]]) -> None:
     frames = Frames()
