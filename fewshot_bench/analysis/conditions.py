@@ -194,8 +194,13 @@ def templates(record: Record) -> str:
     return _templates(kept, record.entry("split", "templates"))
 
 
+def templates_text(found: object) -> str:
+    """The templates of a cell as JSON; empty if it states none."""
+    return canonical_json(finite(found)) if found else ""
+
+
 def _templates(kept: bool, found: object) -> str:
-    return digest_of(canonical_json(finite(found)), 12) if found and not kept else ""
+    return digest_of(templates_text(found), 12) if found and not kept else ""
 
 
 def _split_text(evaluated: str, shots: int, split_seed: int) -> str:

@@ -45,10 +45,7 @@ class Coded(Sequence[Any]):
         objects = dict(zip(ids, rows, strict=True))
         places, values = _placed(objects.values())
         place = dict(zip(objects, places, strict=True))
-        codes = map(place.__getitem__, ids)
-        if len(values) <= 2**8:
-            return cls(np.frombuffer(bytes(codes), np.uint8), values)
-        return cls(np.fromiter(codes, np.uint32, len(ids)), values)
+        return cls(_packed(map(place.__getitem__, ids), len(values)), values)
 
     def mapped(self, fact: Callable[[Any], Any]) -> Coded:
         """The column of a fact of the values."""
@@ -95,9 +92,10 @@ def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
     return order, found
 
 
-def _packed(codes: Sequence[int] | np.ndarray[Any, Any], count: int) -> Codes:
+def _packed(codes: Iterable[int] | np.ndarray[Any, Any], count: int) -> Codes:
     """Numbers below `count` in little memory."""
-    return np.asarray(codes, np.uint8 if count <= 2**8 else np.uint32)
+    kind = np.uint8 if count <= 2**8 else np.uint32
+    return np.asarray(codes, kind) if isinstance(codes, np.ndarray) else np.fromiter(codes, kind)
 
 
 def _joined(columns: Sequence[Coded], rows: int) -> Coded:

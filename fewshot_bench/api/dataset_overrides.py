@@ -32,6 +32,11 @@ SKIPPED = "skipped"
 Names = Sequence[str] | Mapping[str, str]
 
 
+def data_of_target(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `RunSpec.data` that holds for a target: its revision has no own templates."""
+    return {name: value for name, value in data.items() if name == SKIPPED}
+
+
 @runtime_checkable
 class Nameless(Protocol):
     """A data set whose files may hold labels without class names.

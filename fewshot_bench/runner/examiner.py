@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Dataset, DatasetCard
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED, data_of_target
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import Answers, rounded
@@ -155,9 +155,7 @@ class Examiner:
         dataset, target = self.dataset(spec), self.target(spec)
         self._check_lists(spec.dataset, spec.data, spec.revision)
         if spec.target:
-            # Planned without the user's templates, which belong to no revision of a target.
-            skipped = {name: value for name, value in spec.data.items() if name == SKIPPED}
-            self._check_lists(spec.target, skipped, spec.target_revision)
+            self._check_lists(spec.target, data_of_target(spec.data), spec.target_revision)
         drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
         other = target.items() if spec.target else None
         split = narrowed(spec, drawn, len(dataset.card().classnames), other)

@@ -17,8 +17,8 @@ from fewshot_bench.analysis.conditions import (
     ONE_TEST_SET,
     OTHER_IMAGES,
     STALE_ADVICE,
+    templates_text,
 )
-from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.record_columns import (
     Facts,
     Joint,
@@ -73,10 +73,6 @@ def _condition(about: Condition) -> Callable[[Any], str]:
     return lambda value: about.text(value) or "''"
 
 
-def _templates(found: Any) -> str:
-    return canonical_json(finite(found)) if found else ""
-
-
 def _limit(limit: int | None) -> str:
     return "all" if limit is None else f"{limit} images"
 
@@ -114,7 +110,7 @@ FACTS: Facts = {
     "everywhere": Shared("status", lambda _: EVERYWHERE),
     "policy": Shared("val", "val {}".format),
     "validation labels": Shared("split.val", _text),
-    "templates": Shared("split.templates", _templates),
+    "templates": Shared("template texts", templates_text),
     "texts": Shared("card", _texts_known),
     "card": Shared("footprint.card", _card),
     "default schedule": Shared("card", default_schedule),

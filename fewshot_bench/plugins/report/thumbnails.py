@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset_overrides import data_of_target
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcome
 
@@ -82,9 +82,9 @@ def _opened(record: Record, store: Path) -> Any:
     spec = record.spec
     name = spec.target or spec.dataset
     revision = spec.target_revision if spec.target else spec.revision
-    skipped = {key: value for key, value in spec.data.items() if key == SKIPPED}
+    data = data_of_target(spec.data) if spec.target else spec.data
     try:
-        dataset = registry().dataset(name, skipped if spec.target else spec.data, store)
+        dataset = registry().dataset(name, data, store)
         # Ids of other lists may name other images.
         return dataset if revision in ("", revision_of(name, dataset)) else None
     except Exception:
