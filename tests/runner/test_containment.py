@@ -234,18 +234,16 @@ def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) 
 # Every action runs in its own process, forked from one that has loaded what a cell needs; with one
 # thread, torch survives that.
 APART = """
-import gc, json, locale, os, sys
+import json, locale, os, sys
 import open_clip, sklearn.linear_model, torchvision.transforms
 from tests.runner.test_containment import *
 registry().method_class("reckless")
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
-session = Session()
-run_one(cells("zero-shot")[0], session)
-gc.freeze()
+run_one(cells("zero-shot")[0], Session())
 for how in LEFT:
     reading, writing = os.pipe()
     if not os.fork():
-        outcome = run(how, session)
+        outcome = run(how, Session())
         os.write(2, b"still there")
         found = {"text": said(outcome), "tainted": outcome.tainted}
         os.write(writing, json.dumps(found).encode())
