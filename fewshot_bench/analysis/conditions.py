@@ -203,6 +203,11 @@ def _templates(kept: bool, found: object) -> str:
     return digest_of(templates_text(found), 12) if found and not kept else ""
 
 
+def _comparable(found: object) -> object:
+    """The templates that a record states; equal tuples are one value, equal lists are not."""
+    return tuple(found) if isinstance(found, list) else found
+
+
 def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
     return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
 
@@ -235,8 +240,7 @@ FACTS: Facts = {
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
-    # Equal tuples are one value, equal lists of two records are not.
-    "template texts": Shared("split.templates", lambda found: tuple(found or ())),
+    "template texts": Shared("split.templates", lambda found: _comparable(found)),
     "templates digest": Joint(("kept model", "template texts"), _templates),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +59,14 @@ def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     told = json.loads(texts["json"])
     assert told["cells"][0]["method"] == HOSTILE
     assert {finding["level"] for finding in told["findings"]} == {"finding", "note"}
+
+
+@pytest.mark.parametrize("stated", [-7, 0.5, True, "a photo", {"a": 1}, [["a"], {}], [], None])
+def test_templates_of_any_kind_are_read(stated: object) -> None:
+    records = fair(("coop",))[:3]
+    split = {**records[0].split, "templates": stated}
+    found = audit([replace(records[0], split=split), *records[1:]])
+    assert formats.render(document(found, "json"), "json")
 
 
 JUNK = st.recursive(
