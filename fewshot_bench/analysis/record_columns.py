@@ -39,13 +39,25 @@ class Coded(Sequence[Any]):
     def of(cls, column: Iterable[Any]) -> Coded:
         """The column with these values, one per row."""
         rows = column if isinstance(column, list | tuple) else list(column)
-        if len(set(map(id, rows))) == 1:
+        # Most columns have one text everywhere.
+        if rows and type(rows[0]) is str and rows.count(rows[0]) == len(rows):
             return cls(np.zeros(len(rows), np.uint8), [rows[0]])
-        ids = list(map(id, rows))
-        objects = dict(zip(ids, rows, strict=True))
+        objects = _objects(rows)
         places, values = _placed(objects.values())
         place = dict(zip(objects, places, strict=True))
-        return cls(_packed(map(place.__getitem__, ids), len(values)), values)
+        return cls(_packed(map(place.__getitem__, map(id, rows)), len(values)), values)
+
+    @classmethod
+    def of_lines(cls, lines: Sequence[tuple[Any, ...]], width: int) -> list[Coded]:
+        """The columns of these rows of `width` values, of which many are the same object."""
+        objects = _objects(lines)
+        columns = zip(*objects.values(), strict=True) if objects else [()] * width
+        found = list(map(cls.of, columns))
+        if len(objects) < len(lines):
+            place = dict(zip(objects, range(len(objects)), strict=True))
+            codes = _packed(map(place.__getitem__, map(id, lines)), len(objects))
+            return [column.taken(codes) for column in found]
+        return found
 
     def mapped(self, fact: Callable[[Any], Any]) -> Coded:
         """The column of a fact of the values."""
@@ -73,6 +85,11 @@ class Coded(Sequence[Any]):
         if isinstance(index, slice):
             return list(Coded(self.codes[index], self.values))
         return self.values[self.codes[index]]
+
+
+def _objects(rows: Sequence[Any]) -> dict[int, Any]:
+    """The distinct objects by identity, in order."""
+    return dict(zip(map(id, rows), rows, strict=True))
 
 
 def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:
@@ -243,14 +260,13 @@ class RecordColumns:
                 fields[field][entry] = None
         for field, entries in fields.items():
             if field:
-                lines: Iterable[Any] = Record.entries(self.records, field, *entries)
+                lines = Record.entries(self.records, field, *entries)
+                columns = Coded.of_lines(lines, len(entries))
             else:
-                take = attrgetter(*entries)
-                lines = (take(record.spec) for record in self.records)
-                lines = lines if len(entries) > 1 else ((value,) for value in lines)
-            columns = list(zip(*lines, strict=True)) or [()] * len(entries)
+                specs = [record.spec for record in self.records]
+                columns = [Coded.of(list(map(attrgetter(name), specs))) for name in entries]
             for entry, column in zip(entries, columns, strict=True):
-                self._known[f"{field}.{entry}" if field else entry] = Coded.of(column)
+                self._known[f"{field}.{entry}" if field else entry] = column
 
     def _sources(self, names: Iterable[str]) -> Iterator[str]:
         """Resolve derived facts to the columns that they are ultimately computed from."""

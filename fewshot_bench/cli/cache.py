@@ -157,9 +157,7 @@ def size(store: Path) -> None:
 
 
 @command.command("rm", short_help="Remove what is cached.")
-@list_option(
-    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified, kit or lists."
-)
+@list_option("--kind", type=NAMES, help=f"Only {', '.join(KINDS[:-1])} or {KINDS[-1]}.")
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:

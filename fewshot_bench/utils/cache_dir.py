@@ -1,6 +1,6 @@
 """The cache of recomputable files: location, size limits and contents.
 
-`keep_list` and `kept_list` cache expensive lists, each stored with the digest of key and content.
+`keep` and `kept` cache expensive lists and figures, each stored with the digest of key and content.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 CACHE = "cache"
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
 TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
+FIGURES = "figures"
 # Feature files: rows that other cells will use, views of one fit, remains of a damaged file, and
 # files of older versions, which are never read.
 LASTING, PASSING, DAMAGED, OLD = ".rows", ".views", ".damaged", ".safetensors"
@@ -43,6 +44,7 @@ NAMES = {
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
     LISTS: re.compile(r"[0-9a-f]{64}\.list"),
+    FIGURES: re.compile(r"[0-9a-f]{64}\.figure"),
 }
 KINDS = tuple(NAMES)
 
@@ -255,32 +257,43 @@ def _is_over(file: CacheFile) -> bool:
 
 LIMIT = 2 * GB
 SHA = 32
+SUFFIXES = {LISTS: ".list", FIGURES: ".figure"}
 
 
 def keep_list(key: str, content: bytes) -> None:
-    """Cache a list; nothing is kept if the cache is not writable.
-
-    key: a unique text per list.
-    """
-    with suppress(OSError, RuntimeError):
-        make_room(LISTS, len(content) + SHA, LIMIT)
-        write(_path(key), _list_digest(key, content) + content)
+    """Cache a list; see `keep`."""
+    keep(LISTS, key, content)
 
 
 def kept_list(key: str) -> bytes | None:
-    """The cached list of a key; None if there is none, or it is damaged or of another key."""
+    """The cached list of a key; see `kept`."""
+    return kept(LISTS, key)
+
+
+def keep(kind: str, key: str, content: bytes) -> None:
+    """Cache a list or figure; nothing is kept if the cache is not writable.
+
+    key: a text that is unique for the content.
+    """
+    with suppress(OSError, RuntimeError):
+        make_room(kind, len(content) + SHA, LIMIT)
+        write(_path(kind, key), _keyed_digest(key, content) + content)
+
+
+def kept(kind: str, key: str) -> bytes | None:
+    """The list or figure of a key; None if there is none, or it is damaged or of another key."""
     try:
-        path = _path(key)
+        path = _path(kind, key)
         found = path.read_bytes()
     except (OSError, RuntimeError):
         return None
     touch(path)
     content = found[SHA:]
-    return content if _list_digest(key, content) == found[:SHA] else None
+    return content if _keyed_digest(key, content) == found[:SHA] else None
 
 
-def _list_digest(key: str, content: bytes) -> bytes:
-    """Digest of a list and its key, so that a file under another list's name is never used."""
+def _keyed_digest(key: str, content: bytes) -> bytes:
+    """Digest of a content and its key, so that a file under another one's name is never used."""
     return hashlib.sha256(_key_digest(key) + content).digest()
 
 
@@ -288,5 +301,5 @@ def _key_digest(key: str) -> bytes:
     return hashlib.sha256(os.fsencode(key)).digest()
 
 
-def _path(key: str) -> Path:
-    return cache_root() / LISTS / f"{_key_digest(key).hex()}.list"
+def _path(kind: str, key: str) -> Path:
+    return cache_root() / kind / f"{_key_digest(key).hex()}{SUFFIXES[kind]}"

@@ -73,8 +73,8 @@ def _context(
     table = chosen.table
     pairs = compared(chosen, predictions)
     found = audit(facts.records, signature=table.signatures[""], columns=facts)
-    with drawing():
-        figures = Drawings(chosen, predictions)
+    with drawing() as draw:
+        figures = Drawings(chosen, predictions, draw)
         pictures = {
             "large": figures.large(),
             "panels": figures.panels(),

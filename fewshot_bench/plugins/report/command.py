@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -76,8 +77,10 @@ def command(
     shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
+    # Matplotlib is slow to import, and not needed where all figures were drawn before.
     for package in ("jinja2", "matplotlib"):
-        require(package, "report", "fsbench report")
+        if find_spec(package) is None:
+            require(package, "report", "fsbench report")
     from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.conditions import columns_of
     from fewshot_bench.analysis.table.build import Options, build

@@ -17,6 +17,7 @@ from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
+from fewshot_bench.plugins.report.figures.svg import Draw
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions, reliability_of
@@ -43,10 +44,11 @@ class Key:
 
 
 class Drawings:
-    """The figures of one headline; made inside of `figures.svg.drawing()`."""
+    """The figures of one headline; draw: the function of `figures.svg.drawing()`."""
 
-    def __init__(self, chosen: Headline, predictions: Predictions) -> None:
+    def __init__(self, chosen: Headline, predictions: Predictions, draw: Draw) -> None:
         self._chosen = chosen
+        self._draw = draw
         self._predictions = predictions
         self._drawn = chosen.ordered[:MOST]
         self._metric = chosen.table.main.title
@@ -68,7 +70,7 @@ class Drawings:
         if not found.curves or not curves.shots_of([found]):
             return None
         description = _description(found)
-        return Picture(_markup(curves.large(found, self._metric, description)), found.title)
+        return Picture(self._picture(curves.large, found, self._metric, description), found.title)
 
     def panels(self) -> list[Picture]:
         """Small multiples: every group but the large one, if there is more than that."""
@@ -78,7 +80,9 @@ class Drawings:
         shots = curves.shots_of(panels)
         return [
             Picture(
-                _markup(curves.small(found, number, shots, self._metric, _description(found))),
+                self._picture(
+                    curves.small, found, number, shots, self._metric, _description(found)
+                ),
                 found.title,
             )
             for number, found in enumerate(panels)
@@ -90,8 +94,8 @@ class Drawings:
         for axis in cost_axes(self._chosen, self._drawn):
             names = [point.label for point in costs.front(axis.points)]
             caption = f"On the front: {joined(names)}."
-            svg = costs.draw(axis, self._metric, caption)
-            pictures.append(Picture(_markup(svg), "", caption))
+            svg = self._picture(costs.draw, axis, self._metric, caption)
+            pictures.append(Picture(svg, "", caption))
         return pictures
 
     def ranks(self) -> Picture | str:
@@ -124,8 +128,9 @@ class Drawings:
         description = f"{caption} Average ranks (1 is best): {averages}.{groups}"
         looks = [c.look for c in methods]
         labels = [c.label for c in methods]
-        svg = ranks.draw(labels, looks, found.tolist(), gap, cliques, description)
-        return Picture(_markup(svg), "", caption)
+        numbers = (found.tolist(), gap, cliques)
+        svg = self._picture(ranks.draw, labels, looks, *numbers, description)
+        return Picture(svg, "", caption)
 
     def reliability(self) -> list[Picture]:
         """A reliability diagram per method whose logits can be used."""
@@ -136,8 +141,8 @@ class Drawings:
             diagram = reliability_of(self._chosen, self._predictions, contestant, note)
             if diagram is not None:
                 description = f"{_lean(diagram)} {note}".strip()
-                svg = reliability.draw(diagram, len(pictures), description)
-                pictures.append(Picture(_markup(svg), contestant.label, _lean(diagram)))
+                svg = self._picture(reliability.draw, diagram, len(pictures), description)
+                pictures.append(Picture(svg, contestant.label, _lean(diagram)))
         return pictures
 
     def calibration(self) -> Grid | None:
@@ -154,6 +159,12 @@ class Drawings:
         lines = [line(c, list(map(_error, values[c.row.label]))) for c in methods]
         caption = "Expected calibration error in % (15 bins of equal width), a mean over seeds"
         return Grid("calibration-table", caption, columns, lines, True)
+
+    def _picture(self, figure: Draw, *arguments: object) -> Any:
+        """The markup that `figure(*arguments)` draws."""
+        from markupsafe import Markup
+
+        return Markup(self._draw(figure, *arguments))
 
     def _drawn_with_numbers(self) -> list[Contestant]:
         return [contestant for contestant in self._drawn if contestant.cell]
@@ -180,12 +191,6 @@ def _description(found: curves.Panel) -> str:
         for curve in sorted(found.curves, key=lambda curve: -curve.points[-1][1].mean)
     ]
     return "; ".join(parts)
-
-
-def _markup(svg: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(svg)
 
 
 def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -> curves.Panel:
