@@ -8,14 +8,16 @@ kept; files of earlier versions hold float32 logits, whose statistics are comput
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
@@ -42,6 +44,8 @@ TOP_CLASSES = 5
 # Bytes per query: its statistics, a name of usual length, each of its top classes, each logit.
 # And bytes of everything else in the file.
 _STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
+# A file up to this size is read as a whole.
+_SMALL = 2**20
 
 
 def chosen(asked: str, queries: int, classes: int) -> str:
@@ -303,7 +307,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     itself may be whole.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(_at_once(file)) as archive:
             names = set(names_in(archive))
             if names not in _LAYOUTS:
                 raise Damaged(f"it holds {sorted(names)}")
@@ -321,6 +325,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
                 "when less runs on this machine"
             ) from error
         raise Damaged(f"{type(error).__name__}: {error}") from None
+
+
+def _at_once(file: IO[bytes]) -> IO[bytes]:
+    """The content of a small file, read in one call instead of dozens, or the file itself."""
+    if os.fstat(file.fileno()).st_size > _SMALL:
+        return file
+    return io.BytesIO(file.read())
 
 
 _LAYOUTS = (
