@@ -226,7 +226,8 @@ _PATH: Any = PathName(path_type=Path)
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Run methods on data sets: every cell of the matrix that is not done yet.
 
-    Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
+    Exit code: 0 all cells done, 1 some failed, 2 wrong usage (also if no cell can have a
+    result), 3 data missing.
     """
     target = values.pop("save_config")
     config, options = ctx.meta.get(CONFIG, (None, ()))

@@ -20,6 +20,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.text import FEW, limited
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -49,11 +50,16 @@ class CallOptions:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The outcome of running a plan; `failed` counts cells, including those of earlier runs."""
+    """The outcome of running a plan; `failed` counts cells, including those of earlier runs.
+
+    inapplicable: True if no cell can have a result, as with a method that needs a part that the
+    backbone lacks.
+    """
 
     plan: Plan
     failed: int = 0
     interrupted: bool = False
+    inapplicable: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -62,6 +68,8 @@ class RunOutcome:
             return INTERRUPTED
         if self.plan.problems:
             return DataMissingError.exit_code
+        if self.inapplicable:
+            return UsageError.exit_code
         return 1 if self.failed else 0
 
 
@@ -168,7 +176,8 @@ def _run_in(
         engines.refuse_less(state.todo, finished)
         if state.todo or state.done:
             reporter.results(folder)
-    return RunOutcome(plan, failed, interrupted)
+    nothing = not interrupted and _report_inapplicable(state, finished, store, reporter)
+    return RunOutcome(plan, failed, interrupted, nothing)
 
 
 @contextmanager
@@ -362,6 +371,20 @@ def _report_failures(
 
     before = [store.get(cell.key()) for cell in state.failed]
     reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
+
+
+def _report_inapplicable(
+    state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter
+) -> bool:
+    """Report that all cells are n/a, if so; True in that case: the request gives no number."""
+    reasons: dict[str, None] = {}
+    for record in chain(finished, (store.get(cell.key()) for cell in [*state.done, *state.failed])):
+        if record is None or record.status != "inapplicable":
+            return False
+        reasons[f"{record.spec.label}: {(record.error or {}).get('message')}"] = None
+    if reasons:
+        reporter.warning(f"all cells are n/a, there is no result: {limited(list(reasons), FEW)}")
+    return bool(reasons)
 
 
 def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:

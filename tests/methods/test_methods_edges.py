@@ -120,6 +120,11 @@ def test_a_backbone_without_the_part_that_a_method_needs_is_not_applicable(tmp_p
     assert "failed" not in ran.out
     shown = fsbench("compare", *store)
     assert "* n/a clip-lora: " in shown.out
+    # A request that gives no number at all is wrong usage, also when it is repeated.
+    alone = ("-m", "clip-lora", *few[2:], "--backbone", name, "--limit", "2", "--device", "cpu")
+    ran = fsbench("run", *alone, *store)
+    assert ran.code == 2
+    assert f"all cells are n/a, there is no result: clip-lora: {name} has no plain" in ran.err
 
 
 @pytest.mark.parametrize("family", ["siglip", "eva02", "mobileclip"])
