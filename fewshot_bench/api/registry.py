@@ -307,6 +307,8 @@ def registry() -> Registry:
         # In all catalogs, so that a failed plug-in causes no name conflicts.
         for catalog in catalogs:
             catalog.forget(plugin)
+        # Its other hooks are not called either: they may count on what it did not register.
+        manager.unregister(name=plugin)
     for name in METRICS.keys() & metrics.entries.keys():
         metrics.conflicts[name] = built_in_wins("metric", name, [metrics.entries.pop(name)])
     for name in [name for name in metrics.entries if taken(name, {*metrics.entries} - {name})]:

@@ -102,10 +102,7 @@ def plugin_commands() -> tuple[LazyGroup, ...]:
 @functools.lru_cache(maxsize=1)
 def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
-    broken = {info.full_name for info in plugins.plugins if info.error}
     for name, register in plugins.implementations("register_commands"):
-        if name in broken:
-            continue
         group = LazyGroup(name)
         try:
             with plugin_code():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.defaults import backbone_for, precision_for
 from fewshot_bench.api.options import Option, is_given, values_of
 from fewshot_bench.api.plugins import OWN
@@ -290,7 +291,7 @@ class EngineChoice:
                 raise
             raise EngineError(
                 f"engine '{self.engine}' ({self.entry.origin}) failed: "
-                f"{type(error).__name__}: {error}"
+                f"{error_text(error, self.entry.target)}"
             ) from error
 
 
@@ -308,20 +309,18 @@ def run_options() -> list[Option]:
 
 
 def _refuse(plugin: str, failure: PluginError) -> None:
-    """Raise the plug-in's own FsbenchError, else its failure with the likely reasons.
+    """Raise the plug-in's own FsbenchError, else its failure.
 
-    An option that it misses may conflict with another plug-in's, or its plug-in has failed.
+    An option that it misses may conflict with another plug-in's, which is then the reason.
     """
     cause = failure.__cause__
     if isinstance(cause, FsbenchError):
         raise cause
     missing = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else ""
-    known = registry()
-    reasons = [info.problem for info in known.plugins if info.full_name == plugin and info.error]
-    reasons += filter(None, [known.options.conflicts.get(missing.replace("_", "-"))])
-    if not reasons:
+    conflict = registry().options.conflicts.get(missing.replace("_", "-"))
+    if not conflict:
         raise failure
-    raise PluginError("; ".join([str(failure), *reasons])) from cause
+    raise PluginError(f"{failure}; {conflict}") from cause
 
 
 @contextmanager
