@@ -209,7 +209,7 @@ class LocalEngine(Engine):
         if event["event"] == "fatal":
             worker.fatal = event
         elif event["event"] == "hook":
-            worker.hook = event["hook"], event["plugin"]
+            worker.hook, worker.unreported = (event["hook"], event["plugin"]), None
         elif event["event"] == "retired":
             worker.retired = True
         elif event["event"] == "idle":
@@ -226,6 +226,7 @@ class LocalEngine(Engine):
             if cell is not None:
                 self._fitted.add(cell.fit_key())
                 self._ready.append(self._stored(cell))
+                worker.unreported = self._ready[-1] if event.get("hooks") else None
         if not worker.cells:
             self._release(worker)
 
@@ -365,8 +366,9 @@ class LocalEngine(Engine):
             self._retries.failed_start(worker)
         before = len(self._ready)
         worker.cells = self._settle(worker.cells)
-        for record in islice(self._ready, before, None):
-            # Its label process has stored it, and no worker is left to call the hook.
+        # Stored by its label process, and no worker is left to call the hook.
+        unreported = [worker.unreported] if worker.unreported is not None else []
+        for record in [*unreported, *islice(self._ready, before, None)]:
             finished(record)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)

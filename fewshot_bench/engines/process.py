@@ -103,6 +103,8 @@ class Worker:
     started: bool = False
     # The hook that it runs now, and whose: ("run_finished", "trackers:trackers"), or empty texts.
     hook: tuple[str, str] = ("", "")
+    # The record of a cell that it has finished, until it begins to call the hooks for it.
+    unreported: Record | None = None
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""

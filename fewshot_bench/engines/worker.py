@@ -159,7 +159,7 @@ def _compute(
                 # The engine decides whether to store it, and calls the hook.
                 answers.send("failed", record=record.to_dict())
             else:
-                answers.send("finished", key=record.spec.key())
+                answers.send("finished", key=record.spec.key(), hooks=True)
                 # Hooks get the stored record: the one computed here has no metrics.
                 stored = store.get(record.spec.key()) or record
                 trusted &= _hook("run_finished", following, examiner, answers, record=stored)
