@@ -35,6 +35,8 @@ TURNED = range(2, 9)
 # The formats that Pillow knows without importing all of its plug-ins.
 _COMMON = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM")
 MOST_RATIO = 1000
+# Values of 12 bits (cameras, microscopes) in a file of 16 bits are below this one of 256.
+BLACK = 16
 
 
 class UnsuitableError(ValueError):
@@ -63,24 +65,25 @@ def opened(data: bytes) -> Image.Image:
 def decode(data: bytes) -> Image.Image:
     """The PIL image of an encoded file, fully read; errors as those of `opened`.
 
-    UnsuitableError for colors of 16 bits that are black in the 8 bits that Pillow keeps of them.
+    UnsuitableError for colors of 16 bits that look black in the 8 bits that Pillow keeps of them.
     """
     image = opened(data)
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
     is_wide = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     image.load()
-    if is_wide and image.mode.startswith("RGB") and not any(_brightest(image)):
+    if is_wide and image.mode.startswith("RGB") and _brightest(image) < BLACK:
+        highest = 256 * _brightest(image) + 255
         raise UnsuitableError(
-            "colors of 16 bits, none of them above 255 of 65,535: they would look black; scale it "
-            "to 0 to 255 and convert it to 8 bits"
+            f"colors of 16 bits, none of them above {highest:,} of 65,535: they would look black; "
+            "scale it to 0 to 255 and convert it to 8 bits"
         )
     return image
 
 
-def _brightest(image: Image.Image) -> list[int]:
-    """The largest value of each color of an RGB or RGBA image."""
+def _brightest(image: Image.Image) -> int:
+    """The largest value of the colors of an RGB or RGBA image."""
     extrema: Any = image.getextrema()
-    return [high for _, high in extrema[:3]]
+    return int(max(high for _, high in extrema[:3]))
 
 
 def decoded(data: bytes) -> Image.Image | str:
