@@ -101,13 +101,15 @@ def _problems(name: str, loaded: Any, device: torch.device) -> Iterator[str]:
 
 
 def _unsteady(loaded: Any) -> Iterator[str]:
-    """Features that change from call to call, or depend on what else is encoded with them."""
+    """Features that change from call to call, or follow from anything but what is encoded."""
     before, shape = loaded.fingerprint(), (4, 3, *loaded.image_size)
     noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     pixels = loaded.normalize(noise.to(loaded.device, torch.uint8))
     whole = loaded.encode_image(pixels)
     if not _alike(loaded.encode_image(pixels), whole):
         yield "encode_image() returned other features for the same pixels in a second call"
+    if torch.equal(whole[0], whole[1]):
+        yield "encode_image() returned equal features for different images (all zero?)"
     if not _alike(loaded.encode_image(pixels[:2]), whole[:2]):
         yield (
             "encode_image() returned other features for two images of a batch of four than for the "
@@ -115,6 +117,8 @@ def _unsteady(loaded: Any) -> Iterator[str]:
         )
     texts = ["a red bird", "a green cat", "a red bird"]
     rows = loaded.encode_text(texts)
+    if torch.equal(rows[0], rows[1]):
+        yield "encode_text() returned equal features for different texts (all zero?)"
     alone = torch.cat([loaded.encode_text([text]) for text in texts])
     if not _alike(rows, alone):
         yield "encode_text() returned other features for texts together than alone, in this order"

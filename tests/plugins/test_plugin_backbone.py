@@ -102,6 +102,17 @@ WRONG = {
         "        prompts = sorted(prompts)\n",
         r"encode_text\(\) returned other features for texts together than alone",
     ),
+    "zero": (
+        "return self.module(pixels.mean(dim=(2, 3)))",
+        "return 0 * self.module(pixels.mean(dim=(2, 3)))",
+        r"encode_image\(\) returned equal features for different images",
+    ),
+    "one text": (
+        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n",
+        "def encode_text(self, prompts: Sequence[str]) -> Tensor:\n"
+        "        prompts = ['a red bird'] * len(prompts)\n",
+        r"encode_text\(\) returned equal features for different texts",
+    ),
     "changes itself": (
         "return self.module(pixels.mean(dim=(2, 3)))",
         "self.module.weight += 1e-6\n        return self.module(pixels.mean(dim=(2, 3)))",
