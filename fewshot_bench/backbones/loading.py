@@ -92,8 +92,7 @@ def check(name: str) -> None:
 
 
 def _known_model(name: str, parsed: Name) -> None:
-    import open_clip
-
+    open_clip = import_library()
     models = open_clip.list_models()
     if parsed.model not in models:
         names = [*models, *registry().backbones.entries]
@@ -112,8 +111,7 @@ def _known_model(name: str, parsed: Name) -> None:
 
 def model_config(model: str) -> dict[str, Any] | None:
     """open_clip's configuration of one of its models; None for an unknown name."""
-    import open_clip
-
+    open_clip = import_library()
     found: dict[str, Any] | None = open_clip.get_model_config(model)
     return found
 
@@ -170,8 +168,7 @@ def _source(name: str) -> Source | None:
         return None
     if name.startswith(HUB):
         return source_of(name, {})
-    import open_clip
-
+    open_clip = import_library()
     parsed = parse(name)
     if parsed.file is not None:
         return None
@@ -201,8 +198,7 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
 
 def _load_tag(name: str, parsed: Name, device: str, precision: str) -> OpenClipBackbone:
     """A model with one of open_clip's pretrained tags, its activation forced to the tag's."""
-    import open_clip
-
+    open_clip = import_library()
     config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
     return _build(
         name,
@@ -219,8 +215,7 @@ def _load_file(
     name: str, parsed: Name, file: Path, device: str, precision: str
 ) -> OpenClipBackbone:
     """A local checkpoint; preprocessing and activation come from the tag or the file's config."""
-    import open_clip
-
+    open_clip = import_library()
     preprocess: dict[str, Any] = {}
     if parsed.tag is not None:
         config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
@@ -254,7 +249,7 @@ def _load_file(
 
 def _filled(model: Any, file: Path, name: str) -> Any:
     """The model with the weights of a file."""
-    import open_clip
+    open_clip = import_library()
     from open_clip.factory import load_state_dict
 
     if file.suffix not in (".npz", ".npy"):
@@ -270,7 +265,7 @@ def _filled(model: Any, file: Path, name: str) -> Any:
 def _build(
     name: str, fill: Callable[[Any], Any], device: str, precision: str, **arguments: Any
 ) -> OpenClipBackbone:
-    import open_clip
+    open_clip = import_library()
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     with _quiet(), _weights_errors(name):

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ _DECODERS = ("PIL.JpegImagePlugin", "PIL.PngImagePlugin")
 # Modules that a program imports when it starts to work, besides its own.
 IMPORTED = {
     WORKER: (
-        *("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
+        *("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip"),
         *("fewshot_bench.training", "psutil", *_DECODERS),
     ),
     LABELS: ("tomllib", "fractions", *_DECODERS),
@@ -257,28 +257,19 @@ def _server(program: str, environment: Mapping[str, str]) -> _Server:
         return server
 
 
-@contextmanager
-def _as_if_absent(name: str) -> Iterator[None]:
-    """Let imports of a module fail, as if it were not installed."""
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
 def _import(program: str) -> None:
     # Objects of imports stay: to look for garbage among them takes a fifth of the time.
     gc.disable()
-    # timm, which open_clip imports, imports wandb for its own training script where it finds it.
-    with _as_if_absent("wandb"):
-        for name in (program, *IMPORTED[program]):
-            # The forked process repeats a failed import, and its engine reports the error.
-            with suppress(Exception):
-                importlib.import_module(name)
+    for name in (program, *IMPORTED[program]):
+        # The forked process repeats a failed import, and its engine reports the error.
+        with suppress(Exception):
+            importlib.import_module(name)
+    if program == WORKER:
+        with suppress(Exception):
+            # Imported late, since it imports torch.
+            from fewshot_bench.backbones.open_clip import import_library
+
+            import_library()
     if program == WORKER and os.environ.get("OMP_NUM_THREADS") == "1":
         # A process that has computed in several threads must not fork; the toy uses one thread.
         with suppress(Exception):

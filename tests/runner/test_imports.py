@@ -14,8 +14,8 @@ from tests.helpers import PATIENCE, REPOSITORY
 PLANNED = """
 import sys
 from fewshot_bench.runner.request import Request, expand
-expand(Request(("linear-probe",), ("digits",), (1,), (1,)))
-print("sklearn" in sys.modules)
+expand(Request(("linear-probe",), ("digits",), (1,), (1,), backbone="ViT-B-32/openai"))
+print([name for name in ("open_clip", "sklearn", "wandb") if name in sys.modules])
 """
 METHOD = """
 import dataclasses, sys
@@ -34,12 +34,12 @@ class Own:
 """
 
 
-def test_planning_imports_none() -> None:
+def test_planning_imports_none_and_no_package_of_a_training_script() -> None:
     command = [sys.executable, "-c", PLANNED]
     done = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
-    assert done.stdout == "False\n"
+    assert done.stdout == "['open_clip']\n"
 
 
 @pytest.mark.parametrize(
