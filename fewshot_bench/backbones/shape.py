@@ -19,13 +19,15 @@ class Shape:
     """Sizes of a backbone.
 
     width: of its features; image: height and width of its images; weights: approximate bytes in
-    memory; tower: width of its image tower, which is that of rows before the projection.
+    memory; tower: width of its image tower, which is that of rows before the projection;
+    context: tokens that its text encoder reads, 0 if unknown or not those of CLIP's tokenizer.
     """
 
     width: int
     image: tuple[int, int]
     weights: int
     tower: int = WIDEST
+    context: int = 0
 
 
 # For backbones without a known configuration: no published CLIP has wider features.
@@ -53,7 +55,10 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
     elif not isinstance(vision.get("layers", 12), int):
         # A list counts the blocks of a ResNet's stages: the last of them is 32 times as wide.
         tower *= 32
-    return Shape(int(config["embed_dim"]), (height, width), 4 * _values(vision, text), tower)
+    own = any(key in text for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
+    context = 0 if own else int(text.get("context_length", 77))
+    weights = 4 * _values(vision, text)
+    return Shape(int(config["embed_dim"]), (height, width), weights, tower, context)
 
 
 def _config(name: str) -> Mapping[str, Any] | None:

@@ -307,12 +307,15 @@ def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
 
 
 def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> None:
+    from fewshot_bench.runner.preflight import long_prompts
     from fewshot_bench.splits.short_classes import short_lines
 
     for reason in plan.left_out.values():
         reporter.warning(f"left out: {reason}")
     for damage in store.damaged:
         reporter.warning(f"damaged, not used: {damage}")
+    for line in long_prompts(plan.datasets, state.todo):
+        reporter.warning(line)
     for line in short_lines(plan.cells, plan.datasets):
         reporter.info(f"note: {line}")
     for name, dataset in plan.datasets.items():

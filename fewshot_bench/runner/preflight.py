@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import ItemList, Run, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError, keys
@@ -214,6 +215,25 @@ def check_images(
     if unkept:
         warn(unkept[0])
     return problems
+
+
+def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> Iterator[str]:
+    """A warning for each data set with prompts of more tokens than the text encoder reads."""
+    from fewshot_bench.backbones.prompt_lengths import too_long
+
+    used = {(cell.target or cell.dataset, cell.prompts, cell.backbone): None for cell in cells}
+    for name, prompts, backbone in used:
+        card = datasets[name].card()
+        asked = Vocabulary(card.classnames, card.templates(prompts))
+        texts = [text for template in asked.templates for text in asked.prompts(template)]
+        if found := too_long(backbone, texts):
+            longest = max(found, key=lambda text: found[text])
+            yield (
+                f"{name}: {len(found):,} of {len(texts):,} prompts have more tokens than the text "
+                f"encoder of {backbone} reads, the longest {found[longest]} ('{longest[:60]}...'): "
+                "cells of methods that encode them fail; shorten the class names (--classnames) or "
+                "the templates"
+            )
 
 
 def _turned(name: str, count: int, total: int, ways: set[str]) -> str:

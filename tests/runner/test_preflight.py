@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import struct
 import zlib
@@ -173,3 +174,19 @@ def test_a_refused_run_keeps_no_split(tmp_path: Path) -> None:
     mended = fsbench(*words)
     assert (mended.code, mended.err) == (0, "")
     assert len(list((store / "splits" / "made").iterdir())) == 1
+
+
+def test_prompts_longer_than_the_text_encoder_reads_are_named_before_a_run(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "pets")
+    names = tmp_path / "names.json"
+    few = ("-d", f"folder:{root}", "--shots", "1", "--seeds", "1", "--dry-run")
+    run = ("run", "-m", "zero-shot,linear-probe", *few, "--classnames", names)
+    for backbone in ("tiny", "ViT-B-32/openai"):
+        # 5 tokens of the template "a photo of a {}." and 2 at the ends.
+        for words, said in ((70, False), (71, True)):
+            names.write_text(json.dumps({"cat": " ".join(["cat"] * words)}), encoding="utf-8")
+            found = fsbench(*run, "--backbone", backbone, "--store", tmp_path / "store")
+            assert found.code == 0, found.err
+            name = f"warning: folder:{root}: 1 of 2 prompts have more tokens than the text encoder "
+            told = f"{name}of {backbone} reads, the longest 78 ('a photo of a cat cat"
+            assert (told in found.err) == said, found.err
