@@ -19,8 +19,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a .yaml, .yml or .toml file; UsageError names the fault and the place."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"config file {path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"config file {path} cannot be read: {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(
+            f"config file {path} cannot be read: {error.strerror}; check the path"
+        ) from None
     if path.suffix == ".toml":
         try:
             return tomllib.loads(text)

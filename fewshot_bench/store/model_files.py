@@ -242,7 +242,11 @@ def read_config(folder: Path) -> ModelConfig:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES + 1)
     except FileNotFoundError:
-        raise StoreError(f"{folder} holds no model: there is no {CONFIG} in it") from None
+        found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
+        raise StoreError(
+            f"{folder} {found}; expected a folder that 'fsbench adapt' or 'fsbench run "
+            "--keep-models' wrote"
+        ) from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     try:

@@ -116,7 +116,7 @@ def test_refusals(tmp_path: Path, text: str, part: str) -> None:
         ("run.toml", 'method = "a"\nmethod = "b"\n', "not valid TOML"),
         ("run.toml", 'metod = "zero-shot"\n', "did you mean 'method'"),
         ("run.json", "{}", ".yaml, .yml or .toml"),
-        ("missing.yaml", None, "cannot be read"),
+        ("missing.yaml", None, "cannot be read: No such file or directory; check the path"),
     ],
 )
 def test_refusals_of_files(tmp_path: Path, name: str, text: str | None, part: str) -> None:

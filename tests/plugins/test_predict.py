@@ -223,7 +223,11 @@ def test_nothing_to_classify_is_a_usage_error(model: Path, tmp_path: Path) -> No
 def test_a_model_that_cannot_be_used_is_one_line(model: Path, photos: Path, tmp_path: Path) -> None:
     done = fsbench("predict", tmp_path, photos)
     assert (done.code, done.out) == (1, "")
-    assert done.err == f"error: {tmp_path} holds no model: there is no config.json in it\n"
+    step = "expected a folder that 'fsbench adapt' or 'fsbench run --keep-models' wrote"
+    no = f"error: {tmp_path} holds no model: there is no config.json in it; {step}\n"
+    assert done.err == no
+    absent = tmp_path / "absent"
+    assert fsbench("predict", absent, photos).err == f"error: {absent} is not there; {step}\n"
     assert fsbench("predict", model, photos, "--device", "gpu").code == 2
     assert fsbench("predict", model, photos, "--output", tmp_path / "no" / "file").code == 2
 
