@@ -40,8 +40,8 @@ def test_images_are_counted_whether_they_are_pixels_or_features() -> None:
     """CoOp trains on features and reads no pixels, which does not make its budget smaller."""
     work = {"work": {"billed": {"images": 140}}, "images_seen": 0}
     found = audit(changed(coop, footprint=work))
-    assert "140 images encoded" in found.hazards[7].text
-    assert [line["images encoded"] for line in found.methods] == ["140", ""]
+    assert "140 images billed" in found.hazards[7].text
+    assert [line["images billed"] for line in found.methods] == ["140", ""]
     assert {facts(record)["images_billed"] for record in found.records} == {140, None}
 
 

@@ -176,7 +176,7 @@ def _line(key: Place, values: Mapping[str, Counter[Any]]) -> dict[str, str]:
         "published": some(sorted({_PUBLISHED[one] for one in values["published"] if one})),
         "trained": over("trained"),
         "steps": over("steps"),
-        "images encoded": over("images"),
+        "images billed": over("images"),
         "incidents": str(values["incidents"][True]),
         "failed": str(values["status"]["failed"]),
     }

@@ -22,7 +22,7 @@ HAZARDS = {
     ),
     8: (
         "training budget",
-        "{steps} steps, {images} images encoded, tests too; overrides are named",
+        "{steps} steps, {images} images billed, tests too; overrides are named",
     ),
     9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
     10: (
