@@ -461,7 +461,7 @@ _SPEC = {
 }
 _FOOTPRINT = ("trained", "stored", "peak_memory_mb", "images_seen", "steps")
 _TIMINGS = ("billed_seconds", "elapsed_seconds")
-HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "key")
+HEADS = ("label", *_SPEC, "status", *METRICS, "n", *_FOOTPRINT, *_TIMINGS, "error", "key")
 
 
 def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
@@ -473,7 +473,7 @@ def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,
-        **{name: record.metrics.get(name) for name in metrics},
+        **{name: record.metrics.get(name) for name in (*metrics, "n")},
         **{name: record.footprint.get(name) for name in _FOOTPRINT},
         **{name: record.timings.get(name) for name in _TIMINGS},
         "error": said,

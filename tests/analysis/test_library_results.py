@@ -48,6 +48,7 @@ def test_a_frame_has_one_row_per_record(results: fb.Results) -> None:
         )
         assert row.top1 == record.metrics["top1"]
         assert row.ece >= 0
+        assert row.n == record.metrics["n"] == 60
     assert frame[frame.status == "failed"].error.notna().all()
 
 
