@@ -7,6 +7,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import enum
 import inspect
 import linecache
 import types
@@ -147,6 +148,8 @@ def _differ(live: Any, made: Any) -> bool:
         return False
     if isinstance(live, type) and isinstance(made, type):
         return live.__qualname__ != made.__qualname__ or any(_in_class(live, made))
+    if isinstance(live, enum.Enum) and isinstance(made, enum.Enum):
+        return _differ(live.value, made.value)
     if _is_plain(live) or _is_plain(made):
         return repr(live) != repr(made)
     return any(_in_function(live, made))

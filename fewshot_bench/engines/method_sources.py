@@ -8,6 +8,7 @@ named by the digest of its content, so that no two versions of a class share a n
 from __future__ import annotations
 
 import ast
+import enum
 import functools
 import hashlib
 import inspect
@@ -140,9 +141,11 @@ class Sources:
             return files[0]
         files += [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
         files += notebook_cells()
-        for file in dict.fromkeys(files):
-            node = _definition(source_of(file), value.__name__, None)
-            if node is not None and _defines(node, value, self._namespace):
+        nodes = {file: _definition(source_of(file), value.__name__, None) for file in files}
+        found = [(file, node) for file, node in nodes.items() if node is not None]
+        for file, node in found:
+            # `check` compares what the only definition gives.
+            if len(found) == 1 or _defines(node, value, self._namespace):
                 return file
         self._refuse_earlier_bases(value)
         raise UsageError(self._no_source(value.__name__))
@@ -281,8 +284,9 @@ class Sources:
 
     def _no_source(self, name: str) -> str:
         return (
-            f"the source of {name} cannot be had (it was typed into a prompt, or made by exec): "
-            f"define it in a notebook or a script, or {_STEP.format(self.cls.__name__)}"
+            f"the source of {name} cannot be had (it was typed into a prompt, made by exec, or has "
+            f"several texts in this session): define it in the cell or script of "
+            f"{self.cls.__name__}, or {_STEP.format(self.cls.__name__)}"
         )
 
 
@@ -348,15 +352,20 @@ def _defines(node: ast.stmt, cls: Any, namespace: Mapping[str, Any]) -> bool:
             isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
         ):
             continue
-        if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
+        if not isinstance(one, ast.Assign | ast.AnnAssign):
             return False
-        names.append(one.target.id)
         stated = _UNKNOWN if one.value is None else _value(one.value, namespace)
-        actual = vars(cls).get(one.target.id, _UNKNOWN)
         if one.value is not None and stated is _UNKNOWN:
             return False
-        if type(stated) is not type(actual) or stated != actual:
-            return False
+        targets = one.targets if isinstance(one, ast.Assign) else [one.target]
+        for target in targets:
+            if not isinstance(target, ast.Name):
+                return False
+            actual = vars(cls).get(target.id, _UNKNOWN)
+            actual = actual.value if isinstance(actual, enum.Enum) else actual
+            if type(stated) is not type(actual) or stated != actual:
+                return False
+        names += [ast.unparse(one.target)] if isinstance(one, ast.AnnAssign) else []
     return names == list(inspect.get_annotations(cls))
 
 

@@ -282,6 +282,38 @@ def test_a_class_of_fields_alone_is_not_taken_from_another_text(cell: Cell, tmp_
         reference(odd, tmp_path)
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_assignments_without_a_type_are_found_in_their_cell(
+    cell: Cell, tmp_path: Path, first: int
+) -> None:
+    """Members of an enumeration, and names that a class without functions sets."""
+    mode = "import enum\nclass Mode(enum.Enum):\n    FAST = SLOW = {}\n    BOTH = (3, 'x')\n"
+    cell(mode.format(3 - first))
+    cell(mode.format(first))
+    # Notebook cells that raised an error define nothing.
+    with pytest.raises(ZeroDivisionError):
+        cell(f"1/0\n{mode.format(3)}")
+    own(cell, "Mode.SLOW.value, Mode.BOTH.value[0], self.name")
+    kid = KID.format(value=3).replace("name: ClassVar[str]", "name")
+    cls = cell(f"{kid}\n    label = kind = None\n")["Kid"]
+    assert given(reference(cls, tmp_path)) == (first, 3, "kid")
+
+
+def test_what_only_one_cell_defines_is_found(cell: Cell, tmp_path: Path) -> None:
+    names = cell("""
+        import enum, typing
+        class Mode(enum.Enum):
+            FAST = enum.auto()
+        class Pair(typing.NamedTuple):
+            left: int = max(1, 2)
+    """)
+    cls = own(cell, "Mode.FAST.value, Pair().left")
+    assert given(reference(cls, tmp_path)) == (1, 2)
+    names["Mode"].FAST._value_ = 2
+    with pytest.raises(fb.UsageError, match="'FAST' of Mode was set after the class was defined"):
+        reference(cls, tmp_path)
+
+
 HEIR = """
 @dataclasses.dataclass(frozen=True)
 class Kid(Own):
