@@ -283,8 +283,8 @@ class Row:
         return Record.reading(RunSpec.read(values, segment.keys[row]), state, self)
 
     def __call__(self, part: str) -> Any:
-        """A part by name."""
-        return self._segment.part(part, self._row)
+        """A part by name; empty if it is null in the file (`notes` may be)."""
+        return self._segment.part(part, self._row) or {}
 
     def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
         """The named values of a part; None for missing ones."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.store import answer_files, record_files
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.record_files import (
@@ -62,6 +62,18 @@ def test_a_record_may_be_laid_out_otherwise(tmp_path: Path) -> None:
     assert not is_as_written(path.read_bytes(), path.stem)
     assert list(Store(store.path).records()) == expected
     assert verify(store).findings == []
+
+
+def test_notes_that_are_null_are_read_as_none_at_all(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = next(store.root.rglob("*.json"))
+    values = json.loads(path.read_bytes()) | {"notes": None}
+    del values["digests"]["text"], values["digests"]["seal"]
+    values["digests"]["record"] = digest_of_values(values)
+    path.write_text(json.dumps(values))
+    (listed,) = Store(store.path).records()
+    assert listed == read_record(path)
+    assert listed.to_dict()["notes"] == {}
 
 
 def test_a_record_of_another_key_is_refused(tmp_path: Path) -> None:
