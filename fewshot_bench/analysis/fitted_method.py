@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from fewshot_bench.store.model_files import ModelConfig
 from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code
 
-_MADE = ("<string>", dataclasses.__file__)
+# Files of the functions that `dataclass` makes, the last for `__repr__` from Python 3.13 on.
+_MADE = ("<string>", dataclasses.__file__, reprlib.__file__)
 
 
 def fitted_method(

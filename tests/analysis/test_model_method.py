@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import reprlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -111,6 +112,8 @@ def test_a_class_of_a_session_is_compared_with_the_file_that_was_written_of_it(
     source = SOURCE.replace("backbone.class_features", "-backbone.class_features")
     written.write_text('"""A copy."""\n' + (source if edited else SOURCE))
     folder = kept(tmp_path / "model", own, f"{written}:Own", "0" * 64)
+    # As `dataclass` does from Python 3.13 on.
+    own.__repr__ = reprlib.recursive_repr()(own.__repr__)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         fb.load_model(folder, method=own)
