@@ -323,10 +323,13 @@ class OpenClipBackbone:
     ) -> None:
         """UnsupportedBackboneError if the functional tower's features differ.
 
+        UsageError if the model's own are empty.
         Both compute in fp32: rounding to 16 bits would hide differences.
         """
         with not_counted(), torch.autocast(self.device.type, enabled=False):
-            expected = F.normalize(theirs(batch), dim=-1)
+            own = theirs(batch)
+            self._refuse_empty(what, own)
+            expected = F.normalize(own, dim=-1)
             gap = float((F.normalize(ours(batch), dim=-1) - expected).abs().max())
         if not gap < PARITY:
             raise UnsupportedBackboneError(
@@ -337,7 +340,17 @@ class OpenClipBackbone:
     def _embed_dim(self) -> int:
         with torch.no_grad():
             blank = torch.zeros(1, 3, *self.image_size, device=self.device)
-            return int(self.module.encode_image(blank).shape[-1])
+            features = self.module.encode_image(blank)
+        self._refuse_empty("image", features)
+        return int(features.shape[-1])
+
+    def _refuse_empty(self, what: str, features: Tensor) -> None:
+        """UsageError for features without content: every method would be as good as chance."""
+        if not bool(features.isfinite().all()) or not bool(features.any()):
+            raise UsageError(
+                f"backbone '{self.name}': its {what} encoder gives features that are all zero or "
+                "not finite, so that its weights are not whole: fetch or convert them again"
+            )
 
     def _digest_weights(self) -> str:
         sha = hashlib.sha256()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import types
 import zipfile
@@ -305,3 +306,15 @@ def test_the_activation_of_a_text_encoder_beside_a_resnet_counts(
     (tmp_path / loading.CONFIG).write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UsageError, match="its weights need GELU, the model has QuickGELU"):
         loading.load(f"fsbench-resnet@{tmp_path / 'weights.pt'}")
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+@pytest.mark.parametrize(("what", "name"), [("image", "visual.proj"), ("text", "text_projection")])
+def test_weights_whose_features_are_empty_are_refused(
+    tmp_path: Path, weights: dict[str, Tensor], what: str, name: str, value: float
+) -> None:
+    broken = {**weights, name: torch.full_like(weights[name], value)}
+    named = configure(tmp_path / "model")
+    save_file(broken, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(UsageError, match=f"its {what} encoder gives features that are all zero"):
+        loading.load(named).encode_text(["a cat"])
