@@ -323,8 +323,8 @@ class OpenClipBackbone:
     ) -> None:
         """UnsupportedBackboneError if the functional tower's features differ.
 
-        UsageError if the model's own are empty.
-        Both compute in fp32: rounding to 16 bits would hide differences.
+        UsageError if the model's own are empty. Both compute in fp32: rounding to 16 bits would
+        hide differences.
         """
         with not_counted(), torch.autocast(self.device.type, enabled=False):
             own = theirs(batch)
@@ -339,8 +339,8 @@ class OpenClipBackbone:
 
     def _embed_dim(self) -> int:
         with torch.no_grad():
-            blank = torch.zeros(1, 3, *self.image_size, device=self.device)
-            features = self.module.encode_image(blank)
+            # Not blank pixels: their features are zero in a model whose biases are.
+            features = self.module.encode_image(self._noise())
         self._refuse_empty("image", features)
         return int(features.shape[-1])
 

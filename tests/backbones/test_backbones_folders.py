@@ -318,3 +318,15 @@ def test_weights_whose_features_are_empty_are_refused(
     save_file(broken, tmp_path / "model" / WEIGHTS)
     with pytest.raises(UsageError, match=f"its {what} encoder gives features that are all zero"):
         loading.load(named).encode_text(["a cat"])
+
+
+def test_weights_without_biases_are_whole(tmp_path: Path) -> None:
+    vision = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "image_size": 32}
+    named = configure(tmp_path / "model", vision_cfg=vision)
+    with isolated(0):
+        module = open_clip.CLIP(24, vision, TEXT)
+    # New biases are zero, and so are the features of blank pixels.
+    with torch.no_grad():
+        assert not module.eval().encode_image(torch.zeros(1, 3, 32, 32)).any()
+    save_file(module.state_dict(), tmp_path / "model" / WEIGHTS)
+    assert loading.load(named).embed_dim == 24
