@@ -18,9 +18,6 @@ def too_long(backbone: str, prompts: Sequence[str]) -> dict[str, int]:
     long = [text for text in prompts if len(text.encode()) + 2 > context > 0]
     if not long:
         return {}
-    import_library()
-    from open_clip.tokenizer import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
+    tokenizer = import_library().SimpleTokenizer()
     counts = {text: len(tokenizer.encode(text)) + 2 for text in long}
     return {text: count for text, count in counts.items() if count > context}
