@@ -93,8 +93,10 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
         raise StoreError(f"{folder} has no model card: write what the model is into {CARD}")
     wanted = replace(target, revision=branch)
     with _asking(wanted, "putting a model on a hub") as api:
-        from huggingface_hub import CommitOperationAdd
+        from huggingface_hub import CommitOperationAdd, constants
 
+        if constants.HF_HUB_OFFLINE:
+            raise DataMissingError(f"{target}: offline, so that nothing can be put on a hub")
         repository = target.repository
         # None applies the settings of the organization, which may be stricter.
         api.create_repo(repository, private=True if private else None, exist_ok=True)

@@ -181,7 +181,7 @@ def test_offline_a_pinned_model_is_used_and_a_newest_one_is_not(
             model_folder(name, print)
     with pytest.raises(DataMissingError, match="offline"):
         model_folder(f"{NAME}@{'0' * 40}", print)
-    with pytest.raises(DataMissingError, match="offline"):
+    with pytest.raises(DataMissingError, match="offline, so that nothing can be put on a hub"):
         push(folder, NAME)
 
 
