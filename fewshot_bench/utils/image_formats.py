@@ -39,7 +39,9 @@ def image_endings() -> tuple[str, ...]:
     """Extensions of readable image files: lower case, without the dot, sorted."""
     from PIL import Image, features
 
-    lacking = {name for name, codec in CODECS.items() if not features.check(codec)}
+    # `check` warns about names that an older Pillow lacks (`avif` before 11.2).
+    named = {*features.modules, *features.codecs, *features.features}
+    lacking = {n for n, codec in CODECS.items() if codec not in named or not features.check(codec)}
     readable = set(readable_formats()) - lacking
     known = Image.registered_extensions()
     return tuple(sorted(ending[1:] for ending, name in known.items() if name in readable))

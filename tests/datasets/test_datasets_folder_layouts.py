@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -243,6 +244,17 @@ def test_an_installed_reader_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
         image_endings.cache_clear()
         image_formats.add_readers.cache_clear()
         image_formats.readable_formats.cache_clear()
+
+
+def test_a_format_that_is_newer_than_pillow_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(image_formats.CODECS, "WEBP", "newer")
+    image_endings.cache_clear()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert "webp" not in image_endings()
+    finally:
+        image_endings.cache_clear()
 
 
 def test_a_link_that_leads_in_circles(tmp_path: Path) -> None:
