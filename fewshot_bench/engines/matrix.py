@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -98,6 +99,10 @@ def run_plan(
     call = call or CallOptions()
     variables = engines.worker_environment(folder)
     reporter.info(conditions.text())
+    for info in registry().plugins:
+        # Those of `-m all` are named among what is left out.
+        if info.error and info.problem not in plan.left_out:
+            reporter.warning(info.problem)
     _report_unusable(plan.problems, reporter)
     with _opened(folder, call) as store:
         return _run_in(store, plan, folder, conditions, engines, variables, reporter, call)
@@ -399,8 +404,6 @@ def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporte
 
 def _report_plugins(store: Store, reporter: Reporter) -> None:
     """Report the warnings of plug-ins (`run_warnings`)."""
-    from fewshot_bench.api.registry import registry
-
     found = registry().call(
         "run_warnings", lambda _, failure: reporter.warning(str(failure)), store=store.path
     )
