@@ -143,7 +143,7 @@ def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
 
 
 # Part of matplotlib's warning about a character that its font lacks.
-GLYPH = "missing from font"
+GLYPH = "missing from"
 
 
 def drawn(draw: Callable[[], bytes], suffix: str) -> bytes:

