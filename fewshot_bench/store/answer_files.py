@@ -277,9 +277,10 @@ def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
 
 
 def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]:
-    arrays = read(path, kept=kept)
-    for _ in other_digests(arrays, record, kept=kept):
-        raise Damaged("they are not those of the record: their digest is another one")
+    arrays, digest = _read(path, kept=kept)
+    if digest is None or digest != record.digests.get(FILE):
+        for _ in other_digests(arrays, record, kept=kept):
+            raise Damaged("they are not those of the record: their digest is another one")
     return arrays
 
 
@@ -288,7 +289,12 @@ def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
 
     kept: False leaves out the arrays of group CHOSEN.
     """
-    with _opened(path) as archive:
+    return _read(path, kept=kept)[0]
+
+
+def _read(path: Path, *, kept: bool) -> tuple[dict[str, np.ndarray], str | None]:
+    """As `read`, and the file's digest if it is small."""
+    with _opened(path) as (archive, digest):
         left_out = () if kept else GROUPS[CHOSEN]
         wanted = [name for name in names_in(archive) if name not in left_out]
         arrays = read_arrays(archive, wanted)
@@ -296,22 +302,30 @@ def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
     if not (_is_whole(arrays) if WHOLE in arrays else _is_right(arrays)):
         texts = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in found.items())
         raise Damaged(f"it holds arrays of other types or shapes than expected: {texts}")
-    return arrays
+    return arrays, digest
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open the archive; Damaged if opening it, or reading from it within the block, fails.
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
+    """The archive, and the digest of a small file, which is read in one call instead of dozens.
+
+    Damaged if opening the archive, or reading from it within the block, fails.
 
     StoreError if this process may not read the file, or is at a limit of the machine: the file
     itself may be whole.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(_at_once(file)) as archive:
-            names = set(names_in(archive))
-            if names not in _LAYOUTS:
-                raise Damaged(f"it holds {sorted(names)}")
-            yield archive
+        with path.open("rb") as file:
+            source: IO[bytes] = file
+            digest = None
+            if os.fstat(file.fileno()).st_size <= _SMALL:
+                content = file.read()
+                source, digest = io.BytesIO(content), hashlib.sha256(content).hexdigest()
+            with zipfile.ZipFile(source) as archive:
+                names = set(names_in(archive))
+                if names not in _LAYOUTS:
+                    raise Damaged(f"it holds {sorted(names)}")
+                yield archive, digest
     except (FileNotFoundError, Damaged):
         raise
     except PermissionError as error:
@@ -325,13 +339,6 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
                 "when less runs on this machine"
             ) from error
         raise Damaged(f"{type(error).__name__}: {error}") from None
-
-
-def _at_once(file: IO[bytes]) -> IO[bytes]:
-    """The content of a small file, read in one call instead of dozens, or the file itself."""
-    if os.fstat(file.fileno()).st_size > _SMALL:
-        return file
-    return io.BytesIO(file.read())
 
 
 _LAYOUTS = (

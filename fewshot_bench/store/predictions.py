@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # Reading and hashing release the GIL; more threads than processors would only wait for it.
 THREADS = min(4, os.cpu_count() or 1)
+# Reading answers to fewer queries is mostly Python, for which threads wait for each other.
+MANY = 500
 # Records round metrics to 6 digits.
 ROUNDED = 2e-6
 # Attributes that scores of a metric can use without the answers: a pack provides them.
@@ -162,7 +164,8 @@ class Outcomes:
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
         changed: defaultdict[str, dict[str, Entry | None]] = defaultdict(dict)
-        with ThreadPoolExecutor(THREADS) as pool:
+        threads = THREADS if any(map(_has_many, absent)) else 1
+        with ThreadPoolExecutor(threads) as pool:
             entries = pool.map(self._computed_or_none, absent)
             for record, entry in zip(absent, entries, strict=True):
                 if entry is None and self._is_current(record):
@@ -316,6 +319,11 @@ class Outcomes:
         if images not in self._asked:
             self._asked[images] = Queries.of(stored)
         return self._asked[images]
+
+
+def _has_many(record: Record) -> bool:
+    queries = record.split.get("test")
+    return isinstance(queries, int) and queries >= MANY
 
 
 def _time_of_change(path: Path) -> int | None:

@@ -16,6 +16,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,10 +181,16 @@ def _key_in(folder: str, key: str) -> str:
 def read_content(path: Path) -> bytes:
     """The bytes of a record file; StoreError when they cannot be read."""
     try:
-        # Reading a pipe would wait for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise StoreError(f"'{path}' is no regular file; remove it")
-        return path.read_bytes()
+        # Opening a pipe would wait for ever.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise StoreError(f"'{path}' is no regular file; remove it")
+            # The end of a file is an empty part.
+            return b"".join(iter(partial(os.read, file, found.st_size + 1), b""))
+        finally:
+            os.close(file)
     except FileNotFoundError:
         raise
     except OSError as error:

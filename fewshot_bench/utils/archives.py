@@ -103,10 +103,11 @@ def digest_of_arrays(arrays: Arrays) -> str:
 
     sha = hashlib.sha256()
     for name, array in arrays.items():
-        sha.update(f"{name} {_type(array)} {array.shape}\n".encode())
+        sha.update(f"{name} {_type(array.dtype)} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).data if array.size else b"")
     return sha.hexdigest()
 
 
-def _type(array: np.ndarray) -> str:
-    return str(array.dtype.descr) if array.dtype.names else array.dtype.str
+@lru_cache(maxsize=64)
+def _type(dtype: np.dtype[Any]) -> str:
+    return str(dtype.descr) if dtype.names else dtype.str
