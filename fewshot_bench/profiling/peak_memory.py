@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
 from fewshot_bench.profiling.once import idle_bytes
-from fewshot_bench.utils.memory import give_back_memory
+from fewshot_bench.utils.memory import give_back_memory, resident_set
 from fewshot_bench.utils.prefetch import start_own
 
 
@@ -43,22 +43,23 @@ class PeakMemory:
 @contextmanager
 def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
     """The largest resident set in bytes, sampled every `interval` seconds and at both ends."""
-    import psutil
-
     give_back_memory()
-    process = psutil.Process()
-    peak = [float(process.memory_info().rss)]
     done = threading.Event()
+    with resident_set() as size:
+        peak = [float(size())]
 
-    def look() -> None:
-        while not done.wait(interval):
-            peak[0] = max(peak[0], process.memory_info().rss)
+        def look() -> None:
+            # A plug-in that closes descriptors it did not open ends the samples.
+            with suppress(OSError, ValueError, IndexError):
+                while not done.wait(interval):
+                    peak[0] = max(peak[0], size())
 
-    watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
-    start_own(watcher)
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-        peak[0] = max(peak[0], process.memory_info().rss)
+        watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
+        start_own(watcher)
+        try:
+            yield peak
+        finally:
+            done.set()
+            watcher.join()
+            with suppress(OSError, ValueError, IndexError):
+                peak[0] = max(peak[0], size())
