@@ -240,7 +240,7 @@ FACTS: Facts = {
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
     "kept model": Shared("protocol", KEPT_MODEL.__eq__),
-    "template texts": Shared("split.templates", lambda found: _comparable(found)),
+    "template texts": Shared("split.templates", _comparable),
     "templates digest": Joint(("kept model", "template texts"), _templates),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")

@@ -42,22 +42,15 @@ class Coded(Sequence[Any]):
         # Most columns have one text everywhere.
         if rows and type(rows[0]) is str and rows.count(rows[0]) == len(rows):
             return cls(np.zeros(len(rows), np.uint8), [rows[0]])
-        objects = _objects(rows)
-        places, values = _placed(objects.values())
-        place = dict(zip(objects, places, strict=True))
-        return cls(_packed(map(place.__getitem__, map(id, rows)), len(values)), values)
+        codes, objects = _identified(rows)
+        return cls(codes, objects).mapped(lambda value: value)
 
     @classmethod
     def of_lines(cls, lines: Sequence[tuple[Any, ...]], width: int) -> list[Coded]:
         """The columns of these rows of `width` values, of which many are the same object."""
-        objects = _objects(lines)
-        columns = zip(*objects.values(), strict=True) if objects else [()] * width
-        found = list(map(cls.of, columns))
-        if len(objects) < len(lines):
-            place = dict(zip(objects, range(len(objects)), strict=True))
-            codes = _packed(map(place.__getitem__, map(id, lines)), len(objects))
-            return [column.taken(codes) for column in found]
-        return found
+        codes, objects = _identified(lines)
+        columns = zip(*objects, strict=True) if objects else [()] * width
+        return [cls.of(column).taken(codes) for column in columns]
 
     def mapped(self, fact: Callable[[Any], Any]) -> Coded:
         """The column of a fact of the values."""
@@ -87,9 +80,11 @@ class Coded(Sequence[Any]):
         return self.values[self.codes[index]]
 
 
-def _objects(rows: Sequence[Any]) -> dict[int, Any]:
-    """The distinct objects by identity, in order."""
-    return dict(zip(map(id, rows), rows, strict=True))
+def _identified(rows: Sequence[Any]) -> tuple[Codes, list[Any]]:
+    """The place of each row among the distinct objects, and these, in order."""
+    objects = dict(zip(map(id, rows), rows, strict=True))
+    place = dict(zip(objects, range(len(objects)), strict=True))
+    return _packed(map(place.__getitem__, map(id, rows)), len(objects)), list(objects.values())
 
 
 def _placed(values: Iterable[Any]) -> tuple[list[int], list[Any]]:

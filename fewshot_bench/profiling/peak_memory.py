@@ -49,17 +49,19 @@ def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
         peak = [float(size())]
 
         def look() -> None:
-            # A plug-in that closes descriptors it did not open ends the samples.
+            # A plug-in may close descriptors that it did not open.
             with suppress(OSError, ValueError, IndexError):
-                while not done.wait(interval):
-                    peak[0] = max(peak[0], size())
+                peak[0] = max(peak[0], size())
 
-        watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
+        def watch() -> None:
+            while not done.wait(interval):
+                look()
+
+        watcher = threading.Thread(target=watch, name="fsbench-memory", daemon=True)
         start_own(watcher)
         try:
             yield peak
         finally:
             done.set()
             watcher.join()
-            with suppress(OSError, ValueError, IndexError):
-                peak[0] = max(peak[0], size())
+            look()
