@@ -137,11 +137,19 @@ class SlurmCluster:
         raise AssertionError
 
     def stop(self) -> None:
-        """Cancel all jobs and stop the daemons."""
+        """Cancel all jobs, stop the daemons and remove the folder."""
+        import psutil
+
         self.ask("scancel", "--user=root")
+        daemons = []
         for name in ("slurmd.n1", "slurmd.n2", "slurmctld"):
-            with suppress(OSError, ValueError):
-                os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGTERM)
+            with suppress(OSError, ValueError, psutil.NoSuchProcess):
+                daemons.append(psutil.Process(int((self.folder / f"{name}.pid").read_text())))
+        for daemon in daemons:
+            with suppress(psutil.NoSuchProcess):
+                daemon.terminate()
+        psutil.wait_procs(daemons, timeout=PATIENCE)  # they write their state when they stop
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _logs(self) -> str:
         texts = [path.read_text()[-1500:] for path in (self.folder / "log").glob("*.log")]

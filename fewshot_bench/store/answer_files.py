@@ -270,17 +270,17 @@ def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
     kept: also read the kept part of the logits, not the file's statistics alone. Raises
     FileNotFoundError, and Damaged for an unusable file.
     """
-    arrays = _read_of(path, record, kept=kept)
-    for problem in value_problems(arrays):
-        raise Damaged(problem)
-    return stored_of(arrays, record)
+    return stored_of(_read_of(path, record, kept=kept), record)
 
 
 def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]:
     arrays, digest = _read(path, kept=kept)
+    # Values are checked before they are written, so that a file as it was written is right.
     if digest is None or digest != record.digests.get(FILE):
         for _ in other_digests(arrays, record, kept=kept):
             raise Damaged("they are not those of the record: their digest is another one")
+        for problem in value_problems(arrays):
+            raise Damaged(problem)
     return arrays
 
 

@@ -157,16 +157,17 @@ class Outcomes:
             self._computed(record)
 
     def prepare(self, records: Iterable[Record]) -> None:
-        """Compute the uncached outcomes of finished records, in threads, and cache them.
+        """Compute the uncached outcomes of finished records, large ones in threads, and cache them.
 
         Records whose logits are missing are left out; damaged logits are listed in `damaged`.
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
         changed: defaultdict[str, dict[str, Entry | None]] = defaultdict(dict)
-        threads = THREADS if any(map(_has_many, absent)) else 1
-        with ThreadPoolExecutor(threads) as pool:
-            entries = pool.map(self._computed_or_none, absent)
+        with ThreadPoolExecutor(THREADS) as pool:
+            # A small answer takes less time than passing it from thread to thread.
+            each = pool.map if any(map(_has_many, absent)) else map
+            entries = each(self._computed_or_none, absent)
             for record, entry in zip(absent, entries, strict=True):
                 if entry is None and self._is_current(record):
                     continue
@@ -297,20 +298,20 @@ class Outcomes:
     def _stored(self, record: Record, logits: bool) -> Stored:
         """Load a record's answers, checking their digests; logits: also read the kept logits."""
         path = self.store.file(record.spec.key()).with_suffix(".npz")
-        name = f"answers of {record.spec.describe()}"
         try:
             return load(path, record, kept=logits)
         except FileNotFoundError:
             raise StoreError(
-                f"no {name} in '{self.store.path}'; run the cell again to have them"
+                f"no answers of {record.spec.describe()} in '{self.store.path}'; run the cell "
+                "again to have them"
             ) from None
         except (Damaged, StoreError, OSError) as error:
             damage = Damage(path, str(error))
             if damage not in self.damaged:
                 self.damaged.append(damage)
             raise StoreError(
-                f"{name} cannot be used ({error}); see fsbench store verify --store "
-                f"'{self.store.path}'"
+                f"answers of {record.spec.describe()} cannot be used ({error}); see fsbench store "
+                f"verify --store '{self.store.path}'"
             ) from None
 
     def _queries_of(self, stored: Stored) -> Queries:
