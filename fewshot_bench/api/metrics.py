@@ -122,7 +122,7 @@ def are_probabilities(logits: np.ndarray) -> bool:
 
     Scores of a single row or class may do so by chance.
     """
-    if min(logits.shape) < 2 or not bool((logits >= 0).all()):
+    if min(logits.shape) < 2 or not logits.min() >= 0:
         return False
     return bool((abs(logits.sum(axis=1) - 1) <= _SUM).all())
 

@@ -213,6 +213,10 @@ def test_values_beyond_float32_are_told_from_values_that_are_not_finite() -> Non
     wide[1, 0] = float("nan")
     with pytest.raises(ContractError, match="2 of 2 rows with values that are not finite"):
         plain_logits(wide, 2, 2)
+    low = torch.zeros(5, 2)
+    low[1, 0], low[2, 1], low[4] = float("inf"), -float("inf"), float("nan")
+    with pytest.raises(ContractError, match="3 of 5 rows with values that are not finite"):
+        plain_logits(low, 5, 2)
 
 
 def test_a_damaged_query_is_named_in_the_record(prying: None, tmp_path: Path) -> None:
