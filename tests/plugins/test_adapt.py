@@ -21,7 +21,7 @@ from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
 from tests.helpers import Result, fsbench, image_folder, save_image
 
 CHEAP = ("zero-shot", "gda")
@@ -219,17 +219,23 @@ def test_memory_is_a_bound() -> None:
         budget.watch(1)(1, 2)
 
 
-def test_a_method_that_fails_is_listed_with_its_reason(
-    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (MemoryError(), "failed: gda.fit ran out of memory"),
+        (UnsupportedBackboneError("no blocks"), "not applicable: no blocks"),
+    ],
+)
+def test_a_method_that_cannot_be_fitted_is_listed_with_its_reason(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, note: str
 ) -> None:
     def fit(*_: Any) -> Any:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(registry().method_class("gda"), "fit", fit)
     found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
     row = next(row for row in found.tried if row["method"] == "gda")
-    assert row["note"].startswith("failed")
-    assert "memory" in row["note"]
+    assert row["note"].startswith(note)
     assert found.config.method != "gda"
 
 

@@ -17,7 +17,11 @@ from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, dura
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
 from fewshot_bench.runner.variants import Variant
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import (
+    NotApplicableError,
+    UnsupportedBackboneError,
+    UsageError,
+)
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ REPEATS = 3
 # Images that are encoded before timing starts, and then between two checks of the budget.
 FIRST, CHUNK = 16, 64
 LOST = "clearly worse"
+FAILED, INAPPLICABLE = "failed", "not applicable"
 
 
 @dataclass
@@ -188,7 +193,9 @@ class Search:
                         return
                     candidate.dropped = str(error)
                 except Exception as error:
-                    candidate.dropped = f"failed: {printable(str(error) or repr(error), 160)}"
+                    never = isinstance(error, NotApplicableError | UnsupportedBackboneError)
+                    reason = printable(str(error) or repr(error), 160)
+                    candidate.dropped = f"{INAPPLICABLE if never else FAILED}: {reason}"
             self._drop_losers()
 
     def _expected(self, candidate: Candidate) -> float:
@@ -280,13 +287,14 @@ class Search:
                 one.dropped = f"{LOST} than {running[best].title}"
 
     def chosen(self) -> Candidate:
-        """The winner; UsageError where every candidate failed."""
+        """The winner; UsageError if no candidate could be fitted."""
         finalists = self.finalists
         if finalists:
             tiers = [_tier(one.name) for one in finalists]
             scores = [one.score(self.labels, self.repeats) for one in finalists]
             return finalists[accuracy.best_of(scores, tiers)]
-        usable = [one for one in self.candidates if not one.dropped.startswith("failed")]
+        without = FAILED, INAPPLICABLE
+        usable = [one for one in self.candidates if not one.dropped.startswith(without)]
         if not usable:
             reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)
             raise UsageError(f"no method could be fitted: {reasons}")
