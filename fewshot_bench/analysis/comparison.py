@@ -7,6 +7,7 @@ Python API. The numbers are those of `fsbench compare`.
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +109,7 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     if not found:
         raise DataMissingError(
             f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "
-            f"fsbench store verify --store '{store.path}'"
+            f"fsbench store verify --store {shlex.quote(str(store.path))}"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
@@ -114,9 +115,8 @@ def refuse_mixed(
     for name, values in values_of(columns).items():
         if len(values) > 1:
             counts = Counter(condition(record.spec, name) for record in records)
-            advice = (
-                f"choose one with {option_name(name)} {counts.most_common(1)[0][0] or repr('')}"
-            )
+            usual = shlex.quote(counts.most_common(1)[0][0])
+            advice = f"choose one with {option_name(name)} {usual}"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(columns):
         if name == "options" and not filtered:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import is_dataclass
@@ -299,9 +300,10 @@ def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
     for method, versions in sorted(counts.items()):
         ordered = sorted(versions, key=version_key)
         said = ", ".join(f"{versions[v]:,} of version {v}" for v in ordered)
+        asked = shlex.quote(f"{short(method)}@{ordered[-1]}")
         yield (
             f"{short(method)} is shown in version {last[method]}; left out: {said} "
-            f"(--method {short(method)}@{ordered[-1]} shows them)"
+            f"(--method {asked} shows them)"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -214,7 +215,7 @@ def _refused(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
     hint = suggestion(str(value), map(str, choices)) if choices else ""
     return UsageError(
         f"{owner}: {parameter.name}={value!r:.80} is not {parameter.type_name}{hint} "
-        f"(default {parameter.default!r}; fsbench show {owner})"
+        f"(default {parameter.default!r}; fsbench show {shlex.quote(owner)})"
     )
 
 
@@ -277,7 +278,9 @@ def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
     known = {parameter.name: parameter for parameter in hyperparameters(method)}
     normal = name.replace("-", "_")
     if normal not in known:
-        raise unknown(f"hyper-parameter of {owner}", name, known, f"fsbench show {owner}")
+        raise unknown(
+            f"hyper-parameter of {owner}", name, known, f"fsbench show {shlex.quote(owner)}"
+        )
     return known[normal]
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import math
 import re
+import shlex
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
     by = f" ({origin})" if origin != name else ""
     reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
     if reasons:
-        raise PluginError(f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {name})")
+        raise PluginError(
+            f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {shlex.quote(name)})"
+        )
 
 
 def cannot_be_built(method: type) -> list[str]:

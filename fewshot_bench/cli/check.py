@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> 
     for text in options:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"-o {text!r}: expected name=value (fsbench show {name})")
+            raise UsageError(f"-o {text!r}: expected name=value (fsbench show {shlex.quote(name)})")
         parameter = find_parameter(name, kind, key)
         values[parameter.name] = parse_value(name, parameter, value)
     instance: Any = kind() if full else quick(kind())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +101,8 @@ def read_records(store: Store) -> Sequence[Record]:
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
-            f"store '{folder}' {what}; make results with "
-            f"'fsbench run --method all --dataset demo --store {folder}', or name another --store"
+            f"store '{folder}' {what}; make results with: fsbench run --method all --dataset demo "
+            f"--store {shlex.quote(str(folder))} (or name another --store)"
         )
     return records
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -85,7 +86,9 @@ def _method(name: str) -> None:
     for rule in broken:
         click.echo(f"warning: {printable(rule.reason)}", err=True)
     if broken:
-        click.echo(f"warning: fsbench run refuses {name}; fsbench check {name}", err=True)
+        click.echo(
+            f"warning: fsbench run refuses {name}; fsbench check {shlex.quote(name)}", err=True
+        )
     _card(cls)
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)

@@ -6,6 +6,7 @@ Files that do not fit the data set are refused; lists and picks are compared wit
 from __future__ import annotations
 
 import codecs
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_n
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
-from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.splits.imported import fitting_val, imported_path
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
     Lists,
@@ -166,12 +167,10 @@ def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> No
     for label, text in _comparison(file, found, subject):
         line(label, text)
     say(f"  {'written to' if new else 'is already'} {target}")
-    policy = "" if lists["val"] else " --val none"
-    line(
-        "use",
-        f"fsbench run --dataset {subject.name} --protocol imported{policy} --shots {shots} "
-        f"--seeds {seed} --store {store} ...",
-    )
+    policy = fitting_val(lists["val"], shots)
+    words = ["fsbench", "run", "--dataset", subject.name, "--protocol", IMPORTED, "--val", policy]
+    words += ["--shots", str(shots), "--seeds", str(seed), "--store", str(store)]
+    line("use", f"{shlex.join(words)} ...")
 
 
 def _setting(file: SplitFile) -> tuple[int, int]:

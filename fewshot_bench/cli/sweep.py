@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,9 +184,10 @@ def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
     counts = Counter(record.spec.method_version for record in records)
     for version in sorted(set(counts) - here, key=version_key):
         name = short(axes.method)
+        drawn = shlex.quote(f"{name}@{version}")
         yield (
             f"version {', '.join(here)} of {name} is drawn; the store has {counts[version]:,} "
-            f"records of version {version} (fsbench sweep {name}@{version} draws them)"
+            f"records of version {version} (fsbench sweep {drawn} draws them)"
         )
 
 
@@ -199,7 +201,7 @@ def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> s
     other = sorted({record.spec.method_version for record in records} - here, key=version_key)
     older = ""
     if other:
-        step = f"fsbench sweep {axes.method}@{other[-1]} draws what is there"
+        step = f"fsbench sweep {shlex.quote(f'{axes.method}@{other[-1]}')} draws what is there"
         older = f"; of version {', '.join(other)}, and here it is {', '.join(here)} ({step})"
     labels = few(sorted({record.spec.label for record in records}))
     return f"its {len(records)} records of {axes.method} have other options ({labels}){older}"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -255,7 +256,7 @@ def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
     return (
         f"{name}: {len(lines)} of its images cannot be used{whole}: "
         f"{'; '.join(lines[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
-        f"{_below(dataset)} (fsbench data verify {name} lists all{skip})"
+        f"{_below(dataset)} (fsbench data verify {shlex.quote(name)} lists all{skip})"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import product
 from pathlib import Path
@@ -245,10 +246,10 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     if not pools.get("train") and pools.get("test"):
         raise UsageError(
             f"{name} has no train images, it can only be evaluated on: fit on another data set and "
-            f"add --transfer {name}"
+            f"add --transfer {shlex.quote(name)}"
         )
     if not pools.get("test"):
-        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
     check_train(name, pools, val)
@@ -281,7 +282,7 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
     """A data set to evaluate on, checked, and its revision."""
     dataset = _dataset(name, {}, request)
     if not dataset.items().get("test"):
-        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
     return dataset, revision_of(name, dataset)
 
 

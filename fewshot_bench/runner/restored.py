@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -63,7 +64,7 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
         raise ContractError(
             f"restored from its tensors it answers otherwise: logits differ by up to {gap:.3g} "
             f"where the largest is {scale:.3g}; keep all that logits uses in tensors(), and mend "
-            f"restore (fsbench check {spec.method})"
+            f"restore (fsbench check {shlex.quote(spec.method)})"
         )
     return tensors
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -161,7 +162,10 @@ def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registr
         find_parameter(names[0], known.method_class(names[0]), parameter)
     every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
     raise unknown(
-        f"hyper-parameter of {', '.join(names)}", parameter, every, f"fsbench show {names[0]}"
+        f"hyper-parameter of {', '.join(names)}",
+        parameter,
+        every,
+        f"fsbench show {shlex.quote(names[0])}",
     )
 
 
@@ -174,7 +178,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     try:
         card_of(method)
     except ContractError as error:
-        raise PluginError(f"method '{name}': {error} (fsbench show {name})") from error
+        raise PluginError(f"method '{name}': {error} (fsbench show {shlex.quote(name)})") from error
     options = configuration(method)
     defaults = {field.name: field.default for field in fields}
     given = {**defaults, **chosen}
@@ -202,7 +206,7 @@ def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
         given = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
         raise UsageError(
             f"method '{name}' refuses {given}: {type(error).__name__}: {error} "
-            f"(fsbench show {name})"
+            f"(fsbench show {shlex.quote(name)})"
         ) from error
 
 

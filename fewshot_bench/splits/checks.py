@@ -7,6 +7,7 @@ lists as items of a data set; checks that need such lists state it.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -193,7 +194,7 @@ def _refuse_missing(
         raise DataMissingError(
             f"{len(absent)} of {len(found)} images in {file.path} are not in '{dataset}': "
             f"{few(absent)}; expected paths that end in ids such as '{example}' "
-            f"(fsbench splits show {dataset})"
+            f"(fsbench splits show {shlex.quote(dataset)})"
         )
     several = [path for path, items in zip(written, found, strict=True) if len(items) > 1]
     if several:

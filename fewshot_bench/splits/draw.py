@@ -6,6 +6,7 @@ The same arguments give the same picks on every machine.
 from __future__ import annotations
 
 import heapq
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -133,7 +134,7 @@ def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
     if not pools.get("train"):
         raise UsageError(
             f"data set '{dataset_name}' has an empty train pool: expected at least one image "
-            f"per class (fsbench show {dataset_name})"
+            f"per class (fsbench show {shlex.quote(dataset_name)})"
         )
     if "val" not in pools and val == "full":
         raise UsageError(_rest_of_train(dataset_name))

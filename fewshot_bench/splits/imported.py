@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,11 @@ def load_imported(
     """
     path = imported_path(store, dataset, shots, seed)
     if not path.is_file():
+        words = ["--dataset", dataset, "--shots", str(shots), "--seed", str(seed)]
+        words += ["--store", str(store)]
         raise DataMissingError(
             f"no picks were imported for '{dataset}', {shots}-shot, seed {seed}: expected {path}"
-            f"{_others(path.parent)} (fsbench splits import FILE --dataset {dataset} --shots "
-            f"{shots} --seed {seed} --store {store})"
+            f"{_others(path.parent)} (fsbench splits import FILE {shlex.join(words)})"
         )
     file = read_split_file(path)
     check_digest(file)
@@ -77,14 +79,27 @@ def check_val(picks: Picks, val: str) -> None:
     if val == "none":
         return
     allowed = VALIDATION[val](picks.shots)
-    held = max((len(items) for items in group(picks.val).values()), default=0)
+    held = _held(picks.val)
     if held == 0 or (allowed is not None and held > allowed):
-        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
+        fitting = fitting_val(picks.val, picks.shots)
         raise UsageError(
             f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
             f"{held} validation images a class, --val {val} stands for "
-            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
+            f"{'all' if allowed is None else allowed}; use --val {fitting}"
         )
+
+
+def fitting_val(val: Sequence[Item], shots: int) -> str:
+    """The validation policy that admits these validation images and the fewest beside them."""
+    held = _held(val)
+    if held == 0:
+        return "none"
+    return "min4" if held <= min(shots, 4) else "shots" if held <= shots else "full"
+
+
+def _held(val: Sequence[Item]) -> int:
+    """The number of validation images of the class with the most of them."""
+    return max((len(items) for items in group(val).values()), default=0)
 
 
 def safe_name(dataset: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -311,7 +312,7 @@ class Outcomes:
                 self.damaged.append(damage)
             raise StoreError(
                 f"answers of {record.spec.describe()} cannot be used ({error}); see fsbench store "
-                f"verify --store '{self.store.path}'"
+                f"verify --store {shlex.quote(str(self.store.path))}"
             ) from None
 
     def _queries_of(self, stored: Stored) -> Queries:

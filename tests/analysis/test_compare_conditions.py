@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import Any
 
 import pytest
@@ -137,3 +138,13 @@ def test_loaded_weights_of_one_name_are_not_mixed() -> None:
     build([records[0], make(seed=2), make(seed=3, top1=None)])
     named = [loaded(digest, make(seed=seed, weights="c")) for seed, digest in ((1, old), (2, new))]
     assert len(build(named).rows) == 1
+
+
+def test_a_condition_to_choose_is_quoted_for_a_shell() -> None:
+    name = "ViT-B-32@/it's mine/weights $1.pt"
+    records = [make(backbone=name), make(seed=2, backbone=name), make("zero-shot")]
+    with pytest.raises(UsageError) as error:
+        build(records)
+    words = shlex.split(str(error.value).partition("choose one with ")[2].partition(", or ")[0])
+    assert words == ["--backbone", name]
+    assert len(select(records, {}, {"backbone": words[1]})) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,36 @@ def test_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     result = fsbench("run", *BASE[:-1], "--store", tmp_path / "file")
     assert_error(result, 2, "choose another store")
+
+
+def test_a_next_step_can_be_pasted_whatever_the_names_are(tmp_path: Path) -> None:
+    store = tmp_path / "it's my $HOME"
+    told = fsbench("compare", "--store", store).err
+    assert shlex.split(told[told.index("fsbench run") :])[6:8] == ["--store", str(store)]
+    run = ("run", "-m", "zero-shot", "--store", store, "--shots", 1, "--dry-run")
+    told = fsbench(*run, "-d", "shapes", "--protocol", "imported").err
+    words = shlex.split(told[told.index("fsbench splits import") : -2])
+    assert words[-2:] == ["--store", str(store)]
+    method = tmp_path / "my method.py"
+    method.write_text(METHOD, "utf-8")
+    told = fsbench(*run, "-d", "shapes", "-m", f"{method}:Mine", "-o", "weight=heavy").err
+    shown = shlex.split(told[told.index("fsbench show") : -2])
+    assert fsbench(*shown[1:]).code == 0
+
+
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+from fewshot_bench import hyper
+
+@dataclass(frozen=True)
+class Mine:
+    name: ClassVar[str] = "mine"
+    weight: float = hyper(0.5, "share")
+
+    def fit(self, task, backbone, ctx):
+        raise NotImplementedError
+"""
 
 
 @pytest.mark.parametrize("place", ["records", "claims", "models"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,18 @@ def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
     path.write_text(path.read_text("utf-8").replace("cat/v.jpg", "cat/a 1.jpg"), "utf-8")
     with pytest.raises(DataMissingError, match="changed after it was written"):
         load_imported(tmp_path, small, 1, 1)
+
+
+@pytest.mark.parametrize("val", ["none", "min4", "shots"])
+def test_the_command_for_imported_picks_runs_as_printed(tmp_path: Path, val: str) -> None:
+    store, picks = tmp_path / "it's a store", tmp_path / "picks.json"
+    setting = ("--shots", 6, "--val", val)
+    assert fsbench("splits", "export", "shapes", *setting, "--seeds", 1, "-O", picks).code == 0
+    told = fsbench("splits", "import", picks, "--dataset", "shapes", "--store", store).out
+    words = shlex.split(told[told.index("fsbench run") :])
+    assert words[-1] == "..."
+    found = fsbench(*words[1:-1], "--method", "zero-shot", "--dry-run")
+    assert (found.code, "1 cell: 0 done already" in found.out) == (0, True), found.err
 
 
 def test_picks_are_compared_with_the_lists_of_today(small: str, tmp_path: Path) -> None:
