@@ -113,6 +113,13 @@ def test_differences(baseline: str) -> None:
     assert "no difference" not in "\n".join(table.notes)
 
 
+def test_a_cell_that_is_not_expected_has_no_difference_that_is_inapplicable() -> None:
+    table = build([make("zero-shot", shots=0), inapplicable("coop")], Options(baseline="coop"))
+    differences = written("terminal", table).partition("difference to coop")[2]
+    (line,) = [line for line in differences.splitlines() if line.startswith("zero-shot")]
+    assert line.split() == ["zero-shot", "—"]
+
+
 def test_rows_of_one_reason_share_a_note() -> None:
     records = [
         *halves("coop", "dtd", 1, 60, 40),

@@ -302,7 +302,8 @@ def with_baseline(table: Table, name: str) -> Table:
     for key, cell in table.cells.items():
         if cell.row is not baseline:
             other = table.cell(cell.group, baseline, cell.shots)
-            reasons = [part.reason for part in (cell, other) if part.status == "inapplicable"]
+            pair = (cell, other) if cell.expected else ()
+            reasons = [part.reason for part in pair if part.status == "inapplicable"]
             cells[key] = dataclasses.replace(
                 cell,
                 delta=_difference(cell, other, table.metric),
