@@ -27,12 +27,13 @@ from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
+from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import join_names, option_name, split_names
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
+_RANGE = re.compile(rf"(\d{{1,{LONGEST_NUMBER}}})-(\d{{1,{LONGEST_NUMBER}}})", re.ASCII)
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
     "method": lambda record: method_names(record.spec),
     "dataset": lambda record: _dataset_names(record.spec),
@@ -160,10 +161,21 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
         wanted = asked_datasets(text, known)
     else:
         wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
+    if kind in ("shots", "seeds"):
+        wanted = [number for part in wanted for number in _in_range(part, known)]
     for name in wanted:
         if name not in known:
             raise unknown(_KINDS[kind], name, known, _STEP)
     return lambda record: not wanted or any(name in wanted for name in of(record))
+
+
+def _in_range(part: str, known: Iterable[str]) -> list[str]:
+    """The numbers of records within a range such as `1-3`; the text itself if there are none."""
+    ends = _RANGE.fullmatch(part)
+    if ends is None:
+        return [part]
+    first, last = map(int, ends.groups())
+    return [name for name in known if name.isdigit() and first <= int(name) <= last] or [part]
 
 
 def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:

@@ -37,9 +37,11 @@ _FIRST = (
     list_option(
         "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
     ),
-    click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
+    click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots: 1,4 or 1-16."),
     click.option(
-        "--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ)."
+        "--seeds",
+        metavar="NUMBERS",
+        help="Only these seeds: 1,2 or 1-3 (split/train when they differ).",
     ),
 )
 _LAST = (

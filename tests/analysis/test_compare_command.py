@@ -57,6 +57,22 @@ def test_unknown_names(tmp_path: Path, words: tuple[str, str], message: str) -> 
     assert "\n" not in str(error)
 
 
+def test_filters_take_the_ranges_that_runs_take(tmp_path: Path) -> None:
+    records = [*matrix(shots=(1, 2, 16), seeds=(1, 2, 10)), make(shots=2, train_seed=3)]
+    shown = run_compare(
+        *("--store", save(tmp_path, records), "--format", "csv"),
+        "--shots",
+        "2-9,16",
+        "--seeds",
+        "1-3",
+    )
+    found = [row for row in read_csv(shown.stdout) if row["dataset"] != "average"]
+    assert {row["shots"] for row in found} == {"2", "16"}
+    assert {row["seeds"] for row in found} == {"1;2"}
+    refused = run_compare("--store", tmp_path, "--shots", "3-9")
+    assert "unknown number of shots '3-9'" in str(refused.exception)
+
+
 def test_mixed_store_can_be_filtered(tmp_path: Path) -> None:
     folder = save(tmp_path / "store", [*matrix(), make("other", val="full")])
     assert isinstance(run_compare("--store", folder).exception, UsageError)
