@@ -46,6 +46,23 @@ def test_methods_that_agree_are_level(tmp_path: Path) -> None:
     assert "would be missed" not in text, "of two equal methods no least difference is known"
 
 
+def test_what_can_be_seen_is_no_more_than_a_percentage_and_nothing_for_equal_methods(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    hits = {"coop": (70, 72), "maple": (70, 72), "zero": (69, 40)}
+    for method, rights in hits.items():
+        for seed, right in enumerate(rights, 1):
+            made = record(method, "dtd", 16, seed, right)
+            put_answers(store, made, answers(right, seed), LABELS, IDS)
+    page = Page(report(tmp_path, store.path)).text
+    assert "below about 100.00 points" in page
+    lines = page[page.index("coop against each other method") :]
+    assert re.search(r"maple 0\.00 . 1\.00 1\.00 — ", lines), lines[:400]
+    assert re.search(r"zero .* >100 ", lines[:400]), lines[:400]
+
+
 def test_one_seed_makes_no_winner(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     text = verdict_of(tmp_path, store, "--seeds", "1")

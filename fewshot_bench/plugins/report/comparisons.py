@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewshot_bench.analysis.formats.document import MISSING
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
+from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import NOTHING, line, p_field, plain_p
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
@@ -44,7 +45,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 else NOTHING,
                 Field(plain_p(pair.raw), pair.raw),
                 p_field(pair),
-                Field(text.percent(pair.visible)),
+                _visible(pair, headline.table.main),
             ]
         if sets > 1:
             fields += [_counts(pair) if pair else NOTHING]
@@ -78,6 +79,14 @@ def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
 
 def _counts(pair: Pair) -> Field:
     return Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won)
+
+
+def _visible(pair: Pair, metric: Metric) -> Field:
+    if pair.visible is None:
+        return NOTHING
+    # Percentages never differ by more than 100.
+    beyond = metric.unit == PERCENT and pair.visible > 100
+    return Field(">100" if beyond else text.percent(pair.visible), pair.visible)
 
 
 def _pair_field(pair: Pair) -> Field:

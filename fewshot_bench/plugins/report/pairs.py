@@ -34,7 +34,8 @@ class Pair:
     won, lost: number of single data sets on which the first is significantly better, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
     bounded: whether low and high are meaningful; not with two seeds.
-    visible: the smallest difference that the uncorrected test finds four times in five.
+    visible: the smallest difference that the uncorrected test finds four times in five; None if
+        the differences of the two do not vary, and nothing says how small it is.
     signed_rank: Wilcoxon's p over data sets, None for fewer than six.
     """
 
@@ -48,7 +49,7 @@ class Pair:
     lost: int
     conditional: bool
     bounded: bool
-    visible: float
+    visible: float | None
     signed_rank: float | None
 
     @property
@@ -141,13 +142,14 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
 
 
 def _pair(found: Comparison, corrected: float) -> Pair:
-    from fewshot_bench.analysis.statistics.paired import compare_spreads
+    from fewshot_bench.analysis.statistics.paired import TINY, compare_spreads
     from fewshot_bench.analysis.statistics.power import detectable
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 
     single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
     counts = wins(single, LEVEL)
     gaps = [part.difference for part in single]
+    visible = detectable(found.spreads)
     return Pair(
         difference=found.difference,
         low=found.low,
@@ -159,7 +161,7 @@ def _pair(found: Comparison, corrected: float) -> Pair:
         lost=counts.loss,
         conditional=found.conditional,
         bounded=found.bounded,
-        visible=detectable(found.spreads),
+        visible=visible if visible > TINY else None,
         signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
     )
 

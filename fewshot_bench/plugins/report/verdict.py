@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Cell
+from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
@@ -41,7 +43,7 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
         )
         return Verdict("No winner yet", words)
     sentences = [
-        _significance(ranked, pairs),
+        _significance(headline, pairs),
         cost(headline, pairs),
         _against_baseline(headline, pairs),
         _not_ranked(headline),
@@ -93,8 +95,8 @@ def _result(headline: Headline, pairs: Pairs) -> str:
     return f"{verb} {shown} % {subject(headline)}{half}."
 
 
-def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
-    best, others = ranked[0], ranked[1:]
+def _significance(headline: Headline, pairs: Pairs) -> str:
+    best, *others = headline.ranked
     if not others:
         return "There is nothing to compare it with."
     if pairs.why:
@@ -112,9 +114,12 @@ def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
         parts.append(
             "There is only one seed to compare: this is about these fits, not about the methods."
         )
-    visible = [pair.visible for _, pair in ties if pair.visible]
+    visible = [pair.visible for _, pair in ties if pair.visible is not None]
     if visible:
-        low, high = text.percent(min(visible)), text.percent(max(visible))
+        # Percentages never differ by more than 100.
+        most = 100.0 if headline.table.main.unit == PERCENT else math.inf
+        ends = (min(found(visible), most) for found in (min, max))
+        low, high = map(text.percent, ends)
         about = (
             f"A true difference below about {low}"
             if low == high
