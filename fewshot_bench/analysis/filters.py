@@ -83,10 +83,16 @@ def select(
 
 
 def split_list(text: str, known: Iterable[str]) -> list[str]:
-    """Split a comma list, except inside brackets, or if the whole text is a known name."""
-    if text in set(known):
+    """Split a comma list, except inside brackets, or if the whole text is a known name.
+
+    A backslash escapes, as in `split_names`, unless the parts are known names as they are.
+    """
+    names = set(known)
+    if text in names:
         return [text]
-    return [part.strip() for part in _COMMA.split(text) if part.strip()]
+    parts = [part.strip() for part in _COMMA.split(text) if part.strip()]
+    escaped = "\\" in text and not names.issuperset(parts)
+    return list(split_names(text)) if escaped else parts
 
 
 def order(names: str | None, found: Iterable[str]) -> list[str]:

@@ -71,6 +71,17 @@ def test_filters_take_one_value_or_several(results: fb.Results) -> None:
     assert len(results.where(options={})) == len(results)
 
 
+def test_a_list_of_methods_may_hold_labels_with_several_options(tmp_path: Path) -> None:
+    two = {"lr": 0.1, "rank": 2}
+    records = [make("coop", overrides=two, options=two), make("zero-shot"), make("coop")]
+    results = fb.load(save(tmp_path, records))
+    asked = ["zero-shot", "coop[lr=0.1,rank=2]"]
+    chosen = results.where(method=asked)
+    assert len(chosen) == 2
+    assert list(dict.fromkeys(chosen.compare().to_frame().method)) == asked
+    assert len(results.where(method=asked[1:])) == 1
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
