@@ -9,13 +9,27 @@ import pytest
 
 from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.table.axes import AVERAGE
-from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.build import Options, build
 from tests.compare_records import make, matrix, read_csv, written
 
 FIRST = (
     "dataset,method,shots,n_seeds,top1_mean,top1_ci95,trained_params,billed_seconds,peak_memory_mb"
 )
 HOSTILE = r"a_b&c%d#e$f\g~h^i{j}k|l"
+
+
+def test_equal_differences_print_alike_and_zero_has_no_sign() -> None:
+    tops = {("d", "a"): 52.345, ("d", "base"): 50.0, ("e", "a"): 2.345, ("e", "base"): 0.0}
+    records = [make(method, dataset, top1=top1) for (dataset, method), top1 in tops.items()]
+    shown = written("markdown", build(records, Options(baseline="base")))
+    assert shown.count("| a | +2.35 (n=1) |") == 3, "of d, e and their average"
+    # Values whose sum is not exactly zero in floating point.
+    for tops_of_a in ((50.1, 3.0), (49.9, 3.2)):
+        pairs = (("base", (50.0, 3.1)), ("a", tops_of_a))
+        seeds = [make(m, seed=n, top1=v) for m, found in pairs for n, v in enumerate(found)]
+        table = build(seeds, Options(baseline="base"))
+        assert "-0.0" not in written("csv", table)
+        assert '"delta_mean": -0.0' not in written("json", table)
 
 
 def test_best_and_second_per_column() -> None:

@@ -15,6 +15,8 @@ from fewshot_bench.utils.text import fixed, signed
 CONFIDENCE = 0.95
 # For two values the half-width is 12.7 standard errors, too wide to be informative.
 FEWEST = 3
+# Decimals of differences: percentages of twelve digits have ten.
+_EXACT = 10
 Run = TypeVar("Run", bound=tuple[int, int])
 
 
@@ -172,7 +174,8 @@ def paired(
     The mappings are from (split seed, training seed).
     """
     runs = [run for run in ours if run in theirs and same.get(run, False)]
-    return estimate_runs({run: ours[run] - theirs[run] for run in runs})
+    # As `rounded`: equal differences of different values print alike, and zero is zero.
+    return estimate_runs({run: round(ours[run] - theirs[run], _EXACT) for run in runs})
 
 
 def holm(p: Sequence[float]) -> list[float]:

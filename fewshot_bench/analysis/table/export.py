@@ -212,8 +212,8 @@ def _extremes(name: str, value: Estimate | None) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float | int | None:
-    """Rounded to six decimals; whole numbers without a decimal point."""
+    """Rounded to six decimals, zero without a sign; whole numbers without a decimal point."""
     if value is None:
         return None
-    rounded = round(value, 6)
+    rounded = round(value, 6) + 0
     return int(rounded) if isinstance(value, int) and rounded == int(rounded) else rounded
