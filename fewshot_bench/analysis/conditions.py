@@ -117,6 +117,9 @@ def refuse_mixed(
             counts = Counter(condition(record.spec, name) for record in records)
             usual = shlex.quote(counts.most_common(1)[0][0])
             advice = f"choose one with {option_name(name)} {usual}"
+            if name == "weights" and not filtered:
+                # A sweep runs with the weights that are there, which no option chooses.
+                advice = "remove the records of the others (fsbench store rm --weights PREFIX)"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(columns):
         if name == "options" and not filtered:

@@ -304,7 +304,7 @@ class RunSpec(_Derived):
         metavar="N|none",
         kind=int,
         least=1,
-        option="Evaluate on at most N test images (marked in tables).",
+        option="Evaluate on at most N test images (marked in tables); none: all.",
         short="lim",
         quiet=True,
     )

@@ -174,6 +174,14 @@ class Number(_ParamType):
         return int(text)
 
 
+class OptionalNumber(Number):
+    """A whole number, or `none`, which tables and filters show for its absence."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert text to a number, or to None."""
+        return None if value == "none" else super().convert(value, param, ctx)
+
+
 class Finite(click.FloatRange):
     """A finite number within a range."""
 
@@ -212,6 +220,7 @@ def _is_number(text: str) -> bool:
 
 NAMES = Names()
 NUMBER = Number()
+OPTIONAL_NUMBER = OptionalNumber()
 SIZE = Size()
 NUMBERS = Numbers()
 SHOTS = Numbers({WORD: ALL_SHOTS})
@@ -302,7 +311,7 @@ def _condition_option(about: Condition) -> Callable[[Command], Command]:
     more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
     return click.option(
         option_name(about.name),
-        type=NUMBER if about.kind is int else chosen,
+        type=OPTIONAL_NUMBER if about.kind is int else chosen,
         default=about.option_default,
         show_default=about.option_default is not None,
         help=about.option.format(words=", ".join(words)),

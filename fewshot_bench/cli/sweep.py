@@ -230,8 +230,8 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
         targets = _datasets(value or ())
         return [lambda spec: not spec.target or spec.target in targets]
     if name == "engines":
-        device = value.devices()[0].partition(":")[0]
-        return [lambda spec: spec.device == device]
+        kind = value.device_kind
+        return [lambda spec: spec.device == kind]
     if name == "protocol":
         return _protocol(values)
     if name in CONDITIONS:

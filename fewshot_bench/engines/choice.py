@@ -112,9 +112,24 @@ class EngineChoice:
 
     def devices(self) -> tuple[str, ...]:
         """The devices, `auto` resolved; UsageError for an invalid or absent device."""
-        names = self.device_names
+        names = self._named()
         if names == ("auto",):
             return (self._automatic(),)
+        if self.here:
+            _check_present(names)
+        return names
+
+    @property
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`, whether such a device is here or not; UsageError for an invalid one."""
+        (first, *_) = self._named()
+        return (self._automatic() if first == "auto" else first).partition(":")[0]
+
+    def _named(self) -> tuple[str, ...]:
+        """The names of the devices; UsageError unless `auto` or valid ones that go together."""
+        names = self.device_names
+        if names == ("auto",):
+            return names
         for name in names:
             kind, colon, index = name.partition(":")
             if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
@@ -128,8 +143,6 @@ class EngineChoice:
             )
         if len(names) > 1 and "cuda" in names:
             raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
-        if self.here:
-            _check_present(names)
         return names
 
     def _automatic(self) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,28 @@ def test_conditions_do_not_mix_and_can_be_chosen(tmp_path: Path) -> None:
     assert len(rows(store, *SMALL, "--val", "none", "--shots", "4")) == 6
     chosen = rows(store, *SMALL, "--protocol", "fair", "--dataset", "pets", "--only-existing")
     assert {row["dataset"] for row in chosen} == {"pets"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"limit": 40}, {"device": "cuda"}, {"exif": "rotate"}, {"backbone": "ViT-B-32@/my w/x.pt"}],
+)
+def test_the_option_that_chooses_among_conditions_works(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, **other)])
+    mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store).err
+    advice = shlex.split(mixed.partition("choose one with ")[2].partition(", or ")[0])
+    assert len(rows(store, *SMALL, *advice)) == 6
+    (name, value), *_ = other.items()
+    assert len(rows(store, *SMALL, f"--{name}", str(value))) == 6
+
+
+def test_weights_are_chosen_by_removing_the_others(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, weights="ab" * 32)])
+    mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store).err
+    assert "fsbench store rm --weights PREFIX" in mixed
+    assert "choose one with" not in mixed
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "csv", "json"])
