@@ -143,6 +143,11 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name == "model":
         return "remove the records of the other models (fsbench store rm)"
+    if name == "options":
+        # Options are part of a cell's key: a run replaces no record of other defaults.
+        return (
+            "remove the records of the older defaults (fsbench store rm), and run what is missing"
+        )
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
     if filtered and name == "weights":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, make, read_csv, written
+from tests.compare_records import cell, make, read_csv, save, written
+from tests.helpers import fsbench
 
 
 @pytest.mark.parametrize(
@@ -148,3 +150,14 @@ def test_a_condition_to_choose_is_quoted_for_a_shell() -> None:
     words = shlex.split(str(error.value).partition("choose one with ")[2].partition(", or ")[0])
     assert words == ["--backbone", name]
     assert len(select(records, {}, {"backbone": words[1]})) == 2
+
+
+def test_records_of_older_defaults_are_to_be_removed(tmp_path: Path) -> None:
+    old, new = make(options={"lr": 0.1}), make(seed=2, options={"lr": 0.2})
+    store = save(tmp_path, [old, new])
+    told = fsbench("compare", "--store", store).err
+    # No run would replace them, as their keys are others.
+    assert "(fsbench store rm)" in told
+    assert "--force" not in told
+    assert fsbench("store", "rm", "--store", store, old.spec.key(), "--yes").code == 0
+    assert fsbench("compare", "--store", store).code == 0
