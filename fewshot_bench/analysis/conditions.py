@@ -30,6 +30,7 @@ from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
     CONDITIONS,
+    IMPORTED,
     KEPT_MODEL,
     RunSpec,
     canonical_json,
@@ -143,6 +144,8 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name == "model":
         return "remove the records of the other models (fsbench store rm)"
+    if name == "imported picks":
+        return "remove the records of the earlier picks (fsbench store rm)"
     if name == "options":
         # Options are part of a cell's key: a run replaces no record of other defaults.
         return (
@@ -241,6 +244,7 @@ FACTS: Facts = {
     "data values": Shared("data", lambda data: canonical_json(dict(data)) if data else ""),
     "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
+    "imported picks": Joint(("protocol", "model"), lambda *own: own[1] * (own[0] == IMPORTED)),
     "loaded weights": Joint(("done", "weights", "environment.weights_digest"), _loaded_weights),
     "loaded weights start": Shared("loaded weights", itemgetter(slice(12))),
     "status": attrgetter("status"),
@@ -275,6 +279,8 @@ _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
     (Rule("revision", ("dataset",), "revision"), "'{}'".format),
     (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
     (_TEMPLATES, "'{}', prompts {}".format),
+    # Reported before their digests, since a run replaces no record of other picks.
+    (Rule("imported picks", _SPLIT, "imported picks", ("imported picks",)), _split_text),
     (Rule("split digest", _SPLIT, "split start", ("split",)), _split_text),
     (Rule("images", _SPLIT, "images start", ("images", "split")), _split_text),
     (Rule("test images", ("evaluated",), "test images start", ("test images",)), "'{}'".format),

@@ -161,3 +161,14 @@ def test_records_of_older_defaults_are_to_be_removed(tmp_path: Path) -> None:
     assert "--force" not in told
     assert fsbench("store", "rm", "--store", store, old.spec.key(), "--yes").code == 0
     assert fsbench("compare", "--store", store).code == 0
+
+
+def test_records_of_earlier_imported_picks_are_to_be_removed() -> None:
+    records = [
+        make(method, protocol="imported", picks=picks, digest=picks)
+        for method, picks in (("coop", "a" * 64), ("maple", "b" * 64))
+    ]
+    with pytest.raises(UsageError, match="imported picks of 'dtd', 1-shot") as error:
+        build(records)
+    assert "(fsbench store rm)" in str(error.value)
+    assert "--force" not in str(error.value)
