@@ -2,6 +2,7 @@
 
 The package `datasets` reads all files under the columns of the first one: `check_classnames`
 refuses files whose own class names are others. `empty_splits` finds splits saved without rows.
+`is_newer` finds files that changed after `datasets` copied them into its cache.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench import UsageError
+from fsbench_datasets.disk import is_image
 
 STATE = "state.json"
 # The endings under which `datasets` reads a file as Parquet.
@@ -113,3 +115,25 @@ def empty_splits(folder: Path) -> list[str]:
             if isinstance(content, Mapping) and content.get("_data_files") == []:
                 found.append(state.parent.name)
     return found
+
+
+def is_newer(folder: Path, loaded: Mapping[str, Any]) -> bool:
+    """True if the files of a folder changed after the splits that were loaded from it were copied.
+
+    `datasets` copies tables into its cache and knows a file by path and time of change alone. The
+    time of status change also shows a file that was replaced by one with the same time. Images in
+    files of their own are not copied.
+    """
+    copies = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
+    copied = min((os.stat(copy).st_mtime_ns for copy in copies), default=0)
+    return any(changed >= copied for changed in _changes(folder))
+
+
+def _changes(folder: Path) -> Iterator[int]:
+    """The times of status change of a folder, the visible ones below it, and their tables."""
+    for here, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        tables = [name for name in files if name[0] != "." and not is_image(name)]
+        for path in (here, *(os.path.join(here, name) for name in tables)):
+            with suppress(OSError):
+                yield os.stat(path).st_ctime_ns

@@ -20,7 +20,7 @@ from typing import Any
 from fewshot_bench import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import read_file
-from fsbench_datasets.hub_files import STATE, check_classnames, empty_splits
+from fsbench_datasets.hub_files import STATE, check_classnames, empty_splits, is_newer
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
@@ -430,7 +430,10 @@ def _open(package: Any, place: Place) -> Any:
         return package.load_dataset(place.repository, place.config, revision=place.revision)
     if _is_saved(place.folder):
         return package.load_from_disk(str(place.folder))
-    return package.load_dataset(str(place.folder))
+    loaded = package.load_dataset(str(place.folder))
+    if is_newer(place.folder, loaded):
+        return package.load_dataset(str(place.folder), download_mode="force_redownload")
+    return loaded
 
 
 @contextlib.contextmanager

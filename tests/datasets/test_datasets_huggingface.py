@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -207,6 +208,26 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     dataset = opened(tmp_path / "set")
     assert dataset.card().counts == {"train": 8, "val": 2, "test": 4}
     assert dataset.read(dataset.items()["test"][0]) == picture(90)
+
+
+def test_a_parquet_file_replaced_under_the_same_time_is_read_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    table().to_parquet(folder / "train.parquet")
+    test = folder / "test.parquet"
+    table(4, 90).to_parquet(test)
+    before = opened(folder)
+    assert before.read(before.items()["test"][0]) == picture(90)
+    times = test.stat()
+    table(4, 70, label=([1, 1, 0, 0], hub.ClassLabel(names=NAMES))).to_parquet(test)
+    os.utime(test, ns=(times.st_atime_ns, times.st_mtime_ns))
+    dataset = opened(folder)
+    read = [(dataset.read(item), item.label) for item in dataset.items()["test"]]
+    assert read == [(picture(72), 0), (picture(73), 0), (picture(70), 1), (picture(71), 1)]
+    assert dataset.card().revision != before.card().revision
+    # What was copied once is not copied again.
+    first = dataset.items()["test"][0]
+    assert opened(folder).stamp(first) == dataset.stamp(first)
 
 
 def test_files_with_other_class_names_are_refused(tmp_path: Path) -> None:
