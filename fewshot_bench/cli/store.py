@@ -149,7 +149,7 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
     if found[CONFLICT]:
         click.echo(
             "conflicts were left as they are: to take the other result, rename the .json and .npz "
-            "of the cell here and merge again"
+            "of the cell, or the file of the split, here and merge again"
         )
     if found[CONFLICT] or found[UNUSABLE]:
         raise click.exceptions.Exit(FOUND)

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import KEPT_SPLITS
+from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
@@ -89,7 +92,7 @@ def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     return found | (dict(packages) if isinstance(packages, Mapping) else {})
 
 
-# Outcomes for a cell, or for imported picks, of a source.
+# Outcomes for a cell, imported picks or a split of own images of a source.
 COPIED, REPLACED, EQUAL, KEPT = "copied", "replaced", "equal", "kept"
 CONFLICT, UNUSABLE = "conflict", "not used"
 OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
@@ -97,7 +100,7 @@ OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The outcome of a merge for one cell, or for the imported picks of one setting.
+    """The outcome of a merge for one cell, the imported picks of one setting, or a split.
 
     COPIED: absent at the destination. REPLACED: it replaced a failed, damaged or incomplete one.
     EQUAL: already there. KEPT: the source's failed, and the destination's did not. CONFLICT: both
@@ -127,14 +130,16 @@ def check_sources(sources: Sequence[Path], destination: Path) -> None:
 
 
 def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
-    """Copy the cells and imported picks of one store into another, yielding each outcome.
+    """Copy the cells, imported picks and splits of own images of one store into another.
 
-    Every file of the source is read in full and checked before it is used. With `dry_run` nothing
-    is written. StoreError if the destination cannot be written; a second call completes a merge
-    that was stopped or killed.
+    Yields each outcome. Every file of the source is read in full and checked before it is used.
+    With `dry_run` nothing is written. StoreError if the destination cannot be written; a second
+    call completes a merge that was stopped or killed.
     """
     for path in split_paths(source):
-        yield _picks(path, destination, dry_run)
+        yield _split(path, "picks", _picks_digest, destination, dry_run)
+    for path in sorted((source / KEPT_SPLITS).glob("*.json")):
+        yield _split(path, "a split of own images", _made_digest, destination, dry_run)
     for file in record_files(Store(source).root):
         try:
             theirs = examine(file.path)
@@ -149,26 +154,37 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         yield step
 
 
-def _picks(path: Path, destination: Store, dry_run: bool) -> Step:
-    target = destination.path / FOLDER / path.parent.name / path.name
+def _split(path: Path, of: str, digest: Callable[[Path], str], to: Store, dry_run: bool) -> Step:
+    """Copy a split `of` some kind, unless there is one of this name; digest: of its lists."""
+    target = to.path / path.relative_to(path.parents[2])
     try:
-        digest = checked(path).digest
+        theirs = digest(path)
     except DataMissingError as error:
         return Step(UNUSABLE, path, (str(error),))
     if target.exists():
         try:
-            found = checked(target).digest
+            mine = digest(target)
         except DataMissingError as error:
             return Step(UNUSABLE, target, (str(error), "rename it, then merge again"))
-        if found == digest:
+        if mine == theirs:
             return Step(EQUAL, path)
-        return Step(CONFLICT, path, (f"picks with digest {digest:.12}, here with {found:.12}",))
+        return Step(CONFLICT, path, (f"{of} with digest {theirs:.12}, here with {mine:.12}",))
     if not dry_run:
         try:
             write_whole(target, path.read_bytes())
         except OSError as error:
-            raise destination.cannot_write(target, error) from error
+            raise to.cannot_write(target, error) from error
     return Step(COPIED, path)
+
+
+def _picks_digest(path: Path) -> str:
+    return checked(path).digest
+
+
+def _made_digest(path: Path) -> str:
+    """The digest of a split of own images; DataMissingError if the file holds no split."""
+    read_split_file(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _step(theirs: Cell, destination: Store) -> Step:

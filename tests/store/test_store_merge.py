@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -242,6 +243,27 @@ def test_imported_picks_come_along(tmp_path: Path) -> None:
     assert f"{there.path}: 1 equal, 1 conflict, 1 not used\n" in done.out
     assert mine.read_bytes() == other
     assert f"damaged: {second}: " in fsbench("store", "verify", "--store", there.path).out
+
+
+def test_splits_of_own_images_come_along(tmp_path: Path) -> None:
+    here, there = filled(tmp_path / "a", []), filled(tmp_path / "b", [1])
+    made = there.path / "splits" / "made" / "pets-0123456789abcdef.json"
+    made.parent.mkdir(parents=True)
+    lists = {role: [[f"{role}.png", 0, "cat"]] for role in ("train", "val", "test")}
+    made.write_text(json.dumps(lists))
+    mine = here.path / made.relative_to(there.path)
+    assert merge(here, there, dry_run=True).code == 0
+    assert not mine.exists()
+    assert merge(here, there).out == f"{there.path}: 2 copied\n"
+    assert mine.read_bytes() == made.read_bytes()
+    assert merge(here, there).out == f"{there.path}: 2 equal\n"
+    mine.write_text(json.dumps({**lists, "val": []}))
+    done = merge(here, there)
+    assert done.code == 1
+    assert f"conflict: {made}: a split of own images with digest" in done.out
+    assert json.loads(mine.read_text())["val"] == []
+    made.write_text("{")
+    assert f"not used: {made}: " in merge(here, there).out
 
 
 def test_a_store_of_picks_alone_is_a_source(tmp_path: Path) -> None:
