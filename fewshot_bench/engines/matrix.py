@@ -25,6 +25,7 @@ from fewshot_bench.utils.text import FEW, limited
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.runner.needs import Needs
     from fewshot_bench.runner.request import Plan, Request
@@ -51,8 +52,10 @@ class CallOptions:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The outcome of running a plan; `failed` counts cells, including those of earlier runs.
+    """The outcome of running a plan.
 
+    failed: number of cells that failed, also in earlier runs, or whose records are gone from the
+    store.
     inapplicable: True if no cell can have a result, as with a method that needs a part that the
     backbone lacks.
     """
@@ -160,6 +163,7 @@ def _run_in(
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
         interrupted, finished = _run(plan, state, engines, engine, store, reporter)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
+    failed += _report_gone([*state.done, *(record.spec for record in finished)], store, reporter)
     try:
         _report_failures(state, finished, store, reporter, whole=call.traceback)
         _report_plugins(store, reporter)
@@ -379,6 +383,18 @@ def _report_failures(
 
     before = [store.get(cell.key()) for cell in state.failed]
     reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
+
+
+def _report_gone(cells: Sequence[RunSpec], store: Store, reporter: Reporter) -> int:
+    """Report cells that are done, and whose records are not in the store any more; their number."""
+    gone = sum(store.stamp(cell.key()) is None for cell in cells)
+    if gone:
+        reporter.warning(
+            f"{gone} of {len(cells)} results are no longer in '{store.path}', which was moved or "
+            "emptied during the run: bring them back with fsbench store merge FOLDER --store "
+            f"{store.path}, or run the same command again"
+        )
+    return gone
 
 
 def _report_inapplicable(

@@ -218,3 +218,19 @@ def test_workers_that_never_start_take_no_share_of_the_memory(
     done = fsbench(*run)
     assert done.code == 0, done
     assert (tmp_path / "shared").read_text() == shared
+
+
+def test_results_that_are_gone_at_the_end_of_a_run_are_counted(
+    methods: Any, tmp_path: Path
+) -> None:
+    process = start(*arguments(tmp_path))
+    wait_until(lambda: len(finished(tmp_path)) >= 16)
+    records = sorted((tmp_path / "records").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
+    for record in records[:2]:
+        record.unlink()
+    _, said = process.communicate(timeout=PATIENCE)
+    assert f"2 of 20 results are no longer in '{tmp_path}'" in said
+    assert process.returncode == 1
+    result = fsbench(*arguments(tmp_path))
+    assert result.code == 0
+    assert "18 done already, 2 to run" in result.out
