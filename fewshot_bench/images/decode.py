@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import io
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ _COMMON = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM")
 MOST_RATIO = 1000
 # Values of 12 bits (cameras, microscopes) in a file of 16 bits are below this one of 256.
 BLACK = 16
+# Pillow's name for values of 16 bits (colors of 5 and 6 bits are `BGR;16`), and its decoder of PPM.
+WIDE = re.compile(r";16[BLN]|(?P<rounded>'ppm.*, 65535\))")
 
 
 class UnsuitableError(ValueError):
@@ -65,25 +68,29 @@ def opened(data: bytes) -> Image.Image:
 def decode(data: bytes) -> Image.Image:
     """The PIL image of an encoded file, fully read; errors as those of `opened`.
 
-    UnsuitableError for colors of 16 bits that look black in the 8 bits that Pillow keeps of them.
+    UnsuitableError for colors of 16 bits that look black (or white, in CMYK) in the 8 bits that
+    Pillow keeps of them.
     """
     image = opened(data)
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
-    is_wide = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    wide = WIDE.search(str(getattr(image, "tile", ())))
     image.load()
-    if is_wide and image.mode.startswith("RGB") and _brightest(image) < BLACK:
-        highest = 256 * _brightest(image) + 255
+    # Pillow rounds the colors of PPM, and cuts the lower 8 bits off others.
+    highest = _brightest(image) if wide else None
+    if wide and highest is not None and highest < BLACK + bool(wide["rounded"]):
         raise UnsuitableError(
-            f"colors of 16 bits, none of them above {highest:,} of 65,535: they would look black; "
-            "scale it to 0 to 255 and convert it to 8 bits"
+            f"colors of 16 bits, none of them above {256 * highest + 255:,} of 65,535: they would "
+            f"look {'white' if image.mode == 'CMYK' else 'black'}; scale it to 0 to 255 and "
+            "convert it to 8 bits"
         )
     return image
 
 
-def _brightest(image: Image.Image) -> int:
-    """The largest value of the colors of an RGB or RGBA image."""
+def _brightest(image: Image.Image) -> int | None:
+    """The largest value of the colors of an image in RGB, RGBA or CMYK; None in another mode."""
+    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3])
     extrema: Any = image.getextrema()
-    return int(max(high for _, high in extrema[:3]))
+    return int(max(high for _, high in extrema[:colors])) if colors else None
 
 
 def decoded(data: bytes) -> Image.Image | str:

@@ -152,6 +152,51 @@ def test_colors_of_16_bits_that_would_turn_black_are_refused(
     assert (said in found.out) == bool(highest), found
 
 
+def ppm(value: int, highest: int = 65535) -> bytes:
+    """A PPM of 8 x 8 pixels whose colors have one value of two bytes."""
+    return b"P6 8 8 %d\n" % highest + struct.pack(">H", value) * 192
+
+
+def cmyk(value: int) -> bytes:
+    """A TIFF of 8 x 8 pixels with four inks of 16 bits and one value."""
+    rows = ((256, 8), (257, 8), (258, 122), (259, 1), (262, 5), (273, 130), (277, 4), (278, 8))
+    tags = b"".join(
+        struct.pack("<HHII", tag, 3, 4 if tag == 258 else 1, number)
+        for tag, number in (*rows, (279, 512))
+    )
+    head = b"II*\0" + struct.pack("<IH", 8, 9) + tags + bytes(4)
+    return head + struct.pack("<4H", 16, 16, 16, 16) + struct.pack("<H", value) * 256
+
+
+def bitmap() -> bytes:
+    """A BMP of 8 x 8 nearly black pixels with colors of 5, 6 and 5 bits, 16 in all."""
+    pixels = struct.pack("<H", 0x0821) * 64
+    about = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    about += struct.pack("<III", 0xF800, 0x07E0, 0x1F)
+    return b"BM" + struct.pack("<IHHI", 14 + 52 + 128, 0, 0, 14 + 52) + about + pixels
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "look"),
+    [
+        ("ppm", ppm(4095), "black"),
+        ("ppm", ppm(4400), ""),
+        ("ppm", ppm(200, 4095), ""),
+        ("tif", cmyk(4095), "white"),
+        ("tif", cmyk(4096), ""),
+        ("bmp", bitmap(), ""),
+    ],
+)
+def test_colors_of_16_bits_in_other_formats(
+    tmp_path: Path, ending: str, content: bytes, look: str
+) -> None:
+    root = image_folder(tmp_path / "deep")
+    (root / "test" / "cat" / f"deep.{ending}").write_bytes(content)
+    found = fsbench("data", "verify", f"folder:{root}")
+    assert (f"they would look {look}; scale it" in found.out) == bool(look), found
+    assert ("damaged: " in found.out) == bool(look), found
+
+
 @pytest.mark.parametrize("value", [0.5, 100.5, -3.0, math.nan, math.inf])
 def test_values_that_are_not_whole_numbers_of_8_bits(value: float) -> None:
     values = np.full((8, 8), 100, np.float32)
