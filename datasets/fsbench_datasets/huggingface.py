@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -430,10 +431,13 @@ def _open(package: Any, place: Place) -> Any:
         return package.load_dataset(place.repository, place.config, revision=place.revision)
     if _is_saved(place.folder):
         return package.load_from_disk(str(place.folder))
-    loaded = package.load_dataset(str(place.folder))
-    if is_newer(place.folder, loaded):
-        return package.load_dataset(str(place.folder), download_mode="force_redownload")
-    return loaded
+    folder = str(place.folder)
+    loaded = package.load_dataset(folder)
+    if not is_newer(place.folder, loaded):
+        return loaded
+    # The copies go with their description: new ones would be read under the earlier class names.
+    shutil.rmtree(package.load_dataset_builder(folder).cache_dir)
+    return package.load_dataset(folder)
 
 
 @contextlib.contextmanager

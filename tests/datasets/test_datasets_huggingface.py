@@ -210,24 +210,38 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     assert dataset.read(dataset.items()["test"][0]) == picture(90)
 
 
-def test_a_parquet_file_replaced_under_the_same_time_is_read_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [NAMES, ["ant", "bee"]])
+def test_parquet_files_replaced_under_the_same_time_are_read_anew(
+    tmp_path: Path, names: list[str]
+) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    table().to_parquet(folder / "train.parquet")
-    test = folder / "test.parquet"
-    table(4, 90).to_parquet(test)
+
+    def write(file: str, rows: Any) -> None:
+        path = folder / file
+        before = path.stat() if path.exists() else None
+        rows.to_parquet(path)
+        if before is not None:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    write("train.parquet", table())
+    write("test.parquet", table(4, 90))
     before = opened(folder)
     assert before.read(before.items()["test"][0]) == picture(90)
-    times = test.stat()
-    table(4, 70, label=([1, 1, 0, 0], hub.ClassLabel(names=NAMES))).to_parquet(test)
-    os.utime(test, ns=(times.st_atime_ns, times.st_mtime_ns))
+    kind = hub.ClassLabel(names=names)
+    write("train.parquet", table(label=([0, 1] * (COUNT // 2), kind)))
+    write("test.parquet", table(4, 70, label=([1, 1, 0, 0], kind)))
     dataset = opened(folder)
-    read = [(dataset.read(item), item.label) for item in dataset.items()["test"]]
-    assert read == [(picture(72), 0), (picture(73), 0), (picture(70), 1), (picture(71), 1)]
+    read = [(dataset.read(item), item.classname) for item in dataset.items()["test"]]
+    first, second = names
+    assert read == [
+        (picture(number), name)
+        for number, name in ((72, first), (73, first), (70, second), (71, second))
+    ]
     assert dataset.card().revision != before.card().revision
     # What was copied once is not copied again.
-    first = dataset.items()["test"][0]
-    assert opened(folder).stamp(first) == dataset.stamp(first)
+    item = dataset.items()["test"][0]
+    assert opened(folder).stamp(item) == dataset.stamp(item)
 
 
 def test_files_with_other_class_names_are_refused(tmp_path: Path) -> None:
