@@ -21,7 +21,7 @@ from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
-from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName
+from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -140,6 +140,9 @@ def draw_options(command: Command) -> Command:
     return command
 
 
+kept_split_option = store_option("Store whose split of your own images is meant.")
+
+
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
     """The requested picks; None without --shots, for the lists of the whole data set."""
     if shots is None:
@@ -153,9 +156,12 @@ def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
     return Draws(shots, seeds or SEEDS, protocol, val)
 
 
-def opened(name: str) -> Subject:
-    """Open the data set of this name; DataMissingError if its images or lists are absent."""
-    dataset = registry().dataset(name)
+def opened(name: str, store: Path) -> Subject:
+    """Open the data set of this name; DataMissingError if its images or lists are absent.
+
+    store: own images have the split that it keeps, if any.
+    """
+    dataset = registry().dataset(name, store=store)
     card = dataset.card()
     # `folder:a/` and `folder:a` are one data set, under the name that records hold.
     same_family = ":" in name and card.name.partition(":")[0] == name.partition(":")[0]
@@ -182,7 +188,8 @@ def file_or_name(text: str) -> Path | None:
 @click.command("show", short_help="Show the lists and few-shot picks of a data set, or a file.")
 @click.argument("what", metavar="NAME|FILE", shell_complete=one_of(datasets))
 @draw_options
-def show(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
+@kept_split_option
+def show(what: str, shots: Any, seeds: Any, protocol: str, val: str, store: Path) -> None:
     """Show the lists and few-shot picks of a data set, or a split file.
 
     Prints counts and digests, and whether they are the published ones.
@@ -190,7 +197,7 @@ def show(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
     draws = draws_of(shots, seeds, protocol, val)
     path = file_or_name(what)
     if path is None:
-        _dataset(what, draws)
+        _dataset(what, draws, store)
     elif draws is not None:
         raise click.UsageError(f"{path} is a file: --shots is for the picks of a data set")
     else:
@@ -229,8 +236,8 @@ def show_draw(split: Split, val: str) -> None:
     line("published", PUBLISHED_PICKS[verified_picks(split, split.dataset)])
 
 
-def _dataset(name: str, draws: Draws | None) -> None:
-    subject = opened(name)
+def _dataset(name: str, draws: Draws | None, store: Path) -> None:
+    subject = opened(name, store)
     show_lists(subject)
     for split in draws.of(subject) if draws else ():
         show_draw(split, draws.val if draws else "")
@@ -286,6 +293,7 @@ def _published(path: Path, file: SplitFile) -> str:
     help="Where to write: a file with the ending of its format, or a folder, which is made.",
 )
 @click.option("--with-test", is_flag=True, help="Write the test list beside the picks, too.")
+@kept_split_option
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def export(
     name: str,
@@ -296,6 +304,7 @@ def export(
     format: str | None,
     output: Path,
     with_test: bool,
+    store: Path,
     force: bool,
 ) -> None:
     """Write the lists or few-shot picks of a data set to files.
@@ -309,7 +318,7 @@ def export(
         raise unknown("format", format, ENDINGS, "fsbench splits export --help")
     if with_test and (draws is None or format == "index"):
         raise UsageError("--with-test is for picks (--shots) in format fsbench or jsonl")
-    subject = opened(name)
+    subject = opened(name, store)
     files = [_lists(subject)] if draws is None else list(_picks(subject, draws, with_test))
     texts = [text_of(file, format, subject.pools) for file in files]
     paths = _targets(files, output, format)

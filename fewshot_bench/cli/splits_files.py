@@ -20,7 +20,15 @@ from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_name, line, opened
+from fewshot_bench.cli.splits import (
+    PUBLISHED_PICKS,
+    Subject,
+    counts,
+    file_or_name,
+    kept_split_option,
+    line,
+    opened,
+)
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
@@ -77,7 +85,7 @@ def import_file(
     check_digest(file)
     _refuse_other_name(file, dataset)
     if not file.is_draw:
-        _import_lists(file, dataset, name, force)
+        _import_lists(file, dataset, name, store, force)
     elif name is not None:
         raise UsageError("--name is for the lists of a data set; picks are named by their setting")
     else:
@@ -93,7 +101,9 @@ def _refuse_other_name(file: SplitFile, dataset: str) -> None:
         )
 
 
-def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) -> None:
+def _import_lists(
+    file: SplitFile, dataset: str, name: str | None, store: Path, force: bool
+) -> None:
     target = data_roots()[0] / "splits" / _list_name(file, dataset, name)
     if file.format == "coop":
         content = file.path.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -111,13 +121,13 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
     bytewise = ", byte for byte" if verified_file(content, dataset) else ""
     line("published", f"{text}{bytewise}")
     say(f"  {'written to' if new else 'is already'} {target}")
-    line("in use", _in_use(file, dataset, target))
+    line("in use", _in_use(file, dataset, target, store))
 
 
-def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
+def _in_use(file: SplitFile, dataset: str, target: Path, store: Path) -> str:
     """A text on whether the data set reads the lists that were just imported."""
     try:
-        pools = opened(dataset).pools
+        pools = opened(dataset, store).pools
     except DataMissingError as error:
         return f"not yet: {error}"
     if lists_digest(pools) == file.digest:
@@ -150,7 +160,7 @@ def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
 
 def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> None:
     shots, seed = _setting(file)
-    subject = opened(dataset)
+    subject = opened(dataset, store)
     found = _usable(file, subject)
     lists = {"train": found.lists["train"], "val": found.lists.get("val", ())}
     stored = replace(
@@ -227,7 +237,8 @@ def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tup
     shell_complete=one_of(datasets),
     help="The data set that a file belongs to.",
 )
-def verify(what: str, dataset: str | None) -> None:
+@kept_split_option
+def verify(what: str, dataset: str | None, store: Path) -> None:
     """Check a data set's lists and picks, or a split file.
 
     Prints one line per check: ok, FAILED, or - where there is nothing to compare with. The exit
@@ -236,26 +247,26 @@ def verify(what: str, dataset: str | None) -> None:
     suite = registry().datasets.suites().get(what)
     path = None if suite else file_or_name(what)
     if path is not None:
-        failed, absent = _report(_of_file(path, dataset)), False
+        failed, absent = _report(_of_file(path, dataset, store)), False
     elif dataset is not None:
         raise click.UsageError(f"--dataset is for a file, and {what} is a data set")
     elif suite is None:
-        failed, absent = _report(_of_dataset(what)), False
+        failed, absent = _report(_of_dataset(what, store)), False
     else:
-        failed, absent = _suite(suite)
+        failed, absent = _suite(suite, store)
     if failed or absent:
         raise click.exceptions.Exit(
             FsbenchError.exit_code if failed else DataMissingError.exit_code
         )
 
 
-def _suite(names: list[str]) -> tuple[bool, bool]:
+def _suite(names: list[str], store: Path) -> tuple[bool, bool]:
     """Check every data set of a suite; returns (a check failed, a data set is absent)."""
     failed = absent = False
     for name in names:
         say(f"{name}:")
         try:
-            failed |= _report(_of_dataset(name))
+            failed |= _report(_of_dataset(name, store))
         except DataMissingError as error:
             absent = True
             _print("absent", "data set", str(error))
@@ -275,8 +286,8 @@ def _print(state: str, name: str, text: str) -> None:
     say(f"{state:<7} {name:<12} {' '.join(text.split())}")
 
 
-def _of_dataset(name: str) -> Iterator[Check]:
-    subject = opened(name)
+def _of_dataset(name: str, store: Path) -> Iterator[Check]:
+    subject = opened(name, store)
     whole = SplitFile(Path(name), "", subject.lists, dataset=name)
     yield _checked("overlap", lambda: checks.check_overlap(whole))
     yield _checked("classes", lambda: checks.check_classes(whole))
@@ -301,7 +312,7 @@ def _published_draw(drawn: PublishedDraw) -> str:
     return f"{setting}: {_equal(drawn.equal)} the published picks, sha256 {picks}"
 
 
-def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
+def _of_file(path: Path, dataset: str | None, store: Path) -> Iterator[Check]:
     try:
         file = with_setting(read_split_file(path), None, None)
     except DataMissingError as error:
@@ -316,16 +327,16 @@ def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
     yield _checked("classes", lambda: checks.check_classes(file))
     name = dataset or file.dataset
     if name:
-        yield from _against(file, name)
+        yield from _against(file, name, store)
     elif file.is_draw:
         yield OPEN, "data set", "not compared: give --dataset NAME"
     if not file.is_draw:
         yield _published(file, name)
 
 
-def _against(file: SplitFile, name: str) -> Iterator[Check]:
+def _against(file: SplitFile, name: str, store: Path) -> Iterator[Check]:
     """Check a file against its data set."""
-    subject = opened(name)
+    subject = opened(name, store)
     try:
         found = mapped(file, subject.pools, subject.name)
     except DataMissingError as error:

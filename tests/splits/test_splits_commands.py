@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.splits.published import published_splits
-from tests.helpers import REPOSITORY, fsbench
+from fewshot_bench.store.store import Store
+from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 
 PUBLISHED = published_splits()["dtd"]
@@ -244,3 +245,26 @@ def test_a_set_without_published_lists(small: str) -> None:
     out = done("verify", small)
     assert "nothing is published" in out
     assert "no published lists to compare with" in done("show", small)
+
+
+def test_a_split_that_a_store_keeps_is_shown_exported_imported_and_checked(tmp_path: Path) -> None:
+    root, store = image_folder(tmp_path / "pets", train=8) / "train", tmp_path / "store"
+    name, kept = f"folder:{root}", ("--store", store)
+    ran = ("-m", "zero-shot", "-d", name, "--shots", 1, "--seeds", 1, "--backbone", "tiny", *kept)
+    assert fsbench("run", *ran).code == 0
+    (record,) = Store(store).records()
+    picks, files = ("--shots", 1, "--seeds", 1), (tmp_path / "before.json", tmp_path / "after.json")
+    done("export", name, *picks, *kept, "-O", files[0])
+    for number in range(8):
+        save_image(root / "cat" / f"later{number}.jpg", 5000 + number)
+    assert record.split["digest"] in done("show", name, *picks, *kept)
+    assert record.split["digest"] not in done("show", name, *picks)
+    done("export", name, *picks, *kept, "-O", files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    done("verify", files[0], "--dataset", name, *kept)
+    lists = json.loads(files[0].read_text())
+    done("import", files[0], "--dataset", name, *kept)
+    assert fsbench("run", *ran, "--protocol", "imported", "--val", "min4").code == 0
+    imported = next(r for r in Store(store).records() if r.spec.protocol == "imported")
+    assert imported.split["train"] == len(lists["train"])
+    assert imported.split["revision"] == record.split["revision"]
