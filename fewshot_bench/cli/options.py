@@ -288,6 +288,9 @@ def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Com
     )
 
 
+kept_split_option = store_option("Store whose split of your own images is meant.")
+
+
 def output_option(
     text: str = "Write to this file.", metavar: str = "FILE", **more: Any
 ) -> Callable[[Command], Command]:

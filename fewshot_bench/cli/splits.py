@@ -21,7 +21,7 @@ from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
-from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, store_option
+from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, kept_split_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -138,9 +138,6 @@ def draw_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
-
-
-kept_split_option = store_option("Store whose split of your own images is meant.")
 
 
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:

@@ -18,14 +18,13 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED
 from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.options import PathName, store_option
+from fewshot_bench.cli.options import PathName, kept_split_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import (
     PUBLISHED_PICKS,
     Subject,
     counts,
     file_or_name,
-    kept_split_option,
     line,
     opened,
 )

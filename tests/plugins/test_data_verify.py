@@ -219,3 +219,17 @@ def test_images_that_would_turn_white_fail(tmp_path: Path) -> None:
     found = fsbench("data", "verify", f"folder:{root}")
     assert found.code == 3
     assert "more than 8 bits" in found.out
+
+
+def test_the_split_that_a_store_keeps_is_the_one_that_is_checked(tmp_path: Path) -> None:
+    root, store = image_folder(tmp_path / "pets", train=8) / "train", tmp_path / "store"
+    name, kept = f"folder:{root}", ("--store", store)
+    ran = ("-m", "zero-shot", "-d", name, "--shots", 1, "--seeds", 1, "--backbone", "tiny", *kept)
+    assert fsbench("run", *ran).code == 0
+    for number in range(8):
+        save_image(root / "cat" / f"later{number}.jpg", 5000 + number)
+    # Of 8 images per class, 2 are for validation and 2 for testing; of 16, 3 and 5.
+    assert "2 classes, 8/4/4 images" in verify(name, *kept).out
+    assert "2 classes, 12/5/7 images" in verify(name).out
+    found = fsbench("data", "status", name, *kept, "--format", "json")
+    assert json.loads(found.out)["datasets"][0]["counts"] == {"train": 8, "val": 4, "test": 4}

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from textwrap import wrap
@@ -16,7 +17,7 @@ import click
 from fewshot_bench.api.dataset import DATA_VARIABLE, data_roots
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, kept_split_option
 from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.plugins.data.checks import role_counts, slashed
 from fewshot_bench.plugins.data.status import Status, status_of
@@ -48,7 +49,8 @@ _NARROW = 110
     show_default=True,
     help="How to write it.",
 )
-def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
+@kept_split_option
+def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     """Show which data sets are there, and where.
 
     Without names: every registered data set. No image is opened; fsbench data verify does that.
@@ -59,7 +61,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
     found = []
     for name in chosen:
         with contained():
-            found.append(status_of(name, known.dataset))
+            found.append(status_of(name, partial(known.dataset, store=store)))
     if form == "json":
         say(_as_json(found))
         return

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import click
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES, output_option
+from fewshot_bench.cli.options import NAMES, kept_split_option, output_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data.status import forget, passed, remember
 from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
@@ -44,9 +45,10 @@ MAX_JOBS = 8
     metavar="N",
     help="Threads that read and decode images.",
 )
+@kept_split_option
 @output_option("Write every pair of images that stands in two pools to this file.", "FILE.csv")
 def command(
-    names: tuple[tuple[str, ...], ...], strict: bool, jobs: int, output: Path | None
+    names: tuple[tuple[str, ...], ...], strict: bool, jobs: int, store: Path, output: Path | None
 ) -> None:
     """Check every image, the counts and the split of a data set.
 
@@ -54,17 +56,17 @@ def command(
     """
     _check_output(output)
     chosen = registry().expand_datasets(chain.from_iterable(names))
-    reports = [_verified(name, jobs) for name in chosen]
+    reports = [_verified(name, store, jobs) for name in chosen]
     if output is not None:
         _write_pairs(output, reports)
     if any(report.failed or (strict and report.differs) for report in reports):
         raise click.exceptions.Exit(DataMissingError.exit_code)
 
 
-def _verified(name: str, jobs: int) -> Report:
+def _verified(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
     with _progress(name) as progress, contained():
-        report = verify(name, registry().dataset, jobs, progress)
+        report = verify(name, partial(registry().dataset, store=store), jobs, progress)
     _print(report)
     _remember(report)
     return report
