@@ -23,7 +23,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import KEPT_SPLITS, registry
 from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, PRESETS, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
@@ -44,6 +44,7 @@ from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, require
+from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import few, option_name
 
@@ -345,8 +346,8 @@ def command(
         matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
         conditions = take_conditions(engines, matrix)
         asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
-        with _apart(form):
-            matrix["store"] = own_store(values["store"])
+        matrix["store"] = own_store(values["store"])
+        with _apart(form), _one_split(values["store"], matrix["store"], values["dry_run"]):
             code = run_matrix(conditions, engines, matrix)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
@@ -387,6 +388,31 @@ def _apart(form: str) -> Any:
     return (
         contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
     )
+
+
+@contextlib.contextmanager
+def _one_split(store: Path, sweeps: Path, dry_run: bool) -> Iterator[None]:
+    """Run on the splits of own images that the store keeps, and keep new ones in both stores.
+
+    Otherwise the cells of the two could not be drawn together once images were added.
+    """
+    if not dry_run:
+        _share_splits(store, sweeps)
+    try:
+        yield
+    finally:
+        if not dry_run:
+            _share_splits(sweeps, store)
+
+
+def _share_splits(source: Path, target: Path) -> None:
+    for path in sorted((source / KEPT_SPLITS).glob("*.json")):
+        copy = target / KEPT_SPLITS / path.name
+        try:
+            if not copy.exists():
+                write_whole(copy, path.read_bytes())
+        except OSError as error:
+            raise Store(target).cannot_write(copy, error) from error
 
 
 def _check_output(output: Path | None) -> None:

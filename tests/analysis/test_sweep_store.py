@@ -13,7 +13,7 @@ from fewshot_bench.utils.spelling import spelled_once
 from tests.analysis.test_sweep import SMALL, rows, swept
 from tests.answers import put_answers
 from tests.compare_records import save
-from tests.helpers import fsbench, image_folder
+from tests.helpers import fsbench, image_folder, save_image
 
 
 def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path) -> None:
@@ -80,6 +80,25 @@ def test_a_sweep_without_damaged_images(tmp_path: Path) -> None:
     words = ("-o", "rank=1,2", "-o", "iterations=1", "-d", f"folder:{root}", "--skip-damaged")
     words = (*words, "--shots", 1, "--seeds", 1, "--backbone", "tiny")
     assert {row["status"] for row in rows(store, *words)} == {"done"}
+
+
+@pytest.mark.parametrize("sweep_first", [False, True])
+def test_a_sweep_and_the_runs_of_its_store_have_one_split(
+    tmp_path: Path, sweep_first: bool
+) -> None:
+    root, store = image_folder(tmp_path / "pets", train=8) / "train", tmp_path / "store"
+    data = ("-d", f"folder:{root}", "--shots", 1, "--seeds", 1, "--backbone", "tiny")
+    run = ("run", "-m", "tip-adapter", "-o", "init_alpha=1", *data, "--store", store)
+    sweep = ("sweep", "tip-adapter", "-o", "init_alpha=1,2", *data, "--store", store)
+    calls = [sweep, run, sweep] if sweep_first else [run, sweep]
+    assert fsbench(*calls[0]).code == 0
+    for number in range(8):
+        save_image(root / "cat" / f"later{number}.jpg", 5000 + number)
+    for call in calls[1:]:
+        done = fsbench(*call)
+        assert done.code == 0, done
+    folders = (store, store / "sweeps")
+    assert len({record.split["digest"] for f in folders for record in Store(f).records()}) == 1
 
 
 def test_metrics_that_records_lack_are_computed_from_their_answers(tmp_path: Path) -> None:
