@@ -163,7 +163,8 @@ def _run_in(
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
         interrupted, finished = _run(plan, state, engines, engine, store, reporter)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
-    failed += _report_gone([*state.done, *(record.spec for record in finished)], store, reporter)
+    results = [record.spec for record in finished if record.status != "failed"]
+    failed += _report_gone([*state.done, *results], store, reporter)
     try:
         _report_failures(state, finished, store, reporter, whole=call.traceback)
         _report_plugins(store, reporter)
