@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group, sampler
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.rng import derive
 from tests.helpers import fsbench
 
 Pools = dict[str, tuple[Item, ...]]
@@ -47,6 +49,10 @@ def pick(
 
 def ids(items: tuple[Item, ...]) -> list[str]:
     return [item.id for item in items]
+
+
+def ranked(items: tuple[Item, ...], prefix: str) -> list[Item]:
+    return sorted(items, key=lambda item: hashlib.sha256(f"{prefix}\t{item.id}".encode()).digest())
 
 
 @st.composite
@@ -216,6 +222,20 @@ def test_clip_lora_walks_val_then_train() -> None:
     assert (list(split.train), list(split.val)) == (expected, held)
 
 
+def test_clip_lora_draws_val_of_another_policy_on_a_stream_of_its_own() -> None:
+    pools = make_pools(classes=1)
+    held = random.Random(derive(3, "clip-lora", "val")).sample(pools["val"], 6)
+    split = pick(pools, "clip-lora", 6, 3, "shots")
+    assert (list(split.val), split.train) == (held, pick(pools, "clip-lora", 6, 3).train)
+
+
+def test_nested_ranks_images_by_a_hash_of_seed_role_and_name() -> None:
+    pools = make_pools(classes=1)
+    split = pick(pools, "nested", 4, 3)
+    for role in ("train", "val"):
+        assert list(getattr(split, role)) == ranked(pools[role], f"3\t{role}")[:4]
+
+
 def test_clip_lora_repeats_images_of_a_short_class() -> None:
     split = pick(make_pools(classes=1, train=2), "clip-lora", 8)
     assert len(split.train) == 8
@@ -226,7 +246,7 @@ def test_clip_lora_repeats_images_of_a_short_class() -> None:
 def test_limit_keeps_the_same_test_images_in_list_order(protocol: str) -> None:
     pools = make_pools()
     limited = pick(pools, protocol, limit=7)
-    assert len(limited.test) == 7
+    assert set(limited.test) == set(ranked(pools["test"], "limit")[:7])
     assert [item for item in pools["test"] if item in limited.test] == list(limited.test)
     turned = pick(pools | {"test": tuple(reversed(pools["test"]))}, protocol, limit=7)
     assert set(turned.test) == set(limited.test)
