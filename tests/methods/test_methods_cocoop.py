@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fewshot_bench import Augment
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.runner.context import Context
@@ -72,7 +73,7 @@ def test_a_whole_fit_equals_plain_training_step_by_step(batch_size: int) -> None
     learned = {name: torch.nn.Parameter(one.clone()) for name, one in learned.items()}
     settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
     optimizer, order = torch.optim.SGD(learned.values(), **settings), ctx.rng("order")  # type: ignore[arg-type]
-    views = TASK.train.views(3, None)  # type: ignore[arg-type]
+    views = TASK.train.views(3, Augment())
     for features, rate in zip(views, dassl_rates(0.05, 1e-5, 3), strict=True):
         optimizer.param_groups[0]["lr"] = rate
         batches = torch.randperm(18, generator=order).split(batch_size)

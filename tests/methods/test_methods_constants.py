@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import pytest
 import torch
-from fsbench_methods import head_search, proker, zs_lp
+from fsbench_methods import gda, head_search, logistic, proker, zs_lp
 from fsbench_methods.adalora import AdaLora, Allocation
+from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.dora import Dora
 from fsbench_methods.full_ft import FullFineTuning
 from fsbench_methods.mma import Mma
 from fsbench_methods.mmrl import Mmrl
 from fsbench_methods.two_stage import TwoStage
 
+from fewshot_bench import Augment
+from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import Site
-from tests.reference.toy import CPU, context, random_backbone, random_task
+from fewshot_bench.training import EncoderLearner
+from tests.reference.toy import CPU, MemoryShots, context, random_backbone, random_task
 
 BACKBONE = random_backbone()
 TASK = random_task(BACKBONE, shots=1, val=0)
@@ -27,6 +32,45 @@ def test_heads_of_cross_modal_have_its_settings_and_rates() -> None:
     assert head_search.SIZES == (8, 32)
     rates = [head_search.rate(step, 1e-3, 12800) for step in (0, 1, 25, 50, 6450)]
     assert rates == pytest.approx([1e-5, 2e-5, 5e-4, 1e-3, 5e-4])
+
+
+def test_searches_of_a_constant_have_the_official_grids() -> None:
+    assert gda.ALPHAS == (1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100)
+    assert logistic.GRID == (6, 4, 2, 0, -2, -4, -6)
+
+
+def test_encoders_are_trained_on_the_crops_of_each_code() -> None:
+    learners = {
+        name: found
+        for name in registry().methods.names()
+        if issubclass(found := registry().method_class(name), EncoderLearner)
+    }
+    own = {
+        "full-ft": Augment(scale=(0.9, 1.0), flip=0.0),
+        "mmrl": Augment(scale=(0.5, 1.0)),
+    }
+    assert own.keys() < learners.keys()
+    for name, learner in learners.items():
+        assert learner.augment == own.get(name, Augment()), name
+    assert [name for name, learner in learners.items() if learner.max_norm] == ["full-ft"]
+    assert FullFineTuning.max_norm == 1.0
+
+
+@pytest.mark.parametrize("encoder", ["both", "text"])
+def test_low_rank_updates_are_trained_on_the_crops_of_clip_lora(
+    encoder: Literal["both", "text"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for kind in ("batches", "views"):
+        plain = getattr(MemoryShots, kind)
+
+        def noted(shots: MemoryShots, *args: Any, plain: Any = plain, **named: Any) -> Any:
+            asked.extend(one for one in (*args, *named.values()) if isinstance(one, Augment))
+            return plain(shots, *args, **named)
+
+        monkeypatch.setattr(MemoryShots, kind, noted)
+    ClipLora(encoder=encoder, iterations=1).fit(TASK, BACKBONE, context())
+    assert asked == [Augment()]
 
 
 def test_probes_of_clap_have_a_first_epoch_at_the_rate_of_dassl() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fsbench_methods.coop import CoOp
 
-from fewshot_bench import Task, UsageError
+from fewshot_bench import Augment, Task, UsageError
 from fewshot_bench.training import (
     dassl_rate,
     epoch_views,
@@ -109,9 +109,9 @@ def test_a_whole_fit_equals_plain_training_on_the_same_views(class_views: int) -
     plain = method.initial_context(task, backbone, tower, ctx).requires_grad_()
     optimizer = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=5e-4)
     order = ctx.rng("order")
-    views = task.train.views(4, None)  # type: ignore[arg-type]
+    views = task.train.views(4, Augment())
     if class_views:
-        drawn = views_in_turn(task.train, 4, None, ctx.rng("augment"), 2)  # type: ignore[arg-type]
+        drawn = views_in_turn(task.train, 4, Augment(), ctx.rng("augment"), 2)
         views = torch.stack(list(drawn))
     for features, rate in zip(views, reference.dassl_rates(0.1, 1e-5, 4), strict=True):
         optimizer.param_groups[0]["lr"] = rate
@@ -147,8 +147,8 @@ def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.Mon
 def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewshot_bench.training.batches.VIEW_BYTES", 4 * 24 * 18 * 3)
     task = random_task(random_backbone())
-    views = list(epoch_views(task.train, 7, None, 24, start=2))  # type: ignore[arg-type]
-    assert torch.equal(torch.stack(views), task.train.views(7, None, start=2))  # type: ignore[arg-type]
+    views = list(epoch_views(task.train, 7, Augment(), 24, start=2))
+    assert torch.equal(torch.stack(views), task.train.views(7, Augment(), start=2))
     assert [view.shape for view in views] == [(18, 24)] * 7
     assert not torch.equal(views[0], views[3])
 
@@ -156,8 +156,8 @@ def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
 def test_few_views_are_taken_in_turn() -> None:
     task = random_task(random_backbone())
     rng = torch.Generator().manual_seed(0)
-    fixed = task.train.views(3, None)  # type: ignore[arg-type]
-    taken = torch.stack(list(views_in_turn(task.train, 7, None, rng, 3)))  # type: ignore[arg-type]
+    fixed = task.train.views(3, Augment())
+    taken = torch.stack(list(views_in_turn(task.train, 7, Augment(), rng, 3)))
     assert taken.shape == (7, 18, 24)
     for start in (0, 3):
         round_ = taken[start : start + 3]
@@ -208,7 +208,7 @@ def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> N
 def test_views_in_turn_are_the_same_where_only_some_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     task = random_task(random_backbone())
     every, some = (torch.Generator().manual_seed(0) for _ in range(2))
-    whole = list(views_in_turn(task.train, 7, None, every, 5, 24))  # type: ignore[arg-type]
+    whole = list(views_in_turn(task.train, 7, Augment(), every, 5, 24))
     monkeypatch.setattr("fewshot_bench.training.batches.VIEW_BYTES", 4 * 24 * 18 * 2)
     asked, views = [], task.train.views
 
@@ -217,7 +217,7 @@ def test_views_in_turn_are_the_same_where_only_some_fit(monkeypatch: pytest.Monk
         return views(count, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(task.train, "views", counted, raising=False)
-    parts = list(views_in_turn(task.train, 7, None, some, 5, 24))  # type: ignore[arg-type]
+    parts = list(views_in_turn(task.train, 7, Augment(), some, 5, 24))
     assert torch.equal(torch.stack(parts), torch.stack(whole))
     assert max(asked) == 2
     assert torch.equal(every.get_state(), some.get_state())

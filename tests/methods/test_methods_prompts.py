@@ -13,7 +13,7 @@ from fsbench_methods.kgcoop import KgCoOp
 from fsbench_methods.prograd import ProGrad
 from torch import Tensor
 
-from fewshot_bench import UsageError
+from fewshot_bench import Augment, UsageError
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.runner.context import Context
 from fewshot_bench.training import PromptLearner
@@ -91,7 +91,7 @@ def test_whole_fits_equal_plain_training_step_by_step(method: PromptLearner) -> 
     start = method.initial_context(TASK, BACKBONE, tower, ctx)
     vectors = start.clone().requires_grad_()
     optimizer = torch.optim.SGD([vectors], lr=0.05, momentum=0.9, weight_decay=5e-4)
-    views = TASK.train.views(5, None)  # type: ignore[arg-type]
+    views = TASK.train.views(5, Augment())
     order = ctx.rng("order")
     for features, rate in zip(views, coop.dassl_rates(0.05, 1e-5, 5), strict=True):
         optimizer.param_groups[0]["lr"] = rate

@@ -16,7 +16,7 @@ from fsbench_methods.prolip import ProLip
 from fsbench_methods.two_stage import TwoStage
 from torch import Tensor
 
-from fewshot_bench import Task, Vocabulary
+from fewshot_bench import Augment, Task, Vocabulary
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.training import EncoderBatch, EncoderModel, Learned, StepLearner
 from fewshot_bench.utils.errors import UsageError
@@ -221,7 +221,8 @@ def test_the_projection_equals_a_plain_loop(name: str, architecture: dict[str, A
     classifier, moved = observed_fit(method, task, backbone)
     assert moved == start.numel()
     tokens = tokens_of(backbone, task)
-    views = [(task.train.view(number), task.train.labels) for number in range(6)]  # type: ignore[attr-defined]
+    half = Augment(scale=(0.5, 1.0))
+    views = [(task.train.view(number, half), task.train.labels) for number in range(6)]  # type: ignore[attr-defined]
     rate, penalty = method.lr, 1 / task.shots
     moved_to = reference.projection_fitted(backbone.module, name, views, tokens, rate, penalty)
     module = reference.with_weights(backbone.module, {name: moved_to})

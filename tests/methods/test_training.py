@@ -97,6 +97,25 @@ def test_a_choice_that_is_none_is_refused() -> None:
         training.require_choices(Chosen(mode="c"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 50.0])
+def test_gradients_are_clipped_to_their_total_norm_as_in_torch(max_norm: float) -> None:
+    ours, theirs = ([torch.nn.Parameter(torch.ones(size)) for size in (3, 2)] for _ in range(2))
+    optimizers = [torch.optim.SGD(one, lr=1.0) for one in (ours, theirs)]
+    factor = torch.tensor([3.0, 4.0])
+
+    def add_gradients(scale: training.Scale) -> None:
+        torch.autograd.backward(scale((factor * ours[1]).sum() + ours[0].sum()))
+
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    training.minimize_by(add_gradients, optimizers[0], scaler, max_norm)
+    torch.autograd.backward((factor * theirs[1]).sum() + theirs[0].sum())
+    if max_norm:
+        torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    optimizers[1].step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
+
+
 def test_momentum_is_zero_where_the_first_step_overflowed() -> None:
     weight = torch.nn.Parameter(torch.ones(1000))
     optimizer = training.momentum_sgd([weight], lr=0.5, momentum=0.9, fused=True)

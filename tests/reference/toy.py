@@ -95,7 +95,7 @@ class MemoryShots:
         for places in visited.split(size):
             pixels = self.pixels[places]
             if augment is not None and rng is not None:
-                pixels = _augmented(pixels, rng)
+                pixels = _augmented(pixels, augment, rng)
             yield (pixels, self.labels[places]) if labels else pixels
 
     @property
@@ -121,17 +121,20 @@ class MemoryShots:
         start: int = 0,
     ) -> Tensor:
         encode = partial(self.backbone.encode_image, projected=projected)
-        views = torch.stack([encode(self.view(start + i, rng)) for i in range(count)])
+        views = torch.stack([encode(self.view(start + i, augment, rng)) for i in range(count)])
         return F.normalize(views, dim=-1) if normalize and projected else views
 
-    def view(self, number: int, rng: torch.Generator | None = None) -> Tensor:
+    def view(self, number: int, augment: Augment, rng: torch.Generator | None = None) -> Tensor:
         """Pixels of the images' own view `number`, or of the next view drawn from `rng`."""
-        return _augmented(self.pixels, rng or torch.Generator().manual_seed(99 + number))
+        return _augmented(self.pixels, augment, rng or torch.Generator().manual_seed(99 + number))
 
 
-def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    flipped = torch.rand(len(pixels), generator=rng) < 0.5
-    contrast = 0.5 + torch.rand(len(pixels), 1, 1, 1, generator=rng)
+def _augmented(pixels: Tensor, augment: Augment, rng: torch.Generator) -> Tensor:
+    """Mirror images of another contrast; every number of `augment` has an effect."""
+    flipped = torch.rand(len(pixels), generator=rng) < augment.flip
+    (low, high), (narrow, wide) = augment.scale, augment.ratio
+    contrast = low + (high - low) * torch.rand(len(pixels), 1, 1, 1, generator=rng)
+    contrast = 1 + contrast * narrow / wide
     return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) * contrast
 
 
