@@ -39,7 +39,7 @@ _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
     "dataset": lambda record: _dataset_names(record.spec),
     "classes": lambda record: (record.spec.classes,),
     "shots": lambda record: (str(record.spec.shots),),
-    "seeds": lambda record: (str(Seed(record.spec.split_seed, record.spec.train_seed)),),
+    "seeds": lambda record: (str(Seed.of(record)),),
 }
 _KINDS = {
     "method": "method",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate, estimate_runs
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
@@ -60,6 +61,12 @@ def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
             right = arrays["predictions"] == arrays["labels"]
             found[record.spec.split_seed, record.spec.train_seed] = right.astype(float)
     return found
+
+
+def test_crossed_runs_are_chosen_by_support_set_then_training_seed(tmp_path: Path) -> None:
+    fill_crossed(tmp_path, CROSSED)
+    found = select(list(Store(tmp_path).records()), {"seeds": "2,3/1"}, {})
+    assert {(one.spec.split_seed, one.spec.train_seed) for one in found} == {(2, 2), (3, 1)}
 
 
 def test_support_sets_are_the_seeds_of_the_test(tmp_path: Path) -> None:
