@@ -20,9 +20,11 @@ from tests.helpers import fsbench
 from tests.synthetic_store import fill
 
 
-def rated(method: str, seed: int = 1, shots: int = 1, **metrics: float) -> Record:
+def rated(
+    method: str, dataset: str = "dtd", seed: int = 1, shots: int = 1, **metrics: float
+) -> Record:
     """A record with these metrics in addition to top-1."""
-    record = make(method, shots=shots, seed=seed, top1=metrics.pop("top1", 50.0))
+    record = make(method, dataset, shots=shots, seed=seed, top1=metrics.pop("top1", 50.0))
     return dataclasses.replace(record, metrics={**record.metrics, **metrics})
 
 
@@ -174,6 +176,22 @@ def test_every_metric_has_its_own_number_of_seeds(tmp_path: Path) -> None:
         assert row["n_seeds"] == seeds
         assert (row["top1_n"], row["ece_n"], row["brier_n"]) == ("3", "2", "0")
         assert (row["ece"], row["brier"]) == ("3.5", "")
+
+
+def test_no_average_over_data_sets_whose_seeds_of_a_metric_differ(tmp_path: Path) -> None:
+    for place, datasets in enumerate((("dtd", "pets"), ("pets", "dtd"))):
+        records = [rated("coop", dataset, seed=1, ece=2.0) for dataset in datasets]
+        records.append(rated("coop", datasets[0], seed=2, ece=4.0))
+        records.append(rated("coop", datasets[1], seed=2))
+        save(tmp_path / f"{place}", records)
+        found = read_csv(run_compare("--store", tmp_path / f"{place}", "--format", "csv").output)
+        values = {row["dataset"]: (row["ece"], row["ece_n"], row["top1_n"]) for row in found}
+        (average,) = values.keys() - set(datasets)
+        assert values == {
+            datasets[0]: ("3.0", "2", "2"),
+            datasets[1]: ("2.0", "1", "2"),
+            average: ("", "0", "2"),
+        }
 
 
 def test_records_without_a_digest_of_their_split_are_not_paired() -> None:

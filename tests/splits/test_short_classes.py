@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
-from fewshot_bench import Task
+from fewshot_bench import Item, Task
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
 from fewshot_bench.splits.draw import split_of
 from fewshot_bench.splits.sampling import SAMPLERS
+from fewshot_bench.splits.short_classes import short_lines
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench, save_image
@@ -171,6 +174,20 @@ def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path
         split = split_of(spec, SETS)
         assert (set(split.train), split.val) == (set(SETS["wide"].items()["train"]), ())
     assert cell.key() != RunSpec("zero-shot", "wide", 16, 1, 1).key()
+
+
+@pytest.mark.parametrize(("val", "warned"), [("min4", "3,5"), ("none", "")])
+def test_shots_that_leave_no_validation_image_in_any_class_are_named(val: str, warned: str) -> None:
+    train = [
+        Item(f"{label}/{number}", label, f"{label}") for label in (2, 3) for number in range(label)
+    ]
+    dataset: Any = SimpleNamespace(items=lambda: {"train": train, "test": train})
+    cells = [RunSpec("zero-shot", "toy", shots, 1, 1, val=val) for shots in (1, 2, 3, 5)]
+    (line,) = short_lines(cells, {"toy": dataset})
+    assert line.startswith("toy: 2 of 2 classes have fewer than 5 train images (class '2' 2)")
+    _, found, shots = line.partition("no image is left for validation at --shots ")
+    assert shots.removesuffix(" (docs/protocols.md)") == warned
+    assert bool(found) == bool(warned)
 
 
 def test_no_number_can_be_taken_for_all_shots() -> None:

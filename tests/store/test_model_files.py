@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.store.model_files import CONFIG, TENSORS, ModelConfig, read_model, write_model
+from fewshot_bench.store.model_files import (
+    CONFIG,
+    TENSORS,
+    ModelConfig,
+    read_model,
+    without_path,
+    write_model,
+)
 from fewshot_bench.utils.errors import ContractError, StoreError
 
 MODEL = ModelConfig("gda", "1", "tiny", "abc", ("red", "blue"), ("a photo of a {}.",), {"views": 3})
@@ -64,6 +71,18 @@ def test_any_changed_byte_is_noticed(
 
 
 @pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("dtd", "dtd"),
+        ("folder:/home/me/photos", "folder:photos"),
+        ("wds:train=/home/me/a.tar;test=~/b.tar", "wds:train=a.tar;test=b.tar"),
+    ],
+)
+def test_a_shared_model_has_no_folders_of_its_author(name: str, shown: str) -> None:
+    assert without_path(name) == shown
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("temperature", 0),
@@ -74,6 +93,8 @@ def test_any_changed_byte_is_noticed(
         ("reject", True),
         ("options", []),
         ("image_size", [224]),
+        ("data", {"image_digests": "no digits"}),
+        ("data", {"image_digests": 1}),
         ("stranger", 1),
     ],
 )
