@@ -436,7 +436,8 @@ def _open(package: Any, place: Place) -> Any:
     if not is_newer(place.folder, loaded):
         return loaded
     # The copies go with their description: new ones would be read under the earlier class names.
-    shutil.rmtree(package.load_dataset_builder(folder).cache_dir)
+    with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
+        shutil.rmtree(package.load_dataset_builder(folder).cache_dir)
     return package.load_dataset(folder)
 
 

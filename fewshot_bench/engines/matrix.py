@@ -7,6 +7,7 @@ ends, the records that it has stored stay, and the next run resumes with the mis
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -54,8 +55,7 @@ class CallOptions:
 class RunOutcome:
     """The outcome of running a plan.
 
-    failed: number of cells that failed, also in earlier runs, or whose records are gone from the
-    store.
+    failed: number of cells that failed, also in earlier runs, or whose new records are gone.
     inapplicable: True if no cell can have a result, as with a method that needs a part that the
     backbone lacks.
     """
@@ -164,7 +164,7 @@ def _run_in(
         interrupted, finished = _run(plan, state, engines, engine, store, reporter)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
     results = [record.spec for record in finished if record.status != "failed"]
-    failed += _report_gone([*state.done, *results], store, reporter)
+    failed += _report_gone(results, store, reporter)
     try:
         _report_failures(state, finished, store, reporter, whole=call.traceback)
         _report_plugins(store, reporter)
@@ -387,13 +387,13 @@ def _report_failures(
 
 
 def _report_gone(cells: Sequence[RunSpec], store: Store, reporter: Reporter) -> int:
-    """Report cells that are done, and whose records are not in the store any more; their number."""
+    """Report cells of this run whose records are not in the store any more; their number."""
     gone = sum(store.stamp(cell.key()) is None for cell in cells)
     if gone:
         reporter.warning(
             f"{gone} of {len(cells)} results are no longer in '{store.path}', which was moved or "
             "emptied during the run: bring them back with fsbench store merge FOLDER --store "
-            f"{store.path}, or run the same command again"
+            f"{shlex.quote(str(store.path))}, or run the same command again"
         )
     return gone
 
