@@ -25,6 +25,7 @@ from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
 from fewshot_bench.utils.errors import StoreError, unknown
 from fewshot_bench.utils.files import Damaged
 from fewshot_bench.utils.processes import is_at_limit
+from fewshot_bench.utils.text import LONGEST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -324,7 +325,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
             with zipfile.ZipFile(source) as archive:
                 names = set(names_in(archive))
                 if names not in _LAYOUTS:
-                    raise Damaged(f"it holds {sorted(names)}")
+                    raise Damaged(f"it holds {sorted(names)!s:.{LONGEST}}")
                 yield archive, digest
     except (FileNotFoundError, Damaged):
         raise
@@ -338,7 +339,8 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
                 f"cannot read '{path}': {error or 'not enough memory'}; run the same command again "
                 "when less runs on this machine"
             ) from error
-        raise Damaged(f"{type(error).__name__}: {error}") from None
+        # zipfile quotes the header of a member, which may be as long as the file.
+        raise Damaged(f"{type(error).__name__}: {error!s:.{LONGEST}}") from None
 
 
 _LAYOUTS = (

@@ -99,6 +99,19 @@ def test_unreadable_logits_are_set_aside(store: Store, cut: int | None) -> None:
     assert store.complete(key)
 
 
+def test_a_damaged_header_of_an_array_is_not_quoted_at_full_length(store: Store) -> None:
+    key = put(store, make(), n=500)
+    path = store.root / key[:2] / f"{key}.npz"
+    data = bytearray(path.read_bytes())
+    # The length of the first member's name.
+    data[27] ^= 0x10
+    path.write_bytes(data)
+    assert not store.complete(key)
+    (damage,) = store.damaged
+    assert damage.reason.startswith("BadZipFile: File name in directory")
+    assert len(damage.reason) < 300
+
+
 def test_reading_damaged_logits_says_so(store: Store) -> None:
     key = put(store, make())
     (store.root / key[:2] / f"{key}.npz").write_bytes(b"nonsense")
