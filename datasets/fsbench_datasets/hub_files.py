@@ -2,7 +2,7 @@
 
 The package `datasets` reads all files under the columns of the first one: `check_classnames`
 refuses files whose own class names are others. `empty_splits` finds splits saved without rows.
-`is_newer` finds files that changed after `datasets` copied them into its cache.
+`is_older` finds copies in the cache of `datasets` whose files have changed since.
 """
 
 from __future__ import annotations
@@ -117,16 +117,33 @@ def empty_splits(folder: Path) -> list[str]:
     return found
 
 
-def is_newer(folder: Path, loaded: Mapping[str, Any]) -> bool:
-    """True if the files of a folder changed after the splits that were loaded from it were copied.
+def last_change(folder: Path) -> int:
+    """The latest change of the files of a folder, in nanoseconds.
 
     `datasets` copies tables into its cache and knows a file by path and time of change alone. The
     time of status change also shows a file that was replaced by one with the same time. Images in
     files of their own are not copied.
     """
-    copies = [file["filename"] for rows in loaded.values() for file in rows.cache_files]
-    copied = min((os.stat(copy).st_mtime_ns for copy in copies), default=0)
-    return any(changed >= copied for changed in _changes(folder))
+    return max(_changes(folder), default=0)
+
+
+def is_older(loaded: Mapping[str, Any], change: int) -> bool:
+    """True if the splits that were loaded from a folder were copied before a change of its files.
+
+    True also if nothing was copied to a file.
+    """
+    return min((os.stat(copy).st_mtime_ns for copy in _copies(loaded)), default=0) <= change
+
+
+def date(loaded: Mapping[str, Any], change: int) -> None:
+    """Date new copies after the change: the clock of the folder's file system may be ahead."""
+    for copy in _copies(loaded):
+        if os.stat(copy).st_mtime_ns <= change:
+            os.utime(copy, ns=(change + 1, change + 1))
+
+
+def _copies(loaded: Mapping[str, Any]) -> list[str]:
+    return [file["filename"] for rows in loaded.values() for file in rows.cache_files]
 
 
 def _changes(folder: Path) -> Iterator[int]:

@@ -21,7 +21,14 @@ from typing import Any
 from fewshot_bench import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import read_file
-from fsbench_datasets.hub_files import STATE, check_classnames, empty_splits, is_newer
+from fsbench_datasets.hub_files import (
+    STATE,
+    check_classnames,
+    date,
+    empty_splits,
+    is_older,
+    last_change,
+)
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
@@ -432,13 +439,14 @@ def _open(package: Any, place: Place) -> Any:
     if _is_saved(place.folder):
         return package.load_from_disk(str(place.folder))
     folder = str(place.folder)
-    loaded = package.load_dataset(folder)
-    if not is_newer(place.folder, loaded):
-        return loaded
-    # The copies go with their description: new ones would be read under the earlier class names.
-    with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
-        shutil.rmtree(package.load_dataset_builder(folder).cache_dir)
-    return package.load_dataset(folder)
+    loaded, change = package.load_dataset(folder), last_change(place.folder)
+    if is_older(loaded, change):
+        # The description goes, too: new copies would be read under the earlier class names.
+        with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
+            shutil.rmtree(package.load_dataset_builder(folder).cache_dir)
+        loaded = package.load_dataset(folder)
+        date(loaded, change)
+    return loaded
 
 
 @contextlib.contextmanager

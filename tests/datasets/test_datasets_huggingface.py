@@ -244,6 +244,20 @@ def test_parquet_files_replaced_under_the_same_time_are_read_anew(
     assert opened(folder).stamp(item) == dataset.stamp(item)
 
 
+def test_files_are_copied_once_where_their_clock_is_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    table().to_parquet(folder / "train.parquet")
+    table(4, 90).to_parquet(folder / "test.parquet")
+    ahead = folder.stat().st_ctime_ns + 3600 * 10**9
+    monkeypatch.setattr("fsbench_datasets.hub_files._changes", lambda folder: [ahead])
+    dataset = opened(folder)
+    item = dataset.items()["test"][0]
+    assert opened(folder).stamp(item) == dataset.stamp(item)
+
+
 def test_files_with_other_class_names_are_refused(tmp_path: Path) -> None:
     """`datasets` reads all files under the class names of the first one."""
     turned = table(4, 90, label=([0, 1] * 2, hub.ClassLabel(names=NAMES[::-1])))
