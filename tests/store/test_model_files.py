@@ -74,8 +74,8 @@ def test_any_changed_byte_is_noticed(
     ("name", "shown"),
     [
         ("dtd", "dtd"),
-        ("folder:/home/me/photos", "folder:photos"),
-        ("wds:train=/home/me/a.tar;test=~/b.tar", "wds:train=a.tar;test=b.tar"),
+        ("folder:/data/photos", "folder:photos"),
+        ("wds:train=/data/a.tar;test=~/b.tar", "wds:train=a.tar;test=b.tar"),
     ],
 )
 def test_a_shared_model_has_no_folders_of_its_author(name: str, shown: str) -> None:
