@@ -120,7 +120,7 @@ def refuse_mixed(
             advice = f"choose one with {option_name(name)} {usual}"
             if name == "weights" and not filtered:
                 # A sweep runs with the weights that are there, which no option chooses.
-                advice = "remove the records of the others (fsbench store rm --weights PREFIX)"
+                advice = _local_advice(name, counts, filtered)
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(columns):
         if name == "options" and not filtered:
@@ -137,11 +137,19 @@ def _mixed(name: str, counts: Counter[str], place: str, advice: str) -> UsageErr
     )
 
 
+# The filter for each fact that `compare` and `store rm` choose by, which a sweep lacks.
+_CHOSEN_BY = {
+    OWN_DATA: "--own-data",
+    SKIPPED_IMAGES: "--own-data",
+    "weights": "--weights",
+    "revision": "--revision",
+    "target revision": "--revision",
+}
+
+
 def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
     if name == "code" and not filtered:
         return STALE_ADVICE
-    if filtered and name in (OWN_DATA, SKIPPED_IMAGES):
-        return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name == "model":
         return "remove the records of the other models (fsbench store rm)"
     if name == "imported picks":
@@ -153,10 +161,14 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         )
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
-    if filtered and name == "weights":
-        return f"choose one with --weights {counts.most_common(1)[0][0]}"
-    if filtered and name in ("revision", "target revision"):
+    if name in _CHOSEN_BY and not filtered:
+        rest = f"remove the records of the others (fsbench store rm {_CHOSEN_BY[name]} PREFIX)"
+        own = "choose with --classnames, --templates and --holdout as in run, or "
+        return f"{own if name == OWN_DATA else ''}{rest}"
+    if name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
+    if name in _CHOSEN_BY:
+        return f"choose one with {_CHOSEN_BY[name]} {counts.most_common(1)[0][0]}"
     if name == "code":
         chosen = counts.most_common(1)[0][0]
         return f"{STALE_ADVICE}, choose one with --code {chosen}"

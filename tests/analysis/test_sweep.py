@@ -189,11 +189,24 @@ def test_the_option_that_chooses_among_conditions_works(
     assert len(rows(store, *SMALL, f"--{name}", str(value))) == 6
 
 
-def test_weights_are_chosen_by_removing_the_others(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, weights="ab" * 32)])
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"weights": "ab" * 32}, ("--weights", "abab")),
+        ({"revision": "new lists"}, ("--revision", "new")),
+        ({"data": {"holdout": 0.5}}, ("--own-data", "none")),
+    ],
+)
+def test_what_no_option_of_a_sweep_chooses_is_removed(
+    tmp_path: Path, other: dict[str, Any], words: tuple[str, str]
+) -> None:
+    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, **other)])
     mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store).err
-    assert "fsbench store rm --weights PREFIX" in mixed
+    assert f"(fsbench store rm {words[0]} PREFIX)" in mixed
     assert "choose one with" not in mixed
+    assert "--force" not in mixed
+    assert fsbench("store", "rm", "--store", store, *words, "--yes").code == 0
+    assert len(rows(store, *SMALL)) == 6
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "csv", "json"])
