@@ -75,8 +75,9 @@ def test_what_does_not_go_with_it(store: Store, words: tuple[str, str]) -> None:
 
 
 def test_records_without_logits_are_counted(tmp_path: Path) -> None:
-    store = fill(tmp_path / "s", 1, 1, (1,), (1, 2), queries=20, classes=3)
-    store.file(next(iter(store.records())).spec.key()).with_suffix(".npz").unlink()
+    store = fill(tmp_path / "s", 1, 1, (1,), (1, 2, 3), queries=20, classes=3, failed=1)
+    done = next(record for record in store.records() if record.status == "done")
+    store.file(done.spec.key()).with_suffix(".npz").unlink()
     shown = run_compare("--store", store.path, "--per-class").output
     assert "1 finished record is left out: no logits that can be used" in shown
     assert "mean over 1 seed" in shown

@@ -141,6 +141,14 @@ def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
 
 
+def test_each_table_has_the_signature_of_its_own_records(tmp_path: Path) -> None:
+    records = matrix()
+    text = run_compare("--store", save(tmp_path, records), "--format", "markdown").output
+    parts = [[one for one in records if one.spec.dataset == name] for name in ("dtd", "pets")]
+    lines = [line for line in text.splitlines() if line.startswith("fsbench:1")]
+    assert lines == [signature_of(part) for part in (*parts, records)]
+
+
 @needs("pdflatex", "pdftotext")
 def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
     options = {"text": "a--b---c,,d -- \u4e00" * 9, "lr": 1e-5}

@@ -20,7 +20,7 @@ from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.contrasts import Ranking, Significance
+from fewshot_bench.analysis.table.contrasts import Contrast, Ranking, Significance
 from fewshot_bench.analysis.table.layout import grids
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
@@ -60,6 +60,12 @@ def hits(store: Path, method: str, shots: int) -> dict[str, list[np.ndarray]]:
             order = np.argsort(arrays["ids"])
             found.setdefault(spec.dataset, {})[spec.split_seed] = right[order].astype(float)
     return {name: [per[s] for s in sorted(per)] for name, per in sorted(found.items())}
+
+
+@pytest.mark.parametrize(("adjusted", "significant"), [(0.0499, True), (0.0501, False)])
+def test_the_level_is_five_percent_after_the_correction(adjusted: float, significant: bool) -> None:
+    result = compare_paired({"dtd": [[1, 0, 1]]}, {"dtd": [[0, 0, 1]]})
+    assert Contrast("coop", 1, "dtd", result, adjusted).significant == significant
 
 
 def test_every_number_follows_from_the_logits(store: Path) -> None:

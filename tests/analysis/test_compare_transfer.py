@@ -212,6 +212,9 @@ def test_mixed_store_with_everything() -> None:
     ]
     table = build([r for r in records if r.spec.method != "zero-shot"], Options(baseline="coop"))
     assert table.commands == ()
+    scopes = {line["dataset"]: line["scope"] for line in read_csv(written("csv", table))}
+    kinds = {"dtd": "all", "dtd (base)": "base", "dtd (new)": "new", IMAGENET_A: "transfer"}
+    assert scopes.items() >= kinds.items()
     status = {label: cell(table, label, "lp", 1).status for label in labels(table)}
     assert status == {
         "dtd": "done",

@@ -111,6 +111,10 @@ def test_more_seeds_and_images_show_smaller_differences() -> None:
     assert detectable(found.spreads, seeds=10) < now / 2
     assert detectable(found.spreads, images=10**6) < now
     assert detectable(found.spreads, power=0.9) > now > detectable(found.spreads, level=0.1)
+    (one,) = found.spreads.values()
+    error, freedom = planned_error(found.spreads, seeds=1)
+    assert error == pytest.approx(((one.image + one.interaction) / 300) ** 0.5)
+    assert freedom == pytest.approx(299)
 
 
 def test_plans_that_the_data_cannot_carry_are_refused() -> None:
@@ -172,7 +176,8 @@ def test_sampling_of_one_run_is_the_binomial_variance_and_of_several_what_they_s
 
 def test_components_need_both_seeds_crossed_without_gaps() -> None:
     values = {(s, t): 70.0 for s in range(3) for t in range(3)}
-    assert components(values, 1.0).total == 1.0
+    found = components(values, 1.0)
+    assert (found.support, found.training, found.residual, found.sampling) == (0, 0, 0, 1)
     with pytest.raises(UsageError, match=r"no score for split seed/training seed 2/1:"):
         components({pair: v for pair, v in values.items() if pair != (2, 1)}, 1.0)
     with pytest.raises(UsageError, match="1 split seeds and 3 training seeds"):

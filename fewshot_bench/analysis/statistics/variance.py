@@ -33,11 +33,6 @@ class Components:
     clipped: tuple[str, ...]
     freedoms: tuple[int, int, int]
 
-    @property
-    def total(self) -> float:
-        """Variance of one run with a new support set, training seed and test set."""
-        return self.support + self.training + self.sampling + self.residual
-
 
 def components(values: Mapping[Seeds, float], sampling: float) -> Components:
     """Split the variance of one method's scores on one data set.
