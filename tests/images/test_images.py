@@ -19,6 +19,7 @@ from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
 from fewshot_bench.images.decode import decode, decoded, unreadable
+from fewshot_bench.images.given import prepared
 from fewshot_bench.images.loader import ImageSource
 from tests.images.test_features import Memory
 
@@ -121,6 +122,16 @@ def test_augmented_batches_depend_on_the_seeds_of_their_passes_alone(backbone: A
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
     assert drawn(1).shape == (len(FILES), 3, 32, 32)
+
+
+def test_a_given_file_that_changes_in_use_is_refused(backbone: Any, tmp_path: Path) -> None:
+    path = tmp_path / "one.jpg"
+    path.write_bytes(FILES["rgb.jpg"])
+    source, problems = prepared([path], backbone, rotate=False)
+    assert problems == {}
+    path.write_bytes(FILES["gray.jpg"])
+    with pytest.raises(DataMissingError, match="changed while it was in use"):
+        next(source.batches(1, [0], Augment(), [1]))
 
 
 def test_damaged_files_are_named(backbone: Any) -> None:
