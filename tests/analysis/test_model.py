@@ -133,10 +133,12 @@ def test_predictions_name_class_and_runner_up(model: fb.Model, photos: Path) -> 
 
 def test_temperature_and_rejection(folder: Path, photos: Path, tmp_path: Path) -> None:
     config, tensors = read_model(folder)
-    config = dataclasses.replace(config, temperature=1e-300, reject=None)
+    config = dataclasses.replace(config, temperature=1e-300, reject=0.9)
     write_model(tmp_path / "sharp", config, tensors, "")
     sharp = fb.load_model(tmp_path / "sharp")
-    assert set(sharp.predict(paths(photos)).probability) == {1.0}
+    table = sharp.predict(paths(photos))
+    assert set(table.probability) == {1.0}
+    assert None not in set(table["class"])
     config = dataclasses.replace(config, temperature=1e9, reject=0.9)
     write_model(tmp_path / "flat", config, tensors, "")
     table = fb.load_model(tmp_path / "flat").predict(paths(photos))
