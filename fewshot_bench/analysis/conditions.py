@@ -37,7 +37,7 @@ from fewshot_bench.api.spec import (
     method_label,
 )
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import digest_of, option_name
+from fewshot_bench.utils.text import counted, digest_of, option_name
 
 # Names of conditions of a data set; both are filtered by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
@@ -131,7 +131,9 @@ def refuse_mixed(
 
 
 def _mixed(name: str, counts: Counter[str], place: str, advice: str) -> UsageError:
-    values = ", ".join(f"'{value}' in {count} records" for value, count in sorted(counts.items()))
+    values = ", ".join(
+        f"'{value}' in {counted(count, 'record')}" for value, count in sorted(counts.items())
+    )
     return UsageError(
         f"records differ in {name} ({values}), expected one value in {place}: {advice}"
     )

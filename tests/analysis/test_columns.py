@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.columns import COSTS, TRAINED
+from fewshot_bench.analysis.table.columns import COSTS, TRAINED, parameters
 from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.record import Record
 from tests.compare_records import make, read_csv, save, written
@@ -87,3 +87,11 @@ def test_facts_of_methods_stand_beside_records_of_before() -> None:
     told = ("coop[epochs=5]", "coop-50/100/200 with epochs=5", "class names")
     assert shown == [("coop", "", ""), told, ("gda", "", "")]
     assert "schedule" not in written("terminal", build([old, new, other], Options()))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(999, "999"), (1e3, "1.0 k"), (184_320, "184.3 k"), (999_949, "999.9 k"), (999_950, "1.0 M")],
+)
+def test_numbers_of_parameters_are_rounded_to_the_right_unit(value: float, text: str) -> None:
+    assert parameters(value) == text

@@ -19,7 +19,7 @@ def own(method: str = "coop", **data: object) -> Record:
 
 def test_own_data_does_not_mix() -> None:
     records = [own(), own(templates=["a {}"]), make("coop", "pets")]
-    with pytest.raises(UsageError, match=r"own data of 'dtd' \('[0-9a-f]{12}' in 1 records, 'none"):
+    with pytest.raises(UsageError, match=r"own data of 'dtd' \('[0-9a-f]{12}' in 1 record, 'none"):
         build(records)
     table = build(records, Options(allow_mixed=True))
     digest = table.conditions["own data"][0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from fewshot_bench.runner.isolation import guarded
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils import determinism
-from fewshot_bench.utils.rng import derive
+from fewshot_bench.utils.rng import derive, isolated
 from tests.helpers import cells, quick
 
 TRAINED = ("linear-probe", "tip-adapter-f", "coop", "clip-lora")
@@ -51,6 +53,29 @@ def test_a_fit_draws_by_its_training_seed() -> None:
     first, second = (run_one(one, Session()) for one in specs)
     assert first.record.split["digest"] == second.record.split["digest"]
     assert not torch.equal(first.logits, second.logits)  # type: ignore[arg-type]
+
+
+def test_every_global_generator_is_seeded_inside_and_restored_after() -> None:
+    def draws() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    outside = draws()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    modes = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    with isolated(3):
+        first = draws()
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(modes[2] + 1)
+    assert (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()) == modes
+    assert draws() == outside
+    with isolated(3):
+        assert draws() == first
+    with isolated(4):
+        assert not set(draws()) & set(first)
 
 
 @pytest.mark.parametrize("method", TRAINED)

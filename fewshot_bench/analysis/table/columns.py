@@ -116,7 +116,8 @@ def duration(value: float) -> str:
 def parameters(value: float) -> str:
     """A number of parameters: 512, 184.3 k, 8.2 M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        # 999,950 is 1.0 M, not 1000.0 k.
+        if value >= size * (1 - 5e-5):
             return f"{value / size:.1f} {unit}"
     return f"{value:.0f}"
 
