@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.helpers import PATIENCE
 
@@ -111,19 +112,21 @@ class SlurmCluster:
         import psutil
 
         daemon = psutil.Process(int((self.folder / f"slurmd.{node}.pid").read_text()))
-        below = daemon.children(recursive=True)
-        for process in (daemon, *below):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        # Steps leave their daemon's process tree; their environment names the node.
+        _kill([daemon, *daemon.children(recursive=True)])
+        _kill(self._steps(node))
+
+    def _steps(self, node: str = "") -> list[Any]:
+        """The processes of a node, or of all: steps leave the process tree of their daemon."""
+        import psutil
+
+        conf, found = self.environment["SLURM_CONF"], []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 mine = process.environ()
-                if (mine.get("SLURM_CONF"), mine.get("SLURMD_NODENAME")) == (
-                    self.environment["SLURM_CONF"],
-                    node,
-                ):
-                    process.send_signal(signal.SIGKILL)
+                ours = mine.get("SLURM_CONF") == conf and process.pid != os.getpid()
+                if ours and node in ("", mine.get("SLURMD_NODENAME")):
+                    found.append(process)
+        return found
 
     @classmethod
     def somewhere(cls) -> SlurmCluster:
@@ -148,12 +151,23 @@ class SlurmCluster:
         for daemon in daemons:
             with suppress(psutil.NoSuchProcess):
                 daemon.terminate()
-        psutil.wait_procs(daemons, timeout=PATIENCE)  # they write their state when they stop
+        # They write their state when they stop; one whose steps hang does not end by itself.
+        _, alive = psutil.wait_procs(daemons, timeout=5)
+        _kill([*alive, *self._steps()])
+        psutil.wait_procs(alive, timeout=5)
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _logs(self) -> str:
         texts = [path.read_text()[-1500:] for path in (self.folder / "log").glob("*.log")]
         return "\n".join(texts)
+
+
+def _kill(processes: Iterable[Any]) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _free_ports(count: int) -> list[int]:
