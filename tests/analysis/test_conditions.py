@@ -104,7 +104,7 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
     assert "--blur [none|soft|strong]" in told["help"]
     assert "1 cell: 0 done already, 1 to run" in told["planned"]
     assert "'sharp' is not one of 'none', 'soft', 'strong'" in told["refused"]
-    assert "records differ in blur ('none' in 1 records, 'strong' in 1 records)" in told["mixed"]
+    assert "records differ in blur ('none' in 1 record, 'strong' in 1 record)" in told["mixed"]
     assert "choose one with --blur" in told["mixed"]
     assert {"coop blur=none", "coop blur=strong"} <= {
         line.partition("  ")[0] for line in told["rows"].splitlines()
