@@ -20,14 +20,7 @@ from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, kept_split_option, store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.cli.splits import (
-    PUBLISHED_PICKS,
-    Subject,
-    counts,
-    file_or_name,
-    line,
-    opened,
-)
+from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_name, line, opened
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file

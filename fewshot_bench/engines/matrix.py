@@ -26,7 +26,6 @@ from fewshot_bench.utils.text import FEW, limited
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
-    from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.runner.needs import Needs
     from fewshot_bench.runner.request import Plan, Request
@@ -163,8 +162,7 @@ def _run_in(
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
         interrupted, finished = _run(plan, state, engines, engine, store, reporter)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
-    results = [record.spec for record in finished if record.status != "failed"]
-    failed += _report_gone(results, store, reporter)
+    failed += _report_gone(finished, store, reporter)
     try:
         _report_failures(state, finished, store, reporter, whole=call.traceback)
         _report_plugins(store, reporter)
@@ -386,12 +384,13 @@ def _report_failures(
     reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
 
 
-def _report_gone(cells: Sequence[RunSpec], store: Store, reporter: Reporter) -> int:
-    """Report cells of this run whose records are not in the store any more; their number."""
-    gone = sum(store.stamp(cell.key()) is None for cell in cells)
+def _report_gone(finished: Sequence[Record], store: Store, reporter: Reporter) -> int:
+    """Report results of this run that are not in the store any more; their number."""
+    results = [record.spec.key() for record in finished if record.status != "failed"]
+    gone = sum(store.stamp(key) is None for key in results)
     if gone:
         reporter.warning(
-            f"{gone} of {len(cells)} results are no longer in '{store.path}', which was moved or "
+            f"{gone} of {len(results)} results are no longer in '{store.path}', which was moved or "
             "emptied during the run: bring them back with fsbench store merge FOLDER --store "
             f"{shlex.quote(str(store.path))}, or run the same command again"
         )

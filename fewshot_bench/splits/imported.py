@@ -92,9 +92,8 @@ def check_val(picks: Picks, val: str) -> None:
 def fitting_val(val: Sequence[Item], shots: int) -> str:
     """The validation policy that admits these validation images and the fewest beside them."""
     held = _held(val)
-    if held == 0:
-        return "none"
-    return "min4" if held <= min(shots, 4) else "shots" if held <= shots else "full"
+    allowed = {name: most(shots) for name, most in VALIDATION.items()}
+    return next(name for name, most in allowed.items() if most is None or held <= most)
 
 
 def _held(val: Sequence[Item]) -> int:

@@ -17,11 +17,7 @@ from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, dura
 from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
 from fewshot_bench.runner.variants import Variant
-from fewshot_bench.utils.errors import (
-    NotApplicableError,
-    UnsupportedBackboneError,
-    UsageError,
-)
+from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
