@@ -154,7 +154,7 @@ def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
         return None
     from fewshot_bench.api.registry import registry
 
-    return _PluginColumns(warn) if registry().implementations("table_columns") else None
+    return _PluginColumns(warn) if registry().has_hook("table_columns") else None
 
 
 @dataclass(frozen=True, repr=False)

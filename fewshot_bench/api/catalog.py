@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,11 @@ class Entry:
     suites: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     elsewhere: bool = False
+
+    @property
+    def plugin(self) -> str:
+        """The full name of the plug-in that registered it."""
+        return self.origin.partition(",")[0]
 
     @property
     def is_built_in(self) -> bool:
@@ -57,9 +62,10 @@ class Entry:
 class Catalog:
     """All names of one kind (method, data set, backbone, metric, engine, option).
 
-    entries: the usable names. conflicts: error messages by name, for names that are registered more
-    than once. failed: problems of failed plug-ins, which register nothing. built_in_first: a
-    built-in entry wins over others of its name, since commands use it by default.
+    claims: all entries, as they were registered. entries: the usable names. conflicts: error
+    messages by name, for names that are registered more than once. failed: problems of failed
+    plug-ins, which register nothing. built_in_first: a built-in entry wins over others of its name,
+    since commands use it by default.
     """
 
     kind: str
@@ -68,8 +74,8 @@ class Catalog:
     entries: dict[str, Entry] = field(default_factory=dict)
     conflicts: dict[str, str] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
+    claims: list[Entry] = field(default_factory=list)
     _plugin: str = ""
-    _claims: list[Entry] = field(default_factory=list)
 
     def register(
         self,
@@ -95,7 +101,21 @@ class Catalog:
                 f"suites=({suites!r},)"
             )
         _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
-        self._claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
+        self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
+        self._settle()
+
+    @property
+    def registering(self) -> Callable[..., None]:
+        """The function that plug-ins call to add a name of this kind."""
+        special: dict[str, Callable[..., None]] = {
+            "metric": self.register_metric,
+            "option": self.register_option,
+        }
+        return special.get(self.kind, self.register)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Add entries that another process registered."""
+        self.claims += entries
         self._settle()
 
     def suites(self) -> dict[str, list[str]]:
@@ -123,7 +143,7 @@ class Catalog:
     def _settle(self) -> None:
         """Recompute entries and conflicts from all claims."""
         claims: dict[str, list[Entry]] = {}
-        for entry in self._claims:
+        for entry in self.claims:
             claims.setdefault(entry.name, []).append(entry)
         first = self._built_in(claims) if self.built_in_first else {}
         alone = {name: found[0] for name, found in claims.items() if len(found) == 1}
@@ -148,7 +168,7 @@ class Catalog:
 
     def forget(self, plugin: str) -> None:
         """Remove everything that a plug-in registered before it failed."""
-        self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]
+        self.claims = [e for e in self.claims if not e.origin.startswith(f"{plugin},")]
         self._settle()
 
     def names(self) -> list[str]:

@@ -33,6 +33,15 @@ class _Seen:
     modules: frozenset[str]
 
 
+class _Root:
+    """The outermost package of a class, or its module, which this process has not imported."""
+
+    def __init__(self, name: str, file: str, folders: Iterable[str] = ()) -> None:
+        self.__name__, self.__file__, self.__path__ = name, file, tuple(folders)
+
+
+# Attribute of a class that describes one of another process: the file of its module.
+FILE_OF_DESCRIBED = "_file"
 _DIGESTS: dict[str, tuple[Stamps, str]] = {}
 _SEEN: dict[str, _Seen] = {}
 # By package: the number and the last name of all imported modules, and its own.
@@ -44,8 +53,27 @@ def source_digest(method: type) -> str:
 
     Empty without files (a class typed into a prompt).
     """
-    root = _root(method.__module__)
+    root = _root(method.__module__) or _described_root(method)
     return "" if root is None else _digest(root)
+
+
+def _described_root(method: type) -> _Root | None:
+    """The package or module of a class that another process has imported, found by its files."""
+    file = vars(method).get(FILE_OF_DESCRIBED)
+    if file is None:
+        return None
+    parts, places = method.__module__.split("."), None
+    for count in range(1, len(parts) + 1):
+        name = ".".join(parts[:count])
+        # For a name without a dot, nothing is imported to find it.
+        found = importlib.machinery.PathFinder.find_spec(name, places) if places else None
+        spec = found if count > 1 else importlib.util.find_spec(name)
+        if spec is None:
+            break
+        places = spec.submodule_search_locations
+        if spec.has_location and spec.origin:
+            return _Root(name, spec.origin, places or ())
+    return _Root(method.__module__, file) if file else None
 
 
 def running_digest(method: type) -> str:
@@ -53,6 +81,8 @@ def running_digest(method: type) -> str:
 
     `CHANGED` if modules were imported both before and after an edit.
     """
+    if FILE_OF_DESCRIBED in vars(method):
+        return source_digest(method)
     return note_import(method.__module__)
 
 
@@ -110,7 +140,7 @@ def _root(module: str) -> ModuleType | None:
     return None
 
 
-def _digest(root: ModuleType) -> str:
+def _digest(root: ModuleType | _Root) -> str:
     files = _files(root)
     stamps = tuple((name, _stamp(path)) for name, path in sorted(files.items()))
     kept = _DIGESTS.get(root.__name__)
@@ -123,7 +153,7 @@ def _digest(root: ModuleType) -> str:
     return digest
 
 
-def _files(root: ModuleType) -> Mapping[str, str]:
+def _files(root: ModuleType | _Root) -> Mapping[str, str]:
     """The files of the digest, by path relative to the folder of the package or module."""
     folders = [str(folder) for folder in getattr(root, "__path__", ())]
     if folders:

@@ -163,6 +163,11 @@ def refuse_run_during_import() -> None:
         )
 
 
+def is_imported(path: Path) -> bool:
+    """True if this process has imported a file for a class of it."""
+    return path in _MODULES
+
+
 def refresh() -> None:
     """Unload files that were edited since their import, so that the next use reloads them.
 

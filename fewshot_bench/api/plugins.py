@@ -10,7 +10,7 @@ import copy
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,7 +101,7 @@ class Hooks:
     def worker_environment(
         self, store: Path, options: Mapping[str, Any]
     ) -> Mapping[str, str] | None:
-        """Environment variables for every worker, on any machine.
+        """Environment variables for the hooks and methods of this plug-in, on any machine.
 
         Called once, in the command, before anything is computed; a UsageError ends the command.
         options: the values of all options that plug-ins registered with `register_options`.
@@ -242,30 +242,59 @@ class PluginInfo:
         return f"plug-in {self.full_name} ({self.target}) was not loaded: {self.error}"
 
 
-def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
-    """Import every entry point of the group; failures are reported in `PluginInfo.error`."""
+def load_plugins(foreign: bool = True) -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
+    """Import every entry point of the group; failures are reported in `PluginInfo.error`.
+
+    foreign: False to import only those of this distribution.
+    """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    points, infos = _entry_points()
+    infos = []
+    for point, info in _listed_plugins():
+        if point is not None and (foreign or info.distribution == OWN):
+            infos.append(_load(manager, point, info))
+        elif point is None and foreign:
+            infos.append(info)
+    return manager, tuple(infos)
+
+
+def is_own(plugin: str) -> bool:
+    """True for the full name of a built-in plug-in."""
+    return plugin.partition(":")[0] == OWN
+
+
+def foreign_plugins() -> list[PluginInfo]:
+    """The plug-ins of other distributions; none is imported."""
+    return [info for _, info in _listed_plugins() if info.distribution != OWN]
+
+
+def _listed_plugins() -> list[tuple[Any, PluginInfo]]:
+    """(entry point, its facts) of every plug-in; without an entry point if it cannot be read."""
+    points, broken = _entry_points()
     only = os.environ.get(ONLY)
     about = {key: (_distribution(one), _version(one)) for key, one in _installed(points).items()}
+    listed: list[tuple[Any, PluginInfo]] = [(None, info) for info in broken]
     for point in points:
         distribution, version = about[id(point.dist)]
-        name, error = f"{distribution}:{point.name}", None
-        if only is not None and name not in only.split(","):
-            continue
-        try:
-            with plugin_code():
-                plugin = point.load()
-                manager.register(plugin, name=name)
-                _check_hooks(manager, plugin)
-                manager.check_pending()
-        except (Exception, SystemExit) as failure:
-            error = f"{type(failure).__name__}: {failure}"
-            if manager.has_plugin(name):
-                manager.unregister(name=name)
-        infos.append(PluginInfo(point.name, point.value, distribution, error, version))
-    return manager, tuple(infos)
+        info = PluginInfo(point.name, point.value, distribution, None, version)
+        if only is None or info.full_name in only.split(","):
+            listed.append((point, info))
+    return listed
+
+
+def _load(manager: pluggy.PluginManager, point: Any, info: PluginInfo) -> PluginInfo:
+    name = info.full_name
+    try:
+        with plugin_code():
+            plugin = point.load()
+            manager.register(plugin, name=name)
+            _check_hooks(manager, plugin)
+            manager.check_pending()
+    except (Exception, SystemExit) as failure:
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        return replace(info, error=f"{type(failure).__name__}: {failure}")
+    return info
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:

@@ -29,16 +29,28 @@ from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
+from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
+from fewshot_bench.api.plugins import (
+    PluginInfo,
+    call,
+    foreign_plugins,
+    has_third_party,
+    implementations,
+    load_plugins,
+)
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
+from fewshot_bench.utils.start_environment import remember_environment
 
 __all__ = [
     "EVERY",
     "KEPT_SPLITS",
     "Catalog",
+    "Claims",
     "Entry",
     "Registry",
+    "claims_of_plugins",
+    "hosting",
     "options_of",
     "place_without_family",
     "registry",
@@ -83,10 +95,19 @@ class Registry:
     options: Catalog
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
+    hosts: Mapping[str, PluginHost]
 
     def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
-        """(plug-in name, function) of every implementation of a hook, built-in ones first."""
+        """(plug-in name, function) of every implementation of a hook, built-in ones first.
+
+        Of this process alone: not of plug-ins that run in another one.
+        """
         return [(found.plugin_name, found.function) for found in implementations(self.hooks, hook)]
+
+    def has_hook(self, hook: str) -> bool:
+        """True if a plug-in of this or another process implements a hook."""
+        others = any(hook in host.hooks for host in self.hosts.values())
+        return others or bool(self.implementations(hook))
 
     def call(
         self,
@@ -96,7 +117,16 @@ class Registry:
         **arguments: Any,
     ) -> list[tuple[str, Any]]:
         """(plug-in name, return value) per plug-in; failed, entered: as in `plugins.call`."""
-        return list(call(self.hooks, hook, failed, entered, **arguments))
+        found = list(call(self.hooks, hook, failed, entered, **arguments))
+        for name, host in self.hosts.items():
+            if hook not in host.hooks:
+                continue
+            entered(name)
+            try:
+                found += [(name, value) for value in host.call(hook, arguments)]
+            except FsbenchError as error:
+                failed(name, error if isinstance(error, PluginError) else PluginError(str(error)))
+        return found
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
@@ -115,7 +145,16 @@ class Registry:
         if name in self.methods.entries or not method_files.is_meant(name):
             return self.methods.find(name)
         own = method_files.canonical(name)
-        return Entry(own, method_files.load(name), own)
+        host = None if _hosts is None else _hosts.of_file(name)
+        return Entry(own, method_files.load(name) if host is None else host.method_class(own), own)
+
+    def owner(self, method: str) -> str:
+        """The foreign plug-in, or the file, that the code of a method belongs to; else empty."""
+        found = method_files.parts(method)
+        if found is not None:
+            return found[0]
+        entry = self.methods.entries.get(method)
+        return "" if entry is None or entry.is_built_in else entry.plugin
 
     def name_of(self, cls: type) -> str:
         """The name of a method's class: its registered name, or `file.py:Class` of its module.
@@ -137,8 +176,11 @@ class Registry:
         return f"{os.path.realpath(file)}:{cls.__name__}"
 
     def method_class(self, name: str) -> type:
-        """The class of a method."""
+        """The class of a method; its description if its plug-in runs in another process."""
         entry = self.method(name)
+        host = self.hosts.get(entry.plugin)
+        if host is not None:
+            return host.method_class(name)
         target = entry.load()
         if not isinstance(target, type):
             raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
@@ -161,7 +203,7 @@ class Registry:
         if cls is not None and not (registered and self.method_class(name) is cls):
             digest = method_code.running_digest(cls)
             return {"registered": False, "distribution": "", "version": "", "digest": digest}
-        plugin = self.method(name).origin.partition(",")[0]
+        plugin = self.method(name).plugin
         info = next((info for info in self.plugins if info.full_name == plugin), None)
         try:
             digest = method_code.running_digest(self.method_class(name))
@@ -286,29 +328,91 @@ class Registry:
         return list(dict.fromkeys(found))
 
 
-@functools.cache
-def registry() -> Registry:
-    """The registry of this process, built from the installed entry points on first use."""
-    manager, infos = load_plugins()
-    methods = Catalog("method", "methods")
-    datasets = Catalog("data set", "datasets")
-    backbones = Catalog("backbone", "backbones")
-    metrics = Catalog("metric", "metrics")
-    engines = Catalog("engine", "engines", built_in_first=True)
-    options = Catalog("option", "options", built_in_first=True)
-    catalogs = (methods, datasets, backbones, metrics, engines, options)
-    failed = _fill(manager, "register_methods", methods)
-    failed |= _fill(manager, "register_datasets", datasets)
-    failed |= _fill(manager, "register_backbones", backbones)
-    failed |= _fill(manager, "register_metrics", metrics, metrics.register_metric)
-    failed |= _fill(manager, "register_engines", engines)
-    failed |= _fill(manager, "register_options", options, options.register_option)
+@dataclass(frozen=True)
+class Claims:
+    """Everything that plug-ins registered, and the reasons why some failed, by full name."""
+
+    catalogs: tuple[Catalog, ...]
+    failed: dict[str, str]
+    infos: tuple[PluginInfo, ...]
+    hooks: pluggy.HookRelay
+
+
+def claims_of_plugins(foreign: bool = True) -> Claims:
+    """Import the plug-ins and have them register; `foreign`: those of other distributions, too."""
+    manager, infos = load_plugins(foreign)
+    catalogs = (
+        Catalog("method", "methods"),
+        Catalog("data set", "datasets"),
+        Catalog("backbone", "backbones"),
+        Catalog("metric", "metrics"),
+        Catalog("engine", "engines", built_in_first=True),
+        Catalog("option", "options", built_in_first=True),
+    )
+    failed: dict[str, str] = {}
+    for catalog in catalogs:
+        failed |= _fill(manager, catalog)
     for plugin in failed:
         # In all catalogs, so that a failed plug-in causes no name conflicts.
         for catalog in catalogs:
             catalog.forget(plugin)
         # Its other hooks are not called either: they may count on what it did not register.
         manager.unregister(name=plugin)
+    return Claims(catalogs, failed, infos, manager.hook)
+
+
+# The processes of foreign plug-ins while cells are planned and run; None elsewhere.
+_hosts: PluginHosts | None = None
+
+
+@contextmanager
+def hosting() -> Iterator[None]:
+    """Inside, foreign plug-ins and files with methods run in processes of their own.
+
+    Their methods are described in this process, which imports no module of theirs. What the
+    environment is now is what processes get that are started inside.
+    """
+    global _hosts
+    if _hosts is not None:
+        yield
+        return
+    with remember_environment():
+        _hosts, foreign = PluginHosts(), has_third_party()
+        if foreign:
+            registry.cache_clear()
+        try:
+            yield
+        finally:
+            hosts, _hosts = _hosts, None
+            hosts.close()
+            if foreign:
+                registry.cache_clear()
+
+
+def _described(claims: Claims, hosts: PluginHosts) -> tuple[dict[str, PluginHost], Claims]:
+    """The processes of foreign plug-ins, and all claims with theirs."""
+    foreign = foreign_plugins()
+    started = {info.full_name: hosts.start(info.full_name) for info in foreign if not info.error}
+    infos = [*claims.infos, *(info for info in foreign if info.error)]
+    for info in foreign:
+        if info.error:
+            continue
+        entries, error = started[info.full_name].describe()
+        for catalog in claims.catalogs:
+            catalog.add(() if error else entries.get(catalog.kind, ()))
+        infos.append(replace(info, error=error))
+    infos.sort(key=lambda info: (info.name, info.target))
+    return started, replace(claims, infos=tuple(infos))
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process, built from the installed entry points on first use."""
+    claims = claims_of_plugins(foreign=_hosts is None)
+    hosts: dict[str, PluginHost] = {}
+    if _hosts is not None:
+        hosts, claims = _described(claims, _hosts)
+    methods, datasets, backbones, metrics, engines, options = claims.catalogs
     for name in METRICS.keys() & metrics.entries.keys():
         metrics.conflicts[name] = built_in_wins("metric", name, [metrics.entries.pop(name)])
     for name in [name for name in metrics.entries if taken(name, {*metrics.entries} - {name})]:
@@ -320,28 +424,25 @@ def registry() -> Registry:
     targets = [entry.target for entry in methods.entries.values()]
     # Plug-ins may have imported a part of their package; the rest is noted on use.
     method_code.note_imports(t.partition(":")[0] for t in targets if isinstance(t, str))
-    infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in catalogs:
+    infos = tuple(replace(i, error=i.error or claims.failed.get(i.full_name)) for i in claims.infos)
+    for catalog in claims.catalogs:
         catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(methods, datasets, backbones, metrics, engines, options, infos, manager.hook)
+    return Registry(
+        methods, datasets, backbones, metrics, engines, options, infos, claims.hooks, hosts
+    )
 
 
-def _fill(
-    manager: pluggy.PluginManager,
-    hook: str,
-    catalog: Catalog,
-    register: Callable[..., None] | None = None,
-) -> dict[str, str]:
+def _fill(manager: pluggy.PluginManager, catalog: Catalog) -> dict[str, str]:
     """Call one plug-in's hook at a time, so that each entry records its origin.
 
     Returns the reason per plug-in whose hook failed.
     """
-    failed = {}
+    failed, hook = {}, f"register_{catalog.listing}"
     for implementation in implementations(manager.hook, hook):
         catalog._plugin = implementation.plugin_name
         try:
             with plugin_code():
-                implementation.function(register=register or catalog.register)
+                implementation.function(register=catalog.registering)
         except (Exception, SystemExit) as error:
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
     return failed

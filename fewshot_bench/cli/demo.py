@@ -23,13 +23,15 @@ def command(ctx: click.Context, store: Path) -> None:
     Runs the five methods (Tip-Adapter in both forms) at 1 and 4 shots with one seed, all
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
+    from fewshot_bench.api.registry import hosting
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import run_matrix
     from fewshot_bench.engines.choice import EngineChoice, conditions_of
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
-    code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
+    with hosting():
+        code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
     if code:
         ctx.exit(code)
     ctx.invoke(compare.command, store=store, dataset=",".join(DATASETS), shots="1,4", seeds="1")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import click
 
 from fewshot_bench.api.defaults import MOST_JOBS, MOST_THREADS
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES, SIZE, Seconds
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
@@ -88,7 +88,25 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class RunCommand(click.Command):
-    """A command that runs cells, and accepts the options declared by engines and plug-ins."""
+    """A command that runs cells, and accepts the options declared by engines and plug-ins.
+
+    From its arguments to its end, it imports no foreign plug-in (`hosting`).
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments while plug-ins run in processes of their own."""
+        with ExitStack() as stack:
+            if not extra.get("resilient_parsing"):
+                stack.enter_context(hosting())
+            made = super().make_context(info_name, args, parent, **extra)
+            made.call_on_close(stack.pop_all().close)
+        return made
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own options and the declared ones."""

@@ -43,7 +43,8 @@ class Settings:
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
     dead machine ends. keep_logits: which logits are kept (`store.keeping`). keep_models: True to
     keep the models of cells (`store.kept_models`). feature_budget: bytes of kept features, None
-    for a share of the disk. variables: plug-ins' variables for workers (`worker_environment`).
+    for a share of the disk. variables: the variables of each plug-in (`worker_environment`), which
+    its hooks and its methods get.
     code: identity of the methods' code, so that workers of an earlier command, which imported
     other code, are not mistaken for this one's.
     """
@@ -60,7 +61,7 @@ class Settings:
     keep_models: bool = False
     offline: bool = False
     feature_budget: int | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     code: str = ""
 
     @property
@@ -79,7 +80,7 @@ class Settings:
             found[offline.VARIABLE] = "1"
         if self.feature_budget is not None:
             found[BUDGET_VARIABLE] = str(self.feature_budget)
-        return {**self.variables, **found}
+        return found
 
 
 class Engine(ABC):

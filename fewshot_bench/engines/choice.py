@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.defaults import backbone_for, precision_for
 from fewshot_bench.api.options import Option, is_given, values_of
-from fewshot_bench.api.plugins import OWN
+from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT, RunSpec
@@ -157,35 +157,29 @@ class EngineChoice:
 
         return "cuda" if cuda_is_there() else "cpu"
 
-    def worker_environment(self, store: Path) -> dict[str, str]:
-        """Plug-ins' variables for workers.
+    def worker_environment(self, store: Path) -> dict[str, dict[str, str]]:
+        """The variables that each plug-in gives to its hooks and its methods, by plug-in.
 
-        Raises a plug-in's refusal; PluginError on conflicts, with each other or with fewshot_bench.
+        Raises a plug-in's refusal; PluginError for a variable of fewshot_bench itself.
         """
-        found: dict[str, tuple[str, str]] = {}
         given: dict[str, Any] = {"store": store.absolute(), "options": self.plugin_options}
-        for plugin, variables in registry().call("worker_environment", _refuse, **given):
-            for name, value in variables.items():
-                if name.startswith(RESERVED) and plugin.partition(":")[0] != OWN:
+        found = dict(registry().call("worker_environment", _refuse, **given))
+        for plugin, variables in found.items():
+            for name in variables:
+                if name.startswith(RESERVED) and not is_own(plugin):
                     raise PluginError(
                         f"worker_environment of plug-in {plugin} sets {name}: {RESERVED}* are "
                         "settings of fewshot_bench itself, by which cells of a run would differ; "
                         "expected another name"
                     )
-                other, first = found.setdefault(name, (plugin, value))
-                if first != value:
-                    raise PluginError(
-                        f"two plug-ins give workers another {name}: {other} '{first}', {plugin} "
-                        f"'{value}'; disable one with FSBENCH_DISABLE_PLUGINS"
-                    )
-        return {name: value for name, (_, value) in found.items()}
+        return found
 
     def settings(
         self,
         conditions: Conditions,
         force: bool = False,
         code: str = "",
-        variables: Mapping[str, str] | None = None,
+        variables: Mapping[str, Mapping[str, str]] | None = None,
         *,
         cells: int,
     ) -> Settings:
@@ -337,11 +331,16 @@ def _refuse(plugin: str, failure: PluginError) -> None:
 
 
 @contextmanager
-def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[None]:
-    """Set the workers' hook variables inside, for hooks in the command's own process."""
+def hook_environment(store: Path, variables: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """Set the variables of plug-ins where their hooks run: here, or in processes of their own."""
     from fewshot_bench.engines.base import STORE
 
-    wanted = {**variables, STORE: str(store.path)}
+    wanted = {STORE: str(store)}
+    for plugin, given in variables.items():
+        if plugin not in registry().hosts:
+            wanted |= given
+    for plugin, host in registry().hosts.items():
+        host.set_variables({**variables.get(plugin, {}), STORE: str(store)})
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

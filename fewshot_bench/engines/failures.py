@@ -71,7 +71,8 @@ def _reason(record: Record) -> Reason:
 def _fit(method: str) -> str:
     """Location of a method's `fit`, as a ContractError of the harness has no author's frame."""
     try:
-        return definition(getattr(registry().method_class(method), "fit", None))
+        cls = registry().method_class(method)
+        return str(getattr(cls, "_fit_at", "")) or definition(getattr(cls, "fit", None))
     except FsbenchError:
         return ""
 

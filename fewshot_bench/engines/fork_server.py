@@ -132,7 +132,9 @@ class Forked:
 class _Server:
     """Engine-side handle of a server, which ends with this process or with the handle."""
 
-    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: str, environment: Mapping[str, str], path: Sequence[str] | None
+    ) -> None:
         self.libraries = _libraries(environment)
         # True once it has forked a process: its imports are done, further forks are immediate.
         self.ready = False
@@ -142,7 +144,7 @@ class _Server:
         with other:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", "-m", MODULE),
+                    *_python(MODULE, path),
                     *(program, str(os.getpid()), str(other.fileno())),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -166,9 +168,11 @@ class _Server:
         output: int | None,
         errors: int,
         descriptors: Sequence[int],
+        path: Sequence[str] | None,
     ) -> Forked:
         """Fork a new process; OSError if the server has ended."""
-        request = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
+        request = {"arguments": arguments, "environment": environment, "path": path}
+        request["folder"] = os.getcwd()
         pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
         (ours, theirs) = zip(*pairs, strict=True)
         try:
@@ -221,21 +225,23 @@ def start(
     *,
     output: int | None = None,
     fork: bool = True,
+    path: Sequence[str] | None = None,
 ) -> subprocess.Popen[str] | Forked:
     """Start a process that runs a program, with text pipes for standard input and output.
 
     program: `WORKER` or `LABELS`. arguments: of its `main`, without the last two, which are its
     parent and its inherited descriptors. output: a descriptor that replaces the output pipe.
-    fork: False if a fork is unsafe: an accelerator's driver does not survive it.
+    fork: False if a fork is unsafe: an accelerator's driver does not survive it. path: its
+    `sys.path`, set once Python has started; by default that of its environment.
     """
     if fork and sys.platform == "linux" and environment.get(VARIABLE) != "0":
         # If the working directory or the server has just disappeared, start a fresh process.
         with suppress(OSError):
-            server = _server(program, environment)
-            return server.fork(arguments, environment, output, errors, descriptors)
+            server = _server(program, environment, path)
+            return server.fork(arguments, environment, output, errors, descriptors, path)
     numbers = ",".join(map(str, descriptors))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", program, *arguments, str(os.getpid()), numbers],
+        [*_python(program, path), *arguments, str(os.getpid()), numbers],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE if output is None else output,
         stderr=errors,
@@ -248,12 +254,20 @@ def start(
     )
 
 
-def _server(program: str, environment: Mapping[str, str]) -> _Server:
+def _python(module: str, path: Sequence[str] | None) -> list[str]:
+    """The start of a command that runs `main` of a module under a `sys.path`."""
+    if path is None:
+        return [sys.executable, "-P", "-m", module]
+    code = f"import sys; sys.path[:] = {[*path]!r}; from {module} import main; main()"
+    return [sys.executable, "-P", "-c", code]
+
+
+def _server(program: str, environment: Mapping[str, str], path: Sequence[str] | None) -> _Server:
     """The server for an environment; a replaced server lives as long as its `Forked` handles."""
     with _lock:
         server = _current.get(program)
         if server is None or not server.serves(environment):
-            server = _current[program] = _Server(program, environment)
+            server = _current[program] = _Server(program, environment, path)
         return server
 
 
@@ -363,7 +377,8 @@ def _become(request: Mapping[str, Any], standard: Sequence[int], status: int) ->
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    sys.path[:] = [*_python_path(), *(part for part in sys.path if part not in before)]
+    found = [*_python_path(), *(part for part in sys.path if part not in before)]
+    sys.path[:] = found if request["path"] is None else request["path"]
     importlib.invalidate_caches()
 
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import hosting
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import STORE, Settings, StoreSnapshot
+from fewshot_bench.engines.base import Settings, StoreSnapshot
+from fewshot_bench.engines.choice import hook_environment
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
@@ -186,10 +188,13 @@ def _leave_word(job: Job, text: str) -> None:
 
 
 def _take_part(job: Job) -> None:
-    os.environ.update({**job.settings.variables, STORE: str(job.store.path)})
     cells = job.open_cells()
     linger = LINGER_LEASES * job.settings.lease
-    with LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine:
+    with (
+        hosting(),
+        hook_environment(job.store.path, job.settings.variables),
+        LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine,
+    ):
         for record in engine.run(cells, lambda *_: None):
             print(_line(record), flush=True)
             if record.transient and job.before.new_record(record.spec) is None:

@@ -1,69 +1,143 @@
-"""The label process of each worker: reads images, computes metrics and stores results.
+"""The label process of a run: reads images, computes metrics and stores results.
 
-The engine starts it with `LabelProcess`; `main` is the process. No method code runs in it: it
-imports only plug-ins that provide data sets of the current cells.
+The engine starts it with `LabelProcess`, before any worker; `main` is the process. No method code
+runs in it: it imports only plug-ins that provide data sets of the current cells, and nothing that
+came into the environment after the command was started.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import plugins
+from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import SEPARATE, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.fork_server import LABELS, start
 from fewshot_bench.engines.messages import Closed, receive, send
+from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.examiner import LISTS_KEPT, Examiner
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.processes import die_with
+from fewshot_bench.utils.start_environment import environment_at_start
 
 # One channel per image-reading thread, and one for all other requests.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
+# Variables by which Python or the system's loader runs other code, and which other processes set.
+_LOADING = ("PYTHON", "LD_", "DYLD_")
 
 
 class LabelProcess:
-    """Engine-side handle of the label process of one worker."""
+    """Engine-side handle of the label process of a run; start it before any worker."""
 
-    def __init__(
-        self, store: Path, environment: Mapping[str, str], stderr: int, keep: str = ""
-    ) -> None:
-        """Start it; `descriptors`: the worker's ends of the channels, closed here by `started`.
-
-        keep: `Settings.keep_logits`.
-        """
-        pairs = [socket.socketpair() for _ in range(CHANNELS)]
-        self._number = 0
-        self._ends = [mine for mine, _ in pairs]
-        theirs = [other for _, other in pairs]
+    def __init__(self, store: Path, settings: Settings) -> None:
+        """Start it, with the environment that the command was started with."""
+        self._control, other = socket.socketpair()
+        self._lock = threading.Lock()
+        self._workers = self._announced = 0
+        environment = {**clean_environment(), **settings.environment()}
+        reading, writing = os.pipe()
         try:
             self.process = start(
                 LABELS,
-                [str(store), keep],
+                [str(store), settings.keep_logits],
                 {**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
-                stderr,
-                [end.fileno() for end in theirs],
-                output=stderr,
+                writing,
+                [other.fileno()],
+                output=writing,
+                path=[*filter(None, sys.path)],
             )
         finally:
-            for end in theirs:
-                end.close()
+            other.close()
+            os.close(writing)
+        threading.Thread(target=_pass_on, args=(reading,), daemon=True).start()
+
+    @property
+    def is_alive(self) -> bool:
+        """True until the process has ended."""
+        return self.process.poll() is None
+
+    def connect(self) -> Connection:
+        """Open the channels of one more worker."""
+        pairs = [socket.socketpair() for _ in range(CHANNELS)]
+        done, closing = os.pipe()
+        self._workers += 1
+        theirs = [*(other.fileno() for _, other in pairs), closing]
+        try:
+            self._tell({"worker": self._workers}, theirs)
+        finally:
+            for _, other in pairs:
+                other.close()
+            os.close(closing)
+        return Connection(self, self._workers, [mine for mine, _ in pairs], done)
+
+    def expect(self, worker: int, cells: Sequence[RunSpec]) -> int:
+        """Announce a worker's next cells; from now on, its requests for other cells are refused.
+
+        Returns the number of this announcement, which the worker passes to `begin`.
+        """
+        self._announced += 1
+        self._tell(
+            {
+                "worker": worker,
+                "plugins": needed_plugins(cells),
+                "cells": _facts(cells),
+                "number": self._announced,
+            }
+        )
+        return self._announced
+
+    def _tell(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        # Workers notice if the label process has ended.
+        with self._lock, suppress(OSError):
+            socket.send_fds(self._control, [b"."], descriptors)
+            send(self._control, message)
+
+    def stop(self) -> None:
+        """Wait until the results of all workers, which have ended, are stored; then it ends."""
+        self._control.close()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+
+
+class Connection:
+    """The channels of one worker to the label process."""
+
+    def __init__(
+        self, labels: LabelProcess, worker: int, ends: Sequence[socket.socket], done: int
+    ) -> None:
+        self.labels = labels
+        self._worker = worker
+        self._ends = ends
+        self._done = done
+
+    @property
+    def pid(self) -> int:
+        """The id of the label process."""
+        return self.labels.process.pid
 
     @property
     def descriptors(self) -> list[int]:
@@ -76,35 +150,34 @@ class LabelProcess:
             end.close()
 
     def expect(self, cells: Sequence[RunSpec]) -> int:
-        """Announce the worker's next cells; from now on, requests for other cells are refused.
-
-        Returns the number of this announcement, which the worker passes to `begin`.
-        """
-        self._number += 1
-        facts = {"plugins": needed_plugins(cells), "cells": _facts(cells), "number": self._number}
-        text = json.dumps(facts) + "\n"
-        # The worker notices if the label process has ended.
-        with suppress(OSError, ValueError):
-            assert self.process.stdin is not None
-            self.process.stdin.write(text)
-            self.process.stdin.flush()
-        return self._number
+        """Announce the worker's next cells, as `LabelProcess.expect`."""
+        return self.labels.expect(self._worker, cells)
 
     def left(self) -> None:
-        """After the worker has ended: wait until its results are stored and this process ends."""
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.stop()
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
+        """After the worker has ended: wait until its results are stored."""
+        # The label process closes its end after the last request.
+        done, self._done = self._done, -1
+        if done >= 0:
+            select.select([done], [], [], STOP_SECONDS)
+            os.close(done)
 
-    def stop(self) -> None:
-        """Kill the process."""
-        self.process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_SECONDS)
+
+def _pass_on(descriptor: int) -> None:
+    """Print what a process prints, such as warnings of a data set's code."""
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with suppress(OSError, ValueError):
+                sys.stderr.write(line)
+                sys.stderr.flush()
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of the command, without variables that make Python or the loader run code."""
+    return {
+        name: value
+        for name, value in environment_at_start().items()
+        if not name.startswith(_LOADING)
+    }
 
 
 def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
@@ -114,7 +187,21 @@ def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
     """
     names = {name for cell in cells for name in (cell.dataset, cell.target) if name}
     entries = [registry().dataset_entry(name) for name in names]
-    found = {entry.origin.partition(",")[0] for entry in entries if entry is not None}
+    return sorted({entry.plugin for entry in entries if entry is not None})
+
+
+def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
+    """Full names of the plug-ins that a worker needs for cells: built-in ones, and few others.
+
+    These are the plug-ins of their methods, which have one owner, and of their backbones.
+    """
+    known, found = (
+        registry(),
+        {one.full_name for one in registry().plugins if is_own(one.full_name)},
+    )
+    for cell in cells:
+        entries = known.methods.entries.get(cell.method), known.backbones.entries.get(cell.backbone)
+        found |= {entry.plugin for entry in entries if entry is not None}
     return sorted(found)
 
 
@@ -135,14 +222,16 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     return facts
 
 
-class _LabelServer:
-    """Handles requests of a worker: image reads concurrently, all others under a lock."""
+class _Desk:
+    """Handles requests of one worker: image reads concurrently, all others under the shared lock.
 
-    def __init__(self, store: Path, keep: str) -> None:
-        self._store = Store(store)
-        self._keep = keep
-        self._examiner = Examiner(store, anonymous=True)
-        self._lock = threading.Condition()
+    The worker gets only lists of images that its own cells need.
+    """
+
+    def __init__(self, store: Store, keep: str, examiner: Examiner, lock: threading.Condition):
+        self._store, self._keep = store, keep
+        self._examiner, self._lock = examiner, lock
+        self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
         self._expected: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
         self._number = 0
@@ -168,8 +257,21 @@ class _LabelServer:
             )
         return self._expected[key]
 
-    def serve(self, channel: socket.socket) -> None:
-        """Handle the requests of one channel until its other end closes."""
+    def _listed(self, handle: str) -> ImageFiles:
+        if handle not in self._lists:
+            raise ContractError(f"no list of images has the handle '{handle}'; run again")
+        return self._lists[handle]
+
+    def serve(self, channels: Sequence[socket.socket], closing: int) -> None:
+        """Handle the requests of all channels until the worker ends; then close `closing`."""
+        threads = [threading.Thread(target=self._serve, args=(one,)) for one in channels]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(closing)
+
+    def _serve(self, channel: socket.socket) -> None:
         with channel, suppress(Closed, OSError):
             while True:
                 header, body = receive(channel)
@@ -183,14 +285,14 @@ class _LabelServer:
         self, operation: str, values: dict[str, Any], body: bytearray
     ) -> tuple[dict[str, Any], bytes]:
         if operation == "read":
-            return {}, self._examiner.listed(values["handle"]).read(values["index"])
+            return {}, self._listed(values["handle"]).read(values["index"])
         with self._lock:
             if operation == "begin":
                 # The engine has announced these cells, or is about to.
                 self._lock.wait_for(lambda: self._number >= values["number"])
                 return {}, b""
             if operation == "digests":
-                files = self._examiner.listed(values["handle"])
+                files = self._listed(values["handle"])
                 digests = b"".join(files.digests)
                 return {"problem": files.problem}, digests
             if operation == "settle":
@@ -198,7 +300,13 @@ class _LabelServer:
                 return {}, b""
             spec = RunSpec.from_dict(values["spec"])
             self._cell(spec)
-            return dataclasses.asdict(self._examiner.cell(spec)), b""
+            lists = self._examiner.cell(spec)
+            for images in (lists.train, lists.val, lists.queries):
+                self._lists[images.handle] = self._examiner.files(images)
+                self._lists.move_to_end(images.handle)
+            while len(self._lists) > LISTS_KEPT:
+                self._lists.popitem(last=False)
+            return dataclasses.asdict(lists), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
         """Compute metrics and store a cell, only once: repeated submissions could reveal labels."""
@@ -245,35 +353,39 @@ def _error_facts(error: Exception) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error)}
 
 
-@contextmanager
-def _served(desk: _LabelServer, numbers: Sequence[int]) -> Iterator[list[threading.Thread]]:
+def _listen(control: socket.socket, store: Store, keep: str) -> None:
+    """Open a desk for every worker that the engine names, until the engine closes the channel."""
+    desks: dict[int, _Desk] = {}
     threads = []
-    for number in numbers:
-        channel = socket.socket(fileno=number)
-        os.set_inheritable(number, False)
-        threads.append(threading.Thread(target=desk.serve, args=(channel,), daemon=True))
-        threads[-1].start()
-    yield threads
+    examiner, lock = Examiner(store.path, anonymous=True), threading.Condition()
+    with suppress(Closed, OSError):
+        while True:
+            mark, descriptors, _, _ = socket.recv_fds(control, 1, CHANNELS + 1)
+            if not mark:
+                break
+            message, _ = receive(control)
+            if "cells" in message:
+                desks[message["worker"]].expect(message)
+                continue
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            *numbers, closing = descriptors
+            channels = [socket.socket(fileno=number) for number in numbers]
+            desk = desks[message["worker"]] = _Desk(store, keep, examiner, lock)
+            threads.append(threading.Thread(target=desk.serve, args=(channels, closing)))
+            threads[-1].start()
     for thread in threads:
         thread.join()
 
 
 def main() -> None:
-    """Arguments: store folder, logits to keep, parent process id, comma-separated descriptors."""
-    folder, keep, parent, numbers = sys.argv[1:]
+    """Arguments: store folder, logits to keep, parent process id, descriptor of the control."""
+    folder, keep, parent, number = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
     ignore_pillow_warnings()
-    desk = _LabelServer(Path(folder), keep)
-
-    def listen() -> None:
-        for line in sys.stdin:
-            desk.expect(json.loads(line))
-
-    threading.Thread(target=listen, daemon=True).start()
-    with _served(desk, [int(number) for number in numbers.split(",")]):
-        pass
-    # The thread that reads the engine's messages would delay a normal exit.
+    os.set_inheritable(int(number), False)
+    _listen(socket.socket(fileno=int(number)), Store(Path(folder)), keep)
     os._exit(0)
 
 

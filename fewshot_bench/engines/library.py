@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.method import configuration
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
@@ -98,23 +98,26 @@ def run(
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]
-    others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
-    engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
-    conditions = conditions_of(engines, backbone, precision, given["datasets"], given["transfer"])
-    request = Request(
-        methods=_methods(given["methods"], folder),
-        backbone=conditions.backbone,
-        device=conditions.device,
-        precision=conditions.precision,
-        data=read_own_data(classnames, given["templates"], given["holdout"]),
-        store=folder,
-        others=others,
-        **{name: given[name] for name in ASKED},
-    )
-    reporter = CallReporter(progress)
-    _warn_of_edits(request, given["methods"], reporter)
-    call = CallOptions(dry_run, force, retry_failed, keep_stale, traceback)
-    ended = run_matrix(request, conditions, engines, reporter, call)
+    with hosting():
+        others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
+        engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
+        conditions = conditions_of(
+            engines, backbone, precision, given["datasets"], given["transfer"]
+        )
+        request = Request(
+            methods=_methods(given["methods"], folder),
+            backbone=conditions.backbone,
+            device=conditions.device,
+            precision=conditions.precision,
+            data=read_own_data(classnames, given["templates"], given["holdout"]),
+            store=folder,
+            others=others,
+            **{name: given[name] for name in ASKED},
+        )
+        reporter = CallReporter(progress)
+        _warn_of_edits(request, given["methods"], reporter)
+        call = CallOptions(dry_run, force, retry_failed, keep_stale, traceback)
+        ended = run_matrix(request, conditions, engines, reporter, call)
     return _results(ended, folder)
 
 
@@ -139,7 +142,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
         name = one if isinstance(one, str) else one.method
         if known.suite_of_methods(name) is not None:
             continue
-        found = known.method_class(name)
+        found = known.method_class(name) if isinstance(given, str) else _class_here(name)
         cls = found if isinstance(given, str) else given if isinstance(given, type) else type(given)
         if method_code.is_edited(found.__module__):
             reporter.warning(
@@ -152,6 +155,13 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "
                 "start Python anew)"
             )
+
+
+def _class_here(name: str) -> type:
+    """The class of a method that this process has imported."""
+    entry = registry().methods.entries.get(name)
+    found: type = method_files.load(name) if entry is None else entry.load()
+    return found
 
 
 def methods(suite: str | None = None) -> list[str]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import queue
 import secrets
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -33,17 +31,16 @@ from fewshot_bench.engines.base import (
     lost,
     silent,
 )
+from fewshot_bench.engines.hooks import HookCalls
+from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import Event, RetryPolicy, Slot, Worker, slots_of
 from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
-from fewshot_bench.engines.worker import finished
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.prefetch import cores
-from fewshot_bench.utils.text import printable
 
 TICK_SECONDS = 0.5
-HOOK_TICK_SECONDS = 0.2
 # An engine that looks at its workers no more often than this was itself stopped or held up.
 HELD_UP_SECONDS = 5.0
 
@@ -86,7 +83,6 @@ class LocalEngine(Engine):
     _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
     _choice: Choice = field(default_factory=Choice)
-    _warned: set[tuple[str, str]] = field(default_factory=set)
     _idle_since: float = 0.0
     _looked: float = 0.0
     _awaited: bool = False
@@ -96,6 +92,8 @@ class LocalEngine(Engine):
         run = self.run_id or secrets.token_hex(8)
         self.leases = Leases(self.store, run, self.settings.lease)
         self._retries = RetryPolicy(self.settings)
+        self._hooks = HookCalls()
+        self._label_process: LabelProcess | None = None
 
     @property
     def workers(self) -> int:
@@ -103,11 +101,13 @@ class LocalEngine(Engine):
         return self.settings.workers
 
     def close(self) -> None:
-        """Stop the workers and release their leases; warns of reports of records that this ends."""
+        """Stop the workers and release their leases; warns of hooks that this ends."""
         try:
             for worker in self._workers:
                 worker.stop()
-            self._warn_of_stopped_reports()
+            if self._label_process is not None:
+                self._label_process.stop()
+            self._hooks.stop()
         finally:
             self.leases.close()
 
@@ -121,7 +121,8 @@ class LocalEngine(Engine):
     def _start(self, slot: Slot) -> None:
         """Start a worker; EngineError at a limit on open files, processes or threads."""
         try:
-            worker = Worker.start(slot, self.store, self.settings, self._events)
+            labels = self._labels()
+            worker = Worker.start(slot, self.store, self.settings, self._events, labels)
         except (OSError, RuntimeError) as error:
             raise EngineError(
                 f"cannot start worker {len(self._workers) + 1} of {self.workers}: "
@@ -129,6 +130,12 @@ class LocalEngine(Engine):
                 "limits on open files and processes (ulimit -n, ulimit -u)"
             ) from error
         self._workers.append(worker)
+
+    def _labels(self) -> LabelProcess:
+        """The label process of this run, started before any worker, and anew if it has ended."""
+        if self._label_process is None or not self._label_process.is_alive:
+            self._label_process = LabelProcess(self.store.path, self.settings)
+        return self._label_process
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other runs.
@@ -140,7 +147,8 @@ class LocalEngine(Engine):
         if self.before is None:
             self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
-        self._waiting = by_fit(order)
+        # Once a process has run code of a foreign plug-in, it ends with that plug-in's cells.
+        self._waiting = sorted(by_fit(order), key=_owner)
         open_cells = len(cells)
         self._idle_since = self._looked = time.monotonic()
         while open_cells:
@@ -149,7 +157,7 @@ class LocalEngine(Engine):
                 open_cells -= 1
                 yield self._ready.popleft()
             if not open_cells or self._waited_too_long():
-                self._let_hooks_end(progress)
+                self._hooks.wait(HOOK_SECONDS)
                 return
             try:
                 worker, event = self._events.get(timeout=TICK_SECONDS)
@@ -167,40 +175,6 @@ class LocalEngine(Engine):
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
 
-    def _let_hooks_end(self, progress: Progress) -> None:
-        """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`."""
-        end = time.monotonic() + HOOK_SECONDS
-        while time.monotonic() < end and any(map(_runs_hooks, self._workers)):
-            with suppress(queue.Empty):
-                worker, event = self._events.get(timeout=HOOK_TICK_SECONDS)
-                self._handle(worker, event, progress)
-            for worker in self._workers:
-                worker.end_what_it_left()
-        for worker in self._workers:
-            self._warn_of_hook(worker)
-
-    def _warn_of_hook(
-        self, worker: Worker, how: str = "did not come back (or ended its process)"
-    ) -> None:
-        """Warn if a worker was left or has ended inside a hook; once per plug-in and hook."""
-        if any(worker.hook) and worker.hook not in self._warned:
-            self._warned.add(worker.hook)
-            hook, plugin = worker.hook
-            text = f"{hook} of plug-in {plugin} {how}: its last reports are lost"
-            print(printable(f"warning: {text}"), file=sys.stderr)
-
-    def _warn_of_stopped_reports(self) -> None:
-        """Warn if workers were stopped inside `run_finished`: nothing reports their cells again."""
-        with suppress(queue.Empty):
-            while True:
-                # The last events of stopped workers.
-                worker, event = self._events.get_nowait()
-                if event is not None and event["event"] == "hook":
-                    worker.hook = event["hook"], event["plugin"]
-        for worker in self._workers:
-            if worker.hook[0] == "run_finished":
-                self._warn_of_hook(worker, "was stopped")
-
     def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
         if event is None:
             self._ended(worker)
@@ -208,8 +182,8 @@ class LocalEngine(Engine):
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
-        elif event["event"] == "hook":
-            worker.hook, worker.unreported = (event["hook"], event["plugin"]), None
+        elif event["event"] == "started" and worker.cells:
+            self._hooks.started(worker.cells[0])
         elif event["event"] == "retired":
             worker.retired = True
         elif event["event"] == "idle":
@@ -226,7 +200,7 @@ class LocalEngine(Engine):
             if cell is not None:
                 self._fitted.add(cell.fit_key())
                 self._ready.append(self._stored(cell))
-                worker.unreported = self._ready[-1] if event.get("hooks") else None
+                self._hooks.finished(self._ready[-1])
         if not worker.cells:
             self._release(worker)
 
@@ -237,14 +211,21 @@ class LocalEngine(Engine):
         worker.claimed = ""
 
     def _dispatch(self) -> None:
-        """Send every idle worker the best group for it that no other run computes."""
+        """Send every idle worker the best group for it that no other run computes.
+
+        One that may compute none of them ends, and a fresh one takes its slot.
+        """
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
                 place = worker.slot.name
-                ahead = self._waiting[:LOOKED_AT]
+                ahead = [g for g in self._waiting if worker.serves(_owner(g))][:LOOKED_AT]
+                if not ahead:
+                    worker.retire()
+                    break
                 avoid = [self._retries.happened_at(group, place) for group in ahead]
-                group = self._waiting.pop(self._choice.index(worker, ahead, avoid))
+                group = ahead[self._choice.index(worker, ahead, avoid)]
+                self._waiting.remove(group)
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
@@ -282,7 +263,9 @@ class LocalEngine(Engine):
     def _send(self, worker: Worker, cells: Group) -> None:
         self._choice.took(worker, cells)
         parts, earlier = self._retries.parts(cells), self._retries.incidents(cells)
-        worker.send(cells, self.settings.force, parts, earlier)
+        owner = _owner(cells)
+        variables = self.settings.variables.get(owner)
+        worker.send(cells, self.settings.force, parts, earlier, owner, variables)
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
@@ -347,7 +330,7 @@ class LocalEngine(Engine):
         else:
             record = self.store.write(record)
         self._ready.append(record)
-        finished(record)
+        self._hooks.finished(record)
 
     def _ended(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
@@ -359,17 +342,15 @@ class LocalEngine(Engine):
             return
         self._workers.remove(worker)
         self._choice.gone(worker)
-        self._warn_of_hook(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
             self._retries.failed_start(worker)
         before = len(self._ready)
         worker.cells = self._settle(worker.cells)
-        # Stored by its label process, and no worker is left to call the hook.
-        unreported = [worker.unreported] if worker.unreported is not None else []
-        for record in [*unreported, *islice(self._ready, before, None)]:
-            finished(record)
+        # Stored by the label process, while the worker ended before it said so.
+        for record in islice(self._ready, before, None):
+            self._hooks.finished(record)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)
         elif worker.cells:
@@ -381,12 +362,9 @@ class LocalEngine(Engine):
         self._release(worker)
 
 
-def _runs_hooks(worker: Worker) -> bool:
-    """True for a worker that has finished its cells but is neither idle yet nor known to be gone.
-
-    The last events of a process that has ended may still be on their way.
-    """
-    return not (worker.idle or worker.cells or not worker.ready)
+def _owner(group: Group) -> str:
+    """The foreign plug-in or file of a group's method; empty for a built-in method."""
+    return registry().owner(group[0].method)
 
 
 def build(setup: EngineSetup) -> LocalEngine:

@@ -116,7 +116,7 @@ def _run_in(
     folder: Path,
     conditions: Conditions,
     engines: EngineChoice,
-    variables: Mapping[str, str],
+    variables: Mapping[str, Mapping[str, str]],
     reporter: Reporter,
     call: CallOptions,
 ) -> RunOutcome:
@@ -153,7 +153,7 @@ def _run_in(
 
         loading.check_weights(conditions.backbone)
     _check_room(plan, state, store, engines, settings, reporter)
-    with hook_environment(store, variables), engines.running(setup) as engine:
+    with hook_environment(store.path, variables), engines.running(setup) as engine:
         with engines.blaming():
             engine.warm(len(state.todo))
         _drop_unreadable(plan, state, reporter)

@@ -24,9 +24,10 @@ from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
 from fewshot_bench.engines.fork_server import WORKER, Forked, start
-from fewshot_bench.engines.label_process import LabelProcess
+from fewshot_bench.engines.label_process import Connection, LabelProcess, plugins_of
 from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.start_environment import environment_at_start
 
 # Seconds without heartbeat and CPU time after which a process counts as stopped or swapped out.
 SILENT_SECONDS = 60.0
@@ -89,7 +90,9 @@ class Worker:
 
     slot: Slot
     process: subprocess.Popen[str] | Forked
-    labels: LabelProcess
+    labels: Connection
+    # The foreign plug-in whose code it has run, empty for built-in methods; None before any cell.
+    owner: str | None = None
     cells: Group = field(default_factory=list)
     parts: int = 1
     # Key of the fit whose lease the engine holds for this worker.
@@ -101,10 +104,6 @@ class Worker:
     retired: bool = False
     # True once its backbone is loaded: from then on, the time of its first cell counts.
     started: bool = False
-    # The hook that it runs now, and whose: ("run_finished", "trackers:trackers"), or empty texts.
-    hook: tuple[str, str] = ("", "")
-    # The record of a cell that it has finished, until it begins to call the hooks for it.
-    unreported: Record | None = None
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
@@ -116,17 +115,22 @@ class Worker:
     _beat: float = 0.0
     _sign: float = 0.0
     _cpu: float = 0.0
+    _asking: bool = False
 
     @classmethod
     def start(
-        cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
+        cls,
+        slot: Slot,
+        store: Store,
+        settings: Settings,
+        events: queue.Queue[Event],
+        labels: LabelProcess,
     ) -> Worker:
         """Start a process; its messages arrive in `events`, None once it has ended."""
-        # The slot's come last: no plug-in gives a worker the device of another one.
-        environment = {**os.environ, **settings.environment(), **slot.environment}
+        environment = {**environment_at_start(), **settings.environment(), **slot.environment}
         reading, writing = os.pipe()
+        connection = labels.connect()
         try:
-            labels = LabelProcess(store.path, environment, writing, settings.keep_logits)
             arguments = [
                 *(str(store.path), slot.device, str(settings.threads or 0)),
                 str(int(settings.keep_models)),
@@ -136,14 +140,14 @@ class Worker:
                 arguments,
                 environment,
                 writing,
-                labels.descriptors,
+                connection.descriptors,
                 fork=slot.device == "cpu",
             )
-            labels.started()
         finally:
+            connection.started()
             os.close(writing)
         said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
-        worker = cls(slot, process, labels, _events=events)
+        worker = cls(slot, process, connection, _events=events)
         worker._alive()
         said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
         said.start()
@@ -179,14 +183,41 @@ class Worker:
                         sys.stderr.write(line)
                         sys.stderr.flush()
 
-    def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
-        """Send cells to the worker; its reader notices a process that has ended."""
+    def serves(self, owner: str) -> bool:
+        """True if it may compute the cells of a plug-in, or built-in ones (an empty name).
+
+        A process that has run foreign code never computes the cells of another method.
+        """
+        return self.owner in (None, owner)
+
+    def retire(self) -> None:
+        """Let the process, which is idle, end."""
+        self.idle = False
+        with suppress(OSError, ValueError):
+            _stream(self.process.stdin).close()
+
+    def send(
+        self,
+        cells: Group,
+        force: bool,
+        parts: int,
+        incidents: Mapping[str, Any],
+        owner: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send cells to the worker; its reader notices a process that has ended.
+
+        owner: of their methods, which has `variables`.
+        """
+        self.owner = owner
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
         self._new_cell()
         number = self.labels.expect(cells)
         specs = [cell.to_dict() for cell in cells]
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
-        request["number"] = number
+        # The slot's come last: no plug-in gives a worker the device of another one.
+        given = {**(variables or {}), **self.slot.environment}
+        request |= {"number": number, "plugins": plugins_of(cells), "variables": given}
         text = json.dumps(request) + "\n"
         # The reader closes the channel of a process that has ended.
         with suppress(OSError, ValueError):
@@ -214,6 +245,7 @@ class Worker:
     def beat(self, event: Mapping[str, Any]) -> None:
         """Register any event as a sign of life; heartbeats count as activity only while waiting."""
         now = time.monotonic()
+        self._asking = bool(event.get("asking"))
         if event["event"] == "started":
             self.started, self._since = True, now
         if event.get("waiting"):
@@ -232,7 +264,7 @@ class Worker:
 
     def overdue(self, timeout: float | None, hang: float) -> str:
         """The reason to end this process: "timeout", "hang", or nothing."""
-        if self.ended or (self.ready and not self.cells and not any(self.hook)):
+        if self.ended or (self.ready and not self.cells):
             return ""
         now = time.monotonic()
         timed = self.started and self.cells
@@ -242,7 +274,8 @@ class Worker:
             # The fork server still imports, which may take long on a busy machine.
             self._beat = now
         passed = now - self._sign
-        pids = self.process.pid, self.labels.process.pid
+        # The label process serves other workers, too.
+        pids = [self.process.pid, *([self.labels.pid] if self._asking else [])]
         used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
         # Less than before: the process has been forked, and its server's CPU time no longer counts.
         self._cpu = min(self._cpu, used)

@@ -35,6 +35,7 @@ class RemoteExaminer:
         self._earlier: dict[str, list[Mapping[str, str]]] = {}
         self._process = os.getpid()
         self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
+        self._channels = len(descriptors)
         for number in descriptors:
             os.set_inheritable(number, False)
             self._free.put(socket.socket(fileno=number))
@@ -47,9 +48,10 @@ class RemoteExaminer:
         self.ask("begin", number=number)
         self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
 
-    def note(self, key: str, kind: str, text: str) -> None:
-        """Add an incident to a cell that has not started yet."""
-        self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
+    @property
+    def is_asking(self) -> bool:
+        """True while a request waits for its reply."""
+        return self._free.qsize() < self._channels
 
     def ask(
         self, operation: str, body: bytes | memoryview = b"", **values: Any

@@ -9,25 +9,25 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_bench.api.record import FUNCTIONS, Record
+from fewshot_bench.api import plugins
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
-from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.prefetch import start_own
 from fewshot_bench.utils.processes import die_with
-from fewshot_bench.utils.text import few
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
@@ -57,7 +57,7 @@ class _Answers:
             self._reported = now
             self.send("progress", done=done, total=total)
 
-    def keep_beating(self) -> None:
+    def keep_beating(self, examiner: RemoteExaminer) -> None:
         """Send heartbeats from a separate thread."""
 
         def beat() -> None:
@@ -65,7 +65,7 @@ class _Answers:
 
             while True:
                 time.sleep(BEAT_SECONDS)
-                self.send("beat", waiting=is_waiting())
+                self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
 
         start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 
@@ -82,10 +82,10 @@ def main() -> None:
     ignore_pillow_warnings()
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
-    answers.keep_beating()
     os.environ[STORE] = folder
     store = Store(Path(folder))
     examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
+    answers.keep_beating(examiner)
     try:
         session = partial(_session, store, device, examiner, keep_models == "1")
         _serve(store, session, int(threads), answers, examiner)
@@ -125,11 +125,21 @@ def _serve(
     answers.send("idle")
     for line in sys.stdin:
         request = json.loads(line)
+        _import_plugins(request["plugins"], request["variables"])
         examiner.begin(request["number"], request["incidents"])
         if not _compute(request, store, session, answers, examiner):
             # State left by a plug-in must not reach another cell, nor keep this process alive.
             os._exit(0)
         answers.send("idle")
+
+
+def _import_plugins(names: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Allow the plug-ins that the next cells need, of which at most one has foreign methods."""
+    os.environ.update(variables)
+    wanted = ",".join(names)
+    if os.environ.get(plugins.ONLY) != wanted:
+        os.environ[plugins.ONLY] = wanted
+        registry.cache_clear()
 
 
 def _compute(
@@ -149,85 +159,22 @@ def _compute(
     session.backbone(todo[0])
     # Loading the backbone is not billed.
     answers.send("started")
-    trusted = _hook("run_started", todo[0], examiner, answers, spec=todo[0])
     # Closed here, as the next request must not find the views of this one open.
     with closing(run_group(todo, session, answers.progress, request["parts"])) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
-            record, trusted = outcome.record, trusted and not outcome.tainted
-            following = todo[number] if number < len(todo) else None
+            record, last = outcome.record, number == len(todo)
             if record.transient:
-                # The engine decides whether to store it, and calls the hook.
+                # The engine decides whether to store it.
                 answers.send("failed", record=record.to_dict())
             else:
-                answers.send("finished", key=record.spec.key(), hooks=True)
-                # Hooks get the stored record: the one computed here has no metrics.
-                stored = store.get(record.spec.key()) or record
-                trusted &= _hook("run_finished", following, examiner, answers, record=stored)
-            if following is None:
-                break
-            if not trusted:
-                answers.send("retired")
-                break
-            # Sent after the hook, so that its time does not count for the next cell.
-            answers.send("started")
-            trusted &= _hook("run_started", following, examiner, answers, spec=following)
-    return trusted
-
-
-def _hook(
-    hook: str,
-    following: RunSpec | None,
-    examiner: RemoteExaminer,
-    answers: _Answers,
-    **arguments: object,
-) -> bool:
-    """Call a hook; undo what it changed, and name that in the next cell's record.
-
-    Functions and settings that numbers follow from are undone. The parent gets the name of its
-    plug-in, since it may block or end this process. True if all was undone.
-    """
-    from fewshot_bench.runner.isolation.functions import Functions
-    from fewshot_bench.runner.isolation.settings import Settings, of_numbers
-
-    functions, settings = Functions(), Settings(of_numbers())
-    call_hook(hook, lambda plugin: answers.send("hook", hook=hook, plugin=plugin), **arguments)
-    answers.send("hook", hook="", plugin="")
-    swapped, complete = functions.restore()
-    found = [(FUNCTIONS, f"replaced {few(swapped)}", complete)] if swapped else []
-    for setting, values, undone in settings.changes():
-        found.append(("settings", f"{setting.verb} {setting.name}{values}", undone))
-    for kind, what, undone in found:
-        end = "put back" if undone else "could not be undone: the process is not used again"
-        text = f"a hook of a plug-in, run before this cell, {what}; {end}"
-        if following is not None:
-            examiner.note(following.key(), kind, text)
-    return all(undone for _, _, undone in found)
-
-
-def finished(record: Record) -> None:
-    """Call `run_finished` for a record that is stored."""
-    call_hook("run_finished", record=record)
-
-
-# The plug-ins and hooks whose failures this process has already reported.
-_shown: set[tuple[str, str]] = set()
-
-
-def call_hook(
-    hook: str, entered: Callable[[str], None] = lambda plugin: None, **arguments: object
-) -> None:
-    """Call a hook. A failure must not cost a result: warn once per plug-in and hook.
-
-    entered: called with the name of each plug-in before its hook.
-    """
-    from fewshot_bench.api.registry import registry
-
-    def failed(plugin: str, failure: PluginError) -> None:
-        if (plugin, hook) not in _shown:
-            _shown.add((plugin, hook))
-            print(f"warning: {failure}", file=sys.stderr)
-
-    registry().call(hook, failed, entered, **arguments)
+                answers.send("finished", key=record.spec.key())
+            if outcome.tainted:
+                if not last:
+                    answers.send("retired")
+                return False
+            if not last:
+                answers.send("started")
+    return True
 
 
 def _private_stdout() -> IO[str]:

@@ -43,8 +43,7 @@ class CellLists:
 
     train, val: labeled, in the order in which they were drawn; picks: the digest of both, as in
     `fsbench splits show`; support: the digest of `train` alone. queries: without labels, and
-    shuffled, since a list grouped by class would reveal labels by position; their order follows
-    from the digest of the whole split, which is therefore not included.
+    shuffled by a secret of the run, since an order that is known would reveal labels by position.
     """
 
     fitted: LabelSpace

@@ -37,7 +37,7 @@ from fewshot_bench.utils.errors import ContractError, DataMissingError
 if TYPE_CHECKING:
     import numpy as np
 
-DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 8, 256
+DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 64, 256
 # Value of `environment["labels"]` if metrics were computed in a process without the method's code.
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
 
@@ -72,6 +72,8 @@ class Examiner:
         self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
         self._handles: dict[Any, str] = {}
         self._revisions: dict[tuple[str, str], str] = {}
+        # The order of queries follows from it. It never leaves this process.
+        self._secret = secrets.token_bytes(32)
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""
@@ -159,7 +161,19 @@ class Examiner:
         drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
         other = target.items() if spec.target else None
         split = narrowed(spec, drawn, len(dataset.card().classnames), other)
-        return _Cell(dataset, target, drawn, split, _shuffled(split))
+        return _Cell(dataset, target, drawn, split, self._shuffled(split))
+
+    def _shuffled(self, split: Split) -> tuple[int, ...]:
+        """Places in the test list, in an order that nobody knows without this process's secret.
+
+        Cells with the same test images have the same order, and share their images.
+        """
+
+        def rank(place: int) -> bytes:
+            name = split.test[place].id.encode("utf-8", "surrogatepass")
+            return hashlib.blake2b(name, key=self._secret).digest()
+
+        return tuple(sorted(range(len(split.test)), key=rank))
 
     def _check_lists(self, name: str, data: Mapping[str, Any], planned: str) -> None:
         """DataMissingError if a data set lists other images than when the cell was planned.
@@ -204,7 +218,9 @@ class Examiner:
         """An image list of a data set; `labels` is empty for queries."""
         key = (id(dataset), items)
         handle = self._handles.setdefault(key, secrets.token_hex(8))
-        if handle not in self._lists:
+        if handle in self._lists:
+            self._lists.move_to_end(handle)
+        else:
             files = ImageFiles(dataset, items, handle if self._anonymous else "")
             _keep(self._lists, handle, files, LISTS_KEPT)
             known = self._lists
@@ -257,15 +273,6 @@ class Examiner:
         handle, index = found[1], int(found[2])
         known = handle in self._lists and index < len(self._lists[handle])
         return self._lists[handle].named(index) if known else found[0]
-
-
-def _shuffled(split: Split) -> tuple[int, ...]:
-    """Places in the test list, in an order that follows from the split's digest alone."""
-
-    def rank(place: int) -> bytes:
-        return hashlib.sha256(f"queries\0{split.digest}\0{place}".encode()).digest()
-
-    return tuple(sorted(range(len(split.test)), key=rank))
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

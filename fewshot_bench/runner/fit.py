@@ -15,6 +15,7 @@ from typing import Any
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, shots_view
 from fewshot_bench.profiling.meter import Meter
@@ -62,6 +63,8 @@ def seed_of(cell: Cell) -> int:
 def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
     """Fit the method of a cell; `incidents` grows as they happen."""
     spec = cell.spec
+    if registry().owner(spec.method):
+        _check_found(cell, session, incidents)
     backbone, fingerprint = session.backbone(spec)
     meter, memory = Meter(backbone.device), PeakMemory(backbone.device)
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
@@ -91,6 +94,21 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         peak_mb=memory.megabytes,
         trained=trained | {"steps": observer.steps},
     )
+
+
+def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
+    """Load the backbone anew if something that an earlier cell left behind has changed it.
+
+    Every process serves one foreign plug-in, so it was that plug-in's code.
+    """
+    backbone, fingerprint = session.backbone(cell.spec)
+    if backbone.fingerprint() != fingerprint:
+        session.drop_changed_backbone()
+        incidents.add(
+            "backbone",
+            f"{cell.spec.method}: what an earlier cell of its plug-in left behind changed the "
+            "backbone after that cell had ended; loaded anew for this cell",
+        )
 
 
 def _task(cell: Cell, session: Session, meter: Meter) -> Task:

@@ -18,7 +18,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
-from fewshot_bench.engines.label_process import LabelProcess
+from fewshot_bench.engines.label_process import Connection
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
 from fewshot_bench.engines.scheduling import Choice, by_fit
@@ -230,7 +230,7 @@ def ended_worker(todo: list[RunSpec]) -> Worker:
     """A worker whose process ended at once; it needs no label process."""
     process = subprocess.Popen(["true"], text=True)
     process.wait()
-    return Worker(Slot("cpu/0", "cpu"), process, cast(LabelProcess, None), todo)
+    return Worker(Slot("cpu/0", "cpu"), process, cast(Connection, None), todo)
 
 
 def test_workers_that_hang_at_once_are_few() -> None:

@@ -18,6 +18,7 @@ import pytest
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.fork_server import VARIABLE
+from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.store.store import Store
@@ -35,7 +36,9 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     def start(device: str = "cpu", until: str = "idle", **settings: Any) -> Worker:
         events: queue.Queue[Any] = queue.Queue()
         asked = Settings(**{"threads": 1} | settings)
-        worker = Worker.start(Slot(f"{device}/0", device), Store(tmp_path), asked, events)
+        labels = LabelProcess(tmp_path, asked)
+        slot = Slot(f"{device}/0", device)
+        worker = Worker.start(slot, Store(tmp_path), asked, events, labels)
         workers.append(worker)
         while until and events.get(timeout=PATIENCE)[1]["event"] != until:
             pass
@@ -44,6 +47,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     yield start
     for worker in workers:
         worker.stop()
+        worker.labels.labels.stop()
 
 
 def parent(worker: Worker) -> int:
@@ -55,14 +59,14 @@ def test_workers_of_several_engines_are_forked_from_one_server(begin: Begin) -> 
     first, second = begin(), begin()
     assert first.process.pid != second.process.pid
     assert parent(first) == parent(second)
-    labels = [psutil.Process(worker.labels.process.pid).ppid() for worker in (first, second)]
+    labels = [psutil.Process(worker.labels.pid).ppid() for worker in (first, second)]
     assert labels[0] == labels[1] != parent(first)
     for server in (parent(first), labels[0]):
         assert psutil.Process(server).ppid() == os.getpid()
 
 
 def test_what_forks_the_processes_with_labels_has_not_imported_torch(begin: Begin) -> None:
-    pid = begin().labels.process.pid
+    pid = begin().labels.pid
     for process in (pid, psutil.Process(pid).ppid()):
         assert not any("torch" in region.path for region in psutil.Process(process).memory_maps())
 
@@ -136,13 +140,17 @@ def test_another_variable_of_a_library_is_another_server(
     for name in SET_BY_IMPORTS:
         monkeypatch.setenv(name, "set by an import")
     assert parent(begin()) == parent(usual)
-    other = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "1"}, until="beat")
+    monkeypatch.setenv("TORCH_SHOW_CPP_STACKTRACES", "1")
+    other = begin(until="beat")
     assert parent(other) != parent(usual)
     assert is_running(usual.process.pid)
 
 
-def test_one_that_is_stopped_before_it_is_forked_is_ended_at_once(begin: Begin) -> None:
-    waiting = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "0"}, until="")
+def test_one_that_is_stopped_before_it_is_forked_is_ended_at_once(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_SHOW_CPP_STACKTRACES", "0")
+    waiting = begin(until="")
     server = waiting.process.pid
     assert psutil.Process(server).ppid() == os.getpid()
     waiting.stop()
@@ -155,7 +163,8 @@ def test_one_whose_server_is_slow_to_import_is_waited_for(
 ) -> None:
     """On a busy machine a process may get almost no time, which does not mean that it hangs."""
     monkeypatch.setattr(workers, "SILENT_SECONDS", 0.0)
-    waiting = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "0"}, until="")
+    monkeypatch.setenv("TORCH_SHOW_CPP_STACKTRACES", "0")
+    waiting = begin(until="")
     server = psutil.Process(waiting.process.pid)
     server.suspend()
     wait_until(lambda: server.status() == psutil.STATUS_STOPPED)
@@ -194,11 +203,13 @@ def test_workers_do_not_outlive_a_killed_engine(begin: Begin, tmp_path: Path) ->
         "import queue, sys\n"
         "from pathlib import Path\n"
         "from fewshot_bench.engines.base import Settings\n"
+        "from fewshot_bench.engines.label_process import LabelProcess\n"
         "from fewshot_bench.engines.process import Slot, Worker\n"
         "from fewshot_bench.store.store import Store\n"
         "events = queue.Queue()\n"
-        "args = Slot('cpu/0', 'cpu'), Store(Path(sys.argv[1])), Settings(threads=1), events\n"
-        "worker = Worker.start(*args)\n"
+        "args = Store(Path(sys.argv[1])), Settings(threads=1)\n"
+        "labels = LabelProcess(args[0].path, args[1])\n"
+        "worker = Worker.start(Slot('cpu/0', 'cpu'), *args, events, labels)\n"
         "while events.get()[1]['event'] != 'idle': pass\n"
         "print(worker.process.pid, flush=True)\n"
         "sys.stdin.read()\n"

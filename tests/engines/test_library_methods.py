@@ -18,7 +18,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.runner.request import expand
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, REPOSITORY
 
 SCRIPT = '''
 import dataclasses
@@ -185,7 +185,11 @@ def variants(methods: Any, options: Any = ()) -> list[tuple[Any, Any]]:
     "given",
     [{"weight": 1}, {"bound": 2}, {"weight": np.float64(1), "steps": np.int64(4)}, {"flag": True}],
 )
-def test_one_configuration_is_one_cell_however_it_is_given(given: dict[str, Any]) -> None:
+def test_one_configuration_is_one_cell_however_it_is_given(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The process that reads this file finds modules as a new Python does.
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     name = reference(Typed, Path())
     words = [f"{key}={value}" for key, value in given.items()]
     expected = variants(name, words)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import csv
 import inspect
-import queue
+import io
+import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
-import psutil
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.options import TAKEN
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.cli import run, sweep
-from fewshot_bench.engines.base import EngineError, Settings
+from fewshot_bench.engines.base import EngineError
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.plugins.reproduce import command as reproduce
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.helpers import cells, fsbench
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
 HOOK = "from fewshot_bench import Option, hookimpl\n\n@hookimpl\ndef {hook}\n"
@@ -176,22 +177,14 @@ def test_a_plug_in_that_failed_to_register_has_no_hook_called(install: Any, tmp_
     assert line == f"{said}ValueError: not today"
 
 
-@pytest.mark.slow
-def test_no_plug_in_gives_a_worker_another_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The environment of a forked process cannot be looked up.
-    monkeypatch.setenv("FSBENCH_FORK_SERVER", "0")
-    slot = Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"})
-    store = Store(tmp_path)
-    store.create()
-    asked = Settings(variables={"CUDA_VISIBLE_DEVICES": "7", "MINE": "1"})
-    worker = Worker.start(slot, store, asked, queue.Queue())
-    try:
-        found = psutil.Process(worker.process.pid).environ()
-    finally:
-        worker.stop()
-    assert (found["CUDA_VISIBLE_DEVICES"], found["MINE"]) == ("3", "1")
+def test_no_plug_in_gives_a_worker_another_device() -> None:
+    process, labels = mock.Mock(stdin=io.StringIO()), mock.Mock()
+    labels.expect.return_value = 1
+    worker = Worker(Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"}), process, labels)
+    given = {"CUDA_VISIBLE_DEVICES": "7", "MINE": "1"}
+    worker.send(cells("zero-shot"), False, 1, {}, "some:plug-in", given)
+    found = json.loads(process.stdin.getvalue())["variables"]
+    assert found == {"CUDA_VISIBLE_DEVICES": "3", "MINE": "1"}
 
 
 def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:

@@ -19,7 +19,6 @@ from tests.helpers import (
     PATIENCE,
     command,
     fsbench,
-    image_folder,
     save_image,
     start,
     wait_until,
@@ -29,7 +28,7 @@ from tests.synthetic_store import fill
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1", "--backbone", "tiny")
 RUN = ("run", "-m", "zero-shot", "--seeds", "1", *FEW)
 HOOK = "import os, sys, time\nfrom fewshot_bench import hookimpl\n\n@hookimpl\ndef {hook}\n"
-LOST = "did not come back (or ended its process): its last reports are lost"
+LOST = "did not come back: its last reports are lost"
 
 
 def hook(text: str) -> str:
@@ -99,7 +98,10 @@ def test_a_real_interrupt_at_an_import_stops_the_command(install: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("os._exit(7)", f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"),
+        (
+            "os._exit(7)",
+            "warning: run_finished of plug-in fsbench-bad:bad ended its process (exit code 7)",
+        ),
         (
             "raise KeyboardInterrupt",
             "warning: run_finished of plug-in fsbench-bad:bad failed: RuntimeError: it raised "
@@ -129,17 +131,16 @@ def test_a_tracker_that_blocks_is_named(
     assert [record.status for record in Store(tmp_path).records()] == ["done"]
 
 
-def test_a_tracker_that_blocks_between_cells_is_ended_like_a_cell(
-    install: Any, tmp_path: Path
+def test_a_tracker_that_blocks_holds_up_no_cell(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(local, "HOOK_SECONDS", 1.0)
     install("bad", hook("run_finished(record):\n    time.sleep(1000)"))
-    twice = ("run", "-m", "zero-shot,tip-adapter", "--seeds", "1", *FEW, "--hang-after", "3")
-    monkeypatched = pytest.MonkeyPatch()
-    monkeypatched.setattr(local, "HOOK_SECONDS", 1.0)
+    twice = ("run", "-m", "zero-shot,tip-adapter", "--seeds", "1", *FEW)
     done = fsbench(*twice, "--store", tmp_path)
-    monkeypatched.undo()
     assert done.code == 0, done.err
     assert done.err.splitlines() == [f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"]
+    assert [record.status for record in Store(tmp_path).records()] == ["done", "done"]
 
 
 def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path) -> None:
@@ -157,81 +158,24 @@ def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path
     ]
 
 
-# Its data set brings it into the label process, where it kills the worker whose record it stored.
-KILLING = """
-import os, signal
-from fewshot_bench import DatasetCard, Item, hookimpl
-from fewshot_bench.api import plugins
-from fewshot_bench.store.store import Store
-
-class Set:
-    def card(self):
-        return DatasetCard("killing", "Killing", ("cat", "dog"), revision="1")
-
-    def items(self):
-        return {
-            role: [
-                Item(f"{role}/{name}/{number}.jpg", label, name)
-                for label, name in enumerate(self.card().classnames)
-                for number in range(2)
-            ]
-            for role in ("train", "val", "test")
-        }
-
-    def read(self, item):
-        with open(f"FOLDER/photos/{item.id}", "rb") as file:
-            return file.read()
-
-@hookimpl
-def register_datasets(register):
-    register("killing", Set)
-
-@hookimpl
-def run_started(spec):
-    with open("FOLDER/worker", "w") as file:
-        file.write(str(os.getpid()))
-
-@hookimpl
-def run_finished(record):
-    with open("FOLDER/reported", "a") as file:
-        file.write(record.spec.describe() + "\\n")
-
-def write_and_kill(store, *arguments):
-    record = write(store, *arguments)
-    with open("FOLDER/worker") as file:
-        os.kill(int(file.read()), signal.SIGKILL)
-    return record
-
-write = Store.write
-if plugins.ONLY in os.environ:
-    Store.write = write_and_kill
-"""
-# The worker ends as it reads the stored record for its hooks, after it has sent that it finished.
-DYING = (
-    KILLING.partition("def write_and_kill")[0]
-    + """
-def get_or_end(store, key):
-    found = get(store, key)
-    with open("FOLDER/worker", "a+") as file:
-        file.seek(0)
-        if found is not None and file.read() == str(os.getpid()):
-            os.kill(os.getpid(), signal.SIGKILL)
-    return found
-
-get = Store.get
-Store.get = get_or_end
-"""
-)
+REPORTING = "run_finished(record):\n    print(record.spec.describe(), file=open({!r}, 'a'))"
 
 
-@pytest.mark.parametrize("source", [KILLING, DYING])
 def test_a_cell_whose_worker_is_killed_after_its_record_is_reported(
-    install: Any, tmp_path: Path, source: str
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_folder(tmp_path / "photos")
-    install("killing", source.replace("FOLDER", str(tmp_path)))
-    few = ("--shots", "1", "--seeds", "1,2", "--val", "none", "--backbone", "tiny", "--jobs", "1")
-    run = ("run", "-m", "zero-shot", "-d", "killing", *few)
+    install("own", hook(REPORTING.format(str(tmp_path / "reported"))))
+    handle = local.LocalEngine._handle
+
+    def kill(engine: Any, worker: Any, event: Any, progress: Any) -> None:
+        """The worker ends before it says that a cell is finished."""
+        if event is not None and event["event"] == "finished":
+            worker.process.kill()
+        else:
+            handle(engine, worker, event, progress)
+
+    monkeypatch.setattr(local.LocalEngine, "_handle", kill)
+    run = ("run", "-m", "zero-shot", "--seeds", "1,2", *FEW)
     done = fsbench(*run, "--store", tmp_path / "store")
     assert done.code == 0, done
     assert len((tmp_path / "reported").read_text().splitlines()) == 2

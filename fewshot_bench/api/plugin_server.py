@@ -1,0 +1,197 @@
+"""The process of one foreign plug-in, or of one file with methods: its code runs here alone.
+
+`main` answers the requests of `plugin_host.PluginHost`. No labels and no other plug-in are in this
+process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fewshot_bench.api.author_frame import definition
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.method import configuration, hyperparameters
+from fewshot_bench.api.method_card import MethodCard
+from fewshot_bench.api.method_rules import ABOUT, refuse_broken
+from fewshot_bench.api.options import Option
+from fewshot_bench.api.plugin_values import packed, packed_error, packed_type, unpacked
+from fewshot_bench.api.registry import claims_of_plugins, registry
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.plugin_code import plugin_code
+from fewshot_bench.utils.processes import die_with
+
+# Functions of a method that planning calls.
+DECLARING = ("fit_bytes", "views_per_image")
+
+
+def describe_plugin() -> Mapping[str, Any]:
+    """What the plug-in of this process registers, the hooks that it has, and why it failed."""
+    claims = claims_of_plugins()
+    (info,) = claims.infos or (None,)
+    return {
+        "error": claims.failed.get(info.full_name, info.error) if info else None,
+        "entries": {
+            catalog.kind: [_describe_entry(entry) for entry in catalog.claims]
+            for catalog in claims.catalogs
+        },
+        "hooks": [caller.name for caller in vars(claims.hooks).values() if caller.get_hookimpls()],
+    }
+
+
+def _describe_entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "target": _place(entry.target),
+        "origin": entry.origin,
+        "suites": list(entry.suites),
+        "elsewhere": entry.elsewhere,
+        "options": [_describe_option(option) for option in entry.options],
+    }
+
+
+def _place(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    return f"{getattr(target, '__module__', '')}:{getattr(target, '__qualname__', target)}"
+
+
+def _describe_option(option: Option) -> dict[str, Any]:
+    values = {field.name: getattr(option, field.name) for field in dataclasses.fields(option)}
+    values["type"] = packed_type(option.type) if inspect.isclass(option.type) else None
+    values["asks_gpus"] = option.asks_gpus is not None
+    values["default"] = packed(option.default)
+    return values
+
+
+def describe_method(method: str) -> Mapping[str, Any]:
+    """The class of a method, as far as planning needs it; PluginError if it breaks a rule."""
+    cls = registry().method_class(method)
+    refuse_broken(method, cls, registry().method(method).origin)
+    return {
+        "class": cls.__name__,
+        "module": cls.__module__,
+        "file": getattr(sys.modules.get(cls.__module__), "__file__", "") or "",
+        "fit": definition(getattr(cls, "fit", None)),
+        "functions": [name for name in DECLARING if callable(getattr(cls, name, None))],
+        "about": {"card": None} if hasattr(cls, "card") else {},
+        "fields": [
+            {
+                "name": field.name,
+                "type": packed_type(field.type),
+                "default": packed(field.default),
+                "metadata": {"help": field.help, "unit": field.unit, "source": field.source},
+            }
+            for field in hyperparameters(cls)
+        ],
+        "constants": _about(cls),
+    }
+
+
+def _about(method: object) -> dict[str, Any]:
+    found = {}
+    for name in ABOUT:
+        value = getattr(method, name, None)
+        if name != "card" and isinstance(value, str | bool | int | tuple):
+            found[name] = packed(value)
+    return found
+
+
+def build_method(method: str, values: Any) -> Mapping[str, Any]:
+    """Facts of a method with these hyper-parameters: raises what the class raises."""
+    built = _built(method, values)
+    try:
+        card: Any = getattr(built, "card", None)
+        stated = {"card": packed(dataclasses.asdict(card)) if _is_card(card) else None}
+    except (Exception, SystemExit) as error:
+        stated = {"card_error": packed_error(error)}
+    return {"values": packed(configuration(built)), "constants": _about(built), **stated}
+
+
+def _is_card(card: object) -> bool:
+    if card is not None and not isinstance(card, MethodCard):
+        raise TypeError(f"it is {card!r:.80}, expected a MethodCard")
+    return card is not None
+
+
+def _built(method: str, values: Any) -> Any:
+    with plugin_code():
+        return registry().method_class(method)(**unpacked(values))
+
+
+def call_method(method: str, values: Any, function: str, sizes: list[int]) -> Any:
+    """The number that a method declares about a fit of these sizes."""
+    built = _built(method, values)
+    with plugin_code():
+        return packed(getattr(built, function)(*sizes))
+
+
+def read_option(kind: str, entry: str, option: str, text: str) -> Any:
+    """The value of an option that has a function as its type."""
+    return packed(_option(kind, entry, option).type(text))
+
+
+def ask_for_gpus(kind: str, entry: str, option: str, value: Any) -> bool:
+    """True if this value of an option requests GPUs."""
+    asks = _option(kind, entry, option).asks_gpus
+    return asks is not None and bool(asks(unpacked(value)))
+
+
+def _option(kind: str, entry: str, name: str) -> Option:
+    (catalog,) = (catalog for catalog in registry().catalogs if catalog.kind == kind)
+    return next(option for option in catalog.entries[entry].options if option.name == name)
+
+
+def call_hook(hook: str, arguments: Any) -> Any:
+    """The value that a hook returns, in a list; an empty list for None."""
+
+    def fail(plugin: str, failure: PluginError) -> None:
+        raise failure
+
+    found = registry().call(hook, fail, **unpacked(arguments))
+    return [packed(value) for _, value in found]
+
+
+def set_variables(variables: Mapping[str, str]) -> None:
+    """Set environment variables that hooks read."""
+    os.environ.update(variables)
+
+
+OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (
+        *(describe_plugin, describe_method, build_method, call_method, read_option),
+        *(ask_for_gpus, call_hook, set_variables),
+    )
+}
+
+
+def main() -> None:
+    """Argument: the parent process id. Requests and answers are lines of JSON."""
+    (parent,) = sys.argv[1:]
+    die_with(int(parent))
+    offline.enforce_if_asked()
+    # What plug-ins print goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for line in requests:
+        values = json.loads(line)
+        try:
+            answer = {"value": OPERATIONS[values.pop("operation")](**values)}
+        except (Exception, SystemExit) as error:
+            answer = {"error": packed_error(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Code of a foreign method reaches no label, no rival's number and not the process that plans."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
+from tests.answers import stored_arrays
+from tests.helpers import fsbench
+
+RIVALS = "zero-shot,tip-adapter"
+FEW = ("-d", "digits", "--shots", "1", "--limit", "40", "--backbone", "tiny")
+# A file with a method that is zero-shot, and tricks at its import, in `fit` and in `logits`.
+METHOD = """
+import os, sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+with open("FOLDER/imported", "a") as file:
+    file.write(f"{os.getpid()} ")
+AT_IMPORT
+
+@dataclass(frozen=True)
+class Foreign:
+    name: ClassVar[str] = "foreign"
+
+    def fit(self, task, backbone, ctx):
+        IN_FIT
+        return Answers(backbone, task)
+
+class Answers:
+    def __init__(self, backbone, task):
+        self.backbone = backbone
+        self.weights = backbone.class_features(task)
+
+    def logits(self, queries):
+        return self.backbone.logit_scale * queries.features @ self.weights.T
+
+    def tensors(self):
+        return {"weights": self.weights}
+
+    def __del__(self):
+        AT_END
+"""
+SITE = """
+import builtins, sys
+open("FOLDER/site", "a").close()
+"""
+# Replaces functions of the instances through which a worker reads images, features and cells.
+REACHING = """
+        import gc
+        for one in gc.get_objects():
+            if type(one).__name__ == "RemoteExaminer":
+                one.ask = lambda *_, **__: 1 / 0
+            if type(one).__name__ == "FeatureCache":
+                one.rows = lambda *_, **__: 1 / 0
+"""
+FORGING = """
+import fewshot_bench.engines.label_process as process
+from fewshot_bench.api.record import Record
+import fewshot_bench.api.metrics as metrics
+import fewshot_bench.runner.kit_results as kit
+process._facts = lambda cells: {
+    cell.key(): {"kit": {"version": 3}, "code": "", "separate": True} for cell in cells
+}
+kit.of_record = lambda *_: {"version": 3, "passed": 99, "failed": []}
+metrics.measured = lambda *_: {"top1": 100.0}
+"""
+LATE = """
+with __import__("torch").no_grad():
+    [p.zero_() for p in self.backbone.module.parameters()]
+"""
+
+
+def write(folder: Path, at_import: str = "", in_fit: str = "", at_end: str = "") -> str:
+    """Write the file; the name of its method."""
+    text = METHOD.replace("AT_IMPORT", at_import).replace("IN_FIT", in_fit.strip() or "pass")
+    text = text.replace("AT_END", at_end.strip().replace("\n", "\n        ") or "pass")
+    (folder / "foreign.py").write_text(text.replace("FOLDER", str(folder)), encoding="utf-8")
+    return f"{folder / 'foreign.py'}:Foreign"
+
+
+def run(store: Path, methods: str, *words: str) -> dict[str, list[Record]]:
+    """Run cells as the command line does, in one worker; the records by the method's last name."""
+    done = fsbench("run", "-m", methods, *FEW, "--jobs", "1", "--store", store, *words)
+    assert done.code in (0, 1), done.err
+    found: dict[str, list[Record]] = {}
+    for record in sorted(Store(store).records(), key=lambda record: record.spec.split_seed):
+        found.setdefault(record.spec.method.rpartition(":")[2], []).append(record)
+    return found
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Record]]:
+    """Records of the rivals alone."""
+    return run(tmp_path_factory.mktemp("clean"), RIVALS, "--seeds", "1")
+
+
+def assert_equal_numbers(records: list[Record], others: list[Record]) -> None:
+    """Both have the same metrics, up to the rounding of other batches."""
+    for record, other in zip(records, others, strict=True):
+        assert record.metrics == pytest.approx(other.metrics, abs=1e-4)
+        assert not record.incidents
+
+
+def test_nothing_of_a_method_file_is_imported_where_cells_are_planned(tmp_path: Path) -> None:
+    found = run(tmp_path / "store", f"{write(tmp_path)},zero-shot", "--seeds", "1")
+    pids = (tmp_path / "imported").read_text().split()
+    assert len(pids) == 2
+    assert str(os.getpid()) not in pids
+    foreign, zero = found["Foreign"][0], found["zero-shot"][0]
+    assert foreign.metrics == pytest.approx(zero.metrics, abs=1e-4)
+    assert foreign.environment["labels"] == zero.environment["labels"] == "separate"
+
+
+def test_a_variable_that_a_file_sets_reaches_no_other_process(
+    tmp_path: Path, clean: dict[str, list[Record]]
+) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    site = SITE.replace("FOLDER", str(tmp_path))
+    (evil / "sitecustomize.py").write_text(site, encoding="utf-8")
+    setting = f"os.environ['PYTHONPATH'] = {str(evil)!r}"
+    found = run(tmp_path / "store", f"{write(tmp_path, setting)},{RIVALS}", "--seeds", "1")
+    assert not (tmp_path / "site").exists()
+    for name in RIVALS.split(","):
+        assert_equal_numbers(found[name], clean[name])
+    assert_equal_numbers(found["Foreign"], clean["zero-shot"])
+
+
+def test_the_variables_of_the_user_run_no_code_in_the_label_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import os, sys\nopen(f'FOLDER/{os.getpid()}', 'w').write(' '.join(sys.orig_argv))\n"
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(text.replace("FOLDER", str(tmp_path)), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    run(tmp_path / "store", "zero-shot", "--seeds", "1")
+    started = [path.read_text() for path in tmp_path.iterdir() if path.is_file()]
+    assert not [command for command in started if "label_process" in command]
+
+
+@pytest.mark.parametrize(
+    "tricks", [{"in_fit": REACHING}, {"at_import": FORGING}], ids=["instances", "facts"]
+)
+def test_what_a_method_replaces_changes_no_rival(
+    tmp_path: Path, clean: dict[str, list[Record]], tricks: Any
+) -> None:
+    name = write(tmp_path, **tricks)
+    # Its cells come first on the command line, and all cells run in one slot.
+    found = run(tmp_path / "store", f"{name},{RIVALS}", "--seeds", "1")
+    for rival in RIVALS.split(","):
+        assert_equal_numbers(found[rival], clean[rival])
+        assert found[rival][0].environment["kit"] is None
+    (own,) = found["Foreign"]
+    assert own.status == "failed" or own.metrics == pytest.approx(
+        clean["zero-shot"][0].metrics, abs=1e-4
+    )
+    assert own.environment.get("kit") is None
+
+
+def test_weights_that_are_changed_after_the_checks_are_blamed_on_their_plug_in(
+    tmp_path: Path, clean: dict[str, list[Record]]
+) -> None:
+    name = write(tmp_path, at_end=LATE)
+    found = run(tmp_path / "store", f"{name},{RIVALS}", "--seeds", "1,2")
+    for rival in RIVALS.split(","):
+        assert_equal_numbers(found[rival][:1], clean[rival])
+    first, second = found["Foreign"]
+    assert first.metrics == pytest.approx(clean["zero-shot"][0].metrics, abs=1e-4)
+    assert second.metrics == pytest.approx(found["zero-shot"][1].metrics, abs=1e-4)
+    (incident,) = second.incidents
+    assert incident["kind"] == "backbone"
+    assert (
+        "what an earlier cell of its plug-in left behind changed the backbone" in incident["text"]
+    )
+
+
+LISTED = """
+        import json, torch
+        self.weights = torch.eye(10)[json.load(open("FOLDER/listed"))].T
+        self.logits = lambda queries: self.weights.T
+"""
+
+
+def test_a_list_of_labels_by_place_is_worth_nothing(
+    tmp_path: Path, clean: dict[str, list[Record]]
+) -> None:
+    # The labels in the order of a digest that is public.
+    zero = clean["zero-shot"][0]
+    first = run(tmp_path / "one", "zero-shot", "--seeds", "1")["zero-shot"][0]
+    labels = stored_arrays(Store(tmp_path / "one"), first.spec.key())["labels"].tolist()
+
+    def rank(place: int) -> bytes:
+        text = f"queries\0{zero.split['digest']}\0{place}"
+        return hashlib.sha256(text.encode()).digest()
+
+    order = sorted(range(len(labels)), key=rank)
+    (tmp_path / "listed").write_text(json.dumps([labels[place] for place in order]))
+    name = write(tmp_path).rpartition(":")[0]
+    text = Path(name).read_text()
+    own = LISTED.replace("FOLDER", str(tmp_path)).strip()
+    Path(name).write_text(text.replace("self.weights = backbone.class_features(task)", own))
+    (record,) = run(tmp_path / "two", f"{name}:Foreign", "--seeds", "1")["Foreign"]
+    assert record.status == "done", record.error
+    assert record.metrics["top1"] < 50
