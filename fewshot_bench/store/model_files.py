@@ -13,8 +13,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,9 @@ from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.text import plain_text
+from fewshot_bench.utils.files import LARGEST, open_regular, read_regular, write_whole
+from fewshot_bench.utils.memory import free_host_memory
+from fewshot_bench.utils.text import plain_text, size_text
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -39,8 +42,6 @@ SUPPORT = "support.safetensors"
 """Training images for display, if requested (`support_files`)."""
 MODEL_FILES = (TENSORS, SUPPORT, CARD, CONFIG)
 """All files of a model in the order of writing: a folder without a config is not a model."""
-CONFIG_BYTES = 64 * 2**20
-"""Maximum bytes of a config."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
 OPTIONAL = ("support", "settings")
@@ -209,7 +210,15 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    config, content = _read(folder)
+    config = read_config(folder)
+    with _tensors(folder, config) as (file, size):
+        free = free_host_memory()
+        if size > free:
+            raise StoreError(
+                f"{folder / TENSORS} has {size_text(size)}, and {size_text(free)} of memory are "
+                "free; read it when less runs on this machine"
+            )
+        content = file.read()
     try:
         return config, load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -217,30 +226,53 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def checked_config(folder: Path) -> ModelConfig:
-    """The config of a model, after checking the digest of its tensor file without parsing it."""
-    return _read(folder)[0]
-
-
-def _read(folder: Path) -> tuple[ModelConfig, bytes]:
+    """The config of a model, after checking size and digest of its tensor file."""
     config = read_config(folder)
+    with _tensors(folder, config):
+        return config
+
+
+@contextmanager
+def _tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, int]]:
+    """The open tensor file of a model, and its bytes; StoreError unless it is the one it states.
+
+    Nothing of a file that is longer than its header says is read.
+    """
+    path = folder / TENSORS
     try:
-        content = (folder / TENSORS).read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if _stated_bytes(file) != size:
+                problem = f"its header is not that of a file of {size_text(size)}"
+            elif file.seek(0) or hashlib.file_digest(file, "sha256").hexdigest() != config.tensors:
+                problem = f"its digest is not the one in {CONFIG}"
+            else:
+                file.seek(0)
+                yield file, size
+                return
     except OSError as error:
-        raise StoreError(f"{folder / TENSORS} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != config.tensors:
-        raise StoreError(
-            f"{folder / TENSORS} is damaged: its digest is not the one in {CONFIG}; "
-            "copy the folder again"
-        )
-    return config, content
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    raise StoreError(f"{path} is damaged: {problem}; copy the folder again")
+
+
+def _stated_bytes(file: BufferedReader) -> int | None:
+    """The bytes of a safetensors file by its header; None if the header is damaged."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST:
+        return None
+    try:
+        about = json.loads(file.read(length))
+        ends = [one["data_offsets"][1] for name, one in about.items() if name != "__metadata__"]
+        return int(8 + length + max(ends, default=0))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Read and validate the config alone; one-line StoreError if it is unusable."""
     path = folder / CONFIG
     try:
-        with path.open("rb") as file:
-            text = file.read(CONFIG_BYTES + 1)
+        text = read_regular(path)
     except FileNotFoundError:
         found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
         raise StoreError(
@@ -250,7 +282,7 @@ def read_config(folder: Path) -> ModelConfig:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        plain = json.loads(text) if len(text) <= CONFIG_BYTES else None
+        plain = json.loads(text)
     except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict):
