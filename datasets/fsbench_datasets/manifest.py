@@ -49,7 +49,9 @@ def _text(path: Path) -> str:
     try:
         return read_file(path).decode("utf-8-sig")
     except OSError as error:
-        raise DataMissingError(f"manifest {path} cannot be read: {error.strerror or error}") from None
+        raise DataMissingError(
+            f"manifest {path} cannot be read: {error.strerror or error}"
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(

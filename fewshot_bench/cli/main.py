@@ -129,7 +129,8 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     is_eager=True,
     expose_value=False,
     callback=lambda ctx, param, value: offline.enforce() if value else None,
-    help="Open no internet connection (FSBENCH_OFFLINE=1 does the same).",
+    help="Open no internet connection; on Linux, child processes of any kind cannot, either "
+    "(FSBENCH_OFFLINE=1 does the same).",
 )
 def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
