@@ -12,7 +12,7 @@ from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item, parts
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import read_regular_text, write_whole
-from fewshot_bench.utils.text import leaves, plain_text, shown
+from fewshot_bench.utils.text import few, leaves, plain_text, shown
 
 Pools = Mapping[str, Sequence[Item]]
 
@@ -37,7 +37,9 @@ def load_split(path: Path) -> Pools:
 def pools_from(path: Path, content: Any) -> Pools:
     """The pools of a parsed split file; DataMissingError if they are invalid."""
     if not isinstance(content, dict) or not set(ROLES) <= set(content):
-        found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+        found = (
+            f"keys {few(sorted(content))}" if isinstance(content, dict) else type(content).__name__
+        )
         raise damaged(path, f"has {found}, expected an object with the keys train, val, test")
     pools = {role: tuple(_entries(path, role, content[role])) for role in ROLES}
     _check(path, pools)

@@ -26,7 +26,7 @@ from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.processes import is_at_limit
-from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
+from fewshot_bench.utils.text import message
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -220,8 +220,7 @@ def _option_hint(error: click.UsageError) -> str:
     return f" ({command} --help)"
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(text: str, code: int) -> NoReturn:
     # Text from files and servers must not reach the terminal as escape sequences.
-    plain = printable(" ".join(message.split()), LONGEST_MESSAGE)
-    click.echo(f"error: {plain}", err=True)
+    click.echo(f"error: {message(text)}", err=True)
     sys.exit(code)

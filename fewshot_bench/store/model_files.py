@@ -48,6 +48,8 @@ OPTIONAL = ("support", "settings")
 """Entries that a config may lack."""
 DEPTH = 16
 """Maximum depth of lists and objects in a value of a config."""
+MOST_NAMES = 100_000
+"""Maximum classes, and maximum prompts, of a model."""
 MOST_IMAGES = 2_000_000
 """Of more images no digests are kept, since the config would be too long."""
 
@@ -188,12 +190,13 @@ def write_model(
 
     The config is written last: a folder without a config is not a model. card: the text of
     README.md. support: content of the file of training images to be shown. ContractError for
-    tensors that cannot be stored; may raise OSError.
+    tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
     shown = hashlib.sha256(support).hexdigest() if support else ""
     whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest(), support=shown)
     plain = whole.as_json()
+    _refuse_many(plain, folder / CONFIG)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     (folder / SUPPORT).unlink(missing_ok=True)
@@ -292,6 +295,7 @@ def read_config(folder: Path) -> ModelConfig:
             f"{path} has format {plain.get('format')!r:.20}, this version reads {FORMAT}; "
             "update fewshot_bench"
         )
+    _refuse_many(plain, path)
     stated = plain.pop("digest", None)
     try:
         digest = _digest(plain)
@@ -300,6 +304,15 @@ def read_config(folder: Path) -> ModelConfig:
     if not digest or stated != digest:
         raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
     return _checked(plain, path)
+
+
+def _refuse_many(plain: Mapping[str, Any], path: Path) -> None:
+    """StoreError for more classes or prompts than can be encoded, before all else is checked."""
+    for name in ("classnames", "templates"):
+        names = plain.get(name)
+        if isinstance(names, list) and len(names) > MOST_NAMES:
+            count = f"{len(names):,} {name}, expected at most {MOST_NAMES:,}"
+            raise StoreError(f"{path} has {count}")
 
 
 def _is_shallow(value: Any, depth: int = DEPTH) -> bool:

@@ -89,7 +89,7 @@ def _is_place(part: str) -> bool:
 
 
 LONGEST = 240
-LONGEST_MESSAGE = 3000
+LONGEST_MESSAGE = 2000
 FEW, MANY = 3, 20
 
 _brief = reprlib.Repr()
@@ -108,6 +108,11 @@ def printable(text: str, longest: int = 0) -> str:
         half = longest // 2
         return f"{text[:half]} ... {text[-half:]}"
     return text
+
+
+def message(text: str) -> str:
+    """A message of any text: one printable line that fits on a terminal."""
+    return printable(" ".join(text.split()), LONGEST_MESSAGE)
 
 
 def printable_lines(text: str) -> str:

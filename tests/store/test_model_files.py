@@ -132,6 +132,20 @@ def test_tensors_are_as_long_as_their_header_says(tmp_path: Path, header: bytes)
             read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["classnames", "templates"])
+def test_lists_of_a_config_have_a_largest_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Millions of classes took half a minute before anything was said."""
+    many = dataclasses.replace(MODEL, **{name: tuple(map(str, range(100_001)))})
+    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
+        write_model(tmp_path, many, KEPT, "")
+    (tmp_path / CONFIG).write_text(json.dumps({"format": 1, name: [""] * 100_001}))
+    monkeypatch.setattr("fewshot_bench.store.model_files.canonical_json", None)
+    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
+        read_model(tmp_path)
+
+
 def test_tensors_that_do_not_fit_into_memory_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
