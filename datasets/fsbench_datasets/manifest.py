@@ -47,9 +47,11 @@ def read_records(path: Path) -> list[Record]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except OSError as error:
-        raise DataMissingError(f"manifest {path} cannot be read: {error.strerror}") from None
+        raise DataMissingError(
+            f"manifest {path} cannot be read: {error.strerror or error}"
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(

@@ -24,6 +24,7 @@ from fewshot_bench.api.sources import (
     image_endings,
     one_spelling,
 )
+from fsbench_datasets.disk import read_file
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
@@ -441,7 +442,7 @@ def open_shards(argument: str, holdout: float | None = None) -> OwnSet:
 
 def _lines(name: str, path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataMissingError(f"{name}: {path} cannot be read: {error}") from None
     while lines and not lines[-1].strip():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item, UsageError
-from fewshot_bench.api.sources import Pools, load_split, save_split
+from fewshot_bench.api.sources import MAX_BYTES, Pools, load_split, read_regular, save_split
 from fsbench_datasets.kept_pools import kept_pools
 from fsbench_datasets.pools import TEST_SHARE
 from fsbench_datasets.split_lists import ROLES
@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[str, tuple[str, int, str]]:
     """Image id to role, label and class name."""
     try:
         _refuse_mark(path)
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_regular(path, MAX_BYTES))
         return {
             id: (role, label, classname) for role in ROLES for id, label, classname in content[role]
         }

@@ -11,16 +11,19 @@ from typing import Any
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item, parts
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.text import leaves, plain_text, shown
+from fewshot_bench.utils.files import read_regular_text, write_whole
+from fewshot_bench.utils.text import few, leaves, plain_text, shown
 
 Pools = Mapping[str, Sequence[Item]]
+
+MAX_BYTES = 256 * 2**20
+"""The most bytes of a split file, of any format."""
 
 
 def load_split(path: Path) -> Pools:
     """The pools of a split file, in file order; DataMissingError if it is damaged."""
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = json.loads(read_regular_text(path, most=MAX_BYTES))
     except OSError as error:
         raise DataMissingError(
             f"split file {path} cannot be read ({error.strerror or error}): expected a file that "
@@ -34,7 +37,9 @@ def load_split(path: Path) -> Pools:
 def pools_from(path: Path, content: Any) -> Pools:
     """The pools of a parsed split file; DataMissingError if they are invalid."""
     if not isinstance(content, dict) or not set(ROLES) <= set(content):
-        found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+        found = (
+            f"keys {few(sorted(content))}" if isinstance(content, dict) else type(content).__name__
+        )
         raise damaged(path, f"has {found}, expected an object with the keys train, val, test")
     pools = {role: tuple(_entries(path, role, content[role])) for role in ROLES}
     _check(path, pools)

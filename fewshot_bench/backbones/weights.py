@@ -19,6 +19,7 @@ from typing import Any
 
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.files import read_regular_text
 
 SECONDS = 10
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -146,7 +147,7 @@ def read_config(path: Path) -> dict[str, Any]:
     DataMissingError when it cannot be read, or has no `model_cfg`; UsageError for wrong settings.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_text(path, "utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataMissingError(
             f"backbone config {path} cannot be read as JSON ({error}): fetch it again"

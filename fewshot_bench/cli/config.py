@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from fewshot_bench.utils.errors import UsageError, suggestion
-from fewshot_bench.utils.files import whole
-from fewshot_bench.utils.plain_yaml import load_plain
+from fewshot_bench.utils.files import read_regular_text, whole
+from fewshot_bench.utils.plain_yaml import MOST_BYTES, load_plain
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a .yaml, .yml or .toml file; UsageError names the fault and the place."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular_text(path, most=MOST_BYTES)
     except UnicodeDecodeError as error:
         raise UsageError(f"config file {path} cannot be read: {error}; save it as UTF-8") from None
     except OSError as error:
@@ -40,13 +40,14 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     import yaml
 
     def unique(pairs: list[tuple[Any, Any]], line: int) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
             if not isinstance(key, str):
                 raise UsageError(f"config file {path}: key {key!r}: expected a name")
-            if keys.count(key) > 1:
+            if key in found:
                 raise UsageError(f"config file {path}: key '{key}' stands twice (from line {line})")
-        return dict(pairs)
+            found[key] = value
+        return found
 
     try:
         found = load_plain(text, unique)

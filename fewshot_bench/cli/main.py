@@ -26,7 +26,7 @@ from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.processes import is_at_limit
-from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
+from fewshot_bench.utils.text import message
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     is_eager=True,
     expose_value=False,
     callback=lambda ctx, param, value: offline.enforce() if value else None,
-    help="Open no internet connection (FSBENCH_OFFLINE=1 does the same).",
+    help="Open no internet connection; on Linux, child processes of any kind cannot, either "
+    "(FSBENCH_OFFLINE=1 does the same).",
 )
 def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
@@ -219,8 +220,7 @@ def _option_hint(error: click.UsageError) -> str:
     return f" ({command} --help)"
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(text: str, code: int) -> NoReturn:
     # Text from files and servers must not reach the terminal as escape sequences.
-    plain = printable(" ".join(message.split()), LONGEST_MESSAGE)
-    click.echo(f"error: {plain}", err=True)
+    click.echo(f"error: {message(text)}", err=True)
     sys.exit(code)

@@ -23,7 +23,14 @@ from fewshot_bench.api.spec import (
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import SIZES, option_name, read_size, split_names
+from fewshot_bench.utils.text import (
+    LONGEST,
+    SIZES,
+    option_name,
+    printable,
+    read_size,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -33,6 +40,8 @@ else:
     # Only click 8.4 and later can be given the type of the value.
     _ParamType = click.ParamType
 
+MOST_NAMES = 500
+"""Maximum names in one option."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -45,6 +54,8 @@ class Names(_ParamType):
         """Convert text to a tuple of stripped names."""
         if isinstance(value, tuple):
             return value
+        if (count := str(value).count(",") + 1) > MOST_NAMES:
+            self.fail(f"{count:,} names: expected at most {MOST_NAMES}", param, ctx)
         names = split_names(str(value))
         if not names:
             self.fail("expected at least one name", param, ctx)
@@ -80,10 +91,14 @@ class Numbers(_ParamType):
             if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
                 words = "".join(f" or {word}" for word in self.words)
                 self.fail(
-                    f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3{words}", param, ctx
+                    f"'{printable(str(value), LONGEST)}' is no list of whole numbers such as 1,2,4 "
+                    f"or 1-3{words}",
+                    param,
+                    ctx,
                 )
-            if int(ends[-1]) - int(first) >= MOST_NUMBERS:
-                self.fail(f"'{value}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
+            if int(ends[-1]) - int(first) >= MOST_NUMBERS - len(numbers):
+                short = printable(str(value), LONGEST)
+                self.fail(f"'{short}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
             numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
 

@@ -14,7 +14,7 @@ import click
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import whole
-from fewshot_bench.utils.text import encodable, printable, printable_lines
+from fewshot_bench.utils.text import encodable, message, printable_lines
 
 
 def say(text: str) -> None:
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    click.echo(f"warning: {printable(text)}", err=True)
+    click.echo(f"warning: {message(text)}", err=True)
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
@@ -156,8 +156,8 @@ def drawn(draw: Callable[[], bytes], suffix: str) -> bytes:
     # SVG keeps text as text, and viewers use their own fonts.
     if lacking and suffix != ".svg":
         text = f"{len(lacking)} characters are boxes in the figure, whose font lacks them"
-        click.echo(f"warning: {text}; draw to .svg", err=True)
+        warn(f"{text}; draw to .svg")
     for text in texts:
         if text not in lacking:
-            click.echo(f"warning: {printable(text)}", err=True)
+            warn(text)
     return data

@@ -43,7 +43,7 @@ from fewshot_bench.engines import matrix, progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
-from fewshot_bench.utils.text import join_names, printable
+from fewshot_bench.utils.text import join_names, message
 
 if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
@@ -61,7 +61,7 @@ class TerminalReporter:
 
     def notice(self, text: str) -> None:
         """Print a line on stderr."""
-        click.echo(printable(text), err=True)
+        click.echo(message(text), err=True)
 
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""

@@ -27,9 +27,8 @@ from fewshot_bench.cli.completion import (
     options,
 )
 from fewshot_bench.cli.options import store_option
-from fewshot_bench.cli.output import say
+from fewshot_bench.cli.output import say, warn
 from fewshot_bench.utils.errors import ContractError, DataMissingError, unknown
-from fewshot_bench.utils.text import printable
 
 _NAMES = (methods, datasets, backbones, engines, metrics, options)
 
@@ -84,7 +83,7 @@ def _method(name: str) -> None:
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
     broken = broken_rules(cls, name)
     for rule in broken:
-        click.echo(f"warning: {printable(rule.reason)}", err=True)
+        warn(rule.reason)
     if broken:
         click.echo(
             f"warning: fsbench run refuses {name}; fsbench check {shlex.quote(name)}", err=True
@@ -100,7 +99,7 @@ def _card(cls: type) -> None:
     try:
         card = card_of(cls)
     except ContractError as error:
-        click.echo(f"warning: {printable(str(error))}", err=True)
+        warn(str(error))
         return
     for line in card.lines() if card else ():
         say(line)

@@ -20,7 +20,7 @@ from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
-from fewshot_bench.utils.text import MANY, counted, one_line, size_text
+from fewshot_bench.utils.text import MANY, counted, message, one_line, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.store.clean import Chosen
@@ -67,7 +67,7 @@ def tallied(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> st
 def show(kind: str, path: Path, text: str) -> None:
     """Print one finding on one line, without control characters that files may contain."""
     line = f"{kind}: {path}" + (f": {text}" if text else "")
-    click.echo(one_line(line))
+    click.echo(message(one_line(line)))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.registry import KEPT_SPLITS, registry
 from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, PRESETS, canonical_json
+from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
@@ -44,7 +45,7 @@ from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, require
-from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.files import read_regular, write_whole
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import few, option_name
 
@@ -410,7 +411,7 @@ def _share_splits(source: Path, target: Path) -> None:
         copy = target / KEPT_SPLITS / path.name
         try:
             if not copy.exists():
-                write_whole(copy, path.read_bytes())
+                write_whole(copy, read_regular(path, MAX_BYTES))
         except OSError as error:
             raise Store(target).cannot_write(copy, error) from error
 

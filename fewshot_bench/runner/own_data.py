@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.files import read_regular_text
 from fewshot_bench.utils.plain_yaml import load_plain
 
 ClassNames = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
@@ -92,7 +93,7 @@ def _template(text: str, where: str) -> str:
 
 def _text(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular_text(path)
     except OSError as error:
         raise UsageError(f"{where} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

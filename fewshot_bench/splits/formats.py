@@ -15,14 +15,13 @@ from typing import Any
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.spec import ALL_SHOTS, plain, read_shots
-from fewshot_bench.api.split_file import Pools, coop_text, pools_from
+from fewshot_bench.api.split_file import MAX_BYTES, Pools, coop_text, pools_from
 from fewshot_bench.splits.model import SplitFile, item_of, unusable
 from fewshot_bench.splits.pickled import read_pickled
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
-from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.files import read_regular, write_whole
 from fewshot_bench.utils.text import plain_text, shown
 
-MAX_BYTES = 256 * 2**20
 PICKLE_STARTS = (b"\x80", b"(", b"}")
 PICKLE_NAMES = (".pkl", ".pickle")
 KNOWN = (
@@ -79,9 +78,7 @@ def _from_json(path: Path, parsed: Any) -> SplitFile:
 
 def _bytes(path: Path) -> bytes:
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise unusable(path, f"has {path.stat().st_size:,} bytes", f"at most {MAX_BYTES:,}")
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
         raise DataMissingError(
             f"split file {path} cannot be read ({error.strerror}): expected {KNOWN}"
@@ -118,7 +115,7 @@ def place(path: Path, content: bytes, *, force: bool) -> bool:
     written.
     """
     try:
-        if path.is_file() and path.read_bytes() == content:
+        if path.is_file() and read_regular(path, MAX_BYTES) == content:
             return False
         refuse_existing([path], force=force)
         write_whole(path, content)

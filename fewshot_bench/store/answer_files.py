@@ -23,7 +23,7 @@ from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
 from fewshot_bench.utils.errors import StoreError, unknown
-from fewshot_bench.utils.files import Damaged
+from fewshot_bench.utils.files import Damaged, open_regular
 from fewshot_bench.utils.processes import is_at_limit
 from fewshot_bench.utils.text import LONGEST
 
@@ -249,7 +249,7 @@ def digests_of(arrays: Arrays) -> dict[str, str]:
 
 def digest_of_file(path: Path) -> str:
     """SHA-256 of an answers file; a file that matches the record's needs no other check."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -316,7 +316,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
     itself may be whole.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             source: IO[bytes] = file
             digest = None
             if os.fstat(file.fileno()).st_size <= _SMALL:

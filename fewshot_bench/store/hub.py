@@ -24,6 +24,7 @@ from fewshot_bench.utils.errors import (
     UsageError,
     require,
 )
+from fewshot_bench.utils.files import read_regular
 
 PREFIX = "hub:"
 _NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
@@ -89,7 +90,7 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
     if target.revision:
         raise UsageError(f"'{destination}': name the branch to write to by --revision")
     read_model(folder)
-    if not (folder / CARD).is_file() or not (folder / CARD).read_bytes().strip():
+    if not (folder / CARD).is_file() or not read_regular(folder / CARD).strip():
         raise StoreError(f"{folder} has no model card: write what the model is into {CARD}")
     wanted = replace(target, revision=branch)
     with _asking(wanted, "putting a model on a hub") as api:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import Damaged, sorted_entries, write_whole
+from fewshot_bench.utils.files import Damaged, open_regular, sorted_entries, write_whole
 from fewshot_bench.utils.text import size_text
 
 # Folder in a store; the model's facts in a footprint, and the kind of incident if it has none.
 MODELS, STATED = "models", "model"
 _NEXT = ".next"
+_CHUNK = 2**20
 FILES = (TENSORS, CARD, CONFIG)
 """The config is written last: a folder without one is not a model."""
 
@@ -137,9 +139,10 @@ def copy_model(source: Path, record: Record, destination: Path) -> None:
     """Copy a record's model to another store, if stated and sound; may raise OSError."""
     if not stated_model(record) or model_problem(source, record):
         return
-    folder, key = model_of(source, record), record.spec.key()
+    folder, target = model_of(source, record), model_folder(destination, record.spec.key())
     for name in FILES:
-        write_whole(model_folder(destination, key) / name, (folder / name).read_bytes())
+        with open_regular(folder / name) as file:
+            write_whole(target / name, iter(partial(file.read, _CHUNK), b""))
 
 
 def remove_model(store: Path, key: str) -> None:

@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.files import clock_of
+from fewshot_bench.utils.files import clock_of, read_regular
 from fewshot_bench.utils.processes import is_running, started, this_machine
 from fewshot_bench.utils.text import printable
 
 FOLDER = "claims"
 CLOCK = ".clock-"
+# The most bytes of a lease.
+_LONGEST = 2**16
 LEASE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
 # A lease is renewed this many times within its seconds.
@@ -222,7 +224,7 @@ class Leases:
     def _read(path: Path) -> Holder | None:
         """The holder of a lease; None if the file is gone, a placeholder if it is unreadable."""
         try:
-            return _holder(json.loads(path.read_bytes()))
+            return _holder(json.loads(read_regular(path, _LONGEST)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):

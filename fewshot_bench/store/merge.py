@@ -13,6 +13,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import KEPT_SPLITS
+from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.answer_files import largest_gap
@@ -23,7 +24,7 @@ from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
-from fewshot_bench.utils.files import Damaged, write_whole
+from fewshot_bench.utils.files import Damaged, read_regular, write_whole
 
 _FACTS = ("device_name", "threads", "fewshot_bench", "commit", "python", "platform")
 HERE, THERE = "here", "there"
@@ -171,7 +172,7 @@ def _split(path: Path, of: str, digest: Callable[[Path], str], to: Store, dry_ru
         return Step(CONFLICT, path, (f"{of} with digest {theirs:.12}, here with {mine:.12}",))
     if not dry_run:
         try:
-            write_whole(target, path.read_bytes())
+            write_whole(target, read_regular(path, MAX_BYTES))
         except OSError as error:
             raise to.cannot_write(target, error) from error
     return Step(COPIED, path)
@@ -184,7 +185,7 @@ def _picks_digest(path: Path) -> str:
 def _made_digest(path: Path) -> str:
     """The digest of a split of own images; DataMissingError if the file holds no split."""
     read_split_file(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()
 
 
 def _step(theirs: Cell, destination: Store) -> Step:
@@ -220,7 +221,7 @@ def _copy_method(source: Path, record: Record, destination: Path) -> None:
     """Copy the source of a method that was a class of a script or notebook; may raise OSError."""
     place = source_place(record.spec.method)
     if place and (source / place).is_file() and not (destination / place).exists():
-        write_whole(destination / place, (source / place).read_bytes())
+        write_whole(destination / place, read_regular(source / place))
 
 
 def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:

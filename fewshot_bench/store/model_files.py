@@ -13,8 +13,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,9 @@ from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.text import plain_text
+from fewshot_bench.utils.files import LARGEST, open_regular, read_regular, write_whole
+from fewshot_bench.utils.memory import free_host_memory
+from fewshot_bench.utils.text import plain_text, size_text
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -39,14 +42,14 @@ SUPPORT = "support.safetensors"
 """Training images for display, if requested (`support_files`)."""
 MODEL_FILES = (TENSORS, SUPPORT, CARD, CONFIG)
 """All files of a model in the order of writing: a folder without a config is not a model."""
-CONFIG_BYTES = 64 * 2**20
-"""Maximum bytes of a config."""
 IMAGES, DIGITS = "image_digests", 16
 """Entry of a config's `data`: the first hex digits of the SHA-256 of each image file, joined."""
 OPTIONAL = ("support", "settings")
 """Entries that a config may lack."""
 DEPTH = 16
 """Maximum depth of lists and objects in a value of a config."""
+MOST_NAMES = 100_000
+"""Maximum classes, and maximum prompts, of a model."""
 MOST_IMAGES = 2_000_000
 """Of more images no digests are kept, since the config would be too long."""
 
@@ -187,12 +190,13 @@ def write_model(
 
     The config is written last: a folder without a config is not a model. card: the text of
     README.md. support: content of the file of training images to be shown. ContractError for
-    tensors that cannot be stored; may raise OSError.
+    tensors that cannot be stored, StoreError for too many classes; may raise OSError.
     """
     content = packed(tensors)
     shown = hashlib.sha256(support).hexdigest() if support else ""
     whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest(), support=shown)
     plain = whole.as_json()
+    _refuse_many(plain, folder / CONFIG)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     (folder / SUPPORT).unlink(missing_ok=True)
@@ -209,7 +213,15 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    config, content = _read(folder)
+    config = read_config(folder)
+    with _tensors(folder, config) as (file, size):
+        free = free_host_memory()
+        if size > free:
+            raise StoreError(
+                f"{folder / TENSORS} has {size_text(size)}, and {size_text(free)} of memory are "
+                "free; read it when less runs on this machine"
+            )
+        content = file.read()
     try:
         return config, load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -217,30 +229,53 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def checked_config(folder: Path) -> ModelConfig:
-    """The config of a model, after checking the digest of its tensor file without parsing it."""
-    return _read(folder)[0]
-
-
-def _read(folder: Path) -> tuple[ModelConfig, bytes]:
+    """The config of a model, after checking size and digest of its tensor file."""
     config = read_config(folder)
+    with _tensors(folder, config):
+        return config
+
+
+@contextmanager
+def _tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, int]]:
+    """The open tensor file of a model, and its bytes; StoreError unless it is the one it states.
+
+    Nothing of a file that is longer than its header says is read.
+    """
+    path = folder / TENSORS
     try:
-        content = (folder / TENSORS).read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if _stated_bytes(file) != size:
+                problem = f"its header is not that of a file of {size_text(size)}"
+            elif file.seek(0) or hashlib.file_digest(file, "sha256").hexdigest() != config.tensors:
+                problem = f"its digest is not the one in {CONFIG}"
+            else:
+                file.seek(0)
+                yield file, size
+                return
     except OSError as error:
-        raise StoreError(f"{folder / TENSORS} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(content).hexdigest() != config.tensors:
-        raise StoreError(
-            f"{folder / TENSORS} is damaged: its digest is not the one in {CONFIG}; "
-            "copy the folder again"
-        )
-    return config, content
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    raise StoreError(f"{path} is damaged: {problem}; copy the folder again")
+
+
+def _stated_bytes(file: BufferedReader) -> int | None:
+    """The bytes of a safetensors file by its header; None if the header is damaged."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST:
+        return None
+    try:
+        about = json.loads(file.read(length))
+        ends = [one["data_offsets"][1] for name, one in about.items() if name != "__metadata__"]
+        return int(8 + length + max(ends, default=0))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 def read_config(folder: Path) -> ModelConfig:
     """Read and validate the config alone; one-line StoreError if it is unusable."""
     path = folder / CONFIG
     try:
-        with path.open("rb") as file:
-            text = file.read(CONFIG_BYTES + 1)
+        text = read_regular(path)
     except FileNotFoundError:
         found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
         raise StoreError(
@@ -250,7 +285,7 @@ def read_config(folder: Path) -> ModelConfig:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        plain = json.loads(text) if len(text) <= CONFIG_BYTES else None
+        plain = json.loads(text)
     except (ValueError, RecursionError):
         plain = None
     if not isinstance(plain, dict):
@@ -260,6 +295,7 @@ def read_config(folder: Path) -> ModelConfig:
             f"{path} has format {plain.get('format')!r:.20}, this version reads {FORMAT}; "
             "update fewshot_bench"
         )
+    _refuse_many(plain, path)
     stated = plain.pop("digest", None)
     try:
         digest = _digest(plain)
@@ -268,6 +304,15 @@ def read_config(folder: Path) -> ModelConfig:
     if not digest or stated != digest:
         raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
     return _checked(plain, path)
+
+
+def _refuse_many(plain: Mapping[str, Any], path: Path) -> None:
+    """StoreError for more classes or prompts than can be encoded, before all else is checked."""
+    for name in ("classnames", "templates"):
+        names = plain.get(name)
+        if isinstance(names, list) and len(names) > MOST_NAMES:
+            count = f"{len(names):,} {name}, expected at most {MOST_NAMES:,}"
+            raise StoreError(f"{path} has {count}")
 
 
 def _is_shallow(value: Any, depth: int = DEPTH) -> bool:

@@ -12,18 +12,23 @@ import hashlib
 import json
 import os
 import re
-import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fewshot_bench.api.record import SCHEMA, Record, seal_of, sealed, unsealed
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import TEMPORARY, Damaged, sorted_entries
+from fewshot_bench.utils.files import (
+    LARGEST,
+    TEMPORARY,
+    Damaged,
+    TooLargeError,
+    read_regular,
+    sorted_entries,
+)
 from fewshot_bench.utils.version import __version__
 
 # Versions and fields on which validity depends; readers with others validate a text anew.
@@ -179,23 +184,16 @@ def _key_in(folder: str, key: str) -> str:
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a record file; StoreError when they cannot be read."""
+    """The bytes of a record file; Damaged for more than LARGEST, StoreError if it is unreadable."""
     try:
-        # Opening a pipe would wait for ever.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode):
-                raise StoreError(f"'{path}' is no regular file; remove it")
-            # The end of a file is an empty part.
-            return b"".join(iter(partial(os.read, file, found.st_size + 1), b""))
-        finally:
-            os.close(file)
+        return read_regular(path, LARGEST)
     except FileNotFoundError:
         raise
+    except TooLargeError as error:
+        raise Damaged(str(error.strerror)) from None
     except OSError as error:
         raise StoreError(
-            f"cannot read '{path}': {error.strerror}; check its permissions"
+            f"cannot read '{path}': {error.strerror}; remove it or check its permissions"
         ) from error
 
 

@@ -39,6 +39,7 @@ from fewshot_bench.store.record_files import (
     RecordFile,
     Stamp,
     path_of,
+    read_content,
     read_fields,
     read_record,
     read_values,
@@ -50,6 +51,7 @@ from fewshot_bench.utils.environment import masked
 from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import (
     FULL,
+    LARGEST,
     TEMPORARY,
     Damaged,
     free_space,
@@ -59,7 +61,7 @@ from fewshot_bench.utils.files import (
     temporary_name,
     write_synced,
 )
-from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
+from fewshot_bench.utils.text import LONGEST_MESSAGE, printable, size_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -179,6 +181,11 @@ class Store:
                 temporary.append(write_synced(target.parent, arrays))
                 digests[FILE] = digest_of_file(temporary[0])
             record, text = written(record, digests)
+            if len(text) > LARGEST:
+                raise StoreError(
+                    f"record of {record.spec.describe()} would have {size_text(len(text))}, "
+                    f"expected at most {size_text(LARGEST)}: its method should note less"
+                )
             temporary.insert(0, write_synced(target.parent, text))
             publish(target, temporary)
         except (TypeError, ValueError) as error:
@@ -395,8 +402,8 @@ def find(name: str, store: Path) -> Kept:
 
 def _read(path: Path, store: Path | None) -> Kept:
     try:
-        record = unsealed(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError, StoreError) as error:
+        record = unsealed(json.loads(read_content(path)))
+    except (OSError, ValueError, RecursionError, StoreError, Damaged) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:

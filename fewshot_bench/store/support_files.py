@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.store.model_files import SUPPORT, ModelConfig
 from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import read_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +64,7 @@ def read_support(folder: Path, config: ModelConfig, width: int) -> Support | Non
     if not config.support or not path.exists():
         return None
     try:
-        with path.open("rb") as file:
-            content = file.read(SUPPORT_BYTES + 1)
+        content = read_regular(path, SUPPORT_BYTES)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != config.support:

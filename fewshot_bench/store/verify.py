@@ -45,6 +45,7 @@ from fewshot_bench.store.record_files import (
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.files import Damaged
+from fewshot_bench.utils.text import few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def _examine(path: Path) -> Cell:
 def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
     expected = {field.name for field in dataclasses.fields(Record)}
     if set(values) != expected:
-        yield f"the record has keys {sorted(set(values) ^ expected)} too many or too few"
+        yield f"the record has keys {few(sorted(set(values) ^ expected))} too many or too few"
     elif problem := seal_problem(values):
         yield problem
 

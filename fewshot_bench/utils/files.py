@@ -1,4 +1,7 @@
-"""Atomic file writes (`whole`, `write_whole`): a file is complete or absent, never partial."""
+"""Atomic file writes (`whole`, `write_whole`), and bounded reads of foreign files (`read_regular`).
+
+A written file is complete or absent, never partial.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import filecmp
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +32,53 @@ STALE_SECONDS = 24 * 3600
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+# The most bytes of a foreign file that is read whole, such as a record or a list of names.
+LARGEST = 64 * 2**20
+_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 class Damaged(Exception):
     """A damaged file of the store that must not be used; the message is the reason."""
+
+
+class TooLargeError(OSError):
+    """A foreign file that has more bytes than are read; `strerror` says how many."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read its bytes; OSError also for a pipe, a device and the like.
+
+    A pipe would make the reader wait for ever, and some devices never end.
+    """
+    return os.fdopen(_opened(path)[0], "rb")
+
+
+def read_regular(path: Path, most: int = LARGEST) -> bytes:
+    """The bytes of a regular file; TooLargeError for more bytes, OSError for any other file."""
+    file, size = _opened(path)
+    try:
+        if size > most:
+            reason = f"it has {size_text(size)}, expected at most {size_text(most)}"
+            raise TooLargeError(errno.EINVAL, reason, str(path))
+        # The end of a file is an empty part.
+        return b"".join(iter(partial(os.read, file, size + 1), b""))
+    finally:
+        os.close(file)
+
+
+def _opened(path: Path) -> tuple[int, int]:
+    """The descriptor of a regular file, and its size in bytes."""
+    file = os.open(path, _READING)
+    found = os.fstat(file)
+    if stat.S_ISREG(found.st_mode):
+        return file, found.st_size
+    os.close(file)
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_regular_text(path: Path, encoding: str = "utf-8-sig", most: int = LARGEST) -> str:
+    """The text of a regular file; ValueError for another encoding, errors as `read_regular`."""
+    return read_regular(path, most).decode(encoding)
 
 
 def temporary_name(prefix: str = TEMPORARY) -> str:

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.no_network import refuse_sockets
 
 VARIABLE = "FSBENCH_OFFLINE"
 # Variables that make other packages stay off the network.
@@ -62,12 +63,14 @@ def enforce() -> None:
     """Make internet sockets and name look-ups raise OfflineError from now on.
 
     Irreversible in this process; child processes inherit the variables. Pipes and unix sockets
-    still work. Connections opened without Python's socket module are not detected.
+    still work. On Linux, the kernel refuses such sockets to compiled code and child processes, too
+    (`no_network`); elsewhere, those opened without Python's socket module are not detected.
     """
     global _hooked
     os.environ.update(dict.fromkeys((VARIABLE, *OTHERS), "1"))
     if not _hooked:
         _hooked = True
+        refuse_sockets()
         sys.addaudithook(_refuse)
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fewshot_bench.utils.text import size_text
+
+MOST_BYTES = 2**22
+"""Maximum bytes of a YAML or TOML file, whose readers take seconds for a megabyte."""
 Build = Callable[[list[tuple[Any, Any]], int], dict[str, Any]]
 
 
@@ -12,9 +16,13 @@ def load_plain(text: str, build: Build) -> Any:
     """Parse YAML into lists, text, and mappings built by `build(pairs, line)`.
 
     line: where the mapping starts, from 1. `build` must reject invalid pairs, including duplicate
-    keys. yaml.YAMLError if the text is no YAML.
+    keys. yaml.YAMLError if the text is no YAML, or longer than MOST_BYTES.
     """
     import yaml
+
+    if len(text) > MOST_BYTES:
+        size = f"{size_text(len(text))}, expected at most {size_text(MOST_BYTES)}"
+        raise yaml.YAMLError(f"it has {size}: use JSON for more")
 
     class Loader(yaml.BaseLoader):
         """Builds mappings with `build`."""

@@ -15,6 +15,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 BLANK = "\\ "
+# Paths with more commas than this need backslashes before them.
+_MOST_PARTS = 16
 
 
 def plain_text(text: str) -> bool:
@@ -56,7 +58,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def _length_of_place(parts: Sequence[str]) -> int:
     """The number of leading parts that together name an existing path; 1 if none do."""
-    counts = range(len(parts), 1, -1)
+    counts = range(min(len(parts), _MOST_PARTS), 1, -1)
     return next((n for n in counts if _is_place(",".join(parts[:n]))), 1)
 
 
@@ -87,7 +89,7 @@ def _is_place(part: str) -> bool:
 
 
 LONGEST = 240
-LONGEST_MESSAGE = 3000
+LONGEST_MESSAGE = 2000
 FEW, MANY = 3, 20
 
 _brief = reprlib.Repr()
@@ -106,6 +108,11 @@ def printable(text: str, longest: int = 0) -> str:
         half = longest // 2
         return f"{text[:half]} ... {text[-half:]}"
     return text
+
+
+def message(text: str) -> str:
+    """A message of any text: one printable line that fits on a terminal."""
+    return printable(" ".join(text.split()), LONGEST_MESSAGE)
 
 
 def printable_lines(text: str) -> str:

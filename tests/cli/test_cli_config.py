@@ -117,6 +117,13 @@ def test_refusals(tmp_path: Path, text: str, part: str) -> None:
         ("run.toml", 'metod = "zero-shot"\n', "did you mean 'method'"),
         ("run.json", "{}", ".yaml, .yml or .toml"),
         ("missing.yaml", None, "cannot be read: No such file or directory; check the path"),
+        ("run.yaml", f"method: [{'coop, ' * 999}coop]", "1,000 names: expected at most 500"),
+        (
+            "run.yaml",
+            "method: gda\ndataset: digits\nseeds: 0-99999,7",
+            "'0-99999,7': expected at most 100,000 numbers",
+        ),
+        ("run.yaml", " " * 2**23, "it has 8.4 MB, expected at most 4.2 MB; check the path"),
     ],
 )
 def test_refusals_of_files(tmp_path: Path, name: str, text: str | None, part: str) -> None:
@@ -125,6 +132,17 @@ def test_refusals_of_files(tmp_path: Path, name: str, text: str | None, part: st
     assert result.code == 2, result
     assert len(result.err.splitlines()) == 1, result.err
     assert part in result.err
+
+
+def test_a_file_that_leads_to_a_device_is_not_read(tmp_path: Path) -> None:
+    for option in ("--config", "--classnames", "--templates"):
+        path = tmp_path / f"{option}.yaml"
+        path.symlink_to("/dev/zero")
+        result = dry(tmp_path, option, path, "--method", "zero-shot", "--dataset", "digits")
+        assert (result.code, "no regular file" in result.err or "is no file" in result.err) == (
+            2,
+            True,
+        )
 
 
 def test_values_mean_what_they_say(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.plugins.models.app_command import CONNECTIONS
 from tests.helpers import PATIENCE, image_folder, start, wait_until
 from tests.models import zero_shot_model
 
 pytest.importorskip("uvicorn")
+from fewshot_bench.plugins.models.connections import CONNECTIONS
+
 CLASSES = ("cat", "dog", '<img src=x onerror="window.hit=1">')
 
 

@@ -18,6 +18,7 @@ from fewshot_bench.store.model_files import (
     CONFIG,
     TENSORS,
     ModelConfig,
+    checked_config,
     read_model,
     without_path,
     write_model,
@@ -106,6 +107,51 @@ def test_values_of_another_kind_are_named(tmp_path: Path, field: str, value: obj
     plain["digest"] = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
     (tmp_path / CONFIG).write_text(json.dumps(plain))
     with pytest.raises(StoreError, match=f"no config of a model: {field} is missing or wrong"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CONFIG, TENSORS])
+def test_a_file_that_leads_to_a_device_is_not_read(tmp_path: Path, name: str) -> None:
+    write_model(tmp_path, MODEL, KEPT, "")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    for read in (read_model, checked_config):
+        with pytest.raises(StoreError, match=f"{name} cannot be read: it is no regular file"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff" * 8, b"\x02" + bytes(7) + b"[]"])
+def test_tensors_are_as_long_as_their_header_says(tmp_path: Path, header: bytes) -> None:
+    write_model(tmp_path, MODEL, KEPT, "")
+    path = tmp_path / TENSORS
+    with path.open("r+b") as file:
+        file.write(header)
+        file.truncate(3 * 10**9)
+    for read in (read_model, checked_config):
+        with pytest.raises(StoreError, match=r"its header is not that of a file of 3\.0 GB; copy"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["classnames", "templates"])
+def test_lists_of_a_config_have_a_largest_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Millions of classes took half a minute before anything was said."""
+    many = dataclasses.replace(MODEL, **{name: tuple(map(str, range(100_001)))})
+    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
+        write_model(tmp_path, many, KEPT, "")
+    (tmp_path / CONFIG).write_text(json.dumps({"format": 1, name: [""] * 100_001}))
+    monkeypatch.setattr("fewshot_bench.store.model_files.canonical_json", None)
+    with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
+        read_model(tmp_path)
+
+
+def test_tensors_that_do_not_fit_into_memory_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path, MODEL, KEPT, "")
+    monkeypatch.setattr("fewshot_bench.store.model_files.free_host_memory", lambda: 100)
+    with pytest.raises(StoreError, match=r"has \d+ B, and 100 B of memory are free; read it when"):
         read_model(tmp_path)
 
 

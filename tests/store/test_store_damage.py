@@ -13,7 +13,9 @@ import pytest
 
 from fewshot_bench.api.record import SCHEMA, Record
 from fewshot_bench.store import answer_files
-from fewshot_bench.store.store import Store
+from fewshot_bench.store.merge import UNUSABLE, merge
+from fewshot_bench.store.store import Store, find
+from fewshot_bench.store.verify import DAMAGED, verify
 from fewshot_bench.utils.errors import StoreError
 from tests.answers import stored_arrays
 from tests.store_cases import filled
@@ -190,3 +192,43 @@ def test_a_record_that_appears_while_it_is_looked_for_is_no_other_kind_of_file(
 
     monkeypatch.setattr(Path, "is_file", late)
     assert store.get(key) is None
+
+
+def sparse(path: Path, size: int = 3 * 10**9) -> Path:
+    """A file of zeros that takes no space on the disk."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def test_a_record_that_is_too_large_is_damaged_and_not_read(store: Store, tmp_path: Path) -> None:
+    key = put(store, make())
+    path = sparse(store.root / key[:2] / f"{key}.json")
+    said = "it has 3.0 GB, expected at most 67.1 MB"
+    assert list(store.records()) == []
+    assert [damage.reason for damage in store.damaged] == [said]
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.text) == (DAMAGED, said)
+    (step,) = merge(store.path, Store(tmp_path / "other"), dry_run=False)
+    assert (step.outcome, step.lines) == (UNUSABLE, (said,))
+    with pytest.raises(StoreError, match=f"'{path}' cannot be used: {said}"):
+        find(str(path), store.path)
+    assert store.get(key) is None
+    assert path.with_name(f"{path.name}.damaged-1").exists()
+
+
+def test_a_record_that_could_not_be_read_is_not_written(store: Store) -> None:
+    record = dataclasses.replace(make(), status="failed", notes={"text": "x" * 68_000_000})
+    with pytest.raises(StoreError, match=r"would have 68\.0 MB, expected at most 67\.1 MB: its"):
+        store.write(record)
+    assert list(store.root.rglob("*")) == [store.root / record.spec.key()[:2]]
+
+
+def test_answers_that_lead_to_a_device_are_set_aside(store: Store) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.npz"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert store.get(key) is None
+    assert "it is no regular file" in str(store.damaged[0])
+    assert path.with_name(f"{path.name}.damaged-1").is_symlink()

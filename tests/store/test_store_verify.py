@@ -354,3 +354,18 @@ def test_no_store(tmp_path: Path) -> None:
         done = fsbench("store", name, "--store", tmp_path)
         assert (done.code, "holds no records" in done.err) == (3, True)
     assert not (tmp_path / "absent").exists()
+
+
+def test_what_is_found_is_a_short_line(tmp_path: Path) -> None:
+    """A record of many keys had a line of as many."""
+    store = filled(tmp_path / "store", [1])
+    (path,) = store.root.rglob("*.json")
+    values = json.loads(path.read_text()) | {f"stray key {n}": n for n in range(5000)}
+    values |= {"metrics": {f"metric {n}": float(n) for n in range(2000)} | {"x" * 9000: 1.0}}
+    path.write_text(json.dumps(values))
+    shown = fsbench("store", "verify", "--store", store.path)
+    merged = fsbench("store", "merge", store.path, "--store", tmp_path / "other")
+    for done in (shown, merged):
+        assert "the record has keys 'stray key 0', 'stray key 1', 'stray key 10' and" in done.out
+    reports = [line for done in (shown, merged) for line in (done.out + done.err).splitlines()]
+    assert max(map(len, reports)) < 2100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,29 @@ assert not {"torch"} & set(sys.modules)
 """
 
 
+CHILDREN = """
+import ctypes, socket, subprocess, sys, threading
+waiting = threading.Event()
+errors = []
+def late():
+    waiting.wait()
+    errors.append(ctypes.CDLL(None, use_errno=True).socket(2, 1, 0))
+    errors.append(ctypes.get_errno())
+thread = threading.Thread(target=late)
+thread.start()
+from fewshot_bench.utils import offline
+offline.enforce()
+waiting.set()
+thread.join()
+assert errors == [-1, 101], errors
+child = "import socket; socket.socketpair(); socket.socket(socket.AF_INET{})"
+for family in ("", "6"):
+    words = [sys.executable, "-I", "-c", child.format(family)]
+    done = subprocess.run(words, env={}, capture_output=True, text=True)
+    assert done.stderr.endswith("OSError: [Errno 101] Network is unreachable\\n"), done.stderr
+"""
+
+
 def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a subprocess."""
     return subprocess.run(
@@ -88,6 +112,29 @@ def test_internet_sockets_are_refused_and_others_are_not() -> None:
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "aarch64") or sys.platform != "linux",
+    reason="only Linux refuses sockets to child processes",
+)
+def test_child_processes_and_compiled_code_have_no_internet_sockets() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILDREN],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("engine", ["slurm", "ray"])
+def test_engines_that_talk_over_the_network_are_refused(tmp_path: Path, engine: str) -> None:
+    words = ("run", "-m", "zero-shot", "-d", "digits", "--shots", 1, "--dry-run")
+    done = run(*words, "--engine", engine, "--store", tmp_path / "store", FSBENCH_OFFLINE="1")
+    assert done.returncode == 2
+    assert f"--engine {engine} talks over the network, which --offline forbids" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
-"""Numbers in words are true as they read."""
+"""Numbers in words are true as they read, and messages are short."""
 
 from __future__ import annotations
 
 import pytest
 
 from fewshot_bench.analysis.table.layout import probability
+from fewshot_bench.cli.output import warn
+from fewshot_bench.cli.run import TerminalReporter
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import signed
 
 
@@ -25,3 +28,14 @@ def test_a_difference_that_rounds_to_nothing_has_no_sign(value: float, text: str
 )
 def test_a_p_value_shows_on_which_side_of_five_percent_it_is(p: float, text: str) -> None:
     assert probability(p) == text
+
+
+def test_messages_of_any_length_are_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"begin{' word' * 10_000}; next step"
+    warn(text)
+    TerminalReporter().warning(text)
+    for line in capsys.readouterr().err.splitlines():
+        assert len(line) < 2100
+        assert line.startswith("warning: begin word")
+        assert line.endswith("word; next step")
+    assert len(str(UsageError(text))) < 2100

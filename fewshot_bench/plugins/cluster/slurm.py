@@ -17,6 +17,7 @@ from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, Store
 from fewshot_bench.engines.distributed import DistributedEngine, State, System
 from fewshot_bench.engines.job import Job
 from fewshot_bench.store.store import JOBS, Store
+from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
@@ -290,7 +291,15 @@ def _ask(*command: str) -> str:
 
 
 def build(setup: EngineSetup) -> DistributedEngine:
-    """The engine of these options; UsageError for values that no directive can hold."""
+    """The engine of these options; UsageError for values that no directive can hold.
+
+    Also under --offline, since the commands of Slurm ask its controller over the network.
+    """
+    if offline.is_on():
+        raise UsageError(
+            "--engine slurm talks over the network, which --offline forbids: leave --offline out, "
+            f"and give --sbatch --export=ALL,{offline.VARIABLE}=1 to have it in the jobs"
+        )
     given = dict(setup.options)
     most = given.pop("array")
     request = Request(memory=given.pop("mem"), more=given.pop("sbatch"), **given)

@@ -13,8 +13,6 @@ from fewshot_bench.cli.output import say, warn
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.offline import OfflineError
 
-CONNECTIONS = 32
-"""Maximum concurrent connections; each may hold an image. A browser opens six."""
 PATIENCE = 5
 """Seconds that shutdown waits for pending responses."""
 
@@ -67,17 +65,19 @@ def _serve(app: object, listener: socket.socket) -> None:
     """Serve until Ctrl-C."""
     import uvicorn
 
+    from fewshot_bench.plugins.models.connections import HEAD_SECONDS, Connection
+
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="error",
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",
+        http=Connection,
         loop="asyncio",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS + 1,  # the new one is counted, too
+        timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=PATIENCE,
     )
     try:
@@ -96,7 +96,7 @@ def _listening(host: str, port: int) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
         # At once: while nobody listens, another process may bind the same port.
-        found.listen(CONNECTIONS)
+        found.listen()
         return found
     except OfflineError:
         raise UsageError(
