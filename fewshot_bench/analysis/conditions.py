@@ -281,11 +281,11 @@ _OPTIONS = Rule("options", ("row",), "options text")
 # The texts of a prompt name are those of the package or plug-in that was installed.
 _TEMPLATES = Rule("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
 _BACKBONE = ("backbone", "precision")
+# The second is reported only if the first is equal, so that only the skipped images differ.
+_OWN = Rule(OWN_DATA, ("dataset",), "data text"), Rule(SKIPPED_IMAGES, ("dataset",), "own data")
 # Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
-    (Rule(OWN_DATA, ("dataset",), "data text"), "'{}'".format),
-    # Reported only if own data is equal, so that only the skipped images differ.
-    (Rule(SKIPPED_IMAGES, ("dataset",), "own data"), "'{}'".format),
+    *((rule, "'{}'".format) for rule in _OWN),
     (
         Rule("weights", _BACKBONE, "loaded weights start", ("loaded weights",)),
         "'{}' in {}".format,
@@ -325,6 +325,11 @@ _LABELED = (
 
 # Columns that are read of all records of a table, at once.
 _READ = [name for rule in (*(rule for rule, _ in _LOCAL), *_LABELED) for name in rule.columns]
+
+
+def own_data_conflict(columns: RecordColumns) -> str:
+    """`OWN_DATA` or `SKIPPED_IMAGES` if records of one data set differ in it; else empty."""
+    return next((rule.name for rule in _OWN if any(True for _ in rule.conflicts(columns))), "")
 
 
 def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:
