@@ -103,7 +103,7 @@ def build(
     facts.add(FACTS)
     facts.load(column.source for column in COSTS.values())
     if not options.allow_mixed:
-        refuse_mixed(records, columns=facts)
+        refuse_mixed(facts)
     rows = assign_rows(records, facts)
     names = Names.read(options.rename, rows, groups, options.elsewhere)
     labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
