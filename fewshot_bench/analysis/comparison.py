@@ -1,6 +1,6 @@
-"""A comparison of methods: from records to a table, and the table in every format.
+"""A comparison of methods: from records to tables, and the tables in every format.
 
-`compare` builds the table for the command line and the library; `Comparison` is the object of the
+`compare` builds the tables for the command line and the library; `Comparison` is the object of the
 Python API. The numbers are those of `fsbench compare`.
 """
 
@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of, the_only
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.table.significance import Answers
 
 Target = str | PathLike[str] | None
+Shown = tuple["Table", Sequence[Record]]
 
 
 def compare(
@@ -45,26 +47,31 @@ def compare(
     options: Options,
     metrics: Iterable[str],
     warn: Callable[[str], None],
-) -> tuple[Table, list[Record]]:
-    """The table of these records, and the records that it uses (without damaged logits).
+) -> list[Made[Shown]]:
+    """A table per set of conditions, and the records that it uses (without damaged logits).
 
     metrics: names of the metrics to show, computed from logits for records that lack them. warn:
-    called for metrics that cannot be computed and for plug-ins whose columns are left out.
-    UsageError when records must not share one table, DataMissingError if the logits of all are
-    damaged.
+    called for metrics that cannot be computed, plug-ins whose columns are left out, and sets of
+    conditions that have no table. UsageError when the records of all of these must not share a
+    table, DataMissingError if the logits of all are damaged.
     """
     metrics = set(metrics)
     completed = outcomes.completed(records, metrics)
     for text in outcomes.lacking(completed, metrics):
         warn(text)
-    answers = _answers(outcomes, completed, options)
-    usable = _usable(completed, outcomes)
     columns = _plugin_columns(warn)
-    table = build(usable, options, columns, answers)
-    if columns is not None and columns.failed:
-        # Rebuild without columns of the failed plug-ins, which earlier lines still have.
-        table = build(usable, options, columns, answers)
-    return table, usable
+
+    def shown(block: Block, options: Options) -> Shown:
+        answers = _answers(outcomes, block.records, options)
+        usable = _usable(block.records, outcomes)
+        facts = block.columns if len(usable) == len(block.records) else None
+        table = build(usable, options, columns, answers, facts)
+        if columns is not None and columns.failed:
+            # Rebuild without columns of the failed plug-ins, which earlier lines still have.
+            table = build(usable, options, columns, answers, facts)
+        return table, usable
+
+    return made_of(completed, options, shown, warn)
 
 
 def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
@@ -99,11 +106,11 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) ->
     return answer
 
 
-def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
+def _usable(records: Sequence[Record], outcomes: Outcomes) -> Sequence[Record]:
     """Drop records whose logits are known to be damaged; DataMissingError if none is left."""
     damaged = {damage.path for damage in outcomes.damaged}
     if not damaged:
-        return list(records)
+        return records
     store = outcomes.store
     found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
     if not found:
@@ -159,24 +166,29 @@ def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """A table of methods; `str` gives what `fsbench compare` prints.
+    """Tables of methods, one per set of conditions; `str` gives what `fsbench compare` prints.
 
     layout: `groups`, a table per data set, or `paper`, methods x data sets. Every `to_...` returns
     the text and, where a path is given, writes it there too.
     """
 
-    table: Table
+    made: Sequence[Made[Shown]]
     layout: str = "groups"
 
     @property
+    def tables(self) -> list[Table]:
+        """The tables."""
+        return [one.value[0] for one in self.made if one.value is not None]
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """The notes below the table."""
-        return tuple(self.table.notes)
+        """The notes below the tables."""
+        return tuple(note for table in self.tables for note in table.notes)
 
     @property
     def missing_commands(self) -> tuple[str, ...]:
         """Commands that run the missing cells."""
-        return tuple(self.table.commands)
+        return tuple(command for table in self.tables for command in table.commands)
 
     def __str__(self) -> str:
         return self._text("terminal")
@@ -195,8 +207,8 @@ class Comparison:
         from fewshot_bench.analysis.table import layout, paper
 
         if self.layout == "paper" and form != "json":
-            return paper.document(self.table, form, caption)
-        return layout.document(self.table, form)
+            return document_of(self.made, lambda shown: paper.document(shown[0], form, caption))
+        return document_of(self.made, lambda shown: layout.document(shown[0], form))
 
     def to_html(self, path: Target = None) -> str:
         """HTML tables with the content of the terminal output."""
@@ -235,12 +247,16 @@ class Comparison:
         return frame(plain(shown.rows), shown.heads)
 
     def curves(self) -> Figure:
-        """The metric over shots as a matplotlib figure, a panel per data set."""
+        """The metric over shots as a matplotlib figure, a panel per data set.
+
+        UsageError for several sets of conditions.
+        """
         from fewshot_bench.analysis.table.figure import figure, panels
 
-        if not panels(self.table):
-            raise UsageError(f"no record here has the metric {self.table.metric} to draw")
-        drawn = figure(self.table)
+        table, _ = the_only(self.made, "a figure")
+        if not panels(table):
+            raise UsageError(f"no record here has the metric {table.metric} to draw")
+        drawn = figure(table)
         # Lets notebooks display the figure without pyplot, which would keep it open.
         vars(drawn)["_repr_png_"] = partial(_png, drawn)
         return drawn

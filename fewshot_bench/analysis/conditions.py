@@ -98,36 +98,27 @@ def data_digest(data: Mapping[str, Any]) -> str:
     return digest_of(canonical_json(dict(data)), 12)
 
 
-def refuse_mixed(
-    records: Sequence[Record],
-    place: str = "a table",
-    otherwise: str = "or show them as separate rows with --allow-mixed",
-    *,
-    filtered: bool = True,
-    columns: RecordColumns | None = None,
-) -> None:
-    """Raise UsageError unless all records were made under one set of conditions.
+def refuse_mixed(columns: RecordColumns, *, sweep: bool = False) -> None:
+    """Raise UsageError unless all records may share a table, or a sweep.
 
-    place: description of the output, for the message. otherwise: alternative that ends the message.
-    filtered: whether the command has all filters of `fsbench compare`. columns: `columns_of` the
-    records, if already built.
+    columns: `columns_of` the records. sweep: a sweep varies the options, runs with the weights that
+    are there, and lacks some filters of `fsbench compare`.
     """
-    columns = columns or columns_of(records)
+    place = "a sweep" if sweep else "a table"
+    otherwise = "name another --store" if sweep else "show them as separate rows with --allow-mixed"
     for name, values in values_of(columns).items():
         if len(values) > 1:
-            counts = Counter(condition(record.spec, name) for record in records)
+            counts = Counter(condition(record.spec, name) for record in columns.records)
             usual = shlex.quote(counts.most_common(1)[0][0])
             advice = f"choose one with {option_name(name)} {usual}"
-            if name == "weights" and not filtered:
-                # A sweep runs with the weights that are there, which no option chooses.
-                advice = _local_advice(name, counts, filtered)
-            raise _mixed(name, counts, place, f"{advice}, {otherwise}")
+            if name == "weights" and sweep:
+                advice = _local_advice(name, counts, sweep)
+            raise _mixed(name, counts, place, f"{advice}, or {otherwise}")
     for scope, name, counts in _local_conflicts(columns):
-        if name == "options" and not filtered:
-            # A sweep varies the options.
+        if name == "options" and sweep:
             continue
-        advice = _local_advice(name, counts, filtered)
-        raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, {otherwise}")
+        advice = _local_advice(name, counts, sweep)
+        raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, or {otherwise}")
 
 
 def _mixed(name: str, counts: Counter[str], place: str, advice: str) -> UsageError:
@@ -149,9 +140,10 @@ _CHOSEN_BY = {
 }
 
 
-def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
-    if name == "code" and not filtered:
-        return STALE_ADVICE
+def _local_advice(name: str, counts: Counter[str], sweep: bool) -> str:
+    usual = counts.most_common(1)[0][0]
+    if name == "code":
+        return STALE_ADVICE if sweep else f"{STALE_ADVICE}, choose one with --code {usual}"
     if name == "model":
         return "remove the records of the other models (fsbench store rm)"
     if name == "imported picks":
@@ -163,18 +155,14 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         )
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
-    if name in _CHOSEN_BY and not filtered:
-        rest = f"remove the records of the others (fsbench store rm {_CHOSEN_BY[name]} PREFIX)"
-        own = "choose with --classnames, --templates and --holdout as in run, or "
-        return f"{own if name == OWN_DATA else ''}{rest}"
-    if name in ("revision", "target revision"):
-        return "choose one with --revision PREFIX"
-    if name in _CHOSEN_BY:
-        return f"choose one with {_CHOSEN_BY[name]} {counts.most_common(1)[0][0]}"
-    if name == "code":
-        chosen = counts.most_common(1)[0][0]
-        return f"{STALE_ADVICE}, choose one with --code {chosen}"
-    return "run the older cells again with --force"
+    if name not in _CHOSEN_BY:
+        return "run the older cells again with --force"
+    option = _CHOSEN_BY[name]
+    if not sweep:
+        return f"choose one with {option} {'PREFIX' if option == '--revision' else usual}"
+    own = "choose with --classnames, --templates and --holdout as in run, or "
+    rest = f"remove the records of the others (fsbench store rm {option} PREFIX)"
+    return f"{own if name == OWN_DATA else ''}{rest}"
 
 
 def code(record: Record) -> str:
@@ -281,11 +269,11 @@ _OPTIONS = Rule("options", ("row",), "options text")
 # The texts of a prompt name are those of the package or plug-in that was installed.
 _TEMPLATES = Rule("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
 _BACKBONE = ("backbone", "precision")
+# The second is reported only if the first is equal, so that only the skipped images differ.
+_OWN = Rule(OWN_DATA, ("dataset",), "data text"), Rule(SKIPPED_IMAGES, ("dataset",), "own data")
 # Rules that every table must satisfy, each with a function that describes its places.
 _LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
-    (Rule(OWN_DATA, ("dataset",), "data text"), "'{}'".format),
-    # Reported only if own data is equal, so that only the skipped images differ.
-    (Rule(SKIPPED_IMAGES, ("dataset",), "own data"), "'{}'".format),
+    *((rule, "'{}'".format) for rule in _OWN),
     (
         Rule("weights", _BACKBONE, "loaded weights start", ("loaded weights",)),
         "'{}' in {}".format,
@@ -325,6 +313,11 @@ _LABELED = (
 
 # Columns that are read of all records of a table, at once.
 _READ = [name for rule in (*(rule for rule, _ in _LOCAL), *_LABELED) for name in rule.columns]
+
+
+def own_data_conflict(columns: RecordColumns) -> str:
+    """`OWN_DATA` or `SKIPPED_IMAGES` if records of one data set differ in it; else empty."""
+    return next((rule.name for rule in _OWN if any(True for _ in rule.conflicts(columns))), "")
 
 
 def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:

@@ -36,7 +36,7 @@ _COMMA = re.compile(r",(?![^\[\]]*\])")
 _RANGE = re.compile(rf"(\d{{1,{LONGEST_NUMBER}}})-(\d{{1,{LONGEST_NUMBER}}})", re.ASCII)
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
     "method": lambda record: method_names(record.spec),
-    "dataset": lambda record: _dataset_names(record.spec),
+    "dataset": lambda record: dataset_names(record.spec),
     "classes": lambda record: (record.spec.classes,),
     "shots": lambda record: (str(record.spec.shots),),
     "seeds": lambda record: (str(Seed.of(record)),),
@@ -155,7 +155,7 @@ def asked_datasets(text: str, known: Set[str]) -> list[str]:
     return [name if name in known else spelled_once(name) for name in listed]
 
 
-def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
+def dataset_names(spec: RunSpec) -> tuple[str, ...]:
     """Names by which `--dataset` finds a cell: data set, target, and its name in the table."""
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
 

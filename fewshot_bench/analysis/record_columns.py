@@ -63,6 +63,13 @@ class Coded(Sequence[Any]):
         """The column of some rows, or of all in another order."""
         return Coded(self.codes[places], self.values)
 
+    def among(self, places: np.ndarray[Any, Any]) -> Coded:
+        """As `taken`, with only the values of these rows, as if no other row were known."""
+        codes = self.codes[places]
+        firsts, own = _distinct(codes, len(self.values))
+        values = [self.values[code] for code in codes[firsts].tolist()]
+        return Coded(_packed(own, len(values)), values)
+
     def counted(self) -> Iterator[tuple[Any, int]]:
         """Each value, with the number of rows that have it."""
         counts = np.bincount(self.codes, minlength=len(self.values)).tolist()
@@ -192,13 +199,13 @@ class RecordColumns:
         self._known: dict[str, Coded] = {}
         self._rows: dict[tuple[str, ...], Coded] = {}
         self._places: dict[int, int] = {}
-        # Columns of these records in another order, and the order.
-        self._source: tuple[Mapping[str, Coded], Codes] = {}, np.zeros(0, np.uint32)
+        # Columns of more records, or of these in another order, and the places of these.
+        self._source: tuple[Mapping[str, Coded], np.ndarray[Any, Any]] = {}, np.zeros(0, np.uint32)
 
     def __getitem__(self, name: str) -> Coded:
         if name not in self._known:
             known, order = self._source
-            column = known[name].taken(order) if name in known else self._column(name)
+            column = known[name].among(order) if name in known else self._column(name)
             self._known[name] = column
         return self._known[name]
 
@@ -240,9 +247,12 @@ class RecordColumns:
             rank = {value: place for place, value in enumerate(sorted(column.values))}
             places = [rank[value] for value in column.values]
             ranks.append(_packed(places, len(rank))[column.codes])
-        order = _packed(np.lexsort(ranks[::-1]), len(self.records))
-        made = RecordColumns(list(map(self.records.__getitem__, order.tolist())), self._facts)
-        made._source = self._known, order
+        return self.part(_packed(np.lexsort(ranks[::-1]), len(self.records)))
+
+    def part(self, places: np.ndarray[Any, Any]) -> RecordColumns:
+        """The columns of the records at these places."""
+        made = RecordColumns(list(map(self.records.__getitem__, places.tolist())), self._facts)
+        made._source = self._known, places
         return made
 
     def load(self, names: Iterable[str]) -> None:

@@ -322,8 +322,8 @@ class Results:
         None for all costs. sort: a metric (best first) or a cost (cheapest first). rename: new
         names for methods, data sets and averages. layout: `groups`, a table per data set, or
         `paper`, methods x data sets, with no room for columns. allow_mixed: whether records of
-        different conditions may share one table, as separate rows. UsageError for unknown names,
-        and for records that must not share one table.
+        different conditions share one table, as separate rows, in place of a table per set of
+        conditions. UsageError for unknown names, and for records that must not share a table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
@@ -361,9 +361,9 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
-        table, _ = compare(shown.records, outcomes, options, metrics, warnings.warn)
+        made = compare(shown.records, outcomes, options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
-        return Comparison(table, layout)
+        return Comparison(made, layout)
 
     def curves(self, metric: str = "top1") -> Figure:
         """A metric over shots as a matplotlib figure, a panel per data set."""

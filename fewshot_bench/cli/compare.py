@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,12 +50,15 @@ from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.text import counted, encodable
 
 if TYPE_CHECKING:
+    from fewshot_bench.analysis.blocks import Block
+    from fewshot_bench.analysis.comparison import Shown
+    from fewshot_bench.analysis.formats import Document
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.api.record import Record
 
 ENDINGS = (".csv", ".parquet")
-Block = Mapping[str, list[Any]]
+Columns = Mapping[str, list[Any]]
 
 
 def check_predictions(path: Path | None) -> None:
@@ -107,7 +111,7 @@ def write_predictions(
         click.echo(f"warning: {absent} without logits that can be used left out", err=True)
 
 
-def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
+def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Columns]) -> int:
     rows = 0
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -119,7 +123,7 @@ def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block])
     return rows
 
 
-def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
+def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Columns]) -> int:
     arrow, parquet = _parquet()
     kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     schema = arrow.schema([(encodable(name), kinds[kind]) for name, kind in columns.items()])
@@ -174,12 +178,9 @@ class Paper:
             if self.asked and given:
                 raise UsageError(f"--layout paper has no room for --{name}; leave one of them out")
 
-    def render(self, table: Table, form: str, output: Path | None) -> str:
-        """The table in this layout."""
-        from fewshot_bench.analysis.table.paper import document
-
-        shown = document(table, form, self.caption)
-        if form == "latex":
+    def render(self, shown: Document, form: str, output: Path | None) -> str:
+        """The text of a document; LaTeX in this layout has labels."""
+        if self.asked and form == "latex":
             return latex.write_paper(shown, label=self.label, caption=self.caption)
         return formats.render(shown, form, **terminal_style(output))
 
@@ -282,12 +283,14 @@ def command(
 ) -> None:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
 
-    Base and new classes of a data set, and transfers to another one, are tables of their own. Lists
-    are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist are shown
-    as missing, with the command that would run them.
+    Records of different conditions stand in blocks of their own. Base and new classes of a data
+    set, and transfers to another one, are tables of their own. Lists are separated by commas:
+    --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
+    command that would run them.
     """
+    from fewshot_bench.analysis.blocks import document_of, made_of, the_only
     from fewshot_bench.analysis.comparison import compare, known_metrics
-    from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.analysis.table.build import Options
 
     paper = Paper(layout == "paper", label or "", caption or "")
     paper.check(form, {"columns": columns, "per-class": per_class})
@@ -316,16 +319,16 @@ def command(
     if per_class:
         other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
         _refuse_beside_classes(other)
-        table = build(chosen, options)
-        text = _render_classes(table, chosen, outcomes, form, output, older)
+        made = made_of(chosen, options, _tables_only, warn)
+        shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
     else:
-        table, chosen = compare(chosen, outcomes, options, _needed(form, options), warn)
-        render = paper.render if paper.asked else _render
-        text = render(table, form, output)
+        made = compare(chosen, outcomes, options, _needed(form, options), warn)
+        shown = document_of(made, partial(_document, form=form, paper=paper))
+    text = paper.render(shown, form, output)
     if figure is not None:
-        write_figure(figure, table)
+        write_figure(figure, the_only(made, "--figure")[0])
     if predictions is not None:
-        write_predictions(predictions, table, chosen, outcomes)
+        write_predictions(predictions, *the_only(made, "--predictions"), outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
@@ -345,25 +348,30 @@ def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
             raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
 
 
-def _render(table: Table, form: str, output: Path | None) -> str:
+def _document(shown: Shown, form: str, paper: Paper) -> Document:
+    from fewshot_bench.analysis.table import layout
+    from fewshot_bench.analysis.table.paper import document
+
+    table, _ = shown
+    if paper.asked:
+        return document(table, form, paper.caption)
     if form == "latex" and "curve" in (table.columns or ()):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    from fewshot_bench.analysis.table.layout import document
-
-    return formats.render(document(table, form), form, **terminal_style(output))
+    return layout.document(table, form)
 
 
-def _render_classes(
-    table: Table,
-    records: Sequence[Record],
-    outcomes: Outcomes,
-    form: str,
-    output: Path | None,
-    older: Sequence[str],
-) -> str:
+def _tables_only(block: Block, options: Options) -> Shown:
+    """The table of a block, without tests and columns of plug-ins."""
+    from fewshot_bench.analysis.table.build import build
+
+    return build(block.records, options, facts=block.columns), block.records
+
+
+def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:
     from fewshot_bench.analysis.table.per_class import build_classes, document
 
-    shown = document(build_classes(table, records, outcomes), older)
-    return formats.render(shown, form, **terminal_style(output))
+    table, records = shown
+    found = build_classes(table, records, outcomes)
+    return document(found, [note for note in before if note in table.notes])

@@ -12,10 +12,12 @@ from fewshot_bench.cli.options import store_option
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 DATASETS = ("digits", "letters", "shapes")
 SHOTS = (1, 4)
+# A toy's results stand apart from those of real runs.
+STORE = "fsbench-demo"
 
 
 @click.command("demo", short_help="Try everything offline on the embedded backbone and data sets.")
-@store_option()
+@store_option(default=STORE)
 @click.pass_context
 def command(ctx: click.Context, store: Path) -> None:
     """Try everything offline on the embedded backbone and data sets.

@@ -290,13 +290,15 @@ def not_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
-def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Command], Command]:
+def store_option(
+    text: str = "Folder of results.", *names: str, default: str = DEFAULT_STORE
+) -> Callable[[Command], Command]:
     """`--store` as a path; text: its help; names: the parameter name, if it is not `store`."""
     return click.option(
         "--store",
         *names,
         type=PathName(path_type=Path),
-        default=DEFAULT_STORE,
+        default=default,
         show_default=True,
         metavar="DIR",
         help=text,

@@ -73,13 +73,6 @@ def test_filters_take_the_ranges_that_runs_take(tmp_path: Path) -> None:
     assert "unknown number of shots '3-9'" in str(refused.exception)
 
 
-def test_mixed_store_can_be_filtered(tmp_path: Path) -> None:
-    folder = save(tmp_path / "store", [*matrix(), make("other", val="full")])
-    assert isinstance(run_compare("--store", folder).exception, UsageError)
-    assert run_compare("--store", folder, "--val", "min4").exit_code == 0
-    assert run_compare("--store", folder, "--allow-mixed").exit_code == 0
-
-
 def test_empty_and_damaged_stores(tmp_path: Path) -> None:
     for folder in (tmp_path / "absent", save(tmp_path / "empty", [])):
         error = run_compare("--store", folder).exception

@@ -51,8 +51,9 @@ def test_own_data_is_the_data_sets() -> None:
 def test_own_data_can_be_chosen(tmp_path: Path) -> None:
     folder = save(tmp_path / "store", [own(), own(holdout=0.5), own("b", holdout=0.5)])
     (digest,) = build([own(holdout=0.5)]).conditions["own data"]
-    error = run_compare("--store", folder).exception
-    assert f"choose one with --own-data {digest}" in str(error)
+    shown = run_compare("--store", folder).output
+    heads = [line for line in shown.splitlines() if line.startswith("Conditions")]
+    assert heads == [f"Conditions 1 of 2: own data {digest}", "Conditions 2 of 2: own data none"]
     for value, count in (("none", 1), (digest[:5], 2)):
         result = run_compare("--store", folder, "--own-data", value)
         assert result.exit_code == 0, result.exception

@@ -57,7 +57,7 @@ words = ("-m", "zero-shot", "-d", "digits", "--shots", 1, "--seeds", 1, "--store
 told["help"] = fsbench("run", "--help").out
 told["planned"] = fsbench("run", *words, "--blur", "soft", "--dry-run").out
 told["refused"] = fsbench("run", *words, "--blur", "sharp").err
-told["mixed"] = fsbench("compare", "--store", store).err
+told["blocks"] = fsbench("compare", "--store", store).out
 told["rows"] = fsbench("compare", "--store", store, "--allow-mixed").out
 told["filtered"] = fsbench("compare", "--store", store, "--blur", "strong").out
 told["csv"] = fsbench("compare", "--store", store, "--blur", "strong", "--format", "csv").out
@@ -80,7 +80,7 @@ tagged.create()
 for tag in ("", "a b"):
     tagged.write(make("coop", note_tag=tag, limit=None))
 where = ("--store", tagged.path)
-told["two tags"] = fsbench("compare", *where).err
+told["two tags"] = fsbench("compare", *where).out
 told["no tag"] = fsbench("compare", *where, "--note-tag", "", "--format", "csv").out
 told["tag audit"] = fsbench("audit", *where).out
 try:
@@ -104,8 +104,8 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
     assert "--blur [none|soft|strong]" in told["help"]
     assert "1 cell: 0 done already, 1 to run" in told["planned"]
     assert "'sharp' is not one of 'none', 'soft', 'strong'" in told["refused"]
-    assert "records differ in blur ('none' in 1 record, 'strong' in 1 record)" in told["mixed"]
-    assert "choose one with --blur" in told["mixed"]
+    assert "Conditions 1 of 2: blur none\n" in told["blocks"]
+    assert "Conditions 2 of 2: blur strong\n" in told["blocks"]
     assert {"coop blur=none", "coop blur=strong"} <= {
         line.partition("  ")[0] for line in told["rows"].splitlines()
     }
@@ -121,8 +121,8 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
     # Older records keep their keys.
     assert told["key"] == make("coop", limit=None).spec.key()
     assert told["old"] == before
-    assert "records differ in note_tag" in told["two tags"]
-    assert "choose one with --note-tag " in told["two tags"]
+    assert "Conditions 1 of 2: note_tag none\n" in told["two tags"]
+    assert "Conditions 2 of 2: note_tag a b\n" in told["two tags"]
     assert len(told["no tag"].splitlines()) == len(before.splitlines())
     assert "values of note tag: '' (coop), a b (coop)" in told["tag audit"]
     assert "note_tag 3: a value of another kind" in told["tag"]

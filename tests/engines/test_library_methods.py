@@ -102,7 +102,7 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     assert len(loaded.where(options={"weight": [0.3, 0.7]})) == 2
     with pytest.raises(fb.UsageError, match=r"unknown value of weight '0\.4'"):
         loaded.where(options={"weight": 0.4})
-    assert loaded.where(options={"weight": 0.3}).compare(cls).table.baseline
+    assert loaded.where(options={"weight": 0.3}).compare(cls).tables[0].baseline
     # The recorded source is the one that ran.
     assert "import torch.nn.functional as F" in file.read_text(encoding="utf-8")
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
+from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.layout import document
+from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.answers import put_answers
-from tests.compare_records import make, written
+from tests.compare_records import make
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.store_cases import fit_digests
@@ -100,14 +104,22 @@ def _compare(folder: Path, file: Path) -> bool:
     for mixed in (False, True):
         options = Options(allow_mixed=mixed, store=str(folder))
         try:
-            table = build([*records, GOOD, make("zero-shot")], options)
+            made = made_of([*records, GOOD, make("zero-shot")], options, _table, assert_plain)
         except UsageError:
             continue
-        json.loads(written("json", table))
-        for form in ("terminal", "markdown", "latex"):
-            assert_plain(written(form, table))
-        assert_plain(written("csv", table) + written("json", table))
+        texts = {form: _written(form, made) for form in formats.FORMATS}
+        json.loads(texts["json"])
+        for text in texts.values():
+            assert_plain(text)
     return True
+
+
+def _table(block: Block, options: Options) -> Table:
+    return build(block.records, options, facts=block.columns)
+
+
+def _written(form: str, made: Sequence[Made[Table]]) -> str:
+    return formats.render(document_of(made, lambda table: document(table, form)), form)
 
 
 SUBJECTS = (

@@ -131,16 +131,39 @@ def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:
     assert "It is significantly better than both others" in text
 
 
-def test_mixed_conditions_are_refused_as_in_compare(tmp_path: Path) -> None:
-    records = [compare_records.make("coop"), compare_records.make("maple", val="full")]
-    store = compare_records.save(tmp_path / "s", records)
+def test_other_conditions_are_a_block_of_the_same_page(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    alone = report(tmp_path, store)
+    store_of(store, {"coop": 0.6, "gda": 0.9, "tip": 0.7}, ("dtd",), change=on_another_backbone)
+    page = report(tmp_path, store)
+    # The one with the most records comes first, as it is alone.
+    main = re.compile(r"<section.*</section>", re.DOTALL)
+    assert main.findall(alone)[0] in page
+    text = Page(report(tmp_path, store, "--baseline", "gda")).text
+    assert "Conditions 1 of 2: backbone test maple " in text
+    assert "Conditions 2 of 2: backbone other gda " in text
+    assert text.count("no differences to gda") == 1
+    assert "from 42 records" in text
+    only = Page(report(tmp_path, store, "--backbone", "other", "--baseline", "gda")).text
+    second = only.partition(" Missing ")[2].partition(" Written by")[0]
+    assert len(second) > 1000
+    assert second in text
+    mixed = Page(report(tmp_path, store, "--allow-mixed")).text
+    assert "coop backbone=other" in mixed
+
+
+def test_a_block_that_would_mix_is_refused_alone(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    for seed in (1, 2):
+        Store(store).write(compare_records.make("gda", seed=seed, val="none", revision=str(seed)))
     page = tmp_path / "page.html"
     done = fsbench("report", "--store", store, "-O", page)
-    assert done.code == 2
-    assert "records differ in val" in done.err
-    assert not page.exists()
-    mixed = Page(report(tmp_path, store, "--allow-mixed")).text
-    assert "unfair validation" in mixed
+    assert done.code == 0
+    assert "warning: val none left out: records differ in revision of 'dtd'" in done.err
+    text = Page(page.read_text(encoding="utf-8")).text
+    assert "maple wins" in text
+    assert "Conditions 2 of 2: val none records differ in revision" in text
+    assert fsbench("report", "--store", store, "-O", page, "--val", "none").code == 2
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
@@ -211,6 +234,10 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
     assert "script-src 'sha256-" in policy
 
 
+def on_another_backbone(made: Record) -> Record:
+    return dataclasses.replace(made, spec=dataclasses.replace(made.spec, backbone="other"))
+
+
 def hostile(made: Record) -> Record:
     names = [*HOSTILE[:3], HOSTILE[5]]
     return dataclasses.replace(
@@ -240,9 +267,15 @@ def test_names_from_records_are_only_text(tmp_path: Path) -> None:
 
 
 def test_ids_are_unique_and_references_lead_somewhere(tmp_path: Path) -> None:
-    page = Page(report(tmp_path, store_of(tmp_path / "s", {"a": 0.5, "b": 0.8, "c": 0.6})))
+    store = store_of(tmp_path / "s", {"a": 0.5, "b": 0.8, "c": 0.6})
+    store_of(store, {"a": 0.5, "b": 0.8, 'id="x" <i id="y">': 0.6}, change=on_another_backbone)
+    page = Page(report(tmp_path, store))
     ids = Counter(a["id"] for _, a in page.elements if "id" in a)
     assert [name for name, count in ids.items() if count > 1] == []
+    assert 'id="x" <i id="y">' in page.text
+    parts = [str(a["id"]) for tag in ("section", "table") for a in page.named(tag)]
+    own = {name for name in parts if not name.startswith("b2-")}
+    assert {f"b2-{name}" for name in own} == set(parts) - own
     for _, attributes in page.elements:
         for name in ("href", "aria-labelledby", "for", "data-filter"):
             for word in (attributes.get(name) or "").split():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import fsbench
-from tests.plugins.test_report import HOSTILE, hostile
+from tests.plugins.test_report import HOSTILE, hostile, on_another_backbone
 from tests.report_pages import report, store_of
 from tests.synthetic_store import fill
 
@@ -121,6 +121,20 @@ def test_the_legend_hides_a_method_in_every_figure(browser: Any, written: Path) 
     assert page.locator(f"svg .{series}:visible").count() == 0
     button.press("Enter")
     assert page.locator(f"svg .{series}:visible").count() == shown
+
+
+def test_the_legend_of_one_block_leaves_the_others(browser: Any, tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", METHODS)
+    report(tmp_path, store_of(store, METHODS, change=on_another_backbone))
+    page = opened(browser, tmp_path / "page.html").page
+    first, second = page.locator("article").all()
+    button = first.locator(".legend button", has_text="coop")
+    series = button.get_attribute("data-series")
+    shown = second.locator(f"svg .{series}:visible").count()
+    assert shown > 4
+    button.click()
+    assert first.locator(f"svg .{series}:visible").count() == 0
+    assert second.locator(f"svg .{series}:visible").count() == shown
 
 
 def test_figures_follow_the_color_scheme(browser: Any, written: Path) -> None:

@@ -94,7 +94,8 @@ class Document:
     """The complete output of a command.
 
     commands: commands that run missing cells. signature: the line of all records. rows: CSV rows.
-    heads: CSV columns if there are no rows. data: JSON content.
+    heads: CSV columns if there are no rows. data: JSON content. parts: documents with a `title`,
+    one below the other, in place of sections, notes, commands and signature.
     """
 
     sections: Sequence[Section] = ()
@@ -104,6 +105,15 @@ class Document:
     rows: Sequence[Mapping[str, Any]] = ()
     heads: Sequence[str] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    parts: tuple[Document, ...] = ()
+
+    @property
+    def headed(self) -> list[tuple[str, Document]]:
+        """The parts under their headings; the document itself under none if it has no parts."""
+        count = len(self.parts)
+        heads = (f"Conditions {n} of {count}: {p.title}" for n, p in enumerate(self.parts, 1))
+        return list(zip(heads, self.parts, strict=True)) or [("", self)]
 
     @classmethod
     def of(

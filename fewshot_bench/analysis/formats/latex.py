@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from fewshot_bench.analysis.formats.document import (
     BEST,
@@ -53,14 +54,33 @@ _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
 def write(shown: Document) -> str:
     """Grids as floats, sentences as small print, commands as comments."""
-    grids = [grid for section in shown.sections for grid in section.grids]
+    grids = _grids(shown)
     parts = [PACKAGES, *([r"% and \usepackage{longtable}"] if any(g.groups for g in grids) else [])]
-    for section in shown.sections:
-        parts += [_item(item) for item in section.items]
-        parts += _output(_long(grid) if grid.groups else _float(grid) for grid in section.grids)
-    parts += [_small(note) for note in shown.notes]
-    parts += [f"% {printable(command)}" for command in shown.commands]
+    several = len(grids) > _HELD
+    for number, (heading, part) in enumerate(shown.headed):
+        parts += [r"\clearpage"] if number and several else []
+        parts += [_small(heading)] if heading else []
+        for section in part.sections:
+            own = [_named(grid, part) for grid in section.grids]
+            parts += [_item(item) for item in section.items]
+            parts += _output(_long(grid) if grid.groups else _float(grid) for grid in own)
+        parts += [_small(note) for note in part.notes]
+        parts += [f"% {printable(command)}" for command in part.commands]
     return "\n".join(parts) + "\n"
+
+
+def _grids(shown: Document) -> list[Grid]:
+    """All grids; those of several parts are told apart by their names."""
+    return [
+        _named(grid, part)
+        for _, part in shown.headed
+        for section in part.sections
+        for grid in section.grids
+    ]
+
+
+def _named(grid: Grid, part: Document) -> Grid:
+    return replace(grid, name=f"{grid.name} ({part.title})") if part.title else grid
 
 
 def _item(item: Item) -> str:
@@ -85,12 +105,14 @@ def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
     label, caption: of the floats; if there are several, the name of each is appended. A label that
     occurs again, since names may differ in characters that no label has, gets a number.
     """
-    grids = [grid for section in shown.sections for grid in section.grids]
+    grids = _grids(shown)
     several = len(grids) > 1
     marks: Counter[str] = Counter()
     parts = [PACKAGES]
-    parts += [f"% note: {printable(note)}" for note in shown.notes]
-    parts += [f"% to run: {printable(command)}" for command in shown.commands]
+    for heading, part in shown.headed:
+        parts += [f"% {printable(heading)}"] if heading else []
+        parts += [f"% note: {printable(note)}" for note in part.notes]
+        parts += [f"% to run: {printable(command)}" for command in part.commands]
     floats = []
     for grid in grids:
         name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")

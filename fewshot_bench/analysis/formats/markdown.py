@@ -13,14 +13,20 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 def write(shown: Document) -> str:
     """Headings, bullets, tables, then notes and commands."""
-    parts = [part for section in shown.sections for part in _section(section)]
+    return "\n\n".join(part for headed in shown.headed for part in _document(*headed)) + "\n"
+
+
+def _document(heading: str, shown: Document) -> Iterator[str]:
+    if heading:
+        yield f"## {escape(heading)}"
+    for section in shown.sections:
+        yield from _section(section)
     if shown.notes:
-        parts.append(_bullets(shown.notes))
+        yield _bullets(shown.notes)
     if shown.commands:
-        parts.append("To run what is missing:\n\n" + _code(shown.commands))
+        yield "To run what is missing:\n\n" + _code(shown.commands)
     if shown.signature and shown.data:
-        parts.append(f"`{shown.signature}`")
-    return "\n\n".join(parts) + "\n"
+        yield f"`{shown.signature}`"
 
 
 def escape(text: str) -> str:

@@ -21,14 +21,21 @@ _TAGS = {BEST: "b", SECOND: "u"}
 
 def write(shown: Document) -> str:
     """Sections, notes, commands and the signature."""
-    parts = [part for section in shown.sections for part in _section(section)]
-    if shown.notes:
-        parts.append(_listed(shown.notes))
-    if shown.commands:
-        parts.append(f"To run what is missing:<pre>{text_lines(shown.commands)}</pre>")
-    if shown.signature:
-        parts.append(f"<small><code>{text(shown.signature)}</code></small>")
+    parts = (part for headed in shown.headed for part in _document(*headed))
     return f"<div>{''.join(parts)}</div>"
+
+
+def _document(heading: str, shown: Document) -> Iterator[str]:
+    if heading:
+        yield f"<h3>{text(heading)}</h3>"
+    for section in shown.sections:
+        yield from _section(section)
+    if shown.notes:
+        yield _listed(shown.notes)
+    if shown.commands:
+        yield f"To run what is missing:<pre>{text_lines(shown.commands)}</pre>"
+    if shown.signature:
+        yield f"<small><code>{text(shown.signature)}</code></small>"
 
 
 def _section(section: Section) -> Iterator[str]:

@@ -38,15 +38,25 @@ def write(shown: Document, *, styled: bool = False, width: int | None = None) ->
     """Sections with a blank line between them, notes, commands, the signature."""
 
     def draw(console: Console) -> None:
-        for index, section in enumerate(shown.sections):
+        for index, (heading, part) in enumerate(shown.headed):
             if index:
                 console.print()
-            _print_section(console, section)
-        _print_closing(console, shown.notes, shown.commands)
-        for line in broken(printable(shown.signature), console.width):
-            console.print(_text(line, "dim"))
+            if heading:
+                console.print(_text(heading, "bold"))
+                console.print(_text("═" * console.width))
+            _print_document(console, part)
 
     return printed(draw, styled=styled, width=width)
+
+
+def _print_document(console: Console, shown: Document) -> None:
+    for index, section in enumerate(shown.sections):
+        if index:
+            console.print()
+        _print_section(console, section)
+    _print_closing(console, shown.notes, shown.commands)
+    for line in broken(printable(shown.signature), console.width):
+        console.print(_text(line, "dim"))
 
 
 def printed(

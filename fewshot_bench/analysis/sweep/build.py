@@ -160,7 +160,7 @@ def build(
     axes: options with several values: the first gives the columns, the second the rows, the others
     a panel per combination. each: a panel for every data set, not only the average.
     """
-    refuse_mixed(records, "a sweep", "or name another --store", filtered=False)
+    refuse_mixed(columns_of(records), sweep=True)
     records, left = _drawn(records, each)
     facts = columns_of(records)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])

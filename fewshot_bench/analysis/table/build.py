@@ -64,6 +64,7 @@ class Options:
     metrics: metrics computed for cells, by name. sign_each: whether every group gets a signature of
     its own, since groups may be used separately. rename: names to replace, as `OLD=NEW`. notes:
     further notes below the table. older: (method, version) pairs that no command computes.
+    elsewhere: names that are known although these records lack them, as the baseline of others.
     """
 
     metric: str = "top1"
@@ -79,6 +80,7 @@ class Options:
     rename: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     older: frozenset[tuple[str, str]] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
 
 def build(
@@ -101,9 +103,9 @@ def build(
     facts.add(FACTS)
     facts.load(column.source for column in COSTS.values())
     if not options.allow_mixed:
-        refuse_mixed(records, columns=facts)
+        refuse_mixed(facts)
     rows = assign_rows(records, facts)
-    names = Names.read(options.rename, rows, groups)
+    names = Names.read(options.rename, rows, groups, options.elsewhere)
     labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
     table = Table(
@@ -133,7 +135,8 @@ def build(
         row_extra=extra,
         columns=check_columns(options.columns, {*options.metrics, *titles}),
     )
-    if options.baseline:
+    without = options.baseline if options.baseline in options.elsewhere else None
+    if options.baseline and not without:
         table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
         base = table.baseline
@@ -149,7 +152,8 @@ def build(
     )
     lines, remarks = commands_of(missing, options.store)
     shared = overlap_texts(overlaps_of(facts)).values()
-    all_notes = (*options.notes, *notes(table), *shared, *remarks)
+    absent = [f"no differences to {without}, of which there is no record here"] if without else []
+    all_notes = (*options.notes, *absent, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=all_notes)
 
 

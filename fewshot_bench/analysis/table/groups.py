@@ -145,13 +145,23 @@ class Names:
     new: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, texts: Sequence[str], rows: Rows, groups: Iterable[Group]) -> Names:
-        """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice."""
+    def read(
+        cls,
+        texts: Sequence[str],
+        rows: Rows,
+        groups: Iterable[Group],
+        elsewhere: Collection[str] = (),
+    ) -> Names:
+        """Parse `OLD=NEW` texts; UsageError if the table lacks OLD or an OLD occurs twice.
+
+        elsewhere: names that the table may lack.
+        """
         known = {
             name
             for label, (row, _) in rows.items()
             for name in (label, *_spellings(row.spec.method))
         }
+        known |= set(elsewhere)
         known |= {name for g in groups for name in (g.label, g.dataset, g.target) if name}
         found: dict[str, str] = {}
         for text in texts:

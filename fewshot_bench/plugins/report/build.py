@@ -1,13 +1,15 @@
-"""The report as one HTML text: `render` reads predictions, draws, and fills the template."""
+"""The report as one HTML text: `body` reads predictions and draws for a table, `page` joins."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.formats.style import variables
@@ -25,36 +27,85 @@ from fewshot_bench.plugins.report.headline import Headline, headline
 from fewshot_bench.plugins.report.pairs import compared
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
+from fewshot_bench.plugins.report.thumbnails import Budget
 from fewshot_bench.plugins.report.verdict import subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import joined, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from fewshot_bench.analysis.blocks import Made
 
 MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 _PAGE = "fewshot_bench.plugins.report.page"
 
 
-def render(
+def body(
     table: Table,
     facts: RecordColumns,
     outcomes: Outcomes,
     *,
-    title: str,
-    images: int,
+    budget: Budget,
     baseline: str | None,
 ) -> str:
-    """Render the page on a table.
+    """Render all parts of the page on a table.
 
-    facts: `columns_of` the records that the table was built from; outcomes: of their store. title:
-    over the page. images: example images of each data set. The same arguments give the same text.
-    No record and no logits are changed. UsageError for a baseline that is not in the table.
+    facts: `columns_of` the records that the table was built from; outcomes: of their store. budget:
+    example images. The same arguments give the same text. No record and no logits are changed.
+    UsageError for a baseline that is not in the table.
     """
     if baseline:
         label = with_baseline(table, baseline).baseline
         table = dataclasses.replace(table, baseline=label)
     chosen = headline(table, facts)
     predictions = Predictions(outcomes, _needed(chosen))
-    context = _context(chosen, facts, predictions, images)
-    return _fill({"title": text.name(title), **context})
+    return _template("block.html").render(_context(chosen, facts, predictions, budget))
+
+
+def page(made: Sequence[Made[str]], title: str) -> str:
+    """The page with the bodies of all sets of conditions under this title."""
+    from markupsafe import Markup
+
+    script = _own("script.js")
+    # Only the script with this digest may run, whatever else got into the page.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template("report.html").render(
+        title=text.name(title),
+        blocks=[
+            {
+                "title": text.message(one.block.title),
+                "refusal": text.message(one.refusal),
+                "html": Markup(_with_own_ids(one.value or "", f"b{number}-" if number > 1 else "")),
+            }
+            for number, one in enumerate(made, 1)
+        ],
+        records=sum(len(one.block.records) for one in made),
+        script=Markup(script),
+        script_digest=allowed,
+        style=Markup(_own("style.css")),
+        light=Markup(variables(dark=False)),
+        dark=Markup(variables(dark=True)),
+    )
+
+
+_TAG = re.compile(r"<[a-z][^>]*>")
+# An id, or references to ids.
+_IDS = re.compile(
+    r'(?<= )((?:id|for|data-filter|aria-labelledby)="|href="#|clip-path="url\(#)([^"]*)'
+)
+
+
+def _with_own_ids(html: str, prefix: str) -> str:
+    """The markup with a prefix to all its ids, so that they are unique on a page of several.
+
+    Text and values of attributes are escaped, so that neither holds a tag or ends a value.
+    """
+
+    def renamed(found: re.Match[str]) -> str:
+        return found[1] + " ".join(f"{prefix}{name}" for name in found[2].split())
+
+    return _TAG.sub(lambda tag: _IDS.sub(renamed, tag[0]), html) if prefix else html
 
 
 def _needed(chosen: Headline) -> list[Record]:
@@ -68,7 +119,7 @@ def _needed(chosen: Headline) -> list[Record]:
 
 
 def _context(
-    chosen: Headline, facts: RecordColumns, predictions: Predictions, images: int
+    chosen: Headline, facts: RecordColumns, predictions: Predictions, budget: Budget
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, predictions)
@@ -101,8 +152,8 @@ def _context(
         "against": comparisons.against_best(chosen, pairs),
         "matrix": comparisons.matrix(chosen, pairs),
         "calibration": figures.calibration(),
-        "drills": drills(chosen, predictions, images),
-        "images": images,
+        "drills": drills(chosen, predictions, budget),
+        "images": budget.images,
         "provenance": provenance(table, facts, found),
         "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
         "failures": failures(facts.records),
@@ -144,9 +195,9 @@ def _marks(table: Table) -> list[str]:
     return found
 
 
-def _fill(context: Mapping[str, Any]) -> str:
+@functools.cache
+def _template(name: str) -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("fewshot_bench.plugins.report", "page"),
@@ -155,17 +206,7 @@ def _fill(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = _own("script.js")
-    # Only the script with this digest may run, whatever else got into the page.
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html").render(
-        context,
-        script=Markup(script),
-        script_digest=allowed,
-        style=Markup(_own("style.css")),
-        light=Markup(variables(dark=False)),
-        dark=Markup(variables(dark=True)),
-    )
+    return environment.get_template(name)
 
 
 def _own(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fewshot_bench.cli.options import (
     output_option,
     store_option,
 )
-from fewshot_bench.cli.output import say, write_text
+from fewshot_bench.cli.output import say, warn, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import require
@@ -75,18 +76,20 @@ def command(
 
     It says which method wins, whether that is significant and what it costs; then curves over
     shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
-    what failed or is missing. The filters are those of 'fsbench compare'.
+    what failed or is missing. Records of different conditions stand in blocks of their own. The
+    filters are those of 'fsbench compare'.
     """
     # Matplotlib is slow to import, and not needed where all figures were drawn before.
     for package in ("jinja2", "matplotlib"):
         if find_spec(package) is None:
             require(package, "report", "fsbench report")
     from fewshot_bench.analysis.audit import audit
-    from fewshot_bench.analysis.conditions import columns_of
+    from fewshot_bench.analysis.blocks import Block, made_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.analysis.table.columns import COSTS
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.plugins.report.build import render
+    from fewshot_bench.plugins.report.build import body, page
+    from fewshot_bench.plugins.report.thumbnails import Budget
 
     known = {**METRICS, metric: registry().metric(metric)}
     outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
@@ -102,11 +105,20 @@ def command(
         notes=older,
         older=unrunnable,
     )
-    # The report computes differences itself, since it also pairs methods at different shots.
-    facts = columns_of(records)
-    audit.load(facts, (column.source for column in COSTS.values()))
-    table = build(records, options, facts=facts)
-    text = render(table, facts, outcomes, title=title, images=images, baseline=baseline)
+    budget = Budget(images)
+
+    def made(block: Block, own: Options) -> str:
+        # The report computes differences itself, since it also pairs methods at different shots.
+        absent = baseline in own.elsewhere
+        facts = block.columns
+        audit.load(facts, (column.source for column in COSTS.values()))
+        # Where there is no such method, a note says so.
+        own = replace(own, baseline=baseline if absent else None)
+        table = build(block.records, own, facts=facts)
+        named = None if absent else baseline
+        return body(table, facts, outcomes, budget=budget, baseline=named)
+
+    text = page(made_of(records, options, made, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

@@ -34,13 +34,12 @@ class Drill:
     why: str = ""
 
 
-def drills(headline: Headline, predictions: Predictions, images: int) -> list[Drill]:
+def drills(headline: Headline, predictions: Predictions, budget: Budget) -> list[Drill]:
     """One per member of the headline, for the best method and the one to compare it with."""
     ranked = headline.ranked
     if not ranked:
         return []
     first, second = ranked[0], _other(headline, ranked)
-    budget = Budget(images)
     return [
         _drill(headline, predictions, group, number, first, second, budget)
         for number, group in enumerate(headline.members)

@@ -36,7 +36,7 @@ class Thumbnail:
 
 @dataclass
 class Budget:
-    """Limits of thumbnails: images per data set, and bytes left for all of them."""
+    """Limits of thumbnails: images per data set, and bytes left for all of a page."""
 
     images: int
     left: int = MOST_BYTES

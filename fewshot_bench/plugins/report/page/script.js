@@ -49,24 +49,26 @@
     });
   }
 
+  // Every set of conditions has figures and names of methods of its own.
+  const block = (button) => button.closest('article');
+
   const show = (button, shown) => {
     button.setAttribute('aria-pressed', String(shown));
-    for (const part of all(`svg .${button.dataset.series}`)) part.classList.toggle('off', !shown);
+    for (const part of all(`svg .${button.dataset.series}`, block(button))) part.classList.toggle('off', !shown);
   };
 
-  const light = (name) => {
-    document.body.classList.toggle('focus', name !== null);
-    for (const part of all('svg .hot')) part.classList.remove('hot');
-    if (name !== null) for (const part of all(`svg .${name}`)) part.classList.add('hot');
+  const light = (button, shown) => {
+    block(button).classList.toggle('focus', shown);
+    for (const part of all(`svg .${button.dataset.series}`, block(button))) part.classList.toggle('hot', shown);
   };
 
-  const series = all('button[data-series]');
-  for (const button of series) {
+  for (const button of all('button[data-series]')) {
     button.addEventListener('click', () => show(button, button.getAttribute('aria-pressed') !== 'true'));
-    for (const kind of ['pointerenter', 'focus']) button.addEventListener(kind, () => light(button.dataset.series));
-    for (const kind of ['pointerleave', 'blur']) button.addEventListener(kind, () => light(null));
+    for (const kind of ['pointerenter', 'focus']) button.addEventListener(kind, () => light(button, true));
+    for (const kind of ['pointerleave', 'blur']) button.addEventListener(kind, () => light(button, false));
   }
   for (const button of all('button[data-all]')) {
+    const series = all('button[data-series]', block(button));
     button.addEventListener('click', () => series.forEach((one) => show(one, button.dataset.all === 'true')));
   }
 
