@@ -22,7 +22,7 @@ from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.errors import ModelMissingError, StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import plain_text
 from fewshot_bench.utils.version import __version__
@@ -236,14 +236,17 @@ def _read(folder: Path) -> tuple[ModelConfig, bytes]:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read and validate the config alone; one-line StoreError if it is unusable."""
+    """Read and validate the config alone; one-line StoreError if it is unusable.
+
+    ModelMissingError if there is none.
+    """
     path = folder / CONFIG
     try:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES + 1)
     except FileNotFoundError:
         found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
-        raise StoreError(
+        raise ModelMissingError(
             f"{folder} {found}; expected a folder that 'fsbench adapt' or 'fsbench run "
             "--keep-models' wrote"
         ) from None
