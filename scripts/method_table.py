@@ -251,7 +251,8 @@ classes, K shots, d = 512 features, M context tokens of width w = 512. Tests com
 an optimizer is seen to train, and records hold those seen at the optimizer. Without validation data
 nothing is chosen, and the defaults hold. Cost is that of a fit on features that are encoded
 already, by what it runs: a closed form, steps on features (seconds), steps through an encoder or
-many trainings (minutes); records hold what was measured.
+many trainings (minutes), or the prompts of all classes for every image (hours); records hold what
+was measured.
 """
 _LEFT_OUT = """Tip-Adapter-X (Tip-X of SuS-X, Udandarao et al. 2023) is left out, for it is
 transductive: its affinities are rescaled by the extremes of the whole test set. Here every query is

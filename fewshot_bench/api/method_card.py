@@ -30,9 +30,9 @@ def default_schedule(stated: Mapping[str, Any]) -> str:
     return str(stated.get("default_schedule") or stated.get("schedule") or "")
 
 
-# What a fit on encoded features runs: a formula, steps on features, or steps through an encoder
-# (and many trainings).
-COSTS = ("closed form", "seconds", "minutes")
+# What a fit on encoded features runs: a formula, steps on features, steps through an encoder (or
+# many trainings), or the prompts of all classes for every image.
+COSTS = ("closed form", "seconds", "minutes", "hours")
 
 
 @dataclass(frozen=True)

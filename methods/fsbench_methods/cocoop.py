@@ -76,7 +76,7 @@ class CoCoOp(PromptLearner):
         "cocoop-10",
         family="text prompts",
         paper="Zhou et al. 2022",
-        cost="minutes",
+        cost="hours",
         trained=lambda s: 4 * s.text + (s.features // 16) * (s.features + s.text + 1) + s.text,
         text="class names",
         deviations=(
