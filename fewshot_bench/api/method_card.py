@@ -130,13 +130,18 @@ class MethodCard:
 
     @property
     def parameters(self) -> str:
-        """Trained parameters at the `LISTED` sizes; empty if the card does not say."""
-        return "" if self.trained is None else f"{self.trained(LISTED):,}"
+        """Trained parameters at the `LISTED` sizes; empty if the card does not say, or fails to."""
+        try:
+            return "" if self.trained is None else f"{self.trained(LISTED):,}"
+        except Exception:
+            # A function of a plug-in.
+            return ""
 
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
         facts = {"family": self.family, "paper": self.paper, "cost of a fit": self.cost}
-        facts["trained parameters"] = f"{self.parameters} ({LISTED_AS})" if self.trained else ""
+        count = self.parameters
+        facts["trained parameters"] = f"{count} ({LISTED_AS})" if count else ""
         yield from (f"{name}: {value}" for name, value in facts.items() if value)
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"

@@ -87,7 +87,11 @@ def work_of(cell: RunSpec, counts: Counts, units: Units) -> Work | None:
     work = Work(views * shape.image_flops, views * units.crop + support * units.decode)
     prompts = (SHARED_TOKENS + TOKENS * classes) * shape.token_flops
     batch = min(int(options.get("batch_size") or 256), support)
-    steps = _steps(cell, method, support, max(batch, 1))
+    try:
+        steps = _steps(cell, method, support, max(batch, 1))
+    except Exception:
+        # Functions of a plug-in may have these names and another meaning.
+        return None
     learned = steps * (1 + BACKWARD) * prompts
     if card.cost == "hours":
         return work + Work(batch * learned + counts.queries * prompts)
@@ -166,7 +170,7 @@ def lines(
         silent = {short(c.method): None for c, w in zip(others, works, strict=True) if w is None}
         yield (
             f"time: {counted(len(others) - len(known), 'cell')} of {limited(list(silent), FEW)} "
-            "not estimated: the card states no cost, or the backbone is not known"
+            "not estimated: the card states no cost or steps, or the backbone is not known"
         )
 
 

@@ -18,9 +18,15 @@ OWN = """
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fewshot_bench import MethodCard
+
 @dataclass(frozen=True)
 class Own:
     name: ClassVar[str] = "own"
+    card: ClassVar[MethodCard] = MethodCard("x", cost="minutes", trained=lambda s: s.nothing)
+
+    def steps(self):
+        return "three"
 
     def fit(self, task, backbone, ctx):
         raise RuntimeError
@@ -44,6 +50,10 @@ def test_time_is_as_records_of_the_store_took_else_by_unit_costs(tmp_path: Path)
     assert "1 cell as 1 record of this store took (" in stated
     assert "2 cells by unit costs, roughly (of one core of an AMD EPYC" in stated
     assert silent.startswith("time: 2 cells of own.py:Own not estimated")
+    # What its card fails to say is left out.
+    shown = fsbench("show", f"{own}:Own")
+    assert (shown.code, "cost of a fit: minutes" in shown.out) == (0, True)
+    assert "trained parameters" not in shown.out
     later = fsbench("run", "-m", "zero-shot", *ON, "--seeds", "1,2", *store, "--dry-run").out
     assert "unit costs" not in later
     # Records on another data set say nothing about this one.
