@@ -4,9 +4,8 @@
     python -m benchmarks.scale paper [--teraflops 60] [--cores 8] [--methods a,b] [--datasets a,b]
     python -m benchmarks.scale curves                 # the other benchmarks, at three sizes each
 
-`paper` runs nothing. Images, views and steps are counted from the plan; FLOPs follow from the
-backbone's shape. Disk and memory are those stated by `run --dry-run`. A card's speed is an
-assumption: its sustained `--teraflops`, and `--cores` beside it for decoding and crops.
+`paper` runs nothing. Time, disk and memory are those stated by `run --dry-run`. A card's speed is
+an assumption: its sustained `--teraflops`, and `--cores` beside it for decoding and crops.
 """
 
 from __future__ import annotations
@@ -32,62 +31,16 @@ from fewshot_bench import DatasetCard
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.runner.needs import needs
+from fewshot_bench.backbones.shape import shape_of
+from fewshot_bench.engines.expected_time import Machine, Units, Work, encoding, work_of
+from fewshot_bench.runner.needs import count, needs
 
-# Methods whose steps `work_of` counts; one that encodes prompts per image would cost more.
 METHODS = (
     *("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres"),
     *("tip-adapter", "tip-adapter-f", "zero-shot"),
 )
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 BACKBONE = "ViT-B-16/openai"
-# ViT-B/16: forward FLOPs of an image and of a text token. Weights are frozen, so the backward pass
-# costs as much as the forward pass.
-IMAGE, TOKEN, BACKWARD = 35.2e9, 75.5e6, 1.0
-# Tokens of a packed class prompt (docs/performance.md: 4,185 for 1,000 classes).
-TOKENS = 4.2
-WIDTH = 512
-
-
-@dataclass(frozen=True)
-class Units:
-    """Unit costs on one core: FLOP/s, and seconds per decoded image, crop and probe value.
-
-    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md). probe: of the whole search of
-    C, per support image and class (docs/performance.md).
-    """
-
-    flops: float = 60e9
-    decode: float = 5e-3
-    crop: float = 1.5e-3
-    probe: float = 1.4e-5
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Number of cards, FLOP/s per card, and cores per card; without cards, of the machine."""
-
-    cards: int
-    flops: float
-    cores: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs of encoders and training, and core seconds for decoding, crops and solvers."""
-
-    flops: float
-    cpu: float
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.cpu + other.cpu)
-
-    def hours(self, machine: Machine, units: Units) -> float:
-        """Hours: device and cores work in parallel; without a card, one after the other."""
-        if not machine.cards:
-            return (self.flops / units.flops + self.cpu) / machine.cores / 3600
-        device = self.flops / machine.flops
-        return max(device, self.cpu / machine.cores) / machine.cards / 3600
 
 
 @dataclass(frozen=True)
@@ -138,58 +91,21 @@ def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
     return plan
 
 
-def work_of(cell: RunSpec, sizes: Sized, units: Units) -> Work:
-    """Upper bound of the work of one cell, as if no other cell had encoded its views."""
-    classes, queries = sizes.classes, sizes.counts["test"]
-    support = min(sizes.counts["train"], int(cell.shots) * classes)
-    method = registry().method_class(cell.method)(**cell.options)
-    views = support * method.views_per_image(int(cell.shots), classes)
-    work = Work(views * IMAGE, views * units.crop + support * units.decode)
-    prompts = (17 + TOKENS * classes) * TOKEN
-    steps = _steps(cell, support)
-    if cell.method == "clip-lora":
-        step = (1 + BACKWARD) * (min(32, support) * IMAGE + prompts)
-        work += Work(steps * step + queries * IMAGE, steps * 32 * units.crop)
-    elif "context_tokens" in cell.options:
-        work += Work(steps * (1 + BACKWARD) * prompts, 0)
-    elif cell.method == "linear-probe":
-        work += Work(0, units.probe * support * classes)
-    else:
-        work += Work(6.0 * steps * min(256, support) * classes * WIDTH, 0)
-    return work
-
-
-def _steps(cell: RunSpec, support: int) -> float:
-    """Training steps of the default schedules."""
-    if cell.method == "clip-lora":
-        return 500.0 * int(cell.shots)
-    epochs = cell.options.get("epochs")
-    if epochs is None or not support:
-        return 0.0
-    size = min(int(cell.options.get("batch_size", support)), support)
-    return (epochs or 50 * min(4, 2 ** max(0, int(cell.shots) - 1).bit_length())) * support / size
-
-
-def encoding(sets: Sequence[Sized], units: Units) -> Work:
-    """Work of encoding test and support images once for all methods."""
-    images = sum(s.counts["test"] + min(s.counts["train"], 93 * s.classes) for s in sets)
-    return Work(images * IMAGE, images * units.decode)
-
-
 def paper(arguments: argparse.Namespace) -> None:
     """Print hours by method and machine, then disk and memory."""
-    units, sizes = Units(), catalog()
+    units, sizes = Units(card=arguments.teraflops * 1e12), catalog()
     sets = arguments.datasets.split(",") if arguments.datasets else eleven()
     methods = arguments.methods.split(",") if arguments.methods else list(METHODS)
-    plan, chosen = cells(methods, sets), [sizes[name] for name in sets]
-    card = arguments.teraflops * 1e12
-    machines = [Machine(0, 0, 2), *(Machine(n, card, arguments.cores) for n in (1, 4, 8))]
+    plan = cells(methods, sets)
+    counts = count(plan, {name: sizes[name] for name in sets})
+    works = [work_of(cell, of, units) or Work() for cell, of in zip(plan, counts, strict=True)]
+    machines = [Machine(0, 2), *(Machine(n, arguments.cores) for n in (1, 4, 8))]
     print(f"{'hours':<24}{'cells':>6}{'2 cores':>12}" + "".join(f"{n:>9} c" for n in (1, 4, 8)))
-    total = encoding(chosen, units)
+    total = encoding(counts, units)
     _row("images, once", 0, total, machines, units)
     for method in methods:
-        own = [cell for cell in plan if cell.method == method]
-        work = sum((work_of(cell, sizes[cell.dataset], units) for cell in own), Work(0, 0))
+        own = [work for cell, work in zip(plan, works, strict=True) if cell.method == method]
+        work = sum(own, Work())
         _row(method, len(own), work, machines, units)
         total += work
     _row("all", len(plan), total, machines, units)
@@ -202,7 +118,7 @@ def paper(arguments: argparse.Namespace) -> None:
 
 
 def _row(name: str, count: int, work: Work, machines: Sequence[Machine], units: Units) -> None:
-    hours = [work.hours(machine, units) for machine in machines]
+    hours = [work.seconds(machine, units) / 3600 for machine in machines]
     shown = [f"{hours[0]:>12,.1f}", *(f"{hour:>11,.2f}" for hour in hours[1:])]
     print(f"{name:<24}{count or '':>6}{''.join(shown)}", flush=True)
 
@@ -229,7 +145,8 @@ def measured_units() -> Units:
     def crop() -> Image.Image:
         return picture.resize((224, 224), Image.Resampling.BICUBIC, box)
 
-    return Units(IMAGE / image, _seconds(decode, 50), _seconds(crop, 50), Units.probe)
+    flops = shape_of(BACKBONE).image_flops / image
+    return Units(flops, decode=_seconds(decode, 50), crop=_seconds(crop, 50))
 
 
 def _seconds(work: Callable[[], object], times: int = 2) -> float:

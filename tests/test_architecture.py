@@ -188,19 +188,19 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 
 def light_modules() -> list[str]:
-    """Modules of the light rooms, which must not load torch."""
+    """Modules of the light rooms, which must not load torch or pandas."""
     root = PACKAGES["fewshot_bench"]
     found = [path for room in LIGHT for path in (root / room).rglob("*.py")]
     names = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in found]
     return [name for name in sorted(names) if not name.endswith("__init__")]
 
 
-def test_light_modules_do_not_import_torch() -> None:
+def test_light_modules_do_not_import_torch_or_pandas() -> None:
     code = (
         "import importlib, sys\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
-        "    assert not {'torch', 'open_clip', 'sklearn'} & set(sys.modules), name\n"
+        "    assert not {'torch', 'open_clip', 'sklearn', 'pandas'} & set(sys.modules), name\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *light_modules()], capture_output=True, text=True, check=False

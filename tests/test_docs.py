@@ -33,6 +33,18 @@ def test_links_lead_to_files(page: Path) -> None:
     assert not missing
 
 
+def test_no_example_runs_all_methods() -> None:
+    """That is a thousand cells: examples name methods or a suite, or add --dry-run."""
+    texts = [*PAGES, *(ROOT / "fewshot_bench").rglob("*.py")]
+    found = [
+        line
+        for path in texts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"fsbench .*run .*(-m|--method)[ =]all\b", line) and "--dry-run" not in line
+    ]
+    assert found == []
+
+
 def test_what_is_declared_by_name_is_explained() -> None:
     page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
     for name in (*SAMPLERS, *VALIDATION, *TEMPLATE_SETS, *PRESETS):

@@ -20,11 +20,19 @@ def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
     """Steps that fix missing images of a catalog set."""
     prepare = f"fsbench data prepare {entry.name}"
     return Steps(
-        f"{prepare} fetches them or says how to get them; or ",
-        f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/; images: "
-        f"{entry.sources[0]}",
+        place_step(entry, roots),
+        f"; or {prepare} fetches them or says how to get them: {entry.sources[0]}",
         f"put them back: unpack the archive again, or move FOLDER away and run {prepare}",
         partial(folder_problem, entry, tuple(roots)),
+    )
+
+
+def place_step(entry: PublicSet, roots: Sequence[Path]) -> str:
+    """The step to name the data root, with the present one."""
+    absent = "" if any(root.is_dir() for root in roots) else ", which does not exist"
+    return (
+        f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/ (it is {listed(roots)}"
+        f"{absent})"
     )
 
 
@@ -39,7 +47,7 @@ def folder_problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str
 
 def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> str:
     if not any(root.is_dir() for root in roots):
-        return f"{listed(roots)} does not exist: set FSBENCH_DATA to the folder of your data"
+        return place_step(entry, roots)
     elsewhere = displaced(roots, probes) if probes else None
     if elsewhere is None:
         return misnamed(entry, roots)

@@ -94,8 +94,8 @@ def open_coop(argument: str) -> ListedImages:
     name = f"coop:{one_spelling(folder)}"
     known = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
     steps = Steps(
-        "",
         "image paths in the split file start from the folder or from one of its subfolders",
+        "",
         "put them back, or take them out of the split file",
     )
     bases = (folder, *subfolders(folder))

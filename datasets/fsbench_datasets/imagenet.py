@@ -16,7 +16,7 @@ from typing import Protocol
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
-from fsbench_datasets.advice import folder_problem
+from fsbench_datasets.advice import folder_problem, place_step
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, read_file, subfolders
 from fsbench_datasets.recipes import recipe_of
@@ -340,17 +340,17 @@ class ImageNet:
         roles = [role for role in FOLDERS if self._sources[role] is None]
         folders = [FOLDERS[role] for role in roles]
         unsorted = (_unsorted(base / folder) for base in self.bases for folder in folders)
-        return self._wrong(
+        steps = "; ".join(filter(None, (next(filter(None, unsorted), ""), self.step())))
+        return DataMissingError(
+            f"data set '{self.known.name}': {steps}; "
             f"no {' and no '.join(folders)} images: expected {' and '.join(folders)} with one "
             f"folder per class (n01440764, ...) in {' or '.join(map(str, self.bases))}; or "
             f"{' and '.join(ARCHIVES[role] for role in roles)} in "
-            f"{' or '.join(map(str, self.archives))}",
-            next(filter(None, unsorted), ""),
+            f"{' or '.join(map(str, self.archives))}"
         )
 
-    def _wrong(self, what: str, step: str = "") -> DataMissingError:
-        steps = "; ".join(filter(None, (step, self.step())))
-        return DataMissingError(f"data set '{self.known.name}': {what} ({steps})")
+    def _wrong(self, what: str) -> DataMissingError:
+        return DataMissingError(f"data set '{self.known.name}': {what} ({self.step()})")
 
 
 def _solution(base: Path) -> Path | None:
@@ -395,6 +395,6 @@ def open_imagenet(entry: PublicSet, roots: Sequence[Path]) -> ImageNet:
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
     return folder_problem(entry, roots) or (
-        f"fsbench data prepare {entry.name} says how to get them: {entry.sources[0]}; set "
-        f"FSBENCH_DATA to the folder that holds {entry.folders[0]}/"
+        f"{place_step(entry, roots)}; or fsbench data prepare {entry.name} says how to get them: "
+        f"{entry.sources[0]}"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
-from fsbench_datasets.advice import unlisted_problem
+from fsbench_datasets.advice import place_step, unlisted_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import read_file, subfolders
 from fsbench_datasets.recipes import recipe_of
@@ -70,8 +70,9 @@ class Variant:
     def _base(self) -> Path:
         if self._found is None:
             wanted = " or ".join(map(str, self.bases))
-            raise self._wrong(
-                f"no images: expected one folder per class, {self._kind()}, in {wanted}"
+            raise DataMissingError(
+                f"data set '{self.known.name}': {self.step()}; no images: expected one folder per "
+                f"class, {self._kind()}, in {wanted}"
             )
         return self._found
 
@@ -129,6 +130,6 @@ def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
     return unlisted_problem(
         entry, roots, lambda folder: any(below.name in known for below in subfolders(folder))
     ) or (
-        f"fsbench data prepare {entry.name} fetches them or says how to get them: "
-        f"{entry.sources[0]}"
+        f"{place_step(entry, roots)}; or fsbench data prepare {entry.name} fetches them or says "
+        f"how to get them: {entry.sources[0]}"
     )

@@ -59,21 +59,21 @@ class Lists(Protocol):
 class Steps:
     """Steps that fix a data set with missing images.
 
-    prepare: the command that fetches them, ending with "; or ", or an empty text.
-    place: where the images belong. incomplete: the step when some images are missing, with `FOLDER`
+    place: where the images belong. prepare: the command that fetches them, beginning with "; or ",
+        or an empty text. incomplete: the step when some images are missing, with `FOLDER`
         as placeholder for the image folder.
     hint: function from the paths of some listed images (none without lists) to the problem with
         the folders, or an empty text.
     """
 
-    prepare: str
     place: str
+    prepare: str
     incomplete: str
     hint: Callable[[Sequence[str]], str] = lambda probes: ""
 
     def images(self, hint: str) -> str:
         """The step when no images are found: `hint`, or the general step if it is empty."""
-        return hint or self.prepare + self.place
+        return hint or self.place + self.prepare
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,8 @@ class ListedImages:
         if any(base.is_dir() for base in self.image_places):
             return f"{what} ({step})"
         wanted = ", ".join(map(str, self.image_places))
-        steps = self.steps.hint(()) or f"{step}; {self.steps.place}"
-        return f"{what}, and no images folder (expected one of {wanted}): {steps}"
+        steps = self.steps.hint(()) or f"{self.steps.place}; or {step}"
+        return f"{steps}; {what}, and no images folder (expected one of {wanted})"
 
     def _no_images(self) -> str:
         probes = [pool[0].id for pool in self._loaded.pools.values() if pool]
@@ -187,7 +187,7 @@ class ListedImages:
     def _no_folder(self, probes: Sequence[str]) -> str:
         wanted = ", ".join(map(str, self.image_places))
         hint = self.steps.hint(probes)
-        return f"no images folder: expected one of {wanted} ({self.steps.images(hint)})"
+        return f"{self.steps.images(hint)}; no images folder: expected one of {wanted}"
 
     def _incomplete(self, missing: Sequence[str]) -> DataMissingError:
         mend = self.steps.incomplete.replace("FOLDER", str(self._base))

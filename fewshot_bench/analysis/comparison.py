@@ -26,7 +26,6 @@ from fewshot_bench.utils.errors import (
     PluginError,
     StoreError,
     UsageError,
-    require,
 )
 
 if TYPE_CHECKING:
@@ -242,7 +241,7 @@ class Comparison:
         return _written(self._text("json"), path)
 
     def to_frame(self) -> pd.DataFrame:
-        """The rows of `to_csv` as a pandas data frame; UsageError without pandas."""
+        """The rows of `to_csv` as a pandas data frame."""
         shown = self._document("csv")
         return frame(plain(shown.rows), shown.heads)
 
@@ -270,8 +269,9 @@ def _png(figure: Figure) -> bytes:
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
     """A pandas data frame of rows; columns: its columns if there are no rows."""
-    pandas = require("pandas", "pandas", "a data frame")
-    return pandas.DataFrame(list(rows), columns=None if rows else list(columns))
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=None if rows else list(columns))
 
 
 def _written(text: str, path: Target) -> str:

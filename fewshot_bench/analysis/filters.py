@@ -26,7 +26,7 @@ from fewshot_bench.api import method_files
 from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import EVERY, registry
 from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.spelling import spelled_once
@@ -134,25 +134,37 @@ def versioned_names(spec: RunSpec) -> tuple[str, ...]:
 def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
     """The methods of a comma list, spelled as in `method_names` if any record has them.
 
-    A suite expands to those of its methods that occur in the records.
+    A suite, or `all`, expands to those of its methods that occur in the records.
     """
-    from fewshot_bench.api.registry import registry
-
     known = {name for record in records for name in method_names(record.spec)}
-    suites = registry().methods.suites()
+    methods = registry().methods
+    suites = {EVERY: methods.names(), **methods.suites()}
+    return _expanded(split_list(text, known), suites, known, method_files.canonical)
+
+
+def _expanded(
+    asked: Iterable[str],
+    suites: Mapping[str, Iterable[str]],
+    known: Set[str],
+    spelled: Callable[[str], str],
+) -> list[str]:
+    """Names as in `known`; a suite becomes its known members; `spelled` converts other names."""
     found: list[str] = []
-    for name in split_list(text, known):
+    for name in asked:
         members = [] if name in known else [one for one in suites.get(name, ()) if one in known]
-        found += members or [name if name in known else method_files.canonical(name)]
+        found += members or [name if name in known else spelled(name)]
     return list(dict.fromkeys(found))
 
 
 def asked_datasets(text: str, known: Set[str]) -> list[str]:
-    """The data sets of a comma list, split as by `fsbench run`; paths spelled as in records."""
+    """The data sets of a comma list, split as by `fsbench run`; paths spelled as in records.
+
+    A suite expands to those of its data sets that occur in `known`.
+    """
     listed, places = split_list(text, known), split_names(text)
     if text not in known and ("\\" in text or any("," in name for name in places)):
         listed = list(places)
-    return [name if name in known else spelled_once(name) for name in listed]
+    return _expanded(listed, registry().datasets.suites(), known, spelled_once)
 
 
 def dataset_names(spec: RunSpec) -> tuple[str, ...]:
@@ -171,8 +183,19 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
         wanted = [number for part in wanted for number in _in_range(part, known)]
     for name in wanted:
         if name not in known:
-            raise unknown(_KINDS[kind], name, known, _STEP)
+            raise absent(_KINDS[kind], name, known, _STEP)
     return lambda record: not wanted or any(name in wanted for name in of(record))
+
+
+def absent(kind: str, name: str, known: Iterable[str], step: str) -> UsageError:
+    """The error for a name that no record has; of a registered name it says just that."""
+    installed = registry()
+    catalogs = {"method": installed.methods, "baseline": installed.methods}
+    catalog = {**catalogs, "data set": installed.datasets}.get(kind)
+    if catalog is None or (name not in catalog.entries and name not in catalog.suites()):
+        return unknown(kind, name, known, step)
+    option = "-d" if catalog is installed.datasets else "-m"
+    return UsageError(f"{kind} '{name}' has no results here: fsbench run {option} {name}; {step}")
 
 
 def _in_range(part: str, known: Iterable[str]) -> list[str]:
@@ -265,8 +288,6 @@ def version_key(version: str) -> tuple[Key, str]:
 
 def split_version(name: str) -> tuple[str, str]:
     """Split `NAME@VERSION`; the version is empty if absent or if a method has the whole name."""
-    from fewshot_bench.api.registry import registry
-
     known = registry().methods.entries
     method, at, version = name.rpartition("@")
     if name not in known and at and (method in known or parts(method)):

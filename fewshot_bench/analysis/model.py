@@ -120,7 +120,7 @@ class Model:
         or of floats from 0 to 1, also mixed; or a single one. top: 3 adds class_3 and
         probability_3, and so on. The class is None if its probability is below the model's
         rejection threshold. batch: images in memory at once. DataMissingError for an unusable
-        image; UsageError without pandas.
+        image.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         head = frame([], columns(min(max(2, top), len(self.classnames))))

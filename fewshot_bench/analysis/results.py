@@ -147,7 +147,7 @@ class CellPredictions:
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per image as a pandas data frame; UsageError without pandas."""
+        """One row per image as a pandas data frame."""
         return frame(
             [
                 {
@@ -286,7 +286,7 @@ class Results:
         return model
 
     def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
-        """One tidy row per record as a pandas data frame; UsageError without pandas.
+        """One tidy row per record as a pandas data frame.
 
         metrics: metrics of plug-ins, in addition to all built-in ones. Metrics that a record lacks
         are computed from its logits.

@@ -6,7 +6,7 @@ A card lists what a method may use and how it differs from the official code; it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +30,48 @@ def default_schedule(stated: Mapping[str, Any]) -> str:
     return str(stated.get("default_schedule") or stated.get("schedule") or "")
 
 
+# What a fit on encoded features runs: a formula, steps on features, steps through an encoder (or
+# many trainings), or the prompts of all classes for every image.
+COSTS = ("closed form", "seconds", "minutes", "hours")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes by which the number of trained parameters differs: of a task, and of a CLIP.
+
+    features: width of the features. vision, text: widths of the towers, of `layers` blocks each.
+    patch: pixels across a patch. patches: number of patches of an image.
+    """
+
+    classes: int
+    shots: int
+    features: int
+    vision: int
+    text: int
+    layers: int
+    patch: int
+    patches: int
+
+    @property
+    def blocks(self) -> int:
+        """The widths of all blocks of both towers, added up."""
+        return self.layers * (self.vision + self.text)
+
+    @property
+    def image_tower(self) -> int:
+        """Parameters of the image tower: its blocks, projection, embeddings and outer norms."""
+        blocks = self.layers * (12 * self.vision**2 + 13 * self.vision)
+        ends = 3 * self.patch**2 + self.patches + 6
+        return blocks + self.vision * (self.features + ends)
+
+
+LISTED = Sizes(100, 16, features=512, vision=768, text=512, layers=12, patch=16, patches=196)
+LISTED_AS = "ViT-B/16, 100 classes, 16 shots"
+
+
 @dataclass(frozen=True)
 class MethodCard:
-    """Schedule, knowledge and deviations of a method.
+    """Schedule, knowledge and deviations of a method, and the facts that lists of methods show.
 
     schedule: name of the training schedule of the default options (`coop-50/100/200`, `closed
         form`), equal for methods that train equally long.
@@ -42,6 +81,9 @@ class MethodCard:
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas); here one value serves all data sets.
     deviations: differences from the official code, one per line.
+    family, paper: the kind of method, and its paper with the year (`Zhou et al. 2022`).
+    cost: what a fit on encoded features runs, one of `COSTS`.
+    trained: function from `Sizes` to the number of trained parameters of the default options.
     """
 
     schedule: str
@@ -49,16 +91,22 @@ class MethodCard:
     at_test: str = ""
     official: Mapping[str, str] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
+    family: str = ""
+    paper: str = ""
+    cost: str = ""
+    trained: Callable[[Sizes], int] | None = None
 
     def __post_init__(self) -> None:
-        """ContractError for values of another type, or an unknown `text`."""
+        """ContractError for values of another type, or an unknown `text` or `cost`."""
         if not isinstance(self.official, Mapping):
             raise ContractError(
                 f"MethodCard.official is {self.official!r:.80}, expected texts by name of a setting"
             )
         texts("MethodCard.deviations", self.deviations)
         texts("MethodCard.official", (*self.official, *self.official.values()))
-        texts("MethodCard", (self.schedule, self.text, self.at_test))
+        texts("MethodCard", (self.schedule, self.text, self.at_test, self.family, self.paper))
+        if self.cost:
+            one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
 
     def to_dict(self, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -80,8 +128,21 @@ class MethodCard:
             "default_schedule": self.schedule,
         }
 
+    @property
+    def parameters(self) -> str:
+        """Trained parameters at the `LISTED` sizes; empty if the card does not say, or fails to."""
+        try:
+            return "" if self.trained is None else f"{self.trained(LISTED):,}"
+        except Exception:
+            # A function of a plug-in.
+            return ""
+
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
+        facts = {"family": self.family, "paper": self.paper, "cost of a fit": self.cost}
+        count = self.parameters
+        facts["trained parameters"] = f"{count} ({LISTED_AS})" if count else ""
+        yield from (f"{name}: {value}" for name, value in facts.items() if value)
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"

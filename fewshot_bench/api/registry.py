@@ -51,6 +51,7 @@ __all__ = [
     "Registry",
     "claims_of_plugins",
     "hosting",
+    "is_place",
     "options_of",
     "place_without_family",
     "registry",
@@ -74,12 +75,18 @@ def options_of(
     return options
 
 
+def is_place(name: str) -> bool:
+    """True for the path of a folder or file: of one that exists, or that no name looks like."""
+    return name.startswith((".", "~", os.sep)) or os.path.exists(name)
+
+
 def place_without_family(name: str) -> UsageError:
-    """The error for the path of an existing folder or file in place of a data set name."""
-    family = "folder" if Path(name).is_dir() else "manifest"
+    """The error for a path in place of a data set name."""
+    is_file = os.path.isfile(os.path.expanduser(name))
+    what = "is a file" if is_file else "is a folder" if os.path.exists(name) else "does not exist"
     return UsageError(
-        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
-        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
+        f"unknown data set '{name}': did you mean '{'manifest' if is_file else 'folder'}:{name}'? "
+        f"({name} {what} here; docs/own-data.md)"
     )
 
 
@@ -321,7 +328,7 @@ class Registry:
             else:
                 self.datasets.refuse_conflict(f"{family}:" if colon else name)
                 known = [*self.datasets.entries, *suites]
-                if Path(name).exists():
+                if is_place(name):
                     raise place_without_family(name)
                 step = "fsbench list datasets; names are separated by commas"
                 raise self.datasets.unknown(name, known, step)

@@ -20,7 +20,9 @@ class Shape:
 
     width: of its features; image: height and width of its images; weights: approximate bytes in
     memory; tower: width of its image tower, which is that of rows before the projection;
-    context: tokens that its text encoder reads, 0 if unknown or not those of CLIP's tokenizer.
+    context: tokens that its text encoder reads, 0 if unknown or not those of CLIP's tokenizer;
+    image_flops, token_flops: approximate FLOPs of a forward pass per image, and per token of a
+    text (0 if unknown).
     """
 
     width: int
@@ -28,6 +30,8 @@ class Shape:
     weights: int
     tower: int = WIDEST
     context: int = 0
+    image_flops: float = 0.0
+    token_flops: float = 0.0
 
 
 # For backbones without a known configuration: no published CLIP has wider features.
@@ -58,7 +62,24 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
     own = any(key in text for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
     context = 0 if own else int(text.get("context_length", 77))
     weights = 4 * _values(vision, text)
-    return Shape(int(config["embed_dim"]), (height, width), weights, tower, context)
+    tokens = 2.0 * _block_values(text.get("layers", 12), text.get("width", 512))
+    flops = _image_flops(vision, height * width), tokens
+    return Shape(int(config["embed_dim"]), (height, width), weights, tower, context, *flops)
+
+
+def _image_flops(vision: Mapping[str, Any], pixels: int) -> float:
+    """Two per weight of a block and patch, and attention; a ResNet-50 at 224 pixels has 12e9."""
+    if "timm_model_name" in vision:
+        return 0.0
+    layers, width = vision.get("layers", 12), int(vision.get("width", 768))
+    if not isinstance(layers, int):
+        return 12e9 * int(sum(layers)) / 16 * (width / 64) ** 2 * pixels / 224**2
+    patches = pixels // int(vision.get("patch_size", 16)) ** 2 + 1
+    return 2.0 * patches * (_block_values(layers, width) + 2 * layers * patches * width)
+
+
+def _block_values(layers: int, width: int) -> int:
+    return 12 * layers * width**2
 
 
 def _config(name: str) -> Mapping[str, Any] | None:
@@ -75,6 +96,6 @@ def _config(name: str) -> Mapping[str, Any] | None:
 def _values(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
     """Parameters of a CLIP: 12 width^2 per transformer block; 38 million for a ResNet-50."""
     layers, width = vision.get("layers", 12), vision.get("width", 768)
-    image = 12 * layers * width**2 if isinstance(layers, int) else sum(layers) * 38e6 / 16
+    image = _block_values(layers, width) if isinstance(layers, int) else sum(layers) * 38e6 / 16
     tokens = text.get("vocab_size", 49408) * text.get("width", 512)
-    return int(image + 12 * text.get("layers", 12) * text.get("width", 512) ** 2 + tokens)
+    return int(image + _block_values(text.get("layers", 12), text.get("width", 512)) + tokens)

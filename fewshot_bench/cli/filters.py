@@ -103,8 +103,8 @@ def read_records(store: Store) -> Sequence[Record]:
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
-            f"store '{folder}' {what}; make results with: fsbench run --method all --dataset demo "
-            f"--store {shlex.quote(str(folder))} (or name another --store)"
+            f"store '{folder}' {what}; make results with: fsbench run -m zero-shot,tip-adapter -d "
+            f"demo --store {shlex.quote(str(folder))} (or name another --store)"
         )
     return records
 

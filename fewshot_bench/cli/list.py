@@ -6,9 +6,10 @@ from itertools import chain
 
 import click
 
+from fewshot_bench.api.method_card import LISTED_AS, MethodCard, card_of
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.plugins import DISABLED, disabled_without_plugin
-from fewshot_bench.api.registry import Catalog, registry
+from fewshot_bench.api.registry import Catalog, Entry, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.cli.output import warn
 from fewshot_bench.utils.errors import PluginError, unknown
@@ -39,7 +40,7 @@ def command(kind: str) -> None:
     elif kind == "options":
         _options()
     else:
-        _entries(registry().methods)
+        _methods()
         _suites(registry().methods)
     _warn_broken()
 
@@ -49,6 +50,39 @@ def _entries(catalog: Catalog) -> None:
     for name in catalog.names():
         origin = catalog.entries[name].origin.split(",")[0]
         click.echo(printable(f"{name:<{width}}  {origin}"))
+
+
+def _methods() -> None:
+    """Print the facts of each method's card; of methods of plug-ins their origins, too."""
+    known = registry().methods
+    lines: list[tuple[str, ...]] = [("method", "family", "paper", "trained", "cost of a fit", "")]
+    lines += [(name, *_facts(name), _plugin(known.entries[name])) for name in known.names()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            text.rjust(width) if place == _NUMBER else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        click.echo(printable("  ".join(cells).rstrip()))
+    click.echo(f"trained: parameters of the default options at {LISTED_AS}; cost: on features")
+
+
+_NUMBER = 3
+
+
+def _facts(name: str) -> tuple[str, ...]:
+    """Family, paper, trained parameters and cost; dashes for what the method does not state."""
+    try:
+        card = card_of(registry().method_class(name)) or MethodCard("")
+        found = card.family, card.paper, card.parameters, card.cost
+    except (Exception, SystemExit):
+        # Its code failed; `fsbench show` says why.
+        found = ("",) * 4
+    return tuple(text or "-" for text in found)
+
+
+def _plugin(entry: Entry) -> str:
+    return "" if entry.is_built_in else entry.origin.partition(",")[0]
 
 
 def _datasets() -> None:

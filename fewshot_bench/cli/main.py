@@ -216,8 +216,15 @@ def _plain(error: click.UsageError) -> str:
 
 
 def _option_hint(error: click.UsageError) -> str:
-    command = error.ctx.command_path if error.ctx else "fsbench"
-    return f" ({command} --help)"
+    if error.ctx is None:
+        return " (fsbench --help)"
+    other = ""
+    if isinstance(error, click.NoSuchOption):
+        # `-o FILE` stands for `-O FILE` where a command has no hyper-parameters.
+        known = {name for one in error.ctx.command.get_params(error.ctx) for name in one.opts}
+        swapped = error.option_name.swapcase()
+        other = f": did you mean '{swapped}'?" if swapped in known else ""
+    return f"{other} ({error.ctx.command_path} --help)"
 
 
 def _fail(text: str, code: int) -> NoReturn:

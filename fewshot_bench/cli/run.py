@@ -159,7 +159,7 @@ _PATH: Any = PathName(path_type=Path)
     "-m",
     type=NAMES,
     required=True,
-    help="Methods, suites (all, fast, ...), or FILE.py:CLASS.",
+    help="Methods, suites (fast, prompts, ...), or FILE.py:CLASS.",
     shell_complete=several_of(methods, suites_of_methods),
 )
 @list_option(
@@ -216,7 +216,7 @@ _PATH: Any = PathName(path_type=Path)
 )
 @store_option()
 @engine_options
-@click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
+@click.option("--dry-run", is_flag=True, help="Check, count and estimate hours, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
 @retry_failed_option
 @keep_stale_option

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 import shlex
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import broken_rules
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.registry import Entry, place_without_family, registry
+from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -70,7 +69,7 @@ def command(name: str, store: Path) -> None:
     if name.endswith(".json"):
         _record(name, store)
         return
-    if os.path.exists(name):
+    if is_place(name):
         raise place_without_family(name)
     names = [name for catalog in known.catalogs for name in catalog.entries]
     step = "fsbench list methods, fsbench list datasets"

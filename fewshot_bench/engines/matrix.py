@@ -7,6 +7,7 @@ ends, the records that it has stored stay, and the next run resumes with the mis
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -217,7 +218,19 @@ def _dry_run(
         needed = _needs(plan, state, setup.settings)
         for line in needed.lines(workers, setup.store.path, setup.settings.feature_budget):
             reporter.info(line)
+        for line in _time_lines(plan, state, setup, conditions, workers):
+            reporter.info(line)
     _announce_weights(conditions.backbone, reporter)
+
+
+def _time_lines(
+    plan: Plan, state: Resume, setup: EngineSetup, conditions: Conditions, workers: int
+) -> Iterator[str]:
+    from fewshot_bench.engines.expected_time import Machine, lines
+
+    cards = len(setup.settings.devices) if conditions.device != "cpu" else 0
+    machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
+    return lines(state.todo, plan.datasets, setup.store.records(), machine, workers)
 
 
 def _needs(plan: Plan, state: Resume, settings: Settings) -> Needs:

@@ -121,6 +121,11 @@ def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> flo
     if own is None:
         rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
         return _shots(cell) * sum(rates) / len(rates)
+    return expected_seconds(cell, own)
+
+
+def expected_seconds(cell: RunSpec, own: Sequence[tuple[int, float]]) -> float:
+    """Expected seconds of a cell; own: (shots, seconds) of others of its method, at least one."""
     same = [seconds for shots, seconds in own if shots == _shots(cell)]
     if same:
         return sum(same) / len(same)

@@ -34,6 +34,8 @@ WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
 LABELS_BYTES = 128 * 2**20
 # File overhead (indices, headers, checksums): factor per feature row, bytes per decoded image.
 ROW_SHARE, IMAGE_BYTES = 1.02, 128
+# Kinds of feature rows.
+TEST_IMAGES, FITTED_IMAGES = "test images", "train and val images"
 UNPROJECTED = "unprojected views"
 # A decoded picture in memory, from which crops are cut: 4 bytes per pixel.
 PICTURE_BYTES = 4 * 640 * 480
@@ -99,32 +101,37 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str =
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
     from fewshot_bench.images.feature_store import kept_row_bytes
 
-    sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
-    fits: dict[Hashable, _Fit] = {}
-    counts = [_Counts.of(cell, sizes, fits) for cell in cells]
-    rows, distinct = _rows(counts), Counter[str]()
+    counts = count(cells, datasets)
+    rows, distinct = distinct_rows(counts), Counter[str]()
     features = images = 0
-    for (kind, backbone, precision, *_), count in rows.items():
-        distinct[kind] += count
+    for (kind, backbone, precision, *_), number in rows.items():
+        distinct[kind] += number
         width = _row_width(_shape(backbone), unprojected=kind == UNPROJECTED)
-        features += int(ROW_SHARE * count * kept_row_bytes(width, precision))
-    for (_, backbone, _, _, name), count in rows.items():
+        features += int(ROW_SHARE * number * kept_row_bytes(width, precision))
+    for (_, backbone, _, _, name), number in rows.items():
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image
-            images += count * (3 * height * width + IMAGE_BYTES)
+            images += number * (3 * height * width + IMAGE_BYTES)
     results = [RECORD_BYTES + kept_bytes(c.queries, c.classes, kept) for c in counts]
     return Needs(
         results=sum(results),
         features=features,
         rows=distinct,
         images=images,
-        worker=max((count.memory() for count in counts), default=LIBRARIES_BYTES),
+        worker=max((of.memory() for of in counts), default=LIBRARIES_BYTES),
         least=WORKER_BYTES + max((_weights(cell.backbone) for cell in cells), default=0),
         silent=tuple(dict.fromkeys(c.cell.method for c in counts if c.fit.views is None)),
     )
 
 
-def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
+def count(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> list[Counts]:
+    """The counts of each cell."""
+    sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
+    fits: dict[Hashable, _Fit] = {}
+    return [Counts.of(cell, sizes, fits) for cell in cells]
+
+
+def distinct_rows(counts: Sequence[Counts]) -> Mapping[tuple[str, ...], int]:
     """Feature rows by kind, backbone, precision, EXIF and data set; shared images count once."""
     queries: dict[tuple[str, ...], int] = defaultdict(int)
     drawn: dict[tuple[str, ...], dict[Any, int]] = defaultdict(dict)
@@ -132,9 +139,9 @@ def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
     for count in counts:
         cell = count.cell
         about = cell.backbone, cell.precision, cell.exif
-        key = ("test images", *about, cell.target or cell.dataset)
+        key = (TEST_IMAGES, *about, cell.target or cell.dataset)
         queries[key] = max(queries[key], count.queries)
-        drawn["train and val images", *about, cell.dataset][split_key(cell)] = count.fitted
+        drawn[FITTED_IMAGES, *about, cell.dataset][split_key(cell)] = count.fitted
         fit = cell.method, cell.shots, cell.split_seed, cell.train_seed, cell.classes
         kind = UNPROJECTED if count.fit.unprojected else "views"
         own = views[kind, *about, f"views of {cell.dataset}"]
@@ -189,7 +196,7 @@ class _Fit:
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """Upper bounds for one cell: images and prompts that it encodes, and what its method declares.
 
     pool: train and val images of its data set.
@@ -210,7 +217,7 @@ class _Counts:
         cell: RunSpec,
         sizes: Mapping[str, _Pools],
         fits: dict[Hashable, _Fit],
-    ) -> _Counts:
+    ) -> Counts:
         """fits: a cache, since most cells share method and options."""
         fitted, asked = sizes[cell.dataset], sizes[cell.target or cell.dataset]
         own = fitted.part("all" if cell.classes == "all" else "base")

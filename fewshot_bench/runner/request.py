@@ -316,7 +316,8 @@ def _check_request(request: Request) -> None:
         if name in request.others and (problem := about.problem(value, LONGEST_NUMBER)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
-        raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
+        hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""
+        raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1{hint}")
     seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]
     if not request.seeds or min(seeds) < 0:
         raise UsageError(f"seeds {seeds}: expected whole numbers from 0")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.method import (
@@ -134,8 +136,11 @@ def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
         return canonical(owner.strip()), parameter, _texts(value)
     name, equals, value = option.partition("=")
     if not equals or not name.strip():
+        is_file = bool(Path(option).suffix) or os.sep in option
+        hint = f"; the file to write is -O {option}" if is_file else ""
         raise UsageError(
-            f"option '{option}': expected name=value, for example -o rank=4 or -o clip-lora.rank=4"
+            f"option '{option}': expected name=value, for example -o rank=4 or "
+            f"-o clip-lora.rank=4{hint}"
         )
     owner, dot, parameter = name.strip().rpartition(".")
     return (owner if dot else "", parameter, _texts(value))

@@ -24,7 +24,7 @@ from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.errors import ModelMissingError, StoreError
 from fewshot_bench.utils.files import LARGEST, open_regular, read_regular, write_whole
 from fewshot_bench.utils.memory import free_host_memory
 from fewshot_bench.utils.text import plain_text, size_text
@@ -272,13 +272,16 @@ def _stated_bytes(file: BufferedReader) -> int | None:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read and validate the config alone; one-line StoreError if it is unusable."""
+    """Read and validate the config alone; one-line StoreError if it is unusable.
+
+    ModelMissingError if there is none.
+    """
     path = folder / CONFIG
     try:
         text = read_regular(path)
     except FileNotFoundError:
         found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
-        raise StoreError(
+        raise ModelMissingError(
             f"{folder} {found}; expected a folder that 'fsbench adapt' or 'fsbench run "
             "--keep-models' wrote"
         ) from None

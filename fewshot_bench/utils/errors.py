@@ -72,19 +72,38 @@ class StoreError(FsbenchError):
     """A record cannot be written, or a stored file is damaged."""
 
 
+class ModelMissingError(StoreError, DataMissingError):
+    """A folder of a kept model does not exist, or holds no model."""
+
+
 def denied(error: PermissionError) -> str:
     """The text for a file or folder that this user may not read, with the next step."""
     return f"'{error.filename}': permission denied; make it readable for this user"
 
 
 def suggestion(value: str, known: Iterable[str]) -> str:
-    """The closest known name as ": did you mean 'x'?", or an empty string if none is close."""
-    names = sorted(set(known))
-    folded = {name.casefold().replace("_", "-"): name for name in names}
-    close = difflib.get_close_matches(
-        value.casefold().replace("_", "-"), list(folded), n=1, cutoff=0.5
-    )
+    """The closest known name as ": did you mean 'x'?"; empty if none is similar.
+
+    Similar names contain the value, have the same letters, or share two thirds of them.
+    """
+    folded = {_fold(name): name for name in sorted(set(known))}
+    asked = _fold(value)
+    alike = [
+        name
+        for name in folded
+        if (len(asked) >= _SHORT and asked in name) or sorted(asked) == sorted(name)
+    ]
+    least = 0.0 if alike else 2 / 3 if len(asked) > _SHORT else 0.5
+    close = difflib.get_close_matches(asked, alike or list(folded), n=1, cutoff=least)
     return f": did you mean '{folded[close[0]]}'?" if close else ""
+
+
+# Letters of a word so short that one wrong letter is a large share of it.
+_SHORT = 3
+
+
+def _fold(name: str) -> str:
+    return name.casefold().replace("_", "-").replace("/", "-")
 
 
 def unknown(kind: str, value: str, known: Iterable[str], next_step: str) -> UsageError:

@@ -166,6 +166,10 @@ class AdaLora(LowRankTuning):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
+        family="low-rank updates",
+        paper="Zhang et al. 2023",
+        cost="minutes",
+        trained=lambda s: 18 * (s.blocks + s.layers),
         deviations=(
             "sites, scaling and schedule are CLIP-LoRA's: no setting for few shots is published",
             "importance is that of values before a step, as in the paper, not after it; the last "

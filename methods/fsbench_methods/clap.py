@@ -29,6 +29,10 @@ class Clap(ZsLp):
     name: ClassVar[str] = "clap"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
+        family="linear head",
+        paper="Silva-Rodriguez et al. 2024",
+        cost="seconds",
+        trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},
         deviations=DEVIATIONS,
     )

@@ -75,6 +75,10 @@ class ClipAdapter:
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="coop-50/100/200",
+        family="adapter",
+        paper="Gao et al. 2024",
+        cost="seconds",
+        trained=lambda s: 2 * s.features * (s.features // 4),
         official={"ratio": "searched per data set in the paper; 0.2 in the published trainer"},
         deviations=("the official optimizer and epochs are not published: CoOp's stand in",),
     )

@@ -33,6 +33,10 @@ class ClipLora(LowRankTuning):
     version: ClassVar[str] = "2"
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
+        family="low-rank updates",
+        paper="Zanella and Ben Ayed 2024",
+        cost="minutes",
+        trained=lambda s: 12 * s.blocks,
         deviations=(
             "prompts are the run's templates: `a photo of a {}.` for all sets in the official code",
             "several templates are averaged: the official code has one",

@@ -91,6 +91,10 @@ class ClipSvd(StepLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "clip-svd-200 per shot",
+        family="weights inside",
+        paper="Koleilat et al. 2025",
+        cost="minutes",
+        trained=lambda s: 6 * s.blocks,
         official={
             "epochs, lr, templates": "others in base-to-new (4e-4, an oscillating rate) and in "
             "cross-dataset runs (10 epochs); one schedule here"

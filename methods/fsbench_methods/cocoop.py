@@ -74,6 +74,10 @@ class CoCoOp(PromptLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "cocoop-10",
+        family="text prompts",
+        paper="Zhou et al. 2022",
+        cost="hours",
+        trained=lambda s: 4 * s.text + (s.features // 16) * (s.features + s.text + 1) + s.text,
         text="class names",
         deviations=(
             "context and network are trained in float32, not in half precision without a scaler",

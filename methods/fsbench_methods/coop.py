@@ -33,6 +33,10 @@ class CoOp(PromptLearner):
     version: ClassVar[str] = "4"
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
+        family="text prompts",
+        paper="Zhou et al. 2022",
+        cost="minutes",
+        trained=lambda s: 16 * s.text,
         text="class names",
         official={"epochs": "50 on ImageNet at every number of shots"},
         deviations=(

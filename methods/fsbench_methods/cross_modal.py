@@ -33,6 +33,10 @@ class CrossModal:
     tied_to_classes: ClassVar[str] = TIED
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
+        family="linear head",
+        paper="Lin et al. 2023",
+        cost="minutes",
+        trained=lambda s: s.classes * s.features,
         official=OFFICIAL,
         deviations=(
             "batches of 2 where a set is smaller than half a batch: the official code ends",

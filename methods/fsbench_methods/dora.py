@@ -31,6 +31,10 @@ class Dora(LowRankTuning):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
+        family="low-rank updates",
+        paper="Liu et al. 2024",
+        cost="minutes",
+        trained=lambda s: 15 * s.blocks,
         deviations=(
             "sites, scaling and schedule are CLIP-LoRA's: no setting for few shots is published",
             "dropout acts on the input of the update alone, in the published code on W's too",

@@ -43,6 +43,10 @@ class FullFineTuning(EncoderLearner):
     augment: ClassVar[Augment] = Augment(scale=(0.9, 1.0), flip=0.0)
     card: ClassVar[MethodCard] = MethodCard(
         "wise-ft-10",
+        family="weights inside",
+        paper="Wortsman et al. 2022",
+        cost="minutes",
+        trained=lambda s: s.image_tower + s.classes * (s.features + 1),
         at_test="which classes were fitted on",
         deviations=(
             "batches of 32, not of 512, which many support sets do not fill",

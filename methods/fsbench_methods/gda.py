@@ -50,6 +50,10 @@ class Gda:
     tied_to_classes: ClassVar[str] = "it has a mean for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
+        family="closed-form head",
+        paper="Wang et al. 2024",
+        cost="closed form",
+        trained=lambda s: 0,
         official={
             "validation set": "all of it (test set on ImageNet); here that of the run",
             "templates": "seven on ImageNet, one elsewhere",

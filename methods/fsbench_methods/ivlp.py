@@ -37,6 +37,10 @@ class Ivlp(DeepPrompts):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "ivlp-20",
+        family="deep prompts",
+        paper="Khattak et al. 2023",
+        cost="minutes",
+        trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         text="class names",
         deviations=(
             "the first rows of texts are trained in float32, not in half precision",

@@ -26,6 +26,10 @@ class KgCoOp(PromptLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "kgcoop-100",
+        family="text prompts",
+        paper="Yao et al. 2023",
+        cost="minutes",
+        trained=lambda s: 4 * s.text,
         text="templates",
         official={
             "templates": "one per data set, the run's custom ones except on DTD "

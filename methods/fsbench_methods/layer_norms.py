@@ -47,7 +47,14 @@ class LnTuning(StepLearner):
 
     name: ClassVar[str] = "ln-tuning"
     version: ClassVar[str] = "1"
-    card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=(PROMPTS,))
+    card: ClassVar[MethodCard] = MethodCard(
+        SCHEDULE,
+        family="weights inside",
+        paper="Farina et al. 2025",
+        cost="minutes",
+        trained=lambda s: 4 * s.blocks,
+        deviations=(PROMPTS,),
+    )
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The LayerNorm parameters of all blocks."""
@@ -66,6 +73,10 @@ class BitFit(StepLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
+        family="weights inside",
+        paper="Ben Zaken et al. 2022",
+        cost="minutes",
+        trained=lambda s: 11 * s.blocks + 2 * s.vision + s.text,
         deviations=(PROMPTS, "biases of q, k and v are trained: 2SFS's code misses them"),
     )
 

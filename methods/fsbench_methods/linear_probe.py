@@ -86,6 +86,10 @@ class LinearProbe:
         """The method card; its `text` entry depends on `init`."""
         return MethodCard(
             "lbfgs-1000",
+            family="linear head",
+            paper="Radford et al. 2021",
+            cost="seconds",
+            trained=lambda s: s.classes * (s.features + 1),
             text="templates" if self.init == "text" else "none",
             official={"validation set": "the test set on ImageNet; here that of the run"},
         )

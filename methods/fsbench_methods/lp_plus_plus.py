@@ -58,6 +58,10 @@ class LpPlusPlus:
     tied_to_classes: ClassVar[str] = "it has weights for the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="lp++-300 (full batch)",
+        family="linear head",
+        paper="Huang et al. 2024",
+        cost="seconds",
+        trained=lambda s: s.classes * (s.features + 2),
         official={
             "validation set": "as many images per class as shots; here that of the run",
             "templates": "seven on ImageNet, one elsewhere",

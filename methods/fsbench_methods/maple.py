@@ -45,6 +45,10 @@ class MaPLe(DeepPrompts):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
+        family="deep prompts",
+        paper="Khattak et al. 2023",
+        cost="minutes",
+        trained=lambda s: min(9, s.layers) * (2 * s.text + (s.text + 1) * s.vision),
         text="class names",
         deviations=(
             "the first rows and their map are trained in float32, not in half precision",

@@ -85,6 +85,10 @@ class Mma(CosineEpochs):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "mma-5",
+        family="adapters inside",
+        paper="Yang et al. 2024",
+        cost="minutes",
+        trained=lambda s: min(8, s.layers) * (65 * (s.vision + s.text) + 1120),
         official={"batch_size": "128 on ImageNet"},
         deviations=("the data set's templates stand for `a photo of a {}.`",),
     )

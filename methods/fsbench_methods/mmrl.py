@@ -48,6 +48,12 @@ class Mmrl(EpochSchedule):
     augment: ClassVar[Augment] = Augment(scale=(0.5, 1.0))
     card: ClassVar[MethodCard] = MethodCard(
         "mmrl-50",
+        family="adapters inside",
+        paper="Guo and Gu 2025",
+        cost="minutes",
+        trained=lambda s: (
+            2560 + min(7, s.layers) * 513 * (s.vision + s.text) + s.vision * s.features
+        ),
         at_test="the image, the list of classes, and if these are the classes of the fit",
         official={
             "weight": "7 Cars; 6 Aircraft, SUN397, DTD; 5 Food; 4 Flowers; 3 UCF101; 0.5 ImageNet, "

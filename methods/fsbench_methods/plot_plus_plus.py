@@ -136,6 +136,10 @@ class PlotPlusPlus(TransportLearner):
     stage: ClassVar[tuple[int, int]] = (1, 2)
     card: ClassVar[MethodCard] = MethodCard(
         "plot++-50/100/200 (each of two stages)",
+        family="deep prompts",
+        paper="Chen et al. 2023",
+        cost="minutes",
+        trained=lambda s: 4 * (4 * s.text + 2 * s.vision),
         text="class names",
         official={
             "context_init": "four phrases of four to seven words for each data set",

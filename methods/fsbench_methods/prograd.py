@@ -38,6 +38,10 @@ class ProGrad(PromptLearner):
     fits_words: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
+        family="text prompts",
+        paper="Zhu et al. 2023",
+        cost="minutes",
+        trained=lambda s: 16 * s.text,
         text="templates",
         official={
             "strength": "0.8 at 8 and 16 shots on Flowers, DTD and EuroSAT, else 1.0",

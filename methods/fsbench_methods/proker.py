@@ -139,6 +139,10 @@ class ProKeR:
     tied_to_classes: ClassVar[str] = "it has coefficients for the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
+        family="closed-form head",
+        paper="Bendou et al. 2025",
+        cost="closed form",
+        trained=lambda s: 0,
         official={
             "beta": "grids from .01 to 10 by data set; [.5, 3] x 20 on most",
             "penalty": "grids from .001 to 10 by data set; [.001, 1] x 10 on most",

@@ -61,6 +61,10 @@ class ProLip(EncoderHooks):
     unprojected_views: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "prolip-300 (full batch)",
+        family="weights inside",
+        paper="Fahes et al. 2024",
+        cost="minutes",
+        trained=lambda s: s.vision * s.features,
         official={"templates": "seven on ImageNet, one elsewhere"},
         deviations=(
             "the projection is trained in float32, not in half precision",

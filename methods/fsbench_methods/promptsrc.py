@@ -46,6 +46,10 @@ class PromptSrc(Ivlp):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "promptsrc-50",
+        family="deep prompts",
+        paper="Khattak et al. 2023",
+        cost="minutes",
+        trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         official={
             "gpa_mean, gpa_std": "45, 5 on Stanford Cars, Flowers, Aircraft, DTD and EuroSAT, else "
             "30, 30"

@@ -42,6 +42,10 @@ class TaskRes:
     tied_to_classes: ClassVar[str] = "it has a residual for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="taskres-100/200",
+        family="adapter",
+        paper="Yu et al. 2023",
+        cost="seconds",
+        trained=lambda s: s.classes * s.features,
         official={
             "lr": "2e-4 on ImageNet, 2e-3 elsewhere (train_regular.sh)",
             "scale": "1.0 on Flowers102, 0.5 elsewhere (train_regular.sh)",

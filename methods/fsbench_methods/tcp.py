@@ -46,6 +46,10 @@ class Tcp(EpochSchedule):
     from_classes: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "tcp-50",
+        family="text prompts",
+        paper="Yao et al. 2024",
+        cost="minutes",
+        trained=lambda s: 8 * s.text + (s.features // 4) * (s.features + 4 * s.text + 1),
         official={
             "epochs": "25 on SUN397 and ImageNet",
             "prompt": "an ending of the data set's own, such as `, a type of pet.`; on UCF101 "

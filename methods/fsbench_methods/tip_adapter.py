@@ -185,7 +185,15 @@ class TipAdapter(CacheMethod):
 
     name: ClassVar[str] = "tip-adapter"
     version: ClassVar[str] = "4"
-    card: ClassVar[MethodCard] = MethodCard("closed form", official=_OFFICIAL, deviations=(_SCALE,))
+    card: ClassVar[MethodCard] = MethodCard(
+        "closed form",
+        family="cache",
+        paper="Zhang et al. 2022",
+        cost="closed form",
+        trained=lambda s: 0,
+        official=_OFFICIAL,
+        deviations=(_SCALE,),
+    )
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
@@ -207,6 +215,10 @@ class TipAdapterF(CacheMethod):
     version: ClassVar[str] = "4"
     card: ClassVar[MethodCard] = MethodCard(
         "tip-adapter-f-20",
+        family="cache",
+        paper="Zhang et al. 2022",
+        cost="seconds",
+        trained=lambda s: s.classes * s.shots * s.features,
         official=_OFFICIAL | {"epochs": "100 on EuroSAT, 20 elsewhere"},
         deviations=(
             "the last epoch is kept, not the best one on test images, which is a mistake by its "

@@ -62,6 +62,10 @@ class TwoStage(StepLearner):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
+        family="weights inside",
+        paper="Farina et al. 2025",
+        cost="minutes",
+        trained=lambda s: 4 * s.blocks + s.classes * s.features,
         at_test="which classes were fitted on",
         deviations=(
             PROMPTS,

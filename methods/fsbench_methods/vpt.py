@@ -30,6 +30,10 @@ class VptDeep(EpochLearner):
     trains: ClassVar[tuple[str, ...]] = ("vision",)
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
+        family="deep prompts",
+        paper="Jia et al. 2022",
+        cost="minutes",
+        trained=lambda s: 8 * s.layers * s.vision,
         official={"lr, weight_decay": "swept per data set by VPT's own code, with a linear head"},
         deviations=(
             "16 bits are trained with a loss scaler: the official code has none",
@@ -66,6 +70,7 @@ class VptShallow(VptDeep):
     """
 
     name: ClassVar[str] = "vpt-shallow"
+    card: ClassVar[MethodCard] = replace(VptDeep.card, trained=lambda s: 8 * s.vision)
 
     depth: int = hyper(1, "layers with rows of their own", source="VPT, section 3.2")
 

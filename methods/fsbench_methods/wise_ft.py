@@ -33,6 +33,10 @@ class WiseFt:
     tied_to_classes: ClassVar[str] = TIED
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
+        family="linear head",
+        paper="Wortsman et al. 2022",
+        cost="minutes",
+        trained=lambda s: s.classes * s.features,
         official=OFFICIAL | {"alpha": "swept on test sets in the paper, 0.5 advised"},
         deviations=(
             "the head alone is trained: the paper fine-tunes the image encoder with it",

@@ -41,7 +41,13 @@ class ZeroShot:
 
     name: ClassVar[str] = "zero-shot"
     version: ClassVar[str] = "1"
-    card: ClassVar[MethodCard] = MethodCard("none")
+    card: ClassVar[MethodCard] = MethodCard(
+        "none",
+        family="zero-shot",
+        paper="Radford et al. 2021",
+        cost="closed form",
+        trained=lambda s: 0,
+    )
 
     def views_per_image(self, shots: int, classes: int) -> int:
         """0: no support image is used."""

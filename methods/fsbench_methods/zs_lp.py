@@ -68,6 +68,10 @@ class ZsLp:
     tied_to_classes: ClassVar[str] = "it has a vector for each of the classes it was fitted on"
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
+        family="linear head",
+        paper="Silva-Rodriguez et al. 2024",
+        cost="seconds",
+        trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},
         deviations=DEVIATIONS,
     )

@@ -46,6 +46,11 @@ def test_command_keeps_the_asked_order(tmp_path: Path) -> None:
         (("--seeds", "9"), "unknown seed '9'"),
         (("--val", "min"), "did you mean 'min4'"),
         (("--baseline", "zero-shoot"), "did you mean 'zero-shot'"),
+        (("--method", "clip-lora"), "method 'clip-lora' has no results here: fsbench run -m clip-"),
+        (("--method", "prompts,deep"), "method 'deep' has no results here"),
+        (("--baseline", "clap"), "baseline 'clap' has no results here"),
+        (("--dataset", "digits"), "data set 'digits' has no results here: fsbench run -d digits"),
+        (("--dataset", "demo"), "data set 'demo' has no results here"),
     ],
 )
 def test_unknown_names(tmp_path: Path, words: tuple[str, str], message: str) -> None:
@@ -55,6 +60,15 @@ def test_unknown_names(tmp_path: Path, words: tuple[str, str], message: str) -> 
     assert error.exit_code == 2
     assert message in str(error)
     assert "\n" not in str(error)
+
+
+def test_filters_take_the_suites_that_runs_take(tmp_path: Path) -> None:
+    folder = save(tmp_path, matrix(("coop", "clap"), ("letters", "dtd", "digits", "pets")))
+    for words, sets in (("demo", {"digits", "letters"}), ("all,letters", {"dtd", "letters"})):
+        shown = run_compare("--store", folder, "--format", "csv", "-d", words, "-m", "all")
+        rows = read_csv(shown.stdout)
+        assert {row["dataset"] for row in rows} - {AVERAGE} == sets
+        assert {row["method"] for row in rows} == {"coop", "clap"}
 
 
 def test_filters_take_the_ranges_that_runs_take(tmp_path: Path) -> None:

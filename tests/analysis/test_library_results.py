@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -269,14 +267,6 @@ def test_curves_are_a_figure(results: fb.Results, tmp_path: Path) -> None:
     assert {"caltech101", "dtd"} <= set(titles)
     assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"  # type: ignore[attr-defined]
     figure.savefig(tmp_path / "curves.pdf")
-
-
-def test_without_pandas_one_line_says_what_to_install(results: fb.Results) -> None:
-    with (
-        mock.patch.dict(sys.modules, {"pandas": None}),
-        pytest.raises(fb.UsageError, match=r"pip install 'fewshot-bench\[pandas\]'"),
-    ):
-        results.to_frame()
 
 
 def test_damaged_logits_are_named_and_left_out(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def assert_error(result: Result, code: int, *parts: str) -> None:
         (["--protocol", "cop"], ["did you mean 'coop'"]),
         (["--device", "cuda:99"], ["cuda:99"]),
         (["--device", "gpu"], ["gpu"]),
-        (["--shots", "0"], ["shots"]),
+        (["--shots", "0"], ["shots", "CLIP without images is the method zero-shot"]),
         (["--shots", "x"], ["'x'"]),
         (["--shots", "4-1"], ["4-1"]),
         (["--seeds", "1,1"], ["twice"]),
@@ -67,6 +67,8 @@ def assert_error(result: Result, code: int, *parts: str) -> None:
         (["-o", "rank=4"], ["rank"]),
         (["-o", "clip-lora.rank=4"], ["clip-lora"]),
         (["-o", "rank"], ["name=value"]),
+        (["-o", "table.tex"], ["name=value", "the file to write is -O table.tex"]),
+        (["--dataset", "../photos"], ["did you mean 'folder:../photos'", "does not exist"]),
         (["--method", "clip-lora", "-o", "rnak=4"], ["did you mean 'rank'"]),
         (["--method", "clip-lora", "-o", "rank=four"], ["rank='four'", "int"]),
         (["--method", "clip-lora", "-o", "rank=0"], ["rank"]),
@@ -90,10 +92,28 @@ def test_usage(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
         (["run"], "--method"),
         (["run", "--method", "zero-shot"], "--dataset"),
         (["compare", "--formt", "csv"], "--format"),
+        (["compare", "-o", "table.tex"], "no such option '-o': did you mean '-O'?"),
+        (["show", "~/photos"], "did you mean 'folder:~/photos'"),
+        (["adapt", "-d", "../photos", "-O", "model"], "did you mean 'folder:../photos'"),
     ],
 )
 def test_usage_of_other_commands(arguments: list[str], part: str) -> None:
     assert_error(fsbench(*arguments), 2, part)
+
+
+@pytest.mark.parametrize("name", ["nothing", "resnet"])
+def test_names_that_are_not_similar_are_not_suggested(tmp_path: Path, name: str) -> None:
+    for result in (run(tmp_path, "--method", name), fsbench("show", name)):
+        assert result.code == 2
+        assert "did you mean" not in result.err
+
+
+@pytest.mark.parametrize("command", ["predict", "app", "push"])
+def test_a_missing_model_is_missing_data(tmp_path: Path, command: str) -> None:
+    more = {"predict": ("a.png",), "app": (), "push": ("hub:a/b",)}[command]
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        assert_error(fsbench(command, tmp_path / folder, *more), 3, f"{folder} ", "fsbench adapt")
 
 
 def test_missing_data_names_the_place_and_the_next_step(tmp_path: Path) -> None:
@@ -223,7 +243,6 @@ except SystemExit:
     "arguments",
     [
         ["--help"],
-        ["list", "methods"],
         ["list", "datasets"],
         ["list", "backbones"],
         ["list", "plugins"],

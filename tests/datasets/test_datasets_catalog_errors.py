@@ -48,7 +48,8 @@ def test_nothing_is_there(data: Path, name: str) -> None:
 def test_the_data_root_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSBENCH_DATA", str(tmp_path / "away"))
     message = said("dtd")
-    assert f"{tmp_path / 'away'} does not exist: set FSBENCH_DATA" in message
+    assert message.startswith("data set 'dtd': set FSBENCH_DATA to the folder that holds dtd/ (")
+    assert f"{tmp_path / 'away'}, which does not exist" in message
     assert "fsbench data prepare dtd" in message
 
 
@@ -74,7 +75,7 @@ def test_the_data_root_is_a_folder_too_high(data: Path, split: str) -> None:
 def test_the_default_root_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FSBENCH_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert "data does not exist: set FSBENCH_DATA" in said("dtd")
+    assert "that holds dtd/ (it is data, which does not exist)" in said("dtd")
     write_set(tmp_path / "data", "dtd", "x", "y")
     assert f"it is in {Path('data', 'y')}: move it to {Path('data', 'dtd')}; otherwise" in said(
         "dtd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -12,15 +13,29 @@ import pytest
 from tests.helpers import PATIENCE, REPOSITORY
 
 HIDDEN = (
-    *("jinja2", "matplotlib", "pandas", "ray", "pyarrow", "wandb", "mlflow", "tensorboard"),
+    *("jinja2", "matplotlib", "ray", "pyarrow", "wandb", "mlflow", "tensorboard"),
     *("starlette", "uvicorn"),
 )
-CODE = """
+HIDE = """
 import sys
 for name in {hidden!r}:
     sys.modules[name] = None
+"""
+MAIN = """
 from fewshot_bench.cli.main import main
 main()
+"""
+PREDICT = """
+import numpy, fewshot_bench as fb
+fb.adapt("digits", "model", method="zero-shot", shots=1)
+table = fb.load_model("model").predict([numpy.zeros((9, 9, 3), numpy.uint8)])
+print(type(table).__module__.partition(".")[0], list(table["image"]), sorted(table)[:2])
+"""
+# Stands in for pandas, and leaves a mark where it is imported.
+DECOY = """
+import os, pathlib
+pathlib.Path(os.environ["IMPORTED"]).touch()
+raise ImportError("a decoy")
 """
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20")
 
@@ -28,7 +43,7 @@ RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1",
 def without(*arguments: object, hidden: tuple[str, ...] = HIDDEN) -> tuple[int, str, str]:
     """Run the command line with some packages hidden."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE.format(hidden=hidden), *map(str, arguments)],
+        [sys.executable, "-c", HIDE.format(hidden=hidden) + MAIN, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -64,9 +79,41 @@ def test_the_main_job_needs_no_extra(tmp_path: Path) -> None:
     assert (code, "zero-shot" in shown) == (0, True), said
 
 
+def test_a_model_predicts_without_an_extra(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE.format(hidden=HIDDEN) + PREDICT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "pandas ['image 0'] ['class', 'image']"
+
+
+def test_help_and_run_do_not_import_pandas(tmp_path: Path) -> None:
+    mark, decoys = tmp_path / "imported", tmp_path / "decoys"
+    decoys.mkdir()
+    (decoys / "pandas.py").write_text(DECOY, encoding="utf-8")
+    surroundings = os.environ | {"PYTHONPATH": str(decoys), "IMPORTED": str(mark)}
+    for words in (("--help",), ("run", "--help"), (*RUN, "--store", str(tmp_path / "store"))):
+        done = subprocess.run(
+            [sys.executable, "-m", "fewshot_bench", *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=surroundings,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not mark.exists(), words
+
+
 def test_what_the_tests_need_is_in_their_extra() -> None:
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(text)["project"]
     required = " ".join(project["dependencies"])
     assert not [name for name in HIDDEN if name in required]
-    assert "fewshot-bench[app,hub,pandas,report]" in project["optional-dependencies"]["test"]
+    assert "pandas" in required
+    assert "fewshot-bench[app,hub,report]" in project["optional-dependencies"]["test"]

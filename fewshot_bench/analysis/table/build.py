@@ -22,7 +22,7 @@ from fewshot_bench.analysis.conditions import (
     starts,
     values_of,
 )
-from fewshot_bench.analysis.filters import method_names, place, split_list
+from fewshot_bench.analysis.filters import absent, method_names, place, split_list
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, paired
@@ -52,7 +52,7 @@ from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
-from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.errors import UsageError
 
 Cells = dict[tuple[str, str, int], Cell]
 
@@ -337,7 +337,7 @@ def _find_row(table: Table, name: str) -> Row:
         return found[0]
     labels = [row.label for row in table.rows]
     if not found:
-        raise unknown("baseline", name, labels, "expected a method of the table")
+        raise absent("baseline", name, labels, "expected a method of the table")
     choices = ", ".join(f"'{row.label}'" for row in found)
     raise UsageError(f"baseline '{name}' is not one row of the table: choose one of {choices}")
 
