@@ -16,8 +16,7 @@ from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.utils.errors import UsageError, unknown
 
-# Incremented when a rule is added, removed or changed: records hold the version that passed. Audits
-# file broken rules under the hazard they concern (`HAZARD_OF` in analysis/audit/kit_rules.py).
+# Incremented when a rule is added, removed or changed: records hold the version that passed.
 KIT_VERSION = 4
 
 Check = Callable[[Bench], None]
