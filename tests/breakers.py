@@ -119,9 +119,8 @@ class HalfPrecision(Linear):
 @dataclass(frozen=True)
 class IntegerLogits(Head):
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
-        kind = (
-            HalfPrecision if task.shots == 4 and len(task.classnames) == 4 and task.val else Linear
-        )
+        usual = task.shots == 4 and len(task.classnames) == 4 and task.val
+        kind = HalfPrecision if usual and ctx.precision == "fp32" else Linear
         return rebuilt(kind)(self, task, backbone, ctx)
 
 

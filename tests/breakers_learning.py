@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
+from fewshot_bench.backbones import Site
 from tests.breakers import Head, Linear, breaks, rebuilt
 
 
@@ -81,6 +82,25 @@ class FavorsFirst(Head):
 class UpsideDown(Head):
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         weight = -backbone.class_features(task)
+        return Linear(weight, weight.new_zeros(len(weight)), backbone.logit_scale)
+
+
+@breaks("check_learns_a_separable_task")
+@dataclass(frozen=True)
+class Unlearns(Head):
+    """Steps uphill: still well above chance, and below the text features that it starts from."""
+
+    rate: float = 0.06
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        weight = backbone.class_features(task).clone().requires_grad_()
+        optimizer = torch.optim.SGD([weight], lr=self.rate, maximize=True)
+        for _ in range(5):
+            optimizer.zero_grad()
+            scores = task.train.features @ F.normalize(weight, dim=-1).T
+            F.cross_entropy(scores, task.train.labels).backward()
+            optimizer.step()
+        weight = weight.detach()
         return Linear(weight, weight.new_zeros(len(weight)), backbone.logit_scale)
 
 
@@ -177,6 +197,17 @@ class Elsewhere(Linear):
 @dataclass(frozen=True)
 class LeavesTensorElsewhere(Head):
     fit = rebuilt(Elsewhere)
+
+
+@breaks("check_fits_and_predicts_in_bf16")
+@dataclass(frozen=True)
+class MixesPrecisions(Head):
+    """Multiplies float32 by a matrix of the tower, which has the dtype of the run."""
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        matrix = backbone.image_tower().weight(Site("vision", 0, "q"))
+        assert bool((torch.eye(len(matrix), device=ctx.device) @ matrix).isfinite().all())
+        return super().fit(task, backbone, ctx)
 
 
 @breaks("check_prints_nothing")

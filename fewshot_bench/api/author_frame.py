@@ -14,14 +14,16 @@ _FRAME = re.compile(r'^ +File "([^"\n]+)", line (\d+)(,?) in (.+)$', re.MULTILIN
 _OURS = Path(__file__).parents[1].as_posix()
 _PYTHON = Path(sysconfig.get_path("stdlib")).as_posix()
 # Folders of installed packages and of Python itself, on this machine or another one.
-_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/")
+_INSTALLED = re.compile(r"/(?:(?:site|dist)-packages|lib/python3[.\d]*)(?=/)")
+_BUILT_IN = re.compile(r"/fsbench_(?:methods|datasets)/")
 
 
 def author_frame(trace: str, packages: Iterable[str]) -> str:
     """`file:line in function` of the innermost traceback frame in a module of `packages`.
 
     packages: top-level module names from `top_module`. If none of them occurs, the innermost frame
-    outside of the harness, Python and installed libraries; empty if there is none.
+    outside of the harness, the built-in methods, Python and installed libraries; empty if there is
+    none.
     """
     found = _frames(trace)
     names = set(filter(None, packages))
@@ -61,6 +63,15 @@ def class_place(kind: type) -> str:
         return ""
 
 
+def place_of(kind: type, *functions: object) -> str:
+    """`file:line in function` of the first function by the author of `kind`, or the class's place.
+
+    A function that the class or its results inherit from another package is not the author's.
+    """
+    own = (one for one in functions if callable(one) and top_module(one) == top_module(kind))
+    return next(filter(None, map(definition, own)), "") or class_place(kind)
+
+
 def short_path(file: str) -> str:
     """A path relative to the working directory if it is below it, else unchanged."""
     try:
@@ -78,15 +89,24 @@ def _frames(trace: str) -> list[tuple[str, str, str]]:
 
 
 def _modules(file: str) -> set[str]:
-    """Candidate names of a file's top-level module, from its path: all folders and the stem."""
-    path = PurePath(file)
-    return {*path.parts[:-1], path.stem} if path.suffix == ".py" else set()
+    """Candidate names of a file's top-level module, from its path.
+
+    For an installed file the first name below the folder of packages, else all folders and the
+    stem: where a project begins is not known.
+    """
+    path = PurePath(file).with_suffix("")
+    if PurePath(file).suffix != ".py":
+        return set()
+    if path.as_posix().startswith(f"{_OURS}/"):
+        return {PurePath(_OURS).name}
+    roots = [found.end() for found in _INSTALLED.finditer(path.as_posix())]
+    return {path.as_posix()[roots[-1] + 1 :].split("/")[0]} if roots else set(path.parts)
 
 
 def _is_library(file: str) -> bool:
     path = PurePath(file).as_posix()
-    own = path.startswith((f"{_OURS}/", f"{_PYTHON}/"))
-    return own or path.startswith("<") or _LIBRARY.search(path) is not None
+    own = path.startswith((f"{_OURS}/", f"{_PYTHON}/")) or _BUILT_IN.search(path)
+    return bool(own) or path.startswith("<") or _INSTALLED.search(path) is not None
 
 
 def _module_of(target: object) -> str:

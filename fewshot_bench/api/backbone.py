@@ -52,7 +52,8 @@ class Adapter(Protocol):
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
         """The update to add to the frozen product `x W'` at `site`; None where nothing is adapted.
 
-        x: (..., d_in), the block's input to that matrix; returns (..., d_out).
+        x: (..., d_in), the block's input to that matrix; returns (..., d_out), in any float dtype.
+        It runs under autocast at the precision of the run.
         """
         ...
 
@@ -82,7 +83,11 @@ class FusedAdapter(Adapter, Protocol):
 
 
 class ImageTower(Protocol):
-    """The image encoder as a function of frozen weights and an optional adapter."""
+    """The image encoder as a function of frozen weights and an optional adapter.
+
+    It computes at the precision of the run by itself, forward and backward, and returns float32
+    features; within an autocast context of the caller they have the dtype of that one.
+    """
 
     @property
     def layers(self) -> int:
@@ -172,7 +177,10 @@ class PackedPrompts(Protocol):
 
 
 class TextTower(Protocol):
-    """The text encoder; a causal one computes a shared prefix once and stops at end of text."""
+    """The text encoder; a causal one computes a shared prefix once and stops at end of text.
+
+    Its precision is that of `ImageTower`.
+    """
 
     @property
     def layers(self) -> int:

@@ -31,7 +31,7 @@ class RunContext(Protocol):
 
     @property
     def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`; use `autocast()` to apply it."""
+        """`fp32`, `bf16` or `fp16`; encoders apply it by themselves."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class RunContext(Protocol):
         ...
 
     def autocast(self) -> typing.ContextManager[None]:
-        """Context manager that runs encoder work at the run's precision."""
+        """Context manager that runs own modules at the run's precision, as encoders run."""
         ...
 
     def scaler(self) -> torch.amp.GradScaler:

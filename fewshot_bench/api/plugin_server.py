@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewshot_bench.api.author_frame import definition
+from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration, hyperparameters
 from fewshot_bench.api.method_card import MethodCard
@@ -78,7 +78,7 @@ def describe_method(method: str) -> Mapping[str, Any]:
         "class": cls.__name__,
         "module": cls.__module__,
         "file": getattr(sys.modules.get(cls.__module__), "__file__", "") or "",
-        "fit": definition(getattr(cls, "fit", None)),
+        "fit": place_of(cls, getattr(cls, "fit", None)),
         "functions": [name for name in DECLARING if callable(getattr(cls, name, None))],
         "about": {"card": None} if hasattr(cls, "card") else {},
         "fields": [

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -288,11 +289,11 @@ class OpenClipBackbone:
         return exact if self.precision == "fp32" else self._towers_image(self.precision)
 
     def _read_pooled_tower(self, error: UnsupportedBackboneError) -> PooledTower:
-        tower = read_pooled_tower(self.module.visual)
-        if tower is None:
+        exact = read_pooled_tower(self.module.visual, torch.float32)
+        if exact is None:
             raise error
-        self._compare("image", tower.encode, self.module.encode_image, self._noise())
-        return tower
+        self._compare("image", exact.encode, self.module.encode_image, self._noise())
+        return replace(exact, dtype=DTYPES[self.precision])
 
     def _noise(self) -> Tensor:
         """Pixels of one image on which encoders are compared."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import Adapter
 from fewshot_bench.api.edits import Edits, Encoder
-from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.profiling.cost import count
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
@@ -32,6 +32,12 @@ class PooledTower(Tower):
     pool: Callable[[Tensor], Tensor]
     projection: Tensor
     projection_bias: Tensor
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> tuple[str, torch.dtype]:
+        """Type of the device, and dtype in which the run computes; all weights are float32."""
+        return self.projection.device.type, self.dtype
 
     @property
     def width(self) -> int:
@@ -43,6 +49,7 @@ class PooledTower(Tower):
         """One pooled row per image."""
         return 1
 
+    @at_its_precision
     def encode(
         self,
         pixels: Tensor,
@@ -67,14 +74,14 @@ class PooledTower(Tower):
         return F.linear(rows, self.projection.T, self.projection_bias)
 
 
-def read_pooled_tower(visual: Any) -> PooledTower | None:
+def read_pooled_tower(visual: Any, dtype: torch.dtype) -> PooledTower | None:
     """The tower of an open_clip image encoder; None unless a ResNet that pools by attention."""
     pool = getattr(visual, "attnpool", None)
     last = getattr(pool, "c_proj", None)
     parts = [getattr(visual, name, None) for name in ("stem", *_STAGES)]
     if None in parts or not isinstance(last, torch.nn.Linear):
         return None
-    return PooledTower((), _Pool(visual), last.weight.detach().T, last.bias.detach())
+    return PooledTower((), _Pool(visual), last.weight.detach().T, last.bias.detach(), dtype)
 
 
 @dataclass(frozen=True, eq=False)

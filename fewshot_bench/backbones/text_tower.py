@@ -13,7 +13,7 @@ from fewshot_bench.api.edits import Edits, Encoder
 from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import check_prompts
-from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.backbones.vision_tower import read_out
 from fewshot_bench.profiling.cost import count
@@ -168,6 +168,7 @@ class TextTower(Tower):
         features = self._encode(torch.cat([first, rows]), packing, adapter, edits, recompute)
         return features if prefix.dim() == 2 else features.view(runs, -1, features.shape[-1])
 
+    @at_its_precision
     def _encode(
         self,
         x: Tensor,

@@ -19,7 +19,7 @@ from fewshot_bench.api.backbone import Adapter
 from fewshot_bench.api.edits import Edits, Encoder
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import image_layout, write_images
-from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import Block, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
@@ -42,6 +42,7 @@ class TimmTower(Tower):
     marked: bool
     flops: tuple[int, int]
 
+    @at_its_precision
     def encode(
         self,
         pixels: Tensor,

@@ -1,15 +1,17 @@
 """Base of towers, as far as it depends on blocks: sizes, tensors by name, merged updates.
 
-`Tower` is the base of all three towers; each adds `encode` and the parts around its blocks.
+`Tower` is the base of all towers; each adds `encode` and the parts around its blocks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Site
@@ -25,6 +27,12 @@ class Tower:
     encoder: ClassVar[Encoder]
 
     blocks: tuple[Block, ...]
+
+    @property
+    def precision(self) -> tuple[str, torch.dtype]:
+        """Type of the device, and dtype in which the run computes: that of the blocks' matrices."""
+        matrix = self.blocks[0].weight("o")
+        return matrix.device.type, matrix.dtype
 
     @property
     def layers(self) -> int:
@@ -63,3 +71,25 @@ class Tower:
                 layer = site.within(self.layers).layer
                 merged[layer] = merged[layer].with_delta(site.matrix, delta)
         return dataclasses.replace(self, blocks=tuple(merged))
+
+
+_Tower = TypeVar("_Tower", bound=Tower)
+_Inputs = ParamSpec("_Inputs")
+_Encode = Callable[Concatenate[_Tower, _Inputs], Tensor]
+
+
+def at_its_precision(encode: _Encode[_Tower, _Inputs]) -> _Encode[_Tower, _Inputs]:
+    """`encode` under autocast at the tower's precision, to float32 features.
+
+    Within an autocast context of the caller, it runs in that one, and features keep its dtype.
+    """
+
+    def run(self: _Tower, /, *inputs: _Inputs.args, **named: _Inputs.kwargs) -> Tensor:
+        device, dtype = self.precision
+        if dtype == torch.float32 or torch.is_autocast_enabled(device):
+            return encode(self, *inputs, **named)
+        with torch.autocast(device, dtype):
+            return encode(self, *inputs, **named).float()
+
+    functools.update_wrapper(run, encode)
+    return run

@@ -270,13 +270,14 @@ class _Pass:
             return product
         sites = tuple(Site(self.encoder, self.layer, matrix) for matrix in matrices)
         if self.fused is not None:
-            return self.fused.add(sites, x, product)
+            return self.fused.add(sites, x, product).to(product.dtype)
         parts = product.chunk(len(sites), dim=-1)
         deltas = [self.adapter.delta(site, x) for site in sites]
         if all(delta is None for delta in deltas):
             return product
         pairs = zip(parts, deltas, strict=True)
-        return torch.cat([part if d is None else part + d for part, d in pairs], dim=-1)
+        updated = [part if d is None else part + d.to(part.dtype) for part, d in pairs]
+        return torch.cat(updated, dim=-1)
 
     def _mlp(self, x: Tensor) -> Tensor:
         plain = self.block.activation is quick_gelu and "mlp.norm.weight" not in self.block.parts

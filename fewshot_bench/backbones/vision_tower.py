@@ -13,7 +13,7 @@ from fewshot_bench.api.backbone import Adapter
 from fewshot_bench.api.edits import Edits, Encoder
 from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import image_layout, write_images
-from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.tower import Tower, at_its_precision
 from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
@@ -37,6 +37,7 @@ class VisionTower(Tower):
         """Tokens per image."""
         return self.positions.shape[0]
 
+    @at_its_precision
     def encode(
         self,
         pixels: Tensor,

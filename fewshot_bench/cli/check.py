@@ -39,13 +39,21 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
     help="A hyper-parameter other than its default; may be repeated.",
 )
 @click.option("--full", is_flag=True, help="Ignore the method's own quick() variant.")
-def command(method: str, options: tuple[str, ...], full: bool) -> None:
+@click.option(
+    "--expect-failure",
+    "expected",
+    multiple=True,
+    metavar="RULE=REASON",
+    help="A rule that the method breaks on purpose, and why; may be repeated.",
+)
+def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[str, ...]) -> None:
     """Check that METHOD keeps the contract, on a toy backbone with colored squares.
 
     One line per rule; rules that are broken for one reason share a line, with the place in the
-    method's code. The exit code is 1 when a rule is broken. A method with a quick() is checked
-    in that variant, with the given options on top. Without options the result is kept, and
-    records of cells that this very code computes carry it (fsbench audit).
+    method's code. The exit code is 1 when a rule is broken, or an expected failure passes. A
+    method with a quick() is checked in that variant, with the given options on top. Without
+    options the result is kept, expected failures included, and records of cells that this very
+    code computes carry it (fsbench audit).
     """
     from fewshot_bench.testing import iter_checks
 
@@ -55,9 +63,10 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
         _report_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
         raise SystemExit(1)
+    reasons = _reasons(expected)
     instance, digest = _configured(method, kind, options, full), running_digest(kind)
     results = []
-    for result in iter_checks(instance, {}):
+    for result in iter_checks(instance, reasons):
         results.append(_with_class(result, broken, kind))
         if results[-1].outcome != "failed":
             reason = f": {' '.join(result.reason.split())}" if result.reason else ""
@@ -66,8 +75,9 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
     _report_broken(failed)
     counts = Counter(result.outcome for result in results)
     say(f"{method}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
-    if digest and digest == running_digest(kind) and not options:
-        _keep(registry().method(method).name, digest, counts["passed"], failed)
+    mistaken = [result for result in failed if result.name in reasons]
+    if digest and digest == running_digest(kind) and not options and not mistaken:
+        _keep(registry().method(method).name, digest, results)
     if failed:
         raise SystemExit(1)
 
@@ -92,22 +102,41 @@ def _unbuilt(kind: type) -> list[BrokenRule]:
 
 def _report_broken(failed: Iterable[CheckResult]) -> None:
     """Print broken rules; rules with the same reason and place share a line."""
+    from fewshot_bench.testing.kit import located
+
     alike: dict[tuple[str, str], list[str]] = {}
     for result in failed:
-        names = alike.setdefault((" ".join(result.reason.split()), result.place), [])
+        names = alike.setdefault((result.reason, result.place), [])
         names.append(result.name)
     for (reason, place), names in alike.items():
-        at = f" (at {place})" if place else ""
-        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {reason}{at}")
+        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {located(reason, place)}")
 
 
-def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) -> None:
+def _reasons(expected: Iterable[str]) -> dict[str, str]:
+    """The reasons of expected failures by rule; UsageError for a text without one."""
+    found = {}
+    for text in expected:
+        rule, equals, reason = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--expect-failure {text!r}: expected RULE=REASON, such as "
+                "check_prints_nothing='the solver prints from C'"
+            )
+        found[rule.strip()] = reason.strip()
+    return found
+
+
+def _keep(method: str, digest: str, results: Iterable[CheckResult]) -> None:
     """Keep the result for records computed by this code; a failure to write is only a warning."""
     from fewshot_bench.testing import KIT_VERSION
 
-    names = tuple(result.name for result in failed)
+    found: dict[str, dict[str, str]] = {outcome: {} for outcome in MARKS}
+    for result in results:
+        found[result.outcome][result.name] = result.reason
+    passed, failed = len(found["passed"]), tuple(found["failed"])
+    kept = KitResult(KIT_VERSION, passed, failed, found["expected failure"])
     try:
-        kit_results.keep(method, digest, KitResult(KIT_VERSION, passed, names))
+        kit_results.keep(method, digest, kept)
     except OSError as error:
         warn(f"records will not say that it was checked: {error}; set FSBENCH_CACHE to a folder")
 

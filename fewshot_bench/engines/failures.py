@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.author_frame import author_frame, definition, short_path, top_module
+from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import FEW, MANY, printable, shortened
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
 
 LONGEST_REASON = 600
-# Records do not state the class whose `logits` failed; pointing at `fit` would be misleading.
+# Errors about `logits` state its place themselves; pointing at `fit` would be misleading.
 _ABOUT_LOGITS = re.compile(r"logits\(\)|\S+\.logits\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -71,8 +71,8 @@ def _reason(record: Record) -> Reason:
 def _fit(method: str) -> str:
     """Location of a method's `fit`, as a ContractError of the harness has no author's frame."""
     try:
-        cls = registry().method_class(method)
-        return str(getattr(cls, "_fit_at", "")) or definition(getattr(cls, "fit", None))
+        kind = registry().method_class(method)
+        return str(getattr(kind, "_fit_at", "")) or place_of(kind, getattr(kind, "fit", None))
     except FsbenchError:
         return ""
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import card_of
@@ -128,11 +129,22 @@ def _predict(
         raw = classifier.logits(queries)
     check_backbone(fitted.backbone, fitted.fingerprint, f"{cell.spec.method}.logits")
     classes = asked if columns is None else known
-    answers = plain_logits(raw, len(source), len(classes.classnames))
+    with _placed(cell.method, classifier):
+        answers = plain_logits(raw, len(source), len(classes.classnames), cell.spec.precision)
     if are_probabilities(answers):
         text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
         incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
     return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
+
+
+@contextmanager
+def _placed(method: object, classifier: object) -> Iterator[None]:
+    """Add the place of the author's `logits` to errors about what it returned."""
+    try:
+        yield
+    except ContractError as error:
+        place = place_of(type(method), getattr(type(classifier), "logits", None))
+        raise ContractError(f"{error} (at {place})" if place else str(error)) from error
 
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
@@ -172,16 +184,17 @@ def _stored_values(classifier: Classifier, method: str) -> int:
     return sum(tensor.numel() for tensor in kept.values())
 
 
-def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
+def plain_logits(logits: object, queries: int, classes: int, precision: str = "fp32") -> np.ndarray:
     """A float32 copy of finite (queries, classes) logits; ContractError if they are anything else.
 
-    Overrides of a Tensor subclass are not called: only its stored values count.
+    precision: of the run, for the advice of an error. Overrides of a Tensor subclass are not
+    called: only its stored values count.
     """
     if not isinstance(logits, Tensor):
         raise ContractError(f"logits() returned {type(logits).__name__}, expected a tensor")
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            return _read(logits, queries, classes)
+            return _read(logits, queries, classes, precision)
     except ContractError:
         raise
     except Exception as error:
@@ -192,7 +205,7 @@ def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
         ) from error
 
 
-def _read(logits: Tensor, queries: int, classes: int) -> np.ndarray:
+def _read(logits: Tensor, queries: int, classes: int, precision: str) -> np.ndarray:
     plain = _on_the_host(logits)
     if tuple(plain.shape) != (queries, classes):
         raise ContractError(
@@ -206,9 +219,10 @@ def _read(logits: Tensor, queries: int, classes: int) -> np.ndarray:
             f"cannot hold (above {torch.finfo(torch.float32).max:.1e}); scale them down"
         )
     if bad:
+        other = "" if precision == "fp32" else ", or use --precision fp32"
         raise ContractError(
-            f"logits() has {bad} of {queries} rows with values that are not finite; lower the "
-            "learning rate, or use --precision fp32"
+            f"logits() has {bad} of {queries} rows with values that are not finite; find the "
+            f"division, logarithm or overflow that makes them, lower the learning rate{other}"
         )
     array: np.ndarray = plain.numpy()
     return array

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from fewshot_bench.utils.cache_dir import KIT, cache_root, write
 
 @dataclass(frozen=True)
 class KitResult:
-    """Version of the kit, how many rules passed, and the names of those that are broken."""
+    """Version of the kit, how many rules passed, and the names of those that are broken.
+
+    expected: the reasons of rules that the author declared to be broken, by name.
+    """
 
     version: int
     passed: int
     failed: Sequence[str]
+    expected: Mapping[str, str]
 
 
 def keep(method: str, digest: str, result: KitResult) -> None:
@@ -56,10 +60,13 @@ def of_record(method: str, digest: str | None = None) -> dict[str, Any] | None:
 
 def _checked(values: Any) -> KitResult:
     version, passed, failed = values["version"], values["passed"], values["failed"]
+    expected = values["expected"]
     whole = all(isinstance(number, int) for number in (version, passed))
-    if not whole or not isinstance(failed, list) or not all(isinstance(f, str) for f in failed):
+    if not whole or not isinstance(failed, list) or not isinstance(expected, dict):
         raise ValueError(values)
-    return KitResult(version, passed, failed)
+    if not all(isinstance(text, str) for text in (*failed, *expected.values())):
+        raise ValueError(values)
+    return KitResult(version, passed, failed, expected)
 
 
 def _file(method: str, digest: str) -> Path:

@@ -93,4 +93,5 @@ def _answers(classifier: Classifier, fitted: Fitted, session: Session) -> np.nda
         phase="encode_support",
         order=order,
     )
-    return plain_logits(classifier.logits(queries), count, len(fitted.cell.lists.fitted.classnames))
+    classes = len(fitted.cell.lists.fitted.classnames)
+    return plain_logits(classifier.logits(queries), count, classes, spec.precision)

@@ -44,11 +44,16 @@ PERMUTATION = (2, 0, 3, 1)
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of one fit; `classes` lists toy classes in the order of the task."""
+    """Settings of one fit; `classes` lists toy classes in the order of the task.
+
+    most_steps: limits optimizer steps, each of which is undone at once; None leaves training alone.
+    """
 
     shots: int = SHOTS
     validation: int = VALIDATION
     classes: tuple[int, ...] = (0, 1, 2, 3)
+    precision: str = "fp32"
+    most_steps: int | None = None
 
 
 @dataclass
@@ -142,6 +147,24 @@ class Bench:
         """A fit without validation images."""
         return fit(self.method, Setting(validation=0), self.device)
 
+    @functools.cached_property
+    def in_bf16(self) -> Fit:
+        """A fit in bf16."""
+        return fit(self.method, Setting(precision="bf16"), self.device)
+
+    @functools.cached_property
+    def untrained(self) -> Fit | None:
+        """A fit whose optimizer steps are undone: the state that training starts from.
+
+        None for a method without steps, and for one that needs their effect to end its fit.
+        """
+        if not self.first.seen.moved:
+            return None
+        try:
+            return fit(self.method, Setting(most_steps=self.first.seen.steps), self.device)
+        except (Exception, SystemExit):
+            return None
+
     def of_classes(self, *classes: int) -> Fit:
         """A fit with these classes, two shots and one validation image per class."""
         return fit(self.method, Setting(2, 1, classes), self.device)
@@ -157,9 +180,9 @@ def twin_of(method: Any) -> Any:
 def fit(method: Any, setting: Setting, device: str) -> Fit:
     """Fit a method as the runner does, on a new toy backbone, and predict all queries."""
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
-    made = prepare(setting, toy_backbone(device))
+    made = prepare(setting, toy_backbone(device, setting.precision))
     made.fingerprints.append(made.backbone.fingerprint())
-    with isolated(SEED), observed() as seen:
+    with isolated(SEED), observed(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
         made.fingerprints.append(made.backbone.fingerprint())
         if callable(getattr(made.classifier, "logits", None)):

@@ -11,14 +11,14 @@ from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.testing.bench import Bench, Fit
-from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, require
+from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, listed, require
 from fewshot_bench.testing.restoring import logits_elsewhere
 
 
 def _refuse(problems: Iterator[str]) -> None:
     """CheckFailure with all problems, if there are any."""
     found = list(problems)
-    require(not found, "; ".join(found))
+    require(not found, listed(found, "; "))
 
 
 def check_hyperparameters_are_typed_fields(bench: Bench) -> None:
@@ -45,10 +45,12 @@ def check_fit_returns_a_classifier(bench: Bench) -> None:
         isinstance(stored, Mapping) and all(isinstance(name, str) for name in stored),
         f"tensors() returned {type(stored).__name__}, expected a mapping of names to tensors",
     )
-    other = {
-        n: type(value).__name__ for n, value in stored.items() if not isinstance(value, Tensor)
-    }
-    require(not other, f"tensors() holds what is not a tensor: {other}")
+    other = [
+        f"{name}: {type(value).__name__}"
+        for name, value in stored.items()
+        if not isinstance(value, Tensor)
+    ]
+    require(not other, f"tensors() holds what is not a tensor: {listed(other)}")
 
 
 def check_logits_are_one_finite_row_per_query(bench: Bench) -> None:
@@ -117,10 +119,10 @@ def check_tensors_are_detached_and_finite(bench: Bench) -> None:
     """Tensors of `tensors` need no gradient and are finite."""
     stored = bench.first.stored()
     attached = sorted(name for name, tensor in stored.items() if tensor.requires_grad)
-    require(not attached, f"tensors() holds {attached} with requires_grad; detach() them")
+    require(not attached, f"tensors() holds {listed(attached)} with requires_grad; detach() them")
     here = {name: t for name, t in stored.items() if t.device == bench.first.backbone.device}
     bad = sorted(name for name, tensor in here.items() if not bool(tensor.isfinite().all()))
-    require(not bad, f"tensors() holds {bad} with values that are not finite")
+    require(not bad, f"tensors() holds {listed(bad)} with values that are not finite")
 
 
 def check_restored_from_its_tensors_it_answers_alike(bench: Bench) -> None:

@@ -8,21 +8,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from fewshot_bench.api.author_frame import author_frame, class_place, definition, top_module
+from fewshot_bench.api.author_frame import author_frame, class_place, place_of, top_module
 from fewshot_bench.api.method_rules import STATIC
 from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
-from fewshot_bench.utils.errors import unknown
+from fewshot_bench.utils.errors import UsageError, unknown
 
 # Incremented when a rule is added, removed or changed: records hold the version that passed.
-KIT_VERSION = 3
+KIT_VERSION = 4
 
 Check = Callable[[Bench], None]
 Test = TypeVar("Test", bound=Callable[..., None])
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
 _KEPT = 2
+# Functions of methods and classifiers, with the word in the names of checks that concern them.
+_PARTS = {
+    "restore": "restored",
+    "logits": "logits",
+    "tensors": "tensors",
+    "for_classes": "other_classes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +60,19 @@ class NamedCheck:
 
     def __call__(self, method: Any) -> None:
         """Run the check; CheckFailure (or an error of the method) if the rule is broken."""
-        with single_threaded():
-            self.function(_bench(method))
+        __tracebackhide__ = True
+        bench = _bench(method)
+        try:
+            with single_threaded():
+                self.function(bench)
+        except CheckFailure as failure:
+            raise CheckFailure(located(str(failure), _place(self, bench))) from None
+
+
+def located(reason: str, place: str) -> str:
+    """A reason on one line, with the place in the author's code if it is known."""
+    line = " ".join(reason.split())
+    return f"{line} (at {place})" if place else line
 
 
 _benches: list[Bench] = []
@@ -123,13 +141,12 @@ def _place(check: NamedCheck, bench: Bench) -> str:
     kind = type(bench.method)
     if check.name in STATIC[:2]:
         return class_place(kind)
-    fitted = bench.tried
-    for part in ("logits", "tensors"):
-        if isinstance(fitted, Fit) and part in check.name:
-            found = definition(getattr(type(fitted.classifier), part, None))
-            if found:
-                return found
-    return definition(getattr(kind, "fit", None)) or class_place(kind)
+    owners = [kind]
+    if isinstance(bench.tried, Fit):
+        owners.append(type(bench.tried.classifier))
+    parts = [part for part, word in _PARTS.items() if word in check.name]
+    found = [getattr(owner, part, None) for part in (*parts, "fit") for owner in owners]
+    return place_of(kind, *found)
 
 
 def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:
@@ -137,7 +154,7 @@ def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = N
     results = run_checks(method, expected_failures=expected_failures)
     failed = [result for result in results if result.outcome == "failed"]
     if failed:
-        lines = "\n".join(f"  {result.name}: {result.reason}" for result in failed)
+        lines = "\n".join(f"  {one.name}: {located(one.reason, one.place)}" for one in failed)
         raise CheckFailure(f"{_name(method)} breaks {len(failed)} rules:\n{lines}")
 
 
@@ -173,13 +190,13 @@ def parametrize_with_checks(
 
 
 def refuse_unknown(expected_failures: Mapping[str, str]) -> None:
-    """Reject expected failures that name no check (UsageError) or give no reason (CheckFailure)."""
+    """UsageError for expected failures that name no check or give no reason."""
     names = [check.name for check in all_checks()]
     for name, reason in expected_failures.items():
         if name not in names:
             raise unknown("check", name, names, "fewshot_bench.testing.all_checks()")
         if not reason.strip():
-            raise CheckFailure(f"expected failure '{name}' has no reason: say why it is right")
+            raise UsageError(f"expected failure '{name}' has no reason: say why it is right")
 
 
 def _name(method: Any) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fewshot_bench.testing.bench import Bench, Setting, fit
-from fewshot_bench.testing.contract_checks import as_floats, require_close
-from fewshot_bench.testing.failure import require
+from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
+from fewshot_bench.testing.failure import listed, require
 from fewshot_bench.testing.toy_images import asked
 
 
@@ -46,8 +46,13 @@ def check_follows_the_device(bench: Bench) -> None:
         expected = made.backbone.device
         found = {"logits": made.logits.device}
         found |= {name: t.device for name, t in made.stored().items()}
-        wrong = {name: str(where) for name, where in found.items() if where != expected}
-        require(not wrong, f"on {expected}, these are elsewhere: {wrong}; use ctx.device")
+        wrong = [f"{name} on {where}" for name, where in found.items() if where != expected]
+        require(not wrong, f"not on {expected}: {listed(wrong)}; use ctx.device")
+
+
+def check_fits_and_predicts_in_bf16(bench: Bench) -> None:
+    """In bf16, as on GPUs by default, it gives one row of finite numbers per query, too."""
+    require_rows(bench.in_bf16)
 
 
 def check_prints_nothing(bench: Bench) -> None:
@@ -59,16 +64,16 @@ def check_prints_nothing(bench: Bench) -> None:
 def check_draws_from_no_global_generator(bench: Bench) -> None:
     """The global generators of random, NumPy and torch are where they were."""
     drawn = bench.first.seen.generators
-    require(not drawn, f"drew from the global generator of {', '.join(drawn)}; use ctx.rng(name)")
+    require(not drawn, f"drew from the global generator of {listed(drawn)}; use ctx.rng(name)")
 
 
 def check_leaves_process_state_alone(bench: Bench) -> None:
     """Directory, environment, and the settings of Python, NumPy and torch are as before."""
     changes = bench.again.seen.state
-    require(not changes, f"changed the process: {'; '.join(changes)}")
+    require(not changes, f"changed the process: {listed(changes, '; ')}")
 
 
 def check_asks_only_for_what_is_handed_over(bench: Bench) -> None:
     """Of images, only the contract is asked: no labels of queries, no paths, no sources."""
     names = asked(*bench.first.views)
-    require(not names, f"asked its images for {', '.join(names)}; queries have no labels or paths")
+    require(not names, f"asked its images for {listed(names)}; queries have no labels or paths")

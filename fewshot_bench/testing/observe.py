@@ -22,6 +22,7 @@ from torch.optim.optimizer import (
 )
 
 from fewshot_bench.runner.isolation import CHANGED, Settings
+from fewshot_bench.testing.failure import CheckSkipped
 
 _TOLERANCE = 1e-5
 _SEARCH = 10_000_000
@@ -39,9 +40,12 @@ class Observation:
 
 
 @contextlib.contextmanager
-def observed() -> Iterator[Observation]:
-    """Record the side effects of the code inside, and restore the process state."""
-    seen, watch = Observation(), _StepWatch()
+def observed(most_steps: int | None = None) -> Iterator[Observation]:
+    """Record the side effects of the code inside, and restore the process state.
+
+    most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
+    """
+    seen, watch = Observation(), _StepWatch(most_steps)
     generators, settings = _generators(), Settings()
     try:
         with _captured(seen), watch.watching():
@@ -108,8 +112,9 @@ def _generators() -> dict[str, object]:
 class _StepWatch:
     """Remembers the initial value of every parameter that an optimizer steps on."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_steps: int | None) -> None:
         self.steps = 0
+        self._most = most_steps
         self._first: dict[int, tuple[Tensor, Tensor]] = {}
         self._moved: set[int] = set()
 
@@ -142,6 +147,16 @@ class _StepWatch:
                 first = self._first[id(parameter)][1]
                 if first.shape != parameter.shape or not torch.equal(first, parameter.detach()):
                     self._moved.add(id(parameter))
+        if self._most is not None:
+            self._undo(_parameters(optimizer))
+
+    @torch.no_grad()
+    def _undo(self, parameters: Iterator[Tensor]) -> None:
+        if self.steps > (self._most or 0):
+            raise CheckSkipped(f"the fit does not end after its {self._most} optimizer steps")
+        for parameter in parameters:
+            if id(parameter) in self._first:
+                parameter.copy_(self._first[id(parameter)][1])
 
 
 def _parameters(optimizer: Any) -> Iterator[Tensor]:

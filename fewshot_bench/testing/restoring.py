@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
 from fewshot_bench.api.method import configuration
 from fewshot_bench.testing.bench import Fit, Setting, prepare
@@ -158,7 +159,7 @@ def serve() -> None:
         except FsbenchError as error:
             problem = str(error)
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = error_text(error, request["method"])
         answers.write(json.dumps({"problem": problem}) + "\n")
         answers.flush()
 

@@ -20,7 +20,7 @@ from fewshot_bench.utils.tracing import is_exporting
 T = TypeVar("T")
 
 Autocast = Callable[[], AbstractContextManager[Any]]
-"""`RunContext.autocast`: the context in which encoders run."""
+"""`RunContext.autocast`: the context in which encoders and modules of a method run."""
 Scale = Callable[[Tensor], Tensor]
 """Scales a loss before it is differentiated, as `torch.amp.GradScaler.scale` does."""
 

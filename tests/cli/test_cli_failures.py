@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from fsbench_methods.coop import CoOp
 
 import fewshot_bench
-from fewshot_bench.api.author_frame import author_frame, definition, top_module
+from fewshot_bench.api.author_frame import author_frame, definition, place_of, top_module
 from fewshot_bench.api.record import Record
 from tests.helpers import cells, command, environment, fsbench
 
@@ -68,8 +69,21 @@ def test_what_the_harness_refuses_names_where_fit_begins(tmp_path: Path) -> None
 @pytest.mark.usefixtures("methods")
 def test_what_is_wrong_with_logits_is_not_placed_in_fit(tmp_path: Path) -> None:
     said = failed(tmp_path / "store", "-m", "bad-logits", "-o", "bad-logits.how=list")
-    assert "ContractError: logits() returned list" in said
+    assert re.search(
+        r"ContractError: logits\(\) returned list, .* \(at \S*scoring\.py:\d+ in logits\)", said
+    )
     assert not re.search(r"^ +at ", said, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("methods")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_that_are_not_finite_name_their_line_and_a_step_that_can_be_taken(
+    tmp_path: Path, precision: str
+) -> None:
+    nan = ("-m", "bad-logits", "-o", "bad-logits.how=nan", "--precision", precision)
+    said = failed(tmp_path / "store", *nan, "--seeds", "1")
+    assert re.search(r"not finite; .* \(at \S*scoring\.py:\d+ in logits\)", said)
+    assert ("--precision fp32" in said) == (precision != "fp32")
 
 
 def sleeping(file: IO[str]) -> None:
@@ -110,6 +124,29 @@ RuntimeError: stack expects a non-empty TensorList
 def test_the_authors_frame(packages: list[str], frame: str) -> None:
     ours = str(Path(fewshot_bench.__file__).parent)
     assert author_frame(TRACE.replace("{ours}", ours), packages) == frame
+
+
+def test_a_frame_is_not_the_authors_for_a_folder_of_the_same_name() -> None:
+    """A method in `training.py` or `functional.py` shares its name with files of others."""
+    ours = str(Path(fewshot_bench.__file__).parent)
+    trace = TRACE.replace("{ours}", f"{ours}/training").replace("/mine/deep/", "/deep/")
+    for module in ("training", "functional"):
+        assert author_frame(trace, [module]) == "/elsewhere/deep/loop.py:7 in train", module
+    below = '  File "/src/fsbench_methods/coop.py", line 3, in fit\n'
+    assert author_frame(below, ["mine"]) == ""
+    assert author_frame(below, ["fsbench_methods"]) == "/src/fsbench_methods/coop.py:3 in fit"
+
+
+def test_what_a_class_inherits_is_not_its_authors() -> None:
+    class Mine(CoOp):
+        """A method whose fit is the built-in one's."""
+
+        def quick(self) -> Mine:
+            return self
+
+    assert re.fullmatch(r"\S*test_cli_failures\.py:\d+", place_of(Mine, Mine.fit))
+    assert re.fullmatch(r"\S*failures\.py:\d+ in quick", place_of(Mine, Mine.fit, Mine.quick))
+    assert re.fullmatch(r"\S*prompt_learning\.py:\d+ in fit", definition(Mine.fit))
 
 
 def test_no_frame_of_an_author() -> None:

@@ -15,7 +15,6 @@ from fsbench_methods.clip_adapter import ClipAdapter
 
 from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.api.registry import registry
-from fewshot_bench.testing import check_method
 from tests.helpers import REPOSITORY
 
 PAGE, TOWERS = (
@@ -33,7 +32,7 @@ PAGE, TOWERS = (
         ("norms", "Norms", 40),
     ],
 )
-def test_the_methods_shown_keep_the_contract(
+def test_the_methods_shown_are_short_and_refuse_what_cannot_be_trained(
     example: str, name: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marked = f"<!-- example: {example} -->\n```python\n"
@@ -44,8 +43,6 @@ def test_the_methods_shown_keep_the_contract(
     method = getattr(importlib.import_module(f"fsbench_from_the_page_{example}"), name)
     with pytest.raises(UsageError, match=r"lr=0: expected a finite number above 0"):
         method(lr=0)
-    quick = method(epochs=5) if example == "training" else method().quick()
-    check_method(quick)
 
 
 @pytest.mark.parametrize("field", ["lr", "weight_decay"])

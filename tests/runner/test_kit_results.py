@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
+from fewshot_bench.analysis.audit.hazards import HAZARDS
+from fewshot_bench.analysis.audit.kit_rules import HAZARD_OF
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
@@ -49,7 +52,7 @@ class Scores:
         return {"weights": self.weights}
 """
 FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1", "--store")
-PASSED = {"version": KIT_VERSION, "failed": []}
+PASSED = {"version": KIT_VERSION, "failed": [], "expected": {}}
 
 
 def records(store: Path, *arguments: object) -> dict[str, Record]:
@@ -100,7 +103,74 @@ def test_broken_rules_are_named_in_records_and_found_by_the_audit(
     assert kit["failed"] == ["check_prints_nothing"]
     shown = fsbench("audit", "--store", tmp_path / "store", "--strict")
     assert shown.code == 1
-    assert "mine breaks 1 of" in " ".join(shown.out.split())
+    assert "mine breaks check_prints_nothing" in " ".join(shown.out.split())
+
+
+def test_a_failure_that_is_expected_for_a_reason_is_in_records_and_the_audit(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    install("expected", PLUGIN.replace("SAY", "__import__('random').random()"))
+    rule, why = "check_draws_from_no_global_generator", "a library draws"
+    checked = fsbench("check", "mine", "--expect-failure", f"{rule}={why}")
+    assert checked.code == 0, checked
+    assert f"xfail {rule}: {why}\n" in checked.out
+    assert "1 expected failure" in checked.out
+    store = tmp_path / "store"
+    kit = records(store)["mine"].environment["kit"]
+    assert (kit["failed"], kit["expected"]) == ([], {rule: why})
+    shown = fsbench("audit", "--store", store, "--format", "json")
+    found = json.loads(shown.out)["findings"]
+    texts = {note["hazard"]: note["text"] for note in found if note["kind"].startswith("kit")}
+    assert texts[6] == f"mine breaks {rule} as declared: {why}"
+    assert any(f"; breaks {rule} as declared: {why}" in note["text"] for note in found)
+
+
+def test_an_expected_failure_that_passes_fails_and_is_not_kept(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    install("passing", PLUGIN.replace("SAY", "pass"))
+    checked = fsbench("check", "mine", "--expect-failure", "check_prints_nothing=it did once")
+    assert checked.code == 1
+    assert "FAIL  check_prints_nothing: expected to fail (it did once) but passes" in checked.out
+    assert not (tmp_path / "cache" / "kit").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("check_prints_nothing", "expected RULE=REASON"),
+        ("check_prints_nothing= ", "has no reason"),
+        ("check_print_nothing=typo", "did you mean 'check_prints_nothing'"),
+    ],
+)
+def test_an_expected_failure_without_rule_or_reason_is_refused(given: str, said: str) -> None:
+    refused = fsbench("check", "zero-shot", "--expect-failure", given)
+    assert refused.code == 2
+    assert said in refused.err
+
+
+def test_a_context_per_class_passes_though_it_is_tied_to_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    checked = fsbench("check", "coop", "-o", "class_specific=true")
+    assert checked.code == 0, checked
+    rule = "check_other_classes_are_answered_consistently"
+    assert f"skip  {rule}: tied to its classes: with class_specific=true" in checked.out
+
+
+def test_broken_rules_are_filed_under_the_hazard_that_they_concern() -> None:
+    assert set(HAZARD_OF) < {check.name for check in all_checks()}
+    assert set(HAZARD_OF.values()) < set(HAZARDS)
+    broken = list(HAZARD_OF)[3:]
+    kit = {"version": KIT_VERSION, "passed": 20, "failed": broken, "expected": {}}
+    found = audit(fair(environment={"kit": kit}))
+    filed = {finding.hazard: finding.text for finding in found.findings if finding.hazard}
+    assert all(rule in filed[HAZARD_OF[rule]] for rule in broken)
+    answers = {answer.number: answer.open for answer in found.hazards}
+    assert {number for number, is_open in answers.items() if is_open} == {3, 5, 6, 7, 11, 12}
 
 
 def test_rules_that_are_broken_for_one_reason_share_a_line(install: Any) -> None:
@@ -119,7 +189,7 @@ def test_rules_that_are_broken_for_one_reason_share_a_line(install: Any) -> None
 
 def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path))
-    result = KitResult(3, 20, ("check_a",))
+    result = KitResult(3, 20, ("check_a",), {"check_b": "why"})
     kit_results.keep("mine", "d", result)
     assert kit_results.kept("mine", "d") == dataclasses.replace(result, failed=["check_a"])
     assert kit_results.kept("mine", "e") is None
@@ -158,8 +228,7 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
     assert f"{first} (1 of {count} cells) never checked by the conformance kit" in text
     broken = fair(environment={"kit": kit | {"passed": 21, "failed": ["check_a", "check_b"]}})
     (finding,) = said(broken)
-    assert "coop, zero-shot breaks 2 of 23 rules of version 2 of the kit" in finding
-    assert "(check_a, check_b)" in finding
+    assert "coop, zero-shot breaks check_a, check_b of version 2 of the kit" in finding
     assert "coop, zero-shot does not tell whether the conformance kit checked it" in hazard(fair())
     for nonsense in (
         {},
@@ -168,6 +237,7 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
         {"version": 1},
         kit | {"failed": "all"},
         kit | {"passed": True},
+        kit | {"expected": ["check_a"]},
     ):
         assert "never checked" in hazard(fair(environment={"kit": nonsense}))
 

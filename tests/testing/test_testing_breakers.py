@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
+from fsbench_methods.coop import CoOp
 
+from fewshot_bench import Backbone, RunContext, Task, Vocabulary
 from fewshot_bench.testing import (
+    Bench,
     CheckFailure,
     all_checks,
     check_method,
     parametrize_with_checks,
     run_checks,
 )
+from fewshot_bench.testing.learning_checks import (
+    SLACK,
+    accuracy_of,
+    check_learns_a_separable_task,
+)
+from fewshot_bench.training import LinearClassifier
 from fewshot_bench.utils.errors import UsageError
 from tests.breakers import BREAKERS, Head, Linear, rebuilt
 from tests.breakers_learning import ChangesProcess, Prints
@@ -77,6 +89,113 @@ def test_expected_failures_become_strict_xfails() -> None:
     assert [case.id for case in marked] == ["head-check_prints_nothing"]
     (mark,) = marked[0].marks
     assert mark.kwargs == {"strict": True, "reason": "a progress line"}
+
+
+@dataclass(frozen=True)
+class Many(Head):
+    """Starts at prompts that are worse than those of zero-shot, and learns a little."""
+
+    rate: float = 7e-4
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        asked = Vocabulary(task.classnames, ("a photo of many {}.",))
+        weight = backbone.class_features(asked).clone().requires_grad_()
+        optimizer = torch.optim.AdamW([weight], lr=self.rate)
+        for _ in range(10):
+            optimizer.zero_grad()
+            scores = backbone.logit_scale * task.train.features @ F.normalize(weight, dim=-1).T
+            F.cross_entropy(scores, task.train.labels).backward()
+            optimizer.step()
+        weight = weight.detach()
+        return Linear(weight, weight.new_zeros(len(weight)), backbone.logit_scale)
+
+
+def test_a_method_with_other_prompts_is_compared_with_its_own_start() -> None:
+    bench = Bench(Many())
+    fit, start = bench.first, bench.untrained
+    assert start is not None
+    zero_shot = fit.view().features @ fit.backbone.class_features(fit.task).T
+    untrained, trained, other = (
+        accuracy_of(logits, fit.labels) for logits in (start.logits, fit.logits, zero_shot)
+    )
+    assert untrained < trained < other - SLACK
+    check_learns_a_separable_task(bench)
+
+
+@dataclass(frozen=True)
+class Patient(Head):
+    """Fits until the weights have moved."""
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        start = backbone.class_features(task)
+        weight = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([weight], lr=0.01)
+        while torch.equal(weight, start):
+            optimizer.zero_grad()
+            scores = task.train.features @ weight.T
+            F.cross_entropy(scores, task.train.labels).backward()
+            optimizer.step()
+        weight = weight.detach()
+        return Linear(weight, weight.new_zeros(len(weight)), backbone.logit_scale)
+
+
+def test_a_fit_that_ends_only_when_it_has_moved_has_no_untrained_state() -> None:
+    bench = Bench(Patient())
+    assert accuracy_of(bench.first.logits, bench.first.labels) < 1 - SLACK
+    assert bench.untrained is None
+    check_learns_a_separable_task(bench)
+
+
+@dataclass
+class Attached(Linear):
+    """A classifier with eight tensors, all of which require a gradient."""
+
+    def tensors(self) -> Any:
+        parts = {f"row {index}": self.weight[index % 4] for index in range(8)}
+        return {name: row.clone().requires_grad_() for name, row in parts.items()}
+
+
+@dataclass(frozen=True)
+class AttachesAll(Head):
+    fit = rebuilt(Attached)
+
+
+def test_a_reason_lists_at_most_five_things() -> None:
+    results = {result.name: result for result in run_checks(AttachesAll())}
+    reason = results["check_tensors_are_detached_and_finite"].reason
+    assert "row 0, row 1, row 2, row 3, row 4 and 3 more with requires_grad" in reason
+
+
+def test_a_failed_check_names_the_authors_line_and_shows_none_of_ours() -> None:
+    (check,) = [one for one in all_checks() if one.name == "check_tensors_are_detached_and_finite"]
+    with pytest.raises(CheckFailure, match=r"\(at \S*breakers\.py:\d+ in tensors\)$") as failed:
+        check(AttachesAll())
+    assert failed.value.__suppress_context__
+
+
+@dataclass(frozen=True)
+class ReturnsOurs(Head):
+    """Its classifier is one of fewshot_bench, with weights that are not finite."""
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        return LinearClassifier(backbone.class_features(task) / 0)
+
+
+@dataclass(frozen=True)
+class Inherits(CoOp):
+    """A method whose fit is inherited."""
+
+    def initial_context(self, *given: Any) -> Any:
+        raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"), [(ReturnsOurs, "fit"), (Inherits, "initial_context")]
+)
+def test_no_reason_points_into_what_an_author_inherits(kind: type, function: str) -> None:
+    places = {one.place for one in run_checks(kind()) if one.outcome == "failed"}
+    assert len(places) == 1
+    assert re.fullmatch(rf"\S*test_testing_breakers\.py:\d+ in {function}", places.pop())
 
 
 @dataclass

@@ -16,7 +16,7 @@ from fewshot_bench import Augment, DatasetCard
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
 from fewshot_bench.api.method_rules import ABOUT
 from fewshot_bench.api.plugins import Hooks
-from fewshot_bench.testing import all_checks, check_method
+from fewshot_bench.testing import all_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -44,13 +44,6 @@ def module_of(source: str, folder: Path, patch: pytest.MonkeyPatch) -> ModuleTyp
     patch.syspath_prepend(str(folder))
     patch.delitem(sys.modules, "fsbench_from_the_guide", raising=False)
     return importlib.import_module("fsbench_from_the_guide")
-
-
-def test_the_method_on_pixels_keeps_the_contract(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = module_of(example("pixels"), tmp_path, monkeypatch)
-    check_method(shown.ShiftTuning(steps=4))
 
 
 def test_the_card_shown_has_every_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

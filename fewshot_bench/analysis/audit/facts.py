@@ -17,6 +17,7 @@ from fewshot_bench.analysis.audit.findings import (
     labels_of,
     some,
 )
+from fewshot_bench.analysis.audit.kit_rules import by_hazard
 from fewshot_bench.analysis.conditions import digest, own_data
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.api.record import FUNCTIONS, SEPARATE, THREADS, Record, entry
@@ -38,9 +39,11 @@ def read_kit(found: object) -> Mapping[str, Any] | None:
         return None
     version, passed, failed = (found.get(name) for name in ("version", "passed", "failed"))
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (version, passed))
-    if not whole or not isinstance(failed, list | tuple):
+    expected = found.get("expected", {})
+    if not whole or not isinstance(failed, list | tuple) or not isinstance(expected, Mapping):
         return None
-    return {"version": version, "passed": passed, "failed": [str(name) for name in failed]}
+    names = [str(name) for name in failed]
+    return {"version": version, "passed": passed, "failed": names, "expected": dict(expected)}
 
 
 def kit_text(stated: object, is_stated: bool) -> str:
@@ -50,11 +53,13 @@ def kit_text(stated: object, is_stated: bool) -> str:
         if not is_stated:
             return "does not tell whether the conformance kit checked it"
         return "never checked by the conformance kit"
-    failed, total = found["failed"], found["passed"] + len(found["failed"])
+    failed, expected = found["failed"], found["expected"]
+    total = found["passed"] + len(failed) + len(expected)
     which = f"version {found['version']} of the kit in this state of its code"
+    said = f"passed {which} ({found['passed']} of {total} rules)"
     if failed:
-        return f"breaks {len(failed)} of {total} rules of {which} ({some(failed, 3)})"
-    return f"passed {which} ({total} of {total} rules)"
+        said = f"breaks {len(failed)} of {total} rules of {which} ({', '.join(failed)})"
+    return said + "".join(f"; breaks {rule} as declared: {why}" for rule, why in expected.items())
 
 
 def labels_text(columns: RecordColumns) -> str:
@@ -79,6 +84,8 @@ def labels_text(columns: RecordColumns) -> str:
 def checked(columns: RecordColumns) -> Iterator[Finding]:
     """Findings for broken rules of the kit, notes for passed and unchecked code.
 
+    A broken rule is filed under the hazard that it concerns, a declared one there, too.
+
     Only finished cells count: a cell without a result makes no claim about the method.
     """
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -90,9 +97,16 @@ def checked(columns: RecordColumns) -> Iterator[Finding]:
         parts = [
             _named(method, said[method], text) for method in sorted(said) if said[method][text]
         ]
-        broken = (read_kit(found[0].entry("environment", "kit")) or {}).get("failed")
-        level, kind = ("finding", "kit-failed") if broken else ("note", "kit")
-        yield Finding(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
+        who, kit = some(parts), read_kit(found[0].entry("environment", "kit")) or {}
+        if not kit.get("failed"):
+            yield Finding("note", "kit", f"{who} {text}", HAZARD, found)
+        for hazard, rules in by_hazard(kit.get("failed", ())):
+            broken = f"{some(rules, 5)} of version {kit['version']} of the kit"
+            yield Finding("finding", "kit-failed", f"{who} breaks {broken}", hazard, found)
+        for hazard, rules in by_hazard(kit.get("expected", ())):
+            if kit["failed"] or hazard not in (0, HAZARD):
+                why = "; ".join(f"{rule} as declared: {kit['expected'][rule]}" for rule in rules)
+                yield Finding("note", "kit-declared", f"{who} breaks {why}", hazard, found)
 
 
 def _is_said(text: str, status: str, stated: str) -> bool:
@@ -223,6 +237,7 @@ def _kit(record: Record) -> dict[str, Any]:
         "kit_version": found.get("version"),
         "kit_passed": found.get("passed"),
         "kit_failed": found.get("failed"),
+        "kit_declared": found.get("expected"),
     }
 
 
