@@ -130,7 +130,7 @@ ROWS = {
         "393,216 (w d)",
         _NOTHING,
         "minutes",
-        "every step encodes a view of all images; any learning rate is said to do",
+        "every step encodes a view of all images; small learning rates need half precision",
     ),
     "clip-adapter": Row(
         "bottleneck behind the image encoder",
@@ -144,7 +144,7 @@ ROWS = {
         _HEAD,
         _NOTHING,
         "seconds",
-        "official factor and learning rate differ by data set",
+        "official factor and learning rate differ by data set (`--published`)",
     ),
     "lp++": Row(
         "linear head, bias and blending with the text",

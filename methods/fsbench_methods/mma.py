@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench import Backbone, MethodCard, Published, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import Edits
 from fewshot_bench.training import (
     CosineEpochs,
@@ -85,8 +85,8 @@ class Mma(CosineEpochs):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(
         "mma-5",
-        official={"batch_size": "128 on ImageNet"},
         deviations=("the data set's templates stand for `a photo of a {}.`",),
+        published=(Published({"batch_size": 128}, ("imagenet",), source="MMA's repository"),),
     )
 
     depth: int = hyper(8, "upper blocks with adapters; a tower may have fewer", source=_REPO)
