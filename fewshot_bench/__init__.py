@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset, DatasetCard
     from fewshot_bench.api.items import Item
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
-    from fewshot_bench.api.method_card import MethodCard
+    from fewshot_bench.api.method_card import MethodCard, Published
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
@@ -51,7 +51,7 @@ _NAMES = {
     "fewshot_bench.api.backbone": "Backbone",
     "fewshot_bench.api.dataset": "Dataset DatasetCard",
     "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
-    "fewshot_bench.api.method_card": "MethodCard",
+    "fewshot_bench.api.method_card": "MethodCard Published",
     "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
     "fewshot_bench.api.plugins": "hookimpl",
@@ -92,6 +92,7 @@ __all__ = [
     "NotApplicableError",
     "NumericalError",
     "Option",
+    "Published",
     "Record",
     "Results",
     "RunContext",

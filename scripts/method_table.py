@@ -111,7 +111,7 @@ ROWS = {
         "projection of the image encoder, also of ResNets",
         "w d",
         _NOTHING,
-        "every step encodes a view of all images; any learning rate is said to do",
+        "every step encodes a view of all images; small learning rates need half precision",
     ),
     "clip-adapter": Row(
         "bottleneck behind the image encoder",
@@ -123,7 +123,7 @@ ROWS = {
         "residual on the class features, behind the text encoder",
         _HEAD,
         _NOTHING,
-        "official factor and learning rate differ by data set",
+        "official factor and learning rate differ by data set (`--published`)",
     ),
     "lp++": Row(
         "linear head, bias and blending with the text",

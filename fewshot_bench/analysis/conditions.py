@@ -236,6 +236,9 @@ FACTS: Facts = {
     "own data": Joint(("data", "dataset"), own_data_text),
     "data text": Shared("data", data_text),
     "options text": Shared("options", canonical_json),
+    "published setting": Joint(
+        ("published", "dataset", "shots", "classes"), lambda *of: _published_setting(*of)
+    ),
     "split facts": attrgetter("split"),
     "split": Shared("split facts", split_digest),
     "split start": Shared("split", itemgetter(slice(12))),
@@ -265,7 +268,7 @@ ONE_PROMPTS = ("evaluated", "prompts", "own data")
 ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")
 # Each place in a table holds at most one kept model of a method.
 _MODEL = ("row", *_SPLIT, "train_seed")
-_OPTIONS = Rule("options", ("row",), "options text")
+_OPTIONS = Rule("options", ("row", "published setting"), "options text")
 # The texts of a prompt name are those of the package or plug-in that was installed.
 _TEMPLATES = Rule("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
 _BACKBONE = ("backbone", "precision")
@@ -384,6 +387,11 @@ def _method_names(columns: RecordColumns) -> dict[tuple[str, str], str]:
         for method, found in versions.items()
         for version in found
     }
+
+
+def _published_setting(published: bool, dataset: str, shots: int, classes: str) -> str:
+    """The setting that published values may depend on; empty where one setting serves all."""
+    return f"{dataset} {shots} {classes == 'all'}" if published else ""
 
 
 def _row_name(method: str, version: str, overrides: Mapping[str, Any]) -> str:

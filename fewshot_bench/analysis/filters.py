@@ -23,6 +23,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api import method_files
+from fewshot_bench.api.condition import YES_NO
 from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
@@ -418,4 +419,6 @@ def _word(value: Any) -> str:
         return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
     if is_method_object(value):
         return method_label(short(_word(type(value))), changed_options(value))
+    if isinstance(value, bool):
+        return YES_NO[not value]
     return "none" if value is None else str(value)

@@ -6,9 +6,9 @@ A card lists what a method may use and how it differs from the official code; it
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fewshot_bench.utils.errors import ContractError, one_of, texts
 
@@ -69,6 +69,72 @@ LISTED = Sizes(100, 16, features=512, vision=768, text=512, layers=12, patch=16,
 LISTED_AS = "ViT-B/16, 100 classes, 16 shots"
 
 
+class FitSetting(NamedTuple):
+    """The part of a cell that decides its published values.
+
+    base_to_new: whether it is fitted on half of the classes.
+    """
+
+    dataset: str
+    shots: int
+    base_to_new: bool
+
+
+@dataclass(frozen=True)
+class Published:
+    """Values of options in the authors' own runs, where they differ from the defaults.
+
+    values: by option. datasets, shots: where they hold; empty for all. base_to_new: True for runs
+    on half of the classes alone, False for those on all classes alone, None for both. schedule:
+    name of the training schedule with these values, if another one. source: file of the authors.
+
+    Example: `Published({"lr": 2e-4}, datasets=("imagenet",))`.
+    """
+
+    values: Mapping[str, Any]
+    datasets: tuple[str, ...] = ()
+    shots: tuple[int, ...] = ()
+    base_to_new: bool | None = None
+    schedule: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """ContractError for values of another type."""
+        if not isinstance(self.values, Mapping):
+            raise ContractError(
+                f"Published.values is {self.values!r:.80}, expected values by name of an option"
+            )
+        texts("Published.values", tuple(self.values))
+        texts("Published.datasets", self.datasets)
+        texts("Published", (self.schedule, self.source))
+        if not (isinstance(self.shots, tuple) and all(type(n) is int for n in self.shots)):
+            raise ContractError(f"Published.shots is {self.shots!r:.80}, expected a tuple of ints")
+
+    def holds(self, setting: FitSetting) -> bool:
+        """True if the values are those of a cell in this setting."""
+        return (
+            (not self.datasets or setting.dataset in self.datasets)
+            and (not self.shots or setting.shots in self.shots)
+            and self.base_to_new in (None, setting.base_to_new)
+        )
+
+    @property
+    def place(self) -> str:
+        """Where the values hold: `eurosat, dtd at 8, 16 shots, base-to-new`."""
+        where = ", ".join(self.datasets) or "all data sets"
+        if self.shots:
+            where += f" at {', '.join(map(str, self.shots))} shots"
+        halves = {None: "", True: ", base-to-new", False: ", all classes"}
+        return where + halves[self.base_to_new]
+
+
+def no_own_values(datasets: Collection[str]) -> str:
+    """A note on data sets without published values of their own; empty without such sets."""
+    if not datasets:
+        return ""
+    return f"no values are published for {', '.join(datasets)} alone, the general ones are taken"
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """Schedule, knowledge and deviations of a method, and the facts that lists of methods show.
@@ -79,11 +145,13 @@ class MethodCard:
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
     official: settings that the official code chooses per data set, by setting name (several are
-        joined by commas); here one value serves all data sets.
+        joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.
     family, paper: the kind of method, and its paper with the year (`Zhou et al. 2022`).
     cost: what a fit on encoded features runs, one of `COSTS`.
     trained: function from `Sizes` to the number of trained parameters of the default options.
+    published: values of options in the authors' own runs, which `fsbench run --published` takes;
+        of several that hold for a cell, later ones win.
     """
 
     schedule: str
@@ -95,6 +163,7 @@ class MethodCard:
     paper: str = ""
     cost: str = ""
     trained: Callable[[Sizes], int] | None = None
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         """ContractError for values of another type, or an unknown `text` or `cost`."""
@@ -108,24 +177,68 @@ class MethodCard:
         if self.cost:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
+        made = self.published
+        if not (isinstance(made, tuple) and all(isinstance(one, Published) for one in made)):
+            raise ContractError(
+                f"MethodCard.published is {made!r:.80}, expected a tuple of Published"
+            )
 
-    def to_dict(self, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def published_in(self, setting: FitSetting) -> dict[str, Any]:
+        """The authors' values of options in a setting, where they differ from the defaults."""
+        return {
+            name: value
+            for one in self.published
+            if one.holds(setting)
+            for name, value in one.values.items()
+        }
+
+    @property
+    def varied(self) -> frozenset[str]:
+        """Names of the options that have published values in some setting."""
+        return frozenset(name for one in self.published for name in one.values)
+
+    def without_own_values(self, datasets: Iterable[str]) -> tuple[str, ...]:
+        """The data sets for which no values of their own are published."""
+        own = {name for one in self.published for name in one.datasets}
+        return tuple(name for name in datasets if name not in own)
+
+    def to_dict(
+        self, changed: Mapping[str, Any] | None = None, setting: FitSetting | None = None
+    ) -> dict[str, Any]:
         """The JSON-able facts stored in a record.
 
         changed: options of the run that differ from the defaults. With any, `schedule` includes
-        them and `default_schedule` is the card's own.
+        them and `default_schedule` is the card's own. setting: of a run with published values.
         """
-        found: dict[str, Any] = {
-            "schedule": self.schedule,
+        schedule, official = self.schedule, dict(self.official) | self._by_option()
+        found: dict[str, Any] = {}
+        if setting is not None:
+            named = [one.schedule for one in self.published if one.holds(setting)]
+            schedule = next(filter(None, reversed(named)), schedule)
+            official = dict(self.official)
+            values = self.published_in(setting).items()
+            found["published"] = {name: str(value) for name, value in values}
+            found["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
+        found |= {
+            "schedule": schedule,
             "text": self.text,
             "at_test": self.at_test,
-            "official": dict(self.official),
+            "official": official,
         }
-        if not changed or not self.schedule:
+        if not changed or not schedule:
             return found
         return found | {
-            "schedule": schedule_with(self.schedule, changed),
-            "default_schedule": self.schedule,
+            "schedule": schedule_with(schedule, changed),
+            "default_schedule": schedule,
+        }
+
+    def _by_option(self) -> dict[str, str]:
+        """The published values of each option with their places, as text."""
+        return {
+            name: "; ".join(
+                f"{one.values[name]} on {one.place}" for one in self.published if name in one.values
+            )
+            for name in sorted(self.varied)
         }
 
     @property
@@ -146,11 +259,15 @@ class MethodCard:
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
-        yield from self.differences()
+        for one in self.published:
+            values = ", ".join(f"{name}={value}" for name, value in one.values.items())
+            source = f" ({one.source})" if one.source else ""
+            yield f"published (--published) for {one.place}: {values}{source}"
+        yield from self.differences(but=self.varied)
 
     def differences(self, but: Collection[str] = ()) -> Iterator[str]:
         """Lines on deviations. but: per-data-set settings that match the official code."""
-        for name, value in self.official.items():
+        for name, value in (dict(self.official) | self._by_option()).items():
             if not {*name.split(", ")} <= {*but}:
                 yield f"chosen per data set by the official code: {name}: {value}"
         for line in self.deviations:

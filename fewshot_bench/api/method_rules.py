@@ -18,11 +18,13 @@ from typing import Any, ClassVar
 from fewshot_bench.api.method import (
     Hyperparameter,
     changed_when_built,
+    find_parameter,
     hyperparameters,
     parse_value,
+    typed_value,
 )
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
+from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code
 
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
@@ -107,8 +109,12 @@ def cannot_be_built(method: type) -> list[str]:
             "fit"
         ]
     try:
-        card_of(method)
-    except ContractError as error:
+        card = card_of(method)
+        for one in card.published if card else ():
+            for option, value in one.values.items():
+                name = str(getattr(method, "name", method.__name__))
+                typed_value(name, find_parameter(name, method, option), value)
+    except (ContractError, UsageError) as error:
         return [str(error)]
     return []
 

@@ -165,8 +165,8 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     def card(self: Any) -> MethodCard | None:
         if "card_error" in self._facts:
             raise unpacked_error(self._facts["card_error"])
-        stated = self._facts["card"]
-        return None if stated is None else MethodCard(**unpacked(stated))
+        found: MethodCard | None = unpacked(self._facts["card"])
+        return found
 
     def call(function: str, self: Any, *sizes: int) -> Any:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

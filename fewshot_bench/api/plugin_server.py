@@ -108,7 +108,7 @@ def build_method(method: str, values: Any) -> Mapping[str, Any]:
     built = _built(method, values)
     try:
         card: Any = getattr(built, "card", None)
-        stated = {"card": packed(dataclasses.asdict(card)) if _is_card(card) else None}
+        stated = {"card": packed(card if _is_card(card) else None)}
     except (Exception, SystemExit) as error:
         stated = {"card_error": packed_error(error)}
     return {"values": packed(configuration(built)), "constants": _about(built), **stated}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from fewshot_bench.api.method_card import MethodCard, Published
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils import errors
@@ -27,6 +29,11 @@ def packed(value: Any) -> Any:
         return ["path", str(value)]
     if isinstance(value, RunSpec | Record):
         return [type(value).__name__, value.to_dict()]
+    if isinstance(value, MethodCard | Published):
+        found = {field.name: getattr(value, field.name) for field in fields(value)}
+        # A function, which only lists of methods call.
+        found.pop("trained", None)
+        return [type(value).__name__, packed(found)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: packed(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -50,6 +57,9 @@ def unpacked(value: Any) -> Any:
         return RunSpec.from_dict(content)
     if kind == "Record":
         return Record.from_dict(content)
+    if kind in ("MethodCard", "Published"):
+        made = MethodCard if kind == "MethodCard" else Published
+        return made(**unpacked(content))
     if kind == "path":
         return Path(content)
     parts = [unpacked(part) for part in content]

@@ -11,14 +11,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fewshot_bench.api import method_files
+from fewshot_bench.api.condition import condition, declared
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.text import option_name
 
 LONGEST_NUMBER = 18
 
@@ -62,102 +61,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
-
-
-# Sentinel: use the default of the field.
-SAME: Any = object()
-# Names of protocols and validation policies.
-REGISTERED_NAME = re.compile(r"[\w.+-]+")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Condition:
-    """One condition; `name` and `default` are those of the field.
-
-    title: name in messages. words: the possible values, if few and fixed. registered: values are
-    names registered elsewhere (REGISTERED_NAME). kind, least: type and minimum of values. option:
-    help text of `--NAME` of `fsbench run` (empty: no option); `{words}` stands for the values.
-    asked: default of the option, if it is resolved before a cell gets a value. filter, metavar:
-    help text and placeholder of the option that selects records. prefix: the start of a value
-    selects records. short: name in a signature. signed: the signature includes the default.
-    assumed: value of a signature without the condition. quiet: tables omit the default. late: rows
-    of CSV and JSON omit it too.
-    """
-
-    name: str = ""
-    default: Any = None
-    title: str = ""
-    words: tuple[str, ...] = ()
-    registered: bool = False
-    kind: Any = str
-    least: int = 0
-    option: str = ""
-    asked: Any = SAME
-    filter: str = ""
-    metavar: str = "NAME"
-    prefix: bool = False
-    short: str = ""
-    signed: bool = False
-    assumed: Any = SAME
-    quiet: bool = False
-    late: bool = False
-
-    @property
-    def option_default(self) -> Any:
-        """The default of the option."""
-        return self.default if self.asked is SAME else self.asked
-
-    @property
-    def unsigned(self) -> Any:
-        """The value of a signature without this condition."""
-        return self.default if self.assumed is SAME else self.assumed
-
-    @property
-    def resolved(self) -> bool:
-        """True if a run resolves the value, so that a reproducing command must state it."""
-        return self.asked is not SAME or self.assumed is not SAME
-
-    def words_of_command(self, value: Any) -> list[str]:
-        """The `fsbench run` arguments that set a value; empty if none are needed."""
-        needless = value == self.default and not self.resolved
-        return [] if needless or value in ("", None) else [option_name(self.name), str(value)]
-
-    def text(self, value: Any) -> str:
-        """A value as text for tables and filters."""
-        return "none" if value is None else str(value)
-
-    def problem(self, value: Any, longest: int) -> str:
-        """Why a value is invalid; empty if it is valid. longest: most digits of a number."""
-        if value is None and self.default is None:
-            return ""
-        if not isinstance(value, self.kind) or isinstance(value, bool):
-            return "a value of another kind"
-        if self.words and value not in self.words:
-            return f"expected one of {self.words}"
-        if self.kind is int and not self.least <= value < 10**longest:
-            return f"expected at least {self.least}, and no huge number"
-        if self.registered and not REGISTERED_NAME.fullmatch(value):
-            return "expected a name of letters, digits and _ . + -"
-        return "expected a name" if value == "" and self.default != "" else ""
-
-
-def condition(default: Any, filter: str, **about: Any) -> Any:
-    """A field of `RunSpec` that is a condition; about: fields of `Condition`."""
-    made = Condition(default=default, filter=filter, **about)
-    return dataclasses.field(default=default, metadata={"condition": made})
-
-
-def declared(spec: type) -> Mapping[str, Condition]:
-    """The conditions among the fields of a dataclass, by name, in field order."""
-    return {
-        field.name: dataclasses.replace(
-            field.metadata["condition"],
-            name=field.name,
-            title=field.metadata["condition"].title or field.name.replace("_", " "),
-        )
-        for field in dataclasses.fields(spec)
-        if "condition" in field.metadata
-    }
 
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
@@ -244,8 +147,9 @@ class RunSpec(_Derived):
     `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and evaluated on
     that half, or on the other. `data` holds the user's settings for own data: `classnames`,
     `templates`, `holdout`, and `skipped`: data set to the ids of its left-out damaged images.
-    `exif`: rotate images by their EXIF orientation or ignore it. `picks` is the digest of imported
-    picks (protocol `imported`), or of a kept model (protocol `kept`).
+    `exif`: rotate images by their EXIF orientation or ignore it. `published`: options are those of
+    the authors for this data set and shots; `overrides` are then what the user named. `picks` is
+    the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
     """
 
     method: str
@@ -319,6 +223,18 @@ class RunSpec(_Derived):
         words=EXIF,
         option="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
         short="exif",
+        quiet=True,
+        late=True,
+    )
+    published: bool = condition(
+        False,
+        "Only runs with published values, or with one setting for all data sets.",
+        metavar="yes|no",
+        title="published values",
+        kind=bool,
+        option="The values of each method's authors for a data set and shots, in place of one "
+        "setting for all (fsbench show METHOD lists them); -o wins.",
+        short="pub",
         quiet=True,
         late=True,
     )

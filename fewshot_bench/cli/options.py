@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
@@ -18,7 +19,6 @@ from fewshot_bench.api.spec import (
     LONGEST_NUMBER,
     MOST_NUMBERS,
     WORD,
-    Condition,
 )
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -328,6 +328,8 @@ def _condition_option(about: Condition) -> Callable[[Command], Command]:
     drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
     words = drawn.get(about.name, about.words)
     chosen = click.Choice(about.words) if about.words and not about.resolved else None
+    if about.kind is bool:
+        return click.option(option_name(about.name), is_flag=True, help=about.option)
     more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
     return click.option(
         option_name(about.name),

@@ -64,14 +64,16 @@ Test = Callable[["RunSpec"], bool]
 class Axes:
     """A method, its swept options, those with one value, and every configuration.
 
-    `configurations`: pairs of version and options as canonical JSON, as in records. version: a
-    requested version other than the installed one, matched by overrides only; else empty.
+    `configurations`: pairs of version and options as canonical JSON, as in records; `published`:
+    those of records with published values, with overrides alone. version: a requested version
+    other than the installed one, matched by overrides only; else empty.
     """
 
     method: str
     swept: tuple[Axis, ...]
     fixed: Mapping[str, Any]
     configurations: frozenset[tuple[str, str]]
+    published: frozenset[tuple[str, str]]
     version: str = ""
 
 
@@ -81,7 +83,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
     from fewshot_bench.analysis.sweep.build import Axis
-    from fewshot_bench.runner.variants import expand_methods
+    from fewshot_bench.runner.variants import expand_methods, published_overrides
 
     known = registry()
     method, version = split_version(method)
@@ -106,7 +108,11 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
         else (v.version, canonical_json(dict(v.options)))
         for v in variants
     )
-    return Axes(variants[0].method, swept, fixed, configurations, version)
+    cls = known.method_class(method)
+    published = frozenset(
+        (version or v.version, canonical_json(published_overrides(v, cls))) for v in variants
+    )
+    return Axes(variants[0].method, swept, fixed, configurations, published, version)
 
 
 def own_store(store: Path) -> Path:
@@ -210,8 +216,10 @@ def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> s
 
 
 def _belongs(spec: RunSpec, axes: Axes) -> bool:
-    options = canonical_json(dict(spec.overrides if axes.version else spec.options))
-    return (spec.method_version, options) in axes.configurations
+    named = spec.published or bool(axes.version)
+    options = canonical_json(dict(spec.overrides if named else spec.options))
+    known = axes.published if spec.published else axes.configurations
+    return (spec.method_version, options) in known
 
 
 def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:

@@ -68,7 +68,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "transfer": names("names of data sets", 0),
     "templates": several("prompts or files of them", text("").read, 0),
     "holdout": optional(number("a number between 0 and 1", lambda share: 0 < share < 1)),
-    "skip_damaged": FLAG,
+    **dict.fromkeys(("published", "skip_damaged"), FLAG),
     "keep_split": word("store", "data"),
     "limit": optional(whole(1)),
     "store": FOLDER,
@@ -88,5 +88,5 @@ ARGUMENTS: Mapping[str, Kind] = {
 # Arguments that are passed to `Request` unchanged.
 ASKED = (
     *("datasets", "shots", "seeds", "split_seed", "options", "protocol", "val", "prompts"),
-    *("limit", "classes", "transfer", "keep_split", "exif", "skip_damaged"),
+    *("limit", "classes", "transfer", "keep_split", "exif", "published", "skip_damaged"),
 )

@@ -57,6 +57,7 @@ def run(
     templates: Names = (),
     holdout: float | None = None,
     exif: str = "ignore",
+    published: bool = False,
     skip_damaged: bool = False,
     keep_split: str = "store",
     limit: int | None = None,
@@ -81,6 +82,8 @@ def run(
         the store.
     options: hyper-parameters of methods given by name or class, `{"rank": [2, 4]}` or
         `{"clip-lora.rank": 4}`; several values expand the matrix.
+    published: the values of each method's authors for a data set and shots, in place of one setting
+        for all; `options` win.
     classnames: a list, a mapping of old names to new ones, or a file of either.
     progress: None or True shows progress on stderr or in the notebook; False hides it.
     engine_options: `jobs` (workers on each device), `threads`, `timeout`,

@@ -329,6 +329,7 @@ def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
 
 def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> None:
     from fewshot_bench.runner.preflight import long_prompts
+    from fewshot_bench.runner.variants import published_lines
     from fewshot_bench.splits.short_classes import short_lines
 
     for reason in plan.left_out.values():
@@ -337,7 +338,7 @@ def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> No
         reporter.warning(f"damaged, not used: {damage}")
     for line in long_prompts(plan.datasets, state.todo):
         reporter.warning(line)
-    for line in short_lines(plan.cells, plan.datasets):
+    for line in (*short_lines(plan.cells, plan.datasets), *published_lines(plan.cells)):
         reporter.info(f"note: {line}")
     for name, dataset in plan.datasets.items():
         for line in dataset.card().left_out:

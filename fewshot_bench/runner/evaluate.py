@@ -19,7 +19,7 @@ from torch import Tensor
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
-from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
@@ -151,7 +151,11 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
     """The method card; an error in it becomes an incident, since the result is already computed."""
     try:
         card = card_of(cell.method)
-        return {"card": card.to_dict(cell.spec.overrides)} if card else {}
+        spec = cell.spec
+        setting = (
+            FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
+        )
+        return {"card": card.to_dict(spec.overrides, setting)} if card else {}
     except (Exception, SystemExit) as error:
         incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
         return {}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
+from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
@@ -31,7 +32,7 @@ from fewshot_bench.api.spec import (
 )
 from fewshot_bench.images.usable import open_usable, with_skipped
 from fewshot_bench.runner.revisions import revision_of
-from fewshot_bench.runner.variants import Configured, Option, expand_methods
+from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -83,6 +84,7 @@ class Request:
     store: Path | None = None
     keep_split: str = "store"
     exif: str = "ignore"
+    published: bool = False
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
@@ -145,9 +147,11 @@ def expand(request: Request) -> Plan:
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
     picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
+    settled = PublishedVariants(known).of if request.published else lambda variant, _: variant
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
     for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
+        whole = settled(variant, FitSetting(name, shots, base_to_new=False))
         cell = RunSpec(
             method=variant.method,
             dataset=name,
@@ -161,20 +165,26 @@ def expand(request: Request) -> Plan:
             precision=request.precision,
             device=request.device.partition(":")[0],
             limit=request.limit,
-            options=variant.options,
-            overrides=variant.overrides,
+            options=whole.options,
+            overrides=whole.overrides,
             revision=sources[name],
             weights=weights,
             method_version=variant.version,
             data=with_skipped(request.data, plan.datasets, name),
             exif=request.exif,
+            published=request.published,
             picks=picks.get((name, shots, split_seed), ""),
             **request.others,
         )
-        parts = [part for part in request.classes if part != NO_CLASSES]
+        half = settled(variant, FitSetting(name, shots, base_to_new=True))
         plan.cells += [
-            cell if part == cell.classes else dataclasses.replace(cell, classes=part)
-            for part in parts
+            cell
+            if part == cell.classes
+            else dataclasses.replace(
+                cell, classes=part, options=half.options, overrides=half.overrides
+            )
+            for part in request.classes
+            if part != NO_CLASSES
         ]
         plan.cells += [
             dataclasses.replace(

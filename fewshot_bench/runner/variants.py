@@ -8,7 +8,8 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from fewshot_bench.api.method import (
     read_value,
     typed_value,
 )
-from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
 from fewshot_bench.api.method_files import canonical, short
 from fewshot_bench.api.method_rules import refuse_broken
-from fewshot_bench.api.registry import Registry
+from fewshot_bench.api.registry import Registry, registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 
@@ -33,12 +35,16 @@ _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A method with one set of hyper-parameters."""
+    """A method with one set of hyper-parameters.
+
+    overrides: the values that differ from the defaults. chosen: the values that the user named.
+    """
 
     method: str
     options: Mapping[str, Any]
     overrides: Mapping[str, Any]
     version: str
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,9 @@ def expand_methods(
             values = {
                 key: typed_value(name, parameters[key], value) for key, value in one.values.items()
             }
-            variants.append(variant_of(name, cls, values))
+            variant = variant_of(name, cls, values)
+            # An object does not tell which of its values were named.
+            variants.append(dataclasses.replace(variant, chosen=variant.overrides))
             continue
         chosen: dict[str, list[Any]] = {}
         for index, (owner, parameter, given) in enumerate(settings):
@@ -197,7 +205,56 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
-    return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
+    return Variant(name, options, overrides, str(getattr(cls, "version", "1")), dict(chosen))
+
+
+class PublishedVariants:
+    """Variants with the values of their methods' authors, cached by method and values."""
+
+    def __init__(self, known: Registry) -> None:
+        self.known = known
+        self._made: dict[tuple[str, str], Variant] = {}
+
+    def of(self, variant: Variant, setting: FitSetting) -> Variant:
+        """The variant with its authors' values in a setting; values that the user named win."""
+        cls = self.known.method_class(variant.method)
+        card = card_of(cls)
+        values = {**(card.published_in(setting) if card else {}), **variant.chosen}
+        key = variant.method, repr((sorted(values.items()), sorted(variant.chosen)))
+        if key not in self._made:
+            made = variant_of(variant.method, cls, values)
+            overrides = published_overrides(variant, cls)
+            self._made[key] = dataclasses.replace(made, overrides=overrides, chosen=variant.chosen)
+        return self._made[key]
+
+
+def published_overrides(variant: Variant, cls: type) -> dict[str, Any]:
+    """The overrides of a variant with published values: those that the user named.
+
+    A named value that is the default counts if its option has published values, which it replaces.
+    """
+    card = card_of(cls)
+    varied = card.varied if card else frozenset()
+    return {
+        name: value
+        for name, value in variant.chosen.items()
+        if name in varied or name in variant.overrides
+    }
+
+
+def published_lines(cells: Iterable[RunSpec]) -> Iterator[str]:
+    """Notes on methods that run with published values on data sets without values of their own."""
+    asked: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for cell in cells:
+        if cell.published:
+            asked[cell.method][cell.dataset] = None
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for method, datasets in asked.items():
+        card = card_of(registry().method_class(method)) or MethodCard("")
+        alike[card.without_own_values(datasets)].append(short(method))
+    for without, methods in alike.items():
+        if without:
+            yield f"{', '.join(methods)}: {no_own_values(without)}"
 
 
 def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:

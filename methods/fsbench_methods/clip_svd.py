@@ -102,6 +102,8 @@ class ClipSvd(StepLearner):
         deviations=(
             "16 bits are trained with a loss scaler: the official code has none",
             "several templates are averaged, and the scale of logits is the backbone's own",
+            "the template of Food101 in few-shot runs is officially `a photo of a {}, a type of "
+            "food.`, here the run's",
         ),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fewshot_bench import (
     Backbone,
     MethodCard,
+    Published,
     RunContext,
     Vocabulary,
     hyper,
@@ -38,7 +39,7 @@ class CoOp(PromptLearner):
         cost="minutes",
         trained=lambda s: 16 * s.text,
         text="class names",
-        official={"epochs": "50 on ImageNet at every number of shots"},
+        published=(Published({"epochs": 50}, ("imagenet",), source="CoOp COOP.md:13-21"),),
         deviations=(
             "the context is trained in float32, not in half precision without a loss scaler",
         ),

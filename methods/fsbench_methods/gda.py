@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
+from fewshot_bench import Augment, Backbone, MethodCard, Published, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
     by_shots,
@@ -57,9 +57,9 @@ class Gda:
         official={
             "validation set": "all of it (test set on ImageNet); here that of the run",
             "templates": "seven on ImageNet, one elsewhere",
-            "crop": ".08 on ImageNet",
         },
         deviations=("the scale of zero-shot logits is the backbone's own, not 100",),
+        published=(Published({"crop": 0.08}, ("imagenet",), source="GDA datasets/imagenet.py"),),
     )
 
     views: int = hyper(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench import Backbone, MethodCard, Published, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import Edits
 from fewshot_bench.training import (
     CosineEpochs,
@@ -89,8 +89,8 @@ class Mma(CosineEpochs):
         paper="Yang et al. 2024",
         cost="minutes",
         trained=lambda s: min(8, s.layers) * (65 * (s.vision + s.text) + 1120),
-        official={"batch_size": "128 on ImageNet"},
         deviations=("the data set's templates stand for `a photo of a {}.`",),
+        published=(Published({"batch_size": 128}, ("imagenet",), source="MMA's repository"),),
     )
 
     depth: int = hyper(8, "upper blocks with adapters; a tower may have fewer", source=_REPO)

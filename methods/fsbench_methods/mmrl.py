@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    MethodCard,
+    Published,
+    RunContext,
+    Task,
+    Vocabulary,
+    hyper,
+)
 from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
     BatchLoss,
@@ -27,11 +36,12 @@ from fewshot_bench.training import (
 )
 
 _REPO = "MMRL configs/trainers/MMRL/vit_b16_few_shot.yaml"
+_BY_SET = "MMRL trainers/config.py"
 
 
 @dataclass(frozen=True)
 class Mmrl(EpochSchedule):
-    """Multi-modal representation learning (Guo and Gu, CVPR 2025), with one weight for all sets.
+    """Multi-modal representation learning (Guo and Gu, CVPR 2025).
 
     `tokens` shared vectors are mapped linearly into each of the upper `depth` blocks of both
     encoders: they are inserted behind the class or start token before the first of these blocks,
@@ -55,19 +65,38 @@ class Mmrl(EpochSchedule):
             2560 + min(7, s.layers) * 513 * (s.vision + s.text) + s.vision * s.features
         ),
         at_test="the image, the list of classes, and if these are the classes of the fit",
-        official={
-            "weight": "7 Cars; 6 Aircraft, SUN397, DTD; 5 Food; 4 Flowers; 3 UCF101; 0.5 ImageNet, "
-            "Caltech; 0.2 Pets; 0.01 EuroSAT",
-            "width": "2048 on EuroSAT",
-            "epochs": "5 on ImageNet",
-        },
         deviations=(
-            "one weight and width for all data sets: published rows are of another method",
+            "one weight and width for all data sets, unless published values are asked for; "
+            "published rows are of another method",
+            "on data sets without published values the weight is officially 0.5 (1 in "
+            "base-to-new), a twelfth of the one here",
             "the scale of logits is the backbone's own, not 100",
-            "base-to-new and cross-dataset runs have the same setting (officially batches of 4 and "
-            "10 epochs, and one epoch without warm-up)",
+            "base-to-new runs have the same setting, unless published values are asked for, and "
+            "cross-dataset runs always (officially one epoch without warm-up)",
             "other sets with the class names of the fit are predicted as the fitted set: in the "
             "official code ImageNet alone",
+        ),
+        published=(
+            Published({"weight": 0.5}, base_to_new=False, source=_REPO),
+            Published(
+                {"weight": 1.0, "epochs": 10, "batch_size": 4},
+                base_to_new=True,
+                schedule="mmrl-10",
+                source="MMRL configs/trainers/MMRL/vit_b16.yaml",
+            ),
+            Published({"weight": 7.0}, ("stanford_cars",), source=_BY_SET),
+            Published({"weight": 6.0}, ("fgvc_aircraft", "sun397", "dtd"), source=_BY_SET),
+            Published({"weight": 5.0}, ("food101",), source=_BY_SET),
+            Published({"weight": 4.0}, ("oxford_flowers",), source=_BY_SET),
+            Published({"weight": 3.0}, ("ucf101",), source=_BY_SET),
+            Published({"weight": 0.5}, ("imagenet", "caltech101"), source=_BY_SET),
+            Published({"weight": 0.2}, ("oxford_pets",), source=_BY_SET),
+            Published({"weight": 0.01, "width": 2048}, ("eurosat",), source=_BY_SET),
+            Published(
+                {"epochs": 5, "batch_size": 32},
+                ("imagenet",),
+                source="MMRL configs/trainers/MMRL/vit_b16_imagenet.yaml",
+            ),
         ),
     )
 

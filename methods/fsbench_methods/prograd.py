@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench import Backbone, MethodCard, Published, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import TextTower
 from fewshot_bench.training import (
     Loss,
@@ -44,7 +44,6 @@ class ProGrad(PromptLearner):
         trained=lambda s: 16 * s.text,
         text="templates",
         official={
-            "strength": "0.8 at 8 and 16 shots on Flowers, DTD and EuroSAT, else 1.0",
             "templates": "its own, one per data set ('a type of food, a photo of {}.')",
         },
         deviations=(
@@ -52,6 +51,16 @@ class ProGrad(PromptLearner):
             "words, so that a comma pushes the last ones out of what is trained",
             "the teacher computes in the precision of the run, not in float32",
             "the context is trained in float32, not in half precision without a loss scaler",
+            "published with ResNet-50 alone: rows on ViTs are other people's",
+        ),
+        published=(
+            Published(
+                {"strength": 0.8},
+                ("oxford_flowers", "dtd", "eurosat"),
+                shots=(8, 16),
+                base_to_new=False,
+                source="ProGrad README:52",
+            ),
         ),
     )
 

@@ -15,6 +15,7 @@ from fewshot_bench import (
     Backbone,
     Images,
     MethodCard,
+    Published,
     RunContext,
     Shots,
     Task,
@@ -76,11 +77,31 @@ class CacheClassifier:
 
 
 _OFFICIAL = {
-    "beta_scale, alpha_scale, init_alpha": "a table (configs/*.yaml)",
     "validation set": "all of it (test set on ImageNet); here that of the run",
     "templates": "seven on ImageNet, one elsewhere",
 }
 _SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
+# search_scale (beta, alpha) and init_alpha of each data set.
+_PUBLISHED = tuple(
+    Published(
+        {"beta_scale": beta, "alpha_scale": alpha, "init_alpha": first},
+        (dataset,),
+        source=f"{_CODE}, configs/*.yaml",
+    )
+    for dataset, (beta, alpha, first) in {
+        "imagenet": (7.0, 3.0, 1.17),
+        "caltech101": (12.0, 5.0, 3.0),
+        "oxford_pets": (7.0, 3.0, 1.17),
+        "stanford_cars": (20.0, 10.0, 3.0),
+        "oxford_flowers": (50.0, 50.0, 10.0),
+        "food101": (10.0, 10.0, 1.17),
+        "fgvc_aircraft": (30.0, 30.0, 5.0),
+        "sun397": (12.0, 10.0, 1.17),
+        "dtd": (13.0, 13.0, 2.0),
+        "eurosat": (12.0, 10.0, 2.0),
+        "ucf101": (7.0, 3.0, 3.0),
+    }.items()
+)
 
 
 @dataclass(frozen=True)
@@ -193,6 +214,7 @@ class TipAdapter(CacheMethod):
         trained=lambda s: 0,
         official=_OFFICIAL,
         deviations=(_SCALE,),
+        published=_PUBLISHED,
     )
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
@@ -219,12 +241,16 @@ class TipAdapterF(CacheMethod):
         paper="Zhang et al. 2022",
         cost="seconds",
         trained=lambda s: s.classes * s.shots * s.features,
-        official=_OFFICIAL | {"epochs": "100 on EuroSAT, 20 elsewhere"},
+        official=_OFFICIAL,
         deviations=(
             "the last epoch is kept, not the best one on test images, which is a mistake by its "
             "author's words (issue 11)",
             "the keys are trained in float32, not in CLIP's own precision",
             _SCALE,
+        ),
+        published=(
+            *_PUBLISHED,
+            Published({"epochs": 100}, ("eurosat",), source=f"{_CODE}, configs/eurosat.yaml"),
         ),
     )
 

@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "target": "pets",
     "data": {"holdout": 0.25},
     "exif": "rotate",
+    "published": True,
 }
 FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
 

@@ -71,6 +71,7 @@ MATRICES = st.builds(
             "protocol": st.sampled_from((*SAMPLERS, IMPORTED)),
             "limit": st.none() | st.integers(1, 99),
             "exif": st.sampled_from(["ignore", "rotate"]),
+            "published": st.booleans(),
         }
     ),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),

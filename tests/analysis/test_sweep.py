@@ -302,7 +302,7 @@ def test_conditions_and_signature_stand_under_the_drawing(tmp_path: Path) -> Non
     signature = shown.out.splitlines()[-1]
     said = " ".join(shown.out.split())
     assert "; backbone ViT-B-16/openai; precision fp32; " in said
-    assert "weights abababababab; exif ignore fsbench:1" in said
+    assert "weights abababababab; exif ignore; published no fsbench:1" in said
     drawn = "\n".join(ElementTree.parse(target).getroot().itertext())
     pasted = drawn[drawn.index("fsbench:1") :].partition("\n\n\n")[0]
     assert parse(pasted) == parse(signature)

@@ -236,6 +236,23 @@ def test_the_projection_equals_a_plain_loop(name: str, architecture: dict[str, A
     assert relative_gap(found if name == "visual.proj" else found.T, start) > far
 
 
+def test_the_rate_of_the_projection_needs_no_half_precision() -> None:
+    """At 1e-5, a step of Adam in float32 moves an entry by about its rate at most.
+
+    The published optimizer at that rate had no second moments, in half precision.
+    """
+    method = ProLip()
+    assert (method.lr, method.version) == (1e-3, "2")
+    backbone = random_backbone()
+    task, start = random_task(backbone), backbone.module.visual.proj.detach()
+    moved = {}
+    for rate in (method.lr, 1e-5):
+        fitted = dataclasses.replace(method, lr=rate, iterations=30).fit(task, backbone, context())
+        moved[rate] = (fitted.tensors()["vision.projection"] - start).abs().max()
+    assert moved[1e-5] <= 30 * 1e-5
+    assert moved[1e-3] > 20 * moved[1e-5]
+
+
 ALL = [*(method for method, _ in TUNINGS.values()), TwoStage(iterations=3, lr=5e-3)]
 
 

@@ -259,6 +259,15 @@ def test_records_under_other_conditions_are_named(
     assert "cells: 1 missing" in text
 
 
+def test_a_cell_is_counted_once_whether_its_options_were_published_or_named(
+    tmp_path: Path,
+) -> None:
+    assert verdict(tmp_path / "one", three("dtd", 54.0, published=True)) == "agrees"
+    both = [*three("dtd", 54.0, published=True), *three("dtd", 10.0)]
+    found = line(save(tmp_path / "both", both))
+    assert (found["verdict"], found["seeds"]) == ("agrees", "3")
+
+
 def test_devices_are_never_averaged(tmp_path: Path) -> None:
     first, *rest = three("dtd", 54.0)
     store = save(tmp_path, [record("dtd", 1, 54.0, device="cuda"), first, *rest])

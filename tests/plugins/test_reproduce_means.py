@@ -263,5 +263,5 @@ def test_options_make_the_schedule_that_of_the_rows(tmp_path: Path) -> None:
     assert row == ("promptsrc-20", 20, False)
     call = ("base-to-new", "-m", "promptsrc", "--only-existing", "--store", tmp_path / "none")
     text = " ".join(fsbench("reproduce", *call).out.split())
-    assert "options epochs=20 gpa_mean=15 gpa_std=1 as there" in text
+    assert "prompts custom, published options by data set" in text
     assert "rows of another schedule" not in text

@@ -9,7 +9,7 @@ import pytest
 
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.spec import PRECISIONS
-from fewshot_bench.plugins.reproduce.cells import Wanted, cells
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells, plan
 from fewshot_bench.plugins.reproduce.published import reproductions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.store.store import Store
@@ -64,6 +64,30 @@ def test_options_by_data_set_are_those_of_the_official_code() -> None:
     epochs = {c.number.dataset: c.variant.options["epochs"] for c in coop if c.label == "coop"}
     assert epochs["imagenet"] == 50
     assert {epochs[name] for name in epochs if name != "imagenet"} == {0}
+
+
+def test_options_by_data_set_are_those_of_run_published(tmp_path: Path) -> None:
+    """One declaration, in the card of the method, serves both."""
+
+    def of(table: str, method: str, option: str, shots: int = 16) -> dict[str, object]:
+        wanted = Wanted(methods=(method,), shots=(shots,))
+        found = [cell for cell in cells(reproductions()[table], wanted) if cell.variant]
+        return {cell.number.dataset: cell.variant.options[option] for cell in found}
+
+    means = of("few-shot-means", "promptsrc", "gpa_mean")
+    assert (means["dtd"], means["stanford_cars"], means["food101"]) == (45.0, 45.0, 30.0)
+    assert {*of("base-to-new", "promptsrc", "gpa_mean").values()} == {15.0}
+    assert of("few-shot-means", "prograd", "strength")["eurosat"] == 0.8
+    assert of("few-shot-means", "prograd", "strength", shots=4)["eurosat"] == 1.0
+    assert "texture" in str(of("plot-plus-plus", "plot++", "context_init")["dtd"])
+    halves = of("base-to-new", "mmrl", "weight")
+    assert (halves["eurosat"], halves["stanford_cars"]) == (0.01, 7.0)
+    assert {*of("base-to-new", "mmrl", "batch_size").values()} == {4, 32}
+    unlike = of("base-to-new", "coop", "epochs")
+    assert unlike["imagenet"] == 0, "DePT's rows, listed last, have 10 epochs everywhere"
+    chosen = cells(reproductions()[TABLE], Wanted(methods=("coop",), shots=(16,)))
+    planned = plan(chosen, Wanted(), "tiny", "cpu", tmp_path)
+    assert all(cell.published for cell in planned.cells)
 
 
 def test_rows_are_chosen_by_method_label_and_configuration(tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ from fewshot_bench.analysis.record_columns import (
     Rule,
     Shared,
 )
+from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS, Condition, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, canonical_json
 from fewshot_bench.utils.text import digest_of
 
 EVERYWHERE = ""

@@ -28,13 +28,13 @@ from fewshot_bench.analysis.signature.model import (
     read_shots,
     shots_text,
 )
+from fewshot_bench.api.condition import YES_NO, Condition
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import (
     CLASSES,
     CONDITIONS,
     IMPORTED,
     KEPT_MODEL,
-    Condition,
     RunSpec,
     canonical_json,
 )
@@ -217,8 +217,10 @@ def _names_words(digest: str) -> list[str]:
 
 def _condition(about: Condition) -> Field:
     """The field of a condition, named alike in `Matrix`, `RunSpec` and `fsbench run`."""
-    number = about.kind is int
+    number, flag = about.kind is int, about.kind is bool
     write, read = (_written_number, _read_number) if number else (escape, _reader(about))
+    if flag:
+        write, read = about.text, lambda text: _one_of(*YES_NO)(text) == YES_NO[0]
     # Imported picks are determined by the store.
     of = (about.name, "picks") if about.name == "protocol" else (about.name,)
     take = attrgetter(about.name)

@@ -230,7 +230,9 @@ def _target(spec: RunSpec) -> Named:
 def _variant(spec: RunSpec) -> _Variant:
     """Method, version, overrides, and all options; values as text."""
     overrides = {name: value_text(value) for name, value in spec.overrides.items()}
-    options = {name: value_text(value) for name, value in spec.options.items()} | overrides
+    # Published values follow from the data set and shots.
+    stated = {} if spec.published else spec.options
+    options = {name: value_text(value) for name, value in stated.items()} | overrides
     parts = tuple(sorted(overrides.items())), tuple(sorted(options.items()))
     return (spec.method, spec.method_version, *parts)
 

@@ -145,8 +145,8 @@ def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> l
             words.append(f"ensemble on {', '.join(setting.ensemble)}")
         if setting.options:
             words.append(f"options {' '.join(setting.options)} as there")
-        if setting.by_dataset:
-            words.append("options by data set as in the paper's code")
+        if setting.published and setting.card and setting.card.published:
+            words.append("published options by data set")
         lines.append(f"{name}: {', '.join(words)}")
     return lines
 

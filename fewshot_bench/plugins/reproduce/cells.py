@@ -10,12 +10,13 @@ from pathlib import Path
 
 from fewshot_bench.analysis.filters import split_list
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, as_options, sources
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.request import Plan, Request, expand
-from fewshot_bench.runner.variants import Variant, expand_methods
+from fewshot_bench.runner.variants import PublishedVariants, Variant, expand_methods
 from fewshot_bench.utils.errors import UsageError, unknown
 
 
@@ -204,6 +205,7 @@ class _Variants:
     def __init__(self, options: Sequence[str]) -> None:
         self.options = tuple(options)
         self.made: dict[tuple[str, tuple[str, ...]], Variant] = {}
+        self.with_published = PublishedVariants(registry())
 
     def check(self, methods: Iterable[str]) -> None:
         """UsageError for an option that no method has, or that has several values."""
@@ -217,10 +219,14 @@ class _Variants:
 
     def of(self, number: Number, setting: Setting) -> tuple[Variant, bool]:
         """The configuration for a number, and whether it differs from the paper's."""
-        single = setting.by_dataset.get(number.dataset, ())
-        words = (*_words(number), *setting.options, *single)
-        paper = self._variant(number.method, words)
-        ours = self._variant(number.method, (*words, *self.options))
+        words = (*_words(number), *setting.options)
+        paper, ours = (
+            self._variant(number.method, found) for found in (words, (*words, *self.options))
+        )
+        if setting.published:
+            base_to_new = number.classes != "all"
+            fit = FitSetting(number.dataset, number.shots or 0, base_to_new)
+            paper, ours = (self.with_published.of(one, fit) for one in (paper, ours))
         return ours, ours.options != paper.options
 
     def _variant(self, method: str, words: tuple[str, ...]) -> Variant:
@@ -261,7 +267,8 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     for cell in cells:
         setting, whole = cell.setting, cell.number.classes == "all"
         if cell.variant:
-            groups[setting.protocol, cell.val, cell.prompts, setting.random, whole].append(cell)
+            how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random
+            groups[*how, whole].append(cell)
     for group in groups.values():
         for found in _expanded(group, wanted, backbone, device, store, merged):
             merged.cells.append(found)
@@ -286,6 +293,7 @@ def _expanded(
         val=first.val,
         prompts=first.prompts,
         limit=wanted.limit,
+        published=first.setting.published,
         classes=tuple(dict.fromkeys(cell.number.classes for cell in group)),
         store=store,
         partial=True,

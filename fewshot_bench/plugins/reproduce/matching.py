@@ -40,7 +40,10 @@ class Matches:
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
-        return [record for record in self._near(cell) if not self._differs(record.spec, cell)]
+        found = [record for record in self._near(cell) if not self._differs(record.spec, cell)]
+        # Equal options are the same cell, published or named one by one: each seed once.
+        planned = [record for record in found if record.spec.published == cell.setting.published]
+        return planned or found
 
     def elsewhere(self, cells: Sequence[Cell]) -> Counter[str]:
         """Count records of these cells under other conditions, by the conditions that differ."""
@@ -95,7 +98,7 @@ class Matches:
         expected |= {
             name: about.default
             for name, about in CONDITIONS.items()
-            if name not in expected and name not in _MIXED
+            if name not in expected and name not in (*_MIXED, "published")
         }
         if not cell.setting.random:
             # Nothing is drawn, so that the sampling does not matter.

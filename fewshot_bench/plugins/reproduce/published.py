@@ -27,9 +27,10 @@ class Setting:
     """Settings of the rows of one method in a published table.
 
     protocol, val: how support and validation images are drawn (docs/protocols.md).
-    by_dataset: options of single data sets. ensemble: data sets with the template ensemble instead
-        of `prompts`. min4: data sets with validation policy `min4` instead of `val`. random:
-        whether anything is drawn or trained, so that seeds differ.
+    published: whether the rows have the values of the method's card (`MethodCard.published`).
+    ensemble: data sets with the template ensemble instead of `prompts`. min4: data sets with
+        validation policy `min4` instead of `val`. random: whether anything is drawn or trained, so
+        that seeds differ.
     differs: facts that cannot be repeated, or that the paper does not state.
     schedule: of the published rows, by the names of `MethodCard.schedule`; empty where it is not
         stated. options: for all data sets; they give the method the schedule of the rows.
@@ -39,7 +40,7 @@ class Setting:
     protocol: str
     val: str
     prompts: str
-    by_dataset: Mapping[str, tuple[str, ...]]
+    published: bool = True
     ensemble: tuple[str, ...] = ()
     min4: tuple[str, ...] = ()
     random: bool = True
@@ -76,18 +77,25 @@ class Setting:
 
         Records without a card are taken to have the installed method's schedule.
         """
-        if self.options:
+        if self.options or self._has_published_schedule:
             return False
         installed = self.card.schedule if self.card else ""
         stated = {record.default_schedule or installed for record in records}
         return bool(self.schedule) and stated - {"", self.schedule} != set()
 
     @property
+    def _has_published_schedule(self) -> bool:
+        """True if the schedule of the rows is that of published values of the method."""
+        known = {one.schedule for one in self.card.published} if self.card else set()
+        return self.published and self.schedule in known - {""}
+
+    @property
     def unlike(self) -> bool:
         """True if the published rows have another schedule than the installed method."""
         card = self.card
         same = ("", card.schedule if card else "")
-        return self.random and not self.options and bool(card) and self.schedule not in same
+        alike = self.options or self._has_published_schedule
+        return self.random and not alike and bool(card) and self.schedule not in same
 
     def differences(self) -> Iterator[str]:
         """All differences from the published rows, and facts that are not stated about them."""
@@ -95,12 +103,11 @@ class Setting:
         card = self.card
         if card is None:
             return
-        if self.random and not self.options and self.schedule != card.schedule:
+        alike = self.options or self._has_published_schedule
+        if self.random and not alike and self.schedule != card.schedule:
             yield f"schedule {self.schedule or 'not stated'} there, {card.schedule} here"
-        each = (word for options in self.by_dataset.values() for word in options)
-        words = (*self.options, *each)
-        same = {word.partition("=")[0].rpartition(".")[2] for word in words}
-        yield from card.differences(but=same)
+        named = {word.partition("=")[0].rpartition(".")[2] for word in self.options}
+        yield from card.differences(but=named | (card.varied if self.published else set()))
 
 
 @dataclass(frozen=True)
@@ -166,10 +173,7 @@ def reproductions() -> Mapping[str, Reproduction]:
         files("fewshot_bench.plugins.reproduce").joinpath("reproductions.toml").read_text("utf-8")
     )
     content = tomllib.loads(text)
-    settings = {
-        name: _settings(values, content["by_dataset"])
-        for name, values in content["settings"].items()
-    }
+    settings = {name: _settings(values) for name, values in content["settings"].items()}
     return {
         name: Reproduction(
             name=name,
@@ -196,20 +200,18 @@ def _key(text: str) -> tuple[str, str]:
     return source, table
 
 
-def _settings(values: Mapping[str, Any], tables: Mapping[str, Any]) -> Mapping[str, Setting]:
+def _settings(values: Mapping[str, Any]) -> Mapping[str, Setting]:
     """The settings of a table by method: values for all, then those of each."""
     shared = {name: value for name, value in values.items() if not isinstance(value, dict)}
     return {
-        name: _setting(name.rpartition("/")[2], {**shared, **own}, tables)
+        name: _setting(name.rpartition("/")[2], {**shared, **own})
         for name, own in values.items()
         if isinstance(own, dict)
     }
 
 
-def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) -> Setting:
-    by_dataset = tables[values["by_dataset"]] if "by_dataset" in values else {}
+def _setting(method: str, values: Mapping[str, Any]) -> Setting:
     found: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
-    found["by_dataset"] = {dataset: tuple(options) for dataset, options in by_dataset.items()}
     return Setting(method, **found)

@@ -1,0 +1,228 @@
+"""`--published`: every method with its authors' values per data set and shots."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.store.store import Store
+from tests.compare_records import read_csv
+from tests.helpers import fsbench
+
+# A method of somebody else, with values that its authors published.
+METHOD = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from fewshot_bench import MethodCard, Published, hyper
+from fsbench_methods.zero_shot import ZeroShot
+
+
+@dataclass(frozen=True)
+class Tuned(ZeroShot):
+    """A method with published values."""
+
+    name: ClassVar[str] = "tuned"
+    card: ClassVar[MethodCard] = MethodCard(
+        "tuned-20",
+        published=(
+            Published({"rate": 2}),
+            Published({"rate": 5.0, "steps": 30}, ("shapes",), shots=(2,), source="its README"),
+            Published({"steps": 40}, base_to_new=True, schedule="tuned-40"),
+        ),
+    )
+    rate: float = hyper(1.0, "learning rate")
+    steps: int = hyper(20, "steps")
+'''
+RUN = ("--seeds", 1, "--backbone", "tiny", "--limit", 20)
+
+
+@pytest.fixture
+def method(tmp_path: Path) -> str:
+    file = tmp_path / "tuned.py"
+    file.write_text(METHOD)
+    return f"{file}:Tuned"
+
+
+def planned(method: str, **asked: Any) -> list[RunSpec]:
+    asked = {"datasets": ("shapes", "digits"), "shots": (1, 2), "seeds": (1,)} | asked
+    return expand(Request(methods=(method,), backbone="tiny", published=True, **asked)).cells
+
+
+def test_values_depend_on_data_set_shots_and_half(method: str) -> None:
+    cells = planned(method, classes=("all", "base", "new"))
+    assert all(cell.published and not cell.overrides for cell in cells)
+    found = {
+        (c.dataset, c.shots, c.classes): (c.options["rate"], c.options["steps"]) for c in cells
+    }
+    assert found["digits", 1, "all"] == (2.0, 20), "general values of the authors, not the default"
+    assert found["shapes", 1, "all"] == (2.0, 20)
+    assert found["shapes", 2, "all"] == (5.0, 30)
+    assert found["shapes", 2, "base"] == found["shapes", 2, "new"] == (5.0, 40), "later ones win"
+    base, new = (c for c in cells if (c.dataset, c.shots) == ("shapes", 2) and c.classes != "all")
+    assert base.fit_key() == new.fit_key()
+
+
+def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
+    cells = planned(method, options=("rate=2",))
+    assert {cell.options["rate"] for cell in cells} == {2.0}
+    assert {cell.options["steps"] for cell in cells} == {20, 30}
+    assert [cell.overrides for cell in cells] == [{"rate": 2.0}] * 4, "also where it is published"
+    default = planned(method, options=("rate=1",))
+    assert [cell.overrides for cell in default] == [{"rate": 1.0}] * 4, "the default of the class"
+
+
+def test_without_published_values_nothing_changes() -> None:
+    (cell,) = planned("zero-shot", datasets=("shapes",), shots=(1,))
+    plain = dataclasses.replace(cell, published=False)
+    (same,) = expand(
+        Request(("zero-shot",), ("shapes",), shots=(1,), seeds=(1,), backbone="tiny")
+    ).cells
+    assert plain == same
+    assert cell.key() != same.key()
+
+
+@pytest.fixture
+def store(tmp_path: Path, method: str) -> Path:
+    """Both conditions of the method, on two data sets and numbers of shots."""
+    for more in ((), ("--published",)):
+        call = ("-m", method, "-d", "shapes,digits", "--shots", "1,2", "--store", tmp_path / "s")
+        done = fsbench("run", *call, *RUN, *more)
+        assert done.code == 0, done.err
+    assert "note: tuned.py:Tuned: no values are published for digits alone" in done.out
+    return tmp_path / "s"
+
+
+def records(store: Path) -> dict[tuple[str, int, bool], Record]:
+    found = Store(store).records()
+    return {(r.spec.dataset, r.spec.shots, r.spec.published): r for r in found}
+
+
+def test_the_record_states_the_values_and_where_they_come_from(store: Path) -> None:
+    found = records(store)
+    own, general = found["shapes", 2, True].card, found["digits", 2, True].card
+    assert own["published"] == {"rate": "5.0", "steps": "30"}
+    assert own["published_note"] == ""
+    assert general["published"] == {"rate": "2"}
+    assert general["published_note"].startswith("no values are published for digits alone")
+    assert own["official"] == {}
+    plain = found["shapes", 2, False].card
+    assert "published" not in plain
+    assert plain["official"]["steps"] == "30 on shapes at 2 shots; 40 on all data sets, base-to-new"
+
+
+def test_tables_never_mix_the_two_and_printed_commands_have_the_option(store: Path) -> None:
+    mixed = fsbench("compare", "--store", store)
+    assert mixed.err.startswith("error: records differ in published ('no' in 4 records, 'yes' in")
+    call = ("compare", "--store", store, "--published")
+    rows = read_csv(fsbench(*call, "yes", "--format", "csv").out)
+    assert {row["published"] for row in rows} == {"true"}
+    text = fsbench(*call, "yes").out
+    assert "published yes" in " ".join(text.split())
+    assert "published" not in fsbench(*call, "no").out
+    signature = text[text.index("fsbench:1") :].strip()
+    assert "pub:yes" in signature
+    done = fsbench("signature", "".join(signature.split()))
+    (line,) = [one for one in done.out.splitlines() if one.startswith("fsbench run")]
+    words = shlex.split(line)
+    assert "--published" in words
+    assert "-o" not in words
+    again = fsbench(*words[1:], "--store", store, "--dry-run")
+    assert "4 cells: 4 done already, 0 to run" in again.out
+    assert len(fb.load(store).where(published=True)) == 4
+
+
+def test_a_record_is_repeated_with_its_values(store: Path) -> None:
+    record = records(store)["shapes", 2, True]
+    done = fsbench("rerun", record.spec.key(), "--store", store)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "same result, bit for bit"
+
+
+def test_a_sweep_varies_one_value_and_keeps_the_others_published(
+    tmp_path: Path, method: str
+) -> None:
+    call = ("sweep", method, "-o", "rate=1,2", "-d", "shapes", "--shots", 2, *RUN)
+    done = fsbench(*call, "--published", "--store", tmp_path / "s", "--format", "csv")
+    assert done.code == 0, done.err
+    rows = read_csv(done.out)
+    assert {row["option_rate"] for row in rows} == {"1.0", "2.0"}
+    found = [record.spec for record in Store(tmp_path / "s" / "sweeps").records()]
+    assert {spec.options["steps"] for spec in found} == {30}
+
+
+def test_the_library_has_the_same_condition(tmp_path: Path, method: str) -> None:
+    more = {"seeds": 1, "limit": 20, "backbone": "tiny", "store": tmp_path / "s"}
+    (record,) = fb.run(method, "shapes", shots=2, published=True, **more).records()
+    assert (record.spec.published, dict(record.spec.overrides)) == (True, {})
+    assert record.spec.options["rate"] == 5.0
+    with pytest.raises(fb.UsageError, match="published"):
+        fb.run(method, "shapes", published="yes", **more)
+
+
+def test_a_config_file_has_the_option(tmp_path: Path, method: str) -> None:
+    file = tmp_path / "c.yaml"
+    call = ("-m", method, "-d", "shapes", "--shots", 2, "--store", tmp_path / "s")
+    done = fsbench("run", *call, *RUN, "--published", "--dry-run", "--save-config", file)
+    assert done.code == 0, done.err
+    assert "published: true" in file.read_text()
+    assert fsbench("run", "--config", file, "--save-config", tmp_path / "d.yaml").code == 0
+    assert [r.spec.options["steps"] for r in Store(tmp_path / "s").records()] == [30]
+
+
+def test_show_lists_the_values(method: str) -> None:
+    text = fsbench("show", method).out
+    assert "published (--published) for shapes at 2 shots: rate=5.0, steps=30 (its README)" in text
+    assert "chosen per data set" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ('"raet": 2', "unknown hyper-parameter of tuned 'raet': did you mean 'rate'?"),
+        ('"rate": "fast"', "tuned: rate='fast' is not float"),
+    ],
+)
+def test_values_that_are_no_options_are_refused(
+    change: str, reason: str, tmp_path: Path, method: str
+) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(METHOD.replace('"rate": 2', change))
+    done = fsbench("run", "-m", f"{file}:Tuned", "-d", "shapes", *RUN, "--store", tmp_path / "s")
+    assert done.code == 2
+    assert reason in done.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"values": 3},
+        {"values": {1: 2}},
+        {"values": {}, "datasets": "dtd"},
+        {"values": {}, "shots": 8},
+        {"values": {}, "source": 1},
+    ],
+)
+def test_published_values_of_another_kind_are_refused_where_they_are_written(
+    wrong: dict[str, Any],
+) -> None:
+    with pytest.raises(fb.ContractError, match="Published"):
+        fb.Published(**wrong)
+
+
+def test_published_values_are_of_public_data_sets_and_fit_their_methods() -> None:
+    known = registry()
+    public = set(known.expand_datasets(["all"]))
+    for name in known.methods.entries:
+        cls = known.method_class(name)
+        for one in getattr(getattr(cls, "card", None), "published", ()):
+            assert public.issuperset(one.datasets), name
+            assert one.source, name
