@@ -71,7 +71,7 @@ class Cost:
         return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
 
     def counts(self) -> dict[str, int | None]:
-        """Counts for a record; None where a part is unknown: of the FLOPs, or not metered at all."""
+        """Counts for a record; None where a part is unknown, or nothing was metered."""
         if self.unmetered:
             return {"images": None, "text_tokens": None, "flops": None}
         flops = None if self.uncounted else self.flops
