@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,3 +85,46 @@ def test_asking_again_gets_into_nothing_else(records: Mapping[str, Record]) -> N
         assert record.incidents == ()
         assert (record.footprint["images_encoded"], work["billed"]["images"]) == (40, 40)
         assert record.footprint["images_seen"] == 0
+
+
+def row(table: list[dict[str, str]], how: str) -> dict[str, str]:
+    (found,) = [
+        one for one in table if one["dataset"] == "digits" and f"how={how}]" in one["method"]
+    ]
+    return found
+
+
+def test_tables_mark_what_they_cannot_compare(store: Path) -> None:
+    done = fsbench("compare", "--store", store, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.out)))
+    marks = {how: row(table, how)["marks"] for how in TRICKS if how != "honest"}
+    assert [how for how, mark in marks.items() if "depends on other queries" in mark] == [
+        *TRICKS[7:]
+    ]
+    assert [how for how, mark in marks.items() if "work not metered" in mark] == ["module"]
+    unseen = [how for how, mark in marks.items() if "trained parameters not observed" in mark]
+    assert unseen == ["by-hand", "test-time-by-hand"]
+    assert [row(table, how)["trained_params"] for how in ("by-hand", "fit")] == ["", str(WEIGHTS)]
+    shown = fsbench("compare", "--store", store, "--format", "markdown").out
+    assert "how=declared] (limited to 40, depends on other queries)" in shown
+    assert "asked again for some queries, in another order and alone" in shown
+
+
+def test_an_undeclared_dependence_is_a_finding_and_an_honest_card_is_none(store: Path) -> None:
+    found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
+    said = [one for one in found["findings"] if one["kind"] in ("other-queries", "test-knowledge")]
+    by_level = {one["level"]: one for one in said if one["kind"] == "other-queries"}
+    assert "how=declared" in by_level["note"]["text"]
+    assert "how=declared" not in by_level["finding"]["text"]
+    assert len(by_level["finding"]["cells"]) == len(TRICKS[7:]) - 1
+    assert [one["level"] for one in said if one["kind"] == "test-knowledge"] == ["note"]
+
+
+@pytest.mark.parametrize("hazard", [7, 8, 9, 10, 11, 15])
+def test_code_of_others_is_never_ok(store: Path, hazard: int) -> None:
+    """Whatever it did, even to read the labels off the data set: records cannot show it."""
+    found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
+    answer = found["hazards"][hazard - 1]
+    assert answer["state"] == "not shown"
+    assert answer["text"].startswith("not shown: third-party code runs with the user's rights: ")
+    assert ". Observed: " in answer["text"]

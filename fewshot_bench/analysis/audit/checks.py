@@ -12,7 +12,7 @@ from functools import partial
 from operator import eq
 from typing import Any
 
-from fewshot_bench.analysis.audit.facts import checked, number, reached
+from fewshot_bench.analysis.audit.facts import checked, dependent, number, reached
 from fewshot_bench.analysis.audit.findings import (
     Finding,
     Level,
@@ -214,6 +214,10 @@ def costs(columns: RecordColumns) -> Iterator[Finding]:
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield Finding("note", "declared-parameters", text, 11, declared)
+    unmetered = columns.having(partial(eq, False), "footprint.metered")
+    if unmetered:
+        text = f"work not metered, as it was done with backbone.module: {labels_of(unmetered)}"
+        yield Finding("note", "not-metered", text, 8, unmetered)
     busy = columns.having(_is_busy, "environment.load", "environment.cpus")
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
@@ -349,6 +353,7 @@ def _places_text(places: list[_Place]) -> str:
 CHECKS: tuple[Callable[[RecordColumns], Iterator[Finding]], ...] = (
     checked,
     reached,
+    dependent,
     unfair_validation,
     configurations_per_dataset,
     toy,
