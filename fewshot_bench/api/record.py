@@ -120,7 +120,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "depends_on_queries": VERDICT,
         "card": CARD,
     },
-    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds"), SECONDS),
+    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds", "wall_seconds"), SECONDS),
     "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
 }
 # Fields whose values all have one kind.
@@ -163,8 +163,9 @@ SEPARATE = "separate"
 # Value of `footprint.trained_source` if gradients were computed that no optimizer was seen to use.
 NOT_OBSERVED = "not observed"
 # Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
-# worker was lost, functions that a method replaced, threads that it left behind.
-OUT_OF_MEMORY, RETRIED = "out-of-memory", "retried"
+# worker was lost, less time than another process took, functions that a method replaced, threads
+# that it left behind.
+OUT_OF_MEMORY, RETRIED, TIME = "out-of-memory", "retried", "time"
 FUNCTIONS, THREADS = "functions", "threads"
 
 
@@ -199,7 +200,8 @@ class Record:
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`), `metered`
         (false if the method took `backbone.module`, whose work nothing counts),
         `depends_on_queries` and `query_gap` (`runner.asked_again`).
-    timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
+    timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
+        `wall_seconds` of the whole cell, taken outside the process of the method.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
         `message` is the reason (a method that cannot predict classes it was not fitted on);
         `transient` if the machine failed and not the cell, so that the next run retries it.

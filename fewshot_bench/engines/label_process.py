@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from fewshot_bench.engines.fork_server import LABELS, start
 from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.wall_time import with_wall_time
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
@@ -145,6 +147,8 @@ class _LabelServer:
         self._lock = threading.Condition()
         self._expected: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
+        # When each cell was first requested.
+        self._begun: dict[str, float] = {}
         self._number = 0
 
     def expect(self, facts: Mapping[str, Any]) -> None:
@@ -154,7 +158,7 @@ class _LabelServer:
             if not before >= set(facts["plugins"]):
                 os.environ[plugins.ONLY] = ",".join(sorted(before | set(facts["plugins"])))
                 registry.cache_clear()
-            self._expected, self._settled = dict(facts["cells"]), set()
+            self._expected, self._settled, self._begun = dict(facts["cells"]), set(), {}
             self._number = facts["number"]
             self._lock.notify_all()
 
@@ -198,6 +202,7 @@ class _LabelServer:
                 return {}, b""
             spec = RunSpec.from_dict(values["spec"])
             self._cell(spec)
+            self._begun.setdefault(spec.key(), time.monotonic())
             return dataclasses.asdict(self._examiner.cell(spec)), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
@@ -210,7 +215,9 @@ class _LabelServer:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
         if key in self._settled:
             record, answers = _handed_in_twice(record), None
-        done = self._examiner.settle(_with_facts(record, facts), answers)
+        seconds = time.monotonic() - self._begun.get(key, time.monotonic())
+        record = with_wall_time(_with_facts(record, facts), seconds)
+        done = self._examiner.settle(record, answers)
         self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
 

@@ -27,12 +27,16 @@ from fewshot_bench.analysis.record_columns import Joint, Place, RecordColumns, S
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
-from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
 # Incidents that make the time of a cell useless for comparing methods.
-_SLOWED = {OUT_OF_MEMORY: "retried after out of memory", RETRIED: "the worker was lost once"}
+_SLOWED = {
+    OUT_OF_MEMORY: "retried after out of memory",
+    RETRIED: "the worker was lost once",
+    TIME: "most of the time is not in the record",
+}
 
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
