@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task
+from fewshot_bench.api.registry import registry
 
 
 def step(weights: Tensor, features: Tensor, *optimizers: Any) -> Tensor:
@@ -47,6 +48,10 @@ class Observed:
             step(weights, task.train.features, torch.optim.SGD([weights], 1e-3))
         if self.how == "by-hand":
             weights = step(weights.requires_grad_(), task.train.features)
+        if self.how == "disguised":
+            code = registry().code
+            forged = {"distribution": "fewshot-bench"}
+            object.__setattr__(registry(), "code", lambda *of: code(*of) | forged)
         encoder = backbone.module if self.how == "module" else None
         return Answers(weights, self.how, encoder)
 

@@ -123,8 +123,9 @@ def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
 def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     """Record facts by cell key which the method's own process could falsify.
 
-    kit: the conformance kit's result for the code of digest `code`. separate: True if no code of
-    the method's distribution runs in the label process.
+    code: `digest` of the method's code, and `distribution` of its plug-in. kit: the conformance
+    kit's result for that code. separate: True if no code of the distribution runs in the label
+    process.
     """
     facts = {}
     for cell in cells:
@@ -133,7 +134,8 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
         own = {name.partition(":")[0] for name in needed_plugins([cell])} - {plugins.OWN}
         kit = kit_results.of_record(cell.method)
         separate = code["distribution"] not in own
-        facts[cell.key()] = {"kit": kit, "code": code["digest"], "separate": separate}
+        own_facts = {name: code[name] for name in ("digest", "distribution")}
+        facts[cell.key()] = {"kit": kit, "code": own_facts, "separate": separate}
     return facts
 
 
@@ -226,7 +228,11 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     """The record with the engine's facts on its code, in place of those of its own process."""
     environment = dict(record.environment)
     if "kit" in environment:
-        environment["kit"] = facts["kit"] if record.code_digest == facts["code"] else None
+        same = record.code_digest == facts["code"]["digest"]
+        environment["kit"] = facts["kit"] if same else None
+    if isinstance(environment.get("code"), Mapping):
+        distribution = facts["code"]["distribution"]
+        environment["code"] = {**environment["code"], "distribution": distribution}
     if facts["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)
