@@ -148,10 +148,8 @@ class LocalEngine(Engine):
                 open_cells -= 1
                 yield self._ready.popleft()
             if not open_cells or self._waited_too_long():
-                return
-            if open_cells == sum(len(worker.handed) for worker in self._workers):
                 self._let_hooks_end(progress)
-                continue
+                return
             try:
                 worker, event = self._events.get(timeout=TICK_SECONDS)
                 self._handle(worker, event, progress)
@@ -169,7 +167,7 @@ class LocalEngine(Engine):
                         progress(worker.cells[0], 0, 0)
 
     def _let_hooks_end(self, progress: Progress) -> None:
-        """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`; then accept all."""
+        """Wait until no worker runs hooks any more, for at most `HOOK_SECONDS`."""
         end = time.monotonic() + HOOK_SECONDS
         while time.monotonic() < end and any(map(_runs_hooks, self._workers)):
             with suppress(queue.Empty):
@@ -179,12 +177,6 @@ class LocalEngine(Engine):
                 worker.end_what_it_left()
         for worker in self._workers:
             self._warn_of_hook(worker)
-            self._accept(worker)
-
-    def _accept(self, worker: Worker) -> None:
-        """Count the records that a worker has handed in."""
-        self._ready.extend(worker.handed)
-        worker.handed.clear()
 
     def _warn_of_hook(
         self, worker: Worker, how: str = "did not come back (or ended its process)"
@@ -216,14 +208,12 @@ class LocalEngine(Engine):
         if event["event"] == "fatal":
             worker.fatal = event
         elif event["event"] == "hook":
-            worker.hook = event["hook"], event["plugin"]
-        elif event["event"] in ("started", "retired"):
-            worker.retired = event["event"] == "retired"
-            self._accept(worker)
+            worker.hook, worker.unreported = (event["hook"], event["plugin"]), None
+        elif event["event"] == "retired":
+            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._retries.started()
-            self._accept(worker)
         elif event["event"] == "progress" and worker.cells:
             progress(worker.cells[0], int(event["done"]), int(event["total"]))
         elif event["event"] == "failed":
@@ -234,7 +224,8 @@ class LocalEngine(Engine):
             cell = worker.finished(event["key"])
             if cell is not None:
                 self._fitted.add(cell.fit_key())
-                (worker.handed if event.get("hooks") else self._ready).append(self._stored(cell))
+                self._ready.append(self._stored(cell))
+                worker.unreported = self._ready[-1] if event.get("hooks") else None
         if not worker.cells:
             self._release(worker)
 
@@ -306,7 +297,7 @@ class LocalEngine(Engine):
     @property
     def _is_busy(self) -> bool:
         """True while cells wait for a worker of this run, or one computes them."""
-        return bool(self._waiting) or any(w.cells or w.handed for w in self._workers)
+        return bool(self._waiting) or any(worker.cells for worker in self._workers)
 
     def _waited_too_long(self) -> bool:
         """True after waiting only for other runs for longer than `linger`."""
@@ -360,8 +351,8 @@ class LocalEngine(Engine):
     def _ended(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
 
-        So is a cell whose record it handed in before it ended, unless a hook for it ended it: code
-        that hands in results by itself could otherwise leave before anybody notices.
+        Records that it has reported stay. Those that it stored without a word do not: code that
+        hands in a result by itself could otherwise end the process before anybody notices.
         """
         if worker not in self._workers:
             # Given up earlier, since it could not be killed.
@@ -373,10 +364,10 @@ class LocalEngine(Engine):
             raise _as_error(worker.fatal)
         if not worker.ready:
             self._retries.failed_start(worker)
-        if any(worker.hook):
-            self._accept(worker)
-        worker.cells[:0] = [record.spec for record in worker.handed]
         self._take_back(worker.cells)
+        if worker.unreported is not None:
+            # No worker is left to call the hook.
+            finished(worker.unreported)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)
         elif worker.cells:

@@ -103,8 +103,8 @@ class Worker:
     started: bool = False
     # The hook that it runs now, and whose: ("run_finished", "trackers:trackers"), or empty texts.
     hook: tuple[str, str] = ("", "")
-    # Records that it has handed in, which count once it goes on or the hooks for them end it.
-    handed: list[Record] = field(default_factory=list)
+    # The record of a cell that it has finished, until it begins to call the hooks for it.
+    unreported: Record | None = None
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
