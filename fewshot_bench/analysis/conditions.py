@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -17,7 +18,7 @@ from fewshot_bench.analysis.record_columns import (
     Rule,
     Shared,
 )
-from fewshot_bench.analysis.table.axes import Row
+from fewshot_bench.analysis.table.axes import STATED, Row, stated_marks
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import (
     Overlap,
@@ -253,6 +254,7 @@ FACTS: Facts = {
     "loaded weights": Joint(("done", "weights", "environment.weights_digest"), _loaded_weights),
     "loaded weights start": Shared("loaded weights", itemgetter(slice(12))),
     "status": attrgetter("status"),
+    "stated marks": Joint(tuple(entry for entry, *_ in STATED), stated_marks),
     "shared images": Shared("split facts", shared_images),
     # Only finished cells have numbers that could be mixed.
     "done": Shared("status", "done".__eq__),
@@ -373,7 +375,16 @@ def assign_rows(
             label = " ".join([name, *parts, *own])
             members[key] = rows.setdefault(label, (Row(label, spec), []))[1]
         members[key].append(record)
-    return rows
+    return {
+        label: (replace(row, stated=marks_in(members, columns)), members)
+        for label, (row, members) in rows.items()
+    }
+
+
+def marks_in(records: Iterable[Record], columns: RecordColumns) -> tuple[str, ...]:
+    """The marks that any of these records has, in the order of `STATED`. columns: of `FACTS`."""
+    found = columns.members(records).distinct("stated marks")
+    return tuple(mark for *_, mark in STATED if any(mark in marks for marks in found))
 
 
 def _method_names(columns: RecordColumns) -> dict[tuple[str, str], str]:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from fewshot_bench.utils.errors import ContractError, one_of, texts
 
 OTHER_TEXTS = "other texts"
+# What `at_test` says of a method whose logits for a query depend on the other ones.
+OTHER_QUERIES = "other queries"
 TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 # The schedule of a method without training.
 UNTRAINED = "none"
@@ -144,6 +146,7 @@ class MethodCard:
     text: knowledge of a class besides images: `none`, `class names`, `templates` (the data set's
         or an ensemble), `other texts` (written by people or language models).
     at_test: knowledge of queries besides the image itself and the list of classes; empty for none.
+        Contains `other queries` if the logits for a query depend on the other ones.
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.

@@ -73,6 +73,10 @@ def _count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
 
 
+def _verdict(value: object) -> bool:
+    return isinstance(value, bool | None)
+
+
 def _amount(value: object) -> bool:
     return value is None or (_number(value) and value >= 0)  # type: ignore[operator]
 
@@ -92,6 +96,7 @@ Kind = tuple[str, Callable[[object], bool]]
 TEXT: Kind = ("a text", _text)
 TEXTS: Kind = ("a list of texts", _texts)
 FLAG: Kind = ("true or false", _flag)
+VERDICT: Kind = ("true, false or null", _verdict)
 NUMBER: Kind = ("a finite number", _number)
 COUNT: Kind = ("a whole number from 0", _count)
 AMOUNT: Kind = ("a number from 0", _amount)
@@ -109,10 +114,13 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
     "footprint": {
         **dict.fromkeys(("trained", "stored", "backbone", "steps"), AMOUNT),
         **dict.fromkeys(("peak_memory_mb", "images_seen", "images_encoded"), AMOUNT),
+        "query_gap": AMOUNT,
         "trained_source": TEXT,
+        "metered": FLAG,
+        "depends_on_queries": VERDICT,
         "card": CARD,
     },
-    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds"), SECONDS),
+    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds", "wall_seconds"), SECONDS),
     "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
 }
 # Fields whose values all have one kind.
@@ -152,9 +160,12 @@ LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
 KEYS = ("schema", "status", *OBJECTS, "incidents")
 # Value of `environment.labels` if metrics were computed in a process without plug-in code.
 SEPARATE = "separate"
+# Value of `footprint.trained_source` if gradients were computed that no optimizer was seen to use.
+NOT_OBSERVED = "not observed"
 # Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
-# worker was lost, functions that a method replaced, threads that it left behind.
-OUT_OF_MEMORY, RETRIED = "out-of-memory", "retried"
+# worker was lost, less time than another process took, functions that a method replaced, threads
+# that it left behind.
+OUT_OF_MEMORY, RETRIED, TIME = "out-of-memory", "retried", "time"
 FUNCTIONS, THREADS = "functions", "threads"
 
 
@@ -184,10 +195,13 @@ class Record:
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
         `classnames` (of the columns of the logits).
     metrics: the result of `metrics.rounded`, to six digits; empty if the cell failed.
-    footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
-        (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
-        (configurations, labels), and `card` (facts of the method: `MethodCard.to_dict`).
-    timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
+    footprint: `trained`, `trained_source` (observed, declared or not observed), `stored`,
+        `backbone` (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
+        (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`), `metered`
+        (false if the method took `backbone.module`, whose work nothing counts),
+        `depends_on_queries` and `query_gap` (`runner.asked_again`).
+    timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
+        `wall_seconds` of the whole cell, taken outside the process of the method.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
         `message` is the reason (a method that cannot predict classes it was not fitted on);
         `transient` if the machine failed and not the cell, so that the next run retries it.

@@ -106,7 +106,7 @@ class OpenClipBackbone:
             keep_freed_memory()
         self.name = name
         self.precision = precision
-        self.module: Any = module.to(device).eval().requires_grad_(False)
+        self._module: Any = module.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._sealed = tokenizer
         self._steps, self._mean, self._std = split_transform(transform, name)
@@ -121,15 +121,24 @@ class OpenClipBackbone:
         self.activation = activation_name(module)
 
     @property
+    def module(self) -> Any:
+        """The open_clip model, in fp32 at any precision of the run, frozen and in eval mode.
+
+        Nothing meters what is computed with it, so records of code that takes it say so.
+        """
+        count(unmetered=1)
+        return self._module
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        device: torch.device = next(self.module.parameters()).device
+        device: torch.device = next(self._module.parameters()).device
         return device
 
     @property
     def parameters(self) -> int:
         """The number of parameters of the backbone."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
+        return sum(parameter.numel() for parameter in self._module.parameters())
 
     def preprocess(self, image: Any) -> Any:
         """PIL image to a PIL RGB image of `image_size`, exactly as open_clip's own transform."""
@@ -169,7 +178,7 @@ class OpenClipBackbone:
 
         Activation, heads, norms, preprocessing and tokenizer.
         """
-        modules = list(self.module.modules())
+        modules = list(self._module.modules())
         facts = {
             "activation": self.activation,
             **{
@@ -177,7 +186,7 @@ class OpenClipBackbone:
                 for name in ("num_heads", "eps")
             },
             "normalize": [list(self._mean), list(self._std)],
-            "preprocess": getattr(self.module.visual, "preprocess_cfg", None),
+            "preprocess": getattr(self._module.visual, "preprocess_cfg", None),
             "tokens": self._probed(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
@@ -193,7 +202,7 @@ class OpenClipBackbone:
         Equal weights give other features with another activation, number of heads or tokenizer.
         """
         sha = hashlib.sha256()
-        for name, child in self.module.named_modules():
+        for name, child in self._module.named_modules():
             # An address differs in every process.
             settings = [text for text in _attributes(child) if " at 0x" not in text]
             sha.update(f"{name} {type(child).__qualname__} {settings}".encode())
@@ -254,12 +263,12 @@ class OpenClipBackbone:
 
     def _encode_image_whole(self, pixels: Tensor) -> Tensor:
         count(images=pixels.shape[0], uncounted=pixels.shape[0])
-        features: Tensor = self.module.encode_image(pixels)
+        features: Tensor = self._module.encode_image(pixels)
         return features
 
     def _encode_text_whole(self, tokens: Tensor) -> Tensor:
         count(text_tokens=tokens.numel(), uncounted=tokens.shape[0])
-        features: Tensor = self.module.encode_text(tokens)
+        features: Tensor = self._module.encode_text(tokens)
         return features
 
     def image_tower(self) -> ImageTower:
@@ -285,14 +294,14 @@ class OpenClipBackbone:
 
     def _read_image_tower(self) -> VisionTower | TimmTower:
         exact = self._towers_image("fp32")
-        self._compare("image", exact.encode, self.module.encode_image, self._noise())
+        self._compare("image", exact.encode, self._module.encode_image, self._noise())
         return exact if self.precision == "fp32" else self._towers_image(self.precision)
 
     def _read_pooled_tower(self, error: UnsupportedBackboneError) -> PooledTower:
-        exact = read_pooled_tower(self.module.visual, torch.float32)
+        exact = read_pooled_tower(self._module.visual, torch.float32)
         if exact is None:
             raise error
-        self._compare("image", exact.encode, self.module.encode_image, self._noise())
+        self._compare("image", exact.encode, self._module.encode_image, self._noise())
         return replace(exact, dtype=DTYPES[self.precision])
 
     def _noise(self) -> Tensor:
@@ -301,18 +310,18 @@ class OpenClipBackbone:
         return torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
 
     def _towers_image(self, precision: str) -> VisionTower | TimmTower:
-        visual, dtype = self.module.visual, DTYPES[precision]
+        visual, dtype = self._module.visual, DTYPES[precision]
         if is_timm(visual):
             return read_timm_tower(visual, self.image_size, dtype, self.name)
         return read_vision_tower(visual, dtype, self.name)
 
     def _read_text_tower(self) -> FunctionalTextTower:
-        exact = read_text_tower(self.module, torch.float32, self.name)
+        exact = read_text_tower(self._module, torch.float32, self.name)
         tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
-        self._compare("text", exact.encode_tokens, self.module.encode_text, tokens)
+        self._compare("text", exact.encode_tokens, self._module.encode_text, tokens)
         if self.precision == "fp32":
             return exact
-        return read_text_tower(self.module, DTYPES[self.precision], self.name)
+        return read_text_tower(self._module, DTYPES[self.precision], self.name)
 
     @torch.no_grad()
     def _compare(
@@ -341,7 +350,7 @@ class OpenClipBackbone:
     def _embed_dim(self) -> int:
         with torch.no_grad():
             # Not blank pixels: their features are zero in a model whose biases are.
-            features = self.module.encode_image(self._noise())
+            features = self._module.encode_image(self._noise())
         self._refuse_empty("image", features)
         return int(features.shape[-1])
 
@@ -355,16 +364,16 @@ class OpenClipBackbone:
 
     def _digest_weights(self) -> str:
         sha = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict(keep_vars=True).items()):
+        for name, tensor in sorted(self._module.state_dict(keep_vars=True).items()):
             _update(sha, name, tensor)
         return sha.hexdigest()
 
     def fingerprint(self) -> str:
         """Digest of every weight, buffer, flag and hook, and of the backbone's own state."""
         sha = hashlib.sha256()
-        for name, child in self.module.named_modules():
+        for name, child in self._module.named_modules():
             sha.update(f"{name} {type(child).__qualname__} {_attributes(child)}".encode())
-        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        tensors = [*self._module.named_parameters(), *self._module.named_buffers()]
         for name, tensor in tensors:
             sha.update(f"{tensor.requires_grad} {tensor.grad is None}".encode())
             _update(sha, name, tensor)
@@ -383,7 +392,7 @@ class OpenClipBackbone:
         if isinstance(image, VisionTower | TimmTower):
             same = same and image.equals(self._towers_image(self.precision))
         if isinstance(text, FunctionalTextTower):
-            same = same and text.equals(read_text_tower(self.module, dtype, self.name))
+            same = same and text.equals(read_text_tower(self._module, dtype, self.name))
         return same
 
 

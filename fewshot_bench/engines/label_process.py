@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import LISTS_KEPT, Examiner
+from fewshot_bench.runner.wall_time import with_wall_time
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
@@ -208,8 +210,9 @@ def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
 def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     """Record facts by cell key which the method's own process could falsify.
 
-    kit: the conformance kit's result for the code of digest `code`. separate: True if no code of
-    the method's distribution runs in the label process.
+    code: `digest` of the method's code, and `distribution` of its plug-in. kit: the conformance
+    kit's result for that code. separate: True if no code of the distribution runs in the label
+    process.
     """
     facts = {}
     for cell in cells:
@@ -218,7 +221,8 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
         own = {name.partition(":")[0] for name in needed_plugins([cell])} - {plugins.OWN}
         kit = kit_results.of_record(cell.method)
         separate = code["distribution"] not in own
-        facts[cell.key()] = {"kit": kit, "code": code["digest"], "separate": separate}
+        own_facts = {name: code[name] for name in ("digest", "distribution")}
+        facts[cell.key()] = {"kit": kit, "code": own_facts, "separate": separate}
     return facts
 
 
@@ -234,6 +238,8 @@ class _Desk:
         self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
         self._expected: dict[str, dict[str, Any]] = {}
         self._settled: set[str] = set()
+        # When each cell was first requested.
+        self._begun: dict[str, float] = {}
         self._number = 0
 
     def expect(self, facts: Mapping[str, Any]) -> None:
@@ -243,7 +249,7 @@ class _Desk:
             if not before >= set(facts["plugins"]):
                 os.environ[plugins.ONLY] = ",".join(sorted(before | set(facts["plugins"])))
                 registry.cache_clear()
-            self._expected, self._settled = dict(facts["cells"]), set()
+            self._expected, self._settled, self._begun = dict(facts["cells"]), set(), {}
             self._number = facts["number"]
             self._lock.notify_all()
 
@@ -300,6 +306,7 @@ class _Desk:
                 return {}, b""
             spec = RunSpec.from_dict(values["spec"])
             self._cell(spec)
+            self._begun.setdefault(spec.key(), time.monotonic())
             lists = self._examiner.cell(spec)
             for images in (lists.train, lists.val, lists.queries):
                 self._lists[images.handle] = self._examiner.files(images)
@@ -318,7 +325,9 @@ class _Desk:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
         if key in self._settled:
             record, answers = _handed_in_twice(record), None
-        done = self._examiner.settle(_with_facts(record, facts), answers)
+        seconds = time.monotonic() - self._begun.get(key, time.monotonic())
+        record = with_wall_time(_with_facts(record, facts), seconds)
+        done = self._examiner.settle(record, answers)
         self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
 
@@ -327,7 +336,11 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     """The record with the engine's facts on its code, in place of those of its own process."""
     environment = dict(record.environment)
     if "kit" in environment:
-        environment["kit"] = facts["kit"] if record.code_digest == facts["code"] else None
+        same = record.code_digest == facts["code"]["digest"]
+        environment["kit"] = facts["kit"] if same else None
+    if isinstance(environment.get("code"), Mapping):
+        distribution = facts["code"]["distribution"]
+        environment["code"] = {**environment["code"], "distribution": distribution}
     if facts["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)

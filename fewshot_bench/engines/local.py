@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 from fewshot_bench.api.record import Record
@@ -335,7 +334,8 @@ class LocalEngine(Engine):
     def _ended(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
 
-        Records that it has stored stay.
+        Records that it has reported stay. Those that it stored without a word do not: code that
+        hands in a result by itself could otherwise end the process before anybody notices.
         """
         if worker not in self._workers:
             # Given up earlier, since it could not be killed.
@@ -346,11 +346,7 @@ class LocalEngine(Engine):
             raise _as_error(worker.fatal)
         if not worker.ready:
             self._retries.failed_start(worker)
-        before = len(self._ready)
-        worker.cells = self._settle(worker.cells)
-        # Stored by the label process, while the worker ended before it said so.
-        for record in islice(self._ready, before, None):
-            self._hooks.finished(record)
+        self._take_back(worker.cells)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)
         elif worker.cells:
@@ -360,6 +356,13 @@ class LocalEngine(Engine):
             if left:
                 self._waiting.insert(0, left)
         self._release(worker)
+
+    def _take_back(self, cells: Group) -> None:
+        """Remove the records of these cells that were stored since the snapshot."""
+        assert self.before is not None
+        for cell in cells:
+            if self.before.new_record(cell) is not None:
+                self.store.file(cell.key()).unlink(missing_ok=True)
 
 
 def _owner(group: Group) -> str:

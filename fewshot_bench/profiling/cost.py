@@ -24,7 +24,8 @@ class Cost:
     """Seconds of wall clock and CPU time, and images, text tokens and FLOPs of encoders.
 
     Counts are exact integers. `uncounted` is the number of images or prompts that went through an
-    encoder with unknown FLOPs.
+    encoder with unknown FLOPs; `unmetered` counts the times that code was handed an encoder whose
+    work nothing meters.
     """
 
     wall: float = 0.0
@@ -33,6 +34,7 @@ class Cost:
     text_tokens: int = 0
     flops: int = 0
     uncounted: int = 0
+    unmetered: int = 0
 
     def add(self, other: Cost) -> None:
         """Add another cost to this one, in place."""
@@ -42,6 +44,7 @@ class Cost:
         self.text_tokens += other.text_tokens
         self.flops += other.flops
         self.uncounted += other.uncounted
+        self.unmetered += other.unmetered
 
     def __add__(self, other: Cost) -> Cost:
         total = dataclasses.replace(self)
@@ -60,6 +63,7 @@ class Cost:
             text_tokens=self.text_tokens * times // parts,
             flops=self.flops * times // parts,
             uncounted=self.uncounted * times // parts,
+            unmetered=self.unmetered * times // parts,
         )
 
     def seconds(self) -> dict[str, float]:
@@ -67,7 +71,9 @@ class Cost:
         return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
 
     def counts(self) -> dict[str, int | None]:
-        """Counts for a record; FLOPs are None if a part of them is unknown."""
+        """Counts for a record; None where a part is unknown, or nothing was metered."""
+        if self.unmetered:
+            return {"images": None, "text_tokens": None, "flops": None}
         flops = None if self.uncounted else self.flops
         return {"images": self.images, "text_tokens": self.text_tokens, "flops": flops}
 
@@ -122,9 +128,15 @@ def is_counting() -> bool:
     return bool(_TOTALS)
 
 
-def count(images: int = 0, text_tokens: int = 0, flops: int = 0, uncounted: int = 0) -> None:
-    """Report work to all open `counting` contexts."""
-    done = Cost(images=images, text_tokens=text_tokens, flops=flops, uncounted=uncounted)
+def count(
+    images: int = 0,
+    text_tokens: int = 0,
+    flops: int = 0,
+    uncounted: int = 0,
+    unmetered: int = 0,
+) -> None:
+    """Report work to all open `counting` contexts; the arguments are the fields of `Cost`."""
+    done = Cost(0.0, 0.0, images, text_tokens, flops, uncounted, unmetered)
     for total in _TOTALS:
         total.add(done)
 

@@ -152,6 +152,11 @@ class Meter:
             self.charge(cost)
         self._once.add(key)
 
+    @property
+    def is_complete(self) -> bool:
+        """False if code was handed an encoder whose work nothing meters."""
+        return not self.computed.unmetered
+
     def work(self) -> dict[str, dict[str, int | None]]:
         """Encoder cost of this cell, as billed and as computed here."""
         billed = self.computed - self._cacheable + self._charges

@@ -1,6 +1,7 @@
 """Observation of optimizers: trained parameters, and values that are not finite.
 
-`ParameterObserver` counts trained parameters; `FiniteNumbers` raises NumericalError for a loss or
+`ParameterObserver` counts trained parameters of a fit, `LogitsObserver` those of `logits`;
+`FiniteNumbers` raises NumericalError for a loss or
 gradient that is not finite.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.api.method import RunContext
+from fewshot_bench.api.record import NOT_OBSERVED
 from fewshot_bench.utils.errors import NumericalError
 
 MOST_OVERFLOWS = 25
@@ -205,6 +208,7 @@ class ParameterObserver:
     def __init__(self, numbers: FiniteNumbers | None = None) -> None:
         self._seen: dict[int, Tensor] = {}
         self._numbers = numbers
+        self._backward = 0
         self.steps = 0
         self.declared: int | None = None
 
@@ -213,19 +217,38 @@ class ParameterObserver:
         """Watch every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
         handle = register_optimizer_step_post_hook(self._after_step)
         try:
-            with self._numbers.watching() if self._numbers else nullcontext():
+            with self._numbers.watching() if self._numbers else nullcontext(), ExitStack() as stack:
+                # `torch.autograd.grad` and `backward` both call it, however a method imports them.
+                _wrap(stack, torch.autograd, "_engine_run_backward", self._ran_backward)
                 yield
         finally:
             handle.remove()
 
+    def _ran_backward(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the autograd engine to count its backward passes."""
+
+        @functools.wraps(run)
+        def ran(*args: Any, **kwargs: Any) -> Any:
+            self._backward += 1
+            return run(*args, **kwargs)
+
+        return ran
+
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.steps += 1
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and id(parameter) not in self._seen:
-                    self._seen[id(parameter)] = parameter
+        stepped = [
+            parameter
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        self._saw(stepped)
         if self._numbers is not None:
             self._numbers.after_step(optimizer)
+
+    def _saw(self, stepped: Sequence[Tensor]) -> None:
+        """Note the parameters of a step; they are held, so that no other one gets their id."""
+        self._seen |= {id(parameter): parameter for parameter in stepped}
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -233,12 +256,47 @@ class ParameterObserver:
         return list(self._seen.values())
 
     @property
-    def trained(self) -> int:
-        """Number of trained values: observed, or declared by a solver without an optimizer."""
+    def is_blind(self) -> bool:
+        """True if gradients were computed, but no optimizer was seen that used them."""
+        return self._backward > 0 and not self.steps and self.declared is None
+
+    @property
+    def trained(self) -> int | None:
+        """Number of trained values: observed, or declared by a solver without an optimizer.
+
+        None if gradients were computed without an optimizer: what they changed is unknown.
+        """
+        if self.is_blind:
+            return None
         observed = sum(parameter.numel() for parameter in self._seen.values())
         return observed if observed or self.declared is None else self.declared
 
     @property
     def source(self) -> str:
-        """`observed` at the optimizer, or `declared` by the method."""
+        """`observed` at the optimizer, `declared` by the method, or neither: `not observed`."""
+        if self.is_blind:
+            return NOT_OBSERVED
         return "declared" if not self._seen and self.declared is not None else "observed"
+
+
+class LogitsObserver(ParameterObserver):
+    """Observes `logits`, where each query may train parameters of its own: they count once.
+
+    known: references to the parameters that `fit` trained; trained again, they do not count again.
+    """
+
+    def __init__(self, known: Iterable[weakref.ref[Tensor]]) -> None:
+        super().__init__()
+        self._known = tuple(known)
+        self._most = 0
+
+    def _saw(self, stepped: Sequence[Tensor]) -> None:
+        # Not held: a method may make a parameter for every query.
+        known = {id(parameter()) for parameter in self._known}
+        new = sum(one.numel() for one in stepped if id(one) not in known)
+        self._most = max(self._most, new)
+
+    @property
+    def trained(self) -> int | None:
+        """The most values of one step that `fit` had not trained; None as in `fit`."""
+        return None if self.is_blind else self._most

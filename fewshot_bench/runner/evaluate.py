@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,12 +24,15 @@ from fewshot_bench.api.metrics import are_probabilities
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.profiling.cost import not_counted
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.asked_again import Verdict, ask_again
 from fewshot_bench.runner.classes import adapt_classifier
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.isolation import collected, guarded
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -83,17 +86,24 @@ def evaluate(
         stack.enter_context(open_views())
         guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)
-        answers = _predict(fitted, cell, session, meter, batches, incidents)
+        observer = LogitsObserver(fitted.parameters)
+        with observer.watching():
+            answers = _predict(fitted, cell, session, meter, batches, incidents)
+        verdict = _ask_again(fitted, cell, session, answers)
+        check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
         stored = _stored_values(fitted.classifier, spec.method)
         card = _card(cell, incidents)
     said = fitted.printed + printed.text
     footprint = {
-        **fitted.trained,
+        **fitted.trained_with(observer),
         "stored": stored,
         "backbone": getattr(fitted.backbone, "parameters", None),
         "images_seen": meter.images_seen,
         "images_encoded": meter.images_encoded,
         "work": meter.work(),
+        "metered": meter.is_complete,
+        "depends_on_queries": verdict.depends,
+        "query_gap": verdict.gap,
         "selection": fitted.context.selection,
         **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
@@ -119,22 +129,55 @@ def _predict(
     incidents: Incidents,
 ) -> np.ndarray:
     """Logits in the order of the queries."""
-    known, asked = fitted.cell.lists.fitted, cell.lists.evaluated
     limit = functools.partial(batches.limit, incidents=incidents)
+    answers, columns = _asked(fitted, cell, session, meter, limit)
+    if are_probabilities(answers):
+        text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
+        incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
+    return np.ascontiguousarray(answers[:, columns])
+
+
+def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray) -> Verdict:
+    """Whether a query's logits depend on the other ones; nothing of it gets into the record."""
+    meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
+
+    def ask(order: list[int]) -> np.ndarray:
+        with isolated(derive(seed_of(fitted.cell), "predict")):
+            again, columns = _asked(fitted, cell, session, meter, int, order)
+        return again[:, columns]
+
+    with not_counted(), accounted(session.features, meter), collected():
+        verdict = ask_again(ask, answers, cell.spec.precision)
+    fitted.context.restore(declared)
+    return verdict
+
+
+def _asked(
+    fitted: Fitted,
+    cell: Cell,
+    session: Session,
+    meter: Meter,
+    batch: Callable[[int], int],
+    order: list[int] | None = None,
+) -> tuple[np.ndarray, Any]:
+    """Logits of the queries in an order (default: as listed), and the columns that count.
+
+    The columns of logits are those of the classifier, which may answer for more classes.
+    """
+    known, asked = fitted.cell.lists.fitted, cell.lists.evaluated
     source = session.source(cell.lists.queries, cell.spec)
-    queries = image_view(source, session.features, meter, phase="encode_queries", batch=limit)
+    queries = image_view(
+        source, session.features, meter, phase="encode_queries", order=order, batch=batch
+    )
+    count = len(queries)
     with meter.phase("predict"), torch.no_grad():
         # A copy, so that attributes set in one evaluation do not affect the next one.
         classifier, columns = adapt_classifier(copy.copy(fitted.classifier), known, asked)
         raw = classifier.logits(queries)
-    check_backbone(fitted.backbone, fitted.fingerprint, f"{cell.spec.method}.logits")
     classes = asked if columns is None else known
-    with _placed(cell.method, classifier):
-        answers = plain_logits(raw, len(source), len(classes.classnames), cell.spec.precision)
-    if are_probabilities(answers):
-        text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
-        incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
-    return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
+    with _placed(fitted.cell.method, classifier):
+        answers = plain_logits(raw, count, len(classes.classnames), fitted.cell.spec.precision)
+    return answers, slice(None) if columns is None else columns.numpy()
 
 
 @contextmanager

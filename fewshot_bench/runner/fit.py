@@ -7,19 +7,22 @@ cells, none of which sees side effects of another.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
-from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.record import NOT_OBSERVED, Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, shots_view
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
+from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guarded
@@ -33,7 +36,8 @@ class Fitted:
     """A fitted method and the cost of the fit, which is billed to every cell evaluated with it.
 
     context: the context passed to `fit`, which its classifier may hold; declared: the declarations
-    made in it. trained: parameters, their source and the optimizer's steps. peak_mb: peak memory.
+    made in it. trained: parameters, their source and the optimizer's steps; parameters: references
+    to them. peak_mb: peak memory.
     """
 
     cell: Cell
@@ -47,6 +51,17 @@ class Fitted:
     printed: str
     peak_mb: float
     trained: Mapping[str, Any]
+    parameters: tuple[weakref.ref[Tensor], ...]
+
+    def trained_with(self, in_logits: LogitsObserver) -> dict[str, Any]:
+        """`trained`, with the optimizer steps in `logits` and the parameters that they trained."""
+        parts = self.trained["trained"], in_logits.trained
+        known = None not in parts
+        return {
+            "trained": sum(parts) if known else None,
+            "trained_source": self.trained["trained_source"] if known else NOT_OBSERVED,
+            "steps": self.trained["steps"] + in_logits.steps,
+        }
 
 
 def seed_of(cell: Cell) -> int:
@@ -93,6 +108,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         printed=printed.text,
         peak_mb=memory.megabytes,
         trained=trained | {"steps": observer.steps},
+        parameters=tuple(map(weakref.ref, observer.parameters)),
     )
 
 

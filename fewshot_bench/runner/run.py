@@ -84,6 +84,9 @@ def run_group(
                 record, answers = _computed(
                     spec, session, progress, fits, interrupted, parts, shared=shared
                 )
+            if not shared:
+                # What a finalizer does to this process, it does before the result is handed in.
+                fits.pop(spec.fit_key(), None)
             outcome = _settled(record, answers, session)
             _place_model(outcome.record, session)
             outcome.tainted = session.tainted

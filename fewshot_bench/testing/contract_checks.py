@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.api.metrics import are_probabilities
@@ -96,7 +97,7 @@ def check_logits_do_not_depend_on_the_batch(bench: Bench) -> None:
         "alone": ([3], fit.predict([3])),
     }
     for when, (order, logits) in settings.items():
-        require_close(as_floats(logits), whole[order], f"a query's logits differ {when}")
+        require_close(as_floats(logits), whole[order], f"a query's logits differ {when}", whole)
 
 
 def as_floats(logits: Tensor) -> Tensor:
@@ -104,15 +105,20 @@ def as_floats(logits: Tensor) -> Tensor:
     return logits.detach().double().cpu()
 
 
-def require_close(found: Tensor, expected: Tensor, complaint: str) -> None:
-    """CheckFailure if two logit matrices differ by more than 1e-3 * max(1, std of `expected`)."""
+def require_close(
+    found: Tensor, expected: Tensor, complaint: str, whole: Tensor | None = None
+) -> None:
+    """CheckFailure if logits are others than expected; whole: those of all queries, if more."""
+    whole = expected if whole is None else whole
     require(
         found.shape == expected.shape,
         f"{complaint}: shape {tuple(found.shape)} instead of {tuple(expected.shape)}",
     )
-    gap = float((found - expected).abs().max()) if found.numel() else 0.0
-    allowed = 1e-3 * max(1.0, float(expected.std()))
-    require(gap <= allowed, f"{complaint}: by up to {gap:.3g}, allowed {allowed:.3g}")
+    largest, allowed = gap(found.numpy(), expected.numpy(), whole.numpy()), TOLERANCE["fp32"]
+    require(
+        largest <= allowed,
+        f"{complaint}: by up to {largest:.3g} times their spread, allowed {allowed:.3g}",
+    )
 
 
 def check_tensors_are_detached_and_finite(bench: Bench) -> None:

@@ -21,6 +21,38 @@ def test_a_fair_comparison_has_no_finding_and_answers_every_hazard() -> None:
     assert not any(answer.open for answer in found.hazards)
 
 
+KIT = {"version": 3, "passed": 23, "failed": []}
+OWN = {"labels": "separate", "code": {"distribution": "fewshot-bench", "digest": "d"}}
+OTHERS = OWN | {"kit": KIT, "code": {"distribution": "sly", "digest": "d"}}
+
+
+def not_shown(records: list[Record]) -> dict[int, str]:
+    """The reasons by number of the hazard."""
+    found = [answer for answer in audit(records).hazards if answer.state == "not shown"]
+    return {one.number: one.text.partition(". Observed: ")[0] for one in found}
+
+
+def test_what_records_cannot_show_is_not_called_ok() -> None:
+    assert not_shown(fair(environment=OWN | {"kit": KIT})) == {}
+    unchecked = "not shown: the conformance kit never checked the code of coop, zero-shot"
+    assert not_shown(fair(environment=OWN)) == {1: unchecked, 11: unchecked}
+    rights = "not shown: third-party code runs with the user's rights: coop"
+    sly = not_shown(changed(coop, environment=OTHERS)[:3])
+    assert sly == dict.fromkeys((1, 7, 8, 9, 10, 11, 15), rights)
+    held = not_shown(fair(environment=OWN | {"kit": KIT, "labels": None}))
+    assert held == {1: "not shown: test labels may have been in the process: 12 cells"}
+    unseen = fair(environment=OWN | {"kit": KIT}, footprint={"trained_source": "not observed"})
+    assert list(not_shown(unseen)) == [11]
+    answer = audit(changed(coop, environment=OTHERS)[:3]).hazards[0]
+    assert answer.text.startswith(f"{rights}. Observed: no test labels in the process of fit and")
+
+
+def test_what_was_observed_of_third_party_code_does_not_hide_a_finding() -> None:
+    (answer, *_) = audit(fair(environment=OTHERS, footprint={"depends_on_queries": True})).hazards
+    assert answer.open
+    assert "which no card says (at_test: 'other queries')" in answer.text
+
+
 @pytest.mark.parametrize(
     ("records", "text", "hazard"),
     [
@@ -164,7 +196,7 @@ def test_notes_say_what_methods_did() -> None:
     ("card", "said_of_it"),
     [
         ({"text": "other texts"}, "different texts on classes: other texts (coop), the task's own"),
-        ({"at_test": "the split"}, "different knowledge at test time: the image and the list"),
+        ({"at_test": "the other queries"}, ""),
         ({"text": "class names"}, ""),
     ],
 )

@@ -161,15 +161,16 @@ def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path
 REPORTING = "run_finished(record):\n    print(record.spec.describe(), file=open({!r}, 'a'))"
 
 
-def test_a_cell_whose_worker_is_killed_after_its_record_is_reported(
+def test_a_cell_whose_worker_is_killed_after_its_record_is_computed_again_and_reported(
     install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("own", hook(REPORTING.format(str(tmp_path / "reported"))))
-    handle = local.LocalEngine._handle
+    handle, killed = local.LocalEngine._handle, []
 
     def kill(engine: Any, worker: Any, event: Any, progress: Any) -> None:
-        """The worker ends before it says that a cell is finished."""
-        if event is not None and event["event"] == "finished":
+        """The first worker ends before it says that a cell is finished: it is computed again."""
+        if event is not None and event["event"] == "finished" and not killed:
+            killed.append(worker.process.pid)
             worker.process.kill()
         else:
             handle(engine, worker, event, progress)
@@ -193,7 +194,7 @@ def test_run_warnings_that_interrupts_is_named(install: Any, tmp_path: Path) -> 
 
 
 def test_an_interrupt_after_the_cells_says_that_they_are_kept(install: Any, tmp_path: Path) -> None:
-    body = "import signal\n    os.kill(os.getpid(), signal.SIGINT)"
+    body = "import signal\n    os.kill(os.getppid(), signal.SIGINT)"
     install("own", hook(f"run_warnings(store):\n    {body}"))
     done = apart(*RUN, "--store", tmp_path)
     assert done.returncode == 130

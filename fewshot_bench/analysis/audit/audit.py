@@ -18,6 +18,7 @@ from fewshot_bench.analysis.audit.facts import (
     LABELS_USED,
     TRIED,
     facts,
+    is_own_code,
     kit_text,
     number,
     published,
@@ -26,7 +27,16 @@ from fewshot_bench.analysis.audit.facts import (
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
 from fewshot_bench.analysis.conditions import columns_of
-from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Item,
+    Line,
+    Section,
+)
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.record_columns import (
     Facts,
@@ -125,6 +135,7 @@ _FACTS: Facts = {
     "kit": Shared("environment.kit", _kit_mark),
     "kit stated": Stated("environment.kit"),
     "kit text": Joint(("environment.kit", "kit stated"), kit_text),
+    "own code": Shared("environment.code", is_own_code),
     "tried": Shared(f"footprint.{TRIED}", number),
     "labels used": Shared(f"footprint.{LABELS_USED}", number),
     "images billed": Shared(f"footprint.{IMAGES_BILLED}", number),
@@ -137,7 +148,8 @@ _FACTS: Facts = {
 # Entries of records that the checks and the hazard answers read.
 _CHECKED = (
     *("environment.kit", "environment.labels", "environment.load", "environment.cpus"),
-    *("environment.dirty", "footprint.trained_source", "split.digest"),
+    *("environment.dirty", "environment.code", "split.digest"),
+    *("footprint.trained_source", "footprint.metered", "footprint.depends_on_queries"),
 )
 # Facts in the line of a method, each with its column.
 _LINE_COLUMNS: Mapping[str, str] = {
@@ -226,11 +238,18 @@ def _data(audit: Audit) -> dict[str, Any]:
     }
 
 
+_STATES = {
+    "ok": Entry("ok", short="ok"),
+    "open": Entry("open", rank=BEST, short="!"),
+    "not shown": Entry("not shown", rank=SECOND, short="?"),
+}
+
+
 def _hazards(audit: Audit) -> Grid:
     lines = [
         Line(
             str(answer.number),
-            (Entry("open", rank=BEST, short="!") if answer.open else Entry("ok", short="ok"),),
+            (_STATES[answer.state],),
             (answer.name, answer.text),
         )
         for answer in audit.hazards

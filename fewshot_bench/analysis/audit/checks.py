@@ -12,7 +12,7 @@ from functools import partial
 from operator import eq
 from typing import Any
 
-from fewshot_bench.analysis.audit.facts import checked, number, reached
+from fewshot_bench.analysis.audit.facts import checked, dependent, number, reached
 from fewshot_bench.analysis.audit.findings import (
     Finding,
     Level,
@@ -27,12 +27,16 @@ from fewshot_bench.analysis.record_columns import Joint, Place, RecordColumns, S
 from fewshot_bench.analysis.table.axes import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
-from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
 # Incidents that make the time of a cell useless for comparing methods.
-_SLOWED = {OUT_OF_MEMORY: "retried after out of memory", RETRIED: "the worker was lost once"}
+_SLOWED = {
+    OUT_OF_MEMORY: "retried after out of memory",
+    RETRIED: "the worker was lost once",
+    TIME: "most of the time is not in the record",
+}
 
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
@@ -214,6 +218,10 @@ def costs(columns: RecordColumns) -> Iterator[Finding]:
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield Finding("note", "declared-parameters", text, 11, declared)
+    unmetered = columns.having(partial(eq, False), "footprint.metered")
+    if unmetered:
+        text = f"work not metered, as it was done with backbone.module: {labels_of(unmetered)}"
+        yield Finding("note", "not-metered", text, 8, unmetered)
     busy = columns.having(_is_busy, "environment.load", "environment.cpus")
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
@@ -349,6 +357,7 @@ def _places_text(places: list[_Place]) -> str:
 CHECKS: tuple[Callable[[RecordColumns], Iterator[Finding]], ...] = (
     checked,
     reached,
+    dependent,
     unfair_validation,
     configurations_per_dataset,
     toy,

@@ -151,7 +151,7 @@ SAME = (
     Same(12, "precision", "precisions", _ALL, "precision"),
     Same(14, "revision", "lists of images", _DATASET, "revision"),
     Same(14, "own-data", "names, templates or hold-out", _DATASET, "own data"),
-    Same(0, "test-knowledge", "knowledge at test time", _ALL, "at test", _MORE),
+    Same(0, "test-knowledge", "knowledge at test time", _ALL, "at test", _MORE, "note"),
     Same(0, "limit", "numbers of test images", _ALL, "limit text"),
     Same(0, "backbone", "backbones", _ALL, "backbone"),
     Same(0, "weights", "weights", ("everywhere", "backbone"), "weights start"),

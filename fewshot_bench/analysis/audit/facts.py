@@ -20,6 +20,8 @@ from fewshot_bench.analysis.audit.findings import (
 from fewshot_bench.analysis.audit.kit_rules import by_hazard
 from fewshot_bench.analysis.conditions import digest, own_data
 from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.api.method_card import OTHER_QUERIES
+from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import FUNCTIONS, SEPARATE, THREADS, Record, entry
 from fewshot_bench.api.spec import CONDITIONS
 
@@ -29,6 +31,8 @@ HAZARD = 1
 # only, so it is 0 for a method that trains on features).
 TRIED, LABELS_USED = "selection.configurations", "selection.labels"
 IMAGES_BILLED = "work.billed.images"
+# Whether the labels were held apart from the method's code.
+HELD = "environment.labels"
 # Incidents of methods that replaced code of the harness or its libraries, or left threads behind.
 _REACHING = (FUNCTIONS, THREADS)
 
@@ -65,7 +69,7 @@ def kit_text(stated: object, is_stated: bool) -> str:
 def labels_text(columns: RecordColumns) -> str:
     """Sentence on how many cells ran fit and logits in a process without test labels."""
     done = columns.having(partial(eq, "done"), "status")
-    held = columns.rows(("status", "environment.labels")).counted()
+    held = columns.rows(("status", HELD)).counted()
     apart = sum(count for pair, count in held if pair == ("done", SEPARATE))
     if not done:
         return "no result"
@@ -129,6 +133,31 @@ def reached(columns: RecordColumns) -> Iterator[Finding]:
         labels = labels_of(columns.members(found))
         text = f"replaced functions or left threads, which was undone: {labels}"
         yield Finding("note", "reaching", f"{text} ({cells_of(found)})", HAZARD, found)
+
+
+def dependent(columns: RecordColumns) -> Iterator[Finding]:
+    """Methods whose logits for a query depend on other queries: a finding unless declared."""
+    for declared in (False, True):
+        found = columns.having(
+            partial(_depends, declared), "footprint.depends_on_queries", "at test"
+        )
+        if not found:
+            continue
+        what = f"logits depend on other queries: {labels_of(found)} ({cells_of(found)})"
+        if declared:
+            yield Finding("note", "other-queries", f"{what}, as the card says", HAZARD, found)
+        else:
+            text = f"{what}, which no card says (at_test: '{OTHER_QUERIES}')"
+            yield Finding("finding", "other-queries", text, HAZARD, found)
+
+
+def _depends(declared: bool, depends: object, at_test: str) -> bool:
+    return depends is True and (OTHER_QUERIES in at_test) == declared
+
+
+def is_own_code(stated: object) -> bool:
+    """True if a record's `environment.code` is of this project."""
+    return isinstance(stated, Mapping) and stated.get("distribution") == OWN
 
 
 PUBLISHED = {True: "yes", False: "no", None: "none published"}
@@ -195,6 +224,9 @@ def _did(record: Record) -> dict[str, Any]:
         "overrides": dict(record.spec.overrides),
         "trained_parameters": foot.get("trained"),
         "trained_source": foot.get("trained_source"),
+        "metered": foot.get("metered"),
+        "depends_on_queries": foot.get("depends_on_queries"),
+        "query_gap": foot.get("query_gap"),
         "stored_values": foot.get("stored"),
         "steps": foot.get("steps"),
         "images_seen": foot.get("images_seen"),

@@ -42,12 +42,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of one hazard to fairness. open: at least one finding concerns it."""
+    """The outcome of one hazard to fairness.
+
+    state: `open` if a finding concerns it, `not shown` if records cannot show the answer.
+    """
 
     number: int
     name: str
     text: str
-    open: bool
+    state: Literal["ok", "open", "not shown"]
+
+    @property
+    def open(self) -> bool:
+        """True if at least one finding concerns this hazard."""
+        return self.state == "open"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
     if grid.prose:
         for line in grid.lines:
             (state,) = line.entries
-            style = "red" if state.rank == BEST else "green"
+            style = {BEST: "red", SECOND: "yellow"}.get(state.rank, "green")
             mark = f"{line.title:>2} {state.short:<2}"
             console.print(_hanging(mark, ": ".join(line.costs), style))
         return

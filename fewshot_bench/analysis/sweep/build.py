@@ -15,6 +15,7 @@ from fewshot_bench.analysis.conditions import (
     columns_of,
     condition,
     digest,
+    marks_in,
     overlaps_of,
     refuse_mixed,
 )
@@ -30,6 +31,7 @@ from fewshot_bench.analysis.table.notes import (
     run_notes,
     seed_notes,
     short_notes,
+    stated_notes,
     toy_notes,
 )
 from fewshot_bench.api.image_facts import overlap_texts
@@ -163,6 +165,7 @@ def build(
     refuse_mixed(columns_of(records), sweep=True)
     records, left = _drawn(records, each)
     facts = columns_of(records)
+    stated = marks_in(records, facts)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
     found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
     names = [axis.name for axis in axes]
@@ -183,6 +186,7 @@ def build(
         notes=(
             *toy_notes(record.spec for record in records[:1]),
             *run_notes((method, record.spec) for record in records[:1]),
+            *stated_notes([(method, stated)]),
             *seed_notes(set(map(Seed.of, records))),
             *equal_sets_notes(_splits(records).items()),
             *short_notes(_short(facts)),
@@ -191,7 +195,7 @@ def build(
             *left,
             _CHOSEN,
         ),
-        marks=tuple(marks_of(records[0].spec)),
+        marks=tuple(marks_of(records[0].spec, stated)),
         signature=signature_of(records, facts),
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from fewshot_bench.api.record import NOT_OBSERVED
 from fewshot_bench.api.spec import TOY, RunSpec
 
 if TYPE_CHECKING:
@@ -68,15 +69,19 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: a method as configured, under one set of conditions."""
+    """One line of the table: a method as configured, under one set of conditions.
+
+    stated: the marks that follow from its records (`stated_marks`).
+    """
 
     label: str
     spec: RunSpec
+    stated: tuple[str, ...] = ()
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Marks that qualify a comparison of this row with another."""
-        return unfair_or_limited(self.spec)
+        return unfair_or_limited(self.spec) + self.stated
 
     @property
     def title(self) -> str:
@@ -84,9 +89,27 @@ class Row:
         return f"{self.label} ({', '.join(self.marks)})" if self.marks else self.label
 
 
-def marks_of(spec: RunSpec) -> list[str]:
+# Marks that follow from records: whose logits depend on other queries, and whose costs are unknown.
+DEPENDENT = "depends on other queries"
+NOT_METERED = "work not metered"
+TRAINED_UNKNOWN = "trained parameters not observed"
+STATED = (
+    ("footprint.depends_on_queries", True, DEPENDENT),
+    ("footprint.metered", False, NOT_METERED),
+    ("footprint.trained_source", NOT_OBSERVED, TRAINED_UNKNOWN),
+)
+
+
+def stated_marks(*values: object) -> tuple[str, ...]:
+    """The marks of a record. values: of the entries that `STATED` names."""
+    pairs = zip(values, STATED, strict=True)
+    return tuple(mark for value, (_, marked, mark) in pairs if value == marked)
+
+
+def marks_of(spec: RunSpec, stated: Sequence[str] = ()) -> list[str]:
     """Marks of a number in CSV and JSON, including the one for the toy backbone."""
-    return [*unfair_or_limited(spec), *(["toy backbone"] if spec.backbone == TOY else [])]
+    toy = ["toy backbone"] if spec.backbone == TOY else []
+    return [*unfair_or_limited(spec), *stated, *toy]
 
 
 def unfair_or_limited(spec: RunSpec) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": [*marks_of(cell.row.spec), *marks_of_seeds(cell.splits)],
+        "marks": [*marks_of(cell.row.spec, cell.row.stated), *marks_of_seeds(cell.splits)],
         "split_verified": cell.verified,
         "short_classes": cell.short.classes,
         "baseline": table.baseline,

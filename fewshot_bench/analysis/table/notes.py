@@ -6,7 +6,14 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
-from fewshot_bench.analysis.table.axes import Group, Row, Seed
+from fewshot_bench.analysis.table.axes import (
+    DEPENDENT,
+    NOT_METERED,
+    TRAINED_UNKNOWN,
+    Group,
+    Row,
+    Seed,
+)
 from fewshot_bench.analysis.table.model import Cell, Short, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
@@ -72,8 +79,27 @@ def run_notes(rows: Iterable[tuple[str, RunSpec]]) -> Iterator[str]:
         yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
 
 
+# What the marks that follow from records mean.
+_MEANINGS = {
+    DEPENDENT: "asked again for some queries, in another order and alone, it gave other logits; a "
+    "user who has one image gets other answers",
+    NOT_METERED: "it took backbone.module, so its images and FLOPs are unknown",
+    TRAINED_UNKNOWN: "it computed gradients that no torch optimizer used",
+}
+
+
+def stated_notes(rows: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
+    """Notes on the marks that follow from records. rows: labels and marks."""
+    rows = list(rows)
+    for mark, meaning in _MEANINGS.items():
+        labels = [label for label, stated in rows if mark in stated]
+        if labels:
+            yield f"{mark}: {_some(labels)} ({meaning})"
+
+
 def _marks(table: Table) -> Iterator[str]:
     yield from run_notes((row.label, row.spec) for row in table.rows)
+    yield from stated_notes((row.label, row.stated) for row in table.rows)
     yield from seed_notes(table.seeds)
 
 

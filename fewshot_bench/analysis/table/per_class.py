@@ -243,7 +243,7 @@ def _values(score: ClassScore) -> tuple[Any, ...]:
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
         *map(_six, (score.accuracy.least, score.accuracy.most)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
-        marks_of(score.row.spec),
+        marks_of(score.row.spec, score.row.stated),
     )
 
 

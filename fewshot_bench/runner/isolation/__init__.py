@@ -4,7 +4,7 @@
 one takes over.
 """
 
-from fewshot_bench.runner.isolation.guard import Printed, contained, guarded
+from fewshot_bench.runner.isolation.guard import Printed, collected, contained, guarded
 from fewshot_bench.runner.isolation.settings import CHANGED, Settings, kernel_state
 from fewshot_bench.utils.plugin_code import own_interruptions
 
@@ -12,6 +12,7 @@ __all__ = [
     "CHANGED",
     "Printed",
     "Settings",
+    "collected",
     "contained",
     "guarded",
     "kernel_state",

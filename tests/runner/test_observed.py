@@ -1,0 +1,134 @@
+"""What records say of work that is done past the meters, and of answers that depend on others."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
+from tests.helpers import REPOSITORY, fsbench
+
+# Values of the class features of digits, in `tiny`.
+WEIGHTS = 640
+TRICKS = (
+    *("honest", "module", "fit", "again", "test-time", "by-hand", "test-time-by-hand"),
+    *("disguised", "centered", "declared", "first-center", "online", "position", "many", "small"),
+)
+DEPENDENT = list(TRICKS[8:])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of every trick, computed by one run."""
+    folder = tmp_path_factory.mktemp("observed")
+    shutil.copy(REPOSITORY / "tests" / "plugin_observed.py", folder / "observed.py")
+    done = fsbench(
+        *("run", "-m", f"{folder}/observed.py:Observed", "-o", f"how={','.join(TRICKS)}"),
+        *("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "40", "--jobs", "1"),
+        *("--backbone", "tiny", "--store", folder / "results"),
+    )
+    assert done.code == 0, done
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def records(store: Path) -> Mapping[str, Record]:
+    """The records by trick."""
+    found = {str(record.spec.options["how"]): record for record in Store(store).records()}
+    assert set(found) == set(TRICKS)
+    return found
+
+
+def trained(record: Record) -> tuple[Any, ...]:
+    return tuple(record.footprint[name] for name in ("trained", "trained_source", "steps"))
+
+
+def test_steps_and_gradients_are_stated(records: Mapping[str, Record]) -> None:
+    assert {how: trained(records[how]) for how in TRICKS[:7]} == {
+        "honest": (0, "observed", 0),
+        "module": (0, "observed", 0),
+        "fit": (WEIGHTS, "observed", 1),
+        # The parameters of the fit count once, as do those that every query has of its own.
+        "again": (WEIGHTS, "observed", 4),
+        "test-time": (WEIGHTS, "observed", 3),
+        "by-hand": (None, "not observed", 0),
+        "test-time-by-hand": (None, "not observed", 0),
+    }
+
+
+def test_work_of_the_module_is_unknown_instead_of_none(records: Mapping[str, Record]) -> None:
+    found = records["module"].footprint
+    unknown = {"images": None, "text_tokens": None, "flops": None}
+    assert (found["metered"], found["work"]["billed"]) == (False, unknown)
+    honest = records["honest"].footprint
+    assert (honest["metered"], honest["work"]["billed"]["images"]) == (True, 40)
+
+
+def test_what_depends_on_other_queries_is_stated(records: Mapping[str, Record]) -> None:
+    found = {how: record.footprint["depends_on_queries"] for how, record in records.items()}
+    assert found == {how: how in DEPENDENT for how in TRICKS}
+    gaps = {how: record.footprint["query_gap"] for how, record in records.items()}
+    assert gaps.pop("many") is None
+    assert all((gap > 1e-2) == found[how] for how, gap in gaps.items())
+
+
+def test_asking_again_gets_into_nothing_else(records: Mapping[str, Record]) -> None:
+    for record in (records["honest"], records["centered"]):
+        work = record.footprint["work"]
+        assert record.incidents == ()
+        assert (record.footprint["images_encoded"], work["billed"]["images"]) == (40, 40)
+        assert record.footprint["images_seen"] == 0
+
+
+def test_whose_code_it_is_follows_from_no_word_of_its_own(records: Mapping[str, Record]) -> None:
+    assert records["disguised"].environment["code"]["distribution"] == ""
+
+
+def row(table: list[dict[str, str]], how: str) -> dict[str, str]:
+    (found,) = [
+        one for one in table if one["dataset"] == "digits" and f"how={how}]" in one["method"]
+    ]
+    return found
+
+
+def test_tables_mark_what_they_cannot_compare(store: Path) -> None:
+    done = fsbench("compare", "--store", store, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.out)))
+    marks = {how: row(table, how)["marks"] for how in TRICKS if how != "honest"}
+    dependent = [how for how, mark in marks.items() if "depends on other queries" in mark]
+    assert dependent == DEPENDENT
+    assert [how for how, mark in marks.items() if "work not metered" in mark] == ["module"]
+    unseen = [how for how, mark in marks.items() if "trained parameters not observed" in mark]
+    assert unseen == ["by-hand", "test-time-by-hand"]
+    assert [row(table, how)["trained_params"] for how in ("by-hand", "fit")] == ["", str(WEIGHTS)]
+    shown = fsbench("compare", "--store", store, "--format", "markdown").out
+    assert r"how=declared\] (limited to 40, depends on other queries)" in shown
+    assert "asked again for some queries, in another order and alone" in shown
+
+
+def test_an_undeclared_dependence_is_a_finding_and_an_honest_card_is_none(store: Path) -> None:
+    found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
+    said = [one for one in found["findings"] if one["kind"] in ("other-queries", "test-knowledge")]
+    by_level = {one["level"]: one for one in said if one["kind"] == "other-queries"}
+    assert "how=declared" in by_level["note"]["text"]
+    assert "how=declared" not in by_level["finding"]["text"]
+    assert len(by_level["finding"]["cells"]) == len(DEPENDENT) - 1
+    assert [one["level"] for one in said if one["kind"] == "test-knowledge"] == ["note"]
+
+
+@pytest.mark.parametrize("hazard", [7, 8, 9, 10, 11, 15])
+def test_code_of_others_is_never_ok(store: Path, hazard: int) -> None:
+    """Whatever it did, even to read the labels off the data set: records cannot show it."""
+    found = json.loads(fsbench("audit", "--store", store, "--format", "json").out)
+    answer = found["hazards"][hazard - 1]
+    assert answer["state"] == "not shown"
+    assert answer["text"].startswith("not shown: third-party code runs with the user's rights: ")
+    assert ". Observed: " in answer["text"]
