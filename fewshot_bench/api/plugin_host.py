@@ -38,12 +38,12 @@ class HostEnded(PluginError):
 class PluginHost:
     """The process of one foreign plug-in, or of one file with methods.
 
-    name: the full name of the plug-in, or the path of the file.
+    name: for messages.
     """
 
     def __init__(self, name: str, plugin: str = "") -> None:
         """Start the process. plugin: the full name of the plug-in that it imports, if any."""
-        self.name = name
+        self.name, self.plugin = name, plugin
         self.hooks: Sequence[str] = ()
         self._lock = threading.Lock()
         self._classes: dict[str, type] = {}
@@ -74,9 +74,15 @@ class PluginHost:
                 line = ""
         if not line:
             raise HostEnded(f"{self.name} ended its process (exit code {self._process.wait()})")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise unpacked_error(answer["error"])
+        try:
+            answer = json.loads(line)
+            error = unpacked_error(answer["error"]) if "error" in answer else None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise PluginError(
+                f"{self.name} wrote into the channel to fsbench: {line!r:.80}"
+            ) from None
+        if error is not None:
+            raise error
         return answer["value"]
 
     def describe(self) -> tuple[Mapping[str, Sequence[Entry]], str | None]:
@@ -94,7 +100,10 @@ class PluginHost:
 
     def _entry(self, kind: str, values: Mapping[str, Any]) -> Entry:
         options = tuple(self._option(kind, values["name"], one) for one in values["options"])
-        return Entry(**{**values, "suites": tuple(values["suites"]), "options": options})
+        # Its own name for itself, whatever it says: what is built in is not decided there.
+        origin = f"{self.plugin}, {values['origin'].partition(', ')[2]}"
+        given = {"suites": tuple(values["suites"]), "options": options, "origin": origin}
+        return Entry(**{**values, **given})
 
     def _option(self, kind: str, entry: str, values: Mapping[str, Any]) -> Option:
         place = {"kind": kind, "entry": entry, "option": values["name"]}

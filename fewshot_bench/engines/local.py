@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress, count, islice
 from typing import Any
 
 from fewshot_bench.api.record import Record
@@ -92,6 +93,7 @@ class LocalEngine(Engine):
         self.leases = Leases(self.store, run, self.settings.lease)
         self._retries = RetryPolicy(self.settings)
         self._hooks = HookCalls()
+        self._owners: dict[str, str] = {}
         self._label_process: LabelProcess | None = None
 
     @property
@@ -147,7 +149,7 @@ class LocalEngine(Engine):
             self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         # Once a process has run code of a foreign plug-in, it ends with that plug-in's cells.
-        self._waiting = sorted(by_fit(order), key=_owner)
+        self._waiting = sorted(by_fit(order), key=self._owner)
         open_cells = len(cells)
         self._idle_since = self._looked = time.monotonic()
         while open_cells:
@@ -218,16 +220,24 @@ class LocalEngine(Engine):
         for worker in self._workers:
             while worker.idle and self._waiting:
                 place = worker.slot.name
-                ahead = [g for g in self._waiting if worker.serves(_owner(g))][:LOOKED_AT]
-                if not ahead:
+                served = (worker.serves(self._owner(group)) for group in self._waiting)
+                indices = list(islice(compress(count(), served), LOOKED_AT))
+                if not indices:
                     worker.retire()
                     break
+                ahead = [self._waiting[index] for index in indices]
                 avoid = [self._retries.happened_at(group, place) for group in ahead]
-                group = ahead[self._choice.index(worker, ahead, avoid)]
-                self._waiting.remove(group)
+                group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
+
+    def _owner(self, group: Group) -> str:
+        """The foreign plug-in or file of a group's method; empty for a built-in method."""
+        method = group[0].method
+        if method not in self._owners:
+            self._owners[method] = registry().owner(method)
+        return self._owners[method]
 
     def _claim(self, group: Group, worker: Worker) -> Group:
         """Claim a group; returns the cells to compute now, the others are settled or awaited."""
@@ -262,7 +272,7 @@ class LocalEngine(Engine):
     def _send(self, worker: Worker, cells: Group) -> None:
         self._choice.took(worker, cells)
         parts, earlier = self._retries.parts(cells), self._retries.incidents(cells)
-        owner = _owner(cells)
+        owner = self._owner(cells)
         variables = self.settings.variables.get(owner)
         worker.send(cells, self.settings.force, parts, earlier, owner, variables)
         self._idle_since = time.monotonic()
@@ -363,11 +373,6 @@ class LocalEngine(Engine):
         for cell in cells:
             if self.before.new_record(cell) is not None:
                 self.store.file(cell.key()).unlink(missing_ok=True)
-
-
-def _owner(group: Group) -> str:
-    """The foreign plug-in or file of a group's method; empty for a built-in method."""
-    return registry().owner(group[0].method)
 
 
 def build(setup: EngineSetup) -> LocalEngine:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -106,11 +106,10 @@ class Setting:
 
 
 class Settings:
-    """Snapshot of settings of this process: of all, unless some are given."""
+    """Snapshot of all settings of this process."""
 
-    def __init__(self, settings: Iterable[Setting] | None = None) -> None:
-        chosen = of_process() if settings is None else settings
-        self._before = [(setting, _read(setting.read)) for setting in chosen]
+    def __init__(self) -> None:
+        self._before = [(setting, _read(setting.read)) for setting in of_process()]
 
     def changes(self) -> Iterator[tuple[Setting, str, bool]]:
         """Settings that differ now, each with a description of its values, and True if restored."""
@@ -181,17 +180,6 @@ def of_kernels() -> Iterator[Setting]:
     yield from _listed(KERNELS, KERNEL_PAIRS)
     yield Setting("torch's float32 precision", _precision)
     yield Setting("torch's denormal numbers", _flushes, torch.set_flush_denormal, values=unvalued)
-
-
-def of_numbers() -> Iterator[Setting]:
-    """Settings that change the numbers of later cells; trackers may change others, such as logs."""
-    yield from _listed(
-        tuple(entry for entry in ATTRIBUTES if entry[0].startswith("PIL.")),
-        tuple(entry for entry in PAIRS if entry[1] == "torch"),
-    )
-    if "torch" in sys.modules:
-        yield from of_kernels()
-        yield from _of_torch()
 
 
 def kernel_state() -> dict[str, Any]:
