@@ -148,7 +148,12 @@ class ImageCache:
         cache_folder.remove(CacheFile(segment.path, IMAGES, 0, 0.0))
 
     def writer(self, count: int) -> SegmentWriter | None:
-        """A writer for `count` newly decoded images; None (see `problem`) if there is no room."""
+        """A writer for `count` newly decoded images; None (see `problem`) if there is no room.
+
+        None in a process that runs foreign code, too.
+        """
+        if not cache_folder.is_shared():
+            return None
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         try:
             cache_folder.make_room(IMAGES, need, cache_folder.limit_bytes())

@@ -245,7 +245,12 @@ class FeatureStore:
     def add(
         self, shard: Shard, keys: Sequence[bytes], data: Array, cost: bytes, form: Form
     ) -> bool:
-        """Store rows (n, bytes) of one computation; False if there is no room or writing fails."""
+        """Store rows (n, bytes) of one computation; False if there is no room or writing fails.
+
+        Nor does a process that runs foreign code store any.
+        """
+        if not cache_dir.is_shared():
+            return False
         data, form = narrowed(data, form)
         parts = parts_of_rows(keys, data, cost, form, shard.label)
         try:

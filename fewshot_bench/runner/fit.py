@@ -27,6 +27,7 @@ from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guarded
 from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.utils.cache_dir import only_read
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolated
 
@@ -79,6 +80,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     """Fit the method of a cell; `incidents` grows as they happen."""
     spec = cell.spec
     if registry().owner(spec.method):
+        only_read()
         _check_found(cell, session, incidents)
     backbone, fingerprint = session.backbone(spec)
     meter, memory = Meter(backbone.device), PeakMemory(backbone.device)

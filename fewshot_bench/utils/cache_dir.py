@@ -60,6 +60,23 @@ class CacheFile:
     temporary: bool = False
 
 
+_reads_only = False
+
+
+def only_read() -> None:
+    """From now on, this process adds nothing to what others read from caches: it runs foreign code.
+
+    What it computes is kept in its own memory.
+    """
+    global _reads_only
+    _reads_only = True
+
+
+def is_shared() -> bool:
+    """False once this process only reads caches."""
+    return not _reads_only
+
+
 def cache_root() -> Path:
     """FSBENCH_CACHE, else fsbench/ in XDG_CACHE_HOME, else ~/.cache/fsbench."""
     chosen = os.environ.get(FOLDER_VARIABLE)

@@ -73,6 +73,14 @@ process._facts = lambda cells: {
 kit.of_record = lambda *_: {"version": 3, "passed": 99, "failed": []}
 metrics.measured = lambda *_: {"top1": 100.0}
 """
+# Every image gets the features of another one while the harness encodes the queries.
+POISON = """
+        kind = type(backbone)
+        encode = kind.encode_image
+        kind.encode_image = lambda self, pixels, **more: encode(self, pixels, **more).flip(0)
+        import fewshot_bench.runner.isolation.functions as functions
+        functions.Functions.restore = lambda self: ([], True)
+"""
 LATE = """
 with __import__("torch").no_grad():
     [p.zero_() for p in self.backbone.module.parameters()]
@@ -167,21 +175,37 @@ def test_what_a_method_replaces_changes_no_rival(
     assert own.environment.get("kit") is None
 
 
-def test_weights_that_are_changed_after_the_checks_are_blamed_on_their_plug_in(
+def test_features_that_a_method_falsifies_reach_no_rival(
     tmp_path: Path, clean: dict[str, list[Record]]
 ) -> None:
+    name = write(tmp_path, in_fit=POISON)
+    own = run(tmp_path / "store", name, "--seeds", "1")["Foreign"][0]
+    assert own.metrics["top1"] < clean["zero-shot"][0].metrics["top1"]
+    found = run(tmp_path / "store", RIVALS, "--seeds", "1")
+    for rival in RIVALS.split(","):
+        assert_equal_numbers(found[rival], clean[rival])
+
+
+@pytest.mark.parametrize("cycle", ["", "self.me = self\n        "])
+def test_weights_that_are_changed_after_the_checks_are_blamed_on_their_plug_in(
+    tmp_path: Path, clean: dict[str, list[Record]], cycle: str
+) -> None:
     name = write(tmp_path, at_end=LATE)
+    path = Path(name.rpartition(":")[0])
+    path.write_text(path.read_text().replace("self.backbone =", f"{cycle}self.backbone ="))
     found = run(tmp_path / "store", f"{name},{RIVALS}", "--seeds", "1,2")
     for rival in RIVALS.split(","):
         assert_equal_numbers(found[rival][:1], clean[rival])
-    first, second = found["Foreign"]
-    assert first.metrics == pytest.approx(clean["zero-shot"][0].metrics, abs=1e-4)
-    assert second.metrics == pytest.approx(found["zero-shot"][1].metrics, abs=1e-4)
-    (incident,) = second.incidents
-    assert incident["kind"] == "backbone"
-    assert (
-        "what an earlier cell of its plug-in left behind changed the backbone" in incident["text"]
-    )
+    told = 0
+    for own, zero in zip(found["Foreign"], found["zero-shot"], strict=True):
+        incidents = [one for one in own.incidents if one["kind"] == "backbone"]
+        told += own.status == "failed" or bool(incidents)
+        if own.status == "failed":
+            assert own.error is not None
+            assert "left the backbone changed" in own.error["message"]
+        else:
+            assert own.metrics == pytest.approx(zero.metrics, abs=1e-4)
+    assert told
 
 
 LISTED = """
