@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fewshot_bench.api import method_files
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.options import Option
@@ -88,8 +89,7 @@ class Catalog:
     ) -> None:
         """Add a name; if several plug-ins add it, it is a conflict. PluginError if invalid."""
         origin = _origin(self._plugin)
-        if not isinstance(name, str) or not name.strip():
-            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
+        self._check_name(name, origin)
         if not isinstance(target, str) and not callable(target):
             raise PluginError(
                 f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
@@ -104,6 +104,15 @@ class Catalog:
         self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
         self._settle()
 
+    def _check_name(self, name: object, origin: str) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
+        if self.kind == "method" and method_files.is_meant(name):
+            raise PluginError(
+                f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
+                "expected another name"
+            )
+
     @property
     def registering(self) -> Callable[..., None]:
         """The function that plug-ins call to add a name of this kind."""
@@ -114,8 +123,11 @@ class Catalog:
         return special.get(self.kind, self.register)
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Add entries that another process registered."""
-        self.claims += entries
+        """Add entries that another process registered; PluginError for an invalid one."""
+        for entry in entries:
+            self._check_name(entry.name, entry.origin)
+            _check_options(f"{self.kind} '{entry.name}' ({entry.origin})", entry.options)
+            self.claims.append(entry)
         self._settle()
 
     def suites(self) -> dict[str, list[str]]:

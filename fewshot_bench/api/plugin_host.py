@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,29 +74,37 @@ class PluginHost:
                 line = ""
         if not line:
             raise HostEnded(f"{self.name} ended its process (exit code {self._process.wait()})")
-        try:
+        with self._reading(line):
             answer = json.loads(line)
             error = unpacked_error(answer["error"]) if "error" in answer else None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise PluginError(
-                f"{self.name} wrote into the channel to fsbench: {line!r:.80}"
-            ) from None
+            value = None if error else answer["value"]
         if error is not None:
             raise error
-        return answer["value"]
+        return value
+
+    @contextmanager
+    def _reading(self, found: object) -> Iterator[None]:
+        """PluginError inside if what was found is no answer: code of the plug-in wrote it."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise PluginError(
+                f"{self.name} wrote into the channel to fsbench: {found!r:.80}"
+            ) from None
 
     def describe(self) -> tuple[Mapping[str, Sequence[Entry]], str | None]:
         """The entries of the plug-in by kind of catalog, and the reason if it failed."""
         try:
             found = self.ask("describe_plugin")
+            with self._reading(found):
+                entries = {
+                    kind: [self._entry(kind, values) for values in listed]
+                    for kind, listed in found["entries"].items()
+                }
+                self.hooks = () if found["error"] else found["hooks"]
+                return entries, found["error"]
         except PluginError as error:
             return {}, str(error)
-        self.hooks = () if found["error"] else found["hooks"]
-        entries = {
-            kind: [self._entry(kind, values) for values in listed]
-            for kind, listed in found["entries"].items()
-        }
-        return entries, found["error"]
 
     def _entry(self, kind: str, values: Mapping[str, Any]) -> Entry:
         options = tuple(self._option(kind, values["name"], one) for one in values["options"])
@@ -127,7 +135,9 @@ class PluginHost:
     def method_class(self, method: str) -> type:
         """The description of a method as a class; PluginError if it breaks a rule."""
         if method not in self._classes:
-            self._classes[method] = _class(self, method, self.ask("describe_method", method=method))
+            described = self.ask("describe_method", method=method)
+            with self._reading(described):
+                self._classes[method] = _class(self, method, described)
         return self._classes[method]
 
     def call(self, hook: str, arguments: Mapping[str, Any]) -> list[Any]:
@@ -136,7 +146,8 @@ class PluginHost:
             found = self.ask("call_hook", hook=hook, arguments=packed(dict(arguments)))
         except HostEnded as error:
             raise PluginError(f"{hook} of {error}") from error
-        return [unpacked(value) for value in found]
+        with self._reading(found):
+            return [unpacked(value) for value in found]
 
     def set_variables(self, variables: Mapping[str, str]) -> None:
         """Set environment variables that its hooks read."""

@@ -7,6 +7,7 @@ plug-in does not affect the others.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -360,11 +361,19 @@ def _each_alone(broken: list[PluginInfo]) -> list[Any]:
 
 
 def _distribution(distribution: Any) -> str:
-    """The name of a distribution; if its metadata are damaged, their folder."""
+    """The name of a distribution; their folder if its metadata are damaged, or state our name."""
+    place = str(getattr(distribution, "_path", "unknown"))
     try:
-        return str(distribution.name)
+        name = str(distribution.name)
     except Exception:
-        return str(getattr(distribution, "_path", "unknown"))
+        return place
+    return place if name == OWN and place != _own_place() else name
+
+
+@functools.cache
+def _own_place() -> str:
+    """The folder of this distribution's metadata, which is found by the folder's name."""
+    return str(getattr(importlib.metadata.distribution(OWN), "_path", "unknown"))
 
 
 def _version(distribution: Any) -> str:

@@ -405,8 +405,13 @@ def _described(claims: Claims, hosts: PluginHosts) -> tuple[dict[str, PluginHost
         if info.error:
             continue
         entries, error = started[info.full_name].describe()
-        for catalog in claims.catalogs:
-            catalog.add(() if error else entries.get(catalog.kind, ()))
+        try:
+            for catalog in claims.catalogs:
+                catalog.add(() if error else entries.get(catalog.kind, ()))
+        except PluginError as failure:
+            error = str(failure)
+            for catalog in claims.catalogs:
+                catalog.forget(info.full_name)
         infos.append(replace(info, error=error))
     infos.sort(key=lambda info: (info.name, info.target))
     return started, replace(claims, infos=tuple(infos))

@@ -56,6 +56,7 @@ class LabelProcess:
         self._control, other = socket.socketpair()
         self._lock = threading.Lock()
         self._workers = self._announced = 0
+        self._plugins: set[str] = set()
         environment = {**clean_environment(), **settings.environment()}
         reading, writing = os.pipe()
         try:
@@ -98,11 +99,13 @@ class LabelProcess:
         Returns the number of this announcement, which the worker passes to `begin`.
         """
         self._announced += 1
+        needed = needed_plugins(cells)
+        self._plugins.update(needed)
         self._tell(
             {
                 "worker": worker,
-                "plugins": needed_plugins(cells),
-                "cells": _facts(cells),
+                "plugins": needed,
+                "cells": _facts(cells, self._plugins),
                 "number": self._announced,
             }
         )
@@ -207,18 +210,19 @@ def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
     return sorted(found)
 
 
-def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
+def _facts(cells: Sequence[RunSpec], imported: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Record facts by cell key which the method's own process could falsify.
 
+    imported: the plug-ins whose code runs in the label process, of data sets of other cells, too.
     code: `digest` of the method's code, and `distribution` of its plug-in. kit: the conformance
     kit's result for that code. separate: True if no code of the distribution runs in the label
     process.
     """
     facts = {}
+    # Data sets and methods of our own distribution are separate plug-ins.
+    own = {name.partition(":")[0] for name in imported} - {plugins.OWN}
     for cell in cells:
         code = registry().code(cell.method)
-        # Data sets and methods of our own distribution are separate plug-ins.
-        own = {name.partition(":")[0] for name in needed_plugins([cell])} - {plugins.OWN}
         kit = kit_results.of_record(cell.method)
         separate = code["distribution"] not in own
         own_facts = {name: code[name] for name in ("digest", "distribution")}
@@ -316,17 +320,21 @@ class _Desk:
             return dataclasses.asdict(lists), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
-        """Compute metrics and store a cell, only once: repeated submissions could reveal labels."""
+        """Compute metrics and store a cell, only once: repeated submissions could reveal labels.
+
+        Metrics follow from logits alone: without any, nothing is done, whatever the record says.
+        """
         import numpy as np
 
         record, answers = Record.from_dict(values["record"]), None
         key, facts = record.spec.key(), self._cell(record.spec)
         if values["shape"] is not None:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
-        if key in self._settled:
-            record, answers = _handed_in_twice(record), None
+        if key in self._settled or (answers is None) == (record.status == "done"):
+            record, answers = _handed_in_by_itself(record), None
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         record = with_wall_time(_with_facts(record, facts), seconds)
+        record = dataclasses.replace(record, metrics={})
         done = self._examiner.settle(record, answers)
         self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
@@ -346,7 +354,7 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     return dataclasses.replace(record, environment=environment)
 
 
-def _handed_in_twice(record: Record) -> Record:
+def _handed_in_by_itself(record: Record) -> Record:
     error = {
         "type": "ContractError",
         "message": f"{record.spec.method} handed in a result by itself; return logits instead",

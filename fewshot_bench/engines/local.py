@@ -181,24 +181,30 @@ class LocalEngine(Engine):
             self._ended(worker)
             return
         worker.beat(event)
-        if event["event"] == "fatal":
+        if event["event"] == "fatal" and worker.foreign:
+            worker.tail += event["message"]
+        elif event["event"] == "fatal":
             worker.fatal = event
         elif event["event"] == "started" and worker.cells:
             self._hooks.started(worker.cells[0])
         elif event["event"] == "retired":
-            worker.retired = True
+            worker.retired = worker.settled
+        elif event["event"] == "idle" and worker.cells:
+            # Not true: it is the worker of another plug-in's code.
+            worker.process.kill()
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._retries.started()
         elif event["event"] == "progress" and worker.cells:
-            progress(worker.cells[0], int(event["done"]), int(event["total"]))
+            progress(worker.cells[0], event["done"], event["total"])
         elif event["event"] == "failed":
-            record = Record.from_dict(event["record"])
-            if worker.finished(record.spec.key()) is not None:
-                self._fail(record)
+            if worker.finished(event["record"].spec.key()) is not None:
+                self._fail(event["record"])
         elif event["event"] == "finished":
             cell = worker.finished(event["key"])
-            if cell is not None:
+            if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+                self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+            elif cell is not None:
                 self._fitted.add(cell.fit_key())
                 self._ready.append(self._stored(cell))
                 self._hooks.finished(self._ready[-1])

@@ -6,6 +6,7 @@ are tried in another slot, with less memory, or recorded as failed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import queue
@@ -100,10 +101,13 @@ class Worker:
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
-    # True once it leaves its remaining cells to a fresh process.
+    # True once it has settled one of its cells; and once it leaves the others to a fresh process.
+    settled: bool = False
     retired: bool = False
     # True once its backbone is loaded: from then on, the time of its first cell counts.
     started: bool = False
+    # True once it has computed cells of a foreign plug-in, which may speak in its name.
+    foreign: bool = False
     # The reason if the engine ended it: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
@@ -158,13 +162,9 @@ class Worker:
     def _read(self, said: threading.Thread) -> None:
         with _stream(self.process.stdout) as stream:
             for line in stream:
-                try:
-                    event = json.loads(line)
-                    event["event"]
-                except (ValueError, TypeError, KeyError):
-                    # Other code wrote into the channel: not one of our events.
-                    continue
-                self._events.put((self, event))
+                # Other code may write into the channel, whatever it likes.
+                with suppress(Exception):
+                    self._events.put((self, _event(line)))
         self.process.wait()
         with suppress(OSError):
             _stream(self.process.stdin).close()
@@ -211,6 +211,7 @@ class Worker:
         """
         self.owner = owner
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
+        self.settled = False
         self._new_cell()
         number = self.labels.expect(cells)
         specs = [cell.to_dict() for cell in cells]
@@ -230,6 +231,7 @@ class Worker:
         for cell in self.cells:
             if cell.key() == key:
                 self.cells.remove(cell)
+                self.settled = True
                 self._new_cell()
                 return cell
         return None
@@ -248,6 +250,7 @@ class Worker:
         self._asking = bool(event.get("asking"))
         if event["event"] == "started":
             self.started, self._since = True, now
+            self.foreign = bool(self.owner)
         if event.get("waiting"):
             # Time spent waiting for other processes does not count for this cell.
             self._since += now - self._beat
@@ -305,13 +308,16 @@ class Worker:
     def end_what_it_left(self) -> None:
         """Kill descendants of an ended process that keep its channel open.
 
-        A process that survives being killed (it hangs in a driver) is given up.
+        Given up is a process that survives being killed (it hangs in a driver), and one that left a
+        descendant in a session of its own.
         """
         reading = self._reader is not None and self._reader.is_alive()
-        if self.process.poll() is not None:
-            if reading:
-                self._kill_group()
-        elif self.ended and time.monotonic() - self._ended_at > GIVEN_UP_SECONDS:
+        over = self.process.poll() is not None
+        if over and reading:
+            self._kill_group()
+            self._ended_at = self._ended_at or time.monotonic()
+        waited = time.monotonic() - self._ended_at > GIVEN_UP_SECONDS
+        if waited and (reading if over else self.ended):
             self._events.put((self, None))
 
     def _kill_group(self) -> None:
@@ -336,6 +342,24 @@ class Worker:
         if code is not None and code < 0:
             return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
         return f"ended with exit code {code}"
+
+
+def _event(line: str) -> dict[str, Any]:
+    """The event in a line of the channel, an error if it is none."""
+    event: dict[str, Any] = json.loads(line)
+    kind = event["event"]
+    if kind == "progress":
+        event |= {name: int(event[name]) for name in ("done", "total")}
+    elif kind == "failed":
+        # Only the label process hands in what is done, and computes metrics.
+        event["record"] = dataclasses.replace(
+            Record.from_dict(event["record"]), status="failed", metrics={}
+        )
+    elif kind == "finished":
+        event["key"] = str(event["key"])
+    elif kind == "fatal":
+        event |= {"message": str(event["message"]), "exit_code": int(event["exit_code"])}
+    return event
 
 
 def _stream(stream: IO[str] | None) -> IO[str]:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench.api.catalog import Catalog
+from fewshot_bench.api.plugins import GROUP, OWN, foreign_plugins, is_own
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import PluginError
 from tests.answers import stored_arrays
 from tests.helpers import fsbench
 
@@ -64,6 +67,8 @@ REACHING = """
 """
 FORGING = """
 import fewshot_bench.engines.label_process as process
+from fewshot_bench.api.catalog import Catalog
+from fewshot_bench.api.plugins import GROUP, OWN, foreign_plugins, is_own
 from fewshot_bench.api.record import Record
 import fewshot_bench.api.metrics as metrics
 import fewshot_bench.runner.kit_results as kit
@@ -236,3 +241,66 @@ def test_a_list_of_labels_by_place_is_worth_nothing(
     (record,) = run(tmp_path / "two", f"{name}:Foreign", "--seeds", "1")["Foreign"]
     assert record.status == "done", record.error
     assert record.metrics["top1"] < 50
+
+
+# Replaces what hands in the result of a cell, in the worker that computes it.
+HANDS_IN = """
+        import gc
+        from fewshot_bench.api.spec import RunSpec
+        found = {type(one).__name__: one for one in gc.get_objects()}
+        labels, engine = found["RemoteExaminer"], found["_Answers"]
+        def ask(operation, body=b"", **values):
+            if operation == "settle":
+                record = {**values["record"], "metrics": {"top1": 100.0}}
+                HAND_IN
+            return type(labels).ask(labels, operation, body, **values)
+        labels.ask = ask
+"""
+TO_LABELS = "body, values = b'', {'shape': None, 'record': record}"
+UNKNOWN = "values['record'] = {**record, 'status': 'inapplicable'}"
+TO_ENGINE = "engine.send('failed', record=record); os._exit(0)"
+NOTHING = "engine.send('finished', key=RunSpec.from_dict(record['spec']).key()); os._exit(0)"
+NOT_TRUE = "engine.send('idle'); __import__('time').sleep(9)"
+ENDING = "engine.send('fatal', message='it is over', exit_code=3); os._exit(0)"
+
+
+@pytest.mark.parametrize("hand_in", [TO_LABELS, UNKNOWN, TO_ENGINE, NOTHING, NOT_TRUE, ENDING])
+def test_what_a_method_hands_in_by_itself_is_no_result(tmp_path: Path, hand_in: str) -> None:
+    name = write(tmp_path, in_fit=HANDS_IN.replace("HAND_IN", hand_in))
+    (own,) = run(tmp_path / "store", name, "--seeds", "1")["Foreign"]
+    assert own.status == "failed"
+    assert not own.metrics
+
+
+def test_lines_in_the_channel_to_the_engine_that_are_no_events_are_passed_over(
+    tmp_path: Path, clean: dict[str, list[Record]]
+) -> None:
+    sent = "engine.send('progress'); engine.send('failed', record=[]); engine.send('fatal')"
+    name = write(tmp_path, in_fit=HANDS_IN.replace("HAND_IN", sent))
+    found = run(tmp_path / "store", name, "--seeds", "1")
+    assert_equal_numbers(found["Foreign"], clean["zero-shot"])
+
+
+def test_lines_in_the_channel_to_the_command_are_blamed_on_their_file(tmp_path: Path) -> None:
+    writing = "for n in range(3, 20):\n    try: os.write(n, b'{\"value\": 1}\\n')\n"
+    name = write(tmp_path, writing + "    except OSError: pass")
+    done = fsbench("run", "-m", name, *FEW, "--seeds", "1", "--store", tmp_path / "store")
+    assert done.code == 2
+    assert "foreign.py' wrote into the channel to fsbench" in done.err
+
+
+def test_no_plug_in_registers_the_class_of_a_file_that_is_not_its_own() -> None:
+    with pytest.raises(PluginError, match="names a class in a file"):
+        Catalog("method", "methods").register("rival.py:Rival", "evil:Evil")
+
+
+def test_metadata_that_state_our_name_are_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "fake-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {OWN}\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text(f"[{GROUP}]\nbuiltin_fake = fake\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (found,) = (one for one in foreign_plugins() if one.name == "builtin_fake")
+    assert not is_own(found.full_name)
