@@ -10,6 +10,7 @@ import copy
 import functools
 import importlib.metadata
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ OWN = "fewshot-bench"
 DISABLED = "FSBENCH_DISABLE_PLUGINS"
 # Environment variable: comma-separated full names of the only plug-ins to import; unset for all.
 ONLY = "FSBENCH_ONLY_PLUGINS"
+# What a distribution can be called: full names of plug-ins have a colon after it.
+_NAME = re.compile(r"[\w.-]+")
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -219,7 +222,7 @@ def implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]
 
 def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
     name = implementation.plugin_name
-    return (not name.startswith("fewshot"), name)
+    return (not is_own(name), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,19 +364,24 @@ def _each_alone(broken: list[PluginInfo]) -> list[Any]:
 
 
 def _distribution(distribution: Any) -> str:
-    """The name of a distribution; their folder if its metadata are damaged, or state our name."""
-    place = str(getattr(distribution, "_path", "unknown"))
+    """The name of a distribution; if its metadata are damaged or state our name, their folder."""
+    place = _place(distribution)
     try:
         name = str(distribution.name)
     except Exception:
         return place
-    return place if name == OWN and place != _own_place() else name
+    is_name = _NAME.fullmatch(name) and (name != OWN or place == _own_place())
+    return name if is_name else place
+
+
+def _place(distribution: Any) -> str:
+    return os.path.abspath(str(getattr(distribution, "_path", "unknown")))
 
 
 @functools.cache
 def _own_place() -> str:
     """The folder of this distribution's metadata, which is found by the folder's name."""
-    return str(getattr(importlib.metadata.distribution(OWN), "_path", "unknown"))
+    return _place(importlib.metadata.distribution(OWN))
 
 
 def _version(distribution: Any) -> str:

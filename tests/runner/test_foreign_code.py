@@ -294,12 +294,13 @@ def test_no_plug_in_registers_the_class_of_a_file_that_is_not_its_own() -> None:
         Catalog("method", "methods").register("rival.py:Rival", "evil:Evil")
 
 
+@pytest.mark.parametrize("name", [OWN, f"{OWN}:fake"])
 def test_metadata_that_state_our_name_are_not_taken_for_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = tmp_path / "fake-1.0.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {OWN}\nVersion: 1\n")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
     (folder / "entry_points.txt").write_text(f"[{GROUP}]\nbuiltin_fake = fake\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     (found,) = (one for one in foreign_plugins() if one.name == "builtin_fake")
