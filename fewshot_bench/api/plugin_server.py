@@ -28,7 +28,7 @@ from fewshot_bench.utils.plugin_code import plugin_code
 from fewshot_bench.utils.processes import die_with
 
 # Functions of a method that planning calls.
-DECLARING = ("fit_bytes", "views_per_image")
+DECLARING = ("fit_bytes", "views_per_image", "steps", "epochs_for")
 
 
 def describe_plugin() -> Mapping[str, Any]:
@@ -96,9 +96,10 @@ def describe_method(method: str) -> Mapping[str, Any]:
 
 def _about(method: object) -> dict[str, Any]:
     found = {}
-    for name in ABOUT:
+    # Another function reads the card, which may raise.
+    for name in {*ABOUT} - {"card"}:
         value = getattr(method, name, None)
-        if name != "card" and isinstance(value, str | bool | int | tuple):
+        if isinstance(value, str | bool | int | tuple):
             found[name] = packed(value)
     return found
 

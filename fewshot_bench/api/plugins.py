@@ -181,19 +181,16 @@ def call(
     hooks: pluggy.HookRelay,
     hook: str,
     failed: Callable[[str, PluginError], None],
-    entered: Callable[[str], None],
     **arguments: Any,
 ) -> Iterator[tuple[str, Any]]:
     """Full name and return value of every plug-in whose hook does not return None.
 
     A plug-in that fails or returns an invalid value is skipped: `failed` is called with its full
-    name and the error, whose `__cause__` is the exception that the plug-in raised. `entered` is
-    called with the full name before each plug-in's hook.
+    name and the error, whose `__cause__` is the exception that the plug-in raised.
     """
     accepts, expected = _ANSWERS.get(hook, (lambda found: True, ""))
     for implementation in implementations(hooks, hook):
         name = implementation.plugin_name
-        entered(name)
         try:
             with plugin_code():
                 given = [_own(word, arguments[word]) for word in implementation.argnames]

@@ -120,15 +120,13 @@ class Registry:
         self,
         hook: str,
         failed: Callable[[str, PluginError], None],
-        entered: Callable[[str], None] = lambda plugin: None,
         **arguments: Any,
     ) -> list[tuple[str, Any]]:
-        """(plug-in name, return value) per plug-in; failed, entered: as in `plugins.call`."""
-        found = list(call(self.hooks, hook, failed, entered, **arguments))
+        """(plug-in name, return value) per plug-in; failed: as in `plugins.call`."""
+        found = list(call(self.hooks, hook, failed, **arguments))
         for name, host in self.hosts.items():
             if hook not in host.hooks:
                 continue
-            entered(name)
             try:
                 found += [(name, value) for value in host.call(hook, arguments)]
             except FsbenchError as error:

@@ -8,24 +8,37 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from contextlib import suppress
-from functools import partial
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.plugin_host import PluginHost
+from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.engines.base import STORE
 from fewshot_bench.utils.text import printable
 
 STARTED, FINISHED = "run_started", "run_finished"
 
 
 class HookCalls:
-    """Calls `run_started` and `run_finished` in the order of events, in a thread of its own."""
+    """Calls `run_started` and `run_finished` in the order of events, beside the run.
 
-    def __init__(self) -> None:
-        self._registry = registry()
+    The hooks run in the processes of their plug-ins: of foreign ones, and of built-in ones that
+    gave variables (`worker_environment`), such as the trackers that are on.
+    """
+
+    def __init__(self, store: Path, variables: Mapping[str, Mapping[str, str]]) -> None:
+        """store: the folder of results. variables: `Settings.variables`."""
+        self._hosts = dict(registry().hosts)
+        self._variables = {
+            plugin: {**given, STORE: str(store)}
+            for plugin, given in variables.items()
+            if is_own(plugin) and given
+        }
+        self._own: list[PluginHost] = []
         self._calls: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._shown: set[tuple[str, str]] = set()
         # The hook that runs now, and its plug-in.
@@ -42,7 +55,7 @@ class HookCalls:
         self._add(FINISHED, record=record)
 
     def _add(self, hook: str, **arguments: Any) -> None:
-        if not self._registry.has_hook(hook):
+        if not (self._variables or any(hook in host.hooks for host in self._hosts.values())):
             return
         self._calls.put((hook, arguments))
         if self._thread is None:
@@ -50,23 +63,27 @@ class HookCalls:
             self._thread.start()
 
     def _run(self) -> None:
+        for plugin, given in self._variables.items():
+            host = self._hosts[plugin] = PluginHost(f"plug-in {plugin}", plugin)
+            self._own.append(host)
+            host.describe()
+            host.set_variables(given)
         while not self._stopped:
             hook, arguments = self._calls.get()
-            # Nothing that a hook raises may end this thread.
-            with suppress(BaseException):
-                self._registry.call(
-                    hook, partial(self._failed, hook), partial(self._enter, hook), **arguments
-                )
+            for plugin, host in self._hosts.items():
+                if hook in host.hooks:
+                    self._inside = hook, plugin
+                    self._call(host, plugin, hook, arguments)
             self._inside = ("", "")
             self._calls.task_done()
 
-    def _enter(self, hook: str, plugin: str) -> None:
-        self._inside = hook, plugin
-
-    def _failed(self, hook: str, plugin: str, failure: PluginError) -> None:
-        if (plugin, hook) not in self._shown and not self._stopped:
-            self._shown.add((plugin, hook))
-            _warn(str(failure))
+    def _call(self, host: PluginHost, plugin: str, hook: str, arguments: dict[str, Any]) -> None:
+        try:
+            host.call(hook, arguments)
+        except Exception as error:
+            if (plugin, hook) not in self._shown and not self._stopped:
+                self._shown.add((plugin, hook))
+                _warn(str(error))
 
     def wait(self, seconds: float) -> None:
         """Wait until all hooks were called, at most this long."""
@@ -79,13 +96,14 @@ class HookCalls:
         """End the hook that runs, if any: the calls that are left are lost."""
         if self._calls.unfinished_tasks and not self._stopped:
             self._end("was stopped")
+        for host in self._own:
+            host.close()
 
     def _end(self, how: str) -> None:
         self._stopped = True
         hook, plugin = self._inside
-        if plugin in self._registry.hosts:
-            self._registry.hosts[plugin].kill()
         if plugin:
+            self._hosts[plugin].kill()
             _warn(f"{hook} of plug-in {plugin} {how}: its last reports are lost")
 
 

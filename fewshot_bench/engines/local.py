@@ -92,7 +92,7 @@ class LocalEngine(Engine):
         run = self.run_id or secrets.token_hex(8)
         self.leases = Leases(self.store, run, self.settings.lease)
         self._retries = RetryPolicy(self.settings)
-        self._hooks = HookCalls()
+        self._hooks = HookCalls(self.store.path, self.settings.variables)
         self._owners: dict[str, str] = {}
         self._label_process: LabelProcess | None = None
 

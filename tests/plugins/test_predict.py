@@ -222,7 +222,7 @@ def test_nothing_to_classify_is_a_usage_error(model: Path, tmp_path: Path) -> No
 
 def test_a_model_that_cannot_be_used_is_one_line(model: Path, photos: Path, tmp_path: Path) -> None:
     done = fsbench("predict", tmp_path, photos)
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (3, "")
     step = "expected a folder that 'fsbench adapt' or 'fsbench run --keep-models' wrote"
     no = f"error: {tmp_path} holds no model: there is no config.json in it; {step}\n"
     assert done.err == no

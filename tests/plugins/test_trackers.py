@@ -254,9 +254,11 @@ def test_jobs_on_other_machines_know_the_trackers(
     job = Job.create(StoreSnapshot.of(store, []), [], Settings(variables=variables))
     again = Job.read(store, job.name).settings
     assert again == job.settings
-    assert again.environment()[switch.VARIABLE] == "tensorboard,mlflow"
+    assert (
+        again.variables["fewshot-bench:builtin_trackers"][switch.VARIABLE] == "tensorboard,mlflow"
+    )
     monkeypatch.setenv(switch.FOLDER_VARIABLE, "")
-    with hook_environment(store, again.variables):
+    with hook_environment(store.path, again.variables):
         assert switch.asked() == ("tensorboard", "mlflow")
         assert switch.folder() == tmp_path / "tracking"
     assert switch.asked() == ()

@@ -12,6 +12,7 @@ import torch
 from fewshot_bench.backbones.text_tower import TextTower
 from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.run import run_group, run_one
@@ -115,13 +116,16 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
 ) -> None:
     (spec,) = cells("hungry", options=("hungry.needs=1",))
     events: queue.Queue[Any] = queue.Queue()
-    worker = Worker.start(Slot("cpu/0", "cpu"), Store(tmp_path), Settings(threads=1), events)
+    store, settings = Store(tmp_path), Settings(threads=1)
+    labels = LabelProcess(store.path, settings)
+    worker = Worker.start(Slot("cpu/0", "cpu"), store, settings, events, labels)
     try:
         worker.send([spec], force=False, parts=4, incidents={})
         while events.get(timeout=PATIENCE)[1]["event"] != "finished":
             pass
     finally:
         worker.stop()
+        labels.stop()
     (record,) = Store(tmp_path).records()
     assert (record.status, record.notes["parts"]) == ("done", 4)
 
@@ -230,7 +234,8 @@ def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
     monkeypatch.setattr(VisionTower, "encode", counted)
     (outcome,) = run_group([spec], session, parts=4)
     done(outcome)
-    assert sizes == [64, 64, 64, 8]
+    # Then some are asked for again, in another order and alone.
+    assert sizes == [64, 64, 64, 8, 16, 1, 1]
     assert told(outcome) == [
         "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
     ]
