@@ -43,7 +43,7 @@ from fewshot_bench.engines import matrix, progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
-from fewshot_bench.utils.text import join_names, message
+from fewshot_bench.utils.text import LONGEST_MESSAGE, join_names, message, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
@@ -74,7 +74,7 @@ class TerminalReporter:
     def failures(self, lines: Sequence[str]) -> None:
         """Print lines on stderr."""
         for line in lines:
-            self.notice(line)
+            click.echo(printable(line, LONGEST_MESSAGE), err=True)
 
     def results(self, folder: Path) -> None:
         """Print the folder of the results, with the command that shows them."""
