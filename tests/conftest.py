@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
+from fewshot_bench.utils import cache_dir
 from tests import helpers
 
 # Example run time and generation time depend on the load of the machine. Where `CI` is set, every
@@ -63,6 +64,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FSBENCH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def writes_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test write into caches, whatever foreign code another one has run in this process."""
+    monkeypatch.setattr(cache_dir, "_reads_only", False)
 
 
 @pytest.fixture(scope="session", autouse=True)

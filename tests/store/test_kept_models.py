@@ -18,6 +18,7 @@ import fewshot_bench as fb
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import model_folder, model_of
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import REPOSITORY, cells, fsbench, image_folder, save_image
 
@@ -333,7 +334,7 @@ def test_a_cell_that_is_lost_with_force_leaves_the_earlier_record_its_model(
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_for_models_ends_the_run_and_leaves_no_record_without_one(
+def test_a_disk_that_is_full_for_models_leaves_no_result_without_one(
     photos: Path, tmp_path: Path, marked: Callable[[str], tuple[str, Path]]
 ) -> None:
     (method, mark), store = marked(FILL), tmp_path / "store"
@@ -341,10 +342,11 @@ def test_a_disk_that_is_full_for_models_ends_the_run_and_leaves_no_record_withou
     run = (*run, "--seeds", "1-3", "--backbone", "tiny", "--store", store, "--keep-models")
     mark.touch()
     full = fsbench(*run)
-    assert (full.code, full.err.count("\n")) == (1, 1), full
-    assert "no space to write" in full.err
-    assert "run the same command again" in full.err
-    assert not list((store / "records").glob("*/*"))
+    # What ends a worker of foreign code fails that code's cells alone; the next run tries again.
+    assert full.code == 1, full
+    records = list(Store(store).records())
+    assert [record.transient for record in records] == [True] * 3
+    assert all("no space to write" in (one.error or {})["traceback"] for one in records)
     mark.unlink()
     again = fsbench(*run)
     assert (again.code, "models: 3 kept" in again.out) == (0, True), again
