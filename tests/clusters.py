@@ -47,9 +47,9 @@ def same_as(local: Mapping[str, Record], store: Path) -> None:
 
 
 def tracked(store: Path) -> None:
-    """Assert that every cell was tracked; one may be missing if its worker was killed before."""
+    """Assert that cells were tracked; those that a killed node had yet to report may be missing."""
     if TRACK:
-        assert CELLS - 1 <= len(list((store / "tracking" / "tensorboard").glob("*/*"))) <= CELLS
+        assert CELLS // 2 <= len(list((store / "tracking" / "tensorboard").glob("*/*"))) <= CELLS
 
 
 def run_and_kill(
