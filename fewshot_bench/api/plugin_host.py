@@ -12,14 +12,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import method_files, plugins
 from fewshot_bench.api.catalog import Entry
-from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.method_code import FILE_OF_DESCRIBED
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugin_values import packed, unpacked, unpacked_error, unpacked_type
@@ -182,13 +182,12 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_facts", facts)
 
-    def card(self: Any) -> MethodCard | None:
+    def card(self: Any) -> Any:
         if "card_error" in self._facts:
             raise unpacked_error(self._facts["card_error"])
-        found: MethodCard | None = unpacked(self._facts["card"])
-        return found
+        return unpacked(self._facts["card"])
 
-    def call(function: str, self: Any, *sizes: int) -> Any:
+    def call(self: Any, *sizes: int, function: str) -> Any:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         given = {"method": method, "values": packed(values), "sizes": list(sizes)}
         return unpacked(host.ask("call_method", function=function, **given))
@@ -196,14 +195,13 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     def fit(self: Any, task: Any, backbone: Any, ctx: Any) -> Any:
         raise PluginError(f"'{method}' runs in a worker, not in the process that plans")
 
-    def declared(name: str) -> Callable[..., Any]:
-        return lambda self, *sizes: call(name, self, *sizes)
-
-    names: dict[str, Any] = {name: declared(name) for name in described["functions"]}
+    names: dict[str, Any] = {
+        name: partialmethod(call, function=name) for name in described["functions"]
+    }
     names |= unpacked(described["constants"])
     names |= {"__post_init__": build, "fit": fit, "_fit_at": described["fit"]}
     names |= {FILE_OF_DESCRIBED: described["file"], "_facts": None}
-    if described["about"]:
+    if described["has_card"]:
         names["card"] = property(card)
     fields = [
         (
@@ -222,13 +220,14 @@ class PluginHosts:
     """The processes of all foreign plug-ins and files of a run."""
 
     def __init__(self) -> None:
-        self.plugins: dict[str, PluginHost] = {}
+        self._plugins: dict[str, PluginHost] = {}
         self._files: dict[str, PluginHost] = {}
 
-    def start(self, plugin: str) -> PluginHost:
-        """The process of a plug-in, started anew."""
-        self.plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin)
-        return self.plugins[plugin]
+    def of_plugin(self, plugin: str) -> PluginHost:
+        """The process of a plug-in."""
+        if plugin not in self._plugins:
+            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin)
+        return self._plugins[plugin]
 
     def of_file(self, method: str) -> PluginHost | None:
         """The process of the file of a method; None if this process has imported it already."""
@@ -242,7 +241,5 @@ class PluginHosts:
 
     def close(self) -> None:
         """End all processes."""
-        for host in (*self.plugins.values(), *self._files.values()):
+        for host in (*self._plugins.values(), *self._files.values()):
             host.close()
-        self.plugins.clear()
-        self._files.clear()

@@ -17,7 +17,6 @@ from typing import Any
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration, hyperparameters
-from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.method_rules import ABOUT, refuse_broken
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugin_values import packed, packed_error, packed_type, unpacked
@@ -80,7 +79,7 @@ def describe_method(method: str) -> Mapping[str, Any]:
         "file": getattr(sys.modules.get(cls.__module__), "__file__", "") or "",
         "fit": place_of(cls, getattr(cls, "fit", None)),
         "functions": [name for name in DECLARING if callable(getattr(cls, name, None))],
-        "about": {"card": None} if hasattr(cls, "card") else {},
+        "has_card": hasattr(cls, "card"),
         "fields": [
             {
                 "name": field.name,
@@ -106,29 +105,22 @@ def _about(method: object) -> dict[str, Any]:
 
 def build_method(method: str, values: Any) -> Mapping[str, Any]:
     """Facts of a method with these hyper-parameters: raises what the class raises."""
-    built = _built(method, values)
+    built = _build(method, values)
     try:
-        card: Any = getattr(built, "card", None)
-        stated = {"card": packed(card if _is_card(card) else None)}
+        stated = {"card": packed(getattr(built, "card", None))}
     except (Exception, SystemExit) as error:
         stated = {"card_error": packed_error(error)}
     return {"values": packed(configuration(built)), "constants": _about(built), **stated}
 
 
-def _is_card(card: object) -> bool:
-    if card is not None and not isinstance(card, MethodCard):
-        raise TypeError(f"it is {card!r:.80}, expected a MethodCard")
-    return card is not None
-
-
-def _built(method: str, values: Any) -> Any:
+def _build(method: str, values: Any) -> Any:
     with plugin_code():
         return registry().method_class(method)(**unpacked(values))
 
 
 def call_method(method: str, values: Any, function: str, sizes: list[int]) -> Any:
     """The number that a method declares about a fit of these sizes."""
-    built = _built(method, values)
+    built = _build(method, values)
     with plugin_code():
         return packed(getattr(built, function)(*sizes))
 

@@ -394,10 +394,12 @@ def hosting() -> Iterator[None]:
                 registry.cache_clear()
 
 
-def _described(claims: Claims, hosts: PluginHosts) -> tuple[dict[str, PluginHost], Claims]:
+def _add_foreign(claims: Claims, hosts: PluginHosts) -> tuple[dict[str, PluginHost], Claims]:
     """The processes of foreign plug-ins, and all claims with theirs."""
     foreign = foreign_plugins()
-    started = {info.full_name: hosts.start(info.full_name) for info in foreign if not info.error}
+    started = {
+        info.full_name: hosts.of_plugin(info.full_name) for info in foreign if not info.error
+    }
     infos = [*claims.infos, *(info for info in foreign if info.error)]
     for info in foreign:
         if info.error:
@@ -421,7 +423,7 @@ def registry() -> Registry:
     claims = claims_of_plugins(foreign=_hosts is None)
     hosts: dict[str, PluginHost] = {}
     if _hosts is not None:
-        hosts, claims = _described(claims, _hosts)
+        hosts, claims = _add_foreign(claims, _hosts)
     methods, datasets, backbones, metrics, engines, options = claims.catalogs
     for name in METRICS.keys() & metrics.entries.keys():
         metrics.conflicts[name] = built_in_wins("metric", name, [metrics.entries.pop(name)])

@@ -200,14 +200,12 @@ def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
 
     These are the plug-ins of their methods, which have one owner, and of their backbones.
     """
-    known, found = (
-        registry(),
-        {one.full_name for one in registry().plugins if is_own(one.full_name)},
-    )
+    known = registry()
+    names = {info.full_name for info in known.plugins if is_own(info.full_name)}
     for cell in cells:
         entries = known.methods.entries.get(cell.method), known.backbones.entries.get(cell.backbone)
-        found |= {entry.plugin for entry in entries if entry is not None}
-    return sorted(found)
+        names |= {entry.plugin for entry in entries if entry is not None}
+    return sorted(names)
 
 
 def _facts(cells: Sequence[RunSpec], imported: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -267,7 +265,7 @@ class _Desk:
             )
         return self._expected[key]
 
-    def _listed(self, handle: str) -> ImageFiles:
+    def _find_list(self, handle: str) -> ImageFiles:
         if handle not in self._lists:
             raise ContractError(f"no list of images has the handle '{handle}'; run again")
         return self._lists[handle]
@@ -295,14 +293,14 @@ class _Desk:
         self, operation: str, values: dict[str, Any], body: bytearray
     ) -> tuple[dict[str, Any], bytes]:
         if operation == "read":
-            return {}, self._listed(values["handle"]).read(values["index"])
+            return {}, self._find_list(values["handle"]).read(values["index"])
         with self._lock:
             if operation == "begin":
                 # The engine has announced these cells, or is about to.
                 self._lock.wait_for(lambda: self._number >= values["number"])
                 return {}, b""
             if operation == "digests":
-                files = self._listed(values["handle"])
+                files = self._find_list(values["handle"])
                 digests = b"".join(files.digests)
                 return {"problem": files.problem}, digests
             if operation == "settle":

@@ -161,9 +161,9 @@ class Examiner:
         drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
         other = target.items() if spec.target else None
         split = narrowed(spec, drawn, len(dataset.card().classnames), other)
-        return _Cell(dataset, target, drawn, split, self._shuffled(split))
+        return _Cell(dataset, target, drawn, split, self._shuffle(split))
 
-    def _shuffled(self, split: Split) -> tuple[int, ...]:
+    def _shuffle(self, split: Split) -> tuple[int, ...]:
         """Places in the test list, in an order that nobody knows without this process's secret.
 
         Cells with the same test images have the same order, and share their images.
