@@ -1,4 +1,4 @@
-"""The commands `fsbench reproduce` and `fsbench rerun`."""
+"""The commands `fsbench reproduce`, `fsbench printed` and `fsbench rerun`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(cli: LazyGroup) -> None:
-    """Add both commands by name; their modules are imported on first use."""
+    """Add the commands by name; their modules are imported on first use."""
     cli.add_lazy(
         "reproduce",
         "fewshot_bench.plugins.reproduce.command:command",
@@ -22,4 +22,9 @@ def register_commands(cli: LazyGroup) -> None:
         "rerun",
         "fewshot_bench.plugins.reproduce.rerun_command:command",
         "Repeat the cell of a record and show what differs.",
+    )
+    cli.add_lazy(
+        "printed",
+        "fewshot_bench.plugins.reproduce.printed_command:command",
+        "List numbers that papers print, and where they disagree.",
     )

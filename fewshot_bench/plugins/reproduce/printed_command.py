@@ -1,0 +1,112 @@
+"""`fsbench printed`: the numbers that papers and repositories print, with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fewshot_bench.analysis import formats
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, list_option, output_option
+from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
+from fewshot_bench.utils.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.plugins.reproduce.printed import PrintedSetting
+
+FIGURES = (".svg", ".png", ".pdf")
+# As many lines as one reads in a terminal, unless something was asked for.
+FIRST = 20
+
+
+@click.command("printed", short_help="List numbers that papers print, and where they disagree.")
+@list_option("--method", "-m", type=NAMES, help="Only these methods.")
+@list_option("--dataset", "-d", type=NAMES, help="Only these data sets; average: printed means.")
+@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@list_option("--backbone", type=NAMES, help="Only these backbones, such as ViT-B-16.")
+@list_option("--classes", type=NAMES, help="Only all, base, new or harmonic.")
+@click.option(
+    "--sources",
+    "least",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Only what at least so many sources print.",
+)
+@format_option(formats.FORMATS, "How to write the table.")
+@output_option("Write to this file instead of the terminal.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw to .svg, .png or .pdf, too.")
+@click.option("--dark", is_flag=True, help="Draw for a dark page.")
+def command(
+    method: tuple[str, ...] | None,
+    dataset: tuple[str, ...] | None,
+    shots: tuple[int, ...] | None,
+    backbone: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
+    least: int,
+    form: str,
+    output: Path | None,
+    figure: Path | None,
+    dark: bool,
+) -> None:
+    """List the numbers that papers and repositories print, and where they disagree.
+
+    Each line is one setting (method, backbone, data set, shots, classes) with all numbers that
+    sources print for it, the widest gap first. CSV and JSON give every number with its table,
+    citation, address and commit.
+
+    \b
+    fsbench printed                                   what sources disagree about
+    fsbench printed -m coop -d dtd --sources 1        all numbers of CoOp on DTD
+    fsbench printed -d average --shots 16 --classes all --figure gaps.svg
+    """
+    from fewshot_bench.plugins.reproduce.numbers import numbers
+    from fewshot_bench.plugins.reproduce.printed import document, settings_of
+
+    every = numbers()
+    chosen = every
+    asked = {
+        "method": method,
+        "dataset": dataset,
+        "shots": shots,
+        "backbone": backbone,
+        "classes": classes,
+    }
+    for field, values in asked.items():
+        if values is not None:
+            known: Collection[str | int] = {getattr(n, field) for n in every} - {None, ""}
+            for value in values:
+                if value not in known:
+                    raise unknown(
+                        f"printed {field}", str(value), map(str, known), "fsbench printed"
+                    )
+            chosen = [number for number in chosen if getattr(number, field) in values]
+    found = settings_of(chosen, least)
+    if not found:
+        raise UsageError(
+            f"no setting here is printed by {least} sources; --sources 1 shows what one prints"
+        )
+    if figure is not None:
+        _write_figure(figure, found, dark)
+    most = len(found) if any(values is not None for values in asked.values()) else FIRST
+    text = formats.render(document(found, chosen, most), form, **terminal_style(output))
+    write_text(output, text)
+
+
+def _write_figure(path: Path, found: list[PrintedSetting], dark: bool) -> None:
+    from fewshot_bench.plugins.reproduce.printed_figure import draw
+
+    check_file("--figure", path, FIGURES)
+    kinds = {
+        (setting.backbone, setting.dataset, setting.shots, setting.classes) for setting in found
+    }
+    if len(kinds) > 1:
+        raise UsageError(
+            f"--figure draws one data set, shots and backbone, here are {len(kinds)}: name them, "
+            "such as -d average --shots 16 --backbone ViT-B-16 --classes all"
+        )
+    suffix = path.suffix.lower()
+    write_bytes(path, drawn(lambda: draw(found, suffix[1:], dark=dark), suffix))
+    say(f"{path}: {len(found)} methods")
