@@ -16,7 +16,7 @@ from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from tests.helpers import PATIENCE
 
 ROOT = Path(__file__).parents[1]
-TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+TOP = ("README.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "SECURITY.md")
 PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").glob("*.md")])
 
 

@@ -190,7 +190,6 @@ def check_figure(path: Path | None, per_class: bool) -> None:
     if path is None:
         return
     check_file("--figure", path, FIGURES)
-    require("matplotlib", "report", "--figure")
     if per_class:
         raise UsageError("--figure draws accuracy over shots; leave --per-class out")
 

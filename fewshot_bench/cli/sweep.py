@@ -44,7 +44,7 @@ from fewshot_bench.engines.choice import take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import DataMissingError, UsageError, require
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.files import read_regular, write_whole
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import few, option_name
@@ -428,8 +428,6 @@ def _check_output(output: Path | None) -> None:
     if output is None:
         return
     check_file("--output", output, (*FIGURES, *TEXTS))
-    if output.suffix.lower() in FIGURES:
-        require("matplotlib", "report", f"--output '{output}'", "name a .csv or .json file")
 
 
 def _write(sweep: Sweep, form: str, output: Path | None) -> None:

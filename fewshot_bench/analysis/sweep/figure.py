@@ -12,7 +12,6 @@ from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.sweep.build import Panel, Sweep, estimates_of, scale_of
 from fewshot_bench.analysis.sweep.render import shown
-from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable_lines
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ _CHARACTER, _LINE = 0.055, 0.1
 
 def draw(sweep: Sweep, form: str) -> bytes:
     """The file in one of `FORMATS`. Missing cells are hatched, never interpolated."""
-    matplotlib = require("matplotlib", "report", "a figure")
+    import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(SETTINGS):

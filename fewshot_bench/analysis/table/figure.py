@@ -15,7 +15,6 @@ from fewshot_bench.analysis.statistics.intervals import with_gaps
 from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.spec import ALL_SHOTS
-from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def draw(table: Table, form: str) -> bytes:
 
 def figure(table: Table) -> Figure:
     """The figure. Missing cells are gaps, never interpolated."""
-    matplotlib = require("matplotlib", "report", "a figure")
+    import matplotlib
     from matplotlib.figure import Figure
 
     found = panels(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -21,7 +20,6 @@ from fewshot_bench.cli.options import (
 from fewshot_bench.cli.output import say, warn, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import require
 from fewshot_bench.utils.text import size_text
 
 
@@ -79,10 +77,6 @@ def command(
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    # Matplotlib is slow to import, and not needed where all figures were drawn before.
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            require(package, "report", "fsbench report")
     from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.blocks import Block, made_of
     from fewshot_bench.analysis.table.build import Options, build
