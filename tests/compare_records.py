@@ -13,7 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.table.layout import document
+from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
@@ -21,9 +21,9 @@ from fewshot_bench.cli.compare import command
 from fewshot_bench.store.store import Store
 
 
-def written(form: str, table: Table, **style: Any) -> str:
-    """Render a table in a format, as `fsbench compare` prints it."""
-    return formats.render(document(table, form), form, **style)
+def written(form: str, table: Table, layout: str = "full", **style: Any) -> str:
+    """Render a table in a format and a layout, as `fsbench compare` prints it."""
+    return formats.render(lay_out(table, form, layout), form, **style)
 
 
 TIED = "its classifier is tied to the classes that it was fitted on"

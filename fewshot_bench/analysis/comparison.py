@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of, the_only
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.layouts import DEFAULT, lay_out
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import plain
@@ -167,12 +168,12 @@ def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
 class Comparison:
     """Tables of methods, one per set of conditions; `str` gives what `fsbench compare` prints.
 
-    layout: `groups`, a table per data set, or `paper`, methods x data sets. Every `to_...` returns
-    the text and, where a path is given, writes it there too.
+    layout: a name of `LAYOUTS`. Every `to_...` returns the text and, where a path is given, writes
+    it there too.
     """
 
     made: Sequence[Made[Shown]]
-    layout: str = "groups"
+    layout: str = DEFAULT
 
     @property
     def tables(self) -> list[Table]:
@@ -203,11 +204,9 @@ class Comparison:
         return formats.render(self._document(form), form)
 
     def _document(self, form: str, caption: str = "") -> Document:
-        from fewshot_bench.analysis.table import layout, paper
-
-        if self.layout == "paper" and form != "json":
-            return document_of(self.made, lambda shown: paper.document(shown[0], form, caption))
-        return document_of(self.made, lambda shown: layout.document(shown[0], form))
+        # JSON holds all numbers, which the paper layout leaves out.
+        name = DEFAULT if form == "json" else self.layout
+        return document_of(self.made, lambda shown: lay_out(shown[0], form, name, caption))
 
     def to_html(self, path: Target = None) -> str:
         """HTML tables with the content of the terminal output."""

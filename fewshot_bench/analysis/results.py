@@ -23,6 +23,7 @@ from fewshot_bench.analysis.filters import (
     with_options,
     words_of,
 )
+from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
@@ -63,7 +64,6 @@ _LISTS = ("method", "dataset", "classes", "shots", "seeds")
 _CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
 _SHOWN = 20
-LAYOUTS = ("groups", "paper")
 
 
 def _named(value: Any) -> str:
@@ -313,18 +313,19 @@ class Results:
         columns: str | Sequence[str] | None = None,
         sort: str = "",
         rename: Mapping[str, str] | None = None,
-        layout: str = "groups",
+        layout: str = DEFAULT,
         allow_mixed: bool = False,
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
 
         baseline: a method (name, class or object) to which differences are shown, paired on
         identical splits. metric: the metric that is shown and ranked. columns: further columns;
-        None for all costs. sort: a metric (best first) or a cost (cheapest first). rename: new
-        names for methods, data sets and averages. layout: `groups`, a table per data set, or
-        `paper`, methods x data sets, with no room for columns. allow_mixed: whether records of
-        different conditions share one table, as separate rows, in place of a table per set of
-        conditions. UsageError for unknown names, and for records that must not share a table.
+        None for the layout's. sort: a metric (best first) or a cost (cheapest first). rename: new
+        names for methods, data sets and averages. layout: `compact`, methods x data sets; `full`, a
+        table per data set, with costs; `paper`, compact without intervals and columns. allow_mixed:
+        whether records of different conditions share one table, as separate rows, in place of a
+        table per set of conditions. UsageError for unknown names, and for records that must not
+        share a table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options

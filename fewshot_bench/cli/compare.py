@@ -1,4 +1,4 @@
-"""`fsbench compare`: tables from the store, in two layouts, optional figure and predictions.
+"""`fsbench compare`: tables from the store, in several layouts, figure and predictions.
 
 `command` is the entry point: it builds the table with `analysis.comparison` and prints it.
 """
@@ -21,6 +21,7 @@ from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.analysis.table.figure import draw, panels
+from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import (
@@ -150,7 +151,6 @@ def _parquet() -> tuple[Any, Any]:
     return first, second
 
 
-LAYOUTS = ("groups", "paper")
 _FILE: Any = PathName(path_type=Path)
 
 
@@ -234,10 +234,10 @@ def write_figure(path: Path, table: Table) -> None:
 )
 @click.option(
     "--layout",
-    type=click.Choice(LAYOUTS),
-    default="groups",
+    type=click.Choice(tuple(LAYOUTS)),
+    default=DEFAULT,
     show_default=True,
-    help="groups: a table per data set. paper: methods x data sets, a table per shots.",
+    help="; ".join(f"{name}: {text}" for name, text in LAYOUTS.items()) + ".",
 )
 @click.option("--caption", metavar="TEXT", help="Caption of --layout paper.")
 @click.option("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
@@ -322,7 +322,7 @@ def command(
         shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
     else:
         made = compare(chosen, outcomes, options, _needed(form, options), warn)
-        shown = document_of(made, partial(_document, form=form, paper=paper))
+        shown = document_of(made, partial(_document, form=form, layout=layout, paper=paper))
     text = paper.render(shown, form, output)
     if figure is not None:
         write_figure(figure, the_only(made, "--figure")[0])
@@ -347,18 +347,13 @@ def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
             raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
 
 
-def _document(shown: Shown, form: str, paper: Paper) -> Document:
-    from fewshot_bench.analysis.table import layout
-    from fewshot_bench.analysis.table.paper import document
-
+def _document(shown: Shown, form: str, layout: str, paper: Paper) -> Document:
     table, _ = shown
-    if paper.asked:
-        return document(table, form, paper.caption)
     if form == "latex" and "curve" in (table.columns or ()):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    return layout.document(table, form)
+    return lay_out(table, form, layout, paper.caption)
 
 
 def _tables_only(block: Block, options: Options) -> Shown:

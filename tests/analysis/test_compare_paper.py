@@ -13,7 +13,9 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.paper import blocks, paper_rows
+from fewshot_bench.analysis.table.compact import blocks
+from fewshot_bench.analysis.table.layouts import LAYOUTS
+from fewshot_bench.analysis.table.paper import paper_rows
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import UsageError
@@ -131,7 +133,7 @@ def test_a_method_in_a_file_can_be_renamed(tmp_path: Path, name: str) -> None:
     assert {row["method"] for row in read_csv(shown)} == {"Ours", "Ours[steps=15]", "coop"}
 
 
-@pytest.mark.parametrize("layout", ["groups", "paper"])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
 def test_names_can_be_set_in_every_format(store: Path, form: str, layout: str) -> None:
     words = ("--format", form, "--layout", layout, "--rename", "average=Avg. =")

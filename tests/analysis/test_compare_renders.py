@@ -91,11 +91,9 @@ def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
 
 
 @needs("pdflatex")
-@pytest.mark.parametrize("layout", ["groups", "paper"])
+@pytest.mark.parametrize("layout", ["full", "paper"])
 def test_many_tables_compile(tmp_path: Path, layout: str) -> None:
-    names, shots = (
-        ([f"d{n}" for n in range(40)], (1,)) if layout == "groups" else (["d"], range(60))
-    )
+    names, shots = ([f"d{n}" for n in range(40)], (1,)) if layout == "full" else (["d"], range(60))
     store = save(tmp_path / "s", matrix(datasets=names, shots=shots, seeds=(1,)))
     words = ("--store", store, "--format", "latex", "--layout", layout, "--baseline", "coop")
     text = run_compare(*words).output
@@ -143,7 +141,8 @@ def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
 
 def test_each_table_has_the_signature_of_its_own_records(tmp_path: Path) -> None:
     records = matrix()
-    text = run_compare("--store", save(tmp_path, records), "--format", "markdown").output
+    words = ("--format", "markdown", "--layout", "full")
+    text = run_compare("--store", save(tmp_path, records), *words).output
     parts = [[one for one in records if one.spec.dataset == name] for name in ("dtd", "pets")]
     lines = [line for line in text.splitlines() if line.startswith("fsbench:1")]
     assert lines == [signature_of(part) for part in (*parts, records)]

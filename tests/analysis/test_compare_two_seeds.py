@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.layout import grids
+from fewshot_bench.analysis.table.full import grids
 from fewshot_bench.plugins.reproduce.judge import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
 from tests.helpers import fsbench

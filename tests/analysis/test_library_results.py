@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.analysis.table.layouts import LAYOUTS
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import ALL_SHOTS
 from tests.compare_records import make, save
@@ -173,7 +174,7 @@ def test_files_hold_what_is_returned(results: fb.Results, tmp_path: Path) -> Non
         table.to_json(tmp_path / "absent" / "a.json")
 
 
-@pytest.mark.parametrize("layout", ["groups", "paper"])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_all_train_images_are_a_word_in_data_frames(tmp_path: Path, layout: str) -> None:
     table = fb.load(save(tmp_path, [make(), make(shots=ALL_SHOTS)])).compare(layout=layout)
     assert set(table.to_frame().shots) == {1, "all"}

@@ -12,7 +12,7 @@ from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.layout import document
+from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
@@ -119,7 +119,7 @@ def _table(block: Block, options: Options) -> Table:
 
 
 def _written(form: str, made: Sequence[Made[Table]]) -> str:
-    return formats.render(document_of(made, lambda table: document(table, form)), form)
+    return formats.render(document_of(made, lambda table: lay_out(table, form, "full")), form)
 
 
 SUBJECTS = (

@@ -59,6 +59,7 @@ class Grid:
     left: tuple[str, ...] = ()
     prose: bool = False
     groups: bool = False
+    narrow: Grid | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:

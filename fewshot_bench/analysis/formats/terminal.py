@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.document import (
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     Column = list[Text]
 
 PLAIN_WIDTH = 120
-GAP = 2
+# Blanks between columns, and between those whose heads are folded.
+GAP, NARROW_GAP = 2, 1
 _BREAKS = re.compile(r"(?<=[ ,=])|(?=\[)")
+# Breaks of the names of data sets, but not of `16-shot`.
+_NAMES = re.compile(r"(?<=[a-z]{3}[_-])(?=\w{3})")
 _STYLES = {BEST: "bold", SECOND: "underline"}
 
 
@@ -148,22 +151,43 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
             mark = f"{line.title:>2} {state.short:<2}"
             console.print(_hanging(mark, ": ".join(line.costs), style))
         return
+    grid, blocks, gap = _fitted(grid, console.width)
     if grid.name != title:
         console.print(Text.assemble((printable(grid.name), "bold"), f"  {printable(grid.caption)}"))
-    for index, columns in enumerate(_blocks(grid, console.width)):
+    for index, columns in enumerate(blocks):
         if index:
             console.print()
-        console.print(_rich_table(grid, columns, _title_width(grid, console.width)))
+        console.print(_rich_table(grid, columns, _title_width(grid, console.width), gap))
 
 
-def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
-    """The columns of numbers and the columns of costs, each a head and one text per line."""
+def _fitted(grid: Grid, width: int) -> tuple[Grid, list[list[Column]], int]:
+    """The grid, or its narrow form, with columns that fit beside the titles, and the gap of these.
+
+    Names of data sets are folded where that helps; if nothing does, there are several blocks.
+    """
+    gaps = (GAP, NARROW_GAP) if any(map(_NAMES.search, grid.shots)) else (GAP,)
+    for one, gap in product(filter(None, (grid, grid.narrow)), gaps):
+        shots, costs = _columns(one, gap < GAP)
+        room = width - _title_width(one, width)
+        if _column_widths(shots + costs, gap) <= room:
+            return one, [shots + costs], gap
+    return one, list(_blocks((shots, costs), room, gap)), gap
+
+
+def _columns(grid: Grid, folded: bool) -> tuple[list[Column], list[Column]]:
+    """The columns of numbers and the columns of costs, each a head and one text per line.
+
+    folded: whether heads that are names are broken to the width of their numbers.
+    """
     from rich.text import Text
 
     shots = [
         [Text(printable(head)), *(_entry(line.entries[index]) for line in grid.lines)]
         for index, head in enumerate(grid.shots)
     ]
+    for column in shots if folded else ():
+        widest = max((text.cell_len for text in column[1:]), default=0)
+        column[0] = Text(_in_lines(column[0].plain, widest, _NAMES))
     costs = [
         [Text(printable(text)) for text in (head, *(line.costs[index] for line in grid.lines))]
         for index, head in enumerate(grid.costs)
@@ -174,17 +198,12 @@ def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
     return shots, costs
 
 
-def _blocks(grid: Grid, width: int) -> Iterator[list[Column]]:
-    """Blocks of columns that fit beside the titles: one, or separate ones for shots and costs."""
-    shots, costs = _columns(grid)
-    room = width - _title_width(grid, width)
-    if sum(map(_column_width, shots + costs)) <= room:
-        yield shots + costs
-        return
-    for part in (shots, costs):
+def _blocks(parts: Sequence[list[Column]], room: int, gap: int) -> Iterator[list[Column]]:
+    """Blocks of columns that fit beside the titles, separate ones for shots and costs."""
+    for part in parts:
         block: list[Column] = []
         for column in part:
-            if block and sum(map(_column_width, [*block, column])) > room:
+            if block and _column_widths([*block, column], gap) > room:
                 yield block
                 block = []
             block.append(column)
@@ -192,8 +211,11 @@ def _blocks(grid: Grid, width: int) -> Iterator[list[Column]]:
             yield block
 
 
-def _column_width(column: Column) -> int:
-    return max(text.cell_len for text in column) + GAP
+def _column_widths(columns: Sequence[Column], gap: int) -> int:
+    from rich.cells import cell_len
+
+    lines = ([line for text in column for line in text.plain.split("\n")] for column in columns)
+    return sum(max(map(cell_len, own)) + gap for own in lines)
 
 
 def _title_width(grid: Grid, width: int) -> int:
@@ -203,18 +225,20 @@ def _title_width(grid: Grid, width: int) -> int:
     return min(max(longest, len(grid.first)), width // 3)
 
 
-def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
+def _rich_table(grid: Grid, columns: Sequence[Column], width: int, gap: int) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     table = RichTable(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, GAP - 1)
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, gap - 1)
     )
-    table.add_column(printable(grid.first), overflow="fold", width=width)
+    most = max((column[0].plain.count("\n") for column in columns), default=0)
+    table.add_column("\n" * most + printable(grid.first), overflow="fold", width=width)
     for column in columns:
-        words = column[0].plain in grid.left
-        table.add_column(column[0], justify="left" if words else "right", overflow="fold")
+        justify: Any = "left" if column[0].plain in grid.left else "right"
+        head = Text("\n" * (most - column[0].plain.count("\n"))) + column[0]
+        table.add_column(head, justify=justify, overflow="fold")
     begins = leading(grid.lines) if grid.groups else [True] * len(grid.lines)
     for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
@@ -224,12 +248,12 @@ def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
     return table
 
 
-def _in_lines(title: str, width: int) -> str:
+def _in_lines(title: str, width: int, breaks: re.Pattern[str] = _BREAKS) -> str:
     """A title broken after blanks, commas and equal signs, and before square brackets."""
     from rich.cells import cell_len
 
     lines = [""]
-    for part in _BREAKS.split(title):
+    for part in breaks.split(title):
         if lines[-1] and cell_len(f"{lines[-1]}{part}".rstrip()) > width:
             lines.append("")
         lines[-1] += part

@@ -22,7 +22,7 @@ from fewshot_bench.analysis.formats.document import (
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
 from fewshot_bench.analysis.table.axes import Group, Row, Seed, marks_of
 from fewshot_bench.analysis.table.export import meta
-from fewshot_bench.analysis.table.layout import most_common
+from fewshot_bench.analysis.table.full import most_common
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import cell_notes
 from fewshot_bench.api.record import Record

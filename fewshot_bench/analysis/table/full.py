@@ -1,6 +1,6 @@
-"""The grids of a table: values of every group, differences, and their significance.
+"""The full layout: values of every group, differences, and their significance.
 
-`document` is the entry: it lays the table out for a format.
+`document` is the entry. The other layouts use its parts.
 """
 
 from __future__ import annotations
@@ -44,16 +44,12 @@ from fewshot_bench.utils.text import beside_level, signed
 
 # Number of commands shown on a screen; the rest is only counted.
 COMMANDS = 8
+SCREENS = ("terminal", "html")
 
 
 def document(table: Table, form: str) -> Document:
-    """The table as a document for a format; screens show curves and fewer commands."""
-    if form in ("csv", "json"):
-        from fewshot_bench.analysis.table.export import FIRST, meta, rows
-
-        found = rows(table)
-        return Document(rows=found, heads=FIRST, data={"meta": meta(table), "rows": found})
-    screen = form in ("terminal", "html")
+    """The table in the full layout; screens show curves and fewer commands."""
+    screen = form in SCREENS
     notes, commands = closing(table, COMMANDS if screen else None)
     shown = list(grids(table, curves=screen))
     return Document.of(shown, notes, commands, table.signatures.get("", ""))
@@ -66,14 +62,18 @@ def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
     """
     groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
     for group in groups:
-        yield _values(table, group, curves)
+        titles = _extra_titles(table, group)
+        yield value_grid(
+            table, group, text_columns(table, titles, curves and has_curve(table, group))
+        )
     if table.baseline is not None:
         for group in groups:
-            yield _differences(table, group)
+            yield difference_grid(table, group)
     yield from evidence(table)
 
 
-def _values(table: Table, group: Group, curves: bool) -> Grid:
+def value_grid(table: Table, group: Group, texts: Sequence[str]) -> Grid:
+    """The values of a group, a column per number of shots; texts: names of the other columns."""
     usual = _usual_n(table, group)
     metrics = [table.metric, *metric_columns(table)]
     rows = sorted_rows(table, group)
@@ -82,22 +82,20 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
         for name in metrics
         for shots in group.shots
     ]
-    titles = _extra_titles(table, group)
-    texts = text_columns(table, titles, curves and has_curve(table, group))
     lines = [
         Line(
             row.title,
             tuple(column[index] for column in entries),
-            tuple(_texts(table, group, row, texts)),
+            tuple(line_texts(table, group, row, texts)),
         )
         for index, row in enumerate(rows)
     ]
     heads = [head for name in metrics for head in _heads(table, group, name)]
-    sides = [_text_head(table, group, name) for name in texts]
-    caption = _caption(table, usual, metrics)
+    sides = [text_head(table, group, name) for name in texts]
+    more = "".join(f"; {table.metrics[name].quantity}" for name in metrics[1:])
     return Grid(
         group.name,
-        caption,
+        f"{quantity_and_seeds(table.main, usual)}{more}{marks(table)}",
         tuple(heads),
         tuple(sides),
         tuple(lines),
@@ -106,17 +104,19 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
     )
 
 
-def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
-    main = table.main
+def quantity_and_seeds(metric: Metric, usual: int) -> str:
+    """The start of a caption: metric, interval, and the usual number of seeds."""
     seeds = f"n = {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
     interval = "" if usual == 1 else " (range)" if usual == 2 else " ± 95 % t-interval"
-    more = "".join(f"; {table.metrics[name].quantity}" for name in metrics[1:])
-    return f"{main.quantity}, mean{interval}, {seeds}{more}{marks(table)}"
+    return f"{metric.quantity}, mean{interval}, {seeds}"
 
 
-def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterator[str]:
-    """The texts of a line, one per named column."""
-    cells, nothing = table.line(group, row), _nothing(table, group, row)
+def line_texts(
+    table: Table, group: Group, row: Row, names: Sequence[str], shots: Sequence[int] = ()
+) -> Iterator[str]:
+    """The texts of a line, one per named column; shots: those of its costs, none for all."""
+    cells = [cell for cell in table.line(group, row) if not shots or cell.shots in shots]
+    nothing = _nothing(table, group, row)
     extra = table.row_extra.get((group.label, row.label), {})
     for name in names:
         if name == CURVE:
@@ -128,25 +128,32 @@ def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterat
             yield nothing if value is None else str(value)
 
 
-def _text_head(table: Table, group: Group, name: str) -> str:
+def text_head(table: Table, group: Group, name: str) -> str:
+    """The head of a column of texts."""
     if name == CURVE:
         return curve_head(table, group)
     return COSTS[name].head if name in COSTS else name
 
 
-def _differences(table: Table, group: Group) -> Grid:
+def difference_grid(table: Table, group: Group) -> Grid:
+    """The differences of a group to the baseline, a column per number of shots."""
     metric = table.main
     lines = []
     for row in sorted_rows(table, group):
         if row.label != table.baseline:
             entries = (difference(table, cell, metric) for cell in table.line(group, row))
             lines.append(Line(row.title, tuple(entries), ()))
-    caption = (
-        f"difference to {table.baseline} in {metric.difference}, paired over seeds "
+    heads = _heads(table, group, table.metric)
+    caption = difference_caption(table)
+    return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
+
+
+def difference_caption(table: Table) -> str:
+    """The caption of differences to the baseline."""
+    return (
+        f"difference to {table.baseline} in {table.main.difference}, paired over seeds "
         f"on identical splits{stars(table)}{marks(table)}"
     )
-    heads = _heads(table, group, table.metric)
-    return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
 
 
 # The mark of tests that are over test images alone.
@@ -235,16 +242,17 @@ def _without_number(cell: Cell) -> Entry:
     return Entry(MISSING if cell.expected else "")
 
 
-def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
-    """The entry for the difference of a cell to the baseline."""
+def difference(table: Table, cell: Cell, metric: Metric, usual: int = 0) -> Entry:
+    """The entry for the difference of a cell to the baseline; usual: the seeds not to be named."""
     if cell.no_delta:
         return Entry(INAPPLICABLE)
     if cell.delta is None:
         return Entry(MISSING if cell.expected else "")
     contrast = table.contrast(cell)
     star = "*" if contrast is not None and contrast.significant else ""
-    suffix = f"(n={cell.delta.n}){star}"
-    short = f"n={cell.delta.n}{star}"
+    count = "" if cell.delta.n == usual else f"n={cell.delta.n}"
+    suffix = f"({count}){star}" if count else star
+    short = f"{count}{star}"
     mean = signed(cell.delta.mean, metric.digits)
     return Entry(mean, cell.delta.around(metric.digits, sign=True), suffix, short=short)
 
