@@ -129,6 +129,19 @@ def test_the_engine_takes_the_options_of_a_run(packages: Path, tmp_path: Path) -
         build(EngineSetup(store, options={"launcher": "'", "launch": 1}))
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("my-dataset", "a registered data set, and the kit checks methods (fsbench data verify"),
+        ("my-engine", "a registered engine, and the kit checks methods (fsbench list methods"),
+    ],
+)
+def test_check_says_what_is_no_method(packages: Path, name: str, reason: str) -> None:
+    refused = fsbench("check", name)
+    assert refused.code == 2
+    assert reason in refused.err
+
+
 def test_the_code_of_short_and_long_names_is_well_formed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
