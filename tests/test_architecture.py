@@ -288,6 +288,8 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/plugins/reproduce/numbers.csv",
         "fewshot_bench/plugins/reproduce/reproductions.toml",
         "fewshot_bench/plugins/reproduce/sources.csv",
+        "fewshot_bench/plugins/new/templates/method/module/method.py.template",
+        "fewshot_bench/plugins/new/templates/package/gitignore.template",
         "fewshot_bench/plugins/models/page/page.html",
         "fewshot_bench/plugins/models/page/script.js",
         "fewshot_bench/plugins/report/page/report.html",

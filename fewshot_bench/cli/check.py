@@ -57,6 +57,7 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
     """
     from fewshot_bench.testing import iter_checks
 
+    _refuse_other_kinds(method)
     kind = registry().method_class(method)
     broken = broken_rules(kind, method)
     if cannot_be_built(kind):
@@ -80,6 +81,19 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
         _keep(registry().method(method).name, digest, results)
     if failed:
         raise SystemExit(1)
+
+
+def _refuse_other_kinds(name: str) -> None:
+    """UsageError for the name of a data set, a metric or an engine, which the kit cannot check."""
+    if name in registry().methods.entries:
+        return
+    for catalog in registry().catalogs:
+        if name in catalog.entries:
+            step = f"data verify {name}" if catalog.listing == "datasets" else "list methods"
+            raise UsageError(
+                f"'{name}' is the name of a registered {catalog.kind}, and the kit checks methods "
+                f"(fsbench {step})"
+            )
 
 
 def _with_class(result: CheckResult, broken: Sequence[BrokenRule], kind: type) -> CheckResult:

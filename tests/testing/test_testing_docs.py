@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -16,7 +17,7 @@ from fewshot_bench import Augment, DatasetCard
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
 from fewshot_bench.api.method_rules import ABOUT
 from fewshot_bench.api.plugins import Hooks
-from fewshot_bench.testing import all_checks
+from fewshot_bench.testing import CheckSkipped, all_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -69,3 +70,14 @@ def test_names_that_an_author_writes_are_listed() -> None:
 def test_the_method_shown_is_the_one_that_is_tested() -> None:
     source = EXAMPLE.read_text(encoding="utf-8").split('"""\n\n', 1)[1]
     assert source.strip() in GUIDE
+
+
+def test_twelve_lines_are_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = example("twelve lines")
+    assert len([line for line in source.splitlines() if line]) == 12
+    method = module_of(source, tmp_path, monkeypatch).NearestMean()
+    for check in all_checks():
+        # Starts a process; the classifier is the one of many methods.
+        if not check.name.startswith("check_restored"):
+            with contextlib.suppress(CheckSkipped):
+                check(method)

@@ -1,0 +1,1 @@
+"""Built-in plug-in: `fsbench new` writes the package of a plug-in."""
