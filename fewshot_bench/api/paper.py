@@ -29,6 +29,7 @@ _CONFERENCES = {
 }
 _JOURNALS = {
     "IJCV": "International Journal of Computer Vision",
+    "Kybernetika": "Kybernetika",
     "JSTARS": "IEEE Journal of Selected Topics in Applied Earth Observations and Remote Sensing",
     "TMLR": "Transactions on Machine Learning Research",
     "TPAMI": "IEEE Transactions on Pattern Analysis and Machine Intelligence",
@@ -139,6 +140,11 @@ def as_papers(where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
     return tuple(found)
 
 
+def entries_of(papers: Iterable[Paper]) -> dict[str, str]:
+    """The BibTeX entries of papers by key."""
+    return {paper.key: paper.bibtex() for paper in papers}
+
+
 def family(name: str) -> str:
     """The family name of an author in one of BibTeX's forms: `de Charette` of `R. de Charette`."""
     if name.startswith("{"):
@@ -152,7 +158,8 @@ def family(name: str) -> str:
 
 
 def _full(venue: str, names: Mapping[str, str]) -> str:
-    return f"{names[venue]} ({venue.split()[0]})"
+    full = names[venue]
+    return full if full == venue else f"{full} ({venue.split()[0]})"
 
 
 def _plain(text: str) -> str:
