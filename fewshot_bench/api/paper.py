@@ -103,9 +103,14 @@ class Paper:
         """Authors, venue and year: `Zhou et al., CVPR 2022`."""
         return f"{self.who}, {self.place}"
 
+    @property
+    def citation(self) -> str:
+        """Authors, title, venue and year on one line."""
+        return f"{self.who}, {self.title}, {self.place}"
+
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
-        yield f"paper: {self.long_label}, {self.title}"
+        yield f"paper: {self.citation}"
         yield from (
             f"{name}: {url}" for name, url in (("read", self.url), ("code", self.code)) if url
         )

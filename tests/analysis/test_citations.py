@@ -86,5 +86,6 @@ def test_lists_show_year_and_venue() -> None:
     assert "Cimpoi et al., CVPR 2014" in listed
     assert "Software 2026" in fsbench("list", "backbones").out
     shown = fsbench("show", "ViT-B-16/openai").out
-    assert "paper      Radford et al., ICML 2021, Learning Transferable Visual Models" in shown
-    assert "Alpaydin and Kaynak, Kybernetika 1998" in fsbench("show", "digits").out
+    assert "paper      Radford et al., Learning Transferable Visual Models From" in shown
+    shown = fsbench("show", "digits").out
+    assert "Alpaydin and Kaynak, Cascading Classifiers, Kybernetika 1998" in shown
