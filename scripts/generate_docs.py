@@ -72,6 +72,8 @@ type: software
 authors:
 {authors}version: {__version__}
 license: Apache-2.0
+url: "{THIS_TOOL.url}"
+repository-code: "{THIS_TOOL.code}"
 """
 
 

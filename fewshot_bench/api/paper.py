@@ -198,5 +198,7 @@ THIS_TOOL = Paper(
     ("{fewshot_bench contributors}",),
     2026,
     venue="Software",
+    url="https://fewshot-bench.github.io/",
+    code="https://github.com/fewshot-bench/fewshot_bench",
     key="fewshot-bench",
 )
