@@ -61,47 +61,47 @@ def command(
 
 def _folder_among(names: Sequence[str]) -> Path | None:
     """The store that is named; UsageError if it is not the only name."""
-    folders = [name for name in names if not _kind(name) and Path(name).is_dir()]
+    folders = [name for name in names if not _registered(name) and Path(name).is_dir()]
     if folders and len(names) > 1:
         raise UsageError(f"'{folders[0]}' is a folder: cite one store, or names")
     return Path(folders[0]) if folders else None
 
 
-def _kind(name: str) -> str:
-    """What a name stands for; empty if it is not known."""
+def _registered(name: str) -> tuple[str, Sequence[str]] | None:
+    """The kind and the members of a registered name or suite, or of a class in a file."""
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.backbones.papers import papers_of_weights
 
     known = registry()
     if name in known.methods.entries or method_files.is_meant(name):
-        return "method"
-    if name in known.methods.suites():
-        return "suite of methods"
+        return "method", [name]
     if known.dataset_entry(name) is not None:
-        return "data set"
-    if name in known.datasets.suites():
-        return "suite of data sets"
-    if name in known.backbones.entries or papers_of_weights(name):
-        return "backbone"
-    return ""
+        return "data set", [name]
+    if name in known.backbones.entries:
+        return "backbone", [name]
+    for kind, catalog in (("method", known.methods), ("data set", known.datasets)):
+        if name in (suites := catalog.suites()):
+            return kind, suites[name]
+    return None
 
 
 def _of_names(names: Sequence[str]) -> Citations:
     """What to cite for names; UsageError for an unknown one."""
-    from fewshot_bench.analysis.citations import of_names
+    from fewshot_bench.analysis.citations import of_names, papers_of_backbone
+    from fewshot_bench.api.defaults import full_name
     from fewshot_bench.api.registry import registry
 
-    known = registry()
     found: dict[str, list[str]] = {"method": [], "data set": [], "backbone": []}
     for name in names:
-        kind = _kind(name)
-        if not kind:
-            for catalog in known.catalogs:
+        if registered := _registered(name):
+            kind, members = registered
+            found[kind] += members
+        elif papers_of_backbone(weights := full_name(name)):
+            found["backbone"].append(weights)
+        else:
+            catalogs = registry().catalogs[: len(found)]
+            for catalog in catalogs:
                 catalog.refuse_conflict(name)
-            every = [name for catalog in known.catalogs[:3] for name in catalog.entries]
+            every = [name for catalog in catalogs for name in catalog.entries]
             step = "fsbench list methods, datasets or backbones"
             raise unknown("method, data set, backbone or store", name, every, step)
-        suites = known.methods.suites() | known.datasets.suites()
-        listed = suites[name] if kind.startswith("suite") else [name]
-        found[kind.removeprefix("suite of ").removesuffix("s")] += listed
-    return of_names(found["method"], found["data set"], found["backbone"])
+    return of_names(*found.values())

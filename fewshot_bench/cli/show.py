@@ -12,6 +12,7 @@ import click
 
 from fewshot_bench.api import method_files
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
+from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import broken_rules
@@ -74,12 +75,12 @@ def command(name: str, store: Path) -> None:
     if name.endswith(".json"):
         _record(name, store)
         return
-    if papers := papers_of_weights(name):
-        say(f"{name}: backbone, a model and weights of open_clip")
-        _papers(papers)
-        return
     if is_place(name):
         raise place_without_family(name)
+    if papers := papers_of_weights(full_name(name)):
+        say(f"{full_name(name)}: backbone, a model and weights of open_clip")
+        _papers(papers)
+        return
     names = [name for catalog in known.catalogs for name in catalog.entries]
     step = "fsbench list methods, fsbench list datasets"
     raise unknown("name", name, names, "; ".join([step, *known.methods.failed]))

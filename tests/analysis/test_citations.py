@@ -25,7 +25,9 @@ def store(tmp_path: Path) -> Path:
     records = [
         make(method, dataset, seed=seed, **CLIP) for method, dataset in cells for seed in (1, 2)
     ]
-    return save(tmp_path / "made", [*records, make("gone", "digits", target="shapes", **CLIP)])
+    return save(
+        tmp_path / "laion" / "made", [*records, make("gone", "digits", target="shapes", **CLIP)]
+    )
 
 
 def test_a_store_is_cited_each_entry_once_and_sorted(store: Path) -> None:
@@ -55,10 +57,14 @@ def test_filters_choose_what_is_cited(store: Path, tmp_path: Path) -> None:
 
 
 def test_names_are_cited_without_a_store() -> None:
-    done = fsbench("cite", "clip-lora", "eurosat", "ViT-B-32/laion2b_s34b_b79k", "demo")
-    assert {"zanella2024low", "helber2019eurosat", "schuhmann2022laion", "fewshot-bench"} <= {
-        *keys(done.out)
-    }
+    done = fsbench("cite", "clip-lora", "eurosat", "ViT-B-32/laion2b_s34b_b79k", "ViT-B/16", "demo")
+    assert {
+        "zanella2024low",
+        "radford2021learning",
+        "helber2019eurosat",
+        "schuhmann2022laion",
+        "fewshot-bench",
+    } <= {*keys(done.out)}
     suite = fsbench("cite", "prompts")
     assert {"zhou2022learning", "zhou2022conditional", "yao2024tcp"} <= {*keys(suite.out)}
 

@@ -74,7 +74,8 @@ def test_nothing_built_in_lacks_a_paper() -> None:
         ("ViT-B-16/dfn2b", {"fang2024data"}),
         ("ViT-H-14/metaclip_fullcc", {"xu2024demystifying"}),
         ("hf-hub:apple/MobileCLIP-S1-OpenCLIP", {"vasu2024mobileclip"}),
-        ("local-dir:mine", set()),
+        ("local-dir:/mine/laion", set()),
+        ("siglip", set()),
     ],
 )
 def test_weights_of_open_clip_have_papers(name: str, keys: set[str]) -> None:
