@@ -29,7 +29,6 @@ _CONFERENCES = {
 }
 _JOURNALS = {
     "IJCV": "International Journal of Computer Vision",
-    "Kybernetika": "Kybernetika",
     "JSTARS": "IEEE Journal of Selected Topics in Applied Earth Observations and Remote Sensing",
     "TMLR": "Transactions on Machine Learning Research",
     "TPAMI": "IEEE Transactions on Pattern Analysis and Machine Intelligence",
@@ -163,8 +162,7 @@ def family(name: str) -> str:
 
 
 def _full(venue: str, names: Mapping[str, str]) -> str:
-    full = names[venue]
-    return full if full == venue else f"{full} ({venue.split()[0]})"
+    return f"{names[venue]} ({venue.split()[0]})"
 
 
 def _plain(text: str) -> str:

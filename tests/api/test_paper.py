@@ -59,7 +59,7 @@ def test_nothing_built_in_lacks_a_paper() -> None:
     assert {entry["key"] for entry in entries} == set(keys)
     typed = ("inproceedings", "article")
     assert {entry["howpublished"] for entry in entries if entry["kind"] not in typed} == {
-        *("arXiv", "Software")
+        *("arXiv", "Software", "UCI Machine Learning Repository")
     }
 
 
