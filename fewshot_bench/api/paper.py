@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.utils.errors import ContractError, texts, whole_number
@@ -35,6 +35,8 @@ _JOURNALS = {
 }
 _KEY = re.compile(r"[A-Za-z][\w:+./-]*", re.ASCII)
 _SPECIAL = re.compile(r"([&%$#_])")
+# Not that of `Few-Shot`, which styles may change.
+_INNER_CAPITAL = re.compile(r"(?<=[^\W_])[A-Z]")
 _ARTICLES = ("a", "an", "the")
 
 
@@ -122,7 +124,7 @@ class Paper:
         elif self.venue in _JOURNALS:
             kind, where = "article", {"journal": _full(self.venue, _JOURNALS)}
         fields = {
-            "title": " ".join(map(_kept, _escaped(self.title).split())),
+            "title": " ".join(_with_names_kept(_escaped(self.title).split())),
             "author": " and ".join(map(_escaped, self.authors)),
             **{name: _escaped(text) for name, text in where.items()},
             "year": str(self.year),
@@ -175,9 +177,12 @@ def _escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text.replace("~", r"{\textasciitilde}"))
 
 
-def _kept(word: str) -> str:
-    """A word of a title, in braces if a style must not change its capitals: `{CLIP}`."""
-    return f"{{{word}}}" if any(letter.isupper() for letter in word[1:]) else word
+def _with_names_kept(words: Sequence[str]) -> Iterator[str]:
+    """The words of a title, in braces where a style must not change capitals: `{CLIP}`."""
+    for place, word in enumerate(words):
+        name = word.rstrip(":;,.?!")
+        is_name = _INNER_CAPITAL.search(name) or (place == 0 and word.endswith(":"))
+        yield f"{{{name}}}{word[len(name) :]}" if is_name else word
 
 
 def _balanced(text: str) -> bool:

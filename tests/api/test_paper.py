@@ -91,16 +91,22 @@ def test_every_tag_of_open_clip_has_a_paper() -> None:
 
 
 def test_labels_and_key_follow_from_the_facts() -> None:
-    paper = Paper("The LoRA & us: 100 % {of} A_b", THREE, 2022, venue="IJCV", url="https://a/b_c")
+    paper = Paper(
+        "Tip-Top: LoRA, us & Few-Shot 100 % {of} A_b",
+        THREE,
+        2022,
+        venue="IJCV",
+        url="https://a/b_c",
+    )
     assert paper.label == "Zhou et al. 2022"
     assert paper.long_label == "Zhou et al., IJCV 2022"
     assert Paper("A", THREE[1:], 2022).label == "Loy and de Charette 2022"
-    assert paper.key == "zhou2022lora"
+    assert paper.key == "zhou2022tip"
     (entry,) = fields_of(paper.bibtex())
     assert entry == {
         "kind": "article",
-        "key": "zhou2022lora",
-        "title": r"The {LoRA} \& us: 100 \% {of} A\_b",
+        "key": "zhou2022tip",
+        "title": r"{Tip-Top}: {LoRA}, us \& Few-Shot 100 \% {of} A\_b",
         "author": "Kaiyang Zhou and Loy, Chen Change and Raoul de Charette",
         "journal": "International Journal of Computer Vision (IJCV)",
         "year": "2022",
