@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.utils.errors import ContractError, texts, whole_number
@@ -35,6 +35,8 @@ _JOURNALS = {
 }
 _KEY = re.compile(r"[A-Za-z][\w:+./-]*", re.ASCII)
 _SPECIAL = re.compile(r"([&%$#_])")
+# Not that of `Few-Shot`, which styles may change.
+_INNER_CAPITAL = re.compile(r"(?<=[^\W_])[A-Z]")
 _ARTICLES = ("a", "an", "the")
 
 
@@ -102,9 +104,14 @@ class Paper:
         """Authors, venue and year: `Zhou et al., CVPR 2022`."""
         return f"{self.who}, {self.place}"
 
+    @property
+    def citation(self) -> str:
+        """Authors, title, venue and year on one line."""
+        return f"{self.who}, {self.title}, {self.place}"
+
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
-        yield f"paper: {self.long_label}, {self.title}"
+        yield f"paper: {self.citation}"
         yield from (
             f"{name}: {url}" for name, url in (("read", self.url), ("code", self.code)) if url
         )
@@ -117,7 +124,7 @@ class Paper:
         elif self.venue in _JOURNALS:
             kind, where = "article", {"journal": _full(self.venue, _JOURNALS)}
         fields = {
-            "title": " ".join(map(_kept, _escaped(self.title).split())),
+            "title": " ".join(_with_names_kept(_escaped(self.title).split())),
             "author": " and ".join(map(_escaped, self.authors)),
             **{name: _escaped(text) for name, text in where.items()},
             "year": str(self.year),
@@ -137,6 +144,11 @@ def as_papers(where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
         if keys.count(key) > 1:
             raise ContractError(f"{where} has two papers with the key '{key}': name another key")
     return tuple(found)
+
+
+def entries_of(papers: Iterable[Paper]) -> dict[str, str]:
+    """The BibTeX entries of papers by key."""
+    return {paper.key: paper.bibtex() for paper in papers}
 
 
 def family(name: str) -> str:
@@ -165,9 +177,12 @@ def _escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text.replace("~", r"{\textasciitilde}"))
 
 
-def _kept(word: str) -> str:
-    """A word of a title, in braces if a style must not change its capitals: `{CLIP}`."""
-    return f"{{{word}}}" if any(letter.isupper() for letter in word[1:]) else word
+def _with_names_kept(words: Sequence[str]) -> Iterator[str]:
+    """The words of a title, in braces where a style must not change capitals: `{CLIP}`."""
+    for place, word in enumerate(words):
+        name = word.rstrip(":;,.?!")
+        is_name = _INNER_CAPITAL.search(name) or (place == 0 and word.endswith(":"))
+        yield f"{{{name}}}{word[len(name) :]}" if is_name else word
 
 
 def _balanced(text: str) -> bool:
@@ -186,5 +201,7 @@ THIS_TOOL = Paper(
     ("{fewshot_bench contributors}",),
     2026,
     venue="Software",
+    url="https://fewshot-bench.github.io/",
+    code="https://github.com/fewshot-bench/fewshot_bench",
     key="fewshot-bench",
 )

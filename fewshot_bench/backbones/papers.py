@@ -24,6 +24,8 @@ def papers_of_weights(name: str) -> tuple[Paper, ...]:
     Those of a registered backbone are in its entry, as its plug-in registered them.
     """
     folded = name.partition("@")[0].lower()
+    if "/" not in folded or folded.startswith("local-dir:"):
+        return ()
     return tuple(
         known.paper
         for known in _known()

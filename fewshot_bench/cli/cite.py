@@ -1,0 +1,107 @@
+"""`fsbench cite`: BibTeX of what a table used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fewshot_bench.api import method_files
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
+from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.options import output_option, store_option
+from fewshot_bench.cli.output import refuse_kept, write_text
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import option_name, printable, printable_lines
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.citations import Citations
+
+
+@click.command("cite", short_help="Print BibTeX of the papers that a table used.")
+@click.argument(
+    "names",
+    nargs=-1,
+    metavar="[STORE | NAME...]",
+    shell_complete=one_of(methods, datasets, backbones),
+)
+@store_option()
+@output_option("Write the entries to this file.")
+@filter_options
+def command(
+    names: tuple[str, ...], store: Path, output: Path | None, **filters: str | None
+) -> None:
+    """Print BibTeX of the methods, data sets, backbones and this tool that a table used.
+
+    Without names: of the records that the filters choose. NAME is a method (also FILE.py:CLASS), a
+    suite, a data set or a backbone. Names without a paper go to stderr.
+    """
+    from fewshot_bench.analysis.citations import of_records
+
+    if output is not None:
+        refuse_kept(output, "--output")
+    folder = _folder_among(names)
+    if names and folder is None:
+        given = [option_name(name) for name, value in filters.items() if value]
+        if given:
+            raise UsageError(f"{given[0]} chooses records of a store; leave it out beside names")
+        found = _of_names(names)
+    else:
+        records, notes, _ = chosen_of(Store(folder or store), filters)
+        for text in notes:
+            click.echo(f"note: {printable(text)}", err=True)
+        found = of_records(records)
+    for text in found.notes:
+        click.echo(f"note: {printable(text)}", err=True)
+    write_text(output, printable_lines(found.text))
+
+
+def _folder_among(names: Sequence[str]) -> Path | None:
+    """The store that is named; UsageError if it is not the only name."""
+    folders = [name for name in names if not _registered(name) and Path(name).is_dir()]
+    if folders and len(names) > 1:
+        raise UsageError(f"'{folders[0]}' is a folder: cite one store, or names")
+    return Path(folders[0]) if folders else None
+
+
+def _registered(name: str) -> tuple[str, Sequence[str]] | None:
+    """The kind and the members of a registered name or suite, or of a class in a file."""
+    from fewshot_bench.api.registry import registry
+
+    known = registry()
+    if name in known.methods.entries or method_files.is_meant(name):
+        return "method", [name]
+    if known.dataset_entry(name) is not None:
+        return "data set", [name]
+    if name in known.backbones.entries:
+        return "backbone", [name]
+    for kind, catalog in (("method", known.methods), ("data set", known.datasets)):
+        if name in (suites := catalog.suites()):
+            return kind, suites[name]
+    return None
+
+
+def _of_names(names: Sequence[str]) -> Citations:
+    """What to cite for names; UsageError for an unknown one."""
+    from fewshot_bench.analysis.citations import of_names, papers_of_backbone
+    from fewshot_bench.api.defaults import full_name
+    from fewshot_bench.api.registry import registry
+
+    found: dict[str, list[str]] = {"method": [], "data set": [], "backbone": []}
+    for name in names:
+        if registered := _registered(name):
+            kind, members = registered
+            found[kind] += members
+        elif papers_of_backbone(weights := full_name(name)):
+            found["backbone"].append(weights)
+        else:
+            catalogs = registry().catalogs[: len(found)]
+            for catalog in catalogs:
+                catalog.refuse_conflict(name)
+            every = [name for catalog in catalogs for name in catalog.entries]
+            step = "fsbench list methods, datasets or backbones"
+            raise unknown("method, data set, backbone or store", name, every, step)
+    return of_names(*found.values())
