@@ -17,7 +17,7 @@ from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 
 # The characters that look like matplotlib's markers, in the same order.
-MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
+MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶★", strict=True))
 NOTHING = Field(MISSING, css="none")
 LONGEST_REASON = 80
 _DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
@@ -81,24 +81,25 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
-    """Positions of means and intervals between the smallest and largest bound, line by line.
+    """Positions of means and intervals, line by line.
 
     None without any number, or with a baseline, whose columns need the room.
     """
-    values = [headline.estimate(c) if c.cell else None for c in headline.ordered]
-    known = [value for value in values if value]
+    known = bars_of([headline.estimate(contestant) for contestant in headline.ranked])
     if not known or headline.table.baseline:
         return None
-    low = min(value.bounds[0] for value in known)
-    high = max(value.bounds[1] for value in known)
+    return [*known, *[None] * (len(headline.ordered) - len(known))]
+
+
+def bars_of(values: Sequence[Estimate]) -> list[Bar]:
+    """Positions of means and intervals between the smallest and the largest bound."""
+    low = min((value.bounds[0] for value in values), default=0.0)
+    high = max((value.bounds[1] for value in values), default=0.0)
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
-    def bar(value: Estimate) -> Bar:
-        return Bar(place(value.mean), *map(place, value.bounds))
-
-    return [bar(value) if value else None for value in values]
+    return [Bar(place(value.mean), *map(place, value.bounds)) for value in values]
 
 
 def results(headline: Headline, group: Group, number: int) -> Grid:

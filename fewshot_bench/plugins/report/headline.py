@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.formats.style import Look, looks
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
@@ -102,12 +102,13 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
     same = len({row.marks for row in table.rows}) == 1
     labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
+    look = looks([row.label for row in table.rows])
     best: tuple[Contestant, ...] = ()
     chosen = 0
     for shots in group.shots:
         found = tuple(
-            _contestant(table, group, row, shots, labels[row.label], Look(place))
-            for place, row in enumerate(table.rows)
+            _contestant(table, group, row, shots, labels[row.label], look[row.label])
+            for row in table.rows
         )
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots

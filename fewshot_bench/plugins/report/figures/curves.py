@@ -5,19 +5,21 @@ After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page, width_of
 
 BAND = 0.13
 # Vertical room of one label in a figure, in points.
 LABEL_HEIGHT = 11.0
-SIZE, LONGEST = 8.5, 40
+SIZE = 8.5
+# Characters of a name at the end of a curve.
+LONGEST: Mapping[Page, int] = {"wide": 40, "narrow": 16}
 # Points from the axes to a name: a line to it, and the mark before it.
 BESIDE = 22.0
 
@@ -40,13 +42,15 @@ class Panel:
     curves: Sequence[Curve]
 
 
-def large(panel: Panel, metric: str, description: str) -> str:
+def large(panel: Panel, page: Page, metric: str, description: str) -> str:
     """One panel over the width of the page, with the names at the ends of the lines."""
-    canvas = Canvas("curves", 10.4, 4.6)
-    ends = _ends(panel)
+    wide = page == "wide"
+    canvas = Canvas(f"curves-{page}", WIDTHS[page], 3.7 if wide else 4.4)
+    ends = _ends(panel, LONGEST[page])
     names = max((width_of(end.words, SIZE, bold=end.curve.bold) for end in ends), default=0.0)
-    room = (names + BESIDE + 4) / (canvas.figure.get_figwidth() * 72)
-    axes = canvas.figure.add_axes((0.055, 0.11, 1 - 0.055 - room, 0.82))
+    points = canvas.figure.get_figwidth() * 72
+    left, right = 42 / points, (names + BESIDE + 4) / points
+    axes = canvas.figure.add_axes((left, 0.13, 1 - left - right, 0.82))
     shots = shots_of([panel])
     _draw(canvas, axes, panel, shots)
     axes.set_ylabel(f"{metric}, %")
@@ -128,10 +132,10 @@ class _End:
     words: str
 
 
-def _ends(panel: Panel) -> list[_End]:
+def _ends(panel: Panel, longest: int) -> list[_End]:
     """The ends of all curves, from the lowest to the highest."""
     found = [(curve, curve.points[-1][1].mean) for curve in panel.curves if curve.points]
-    names = text.short_names([curve.label for curve, _ in found], LONGEST)
+    names = text.short_names([curve.label for curve, _ in found], longest)
     ends = [
         _End(curve, mean, f"{names[curve.label]}  {text.percent(mean)}") for curve, mean in found
     ]
