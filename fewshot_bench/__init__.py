@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.method_card import MethodCard, Published
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
+    from fewshot_bench.api.paper import Paper
     from fewshot_bench.api.plugins import hookimpl
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
@@ -54,6 +55,7 @@ _NAMES = {
     "fewshot_bench.api.method_card": "MethodCard Published",
     "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
+    "fewshot_bench.api.paper": "Paper",
     "fewshot_bench.api.plugins": "hookimpl",
     "fewshot_bench.api.record": "Record",
     "fewshot_bench.api.spec": "RunSpec",
@@ -92,6 +94,7 @@ __all__ = [
     "NotApplicableError",
     "NumericalError",
     "Option",
+    "Paper",
     "Published",
     "Record",
     "Results",

@@ -24,7 +24,6 @@ CLASSES = {
 }
 TEMPLATE = "a close-up photo of textile fabric with {}."
 INSTALL = "pip install 'fewshot-bench[textile]'"
-PAPER = "F. M. Megahed et al. (2025), https://arxiv.org/abs/2501.12596"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Textile:
             lines_of((self._root / row.id).stat().st_size for row in rows),
             (TEMPLATE,),
             license="MIT",
-            sources=("https://pypi.org/project/conformal-clip-data/", PAPER),
+            sources=("https://pypi.org/project/conformal-clip-data/",),
             notes=("simulated with the R package spc4sts, 250 x 250 pixels",),
             folder=str(self._root),
         )

@@ -15,14 +15,24 @@ from fewshot_bench.api import method_files
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.options import Option
+from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.api.plugins import OWN
-from fewshot_bench.utils.errors import PluginError, UsageError, suggestion, unknown
+from fewshot_bench.utils.errors import (
+    ContractError,
+    PluginError,
+    UsageError,
+    suggestion,
+    unknown,
+)
 from fewshot_bench.utils.plugin_code import plugin_code
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One registered name: target "module:attribute" (or object), origin (plug-in, file:line)."""
+    """One registered name: target "module:attribute" (or object), origin (plug-in, file:line).
+
+    papers: what to cite for a data set or a backbone; methods state theirs on their cards.
+    """
 
     name: str
     target: Any
@@ -30,6 +40,7 @@ class Entry:
     suites: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
     elsewhere: bool = False
+    papers: tuple[Paper, ...] = ()
 
     @property
     def plugin(self) -> str:
@@ -86,6 +97,7 @@ class Catalog:
         suites: Iterable[str] = (),
         options: Iterable[Option] = (),
         elsewhere: bool = False,
+        paper: Paper | Iterable[Paper] = (),
     ) -> None:
         """Add a name; if several plug-ins add it, it is a conflict. PluginError if invalid."""
         origin = _origin(self._plugin)
@@ -101,7 +113,8 @@ class Catalog:
                 f"suites=({suites!r},)"
             )
         _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
-        self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
+        papers = self._papers(f"{self.kind} '{name}' ({origin})", paper)
+        self.claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere, papers))
         self._settle()
 
     def _check_name(self, name: object, origin: str) -> None:
@@ -112,6 +125,18 @@ class Catalog:
                 f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
                 "expected another name"
             )
+
+    def _papers(self, where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
+        try:
+            papers = as_papers("paper", given)
+        except ContractError as error:
+            raise PluginError(f"{where}: {error}") from None
+        if papers and self.kind not in ("data set", "backbone"):
+            raise PluginError(
+                f"{where}: only data sets and backbones are registered with a paper; a method "
+                "states its own on its card (MethodCard.paper)"
+            )
+        return papers
 
     @property
     def registering(self) -> Callable[..., None]:

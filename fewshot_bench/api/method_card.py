@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fewshot_bench.api.paper import Paper, as_papers
 from fewshot_bench.utils.errors import ContractError, one_of, texts
 
 OTHER_TEXTS = "other texts"
@@ -150,7 +151,9 @@ class MethodCard:
     official: settings that the official code chooses per data set, by setting name (several are
         joined by commas), which are no options; here one value serves all data sets.
     deviations: differences from the official code, one per line.
-    family, paper: the kind of method, and its paper with the year (`Zhou et al. 2022`).
+    family: the kind of method.
+    paper: what to cite for it, one `Paper` or a tuple of several, the first one before others; a
+        baseline without a paper of its own names that of the model (`backbones.papers_of_weights`).
     cost: what a fit on encoded features runs, one of `COSTS`.
     trained: function from `Sizes` to the number of trained parameters of the default options.
     published: values of options in the authors' own runs, which `fsbench run --published` takes;
@@ -163,7 +166,7 @@ class MethodCard:
     official: Mapping[str, str] = field(default_factory=dict)
     deviations: tuple[str, ...] = ()
     family: str = ""
-    paper: str = ""
+    paper: Paper | tuple[Paper, ...] = ()
     cost: str = ""
     trained: Callable[[Sizes], int] | None = None
     published: tuple[Published, ...] = ()
@@ -176,7 +179,8 @@ class MethodCard:
             )
         texts("MethodCard.deviations", self.deviations)
         texts("MethodCard.official", (*self.official, *self.official.values()))
-        texts("MethodCard", (self.schedule, self.text, self.at_test, self.family, self.paper))
+        texts("MethodCard", (self.schedule, self.text, self.at_test, self.family))
+        as_papers("MethodCard.paper", self.paper)
         if self.cost:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
@@ -185,6 +189,11 @@ class MethodCard:
             raise ContractError(
                 f"MethodCard.published is {made!r:.80}, expected a tuple of Published"
             )
+
+    @property
+    def papers(self) -> tuple[Paper, ...]:
+        """What to cite for the method; empty if the card does not say."""
+        return as_papers("MethodCard.paper", self.paper)
 
     def published_in(self, setting: FitSetting) -> dict[str, Any]:
         """The authors' values of options in a setting, where they differ from the defaults."""
@@ -255,10 +264,14 @@ class MethodCard:
 
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
-        facts = {"family": self.family, "paper": self.paper, "cost of a fit": self.cost}
-        count = self.parameters
-        facts["trained parameters"] = f"{count} ({LISTED_AS})" if count else ""
-        yield from (f"{name}: {value}" for name, value in facts.items() if value)
+        if self.family:
+            yield f"family: {self.family}"
+        for paper in self.papers:
+            yield from paper.lines()
+        if self.cost:
+            yield f"cost of a fit: {self.cost}"
+        if self.parameters:
+            yield f"trained parameters: {self.parameters} ({LISTED_AS})"
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"

@@ -22,8 +22,9 @@ from fewshot_bench.api import method_files, plugins
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method_code import FILE_OF_DESCRIBED
 from fewshot_bench.api.options import Option
+from fewshot_bench.api.paper import as_papers
 from fewshot_bench.api.plugin_values import packed, unpacked, unpacked_error, unpacked_type
-from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.errors import ContractError, PluginError
 from fewshot_bench.utils.start_environment import environment_at_start
 
 MODULE = "fewshot_bench.api.plugin_server"
@@ -87,7 +88,7 @@ class PluginHost:
         """PluginError inside if what was found is no answer: code of the plug-in wrote it."""
         try:
             yield
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ContractError):
             raise PluginError(
                 f"{self.name} wrote into the channel to fsbench: {found!r:.80}"
             ) from None
@@ -111,7 +112,8 @@ class PluginHost:
         # Its own name for itself, whatever it says: what is built in is not decided there.
         origin = f"{self.plugin}, {values['origin'].partition(', ')[2]}"
         given = {"suites": tuple(values["suites"]), "options": options, "origin": origin}
-        return Entry(**{**values, **given})
+        papers = as_papers("papers", unpacked(values["papers"]))
+        return Entry(**{**values, **given, "papers": papers})
 
     def _option(self, kind: str, entry: str, values: Mapping[str, Any]) -> Option:
         place = {"kind": kind, "entry": entry, "option": values["name"]}

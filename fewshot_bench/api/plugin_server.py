@@ -52,6 +52,7 @@ def _describe_entry(entry: Entry) -> dict[str, Any]:
         "suites": list(entry.suites),
         "elsewhere": entry.elsewhere,
         "options": [_describe_option(option) for option in entry.options],
+        "papers": packed(entry.papers),
     }
 
 

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 from fewshot_bench.api.method_card import MethodCard, Published
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils import errors
@@ -19,6 +20,9 @@ from fewshot_bench.utils.errors import FsbenchError, PluginError
 
 _PLAIN = (str, int, float, bool, type(None))
 _BASIC = {kind.__name__: kind for kind in (int, float, str, bool)}
+_FACTS: Mapping[str, Callable[..., Any]] = {
+    kind.__name__: kind for kind in (MethodCard, Published, Paper)
+}
 
 
 def packed(value: Any) -> Any:
@@ -29,7 +33,7 @@ def packed(value: Any) -> Any:
         return ["path", str(value)]
     if isinstance(value, RunSpec | Record):
         return [type(value).__name__, value.to_dict()]
-    if isinstance(value, MethodCard | Published):
+    if isinstance(value, MethodCard | Published | Paper):
         found = {field.name: getattr(value, field.name) for field in fields(value)}
         # A function, which only lists of methods call.
         found.pop("trained", None)
@@ -57,9 +61,8 @@ def unpacked(value: Any) -> Any:
         return RunSpec.from_dict(content)
     if kind == "Record":
         return Record.from_dict(content)
-    if kind in ("MethodCard", "Published"):
-        made = MethodCard if kind == "MethodCard" else Published
-        return made(**unpacked(content))
+    if kind in _FACTS:
+        return _FACTS[kind](**unpacked(content))
     if kind == "path":
         return Path(content)
     parts = [unpacked(part) for part in content]

@@ -17,6 +17,7 @@ from fewshot_bench.api.dataset import (
 )
 from fewshot_bench.api.dataset_overrides import placeholder_names
 from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
+from fewshot_bench.api.paper import THIS_TOOL
 from fewshot_bench.api.split_file import MAX_BYTES, Pools, load_split, save_split
 from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
 from fewshot_bench.utils.files import read_regular
@@ -28,6 +29,7 @@ __all__ = [
     "ENSEMBLE_TEMPLATES",
     "MAX_BYTES",
     "SIMPLE_TEMPLATES",
+    "THIS_TOOL",
     "ItemList",
     "Names",
     "Pools",

@@ -22,6 +22,7 @@ from fewshot_bench.api.backbone import (
     TextTower,
 )
 from fewshot_bench.api.edits import Branch, Edits, Tokens
+from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.utils.memory import free_memory
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "TextTower",
     "Tokens",
     "free_memory",
+    "papers_of_weights",
 ]
 
 

@@ -74,7 +74,8 @@ def _facts(name: str) -> tuple[str, ...]:
     """Family, paper, trained parameters and cost; dashes for what the method does not state."""
     try:
         card = card_of(registry().method_class(name)) or MethodCard("")
-        found = card.family, card.paper, card.parameters, card.cost
+        papers = [paper.long_label for paper in card.papers[:1]]
+        found = card.family, "".join(papers), card.parameters, card.cost
     except (Exception, SystemExit):
         # Its code failed; `fsbench show` says why.
         found = ("",) * 4

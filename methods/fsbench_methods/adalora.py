@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.backbones import ImageTower, Site, TextTower
 from fewshot_bench.training import Scale, WithoutRun, require, require_not_negative
+from fsbench_methods import papers
 from fsbench_methods.lora_layers import LowRank, named_site, site_name, with_deltas
 from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
 from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
@@ -167,7 +168,7 @@ class AdaLora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper="Zhang et al. 2023",
+        paper=papers.ADALORA,
         cost="minutes",
         trained=lambda s: 18 * (s.blocks + s.layers),
         deviations=(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import MethodCard
+from fsbench_methods import papers
 from fsbench_methods.zs_lp import DEVIATIONS, Probe, ZsLp
 
 ROWS = 8192
@@ -30,7 +31,7 @@ class Clap(ZsLp):
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
         family="linear head",
-        paper="Silva-Rodriguez et al. 2024",
+        paper=papers.CLAP,
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},

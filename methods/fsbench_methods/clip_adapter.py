@@ -25,6 +25,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fsbench_methods import papers
 
 _CODE = "CLIP-Adapter (Gao et al. 2021), clip_adapter.py"
 _OURS = "ours: no schedule is published"
@@ -76,7 +77,7 @@ class ClipAdapter:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="coop-50/100/200",
         family="adapter",
-        paper="Gao et al. 2024",
+        paper=papers.CLIP_ADAPTER,
         cost="seconds",
         trained=lambda s: 2 * s.features * (s.features // 4),
         official={"ratio": "searched per data set in the paper; 0.2 in the published trainer"},

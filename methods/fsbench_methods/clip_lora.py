@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import WithoutRun, require
+from fsbench_methods import papers
 from fsbench_methods.encoder_training import Schedule
 from fsbench_methods.lora_layers import LowRank, layers_at, named_factors
 from fsbench_methods.lora_model import LoraClassifier, MergedClassifier, restored, update_step
@@ -34,7 +35,7 @@ class ClipLora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper="Zanella and Ben Ayed 2024",
+        paper=papers.CLIP_LORA,
         cost="minutes",
         trained=lambda s: 12 * s.blocks,
         deviations=(

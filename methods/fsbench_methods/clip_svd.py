@@ -20,6 +20,7 @@ from fewshot_bench.training import (
     StepLearner,
     once_for,
 )
+from fsbench_methods import papers
 
 _QKV = "attn.in_proj_weight"
 _MATRICES = (_QKV, "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -92,7 +93,7 @@ class ClipSvd(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-svd-200 per shot",
         family="weights inside",
-        paper="Koleilat et al. 2025",
+        paper=papers.CLIP_SVD,
         cost="minutes",
         trained=lambda s: 6 * s.blocks,
         official={

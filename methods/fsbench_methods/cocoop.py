@@ -21,6 +21,7 @@ from fewshot_bench.training import (
     for_images,
     linear_start,
 )
+from fsbench_methods import papers
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class CoCoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "cocoop-10",
         family="text prompts",
-        paper="Zhou et al. 2022",
+        paper=papers.COCOOP,
         cost="hours",
         trained=lambda s: 4 * s.text + (s.features // 16) * (s.features + s.text + 1) + s.text,
         text="class names",

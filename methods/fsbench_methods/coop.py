@@ -17,6 +17,7 @@ from fewshot_bench import (
 )
 from fewshot_bench.backbones import TextTower
 from fewshot_bench.training import CLASS_SPECIFIC, PromptLearner, Prompts, build_prompts
+from fsbench_methods import papers
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
         family="text prompts",
-        paper="Zhou et al. 2022",
+        paper=papers.COOP,
         cost="minutes",
         trained=lambda s: 16 * s.text,
         text="class names",

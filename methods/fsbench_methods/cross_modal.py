@@ -9,6 +9,7 @@ import torch
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import LinearClassifier, require_positive, template_features, unit
+from fsbench_methods import papers
 from fsbench_methods.head_search import HeadSearch, Samples
 
 TIED = "its head has weights for the classes it was fitted on"
@@ -34,7 +35,7 @@ class CrossModal:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",
-        paper="Lin et al. 2023",
+        paper=papers.CROSS_MODAL,
         cost="minutes",
         trained=lambda s: s.classes * s.features,
         official=OFFICIAL,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary
 from fewshot_bench.training import WithoutRun
+from fsbench_methods import papers
 from fsbench_methods.lora_layers import LowRank, named_factors, site_name
 from fsbench_methods.lora_model import LoraClassifier, MergedClassifier, restored, update_step
 from fsbench_methods.lora_tuning import ENCODED_VIEWS, SHARED_MASK, LowRankTuning
@@ -32,7 +33,7 @@ class Dora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper="Liu et al. 2024",
+        paper=papers.DORA,
         cost="minutes",
         trained=lambda s: 15 * s.blocks,
         deviations=(

@@ -20,6 +20,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
+from fsbench_methods import papers
 
 _REPO = "wise-ft src/args.py, README"
 
@@ -44,7 +45,7 @@ class FullFineTuning(EncoderLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "wise-ft-10",
         family="weights inside",
-        paper="Wortsman et al. 2022",
+        paper=papers.WISE_FT,
         cost="minutes",
         trained=lambda s: s.image_tower + s.classes * (s.features + 1),
         at_test="which classes were fitted on",

@@ -20,6 +20,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
+from fsbench_methods import papers
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 BY_SHOTS = {1: 1e-3, 2: 0.1, 4: 0.1, 8: 1.0, 16: 10.0}
@@ -51,7 +52,7 @@ class Gda:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
         family="closed-form head",
-        paper="Wang et al. 2024",
+        paper=papers.GDA,
         cost="closed form",
         trained=lambda s: 0,
         official={

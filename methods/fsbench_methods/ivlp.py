@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
 from fewshot_bench.training import Encoders, Learned, TextPrompts, require_positive
+from fsbench_methods import papers
 from fsbench_methods.deep_prompts import (
     DeepPrompts,
     appended,
@@ -38,7 +39,7 @@ class Ivlp(DeepPrompts):
     card: ClassVar[MethodCard] = MethodCard(
         "ivlp-20",
         family="deep prompts",
-        paper="Khattak et al. 2023",
+        paper=(papers.MAPLE, papers.PROMPTSRC),
         cost="minutes",
         trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         text="class names",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, Vocabulary, hyper
 from fewshot_bench.training import Loss, PromptBatch, PromptLearner, require_not_negative
+from fsbench_methods import papers
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class KgCoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "kgcoop-100",
         family="text prompts",
-        paper="Yao et al. 2023",
+        paper=papers.KGCOOP,
         cost="minutes",
         trained=lambda s: 4 * s.text,
         text="templates",

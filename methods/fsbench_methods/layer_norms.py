@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary
 from fewshot_bench.training import Encoders, StepLearner
+from fsbench_methods import papers
 
 SCHEDULE = "2sfs-300 per shot"
 PROMPTS = (
@@ -50,7 +51,7 @@ class LnTuning(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper="Farina et al. 2025",
+        paper=papers.TWO_STAGES,
         cost="minutes",
         trained=lambda s: 4 * s.blocks,
         deviations=(PROMPTS,),
@@ -74,7 +75,7 @@ class BitFit(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper="Ben Zaken et al. 2022",
+        paper=(papers.BITFIT, papers.TWO_STAGES),
         cost="minutes",
         trained=lambda s: 11 * s.blocks + 2 * s.vision + s.text,
         deviations=(PROMPTS, "biases of q, k and v are trained: 2SFS's code misses them"),

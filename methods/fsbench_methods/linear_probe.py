@@ -21,6 +21,7 @@ from fewshot_bench import (
     hyper,
 )
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
+from fsbench_methods import papers
 from fsbench_methods.logistic import (
     HISTORY,
     SKLEARN,
@@ -87,7 +88,7 @@ class LinearProbe:
         return MethodCard(
             "lbfgs-1000",
             family="linear head",
-            paper="Radford et al. 2021",
+            paper=(*papers.CLIP, papers.COOP),
             cost="seconds",
             trained=lambda s: s.classes * (s.features + 1),
             text="templates" if self.init == "text" else "none",

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import BestOnValidation, require, require_positive
+from fsbench_methods import papers
 
 _CODE = "LP++ (Huang et al. 2024), methods/linear_probe_p2.py"
 
@@ -59,7 +60,7 @@ class LpPlusPlus:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="lp++-300 (full batch)",
         family="linear head",
-        paper="Huang et al. 2024",
+        paper=papers.LP_PLUS_PLUS,
         cost="seconds",
         trained=lambda s: s.classes * (s.features + 2),
         official={

@@ -16,6 +16,7 @@ from fewshot_bench.training import (
     linear_start,
     require_positive,
 )
+from fsbench_methods import papers
 from fsbench_methods.deep_prompts import (
     DeepPrompts,
     appended,
@@ -46,7 +47,7 @@ class MaPLe(DeepPrompts):
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
         family="deep prompts",
-        paper="Khattak et al. 2023",
+        paper=papers.MAPLE,
         cost="minutes",
         trained=lambda s: min(9, s.layers) * (2 * s.text + (s.text + 1) * s.vision),
         text="class names",

@@ -21,6 +21,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
+from fsbench_methods import papers
 
 _REPO = "configs/trainers/MultiModalAdapter"
 
@@ -86,7 +87,7 @@ class Mma(CosineEpochs):
     card: ClassVar[MethodCard] = MethodCard(
         "mma-5",
         family="adapters inside",
-        paper="Yang et al. 2024",
+        paper=papers.MMA,
         cost="minutes",
         trained=lambda s: min(8, s.layers) * (65 * (s.vision + s.text) + 1120),
         deviations=("the data set's templates stand for `a photo of a {}.`",),

@@ -34,6 +34,7 @@ from fewshot_bench.training import (
     require_positive,
     unit,
 )
+from fsbench_methods import papers
 
 _REPO = "MMRL configs/trainers/MMRL/vit_b16_few_shot.yaml"
 _BY_SET = "MMRL trainers/config.py"
@@ -59,7 +60,7 @@ class Mmrl(EpochSchedule):
     card: ClassVar[MethodCard] = MethodCard(
         "mmrl-50",
         family="adapters inside",
-        paper="Guo and Gu 2025",
+        paper=papers.MMRL,
         cost="minutes",
         trained=lambda s: (
             2560 + min(7, s.layers) * 513 * (s.vision + s.text) + s.vision * s.features

@@ -28,6 +28,7 @@ from fewshot_bench.training import (
     require_positive,
     unit,
 )
+from fsbench_methods import papers
 from fsbench_methods.deep_prompts import prompts_behind
 
 _CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
@@ -152,7 +153,7 @@ class PlotPlusPlus(TransportLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "plot++-50/100/200 (each of two stages)",
         family="deep prompts",
-        paper="Chen et al. 2023",
+        paper=papers.PLOT,
         cost="minutes",
         trained=lambda s: 4 * (4 * s.text + 2 * s.vision),
         text="class names",

@@ -19,6 +19,7 @@ from fewshot_bench.training import (
     embedded_words,
     require_not_negative,
 )
+from fsbench_methods import papers
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ProGrad(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
         family="text prompts",
-        paper="Zhu et al. 2023",
+        paper=papers.PROGRAD,
         cost="minutes",
         trained=lambda s: 16 * s.text,
         text="templates",

@@ -33,6 +33,7 @@ from fewshot_bench.training import (
     row_blocks,
     unit,
 )
+from fsbench_methods import papers
 
 ROWS = 1024
 
@@ -140,7 +141,7 @@ class ProKeR:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
         family="closed-form head",
-        paper="Bendou et al. 2025",
+        paper=papers.PROKER,
         cost="closed form",
         trained=lambda s: 0,
         official={

@@ -40,6 +40,7 @@ from fewshot_bench.training import (
     set_rate,
     unit,
 )
+from fsbench_methods import papers
 
 PROJECTION, BIAS = "vision.projection", "vision.projection_bias"
 _CODE = "ProLIP (Fahes et al. 2024)"
@@ -63,7 +64,7 @@ class ProLip(EncoderHooks):
     card: ClassVar[MethodCard] = MethodCard(
         "prolip-300 (full batch)",
         family="weights inside",
-        paper="Fahes et al. 2024",
+        paper=papers.PROLIP,
         cost="minutes",
         trained=lambda s: s.vision * s.features,
         official={"templates": "seven on ImageNet, one elsewhere"},

@@ -22,6 +22,7 @@ from fewshot_bench.training import (
     template_features,
     unit,
 )
+from fsbench_methods import papers
 from fsbench_methods.ivlp import Ivlp
 from fsbench_methods.sixty_templates import SIXTY_TEMPLATES
 
@@ -46,7 +47,7 @@ class PromptSrc(Ivlp):
     card: ClassVar[MethodCard] = MethodCard(
         "promptsrc-50",
         family="deep prompts",
-        paper="Khattak et al. 2023",
+        paper=papers.PROMPTSRC,
         cost="minutes",
         trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         deviations=(

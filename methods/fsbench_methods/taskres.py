@@ -22,6 +22,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fsbench_methods import papers
 
 _CODE = "TaskRes (Yu et al. 2023)"
 
@@ -43,7 +44,7 @@ class TaskRes:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="taskres-100/200",
         family="adapter",
-        paper="Yu et al. 2023",
+        paper=papers.TASKRES,
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={

@@ -26,6 +26,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
+from fsbench_methods import papers
 
 _REPO = "TCP trainers/tcp.py"
 
@@ -47,7 +48,7 @@ class Tcp(EpochSchedule):
     card: ClassVar[MethodCard] = MethodCard(
         "tcp-50",
         family="text prompts",
-        paper="Yao et al. 2024",
+        paper=papers.TCP,
         cost="minutes",
         trained=lambda s: 8 * s.text + (s.features // 4) * (s.features + 4 * s.text + 1),
         official={

@@ -37,6 +37,7 @@ from fewshot_bench.training import (
     steps_per_epoch,
     unit,
 )
+from fsbench_methods import papers
 from fsbench_methods.cache_model import Cache, grid, search
 
 BETAS, ALPHAS = 200, 20
@@ -209,7 +210,7 @@ class TipAdapter(CacheMethod):
     card: ClassVar[MethodCard] = MethodCard(
         "closed form",
         family="cache",
-        paper="Zhang et al. 2022",
+        paper=papers.TIP_ADAPTER,
         cost="closed form",
         trained=lambda s: 0,
         official=_OFFICIAL,
@@ -238,7 +239,7 @@ class TipAdapterF(CacheMethod):
     card: ClassVar[MethodCard] = MethodCard(
         "tip-adapter-f-20",
         family="cache",
-        paper="Zhang et al. 2022",
+        paper=papers.TIP_ADAPTER,
         cost="seconds",
         trained=lambda s: s.classes * s.shots * s.features,
         official=_OFFICIAL,

@@ -25,6 +25,7 @@ from fewshot_bench.training import (
     require,
     unit,
 )
+from fsbench_methods import papers
 from fsbench_methods.layer_norms import PROMPTS, SCHEDULE, chosen, is_block_norm
 
 _PAPER = "2SFS (Farina et al. 2025)"
@@ -63,7 +64,7 @@ class TwoStage(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper="Farina et al. 2025",
+        paper=papers.TWO_STAGES,
         cost="minutes",
         trained=lambda s: 4 * s.blocks + s.classes * s.features,
         at_test="which classes were fitted on",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
 from fewshot_bench.training import Encoders, EpochLearner, Learned, require_positive
+from fsbench_methods import papers
 from fsbench_methods.deep_prompts import appended
 
 _REPO = "MaPLe's repository, configs/trainers/VPT"
@@ -31,7 +32,7 @@ class VptDeep(EpochLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
         family="deep prompts",
-        paper="Jia et al. 2022",
+        paper=papers.VPT,
         cost="minutes",
         trained=lambda s: 8 * s.layers * s.vision,
         official={"lr, weight_decay": "swept per data set by VPT's own code, with a linear head"},

@@ -13,6 +13,7 @@ from fewshot_bench.training import (
     template_features,
     unit,
 )
+from fsbench_methods import papers
 from fsbench_methods.cross_modal import OFFICIAL, SCALE, TIED
 from fsbench_methods.head_search import HeadSearch, Samples
 
@@ -34,7 +35,7 @@ class WiseFt:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",
-        paper="Wortsman et al. 2022",
+        paper=papers.WISE_FT,
         cost="minutes",
         trained=lambda s: s.classes * s.features,
         official=OFFICIAL | {"alpha": "swept on test sets in the paper, 0.5 advised"},

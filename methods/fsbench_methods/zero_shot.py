@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary
+from fsbench_methods import papers
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ZeroShot:
     card: ClassVar[MethodCard] = MethodCard(
         "none",
         family="zero-shot",
-        paper="Radford et al. 2021",
+        paper=papers.CLIP,
         cost="closed form",
         trained=lambda s: 0,
     )

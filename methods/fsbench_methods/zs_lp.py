@@ -24,6 +24,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fsbench_methods import papers
 
 MOMENTUM, WARMUP_LR = 0.9, 1e-5
 DEVIATIONS = (
@@ -69,7 +70,7 @@ class ZsLp:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
         family="linear head",
-        paper="Silva-Rodriguez et al. 2024",
+        paper=papers.CLAP,
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},

@@ -54,6 +54,7 @@ def test_show_prints_the_card(tmp_path: Path) -> None:
         {"schedule": "coop", "official": {"lr": 2}},
         {"schedule": "coop", "official": {2: "lr"}},
         {"schedule": "coop", "official": "lr"},
+        {"schedule": "coop", "paper": "Zhou et al. 2022"},
     ],
 )
 def test_a_card_of_another_kind_is_refused_where_it_is_written(wrong) -> None:
