@@ -1,8 +1,10 @@
 """Style of methods in figures: each has a color, a marker and dashes, the same in every figure.
 
-`looks` gives them by the label alone, so that a method looks the same beside any others. Colors are distinguishable with any color vision (after Okabe and Ito 2008, and Tol's
-`bright` and `muted` schemes), darkened or lightened to a contrast of at least 3:1 with the page
-(WCAG 2.2, 1.4.11); markers and dashes identify methods without color.
+`looks` gives them by the label alone, so that a method looks the same beside any others.
+
+Colors are distinguishable with any color vision (after Okabe and Ito 2008, and Tol's `bright` and
+`muted` schemes), darkened or lightened to a contrast of at least 3:1 with the page (WCAG 2.2,
+1.4.11); markers and dashes identify methods without color.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ COLORS = (
     ("#1b8a9c", "#6fd0de"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-# Matplotlib's dash patterns in points: (offset, (on, off, ...)). Dots are for a method without shots.
+# Matplotlib's dash patterns in points: (offset, (on, off, ...)); dots are for no shots.
 LINES = ((0.0, ()), (0.0, (5.0, 2.0)))
-# With this number no two built-in methods look the same, and eight that are run most often (those of
-# the demo, `clip-adapter` and `maple`) have a color each.
+# With this number no two built-in methods look the same, and eight that are run most often (those
+# of the demo, `clip-adapter` and `maple`) have a color each.
 SALT = 380631
 # More lines than this in one panel cannot be distinguished.
 MOST = 16

@@ -11,8 +11,9 @@ from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.analysis.table.model import Cell
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
+from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line, Link
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 
@@ -32,11 +33,21 @@ class Bar:
     high: float
 
 
-def line(contestant: Contestant, fields: Sequence[Field], css: str = "") -> Line:
-    """A line about a method, with its mark."""
+def line(
+    contestant: Contestant, fields: Sequence[Field], css: str = "", *, cited: bool = False
+) -> Line:
+    """A line about a method, with its mark. cited: with its paper."""
     look = contestant.look
-    name = Field(contestant.label)
-    return Line([name, *fields], MARKS[look.marker], look.variable, f"{look.css} {css}".strip())
+    head = [Field(contestant.label), *fields]
+    classes = f"{look.css} {css}".strip()
+    paper = _link(contestant.paper) if cited and contestant.paper else None
+    return Line(head, MARKS[look.marker], look.variable, classes, paper)
+
+
+def _link(paper: Paper) -> Link:
+    """Who wrote it, where and when; the address is that of a plug-in, and must be a page."""
+    safe = paper.url.startswith(("https://", "http://"))
+    return Link(text.name(paper.long_label), paper.url if safe else "")
 
 
 def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
@@ -75,7 +86,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
             fields += [Field("") if same else p_field(own)]
         error = headline.calibration_error(contestant, headline.group) if cell else None
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
-        lines.append(line(contestant, fields, "best" if lead else ""))
+        lines.append(line(contestant, fields, "best" if lead else "", cited=True))
     name = headline.table.main.title
     return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
 

@@ -29,7 +29,7 @@ from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
 from fewshot_bench.plugins.report.share import card, latex_of
 from fewshot_bench.plugins.report.thumbnails import Budget
-from fewshot_bench.plugins.report.verdict import subject, verdict
+from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import joined, printable
 
@@ -54,7 +54,8 @@ def body(
     """Render all parts of the page on a table.
 
     facts: `columns_of` the records that the table was built from; outcomes: of their store. title:
-    of the page. budget: example images. The same arguments give the same text. No record and no logits are changed.
+    of the page. budget: example images. The same arguments give the same text. No record and no
+    logits are changed.
     UsageError for a baseline that is not in the table.
     """
     if baseline:
@@ -148,6 +149,7 @@ def _context(
         "latex": latex_of(chosen),
         "marks": _marks(table),
         "verdict": verdict(chosen, pairs, facts, str(predictions.store)),
+        "cost": cost(chosen, pairs),
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs),
         "bars": board.bars(chosen),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import Look, looks
@@ -11,8 +11,10 @@ from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
+from fewshot_bench.plugins.report.papers import papers_of
 
 _SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
 
@@ -23,6 +25,7 @@ class Contestant:
 
     `label` is the method as the report writes it, with marks that not all rows have;
     `shots` are those it is compared at: the headline's, or 0 for a method without a support set.
+    `paper` is the first one that its card names; None where that is not known.
     """
 
     row: Row
@@ -30,6 +33,7 @@ class Contestant:
     look: Look
     shots: int
     cell: Cell | None
+    paper: Paper | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots
     members = table.members(group) if group.average else (group,)
-    return Headline(table, group, members, chosen, best, _located(facts))
+    known = papers_of(row.spec.method for row in table.rows)
+    contestants = tuple(replace(each, paper=known[each.row.spec.method]) for each in best)
+    return Headline(table, group, members, chosen, contestants, _located(facts))
 
 
 def _present(found: Sequence[Contestant]) -> int:

@@ -1,6 +1,6 @@
 """The verdict in words: which method wins, whether that is significant, and what it costs.
 
-`verdict` is the entry point; every claim in it follows from the table and the paired tests.
+`verdict` and `cost` are the entry points; every claim follows from the table and the paired tests.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) 
         return Verdict("No winner yet", words)
     sentences = [
         _significance(headline, pairs),
-        cost(headline, pairs),
         _against_baseline(headline, pairs),
         _not_ranked(headline),
     ]
@@ -150,9 +149,7 @@ def _significance(headline: Headline, pairs: Pairs) -> str:
             f"On the seeds that both have it is significantly worse than {_listed(worse)}."
         )
     if any(pair.conditional for _, pair in tested):
-        parts.append(
-            "There is only one seed to compare: this is about these fits, not about the methods."
-        )
+        parts.append("With one seed to compare, this is about these fits, not about the methods.")
     parts += _visible(headline, ties)
     unknown = [other.label for other in others if not pairs.of(best, other)]
     if unknown:
@@ -229,13 +226,19 @@ def _listed(names: Sequence[str], comma: str = ", ") -> str:
 
 
 def cost(headline: Headline, pairs: Pairs) -> str:
-    """Trained parameters, time and memory of the best method, and a cheaper one to consider."""
-    cell = headline.ranked[0].cell
-    known = _costs(cell, _device(headline)) if cell else []
-    if cell is None or not known:
-        return "What it costs is not recorded."
+    """Trained parameters, time and memory of the best method, and a cheaper one to consider.
+
+    Empty without a method that has a number.
+    """
+    best = headline.ranked[:1]
+    if not best or best[0].cell is None:
+        return ""
+    cell = best[0].cell
+    known = _costs(cell, _device(headline))
+    if not known:
+        return f"What {best[0].label} costs is not recorded."
     unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
-    parts = [f"One run (one data set, one seed) {joined(known)}."]
+    parts = [f"One run of {best[0].label} (one data set, one seed) {joined(known)}."]
     parts += [f"Not recorded: {joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 

@@ -44,13 +44,15 @@ class Panel:
 
 def large(panel: Panel, page: Page, metric: str, description: str) -> str:
     """One panel over the width of the page, with the names at the ends of the lines."""
-    wide = page == "wide"
-    canvas = Canvas(f"curves-{page}", WIDTHS[page], 3.7 if wide else 4.4)
     ends = _ends(panel, LONGEST[page])
+    room = 2.3 if page == "wide" else 3.0
+    height = 0.65 + max(room, len(ends) * LABEL_HEIGHT / 72)
+    canvas = Canvas(f"curves-{page}", WIDTHS[page], height)
     names = max((width_of(end.words, SIZE, bold=end.curve.bold) for end in ends), default=0.0)
     points = canvas.figure.get_figwidth() * 72
-    left, right = 42 / points, (names + BESIDE + 4) / points
-    axes = canvas.figure.add_axes((left, 0.13, 1 - left - right, 0.82))
+    left, right = 36 / points, (names + BESIDE + 4) / points
+    below, above = 0.5 / height, 0.15 / height
+    axes = canvas.figure.add_axes((left, below, 1 - left - right, 1 - below - above))
     shots = shots_of([panel])
     _draw(canvas, axes, panel, shots)
     axes.set_ylabel(f"{metric}, %")
@@ -76,7 +78,8 @@ def shots_of(panels: Sequence[Panel]) -> list[int]:
 
 def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None:
     place = {count: float(index) for index, count in enumerate(shots)} or {0: 0.0}
-    left, right = -0.25, max(place.values()) + 0.25
+    pad = _pad(len(place))
+    left, right = -pad, max(place.values()) + pad
     own = shots_of([panel])
     for curve in sorted(panel.curves, key=lambda curve: curve.bold):
         if [k for k, _ in curve.points] == [0]:
@@ -101,6 +104,11 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
     axes.set_xlim(left, right)
     axes.set_xticks(list(place.values()), [str(count) for count in place])
     _limit(axes, panel)
+
+
+def _pad(count: int) -> float:
+    """Room before the first and behind the last of so many numbers of shots, which are 1 apart."""
+    return 0.07 * max(count - 1, 1)
 
 
 def _flat(canvas: Canvas, axes: Any, curve: Curve, left: float, right: float) -> None:
@@ -149,10 +157,11 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
     gap = (high - low) * LABEL_HEIGHT / height
     left, right = axes.get_xlim()
     point = (right - left) / (axes.get_position().width * canvas.figure.get_figwidth() * 72)
+    last = round(right - _pad(len(axes.get_xticks())))
     places = spread([end.mean for end in ends], gap, low, high)
     for end, place in zip(ends, places, strict=True):
         curve = end.curve
-        start = right if [k for k, _ in curve.points] == [0] else right - 0.25
+        start = right if [k for k, _ in curve.points] == [0] else last
         (line,) = axes.plot(
             *([start, right, right + 0.5 * BESIDE * point], [end.mean, end.mean, place]),
             color=curve.look.sentinel,

@@ -32,7 +32,7 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 MARK = "fsb"
 # Inches of a figure over the whole width of the page, on a desktop and on a phone.
 Page = Literal["wide", "narrow"]
-WIDTHS: Mapping[Page, float] = {"wide": 10.4, "narrow": 4.6}
+WIDTHS: Mapping[Page, float] = {"wide": 10.4, "narrow": 4.2}
 SETTINGS: dict[str, Any] = {
     # Text stays text, and the same figure gives the same names of markers and clips.
     "svg.fonttype": "none",
