@@ -1,4 +1,4 @@
-"""Write the generated pages docs/cli.md and docs/methods.md: `python -m scripts.generate_docs`."""
+"""Write docs/cli.md, docs/methods.md and CITATION.cff: `python -m scripts.generate_docs`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
+from fewshot_bench.api.paper import THIS_TOOL
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.main import COMMANDS, cli, plugin_commands
+from fewshot_bench.utils.version import __version__
 from scripts.method_table import method_table
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 WIDTH = 100
 
 
@@ -58,9 +61,27 @@ def methods_page() -> str:
     return "\n".join(parts)
 
 
+def citation() -> str:
+    """CITATION.cff, with the facts of `THIS_TOOL`."""
+    authors = "".join(f'  - name: "{name.strip("{}")}"\n' for name in THIS_TOOL.authors)
+    return f"""\
+cff-version: 1.2.0
+title: "{THIS_TOOL.title.replace(f" {__version__}", "")}"
+message: "If you use this software, please cite it and what it ran: fsbench cite prints the papers."
+type: software
+authors:
+{authors}version: {__version__}
+license: Apache-2.0
+"""
+
+
 def main() -> None:
-    """Write both pages; with --check, exit with an error if either is out of date."""
-    pages = {DOCS / "cli.md": cli_page(), DOCS / "methods.md": methods_page()}
+    """Write all pages; with --check, exit with an error if one is out of date."""
+    pages = {
+        DOCS / "cli.md": cli_page(),
+        DOCS / "methods.md": methods_page(),
+        ROOT / "CITATION.cff": citation(),
+    }
     if "--check" in sys.argv:
         stale = [p.name for p, text in pages.items() if p.read_text(encoding="utf-8") != text]
         sys.exit(f"not current: {', '.join(stale)}" if stale else 0)

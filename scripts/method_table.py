@@ -220,6 +220,7 @@ ROWS = {
 }
 _HEADER = (
     "method",
+    "paper",
     "what is trained, and where",
     "trained parameters",
     "chosen on validation",
@@ -238,7 +239,9 @@ def method_table(names: Sequence[str]) -> str:
         assert card is not None, name
         link = f"[{name}](#{name.replace('+', '')})"
         count = f"{card.parameters} ({formula})" if formula else card.parameters
-        lines.append(_line([link, trained, count, validation, card.cost, card.text, hazard]))
+        papers = ", ".join(f"[{paper.long_label}]({paper.url})" for paper in card.papers)
+        cells = [link, papers, trained, count, validation, card.cost, card.text, hazard]
+        lines.append(_line(cells))
     return f"{_ABOUT}\n" + "\n".join(lines) + f"\n\n{_LEFT_OUT}"
 
 

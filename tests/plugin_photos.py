@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench import DatasetCard, Item, hookimpl
+from fewshot_bench import DatasetCard, Item, Paper, hookimpl
 from fewshot_bench.api.sources import Stamp, file_stamp
 
 CLASSES = ("cat", "dog")
+PAPER = Paper("Counted cats", ("Ann Oak", "Ash, Tom"), 2024, venue="ICCV", code="https://a.org")
 
 
 @dataclass(frozen=True)
@@ -52,4 +53,4 @@ def open_counted(argument: str) -> Counted:
 @hookimpl
 def register_datasets(register: Callable[..., None]) -> None:
     """Register the family of data sets."""
-    register("counted:", open_counted)
+    register("counted:", open_counted, paper=PAPER)

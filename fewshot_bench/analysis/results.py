@@ -366,6 +366,15 @@ class Results:
         _warn_of_damage(outcomes)
         return Comparison(made, layout)
 
+    def cite(self) -> str:
+        """BibTeX of the methods, data sets, backbones and this tool; warns of names without."""
+        from fewshot_bench.analysis.citations import of_records
+
+        found = of_records(self._records)
+        for note in found.notes:
+            warnings.warn(note, stacklevel=2)
+        return found.text
+
     def curves(self, metric: str = "top1") -> Figure:
         """A metric over shots as a matplotlib figure, a panel per data set."""
         return self.compare(metric=metric).curves()

@@ -29,6 +29,7 @@ _CONFERENCES = {
 }
 _JOURNALS = {
     "IJCV": "International Journal of Computer Vision",
+    "Kybernetika": "Kybernetika",
     "JSTARS": "IEEE Journal of Selected Topics in Applied Earth Observations and Remote Sensing",
     "TMLR": "Transactions on Machine Learning Research",
     "TPAMI": "IEEE Transactions on Pattern Analysis and Machine Intelligence",
@@ -102,9 +103,14 @@ class Paper:
         """Authors, venue and year: `Zhou et al., CVPR 2022`."""
         return f"{self.who}, {self.place}"
 
+    @property
+    def citation(self) -> str:
+        """Authors, title, venue and year on one line."""
+        return f"{self.who}, {self.title}, {self.place}"
+
     def lines(self) -> Iterator[str]:
         """The lines of `fsbench show`."""
-        yield f"paper: {self.long_label}, {self.title}"
+        yield f"paper: {self.citation}"
         yield from (
             f"{name}: {url}" for name, url in (("read", self.url), ("code", self.code)) if url
         )
@@ -139,6 +145,11 @@ def as_papers(where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
     return tuple(found)
 
 
+def entries_of(papers: Iterable[Paper]) -> dict[str, str]:
+    """The BibTeX entries of papers by key."""
+    return {paper.key: paper.bibtex() for paper in papers}
+
+
 def family(name: str) -> str:
     """The family name of an author in one of BibTeX's forms: `de Charette` of `R. de Charette`."""
     if name.startswith("{"):
@@ -152,7 +163,8 @@ def family(name: str) -> str:
 
 
 def _full(venue: str, names: Mapping[str, str]) -> str:
-    return f"{names[venue]} ({venue.split()[0]})"
+    full = names[venue]
+    return full if full == venue else f"{full} ({venue.split()[0]})"
 
 
 def _plain(text: str) -> str:

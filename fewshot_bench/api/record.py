@@ -197,8 +197,9 @@ class Record:
     metrics: the result of `metrics.rounded`, to six digits; empty if the cell failed.
     footprint: `trained`, `trained_source` (observed, declared or not observed), `stored`,
         `backbone` (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
-        (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`), `metered`
-        (false if the method took `backbone.module`, whose work nothing counts),
+        (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
+        it is not built in), `metered` (false if the method took `backbone.module`, whose work
+        nothing counts),
         `depends_on_queries` and `query_gap` (`runner.asked_again`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.

@@ -11,7 +11,7 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.plugins import DISABLED, disabled_without_plugin
 from fewshot_bench.api.registry import Catalog, Entry, registry
 from fewshot_bench.cli.completion import one_of
-from fewshot_bench.cli.output import warn
+from fewshot_bench.cli.output import aligned, warn
 from fewshot_bench.utils.errors import PluginError, unknown
 from fewshot_bench.utils.text import printable
 
@@ -46,10 +46,12 @@ def command(kind: str) -> None:
 
 
 def _entries(catalog: Catalog) -> None:
-    width = max((len(name) for name in catalog.names()), default=0)
-    for name in catalog.names():
-        origin = catalog.entries[name].origin.split(",")[0]
-        click.echo(printable(f"{name:<{width}}  {origin}"))
+    rows = [
+        (name, "".join(paper.long_label for paper in entry.papers[:1]), entry.plugin)
+        for name, entry in sorted(catalog.entries.items())
+    ]
+    for line in aligned(rows) if rows else ():
+        click.echo(printable(line))
 
 
 def _methods() -> None:

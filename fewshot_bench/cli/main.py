@@ -39,6 +39,7 @@ COMMANDS = subcommands(
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",
         "compare": "Compare methods from the records of a store.",
+        "cite": "Print BibTeX of the papers that a table used.",
         "audit": "What each method was allowed to see and did: is it fair?",
         "sweep": "Ablations: run a method under many options and draw them.",
         "signature": "Write the signature of records, or read one as a command.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -15,7 +16,9 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import broken_rules
 from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
+from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -53,7 +56,9 @@ def command(name: str, store: Path) -> None:
         _dataset(name, store)
         return
     if name in known.backbones.entries:
-        say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
+        entry = known.backbones.entries[name]
+        say(f"{name}: backbone, registered by {entry.origin}")
+        _papers(entry.papers)
         return
     if name in known.engines.entries:
         _engine(known.engines.entries[name])
@@ -68,6 +73,10 @@ def command(name: str, store: Path) -> None:
         return
     if name.endswith(".json"):
         _record(name, store)
+        return
+    if papers := papers_of_weights(name):
+        say(f"{name}: backbone, a model and weights of open_clip")
+        _papers(papers)
         return
     if is_place(name):
         raise place_without_family(name)
@@ -183,6 +192,8 @@ def _dataset(name: str, store: Path) -> None:
     if not card.mirrored:
         say("  mirrored   never: a mirror image would show another class")
     say(f"  license    {card.license}")
+    entry = registry().dataset_entry(name)
+    _papers(entry.papers if entry else ())
     say(f"  revision   {card.revision}")
     say(f"  split      {_verified(card, dataset)}")
     if card.folder:
@@ -194,6 +205,13 @@ def _dataset(name: str, store: Path) -> None:
     ):
         for line in lines:
             say(f"  {label:<10} {line}")
+
+
+def _papers(papers: Iterable[Paper]) -> None:
+    for paper in papers:
+        for line in paper.lines():
+            label, _, text = line.partition(": ")
+            say(f"  {label:<10} {text}")
 
 
 def _shortened(card: DatasetCard) -> str:

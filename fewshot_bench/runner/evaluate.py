@@ -21,6 +21,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
@@ -198,7 +199,14 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
         setting = (
             FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
         )
-        return {"card": card.to_dict(spec.overrides, setting)} if card else {}
+        if card is None:
+            return {}
+        facts = card.to_dict(spec.overrides, setting)
+        entry = registry().methods.entries.get(spec.method)
+        if card.papers and not (entry and entry.is_built_in):
+            # Where its package is not installed, nothing else says what to cite.
+            facts["papers"] = entries_of(card.papers)
+        return {"card": facts}
     except (Exception, SystemExit) as error:
         incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
         return {}

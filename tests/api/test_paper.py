@@ -14,6 +14,7 @@ from fewshot_bench.api.paper import family
 from fewshot_bench.api.plugin_values import packed, unpacked
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import papers_of_weights
+from fewshot_bench.cli.completion import backbones
 from fewshot_bench.utils.errors import PluginError
 
 THREE = ("Kaiyang Zhou", "Loy, Chen Change", "Raoul de Charette")
@@ -58,7 +59,7 @@ def test_nothing_built_in_lacks_a_paper() -> None:
     assert {entry["key"] for entry in entries} == set(keys)
     typed = ("inproceedings", "article")
     assert {entry["howpublished"] for entry in entries if entry["kind"] not in typed} == {
-        *("arXiv", "Kybernetika", "Software")
+        *("arXiv", "Software")
     }
 
 
@@ -83,9 +84,8 @@ def test_weights_of_open_clip_have_papers(name: str, keys: set[str]) -> None:
 
 
 def test_every_tag_of_open_clip_has_a_paper() -> None:
-    from fewshot_bench.backbones.open_clip import import_library
-
-    listed = ["/".join(pair) for pair in import_library().list_pretrained()]
+    listed = [name for name in backbones() if "/" in name]
+    assert len(listed) > 100
     assert not [name for name in listed if not papers_of_weights(name)]
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.images.feature_segment import INDEX, Segment
+from tests import plugin_photos
 from tests.helpers import Result, fsbench, save_image
 
 MODULE = "fsbench_counted_photos"
@@ -47,6 +48,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         registry.cache_clear()
         yield photos
     registry.cache_clear()
+
+
+def test_a_paper_comes_from_the_process_of_its_plugin(root: Path) -> None:
+    with hosting():
+        assert registry().datasets.find("counted:").papers == (plugin_photos.PAPER,)
 
 
 def feature_keys(store: Path) -> set[bytes]:

@@ -22,7 +22,7 @@ from tests.helpers import fsbench
 METHOD = '''
 from dataclasses import dataclass
 from typing import ClassVar
-from fewshot_bench import MethodCard, Published, hyper
+from fewshot_bench import MethodCard, Paper, Published, hyper
 from fsbench_methods.zero_shot import ZeroShot
 
 
@@ -33,6 +33,7 @@ class Tuned(ZeroShot):
     name: ClassVar[str] = "tuned"
     card: ClassVar[MethodCard] = MethodCard(
         "tuned-20",
+        paper=Paper("A lamp", ("Ann Oak",), 2024, venue="ICLR"),
         published=(
             Published({"rate": 2}),
             Published({"rate": 5.0, "steps": 30}, ("shapes",), shots=(2,), source="its README"),
@@ -116,6 +117,9 @@ def test_the_record_states_the_values_and_where_they_come_from(store: Path) -> N
     assert own["official"] == {}
     plain = found["shapes", 2, False].card
     assert "published" not in plain
+    cited = fsbench("cite", store)
+    assert plain["papers"]["oak2024lamp"] in cited.out
+    assert cited.err == ""
     assert plain["official"]["steps"] == "30 on shapes at 2 shots; 40 on all data sets, base-to-new"
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import unknown
 
 AVERAGE = "average"
@@ -32,13 +34,15 @@ class Source:
 
     kind: `official` (by the authors of the paper), `rerun` (by others, of one paper's method),
         `secondary` (own and copied numbers of several methods).
+    method: the method whose authors published it, if it is one of this harness; else a `text`.
     collected, kept, left_out: rows that were read, are here, and are not, with the `reason`.
     """
 
     key: str
     table: str
     kind: Kind
-    citation: str
+    method: str
+    text: str
     url: str
     commit: str
     place: str
@@ -46,6 +50,12 @@ class Source:
     kept: int
     left_out: int
     reason: str
+
+    @property
+    def citation(self) -> str:
+        """Authors, title, venue and year of the method's paper; the text without such a method."""
+        card = card_of(registry().method_class(self.method)) if self.method else None
+        return ", ".join(paper.citation for paper in card.papers) if card else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,8 @@ def sources() -> Mapping[tuple[str, str], Source]:
             key=line["source"],
             table=line["table"],
             kind=_kind(line["kind"]),
-            citation=line["citation"],
+            method=line["method"],
+            text=line["citation"],
             url=line["url"],
             commit=line["commit"],
             place=line["place"],

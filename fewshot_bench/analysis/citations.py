@@ -1,0 +1,103 @@
+"""What to cite for results: papers of methods, data sets and backbones, and this tool, as BibTeX.
+
+`of_records` and `of_names` return `Citations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fewshot_bench.api import method_files
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.paper import THIS_TOOL, Paper, entries_of
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.backbones.papers import papers_of_weights
+from fewshot_bench.utils.errors import FsbenchError
+
+
+@dataclass
+class Citations:
+    """BibTeX entries by key, this tool's included; a note per name whose papers are not known."""
+
+    entries: dict[str, str] = field(default_factory=lambda: entries_of([THIS_TOOL]))
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, name: str, entries: Mapping[str, str]) -> None:
+        """Add the entries of a method, a data set or a backbone; none make a note."""
+        if not entries:
+            self.notes.append(f"{kind} '{name}' names no paper")
+        for key, entry in entries.items():
+            if self.entries.setdefault(key, entry) != entry:
+                self.notes.append(
+                    f"{kind} '{name}': another paper has the key '{key}'; its own is left out"
+                )
+
+    @property
+    def text(self) -> str:
+        """All entries, sorted by key."""
+        return "\n".join(self.entries[key] for key in sorted(self.entries))
+
+
+def of_records(records: Sequence[Record]) -> Citations:
+    """What the records used; papers of a method that they state come before those of its card."""
+    stated: dict[str, Mapping[str, str]] = {}
+    read = Record.entries(records, "footprint", "card.papers")
+    for record, (papers,) in zip(records, read, strict=True):
+        known = stated.setdefault(record.spec.method, {})
+        if not known and isinstance(papers, Mapping):
+            stated[record.spec.method] = papers
+    specs = [record.spec for record in records]
+    found = Citations()
+    for name in sorted(stated):
+        found.add("method", method_files.short(name), stated[name] or _installed(name))
+    for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
+        found.add("data set", name, entries_of(papers_of_dataset(name)))
+    for name in sorted({spec.backbone for spec in specs}):
+        found.add("backbone", name, entries_of(papers_of_backbone(name)))
+    return found
+
+
+def of_names(
+    methods: Iterable[str] = (), datasets: Iterable[str] = (), backbones: Iterable[str] = ()
+) -> Citations:
+    """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
+    found = Citations()
+    readers: tuple[tuple[str, Iterable[str], Callable[[str], Sequence[Paper]]], ...] = (
+        ("method", methods, papers_of_method),
+        ("data set", datasets, papers_of_dataset),
+        ("backbone", backbones, papers_of_backbone),
+    )
+    for kind, names, read in readers:
+        for name in dict.fromkeys(names):
+            found.add(kind, name, entries_of(read(name)))
+    return found
+
+
+def papers_of_method(name: str) -> tuple[Paper, ...]:
+    """The papers on a method's card; empty without a card."""
+    card = card_of(registry().method_class(name))
+    return card.papers if card else ()
+
+
+def papers_of_dataset(name: str) -> tuple[Paper, ...]:
+    """The papers that a data set was registered with; empty if it is not installed."""
+    entry = registry().dataset_entry(name)
+    return entry.papers if entry else ()
+
+
+def papers_of_backbone(name: str) -> tuple[Paper, ...]:
+    """The papers that a backbone was registered with, or those of open_clip's weights."""
+    entry = registry().backbones.entries.get(name)
+    return entry.papers if entry else papers_of_weights(name)
+
+
+def _installed(name: str) -> dict[str, str]:
+    """The entries of an installed method, whose file is not imported for this."""
+    if method_files.is_meant(name):
+        return {}
+    try:
+        return entries_of(papers_of_method(name))
+    except FsbenchError:
+        return {}
