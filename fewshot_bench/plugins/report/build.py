@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.audit import audit
+from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.build import with_baseline
@@ -31,7 +32,7 @@ from fewshot_bench.plugins.report.share import card, latex_of
 from fewshot_bench.plugins.report.thumbnails import Budget
 from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import joined, printable
+from fewshot_bench.utils.text import joined, printable, printable_lines
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -147,6 +148,7 @@ def _context(
         "signature": text.message(table.signature(chosen.group.seeds)),
         "line": printable(found.signature),
         "latex": latex_of(chosen),
+        "bibtex": printable_lines(of_records(facts.records).text),
         "marks": _marks(table),
         "verdict": verdict(chosen, pairs, facts, str(predictions.store)),
         "cost": cost(chosen, pairs),

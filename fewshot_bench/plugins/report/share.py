@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fewshot_bench.analysis.signature import broken
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.board import Bar
 from fewshot_bench.plugins.report.headline import Headline
 from fewshot_bench.plugins.report.verdict import subject
-from fewshot_bench.utils.text import counted, printable
+from fewshot_bench.utils.text import counted, printable_lines
 
 # Methods, and lines of the signature, on a card.
 ROWS, LINES = 5, 3
@@ -64,7 +64,7 @@ def card(headline: Headline, title: str, marks: Sequence[str], signature: str) -
         return None
     more = len(headline.contestants) - len(rows)
     printed = [text.short(mark, _PRINT) for mark in marks[:1]]
-    line = textwrap.wrap(signature, _PRINT, break_on_hyphens=False)
+    line = broken(signature, _PRINT)
     # What a line has no room for would make it another comparison.
     printed += line if len(line) <= LINES else [*line[: LINES - 1], f"{line[LINES - 1][:-1]}…"]
     return Card(
@@ -82,5 +82,4 @@ def latex_of(headline: Headline) -> str:
     from fewshot_bench.analysis.table import paper
 
     table = dataclasses.replace(headline.table, shots=(headline.shots,), commands=())
-    lines = latex.write_paper(paper.document(table, "latex")).splitlines()
-    return "\n".join(map(printable, lines))
+    return printable_lines(latex.write_paper(paper.document(table, "latex")))
