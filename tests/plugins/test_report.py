@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.formats.style import LINES, Look, looks
 from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
+from fewshot_bench.cli.demo import METHODS
 from fewshot_bench.plugins.report.figures import svg
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
@@ -48,8 +49,9 @@ def test_the_first_words_are_the_verdict(tmp_path: Path) -> None:
     assert "averaged over 2 data sets at 16 shots" in text[verdict:]
     assert "It is significantly better than both others; the closest is tip-adapter" in text
     cost = "trains 184.3 k parameters, takes 4.00 s on cpu and needs up to 103 MB of memory"
-    assert f"One run (one data set, one seed) {cost}. No other method is quicker." in text
-    assert verdict < text.index("Leaderboard")
+    run = f"One run of clip-lora (one data set, one seed) {cost}. No other method is quicker."
+    assert verdict < text.index("Leaderboard") < text.index(run)
+    assert "Not drawn: memory, 103 MB for every method." in text, "it says nothing of the methods"
 
 
 def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: 
     text = Page(report(tmp_path, store)).text
     for (_, other), test, p in zip(pairs[:2], tests[:2], corrected[:2], strict=True):
         shown = "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-        line = f"{other} {np.mean([100 * h.mean() for s in hits[other].values() for h in s]):.2f} ±"
+        line = f"{np.mean([100 * h.mean() for s in hits[other].values() for h in s]):.2f} ±"
         difference = f"−{test.difference:.2f} [−{test.high:.2f}, −{test.low:.2f}] {shown} "
         start = text.index(line)
         assert difference in text[start : start + 200]
@@ -96,7 +98,7 @@ def test_failed_and_missing_cells_are_listed_with_their_errors(tmp_path: Path) -
     assert "1 failed run" in text
     assert "NumericalError the loss is not finite" in text
     assert "fsbench run --store" in text
-    assert "prograd" in text[: text.index("Accuracy against shots")], "it is in the leaderboard"
+    assert "prograd" in text[: text.index("Accuracy per data set")], "it is in the leaderboard"
 
 
 def test_cells_that_are_not_applicable_are_listed_with_the_reason(tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_other_conditions_are_a_block_of_the_same_page(tmp_path: Path) -> None:
     text = Page(report(tmp_path, store, "--baseline", "gda")).text
     assert "Conditions 1 of 2: backbone test maple " in text
     assert "Conditions 2 of 2: backbone other gda " in text
-    assert text.count("no differences to gda") == 1
+    assert text.count("no differences to gda") == 2, "a note, also of the table as LaTeX"
     assert "from 42 records" in text
     only = Page(report(tmp_path, store, "--backbone", "other", "--baseline", "gda")).text
     second = only.partition(" Missing ")[2].partition(" Written by")[0]
@@ -227,7 +229,9 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
     for tag, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(name) or ""
-            assert value.startswith(("#", "data:")) or not value, (tag, value)
+            # A link loads nothing before it is followed.
+            leads = tag == "a" and value.startswith("https://")
+            assert leads or value.startswith(("#", "data:")) or not value, (tag, value)
     policy = next(a["content"] for a in page.named("meta") if "http-equiv" in a)
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -257,7 +261,7 @@ def test_names_from_records_are_only_text(tmp_path: Path) -> None:
     Store(store).write(dataclasses.replace(broken, error=error))
     html = report(tmp_path, store, "--title", HOSTILE[1])
     page = Page(html)
-    usual = {tag for tag, _ in plain.elements} | {"pre", "input", "label"}
+    usual = {tag for tag, _ in plain.elements} | {"h3", "input", "label"}
     assert {tag for tag, _ in page.elements} <= usual
     assert len(page.named("script")) == len(page.named("style")) == 1
     assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
@@ -338,6 +342,60 @@ def test_a_baseline_is_compared_with_however_many_methods(tmp_path: Path) -> Non
     assert "corrected after Holm over all 49 comparisons" in page.text
 
 
+def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
+    methods = {"zero-shot": 0.4, "coop": 0.5, "mine.py:A": 0.6, "tip-adapter": 0.7, "maple": 0.8}
+    store = store_of(tmp_path / "s", methods, ("dtd",), (1, 4))
+    head = r'class="(s\d+)[^"]*"><th[^>]*><span[^>]*>(.)</span>([\w.:-]+)'
+    every = {name: (css, mark) for css, mark, name in re.findall(head, report(tmp_path, store))}
+    assert set(every) == set(methods)
+    for chosen in ("tip-adapter,coop", "maple,mine.py:A,coop"):
+        page = report(tmp_path, store, "--method", chosen)
+        for css, mark, name in re.findall(head, page):
+            assert every[name] == (css, mark)
+
+
+def test_built_in_methods_look_different() -> None:
+    known = sorted(name for name, one in registry().methods.entries.items() if one.is_built_in)
+    found = looks(known)
+    assert len({(one.color, one.marker, one.line) for one in found.values()}) == len(known) > 30
+    often = (*METHODS, "clip-adapter", "maple")
+    assert len({found[name].color for name in often}) == len(often)
+    # One more that would look like `coop` gets another look, and leaves that of `coop` alone.
+    twin = next(name for name in map(str, range(9999)) if looks([name])[name] == found["coop"])
+    assert looks([twin, "coop"])["coop"] != looks([twin, "coop"])[twin]
+    many = [f"method-{number}" for number in range(500)]
+    assert len({one.css for one in looks(many).values()}) == len(many)
+    assert {one.line for one in looks(many).values()} == set(LINES)
+
+
+def test_every_row_names_the_paper_of_its_method(tmp_path: Path) -> None:
+    html = report(tmp_path, store_of(tmp_path / "s", {"coop": 0.5, "my-own": 0.8}))
+    row = html[html.index('<table id="leaderboard"') :].partition("</table>")[0]
+    assert re.search(r'coop<span class="paper"><a href="https://[^"]*" [^>]*>Zhou et al., ', row)
+    assert row.count('class="paper"') == 1, "of a method that is not installed nothing is known"
+    page = Page(html).text
+    assert "@article{zhou2022learning," in page
+    assert "\\begin{tabular}" in page
+
+
+def test_a_cost_is_drawn_where_methods_differ_more_than_their_runs(tmp_path: Path) -> None:
+    def costly(made: Record) -> Record:
+        wild = made.spec.dataset == "pets" and made.spec.split_seed * 300.0
+        seconds = {"coop": 4.0, "maple": 9.0}[made.spec.method]
+        memory = {"coop": 500.0, "maple": 700.0}[made.spec.method] + wild
+        trained = {"coop": 1000, "maple": 1050}[made.spec.method]
+        footprint = {"trained": trained, "peak_memory_mb": memory}
+        return dataclasses.replace(made, footprint=footprint, timings={"billed_seconds": seconds})
+
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, change=costly)
+    html = report(tmp_path, store)
+    assert re.findall('aria-labelledby="cost-([a-z]+)-title', html) == ["billed"]
+    text = Page(html).text
+    assert "Not drawn: trained parameters, 1.0 k to 1.1 k, within a tenth of the largest." in text
+    near = "no further apart than runs of one method are"
+    assert f"Not drawn: memory, 1.40 GB to 1.60 GB, {near}." in text
+
+
 def test_curves_have_a_gap_where_a_cell_is_missing(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"a": 0.5, "b": 0.6}, ("dtd",), (1, 4, 16))
     opened = Store(store)
@@ -345,7 +403,7 @@ def test_curves_have_a_gap_where_a_cell_is_missing(tmp_path: Path) -> None:
         if (one.spec.method, one.spec.shots) == ("b", 4):
             opened.file(one.spec.key()).unlink()
     figure = report(tmp_path, store).partition('aria-labelledby="curves-')[2].partition("</svg>")[0]
-    whole, broken = re.findall(r'class="curve s\d".*? d="([^"]*)"', figure, re.S)[:2]
+    whole, broken = re.findall(r'class="curve s\d+".*? d="([^"]*)"', figure, re.S)[:2]
     assert re.findall("[ML]", whole) == ["M", "L", "L"]
     assert re.findall("[ML]", broken) == ["M", "M"]
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
+from fewshot_bench.plugins.report.figures.svg import WIDTHS
 from tests.helpers import fsbench
 from tests.plugins.test_report import HOSTILE, hostile, on_another_backbone
 from tests.report_pages import report, store_of
@@ -46,9 +50,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def names(page: Any, table: str = "leaderboard") -> list[str]:
-    """Visible row headings, without their marks."""
+    """Visible row headings, without their marks and papers."""
     heads = page.locator(f"#{table} tbody tr:visible th")
-    return [text.lstrip("●■▲◆▼✚✖◀▶⬟⬢★") for text in heads.all_inner_texts()]
+    own = "heads => heads.map(head => head.childNodes[1].data.trim())"
+    found: list[str] = heads.evaluate_all(own)
+    return found
 
 
 def test_it_loads_nothing_and_complains_of_nothing(browser: Any, written: Path) -> None:
@@ -123,6 +129,61 @@ def test_the_legend_hides_a_method_in_every_figure(browser: Any, written: Path) 
     assert page.locator(f"svg .{series}:visible").count() == shown
 
 
+def test_a_figure_is_saved_as_it_is_shown(browser: Any, written: Path, tmp_path: Path) -> None:
+    seen = opened(browser, written, color_scheme="dark")
+    seen.page.locator(".legend button", has_text="coop").click()
+    for form in ("svg", "png"):
+        with seen.page.expect_download() as waited:
+            seen.page.locator(f".full button[data-save={form}]").first.click()
+        assert waited.value.suggested_filename == f"curves-wide.{form}"
+        waited.value.save_as(tmp_path / f"curves.{form}")
+    svg = (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    assert ElementTree.fromstring(svg).get("viewBox")
+    assert "var(--" not in svg
+    names = re.findall(r"<text[^>]*>(\S+) +\d\d\.\d\d</text>", svg)
+    assert sorted(names) == sorted(set(METHODS) - {"coop"}), "coop is hidden"
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width == pytest.approx(3 * 72 * WIDTHS["wide"], abs=2)
+        # The dark paper, and ink on it.
+        assert image.convert("RGB").getpixel((2, 2)) == (20, 23, 26)
+        assert len(image.convert("L").getcolors() or ()) > 50
+    assert seen.complaints == []
+    assert seen.requests[:1] == [written.as_uri()]
+    assert all(url.startswith(("data:image/svg", "blob:")) for url in seen.requests[1:])
+
+
+def test_the_card_and_the_texts_are_taken_along(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    page.locator("summary", has_text="A card to share").click()
+    with page.expect_download() as waited:
+        page.locator(".card button[data-save=png]").click()
+    with Image.open(waited.value.path()) as image:
+        assert image.size == (1200, 630)
+    page.evaluate(
+        "() => { window.taken = []; navigator.clipboard.writeText = async t => taken.push(t); }"
+    )
+    page.locator("summary", has_text="The table as LaTeX").click()
+    for what in ("signature of these records", "the table as LaTeX"):
+        button = page.get_by_role("button", name=f"Copy: {what}")
+        button.click()
+        assert button.inner_text() == "copied"
+    signature, latex = page.evaluate("window.taken")
+    assert signature.startswith("fsbench:1|m:")
+    assert "\\toprule" in latex
+
+
+def test_a_phone_has_the_curves_of_its_own(browser: Any, written: Path) -> None:
+    page = opened(browser, written, viewport={"width": 390, "height": 844}).page
+    curves = page.locator(".full svg:visible").first
+    assert curves.get_attribute("aria-labelledby") == "curves-narrow-title curves-narrow-desc"
+    ends = curves.locator(".end text").all()
+    assert len(ends) == len(METHODS)
+    for end in ends:
+        box = end.bounding_box()
+        assert box["x"] + box["width"] <= 390
+        assert box["height"] > 9, "it can be read"
+
+
 def test_the_legend_of_one_block_leaves_the_others(browser: Any, tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", METHODS)
     report(tmp_path, store_of(store, METHODS, change=on_another_backbone))
@@ -149,7 +210,7 @@ def test_figures_follow_the_color_scheme(browser: Any, written: Path) -> None:
     assert inks["dark"] == ["rgb(20, 23, 26)", "rgb(231, 233, 235)"]
 
 
-@pytest.mark.parametrize("width", [320, 400, 768])
+@pytest.mark.parametrize("width", [320, 390, 768])
 def test_a_narrow_screen_scrolls_tables_and_not_the_page(
     browser: Any, written: Path, width: int
 ) -> None:

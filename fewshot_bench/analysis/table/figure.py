@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
+from fewshot_bench.analysis.formats.style import COLORS, SETTINGS, looks
 from fewshot_bench.analysis.statistics.intervals import with_gaps
 from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.model import Table
@@ -91,15 +91,18 @@ def _legend(places: Sequence[Axes]) -> tuple[list[Any], list[str]]:
 
 def _draw_panel(place: Axes, table: Table, group: Group) -> None:
     shots = [number for number in group.shots if number]
-    for index, row in enumerate(table.rows):
+    found = looks([row.label for row in table.rows])
+    for row in table.rows:
+        look = found[row.label]
         style = {
-            "color": COLORS[index % len(COLORS)][0],
-            "linestyle": LINES[index // len(COLORS) % len(LINES)],
+            "color": COLORS[look.color][0],
+            "linestyle": look.line,
+            "marker": look.marker,
+            "markeredgewidth": 0,
             "label": _text(row.title),
             "linewidth": 1.2,
         }
-        marker = MARKERS[index % len(MARKERS)]
-        _draw_row(place, table, group, row, shots, style, marker)
+        _draw_row(place, table, group, row, shots, style)
     place.set_title(_text(group.name))
     place.set_xlabel("shots (images per class)")
     place.set_xticks(_places(group.shots), list(map(str, group.shots)))
@@ -116,19 +119,18 @@ def _draw_row(
     row: Row,
     shots: Sequence[int],
     style: dict[str, Any],
-    marker: str,
 ) -> None:
-    """A curve with its interval band; a method without shots is a star at zero."""
+    """A curve with its interval band; a method without shots is a large mark at zero."""
     values = {k: table.cell(group, row, k).estimates.get(table.metric) for k in group.shots}
     known = {k: value for k, value in values.items() if value is not None}
     if not known:
         return
     if list(known) == [0]:
-        place.plot([0], [known[0].mean], **style | {"marker": "*", "linestyle": "", "zorder": 3})
+        place.plot([0], [known[0].mean], markersize=6, **style | {"linestyle": "", "zorder": 3})
         return
     means, low, high = with_gaps(known, shots)
     xs = _places(shots)
-    place.plot(xs, means, marker=marker, markersize=3.5, markeredgewidth=0, **style)
+    place.plot(xs, means, markersize=3.5, **style)
     place.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)
 
 

@@ -11,13 +11,14 @@ from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.analysis.table.model import Cell
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
+from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line, Link
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 
 # The characters that look like matplotlib's markers, in the same order.
-MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
+MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶★", strict=True))
 NOTHING = Field(MISSING, css="none")
 LONGEST_REASON = 80
 _DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
@@ -32,11 +33,21 @@ class Bar:
     high: float
 
 
-def line(contestant: Contestant, fields: Sequence[Field], css: str = "") -> Line:
-    """A line about a method, with its mark."""
+def line(
+    contestant: Contestant, fields: Sequence[Field], css: str = "", *, cited: bool = False
+) -> Line:
+    """A line about a method, with its mark. cited: with its paper."""
     look = contestant.look
-    name = Field(contestant.label)
-    return Line([name, *fields], MARKS[look.marker], look.variable, f"{look.css} {css}".strip())
+    head = [Field(contestant.label), *fields]
+    classes = f"{look.css} {css}".strip()
+    paper = _link(contestant.paper) if cited and contestant.paper else None
+    return Line(head, MARKS[look.marker], look.variable, classes, paper)
+
+
+def _link(paper: Paper) -> Link:
+    """Who wrote it, where and when; the address is that of a plug-in, and must be a page."""
+    safe = paper.url.startswith(("https://", "http://"))
+    return Link(text.name(paper.long_label), paper.url if safe else "")
 
 
 def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
@@ -75,30 +86,31 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
             fields += [Field("") if same else p_field(own)]
         error = headline.calibration_error(contestant, headline.group) if cell else None
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
-        lines.append(line(contestant, fields, "best" if lead else ""))
+        lines.append(line(contestant, fields, "best" if lead else "", cited=True))
     name = headline.table.main.title
     return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
-    """Positions of means and intervals between the smallest and largest bound, line by line.
+    """Positions of means and intervals, line by line.
 
     None without any number, or with a baseline, whose columns need the room.
     """
-    values = [headline.estimate(c) if c.cell else None for c in headline.ordered]
-    known = [value for value in values if value]
+    known = bars_of([headline.estimate(contestant) for contestant in headline.ranked])
     if not known or headline.table.baseline:
         return None
-    low = min(value.bounds[0] for value in known)
-    high = max(value.bounds[1] for value in known)
+    return [*known, *[None] * (len(headline.ordered) - len(known))]
+
+
+def bars_of(values: Sequence[Estimate]) -> list[Bar]:
+    """Positions of means and intervals between the smallest and the largest bound."""
+    low = min((value.bounds[0] for value in values), default=0.0)
+    high = max((value.bounds[1] for value in values), default=0.0)
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
-    def bar(value: Estimate) -> Bar:
-        return Bar(place(value.mean), *map(place, value.bounds))
-
-    return [bar(value) if value else None for value in values]
+    return [Bar(place(value.mean), *map(place, value.bounds)) for value in values]
 
 
 def results(headline: Headline, group: Group, number: int) -> Grid:

@@ -12,6 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.audit import audit
+from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.build import with_baseline
@@ -27,10 +28,11 @@ from fewshot_bench.plugins.report.headline import Headline, headline
 from fewshot_bench.plugins.report.pairs import compared
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.plugins.report.provenance import failures, holes, provenance
+from fewshot_bench.plugins.report.share import card, latex_of
 from fewshot_bench.plugins.report.thumbnails import Budget
-from fewshot_bench.plugins.report.verdict import subject, verdict
+from fewshot_bench.plugins.report.verdict import cost, subject, verdict
 from fewshot_bench.store.predictions import Outcomes
-from fewshot_bench.utils.text import joined, printable
+from fewshot_bench.utils.text import joined, printable, printable_lines
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -46,13 +48,15 @@ def body(
     facts: RecordColumns,
     outcomes: Outcomes,
     *,
+    title: str,
     budget: Budget,
     baseline: str | None,
 ) -> str:
     """Render all parts of the page on a table.
 
-    facts: `columns_of` the records that the table was built from; outcomes: of their store. budget:
-    example images. The same arguments give the same text. No record and no logits are changed.
+    facts: `columns_of` the records that the table was built from; outcomes: of their store. title:
+    of the page. budget: example images. The same arguments give the same text. No record and no
+    logits are changed.
     UsageError for a baseline that is not in the table.
     """
     if baseline:
@@ -60,7 +64,9 @@ def body(
         table = dataclasses.replace(table, baseline=label)
     chosen = headline(table, facts)
     predictions = Predictions(outcomes, _needed(chosen))
-    return _template("block.html").render(_context(chosen, facts, predictions, budget))
+    context = _context(chosen, facts, predictions, budget)
+    shown = card(chosen, title, context["marks"], context["line"])
+    return _template("block.html").render(context, card=shown)
 
 
 def page(made: Sequence[Made[str]], title: str) -> str:
@@ -130,6 +136,7 @@ def _context(
             "large": figures.large(),
             "panels": figures.panels(),
             "costs": figures.costs(),
+            "same_costs": figures.same_costs(),
             "ranks": figures.ranks(),
             "reliability": figures.reliability(),
         }
@@ -140,8 +147,11 @@ def _context(
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
         "line": printable(found.signature),
+        "latex": latex_of(chosen),
+        "bibtex": printable_lines(of_records(facts.records).text),
         "marks": _marks(table),
-        "verdict": verdict(chosen, pairs),
+        "verdict": verdict(chosen, pairs, facts, str(predictions.store)),
+        "cost": cost(chosen, pairs),
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs),
         "bars": board.bars(chosen),

@@ -110,7 +110,7 @@ def command(
         own = replace(own, baseline=baseline if absent else None)
         table = build(block.records, own, facts=facts)
         named = None if absent else baseline
-        return body(table, facts, outcomes, budget=budget, baseline=named)
+        return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
 
     text = page(made_of(records, options, made, warn), title)
     for damage in outcomes.damaged:

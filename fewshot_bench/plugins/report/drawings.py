@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,27 +11,40 @@ from typing import Any
 import numpy as np
 
 from fewshot_bench.analysis.formats.style import MOST
-from fewshot_bench.analysis.statistics import ranks as statistics
+from fewshot_bench.analysis.statistics.ranks import (
+    average_ranks,
+    cliques,
+    critical_difference,
+    friedman,
+)
 from fewshot_bench.analysis.table.axes import Group
-from fewshot_bench.analysis.table.columns import BILLED, COSTS
+from fewshot_bench.analysis.table.columns import BILLED, COSTS, number
+from fewshot_bench.analysis.table.columns import Column as Cost
 from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
-from fewshot_bench.plugins.report.figures.svg import Draw
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Draw
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions, reliability_of
 from fewshot_bench.utils.text import joined
 
+# A cost is drawn if the methods are further apart than this share of the largest.
+APART = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure: `svg` is markup of our own, `title` and `caption` are plain text."""
+    """A figure: `svg` is markup of our own, `title` and `caption` are plain text.
+
+    narrow: the same for a phone, where `svg` would have to be scrolled or could not be read.
+    """
 
     svg: Any
     title: str
     caption: str = ""
+    narrow: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,11 @@ class Drawings:
         if not found.curves or not curves.shots_of([found]):
             return None
         description = _description(found)
-        return Picture(self._picture(curves.large, found, self._metric, description), found.title)
+        wide, narrow = (
+            self._picture(curves.large, found, page, self._metric, description) for page in WIDTHS
+        )
+        title = f"{self._metric} against shots: {found.title}"
+        return Picture(wide, title, narrow=narrow)
 
     def panels(self) -> list[Picture]:
         """Small multiples: every group but the large one, if there is more than that."""
@@ -89,14 +107,20 @@ class Drawings:
         ]
 
     def costs(self) -> list[Picture]:
-        """Accuracy against each kind of cost."""
+        """Accuracy against each kind of cost in which the methods differ."""
         pictures = []
         for axis in cost_axes(self._chosen, self._drawn):
+            if isinstance(axis, str):
+                continue
             names = [point.label for point in costs.front(axis.points)]
             caption = f"On the front: {joined(names)}."
             svg = self._picture(costs.draw, axis, self._metric, caption)
             pictures.append(Picture(svg, "", caption))
         return pictures
+
+    def same_costs(self) -> list[str]:
+        """Sentences on the costs that are not drawn."""
+        return [one for one in cost_axes(self._chosen, self._drawn) if isinstance(one, str)]
 
     def ranks(self) -> Picture | str:
         """The critical-difference diagram, or why there is none."""
@@ -111,13 +135,13 @@ class Drawings:
         scores = np.array(
             [[rank_score(cell.estimates[metric].mean) for cell in line] for line in cells]
         )
-        found = np.asarray(statistics.average_ranks(scores), dtype=float)
-        statistic, p = statistics.friedman(scores)
-        gap = float(statistics.critical_difference(len(methods), len(chosen.members)))
-        cliques = [tuple(clique) for clique in statistics.cliques(found, gap)]
+        found = np.asarray(average_ranks(scores), dtype=float)
+        statistic, p = friedman(scores)
+        gap = float(critical_difference(len(methods), len(chosen.members)))
+        joined_by = [tuple(clique) for clique in cliques(found, gap)]
         order = np.argsort(found, kind="stable")
         averages = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
-        bars = [joined([methods[i].label for i in clique]) for clique in cliques]
+        bars = [joined([methods[i].label for i in clique]) for clique in joined_by]
         groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
         ranked, sets = len(chosen.ranked), len(chosen.members)
         some = "" if len(methods) == ranked else f"The best {len(methods)} of {ranked} methods. "
@@ -128,9 +152,11 @@ class Drawings:
         description = f"{caption} Average ranks (1 is best): {averages}.{groups}"
         looks = [c.look for c in methods]
         labels = [c.label for c in methods]
-        numbers = (found.tolist(), gap, cliques)
-        svg = self._picture(ranks.draw, labels, looks, *numbers, description)
-        return Picture(svg, "", caption)
+        numbers = (found.tolist(), gap, joined_by)
+        wide, narrow = (
+            self._picture(ranks.draw, page, labels, looks, *numbers, description) for page in WIDTHS
+        )
+        return Picture(wide, "", caption, narrow)
 
     def reliability(self) -> list[Picture]:
         """A reliability diagram per method whose logits can be used."""
@@ -209,10 +235,13 @@ def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -
     return curves.Panel(text.name(group.label), found)
 
 
-def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[costs.Axis]:
-    """Accuracy against each kind of cost that is known of a method, time first."""
+def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[costs.Axis | str]:
+    """Accuracy against each kind of cost that is known of a method, time first.
+
+    A sentence in place of a cost whose differences between methods say nothing.
+    """
     best = headline.ranked[:1]
-    found = []
+    found: list[costs.Axis | str] = []
     for column in (BILLED, *(other for other in COSTS.values() if other is not BILLED)):
         points = []
         for contestant in contestants:
@@ -222,5 +251,40 @@ def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[cos
                 look, bold = contestant.look, contestant in best
                 points.append(costs.Point(contestant.label, look, cost, value, bold))
         if points:
-            found.append(costs.Axis(column.name, column.axis, points))
+            same = _same(headline, contestants, column, [point.cost for point in points])
+            found.append(same or costs.Axis(column.name, column.axis, points))
+    return found
+
+
+def _same(
+    headline: Headline, contestants: Sequence[Contestant], column: Cost, values: Sequence[float]
+) -> str:
+    """Sentence on a cost that hardly differs between methods; empty if it differs.
+
+    It differs if the smallest and the largest are further apart than a tenth of the largest, and
+    than runs of one method are in the median over methods and data sets.
+    """
+    low, high = min(values), max(values)
+    noise = statistics.median(_ranges(headline, contestants, column) or [0.0])
+    shown = column.words(low), column.words(high)
+    if high - low > max(APART * high, noise):
+        return ""
+    if shown[0] == shown[1]:
+        return f"Not drawn: {column.subject}, {shown[0]} for every method."
+    near = "within a tenth of the largest"
+    if high - low > APART * high:
+        near = "no further apart than runs of one method are"
+    return f"Not drawn: {column.subject}, {shown[0]} to {shown[1]}, {near}."
+
+
+def _ranges(headline: Headline, contestants: Sequence[Contestant], column: Cost) -> list[float]:
+    """The range of a cost over the seeds of every method on every data set."""
+    found = []
+    for contestant in contestants:
+        for group in headline.members:
+            runs = headline.records_of(contestant, group).values()
+            values = [number(getattr(run, column.part).get(column.entry)) for run in runs]
+            known = [value for value in values if value is not None]
+            if len(known) > 1:
+                found.append(max(known) - min(known))
     return found

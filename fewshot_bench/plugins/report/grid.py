@@ -29,13 +29,22 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A text with where it leads, if that is known."""
+
+    text: str
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """A line; its first field is its head. mark, color: of a method, if the line is about one."""
+    """A line; its first field is its head. mark, color, paper: of a method, if it is about one."""
 
     fields: Sequence[Field]
     mark: str = ""
     color: str = ""
     css: str = ""
+    paper: Link | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fewshot_bench.analysis.citations import papers_of_method
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.formats.style import Look, looks
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.api import method_files
+from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
+from fewshot_bench.utils.errors import FsbenchError
 
 _SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
 
@@ -23,6 +27,7 @@ class Contestant:
 
     `label` is the method as the report writes it, with marks that not all rows have;
     `shots` are those it is compared at: the headline's, or 0 for a method without a support set.
+    `paper` is the first one that its card names; None where that is not known.
     """
 
     row: Row
@@ -30,6 +35,7 @@ class Contestant:
     look: Look
     shots: int
     cell: Cell | None
+    paper: Paper | None = None
 
 
 @dataclass(frozen=True)
@@ -102,17 +108,30 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
     same = len({row.marks for row in table.rows}) == 1
     labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
+    look = looks([row.label for row in table.rows])
     best: tuple[Contestant, ...] = ()
     chosen = 0
     for shots in group.shots:
         found = tuple(
-            _contestant(table, group, row, shots, labels[row.label], Look(place))
-            for place, row in enumerate(table.rows)
+            _contestant(table, group, row, shots, labels[row.label], look[row.label])
+            for row in table.rows
         )
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots
     members = table.members(group) if group.average else (group,)
-    return Headline(table, group, members, chosen, best, _located(facts))
+    papers = {name: _paper(name) for name in {row.spec.method for row in table.rows}}
+    contestants = tuple(replace(each, paper=papers[each.row.spec.method]) for each in best)
+    return Headline(table, group, members, chosen, contestants, _located(facts))
+
+
+def _paper(method: str) -> Paper | None:
+    """The first paper of an installed method; a file is not imported for this."""
+    if method_files.is_meant(method):
+        return None
+    try:
+        return next(iter(papers_of_method(method)), None)
+    except FsbenchError:
+        return None
 
 
 def _present(found: Sequence[Contestant]) -> int:

@@ -1,14 +1,16 @@
 """The verdict in words: which method wins, whether that is significant, and what it costs.
 
-`verdict` is the entry point; every claim in it follows from the table and the paired tests.
+`verdict` and `cost` are the entry points; every claim follows from the table and the paired tests.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.api.metrics import PERCENT
@@ -19,6 +21,8 @@ from fewshot_bench.utils.text import counted, joined
 
 # Names that a sentence lists; the rest are counted.
 LISTED = 3
+# Seeds from which on an interval says something.
+ENOUGH = 3
 _UNBROKEN = "\N{NO-BREAK SPACE}"
 
 Tested = list[tuple[Contestant, Pair]]
@@ -26,15 +30,23 @@ Tested = list[tuple[Contestant, Pair]]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`winner`, the `result` text after its name, and `sentences`, each on its own line."""
+    """`winner`, the `result` text after its name, and `sentences`, each on its own line.
+
+    advice: what to do first, with the commands for it; empty if nothing is urgent.
+    """
 
     winner: str
     result: str
     sentences: Sequence[str] = ()
+    advice: str = ""
+    commands: Sequence[str] = ()
 
 
-def verdict(headline: Headline, pairs: Pairs) -> Verdict:
-    """The verdict in plain sentences with numbers."""
+def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) -> Verdict:
+    """The verdict in plain sentences with numbers.
+
+    facts: `columns_of` the records of the table. store: its name in commands.
+    """
     ranked = headline.ranked
     if not ranked:
         words = (
@@ -44,11 +56,37 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
         return Verdict("No winner yet", words)
     sentences = [
         _significance(headline, pairs),
-        cost(headline, pairs),
         _against_baseline(headline, pairs),
         _not_ranked(headline),
     ]
-    return Verdict(ranked[0].label, _result(headline, pairs), list(filter(None, sentences)))
+    advice, commands = _more_seeds(headline, facts, store)
+    result = _result(headline, pairs)
+    return Verdict(ranked[0].label, result, list(filter(None, sentences)), advice, commands)
+
+
+def _more_seeds(headline: Headline, facts: RecordColumns, store: str) -> tuple[str, Sequence[str]]:
+    """Advice to run more seeds, and commands that do; empty with enough of them.
+
+    The commands compute all cells of the table with the seeds that it lacks.
+    """
+    known = headline.group.seeds
+    lacking = ENOUGH - len(known)
+    if lacking <= 0 or len(headline.ranked) < 2:
+        return "", ()
+    free = (seed for seed in itertools.count(1) if seed not in {s for pair in known for s in pair})
+    seeds = list(itertools.islice(free, lacking))
+    specs = [
+        replace(record.spec, split_seed=seed, train_seed=seed)
+        for record in facts.records
+        for seed in seeds
+    ]
+    commands, _ = commands_of({spec.key(): spec for spec in specs}.values(), store)
+    few = "One seed is" if len(known) == 1 else "Two seeds are"
+    more = "a third" if lacking == 1 else "two more"
+    return (
+        f"{few} too few to tell methods apart. Run {more}, then write the report again:",
+        commands,
+    )
 
 
 def subject(headline: Headline) -> str:
@@ -111,27 +149,26 @@ def _significance(headline: Headline, pairs: Pairs) -> str:
             f"On the seeds that both have it is significantly worse than {_listed(worse)}."
         )
     if any(pair.conditional for _, pair in tested):
-        parts.append(
-            "There is only one seed to compare: this is about these fits, not about the methods."
-        )
-    visible = [pair.visible for _, pair in ties if pair.visible is not None]
-    if visible:
-        # Percentages never differ by more than 100.
-        most = 100.0 if headline.table.main.unit == PERCENT else math.inf
-        ends = (min(found(visible), most) for found in (min, max))
-        low, high = map(text.percent, ends)
-        about = (
-            f"A true difference below about {low}"
-            if low == high
-            else (f"True differences below about {low} to {high}")
-        )
-        by = "" if low == high else ", depending on the method,"
-        alone = ", before the correction for several methods" if len(tested) > 1 else ""
-        parts.append(f"{about} points{by} would be missed here more than one time in five{alone}.")
+        parts.append("With one seed to compare, this is about these fits, not about the methods.")
+    parts += _visible(headline, ties)
     unknown = [other.label for other in others if not pairs.of(best, other)]
     if unknown:
         parts.append(f"Not compared for want of paired predictions: {_listed(unknown)}.")
     return " ".join(parts)
+
+
+def _visible(headline: Headline, ties: Tested) -> list[str]:
+    """Sentence on the differences that these runs can show; none for few seeds, which show none."""
+    found = [pair.visible for _, pair in ties if pair.visible is not None]
+    if not found or len(headline.group.seeds) < ENOUGH:
+        return []
+    least = max(found)
+    if headline.table.main.unit == PERCENT and least >= 100:
+        return []
+    return [
+        f"A true difference below about {text.percent(least)} points would be missed here more "
+        "than one time in five; more seeds show smaller ones."
+    ]
 
 
 def _not_better(ties: Tested) -> list[str]:
@@ -189,13 +226,19 @@ def _listed(names: Sequence[str], comma: str = ", ") -> str:
 
 
 def cost(headline: Headline, pairs: Pairs) -> str:
-    """Trained parameters, time and memory of the best method, and a cheaper one to consider."""
-    cell = headline.ranked[0].cell
-    known = _costs(cell, _device(headline)) if cell else []
-    if cell is None or not known:
-        return "What it costs is not recorded."
+    """Trained parameters, time and memory of the best method, and a cheaper one to consider.
+
+    Empty without a method that has a number.
+    """
+    best = headline.ranked[:1]
+    if not best or best[0].cell is None:
+        return ""
+    cell = best[0].cell
+    known = _costs(cell, _device(headline))
+    if not known:
+        return f"What {best[0].label} costs is not recorded."
     unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
-    parts = [f"One run (one data set, one seed) {joined(known)}."]
+    parts = [f"One run of {best[0].label} (one data set, one seed) {joined(known)}."]
     parts += [f"Not recorded: {joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 

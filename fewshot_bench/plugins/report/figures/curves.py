@@ -5,19 +5,21 @@ After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page, width_of
 
 BAND = 0.13
 # Vertical room of one label in a figure, in points.
 LABEL_HEIGHT = 11.0
-SIZE, LONGEST = 8.5, 40
+SIZE = 8.5
+# Characters of a name at the end of a curve.
+LONGEST: Mapping[Page, int] = {"wide": 40, "narrow": 16}
 # Points from the axes to a name: a line to it, and the mark before it.
 BESIDE = 22.0
 
@@ -40,13 +42,17 @@ class Panel:
     curves: Sequence[Curve]
 
 
-def large(panel: Panel, metric: str, description: str) -> str:
+def large(panel: Panel, page: Page, metric: str, description: str) -> str:
     """One panel over the width of the page, with the names at the ends of the lines."""
-    canvas = Canvas("curves", 10.4, 4.6)
-    ends = _ends(panel)
+    ends = _ends(panel, LONGEST[page])
+    room = 2.3 if page == "wide" else 3.0
+    height = 0.65 + max(room, len(ends) * LABEL_HEIGHT / 72)
+    canvas = Canvas(f"curves-{page}", WIDTHS[page], height)
     names = max((width_of(end.words, SIZE, bold=end.curve.bold) for end in ends), default=0.0)
-    room = (names + BESIDE + 4) / (canvas.figure.get_figwidth() * 72)
-    axes = canvas.figure.add_axes((0.055, 0.11, 1 - 0.055 - room, 0.82))
+    points = canvas.figure.get_figwidth() * 72
+    left, right = 36 / points, (names + BESIDE + 4) / points
+    below, above = 0.5 / height, 0.15 / height
+    axes = canvas.figure.add_axes((left, below, 1 - left - right, 1 - below - above))
     shots = shots_of([panel])
     _draw(canvas, axes, panel, shots)
     axes.set_ylabel(f"{metric}, %")
@@ -72,7 +78,8 @@ def shots_of(panels: Sequence[Panel]) -> list[int]:
 
 def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None:
     place = {count: float(index) for index, count in enumerate(shots)} or {0: 0.0}
-    left, right = -0.25, max(place.values()) + 0.25
+    pad = _pad(len(place))
+    left, right = -pad, max(place.values()) + pad
     own = shots_of([panel])
     for curve in sorted(panel.curves, key=lambda curve: curve.bold):
         if [k for k, _ in curve.points] == [0]:
@@ -97,6 +104,11 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
     axes.set_xlim(left, right)
     axes.set_xticks(list(place.values()), [str(count) for count in place])
     _limit(axes, panel)
+
+
+def _pad(count: int) -> float:
+    """Room before the first and behind the last of so many numbers of shots, which are 1 apart."""
+    return 0.07 * max(count - 1, 1)
 
 
 def _flat(canvas: Canvas, axes: Any, curve: Curve, left: float, right: float) -> None:
@@ -128,10 +140,10 @@ class _End:
     words: str
 
 
-def _ends(panel: Panel) -> list[_End]:
+def _ends(panel: Panel, longest: int) -> list[_End]:
     """The ends of all curves, from the lowest to the highest."""
     found = [(curve, curve.points[-1][1].mean) for curve in panel.curves if curve.points]
-    names = text.short_names([curve.label for curve, _ in found], LONGEST)
+    names = text.short_names([curve.label for curve, _ in found], longest)
     ends = [
         _End(curve, mean, f"{names[curve.label]}  {text.percent(mean)}") for curve, mean in found
     ]
@@ -145,10 +157,11 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
     gap = (high - low) * LABEL_HEIGHT / height
     left, right = axes.get_xlim()
     point = (right - left) / (axes.get_position().width * canvas.figure.get_figwidth() * 72)
+    last = round(right - _pad(len(axes.get_xticks())))
     places = spread([end.mean for end in ends], gap, low, high)
     for end, place in zip(ends, places, strict=True):
         curve = end.curve
-        start = right if [k for k, _ in curve.points] == [0] else right - 0.25
+        start = right if [k for k, _ in curve.points] == [0] else last
         (line,) = axes.plot(
             *([start, right, right + 0.5 * BESIDE * point], [end.mean, end.mean, place]),
             color=curve.look.sentinel,

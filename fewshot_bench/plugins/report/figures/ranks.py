@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import Canvas
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page
 
 ROW, BAR, TOP = 0.24, 0.13, 0.62
+# Characters of a name.
+LONGEST: Mapping[Page, int] = {"wide": 22, "narrow": 15}
 
 
 def draw(
+    page: Page,
     labels: Sequence[str],
     looks: Sequence[Look],
     ranks: Sequence[float],
@@ -29,8 +32,9 @@ def draw(
     half = math.ceil(count / 2)
     bars = BAR * len(cliques)
     height = TOP + bars + 0.2 + ROW * half + 0.1
-    canvas = Canvas("ranks", 10.4, height)
-    axes = canvas.figure.add_axes((0.24, 0.0, 0.52, 1.0))
+    canvas = Canvas(f"ranks-{page}", WIDTHS[page], height)
+    side = 0.24 if page == "wide" else 0.36
+    axes = canvas.figure.add_axes((side, 0.0, 1 - 2 * side, 1.0))
     axes.set_axis_off()
     axes.set_xlim(1, max(count, 2))
     axes.set_ylim(height, 0)
@@ -40,7 +44,16 @@ def draw(
         left = number < half
         row = number if left else count - 1 - number
         y = TOP + bars + 0.2 + ROW * row
-        _stem(canvas, axes, labels[index], looks[index], ranks[index], y, left, number == 0)
+        _stem(
+            canvas,
+            axes,
+            text.short(labels[index], LONGEST[page]),
+            looks[index],
+            ranks[index],
+            y,
+            left,
+            number == 0,
+        )
     for number, clique in enumerate(cliques):
         places = [ranks[index] for index in clique]
         y = TOP + 0.1 + BAR * number
@@ -85,8 +98,7 @@ def _stem(
         markeredgewidth=0,
         clip_on=False,
     )
-    name = text.short(label)
-    shown = f"{rank:.2f}  {name}" if not left else f"{name}  {rank:.2f}"
+    shown = f"{rank:.2f}  {label}" if not left else f"{label}  {rank:.2f}"
     words = axes.text(
         *(side + (-0.01 if left else 0.01) * span, y, shown),
         ha="right" if left else "left",

@@ -9,10 +9,10 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from fewshot_bench.analysis.formats import style
@@ -30,6 +30,9 @@ USED = (style, intervals, report_text, utils_text)
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 MARK = "fsb"
+# Inches of a figure over the whole width of the page, on a desktop and on a phone.
+Page = Literal["wide", "narrow"]
+WIDTHS: Mapping[Page, float] = {"wide": 10.4, "narrow": 4.2}
 SETTINGS: dict[str, Any] = {
     # Text stays text, and the same figure gives the same names of markers and clips.
     "svg.fonttype": "none",

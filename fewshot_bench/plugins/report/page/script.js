@@ -72,6 +72,76 @@
     button.addEventListener('click', () => series.forEach((one) => show(one, button.dataset.all === 'true')));
   }
 
+  const settled = (text) => text.replace(/var\((--\w+)\)/g, (_, name) =>
+    getComputedStyle(document.documentElement).getPropertyValue(name).trim().replaceAll('"', "'"));
+
+  // A figure as a file of its own, in the colors of the page as it is shown.
+  const standalone = (svg) => {
+    const copy = svg.cloneNode(true);
+    const [, , width, height] = copy.getAttribute('viewBox').split(' ').map(Number);
+    for (const part of all('.off', copy)) part.remove();
+    copy.setAttribute('xmlns', 'http://www.w3.org/2000/svg');
+    copy.setAttribute('width', width);
+    copy.setAttribute('height', height);
+    copy.setAttribute('style', 'background:var(--paper);font-family:var(--font)');
+    const style = document.createElementNS('http://www.w3.org/2000/svg', 'style');
+    style.textContent = '*{stroke-linejoin:round;stroke-linecap:butt}.band{opacity:.55}.band.lead{opacity:1}';
+    copy.prepend(style);
+    return { width, height, text: settled(new XMLSerializer().serializeToString(copy)) };
+  };
+
+  const save = (content, name) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(content);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+
+  const drawn = async ({ width, height, text }) => {
+    const image = new Image();
+    image.src = `data:image/svg+xml,${encodeURIComponent(text)}`;
+    await image.decode();
+    const canvas = document.createElement('canvas');
+    // Twice as fine as most screens, and a card of 1200 x 630 as it is.
+    const scale = width < 1200 ? 3 : 1;
+    [canvas.width, canvas.height] = [width * scale, height * scale];
+    const brush = canvas.getContext('2d');
+    brush.fillStyle = settled('var(--paper)');
+    brush.fillRect(0, 0, canvas.width, canvas.height);
+    brush.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
+  };
+
+  for (const button of all('button[data-save]')) {
+    button.addEventListener('click', async () => {
+      const svg = all('svg', button.closest('figure')).find((one) => one.getClientRects().length);
+      const figure = standalone(svg);
+      const form = button.dataset.save;
+      const name = svg.getAttribute('aria-labelledby').split('-title')[0];
+      const content = form === 'png' ? await drawn(figure) : new Blob([figure.text], { type: 'image/svg+xml' });
+      save(content, `${name}.${form}`);
+    });
+  }
+
+  const copy = async (part) => {
+    try {
+      await navigator.clipboard.writeText(part.textContent);
+    } catch {
+      // Where the browser does not lend its clipboard, the text is left selected.
+      getSelection().selectAllChildren(part);
+      return document.execCommand('copy');
+    }
+    return true;
+  };
+
+  for (const button of all('button[data-copy]')) {
+    button.addEventListener('click', async () => {
+      button.textContent = await copy(button.parentElement.querySelector('pre')) ? 'copied' : 'press Ctrl+C';
+      setTimeout(() => { button.textContent = 'copy'; }, 2000);
+    });
+  }
+
   for (const part of all('[data-js]')) part.hidden = false;
 
   // On paper nothing can be opened.
