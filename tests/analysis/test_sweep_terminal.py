@@ -55,3 +55,10 @@ def test_cells_that_are_equal_to_two_decimals_are_both_bold(rows: int) -> None:
     styled = render(build("clip-lora", axes, records), styled=True)
     bold = re.findall(r"\x1b\[(?:1;|1m)[^m]*?m?\s*(\d\d\.\d\d)", styled)
     assert bold == ["60.00"] * 2 * rows
+
+
+def test_a_method_in_a_file_is_named_without_its_folder() -> None:
+    axes, name = [Axis("text", (0.0, 1.0), 0.5)], "/photos/of/ana/nearest_mean.py:NearestMean"
+    records = [make(name, "dtd", 4, 1, 60.0, options={"text": text}) for text in (0.0, 1.0)]
+    head = render(build(name, axes, records), styled=False).partition("\n")[0]
+    assert head.startswith("nearest_mean.py:NearestMean on dtd, 4-shot")

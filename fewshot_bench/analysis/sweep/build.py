@@ -34,6 +34,7 @@ from fewshot_bench.analysis.table.notes import (
     stated_notes,
     toy_notes,
 )
+from fewshot_bench.api import method_files
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
@@ -113,7 +114,8 @@ class Sweep:
     def title(self) -> str:
         """The method with its fixed options."""
         inner = ",".join(f"{name}={value}" for name, value in self.fixed.items())
-        return f"{self.method}[{inner}]" if inner else self.method
+        method = method_files.short(self.method)
+        return f"{method}[{inner}]" if inner else method
 
     @property
     def conditions_text(self) -> str:

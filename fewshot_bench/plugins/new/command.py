@@ -68,7 +68,8 @@ def _create(kind: str, name: str) -> None:
     folder = f"{names.name}/"
     say(f"{folder} is the package {names.distribution}: {about.words} that {about.does}")
     say(f"put your own code in its place: {folder}{names.module}/{kind}.py")
-    for step in (f"pip install -e {folder}", *about.uses, f"python -m pytest {folder}"):
+    test = f"pip install pytest && python -m pytest {folder}"
+    for step in (f"pip install -e {folder}", *about.uses, test):
         say(f"  {step.format(names.name)}")
 
 
