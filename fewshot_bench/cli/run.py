@@ -44,6 +44,7 @@ from fewshot_bench.engines import matrix, progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import LONGEST_MESSAGE, join_names, message, printable
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class TerminalReporter:
 
     def notice(self, text: str) -> None:
         """Print a line on stderr."""
-        click.echo(message(text), err=True)
+        with current().aside():
+            click.echo(message(text), err=True)
 
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import click
@@ -47,16 +47,28 @@ def _live(work: Work) -> Iterator[None]:
     from rich.text import Text
 
     console = Console(stderr=True, color_system=color_system())
-    # Rich moves what is printed above the line, but must not take what goes into a pipe.
-    screen = sys.stdout.isatty()
     line = partial(Text, no_wrap=True, overflow="ellipsis")
-    with Live(
+    # Rich would take what goes into a pipe, too: commands print `aside`.
+    live = Live(
         get_renderable=lambda: line(work.line()),
         console=console,
         transient=True,
-        redirect_stdout=screen,
-    ):
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        live.stop()
+        try:
+            yield
+        finally:
+            live.start()
+
+    work.aside = aside
+    with live:
         yield
+    work.aside = nullcontext
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -21,11 +21,12 @@ WATCHED_SECONDS = 1.0
 class Work:
     """Long work with a title, at one step at a time.
 
-    clock: returns seconds.
+    clock: returns seconds. aside: a context in which something else can be printed.
     """
 
     def __init__(self, title: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.title = title
+        self.aside: Callable[[], AbstractContextManager[None]] = nullcontext
         self._clock = clock
         self._begun = clock()
         self.step("")

@@ -39,6 +39,7 @@ from fewshot_bench.cli.options import (
 )
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
+from fewshot_bench.cli.working import working
 from fewshot_bench.engines.choice import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -182,7 +183,8 @@ def _reproduce(
     if wanted.versions and not only_existing:
         names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
-    chosen = cells(table, wanted)
+    with working("reproduce", "reading the table"):
+        chosen = cells(table, wanted)
     code, absent = 0, {}
     backbone = backbone_of(table, wanted)
     if only_existing or not any(cell.variant for cell in chosen):
@@ -213,7 +215,8 @@ def _reproduce(
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
     again = "" if wanted.versions else _again(ctx)
-    report = _report(table, wanted, chosen, store, absent, again)
+    with working("reproduce"):
+        report = _report(table, wanted, chosen, store, absent, again)
     from fewshot_bench.plugins.reproduce import needed, tables
 
     if form != "terminal" or full or wanted.versions or needed.has_results(report):
