@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
+from fewshot_bench.cli import working
 from fewshot_bench.utils import cache_dir
 from tests import helpers
 
@@ -83,6 +84,15 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_hurry() -> Iterator[None]:
+    """Commands in this process print no lines about the time that they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(working, "FIRST_SECONDS", 1e6)
+        patch.setattr(working, "EVERY_SECONDS", 1e6)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

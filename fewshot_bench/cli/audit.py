@@ -10,6 +10,7 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import format_option, output_option, store_option
+from fewshot_bench.cli.working import working
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 
@@ -40,7 +41,9 @@ def command(
     from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
 
-    records, notes, _ = chosen_of(Store(store), filters)
-    found = audit(records, notes)
-    write_text(output, formats.render(document(found, form), form, **terminal_style(output)))
+    with working("audit"):
+        records, notes, _ = chosen_of(Store(store), filters)
+        found = audit(records, notes)
+        text = formats.render(document(found, form), form, **terminal_style(output))
+    write_text(output, text)
     ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)

@@ -15,6 +15,7 @@ import click
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import aligned, say
+from fewshot_bench.cli.working import working
 from fewshot_bench.utils.cache_dir import (
     DIGESTS,
     FEATURES,
@@ -113,6 +114,7 @@ def command() -> None:
 
 @command.command("ls", short_help="List what is cached.")
 @_STORE
+@working("cache ls", live=False)
 def list_files(store: Path) -> None:
     """List decoded images, digests of image files and features, the latest used first."""
 
@@ -160,6 +162,7 @@ def size(store: Path) -> None:
 @list_option("--kind", type=NAMES, help=f"Only {', '.join(KINDS[:-1])} or {KINDS[-1]}.")
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE
+@working("cache rm", live=False)
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
     """Remove what is cached, without asking: it is computed again when it is needed."""
     before = float("inf") if older is None else time.time() - _seconds(older)

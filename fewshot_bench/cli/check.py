@@ -17,6 +17,7 @@ from fewshot_bench.api.method_rules import STATIC, BrokenRule, broken_rules, can
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.working import working
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.utils.errors import UsageError
@@ -46,6 +47,7 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
     metavar="RULE=REASON",
     help="A rule that the method breaks on purpose, and why; may be repeated.",
 )
+@working("check", live=False)
 def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[str, ...]) -> None:
     """Check that METHOD keeps the contract, on a toy backbone with colored squares.
 

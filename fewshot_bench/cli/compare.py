@@ -45,6 +45,7 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
+from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, require
@@ -297,33 +298,39 @@ def command(
     check_predictions(predictions)
     check_outputs({"--output": output, "--figure": figure, "--predictions": predictions})
     opened = Store(store)
-    chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
-    known = known_metrics({metric, sort or "", *(columns or "").split(",")})
-    options = Options(
-        metric=metric,
-        metrics=known,
-        baseline=baseline,
-        allow_mixed=allow_mixed,
-        method=filters["method"],
-        dataset=filters["dataset"],
-        store=str(store),
-        columns=columns,
-        sort=sort or "",
-        sign_each=form in ("latex", "markdown") and not paper.asked,
-        rename=rename,
-        notes=older,
-        older=unrunnable,
-    )
-    outcomes = Outcomes(opened, [one for one in known.values() if one.source])
-    if per_class:
-        other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
-        _refuse_beside_classes(other)
-        made = made_of(chosen, options, _tables_only, warn)
-        shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
-    else:
-        made = compare(chosen, outcomes, options, _needed(form, options), warn)
-        shown = document_of(made, partial(_document, form=form, layout=layout, paper=paper))
-    text = paper.render(shown, form, output)
+    with working("compare"):
+        chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
+        known = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        options = Options(
+            metric=metric,
+            metrics=known,
+            baseline=baseline,
+            allow_mixed=allow_mixed,
+            method=filters["method"],
+            dataset=filters["dataset"],
+            store=str(store),
+            columns=columns,
+            sort=sort or "",
+            sign_each=form in ("latex", "markdown") and not paper.asked,
+            rename=rename,
+            notes=older,
+            older=unrunnable,
+        )
+        outcomes = Outcomes(opened, [one for one in known.values() if one.source])
+        if per_class:
+            other = {
+                "metric": metric != "top1",
+                "columns": columns,
+                "sort": sort,
+                "baseline": baseline,
+            }
+            _refuse_beside_classes(other)
+            made = made_of(chosen, options, _tables_only, warn)
+            shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
+        else:
+            made = compare(chosen, outcomes, options, _needed(form, options), warn)
+            shown = document_of(made, partial(_document, form=form, layout=layout, paper=paper))
+        text = paper.render(shown, form, output)
     if figure is not None:
         write_figure(figure, the_only(made, "--figure")[0])
     if predictions is not None:

@@ -31,13 +31,14 @@ def command(ctx: click.Context, store: Path, opens: bool) -> None:
     """
     from fewshot_bench.api.registry import hosting
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.run import run_matrix
+    from fewshot_bench.cli.run import TerminalReporter, run_matrix
     from fewshot_bench.engines.choice import EngineChoice, conditions_of
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
-    with hosting():
-        code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
+    with TerminalReporter("demo") as reporter, hosting():
+        conditions = conditions_of(engines, AUTO, AUTO, DATASETS)
+        code = run_matrix(conditions, engines, asked, reporter)
     if code:
         ctx.exit(code)
     ctx.invoke(compare.command, store=store, dataset=",".join(DATASETS), shots="1,4", seeds="1")

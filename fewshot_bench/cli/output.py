@@ -14,17 +14,20 @@ import click
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import whole
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import encodable, message, printable_lines
 
 
 def say(text: str) -> None:
     """Print text on stdout; control characters are replaced."""
-    click.echo(printable_lines(text))
+    with current().aside():
+        click.echo(printable_lines(text))
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    click.echo(f"warning: {message(text)}", err=True)
+    with current().aside():
+        click.echo(f"warning: {message(text)}", err=True)
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:

@@ -9,10 +9,10 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 from click.core import ParameterSource
@@ -39,10 +39,12 @@ from fewshot_bench.cli.options import (
     store_option,
 )
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.working import working
 from fewshot_bench.engines import matrix, progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import LONGEST_MESSAGE, join_names, message, printable
 
 if TYPE_CHECKING:
@@ -53,7 +55,21 @@ _NAMES = {"method": "methods", "dataset": "datasets", "option": "options"}
 
 
 class TerminalReporter:
-    """Messages of a run: progress on stdout, problems on stderr."""
+    """Messages of a run: progress on stdout, problems on stderr.
+
+    Within its context, what happens before the first cell is shown on stderr. title: the command.
+    """
+
+    def __init__(self, title: str = "run") -> None:
+        self._title = title
+        self._before = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._before.enter_context(working(self._title, "reading methods and data sets"))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._before.close()
 
     def info(self, text: str) -> None:
         """Print a line on stdout."""
@@ -61,7 +77,8 @@ class TerminalReporter:
 
     def notice(self, text: str) -> None:
         """Print a line on stderr."""
-        click.echo(message(text), err=True)
+        with current().aside():
+            click.echo(message(text), err=True)
 
     def warning(self, text: str) -> None:
         """Print a warning on stderr."""
@@ -83,8 +100,15 @@ class TerminalReporter:
     def progress(
         self, cells: Sequence[RunSpec], workers: int
     ) -> AbstractContextManager[progress.Display]:
-        """One bar on a terminal, lines elsewhere."""
-        return progress.display(cells, workers, live=sys.stdout.isatty(), say=say)
+        """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
+        live = sys.stdout.isatty()
+        if live or not cells:
+            self._before.close()
+        return progress.display(cells, workers, live=live, say=self._about_cell)
+
+    def _about_cell(self, text: str) -> None:
+        self._before.close()
+        say(text)
 
 
 def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
@@ -111,13 +135,18 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
     )
 
 
-def run_matrix(conditions: Conditions, engines: EngineChoice, values: Mapping[str, Any]) -> int:
+def run_matrix(
+    conditions: Conditions,
+    engines: EngineChoice,
+    values: Mapping[str, Any],
+    reporter: TerminalReporter,
+) -> int:
     """Run the matrix that options of `fsbench run` describe; returns the exit code."""
     interrupt_on_signals()
     known = {field.name for field in fields(matrix.CallOptions)}
     call = matrix.CallOptions(**{name: value for name, value in values.items() if name in known})
     request = request_of(conditions, values)
-    return matrix.run_matrix(request, conditions, engines, TerminalReporter(), call).exit_code
+    return matrix.run_matrix(request, conditions, engines, reporter, call).exit_code
 
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
@@ -235,14 +264,16 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         # Those of the command line come last, and of two for one the last counts.
         values["option"] = (*options, *values["option"])
     try:
-        given = dict(values)
-        engines = take_engine(values)
-        conditions = take_conditions(engines, values)
-        if target is not None:
-            if config is not None and config.resolve() == target.resolve():
-                raise UsageError(f"--save-config {target}: is the file of --config; name another")
-            save_config(target, _saved(given, conditions))
-        code = run_matrix(conditions, engines, values)
+        with TerminalReporter() as reporter:
+            given = dict(values)
+            engines = take_engine(values)
+            conditions = take_conditions(engines, values)
+            if target is not None:
+                if config is not None and config.resolve() == target.resolve():
+                    text = "is the file of --config; name another"
+                    raise UsageError(f"--save-config {target}: {text}")
+                save_config(target, _saved(given, conditions))
+            code = run_matrix(conditions, engines, values, reporter)
     except KeyboardInterrupt:
         text = "stopped: cells that are done are kept; run the same command again to continue"
         click.echo(text, err=True)

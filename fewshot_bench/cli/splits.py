@@ -23,6 +23,7 @@ from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
 from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, kept_split_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.working import working
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse_existing, text_of
@@ -186,6 +187,7 @@ def file_or_name(text: str) -> Path | None:
 @click.argument("what", metavar="NAME|FILE", shell_complete=one_of(datasets))
 @draw_options
 @kept_split_option
+@working("splits show", live=False)
 def show(what: str, shots: Any, seeds: Any, protocol: str, val: str, store: Path) -> None:
     """Show the lists and few-shot picks of a data set, or a split file.
 
@@ -292,6 +294,7 @@ def _published(path: Path, file: SplitFile) -> str:
 @click.option("--with-test", is_flag=True, help="Write the test list beside the picks, too.")
 @kept_split_option
 @click.option("--force", is_flag=True, help="Replace files that are there.")
+@working("splits export", live=False)
 def export(
     name: str,
     shots: Any,

@@ -21,6 +21,7 @@ from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, kept_split_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_name, line, opened
+from fewshot_bench.cli.working import working
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
@@ -58,6 +59,7 @@ Check = tuple[str, str, str]
 @click.option("--name", help="File name for lists, if the file's own is not the data set's.")
 @store_option("Store for which picks are imported.")
 @click.option("--force", is_flag=True, help="Replace what was imported before.")
+@working("splits import", live=False)
 def import_file(
     path: Path,
     dataset: str,
@@ -230,6 +232,7 @@ def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tup
     help="The data set that a file belongs to.",
 )
 @kept_split_option
+@working("splits verify", live=False)
 def verify(what: str, dataset: str | None, store: Path) -> None:
     """Check a data set's lists and picks, or a split file.
 

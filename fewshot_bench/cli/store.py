@@ -19,6 +19,7 @@ from fewshot_bench.cli.filters import filter_options, matching, read_records, re
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, counted, message, one_line, size_text
 
@@ -103,7 +104,8 @@ def verify_command(folder: Path) -> None:
     """
     from fewshot_bench.store.verify import NEXT, REMAINS, verify
 
-    report = verify(opened(folder))
+    with working("store verify"):
+        report = verify(opened(folder))
     for finding in report.findings:
         show(finding.kind, finding.path, finding.text)
     total = f"{sum(report.statuses.values()):,} records read in full"
@@ -129,6 +131,7 @@ def verify_command(folder: Path) -> None:
 @click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
 @this_store
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
+@working("store merge", live=False)
 def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
     """Bring the results of other stores into the one of --store, which is made if needed.
 
@@ -200,13 +203,14 @@ def rm_command(
             "clip-lora@1 or --status failed; to remove them all remove the folder"
         )
     store = opened(folder)
-    found = _chosen(store, keys, status, filters)
+    with working("store rm"):
+        found = _chosen(store, keys, status, filters)
     _show_chosen(found, every=dry_run)
     if dry_run:
         return
     if not yes:
         _confirm(len(found))
-    with changing(folder):
+    with changing(folder), working("store rm", live=False):
         left = _removed(store, found)
     if left:
         raise click.exceptions.Exit(FOUND)
@@ -292,6 +296,7 @@ def _removed(store: Store, found: Sequence[Chosen]) -> int:
 @this_store
 @click.option("--damaged", is_flag=True, help="Remove files that were set aside as damaged, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
+@working("store gc", live=False)
 def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
     """Remove what killed processes left, logits without a record, the index and cached outcomes.
 

@@ -38,8 +38,8 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
+from fewshot_bench.cli.run import TerminalReporter, run_matrix
 from fewshot_bench.cli.run import command as run
-from fewshot_bench.cli.run import run_matrix
 from fewshot_bench.engines.choice import take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
@@ -353,11 +353,12 @@ def command(
     asked = values | {"dataset": dataset, "engines": engines}
     if runs:
         matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
-        conditions = take_conditions(engines, matrix)
-        asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
         matrix["store"] = own_store(values["store"])
-        with _apart(form), _one_split(values["store"], matrix["store"], values["dry_run"]):
-            code = run_matrix(conditions, engines, matrix)
+        split = _one_split(values["store"], matrix["store"], values["dry_run"])
+        with _apart(form), TerminalReporter("sweep") as reporter, split:
+            conditions = take_conditions(engines, matrix)
+            asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
+            code = run_matrix(conditions, engines, matrix, reporter)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
     given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}

@@ -18,8 +18,9 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
-from fewshot_bench.engines.progress import duration, expected_seconds
+from fewshot_bench.engines.progress import expected_seconds
 from fewshot_bench.runner.needs import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
+from fewshot_bench.utils.progress import duration
 from fewshot_bench.utils.text import FEW, counted, limited
 
 # Frozen weights have no gradients, so that the backward pass costs as much as the forward pass.

@@ -23,7 +23,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.text import FEW, limited
+from fewshot_bench.utils.progress import current
+from fewshot_bench.utils.text import FEW, counted, limited
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -129,6 +130,7 @@ def _run_in(
     from fewshot_bench.store.predictions import Outcomes
 
     # Snapshot the store first, so that records written by other runs from here on are noticed.
+    current().step("looking for results")
     before = StoreSnapshot.of(store, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
     images = ImageState(plan.datasets, store.path)
@@ -142,6 +144,7 @@ def _run_in(
     settings = engines.settings(conditions, force, installed.identity(), variables, cells=cells)
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
     if call.dry_run:
+        current().step("estimating time and room")
         _dry_run(plan, state, conditions, setup, reporter)
         engine = engines.build(setup)
         with engines.blaming():
@@ -157,6 +160,7 @@ def _run_in(
     with hook_environment(store.path, variables), engines.running(setup) as engine:
         with engines.blaming():
             engine.warm(len(state.todo))
+        current().step("checking images")
         _drop_unreadable(plan, state, reporter)
         keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, store, reporter)
@@ -370,6 +374,7 @@ def _run(
 ) -> tuple[bool, list[Record]]:
     """Run the engine; returns True if interrupted, and the records received."""
     finished: list[Record] = []
+    current().step(f"starting {counted(min(engine.workers, len(state.todo)), 'worker')}")
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
             for record in engines.records(engine, state.todo, shown.inside, store):

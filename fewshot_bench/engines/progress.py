@@ -12,14 +12,12 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.utils.text import color_system, printable
+from fewshot_bench.utils.progress import WATCHED_SECONDS, duration
+from fewshot_bench.utils.text import color_system, counted, printable
 
 MOST_SHOTS = 100
-# Without a terminal, a running cell is reported after this many seconds, then after twice as many,
-# ... at most an hour apart.
-FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
-# Minimum seconds of observation before a pace is used.
-WATCHED_SECONDS = 1.0
+# Without a terminal, a line about a running cell follows this many seconds without any other.
+SILENT_SECONDS = 30.0
 DRAWN_SECONDS = 0.1
 # Below this many columns there is little room for a bar.
 NARROW = 70
@@ -138,14 +136,6 @@ def _shots(cell: RunSpec) -> int:
     return min(cell.shots, MOST_SHOTS)
 
 
-def duration(seconds: float) -> str:
-    """Human-readable seconds: 45 s, 3 min, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 class Display:
     """Shows the progress of cells; this class prints lines, its final subclasses differ."""
 
@@ -161,7 +151,7 @@ class Display:
         self.done = 0
         self._clock = clock
         self._say = say
-        self._next: dict[str, float] = {}
+        self._begun = self._said = clock()
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
         """Progress within the fit of one cell, or 0 of 0 while it runs; may be called often."""
@@ -169,12 +159,12 @@ class Display:
         self.moved(cell, self.estimate.inside(cell, done, total, now), now)
 
     def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
-        """Print a line for a long-running cell, at growing intervals."""
-        due = self._next.setdefault(cell.key(), pace.began + FIRST_SECONDS)
-        if now >= due:
-            wait = min(max(now - pace.began, FIRST_SECONDS), LONGEST_SECONDS)
-            self._next[cell.key()] = now + wait
-            self._say(printable(f"{cell.describe()}: {pace.text()}"))
+        """Print a line about a running cell if nothing was printed for a while."""
+        if now - self._said >= SILENT_SECONDS:
+            self._said = now
+            rest = f"{self._rest()} in all" if self._rest() and self.total - self.done > 1 else ""
+            line = f"[{self.done}/{self.total}] {cell.describe()}: {pace.text()}{rest}"
+            self._say(printable(line))
 
     def finish(self, record: Record) -> None:
         """Record a finished cell and show its outcome."""
@@ -185,9 +175,13 @@ class Display:
 
     def show(self, record: Record, seconds: float) -> None:
         """Print the outcome of a cell."""
+        self._said = self._clock()
+        text = f"({seconds:.1f} s{self._rest()})"
+        self._say(f"[{self.done}/{self.total}] {outcome(record)} {text}")
+
+    def _rest(self) -> str:
         left = self.estimate.seconds_left()
-        rest = f", {duration(left)} left" if left else ""
-        self._say(f"[{self.done}/{self.total}] {outcome(record)} ({seconds:.1f} s{rest})")
+        return f", {duration(left)} left" if left else ""
 
 
 class LiveDisplay(Display):
@@ -223,7 +217,8 @@ class LiveDisplay(Display):
 
     def _update(self, text: str, completed: float) -> None:
         left = self.estimate.seconds_left()
-        rest = f"{duration(left)} left in all" if left is not None else "estimating"
+        so_far = f"{duration(self._clock() - self._begun)} so far"
+        rest = f"{duration(left)} left in all" if left is not None else so_far
         self._bar.update(
             self._task, completed=completed, done=self.done, cell=printable(text), rest=rest
         )
@@ -329,5 +324,6 @@ def display(
     )
     console = Console(color_system=color_system(), stderr=stderr)
     with Progress(*columns, console=console, expand=True) as bar:
-        task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
+        start = f"starting {counted(min(jobs, len(cells)), 'worker')}"
+        task = bar.add_task("cells", total=len(cells), done=0, cell=start, rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

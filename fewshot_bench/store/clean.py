@@ -38,6 +38,7 @@ from fewshot_bench.utils.files import (
     sorted_entries,
     temporary_name,
 )
+from fewshot_bench.utils.progress import over
 
 # A writer may be about to publish the record of logits that are younger than this.
 PUBLISHING_SECONDS = 3600
@@ -124,7 +125,7 @@ def collect(
     inside = [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
     # What is removed must be old by the clock of those who may be publishing it, too.
     latest = math.inf if dry_run else 1e9 * (clock_of(store.path) - PUBLISHING_SECONDS)
-    for kind, path in [*_candidates(store, damaged), *inside]:
+    for kind, path in over([*_candidates(store, damaged), *inside], "files"):
         try:
             stamp = stamp_of(path.stat())
             if kind in (ORPHANS, UNCLAIMED) and stamp[0] > latest:
@@ -209,7 +210,7 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
         groups[one.record.spec.fit_key()].append(one)
     gone = []
     try:
-        for key, members in groups.items():
+        for key, members in over(list(groups.items()), "fits"):
             # Runs claim the same key before they compute a fit.
             mine = leases.claim(key) is not None
             for one in members:

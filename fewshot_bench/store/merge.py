@@ -25,6 +25,7 @@ from fewshot_bench.store.store import METHODS, Store
 from fewshot_bench.store.verify import Cell, examine
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 from fewshot_bench.utils.files import Damaged, read_regular, write_whole
+from fewshot_bench.utils.progress import over
 
 _FACTS = ("device_name", "threads", "fewshot_bench", "commit", "python", "platform")
 HERE, THERE = "here", "there"
@@ -141,7 +142,7 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
         yield _split(path, "picks", _picks_digest, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _split(path, "a split of own images", _made_digest, destination, dry_run)
-    for file in record_files(Store(source).root):
+    for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
             step = _step(theirs, destination)

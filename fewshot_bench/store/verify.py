@@ -45,6 +45,7 @@ from fewshot_bench.store.record_files import (
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.files import Damaged
+from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import few
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def verify(store: Store) -> Report:
     report = Report()
     queries: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     index = Index.load(store.path)
-    for file in record_files(store.root):
+    for file in over(list(record_files(store.root)), "records"):
         path = file.path
         cell = _examined(path, report)
         if cell is None:

@@ -17,7 +17,7 @@ def test_it_has_a_store_of_its_own(
 ) -> None:
     asked: list[dict[str, Any]] = []
 
-    def computed(conditions: object, engines: object, values: dict[str, Any]) -> int:
+    def computed(_: object, __: object, values: dict[str, Any], ___: object) -> int:
         asked.append(values)
         return 1
 

@@ -22,6 +22,7 @@ from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
+from fewshot_bench.utils.progress import Work
 from tests.helpers import Result, fsbench, image_folder, save_image
 
 CHEAP = ("zero-shot", "gda")
@@ -53,9 +54,20 @@ def test_auto_chooses_and_keeps_a_model(
     few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REPEATS", 2)
+    steps: list[str] = []
+    step = Work.step
+
+    def noted(work: Work, text: str, *count: float, **most: float) -> None:
+        step(work, text, *count, **most)
+        steps.append(work.line())
+
+    monkeypatch.setattr(Work, "step", noted)
     output = tmp_path / "model"
     done = adapt("-d", "shapes", "--shots", 4, "-O", output, "--reject", "0.8")
     assert done.code == 0, done.err
+    assert any(line.startswith("adapt: encoding images, 0 of 1") for line in steps)
+    assert any(line.startswith("adapt: gda, repeat 1, fold 2 of 2, at most") for line in steps)
+    assert "on all" in steps[-1]
     assert "chosen" in done.out
     assert "gda (all images)" in done.out
     config, tensors = read_model(output)

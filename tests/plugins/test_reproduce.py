@@ -210,7 +210,7 @@ def test_rows_of_another_schedule_are_not_compared(
 def test_the_table_has_all_rows_of_the_paper(table: str) -> None:
     assert reproduction(table).others() == []
     assert len({number.name for number in reproduction(table).numbers()}) == 12
-    done = fsbench("reproduce", table, "-m", "taskres", "-d", "dtd", "--only-existing")
+    done = fsbench("reproduce", table, "-m", "taskres", "-d", "dtd", "--only-existing", "--full")
     assert done.code == 0
     text = " ".join(done.out.split())
     assert "taskres: chosen per data set by the official code: templates: eight on" in text
@@ -256,7 +256,7 @@ def test_records_under_other_conditions_are_named(
     call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "--shots", 1)
     text = fsbench("reproduce", *call, "-d", "dtd", "--precision", "fp32").out
     assert f"not used: 3 records of these cells with {said}" in text
-    assert "cells: 1 missing" in text
+    assert "none of 3 runs" in text
 
 
 def test_a_cell_is_counted_once_whether_its_options_were_published_or_named(
@@ -362,3 +362,27 @@ def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert done.code == 0
     assert done.err == f"warning: there is no store '{tmp_path / 'typo'}': all is missing\n"
     assert not (tmp_path / "typo").exists()
+
+
+def test_without_results_it_says_in_ten_lines_what_is_needed(tmp_path: Path) -> None:
+    few = ("-m", "clip-lora,zero-shot", "-d", "dtd,eurosat", "--shots", "1,4", "--only-existing")
+    call = ("reproduce", TABLE, *few, "--store", save(tmp_path / "s", []))
+    shown = fsbench(*call).out
+    assert len(shown.splitlines()) <= 12
+    assert "arxiv.org/abs/2405.18541v2" in shown
+    # Two shots and three seeds of CLIP-LoRA, and zero-shot once, on two data sets.
+    assert "none of 14 runs" in shown
+    assert "no data for eurosat, dtd: 'fsbench data prepare eurosat'" in shown
+    again = f"fsbench reproduce {TABLE} --method clip-lora,zero-shot --dataset dtd,eurosat"
+    assert f"to run what the data sets allow: {again} --shots 1,4 --store" in shown
+    full = fsbench(*call, "--full").out
+    assert "missing" in full
+    assert "cells: 6 missing" in full
+    assert "cells: 6 missing" in fsbench(*call, "--format", "markdown").out
+
+
+def test_one_result_is_enough_for_the_table(tmp_path: Path) -> None:
+    call = ("--only-existing", "--store", save(tmp_path, three("dtd", 54)), "--shots", 1)
+    shown = fsbench("reproduce", TABLE, "-m", "clip-lora", "-d", "dtd,eurosat", *call).out
+    assert "none of" not in shown
+    assert "cells: 1 agrees, 1 missing" in shown

@@ -22,6 +22,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, PathName
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import Progress, known_digests
 from fewshot_bench.plugins.data.prepare import (
@@ -38,17 +39,20 @@ from fewshot_bench.plugins.data.prepare import (
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.files import same_content
 from fewshot_bench.utils.locks import exclusive
+from fewshot_bench.utils.progress import Work
 from fewshot_bench.utils.text import printable, size_text
 
 # Smaller files are done before a line about their start could be read.
 WORTH_A_LINE = 10**7
+MB = 1e6
 
 
 class Lines:
-    """Progress as lines: one when a large task starts, and one per message."""
+    """Progress as lines: one when a large task starts, one per message, and those of the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         self._last = ""
+        self._work = work
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Print the start of a task, but not of a retry of the same task."""
@@ -56,9 +60,11 @@ class Lines:
             size = f", {size_text(total)}" if total else ""
             click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
         self._last = what
+        self._work.step(f"{what}, MB", total / MB, done / MB)
 
     def advance(self, count: int) -> None:
-        """Do nothing: lines do not show bytes."""
+        """Count bytes."""
+        self._work.advance(count / MB)
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -92,7 +98,8 @@ class Bars:
 def shown(terminal: bool) -> Iterator[Progress]:
     """Bars where the output is a terminal, lines where it is not."""
     if not terminal:
-        yield Lines()
+        with working("data prepare", live=False) as work:
+            yield Lines(work)
         return
     from rich import progress
 

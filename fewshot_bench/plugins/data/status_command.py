@@ -19,9 +19,11 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, kept_split_option
 from fewshot_bench.cli.output import aligned, say, terminal_width
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.checks import role_counts, slashed
 from fewshot_bench.plugins.data.status import Status, status_of
 from fewshot_bench.runner.isolation import contained
+from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import color_system, printable, size_text
 
 COLUMNS = ("data set", "state", "classes", "train/val/test", "size", "verified", "folder")
@@ -50,6 +52,7 @@ _NARROW = 110
     help="How to write it.",
 )
 @kept_split_option
+@working("data status", live=False)
 def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     """Show which data sets are there, and where.
 
@@ -59,7 +62,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     everything = [name for name in known.datasets.entries if not name.endswith(":")]
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
     found = []
-    for name in chosen:
+    for name in over(chosen, "data sets"):
         with contained():
             found.append(status_of(name, partial(known.dataset, store=store)))
     if form == "json":

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,12 +14,12 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, kept_split_option, output_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.status import forget, passed, remember
-from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
+from fewshot_bench.plugins.data.verify import Report, as_csv, verify
 from fewshot_bench.runner.isolation import contained
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.text import color_system
 
 MAX_JOBS = 8
 
@@ -65,8 +62,13 @@ def command(
 
 def _verified(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
-    with _progress(name) as progress, contained():
-        report = verify(name, partial(registry().dataset, store=store), jobs, progress)
+    with working("data verify", f"lists of {name}") as work, contained():
+
+        def begin(total: int) -> Callable[[int], None]:
+            work.step(f"images of {name}", total)
+            return work.advance
+
+        report = verify(name, partial(registry().dataset, store=store), jobs, begin)
     _print(report)
     _remember(report)
     return report
@@ -128,24 +130,3 @@ def _write_pairs(output: Path, reports: list[Report]) -> None:
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error}") from None
     say(f"{len(rows):,} pairs written to {output}")
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda total: lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True, color_system=color_system())
-    with Progress(*columns, Remaining(), console=console, transient=True) as bar:
-
-        def begin(total: int) -> Callable[[int], None]:
-            task: Any = bar.add_task(name, total=total)
-            return lambda count: bar.advance(task, count)
-
-        yield begin

@@ -55,6 +55,7 @@ from fewshot_bench.utils.arguments import (
 )
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
 from fewshot_bench.utils.files import FULL, is_left_behind, temporary_name
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import SIZES, read_size
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def adapt(
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.chosen()
-        say(f"fitting {winner.title} on all {len(material.items):,} images")
+        last = f"fitting {winner.title} on all {len(material.items):,} images"
+        say(last)
+        current().step(last)
         fitted, chosen_by = search.final(winner)
         support = support_of(runner) if keep_support else None
     stated = _stated(search, winner, given["reject"], chosen_by)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import NUMBER, SIZE, PathName
 from fewshot_bench.cli.output import say, terminal_width
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.adapt import BUDGET, KEPT, Adapted, adapt
 from fewshot_bench.utils.processes import interrupt_on_signals
-from fewshot_bench.utils.text import color_system, printable
+from fewshot_bench.utils.text import printable
 
 _WIDTH = 120
 
@@ -97,22 +96,9 @@ def command(**values: Any) -> None:
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
     """
     interrupt_on_signals()
-    with _steps() as print_step:
-        found = adapt(**values, say=print_step)
+    with working("adapt", "reading images"):
+        found = adapt(**values)
     _print(found)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str], None]]:
-    """Show the current step on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda line: None
-        return
-    from rich.console import Console
-
-    console = Console(stderr=True, color_system=color_system())
-    with console.status("reading images") as status:
-        yield lambda line: status.update(printable(line))
 
 
 def _print(found: Adapted) -> None:

@@ -10,6 +10,7 @@ import click
 
 from fewshot_bench.cli.options import SIZE, device_option
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.offline import OfflineError
 
@@ -53,7 +54,9 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
         address, taken = listener.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
         names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
-        app = application(open_model(model, device, None, warn), max_size, names, warn)
+        with working("app", "reading the model"):
+            opened = open_model(model, device, None, warn)
+        app = application(opened, max_size, names, warn)
         shown = host if host not in ("0.0.0.0", "::", "") else "127.0.0.1"
         say(f"http://{f'[{shown}]' if ':' in shown else shown}:{taken}")
         if not loopback:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import size_text
 
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
@@ -89,6 +90,7 @@ class Budget:
         def progress(done: int, total: int) -> None:
             now = self.clock()
             self.check_memory()
+            current().reach(done, total)
             # Work before the first report, such as encoding, is not repeated for later steps.
             first.extend(() if first else (now, done))
             since, steps = now - first[0], done - first[1]

@@ -15,6 +15,7 @@ from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.options import PathName, device_option, format_option
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.working import working
 from fewshot_bench.runner.own_data import read_own_data
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def command(
 
     data = read_own_data(classnames, (), None)
     # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), working("evaluate", "reading the model"):
         opened = open_model(model, device, None, warn)
         found = measure(opened, dataset, store, data)
         if store is not None:

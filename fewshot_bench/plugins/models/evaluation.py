@@ -39,6 +39,7 @@ from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
+from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.rng import derive
 from fewshot_bench.utils.text import digest_of, few
 
@@ -264,7 +265,8 @@ def _logits(
     items: Sequence[Item] = split.test
     order = np.random.default_rng(derive(0, "queries", split.digest)).permutation(len(items))
     images = (Encoded(items[i].id, partial(dataset.read, items[i])) for i in order.tolist())
-    asked = model.measured_logits(images, meter).numpy()[:, places]
+    counted = over(images, f"images of {split.dataset}", len(order))
+    asked = model.measured_logits(counted, meter).numpy()[:, places]
     logits = np.empty((len(items), len(places)), dtype=np.float32)
     logits[order] = asked / np.float32(model.config.temperature)
     return logits

@@ -26,6 +26,7 @@ from fewshot_bench.utils.errors import (
     UsageError,
 )
 from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, write_whole
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import few
 from fewshot_bench.utils.version import __version__
 
@@ -109,7 +110,9 @@ def export(
         allowed = max(TOLERANCE[precision], TOLERANCE[model.config.precision])
     with _beside(output) as folder:
         file = folder / written.file
+        current().step("writing the program")
         ask = written.write(_traced(path, exact), file)
+        current().step("comparing it with the model")
         parity = _compared(model, ask, pictures, source, allowed)
         if not parity.gap <= allowed * parity.scale:
             raise UsageError(f"{path}: the {form} program answers otherwise on {parity}")

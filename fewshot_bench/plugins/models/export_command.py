@@ -8,6 +8,7 @@ import click
 
 from fewshot_bench.cli.options import Finite, PathName
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.inputs import found
 from fewshot_bench.store.hub import PREFIX
 from fewshot_bench.utils.text import size_text
@@ -75,16 +76,17 @@ def command(
     paths = list(found(images)) if images else None
     from fewshot_bench.plugins.models.export import export
 
-    done = export(
-        model,
-        form,
-        output or _place(model, form),
-        precision=precision,
-        images=paths,
-        tolerance=tolerance,
-        device=device,
-        warn=warn,
-    )
+    with working("export", "reading the model"):
+        done = export(
+            model,
+            form,
+            output or _place(model, form),
+            precision=precision,
+            images=paths,
+            tolerance=tolerance,
+            device=device,
+            warn=warn,
+        )
     say(f"compared on {done.parity}")
     say(f"wrote {done.folder / done.program} ({size_text(done.bytes)}, {done.precision})")
 

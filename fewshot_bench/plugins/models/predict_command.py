@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -17,8 +17,10 @@ import click
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.cli.options import PathName, device_option, format_option, output_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
+from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.inputs import arriving
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.progress import Work
 from fewshot_bench.utils.text import encodable, printable
 
 if TYPE_CHECKING:
@@ -61,11 +63,12 @@ def command(
 
     stdout, done, skipped = sys.stdout, 0, 0
     # What a method or a backbone prints goes to stderr: stdout has rows alone.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _progress(output, stdout) as work:
         opened = open_model(model, device, None, warn)
         head = columns(min(max(2, top), max(2, len(opened.classnames))))
         line = _LINES[form](head, opened.classnames)
-        with _writing(output, stdout) as write, _progress(output, stdout) as show:
+        work.step("images")
+        with _writing(output, stdout) as write:
             if form != "jsonl":
                 write(line({name: name for name in head}))
             for one in _answers(opened, paths, top):
@@ -76,7 +79,7 @@ def command(
                 else:
                     # A model may have fewer classes than columns.
                     write(line(dict.fromkeys(head) | one.row()))
-                show(done)
+                work.advance()
             if not done:
                 # Raised here, so that an earlier file stays.
                 raise UsageError("no path came on standard input; write one per line")
@@ -148,15 +151,8 @@ def _writing(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], No
         yield write
 
 
-@contextmanager
-def _progress(output: Path | None, stdout: TextIO) -> Iterator[Callable[[int], None]]:
-    """Show the count of images on a terminal, unless results are shown there."""
-    shown = sys.stderr.isatty() and (output is not None or not stdout.isatty())
-
-    def show(done: int) -> None:
-        if shown and done % 64 == 0:
-            click.echo(f"\r{done:,} images", err=True, nl=False)
-
-    yield show
-    if shown:
-        click.echo("\r\033[K", err=True, nl=False)
+def _progress(output: Path | None, stdout: TextIO) -> AbstractContextManager[Work]:
+    """Progress on stderr, unless a terminal shows the results themselves."""
+    if output is None and stdout.isatty():
+        return nullcontext(Work())
+    return working("predict", "reading the model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from fewshot_bench.cli.output import say, warn
+from fewshot_bench.cli.working import working
 
 
 @click.command("push", short_help="Put a kept model on a hub.")
@@ -26,4 +27,6 @@ def command(model: str, destination: str, private: bool, revision: str) -> None:
     """
     from fewshot_bench.store.hub import model_folder, push
 
-    say(str(push(model_folder(model, warn), destination, private=private, branch=revision)))
+    with working("push"):
+        place = push(model_folder(model, warn), destination, private=private, branch=revision)
+    say(str(place))

@@ -18,6 +18,7 @@ from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -157,12 +158,16 @@ class Search:
         """Encode all images for the methods to share; False if there is no time for it."""
         every = np.arange(len(self.labels))
         self._say(f"encoding {len(every):,} images")
+        work = current()
+        work.step("encoding images", len(every))
         # The first images wait for the backbone to load, so they are not timed.
         self.runner.encode(every[:FIRST])
+        work.reach(len(every[:FIRST]))
         begun, rest = self.budget.clock(), every[FIRST:]
         for start in range(0, len(rest), CHUNK):
             self.runner.encode(rest[start : start + CHUNK])
             done = min(start + CHUNK, len(rest))
+            work.reach(FIRST + done)
             self._per_image = (self.budget.clock() - begun) / done
             if self.budget.left < self._per_image * (len(rest) - done):
                 spent, whole = self.budget.spent, duration(self._per_image * len(every))
@@ -211,6 +216,9 @@ class Search:
         self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
         for done, fold in enumerate(folds):
             fits, each = len(folds) - done, self._expected(candidate)
+            at = f"{candidate.title}, repeat {candidate.repeats + 1}, fold {done + 1} of"
+            most = self.budget.seconds - self.budget.spent
+            current().step(f"{at} {len(folds)}", most=most)
             # Before the first fit, `each` is the time to encode views, which all fits share.
             if self.budget.left < each * (fits if candidate.seconds else 1):
                 late = self.budget.left <= 0

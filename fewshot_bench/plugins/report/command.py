@@ -18,6 +18,7 @@ from fewshot_bench.cli.options import (
     store_option,
 )
 from fewshot_bench.cli.output import say, warn, write_text
+from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import size_text
@@ -86,33 +87,34 @@ def command(
     from fewshot_bench.plugins.report.thumbnails import Budget
 
     known = {**METRICS, metric: registry().metric(metric)}
-    outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
-    chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
-    records = outcomes.completed(chosen, [metric, "ece"])
-    options = Options(
-        metric=metric,
-        metrics=known,
-        allow_mixed=allow_mixed,
-        method=filters["method"],
-        dataset=filters["dataset"],
-        store=str(store),
-        notes=older,
-        older=unrunnable,
-    )
-    budget = Budget(images)
+    with working("report"):
+        outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
+        chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+        records = outcomes.completed(chosen, [metric, "ece"])
+        options = Options(
+            metric=metric,
+            metrics=known,
+            allow_mixed=allow_mixed,
+            method=filters["method"],
+            dataset=filters["dataset"],
+            store=str(store),
+            notes=older,
+            older=unrunnable,
+        )
+        budget = Budget(images)
 
-    def made(block: Block, own: Options) -> str:
-        # The report computes differences itself, since it also pairs methods at different shots.
-        absent = baseline in own.elsewhere
-        facts = block.columns
-        audit.load(facts, (column.source for column in COSTS.values()))
-        # Where there is no such method, a note says so.
-        own = replace(own, baseline=baseline if absent else None)
-        table = build(block.records, own, facts=facts)
-        named = None if absent else baseline
-        return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
+        def made(block: Block, own: Options) -> str:
+            # The report computes differences itself: it also pairs methods at different shots.
+            absent = baseline in own.elsewhere
+            facts = block.columns
+            audit.load(facts, (column.source for column in COSTS.values()))
+            # Where there is no such method, a note says so.
+            own = replace(own, baseline=baseline if absent else None)
+            table = build(block.records, own, facts=facts)
+            named = None if absent else baseline
+            return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
 
-    text = page(made_of(records, options, made, warn), title)
+        text = page(made_of(records, options, made, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

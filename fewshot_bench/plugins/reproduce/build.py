@@ -28,6 +28,7 @@ from fewshot_bench.plugins.reproduce.numbers import HARMONIC, sources
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 
 OTHER_VERSION = " (--method NAME@VERSION --only-existing shows another version)"
+NOT_USED = "not used"
 NO_RANKING = (
     "the numbers are of several sources: rows 're-run by' and 'listed by' are not of the method's "
     "authors, and no row is ranked against that of another source"
@@ -210,7 +211,7 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
     for difference, count in sorted(matches.elsewhere(cells).items()):
         noun = "record" if count == 1 else "records"
         step = OTHER_VERSION if "method version" in difference else ""
-        notes.append(f"not used: {count} {noun} of these cells with {difference}{step}")
+        notes.append(f"{NOT_USED}: {count} {noun} of these cells with {difference}{step}")
     return notes
 
 

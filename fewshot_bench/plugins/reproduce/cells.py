@@ -320,6 +320,14 @@ def _expanded(
     ]
 
 
+def run_of(cell: Cell) -> tuple[object, ...]:
+    """What tells the runs of a cell apart from those of others, but for the seeds."""
+    assert cell.variant is not None
+    own = cell.setting.method, str(cell.variant.options), cell.setting.protocol
+    number = cell.number
+    return *own, cell.val, cell.prompts, number.dataset, number.classes, _shots(cell)
+
+
 def _shots(cell: Cell) -> int:
     """Shots of the run: at least 1, since every run has a support set, even if unused."""
     return cell.shots or 1

@@ -39,6 +39,7 @@ from fewshot_bench.cli.options import (
 )
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
+from fewshot_bench.cli.working import working
 from fewshot_bench.engines.choice import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from fewshot_bench.plugins.reproduce.judge import Report
     from fewshot_bench.plugins.reproduce.published import Reproduction
 
-_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
@@ -112,6 +113,7 @@ def _tables() -> Iterable[str]:
 @engine_options
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
+@click.option("--full", is_flag=True, help="Print every number, also while there is no result.")
 @retry_failed_option
 @keep_stale_option
 @format_option(FORMATS, "How to write the table.")
@@ -162,6 +164,7 @@ def _reproduce(
     dry_run: bool,
     retry_failed: bool,
     keep_stale: bool,
+    full: bool,
     form: str,
     store: Path,
     **values: Any,
@@ -180,7 +183,8 @@ def _reproduce(
     if wanted.versions and not only_existing:
         names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
-    chosen = cells(table, wanted)
+    with working("reproduce", "reading the table"):
+        chosen = cells(table, wanted)
     code, absent = 0, {}
     backbone = backbone_of(table, wanted)
     if only_existing or not any(cell.variant for cell in chosen):
@@ -195,14 +199,14 @@ def _reproduce(
 
         conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
         wanted = dataclasses.replace(wanted, precision=conditions.precision)
-        planned = plan(chosen, wanted, backbone, conditions.device, store)
-        # Missing data sets are part of the report, not errors.
-        problems, planned.problems = planned.problems, {}
-        with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
+        apart = contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr)
+        with apart, TerminalReporter("reproduce") as reporter:
+            planned = plan(chosen, wanted, backbone, conditions.device, store)
+            # Missing data sets are part of the report, not errors.
+            problems, planned.problems = planned.problems, {}
             interrupt_on_signals()
             call = CallOptions(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
-            ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
-            code = ended.exit_code
+            code = run_plan(planned, store, conditions, engines, reporter, call).exit_code
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems
         if dry_run and problems:
@@ -211,10 +215,15 @@ def _reproduce(
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
     again = "" if wanted.versions else _again(ctx)
-    report = _report(table, wanted, chosen, store, absent, again)
-    from fewshot_bench.plugins.reproduce.tables import document
+    with working("reproduce"):
+        report = _report(table, wanted, chosen, store, absent, again)
+    from fewshot_bench.plugins.reproduce import needed, tables
 
-    text = formats.render(document(report), form, **terminal_style(None))
+    if form != "terminal" or full or wanted.versions or needed.has_results(report):
+        shown = tables.document(report)
+    else:
+        shown = needed.document(report, chosen, wanted, _again(ctx))
+    text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 

@@ -10,6 +10,7 @@ import click
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import aligned
+from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
 
@@ -45,7 +46,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: 
         names = " and ".join(one.name for one in changed)
         raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
     _check_device(spec.device)
-    outcome = rerun.repeat(kept)
+    with working("rerun", "fitting"):
+        outcome = rerun.repeat(kept)
     now = outcome.record
     rows = [("", "then", "now")]
     for one in rerun.differences(kept.record, now):
