@@ -66,11 +66,15 @@ class Paper:
         texts("Paper", (self.title, self.venue, self.url, self.code, self.key))
         texts("Paper.authors", self.authors)
         whole_number("Paper.year", self.year, 1900)
-        if not isinstance(self.authors, tuple) or not all(name.strip() for name in self.authors):
-            raise ContractError(f"Paper.authors is {self.authors!r:.80}, expected a tuple of names")
-        for what, text in (("title", self.title), ("authors", " and ".join(self.authors))):
-            if not text.strip() or "\n" in text or not _balanced(text):
-                raise ContractError(f"Paper.{what} is {text!r:.80}, expected a line of text")
+        names = self.authors
+        listed = isinstance(names, tuple) and names and all(map(str.strip, names))
+        if not listed or any(" and " in name and not name.startswith("{") for name in names):
+            raise ContractError(f"Paper.authors is {names!r:.80}, expected a tuple of single names")
+        if not self.title.strip():
+            raise ContractError("Paper.title is empty, expected the title of the paper")
+        for text in (self.title, *names, self.venue, self.url, self.code):
+            if "\n" in text or not _balanced(text):
+                raise ContractError(f"Paper has {text!r:.80}, expected a line, its braces in pairs")
         if not self.key:
             object.__setattr__(self, "key", self._default_key())
         if not _KEY.fullmatch(self.key):

@@ -50,7 +50,9 @@ def _entries(catalog: Catalog) -> None:
         (name, "".join(paper.long_label for paper in entry.papers[:1]), entry.plugin)
         for name, entry in sorted(catalog.entries.items())
     ]
-    for line in aligned(rows) if rows else ():
+    # Engines have no papers.
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    for line in aligned(list(zip(*columns, strict=True))) if rows else ():
         click.echo(printable(line))
 
 

@@ -125,6 +125,8 @@ def test_labels_and_key_follow_from_the_facts() -> None:
         {"authors": "Zhou"},
         {"authors": ["Zhou"]},
         {"authors": ("Zhou", "")},
+        {"authors": ("Ann Oak and Tom Ash",)},
+        {"venue": "ICLR\n2024"},
         {"year": "2022"},
         {"key": "a, b"},
         {"venue": None},
