@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 
 import click
@@ -83,9 +83,12 @@ def _lines(call: Callable[[], None], first: float) -> Iterator[None]:
             wait = EVERY_SECONDS
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    # At a limit on threads, the command itself says what cannot be done.
+    with suppress(RuntimeError):
+        thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()

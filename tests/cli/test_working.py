@@ -99,6 +99,15 @@ def test_a_pipe_gets_lines_on_stderr_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.stderr.splitlines() == lines
 
 
+def test_without_threads_a_command_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with working.working("check", "reading") as work:
+        assert current() is work
+
+
 def test_a_terminal_has_one_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
