@@ -18,7 +18,7 @@ from fewshot_bench.utils.text import color_system
 
 EVERY_SECONDS = 30.0
 # Work that is known to be long says so after this time, in which it may be refused.
-FIRST_SECONDS = 0.5
+FIRST_SECONDS = 0.3
 
 
 @contextmanager
