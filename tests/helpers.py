@@ -76,6 +76,11 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command(*arguments), text=True, **options)
 
 
+def problems(err: str) -> list[str]:
+    """The lines of stderr that are not about the progress of a run."""
+    return [line for line in err.splitlines() if not line.startswith("run: ")]
+
+
 def quick(methods: Sequence[str]) -> tuple[str, ...]:
     """The quick option settings of these methods."""
     return tuple(option for option in QUICK if option.partition(".")[0] in methods)

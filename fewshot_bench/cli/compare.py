@@ -334,7 +334,8 @@ def command(
     if figure is not None:
         write_figure(figure, the_only(made, "--figure")[0])
     if predictions is not None:
-        write_predictions(predictions, *the_only(made, "--predictions"), outcomes)
+        with working("compare", live=False):
+            write_predictions(predictions, *the_only(made, "--predictions"), outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 
 import click
@@ -18,7 +18,7 @@ from fewshot_bench.utils.text import color_system
 
 EVERY_SECONDS = 30.0
 # Work that is known to be long says so after this time, in which it may be refused.
-FIRST_SECONDS = 0.5
+FIRST_SECONDS = 0.3
 
 
 @contextmanager
@@ -83,9 +83,12 @@ def _lines(call: Callable[[], None], first: float) -> Iterator[None]:
             wait = EVERY_SECONDS
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    # At a limit on threads, the command itself says what cannot be done.
+    with suppress(RuntimeError):
+        thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()

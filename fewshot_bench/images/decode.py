@@ -28,6 +28,7 @@ from fewshot_bench.images.digests import (
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.image_formats import add_readers, readable_formats, remedy_of
 from fewshot_bench.utils.prefetch import spread
+from fewshot_bench.utils.progress import current
 
 # The EXIF tag for the orientation of a picture.
 ORIENTATION = 274
@@ -163,15 +164,22 @@ def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     """Find items that cannot be decoded; files with a cached result are not read."""
     digests = dataset_digests(dataset)
     digests.load()
-    check = functools.partial(_problem, dataset, digests)
+    work = current()
+    work.step(f"checking images of {dataset.card().name}", len(items))
+
+    def check(item: Item) -> str | Stamp | Known:
+        found = _problem(dataset, digests, item)
+        work.advance()
+        return found
+
     found = dict(zip(items, spread(check, items), strict=True))
     young = [item for item, problem in found.items() if isinstance(problem, Stamp)]
     if young:
         # Wait until their stamps are reliable, so that the next run need not read these files.
         latest = max(p.changed for p in found.values() if isinstance(p, Stamp))
         time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
-        check = functools.partial(_problem, dataset, digests, patient=False)
-        found |= dict(zip(young, spread(check, young), strict=True))
+        again = functools.partial(_problem, dataset, digests, patient=False)
+        found |= dict(zip(young, spread(again, young), strict=True))
     digests.save()
     bad = {item.id: problem for item, problem in found.items() if isinstance(problem, str)}
     turned = sum(isinstance(known, Known) and known.turned for known in found.values())

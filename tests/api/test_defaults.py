@@ -14,7 +14,7 @@ from fewshot_bench.api.spec import TOY_NOTE
 from fewshot_bench.cli.config import read_config
 from fewshot_bench.runner.request import Request, expand
 from tests.compare_records import make, read_csv, save
-from tests.helpers import Result, command, environment, fsbench, image_folder
+from tests.helpers import Result, command, environment, fsbench, image_folder, problems
 
 USUAL = "ViT-B-16/openai"
 FEW = ("-m", "zero-shot", "--shots", "1", "--seeds", "1", "--limit", "9")
@@ -239,7 +239,7 @@ def test_one_line_where_weights_cannot_be_had(tmp_path: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 3, done.stderr
-    missing, line = done.stderr.splitlines()
+    missing, line = problems(done.stderr)
     assert str(tmp_path / "none") in missing
     assert line.startswith(f"error: backbone '{USUAL}': its weights are not on this machine, and ")
     for part in ("Connection refused", "hf download timm/vit_base_patch16_clip_224.openai"):

@@ -102,7 +102,8 @@ def test_compare_shows_ranks_and_tests_it(store: Store, install: Install) -> Non
         "unit": "percent",
         "higher_is_better": True,
     }
-    beside = fsbench("compare", "--store", store.path, "--columns", "top3", "--sort", "top3")
+    words = ("compare", "--store", store.path, "--layout", "full", "--columns", "top3")
+    beside = fsbench(*words, "--sort", "top3")
     assert "top-3 1-shot" in beside.out
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import re
 import threading
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from fewshot_bench.cli import working
+from fewshot_bench.cli.main import cli
 from fewshot_bench.utils import progress
 from fewshot_bench.utils.progress import Work, current, over
 
@@ -97,6 +100,32 @@ def test_a_pipe_gets_lines_on_stderr_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.stdout == "data\n"
     assert {line.partition(",")[0] for line in lines} <= {"long: reading", "long: step"}
     assert done.stderr.splitlines() == lines
+
+
+# Commands that end within seconds, and `worker`, which prints a line for each cell.
+QUICK = {"signature", "list", "show", "env", "worker"}
+
+
+def test_every_command_is_quick_or_shows_its_progress() -> None:
+    context, silent = click.Context(cli), set()
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        inner = command.commands.values() if isinstance(command, click.Group) else [command]
+        for one in [*inner, command]:
+            kept = inspect.unwrap(one.callback) if one and one.callback else None
+            text = inspect.getsource(inspect.getmodule(kept)) if kept else ""
+            if not isinstance(one, click.Group) and not re.search("working\\(|Reporter\\(", text):
+                silent.add(name)
+    assert silent == QUICK
+
+
+def test_without_threads_a_command_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with working.working("check", "reading") as work:
+        assert current() is work
 
 
 def test_a_terminal_has_one_line_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:

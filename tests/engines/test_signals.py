@@ -21,6 +21,7 @@ from tests.helpers import (
     command,
     environment,
     fsbench,
+    problems,
     record_files,
     start,
     wait_until,
@@ -54,7 +55,7 @@ def test_what_is_done_is_kept_and_said(methods: Any, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, (out, err)
-    (line,) = err.splitlines()
+    (line,) = problems(err)
     assert line.startswith("stopped: 1 of 3 cells are done and kept; run the same command again")
     assert claims(store) == []
     assert len(record_files(store)) == 2

@@ -65,9 +65,9 @@ def test_auto_chooses_and_keeps_a_model(
     output = tmp_path / "model"
     done = adapt("-d", "shapes", "--shots", 4, "-O", output, "--reject", "0.8")
     assert done.code == 0, done.err
-    assert any(line.startswith("adapt: encoding images, 0 of 1") for line in steps)
+    assert any(line.startswith("adapt: encoding images, 0 of ") for line in steps)
     assert any(line.startswith("adapt: gda, repeat 1, fold 2 of 2, at most") for line in steps)
-    assert "on all" in steps[-1]
+    assert any("on all" in line for line in steps)
     assert "chosen" in done.out
     assert "gda (all images)" in done.out
     config, tensors = read_model(output)

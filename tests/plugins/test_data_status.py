@@ -93,7 +93,8 @@ def test_a_terminal_gets_a_table_of_its_width(data: Path) -> None:
 def test_a_terminal_sees_the_progress_of_a_verification(data: Path) -> None:
     write_dtd(data)
     shown = "\n".join(on_terminal(100, "verify", "dtd"))
-    assert "18/18" in shown
+    assert "data verify: images of dtd, " in shown
+    assert " of 18" in shown
     assert "dtd: verified" in shown
 
 

@@ -19,6 +19,7 @@ from tests.helpers import (
     PATIENCE,
     command,
     fsbench,
+    problems,
     save_image,
     start,
     wait_until,
@@ -152,7 +153,7 @@ def test_a_tracker_that_an_interrupt_stops_is_named(install: Any, tmp_path: Path
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert sorted(err.splitlines()) == [
+    assert sorted(problems(err)) == [
         "stopped: 1 of 1 cells are done and kept; run the same command again to continue",
         "warning: run_finished of plug-in fsbench-own:own was stopped: its last reports are lost",
     ]
@@ -198,7 +199,7 @@ def test_an_interrupt_after_the_cells_says_that_they_are_kept(install: Any, tmp_
     install("own", hook(f"run_warnings(store):\n    {body}"))
     done = apart(*RUN, "--store", tmp_path)
     assert done.returncode == 130
-    assert done.stderr.splitlines() == [
+    assert problems(done.stderr) == [
         "stopped: 1 of 1 cells are done and kept; run the same command again to continue"
     ]
 

@@ -62,7 +62,7 @@ def command(
 
 def _verified(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
-    with working("data verify", f"lists of {name}") as work, contained():
+    with working("data verify") as work, contained():
 
         def begin(total: int) -> Callable[[int], None]:
             work.step(f"images of {name}", total)

@@ -54,7 +54,7 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
         address, taken = listener.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
         names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
-        with working("app", "reading the model"):
+        with working("app"):
             opened = open_model(model, device, None, warn)
         app = application(opened, max_size, names, warn)
         shown = host if host not in ("0.0.0.0", "::", "") else "127.0.0.1"

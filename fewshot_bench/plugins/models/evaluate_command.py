@@ -65,7 +65,7 @@ def command(
 
     data = read_own_data(classnames, (), None)
     # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
-    with redirect_stdout(sys.stderr), working("evaluate", "reading the model"):
+    with redirect_stdout(sys.stderr), working("evaluate"):
         opened = open_model(model, device, None, warn)
         found = measure(opened, dataset, store, data)
         if store is not None:

@@ -76,7 +76,7 @@ def command(
     paths = list(found(images)) if images else None
     from fewshot_bench.plugins.models.export import export
 
-    with working("export", "reading the model"):
+    with working("export"):
         done = export(
             model,
             form,

@@ -63,7 +63,7 @@ def command(
 
     stdout, done, skipped = sys.stdout, 0, 0
     # What a method or a backbone prints goes to stderr: stdout has rows alone.
-    with redirect_stdout(sys.stderr), _progress(output, stdout) as work:
+    with redirect_stdout(sys.stderr), _progress("-" in images, output, stdout) as work:
         opened = open_model(model, device, None, warn)
         head = columns(min(max(2, top), max(2, len(opened.classnames))))
         line = _LINES[form](head, opened.classnames)
@@ -151,8 +151,8 @@ def _writing(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], No
         yield write
 
 
-def _progress(output: Path | None, stdout: TextIO) -> AbstractContextManager[Work]:
-    """Progress on stderr, unless a terminal shows the results themselves."""
-    if output is None and stdout.isatty():
+def _progress(waits: bool, output: Path | None, stdout: TextIO) -> AbstractContextManager[Work]:
+    """Progress on stderr, unless a terminal shows the results or paths are waited for."""
+    if waits or (output is None and stdout.isatty()):
         return nullcontext(Work())
-    return working("predict", "reading the model")
+    return working("predict")

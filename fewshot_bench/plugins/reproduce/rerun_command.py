@@ -46,7 +46,7 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: 
         names = " and ".join(one.name for one in changed)
         raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
     _check_device(spec.device)
-    with working("rerun", "fitting"):
+    with working("rerun"):
         outcome = rerun.repeat(kept)
     now = outcome.record
     rows = [("", "then", "now")]
