@@ -371,7 +371,8 @@ def test_built_in_methods_look_different() -> None:
 def test_every_row_names_the_paper_of_its_method(tmp_path: Path) -> None:
     html = report(tmp_path, store_of(tmp_path / "s", {"coop": 0.5, "my-own": 0.8}))
     row = html[html.index('<table id="leaderboard"') :].partition("</table>")[0]
-    assert re.search(r'coop<span class="paper"><a href="https://[^"]*" [^>]*>Zhou et al., ', row)
+    link = r'coop <span class="paper"><a href="https://[^"]*" title="Learning [^"]* \(IJCV 2022\)"'
+    assert re.search(rf"{link} [^>]*>Zhou et al\. 2022</a>", row)
     assert row.count('class="paper"') == 1, "of a method that is not installed nothing is known"
     page = Page(html).text
     assert "@article{zhou2022learning," in page

@@ -58,6 +58,11 @@ class Look:
         return MARKERS[self.index // len(COLORS) % len(MARKERS)]
 
     @property
+    def scale(self) -> float:
+        """How much larger a marker is drawn, so that all cover about the same area."""
+        return {"*": 1.6, "o": 1.0, "s": 0.95}.get(self.marker, 1.2)
+
+    @property
     def line(self) -> tuple[float, tuple[float, ...]]:
         """Matplotlib's dash pattern."""
         return LINES[self.index // (len(COLORS) * len(MARKERS)) % len(LINES)]
