@@ -359,7 +359,9 @@ def test_built_in_methods_look_different() -> None:
     found = looks(known)
     assert len({(one.color, one.marker, one.line) for one in found.values()}) == len(known) > 30
     often = (*METHODS, "clip-adapter", "maple")
-    assert len({found[name].color for name in often}) == len(often)
+    next_often = ("cocoop", "kgcoop", "prograd", "taskres", "promptsrc")
+    for group in (often, next_often):
+        assert len({found[name].color for name in group}) == len(group)
     # One more that would look like `coop` gets another look, and leaves that of `coop` alone.
     twin = next(name for name in map(str, range(9999)) if looks([name])[name] == found["coop"])
     assert looks([twin, "coop"])["coop"] != looks([twin, "coop"])[twin]
