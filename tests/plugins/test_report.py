@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fewshot_bench.analysis.formats.style import LINES, Look, looks
+from fewshot_bench import load
+from fewshot_bench.analysis.formats.style import COLORS, LINES, Look, looks
 from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.demo import METHODS
+from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures import svg
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
@@ -348,10 +350,14 @@ def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
     head = r'class="(s\d+)[^"]*"><th[^>]*><span[^>]*>(.)</span>([\w.:-]+)'
     every = {name: (css, mark) for css, mark, name in re.findall(head, report(tmp_path, store))}
     assert set(every) == set(methods)
-    for chosen in ("tip-adapter,coop", "maple,mine.py:A,coop"):
-        page = report(tmp_path, store, "--method", chosen)
-        for css, mark, name in re.findall(head, page):
-            assert every[name] == (css, mark)
+    page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
+    for css, mark, name in re.findall(head, page):
+        assert every[name] == (css, mark)
+    for line in load(store).where(method=("coop", "maple")).curves().axes[0].get_lines():
+        css, mark = every[str(line.get_label())]
+        look = Look(int(css.removeprefix("s")))
+        assert (line.get_color(), line.get_marker()) == (COLORS[look.color][0], look.marker)
+        assert mark == MARKS[look.marker]
 
 
 def test_built_in_methods_look_different() -> None:
