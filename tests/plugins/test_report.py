@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fewshot_bench.analysis.formats.style import LINES, Look, looks
+from fewshot_bench import load
+from fewshot_bench.analysis.formats.style import COLORS, LINES, Look, looks
 from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.demo import METHODS
+from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures import svg
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
@@ -348,10 +350,14 @@ def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
     head = r'class="(s\d+)[^"]*"><th[^>]*><span[^>]*>(.)</span>([\w.:-]+)'
     every = {name: (css, mark) for css, mark, name in re.findall(head, report(tmp_path, store))}
     assert set(every) == set(methods)
-    for chosen in ("tip-adapter,coop", "maple,mine.py:A,coop"):
-        page = report(tmp_path, store, "--method", chosen)
-        for css, mark, name in re.findall(head, page):
-            assert every[name] == (css, mark)
+    page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
+    for css, mark, name in re.findall(head, page):
+        assert every[name] == (css, mark)
+    for line in load(store).where(method=("coop", "maple")).curves().axes[0].get_lines():
+        css, mark = every[str(line.get_label())]
+        look = Look(int(css.removeprefix("s")))
+        assert (line.get_color(), line.get_marker()) == (COLORS[look.color][0], look.marker)
+        assert mark == MARKS[look.marker]
 
 
 def test_built_in_methods_look_different() -> None:
@@ -359,7 +365,9 @@ def test_built_in_methods_look_different() -> None:
     found = looks(known)
     assert len({(one.color, one.marker, one.line) for one in found.values()}) == len(known) > 30
     often = (*METHODS, "clip-adapter", "maple")
-    assert len({found[name].color for name in often}) == len(often)
+    next_often = ("cocoop", "kgcoop", "prograd", "taskres", "promptsrc")
+    for group in (often, next_often):
+        assert len({found[name].color for name in group}) == len(group)
     # One more that would look like `coop` gets another look, and leaves that of `coop` alone.
     twin = next(name for name in map(str, range(9999)) if looks([name])[name] == found["coop"])
     assert looks([twin, "coop"])["coop"] != looks([twin, "coop"])[twin]
@@ -371,7 +379,8 @@ def test_built_in_methods_look_different() -> None:
 def test_every_row_names_the_paper_of_its_method(tmp_path: Path) -> None:
     html = report(tmp_path, store_of(tmp_path / "s", {"coop": 0.5, "my-own": 0.8}))
     row = html[html.index('<table id="leaderboard"') :].partition("</table>")[0]
-    assert re.search(r'coop<span class="paper"><a href="https://[^"]*" [^>]*>Zhou et al., ', row)
+    link = r'coop <span class="paper"><a href="https://[^"]*" title="Learning [^"]* \(IJCV 2022\)"'
+    assert re.search(rf"{link} [^>]*>Zhou et al\. 2022</a>", row)
     assert row.count('class="paper"') == 1, "of a method that is not installed nothing is known"
     page = Page(html).text
     assert "@article{zhou2022learning," in page

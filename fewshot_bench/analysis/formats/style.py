@@ -28,9 +28,10 @@ COLORS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 # Matplotlib's dash patterns in points: (offset, (on, off, ...)); dots are for no shots.
 LINES = ((0.0, ()), (0.0, (5.0, 2.0)))
-# With this number no two built-in methods look the same, and eight that are run most often (those
-# of the demo, `clip-adapter` and `maple`) have a color each.
-SALT = 380631
+# With this number no two built-in methods look the same. Eight that are run most often (those of
+# the demo, `clip-adapter` and `maple`) have a color each, and so have the next five (`cocoop`,
+# `kgcoop`, `prograd`, `taskres` and `promptsrc`).
+SALT = 102570291
 # More lines than this in one panel cannot be distinguished.
 MOST = 16
 INK, FAINT, PAPER = "#010101", "#020202", "#040404"
@@ -56,6 +57,11 @@ class Look:
     def marker(self) -> str:
         """Matplotlib's name of the marker."""
         return MARKERS[self.index // len(COLORS) % len(MARKERS)]
+
+    @property
+    def scale(self) -> float:
+        """How much larger a marker is drawn, so that all cover about the same area."""
+        return {"*": 1.6, "o": 1.0, "s": 0.95}.get(self.marker, 1.2)
 
     @property
     def line(self) -> tuple[float, tuple[float, ...]]:

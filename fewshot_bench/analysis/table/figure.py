@@ -98,6 +98,7 @@ def _draw_panel(place: Axes, table: Table, group: Group) -> None:
             "color": COLORS[look.color][0],
             "linestyle": look.line,
             "marker": look.marker,
+            "markersize": 3.5 * look.scale,
             "markeredgewidth": 0,
             "label": _text(row.title),
             "linewidth": 1.2,
@@ -126,11 +127,11 @@ def _draw_row(
     if not known:
         return
     if list(known) == [0]:
-        place.plot([0], [known[0].mean], markersize=6, **style | {"linestyle": "", "zorder": 3})
+        place.plot([0], [known[0].mean], **style | {"linestyle": "", "markersize": 6, "zorder": 3})
         return
     means, low, high = with_gaps(known, shots)
     xs = _places(shots)
-    place.plot(xs, means, markersize=3.5, **style)
+    place.plot(xs, means, **style)
     place.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)
 
 

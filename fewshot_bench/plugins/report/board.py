@@ -45,9 +45,10 @@ def line(
 
 
 def _link(paper: Paper) -> Link:
-    """Who wrote it, where and when; the address is that of a plug-in, and must be a page."""
-    safe = paper.url.startswith(("https://", "http://"))
-    return Link(text.name(paper.long_label), paper.url if safe else "")
+    """Who wrote it and when; the address is that of a plug-in, and must be a page."""
+    safe = paper.url.startswith("https://")
+    title = text.message(f"{paper.title} ({paper.place})")
+    return Link(text.name(paper.label), title, paper.url if safe else "")
 
 
 def leaderboard(headline: Headline, pairs: Pairs) -> Grid:

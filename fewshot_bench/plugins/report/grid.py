@@ -30,9 +30,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A text with where it leads, if that is known."""
+    """A text with the title of what it leads to, and the address, if that is known."""
 
     text: str
+    title: str
     url: str = ""
 
 

@@ -77,7 +77,7 @@ def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
             *([point.cost], [point.value]),
             color=point.look.sentinel,
             marker=point.look.marker,
-            markersize=8 if point.bold else 6.5,
+            markersize=(8 if point.bold else 6.5) * point.look.scale,
             markeredgewidth=0,
         )
         canvas.tag(mark, "curve", point.look.css)

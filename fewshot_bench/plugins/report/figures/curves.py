@@ -97,7 +97,7 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
             linewidth=2.2 if curve.bold else 1.2,
             linestyle=curve.look.line,
             marker=curve.look.marker,
-            markersize=4.6 if curve.bold else 3.6,
+            markersize=(5.0 if curve.bold else 3.8) * curve.look.scale,
             markeredgewidth=0,
         )
         canvas.tag(line, "curve", curve.look.css)
@@ -174,7 +174,7 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
             *([right + 0.7 * BESIDE * point], [place]),
             color=curve.look.sentinel,
             marker=curve.look.marker,
-            markersize=4.6,
+            markersize=4.6 * curve.look.scale,
             markeredgewidth=0,
             clip_on=False,
         )

@@ -94,7 +94,7 @@ def _stem(
         *([rank], [TOP]),
         color=look.sentinel,
         marker=look.marker,
-        markersize=5,
+        markersize=5 * look.scale,
         markeredgewidth=0,
         clip_on=False,
     )
