@@ -27,7 +27,7 @@ from tests.helpers import REPOSITORY
 EXACT = {"rel": 1e-9, "abs": 1e-9}
 
 
-@pytest.mark.parametrize("freedom", [3.5, 4, 5, 17.3, 400])
+@pytest.mark.parametrize("freedom", [4, 4.5, 5, 17.3, 400])
 @pytest.mark.parametrize(("level", "power"), [(0.05, 0.8), (0.01, 0.9)])
 def test_noncentrality_gives_the_power_that_statsmodels_says(
     freedom: float, level: float, power: float
@@ -37,7 +37,7 @@ def test_noncentrality_gives_the_power_that_statsmodels_says(
     assert oracle == pytest.approx(power, **EXACT)
 
 
-@pytest.mark.parametrize("freedom", [1, 1.3, 2.5, 3, 1000])
+@pytest.mark.parametrize("freedom", [1, 1.3, 2.5, 3.5, 1000])
 def test_noncentrality_where_scipys_distribution_may_answer_nan(freedom: float) -> None:
     shift, limit = noncentrality(freedom, level=0.01, power=0.9), stats.t.isf(0.005, freedom)
     rng = np.random.default_rng(0)
