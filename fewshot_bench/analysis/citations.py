@@ -76,7 +76,10 @@ def of_names(
 
 
 def papers_of_method(name: str) -> tuple[Paper, ...]:
-    """The papers on a method's card; empty without a card."""
+    """The papers that a method was registered with, else those on its card, which imports it."""
+    entry = registry().methods.entries.get(name)
+    if entry is not None and entry.papers:
+        return entry.papers
     card = card_of(registry().method_class(name))
     return card.papers if card else ()
 

@@ -31,7 +31,7 @@ from fewshot_bench.utils.plugin_code import plugin_code
 class Entry:
     """One registered name: target "module:attribute" (or object), origin (plug-in, file:line).
 
-    papers: what to cite for a data set or a backbone; methods state theirs on their cards.
+    papers: what to cite; those of a method may stand on its card alone, which imports it.
     """
 
     name: str
@@ -131,10 +131,9 @@ class Catalog:
             papers = as_papers("paper", given)
         except ContractError as error:
             raise PluginError(f"{where}: {error}") from None
-        if papers and self.kind not in ("data set", "backbone"):
+        if papers and self.kind not in ("method", "data set", "backbone"):
             raise PluginError(
-                f"{where}: only data sets and backbones are registered with a paper; a method "
-                "states its own on its card (MethodCard.paper)"
+                f"{where}: only methods, data sets and backbones are registered with a paper"
             )
         return papers
 

@@ -168,7 +168,7 @@ class AdaLora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper=papers.ADALORA,
+        paper=papers.OF_METHOD["adalora"],
         cost="minutes",
         trained=lambda s: 18 * (s.blocks + s.layers),
         deviations=(

@@ -31,7 +31,7 @@ class Clap(ZsLp):
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
         family="linear head",
-        paper=papers.CLAP,
+        paper=papers.OF_METHOD["clap"],
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},

@@ -77,7 +77,7 @@ class ClipAdapter:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="coop-50/100/200",
         family="adapter",
-        paper=papers.CLIP_ADAPTER,
+        paper=papers.OF_METHOD["clip-adapter"],
         cost="seconds",
         trained=lambda s: 2 * s.features * (s.features // 4),
         official={"ratio": "searched per data set in the paper; 0.2 in the published trainer"},

@@ -35,7 +35,7 @@ class ClipLora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper=papers.CLIP_LORA,
+        paper=papers.OF_METHOD["clip-lora"],
         cost="minutes",
         trained=lambda s: 12 * s.blocks,
         deviations=(

@@ -93,7 +93,7 @@ class ClipSvd(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-svd-200 per shot",
         family="weights inside",
-        paper=papers.CLIP_SVD,
+        paper=papers.OF_METHOD["clip-svd"],
         cost="minutes",
         trained=lambda s: 6 * s.blocks,
         official={

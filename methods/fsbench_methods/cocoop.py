@@ -76,7 +76,7 @@ class CoCoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "cocoop-10",
         family="text prompts",
-        paper=papers.COCOOP,
+        paper=papers.OF_METHOD["cocoop"],
         cost="hours",
         trained=lambda s: 4 * s.text + (s.features // 16) * (s.features + s.text + 1) + s.text,
         text="class names",

@@ -36,7 +36,7 @@ class CoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
         family="text prompts",
-        paper=papers.COOP,
+        paper=papers.OF_METHOD["coop"],
         cost="minutes",
         trained=lambda s: 16 * s.text,
         text="class names",

@@ -35,7 +35,7 @@ class CrossModal:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",
-        paper=papers.CROSS_MODAL,
+        paper=papers.OF_METHOD["cross-modal"],
         cost="minutes",
         trained=lambda s: s.classes * s.features,
         official=OFFICIAL,

@@ -33,7 +33,7 @@ class Dora(LowRankTuning):
     card: ClassVar[MethodCard] = MethodCard(
         "clip-lora-500 per shot",
         family="low-rank updates",
-        paper=papers.DORA,
+        paper=papers.OF_METHOD["dora"],
         cost="minutes",
         trained=lambda s: 15 * s.blocks,
         deviations=(

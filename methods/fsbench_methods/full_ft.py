@@ -45,7 +45,7 @@ class FullFineTuning(EncoderLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "wise-ft-10",
         family="weights inside",
-        paper=papers.WISE_FT,
+        paper=papers.OF_METHOD["full-ft"],
         cost="minutes",
         trained=lambda s: s.image_tower + s.classes * (s.features + 1),
         at_test="which classes were fitted on",

@@ -52,7 +52,7 @@ class Gda:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
         family="closed-form head",
-        paper=papers.GDA,
+        paper=papers.OF_METHOD["gda"],
         cost="closed form",
         trained=lambda s: 0,
         official={

@@ -39,7 +39,7 @@ class Ivlp(DeepPrompts):
     card: ClassVar[MethodCard] = MethodCard(
         "ivlp-20",
         family="deep prompts",
-        paper=(papers.MAPLE, papers.PROMPTSRC),
+        paper=papers.OF_METHOD["ivlp"],
         cost="minutes",
         trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         text="class names",

@@ -28,7 +28,7 @@ class KgCoOp(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "kgcoop-100",
         family="text prompts",
-        paper=papers.KGCOOP,
+        paper=papers.OF_METHOD["kgcoop"],
         cost="minutes",
         trained=lambda s: 4 * s.text,
         text="templates",

@@ -51,7 +51,7 @@ class LnTuning(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper=papers.TWO_STAGES,
+        paper=papers.OF_METHOD["ln-tuning"],
         cost="minutes",
         trained=lambda s: 4 * s.blocks,
         deviations=(PROMPTS,),
@@ -75,7 +75,7 @@ class BitFit(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper=(papers.BITFIT, papers.TWO_STAGES),
+        paper=papers.OF_METHOD["bitfit"],
         cost="minutes",
         trained=lambda s: 11 * s.blocks + 2 * s.vision + s.text,
         deviations=(PROMPTS, "biases of q, k and v are trained: 2SFS's code misses them"),

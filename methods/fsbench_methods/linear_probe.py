@@ -88,7 +88,7 @@ class LinearProbe:
         return MethodCard(
             "lbfgs-1000",
             family="linear head",
-            paper=(*papers.CLIP, papers.COOP),
+            paper=papers.OF_METHOD["linear-probe"],
             cost="seconds",
             trained=lambda s: s.classes * (s.features + 1),
             text="templates" if self.init == "text" else "none",

@@ -60,7 +60,7 @@ class LpPlusPlus:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="lp++-300 (full batch)",
         family="linear head",
-        paper=papers.LP_PLUS_PLUS,
+        paper=papers.OF_METHOD["lp++"],
         cost="seconds",
         trained=lambda s: s.classes * (s.features + 2),
         official={

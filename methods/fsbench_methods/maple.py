@@ -47,7 +47,7 @@ class MaPLe(DeepPrompts):
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
         family="deep prompts",
-        paper=papers.MAPLE,
+        paper=papers.OF_METHOD["maple"],
         cost="minutes",
         trained=lambda s: min(9, s.layers) * (2 * s.text + (s.text + 1) * s.vision),
         text="class names",

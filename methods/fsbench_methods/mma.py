@@ -87,7 +87,7 @@ class Mma(CosineEpochs):
     card: ClassVar[MethodCard] = MethodCard(
         "mma-5",
         family="adapters inside",
-        paper=papers.MMA,
+        paper=papers.OF_METHOD["mma"],
         cost="minutes",
         trained=lambda s: min(8, s.layers) * (65 * (s.vision + s.text) + 1120),
         deviations=("the data set's templates stand for `a photo of a {}.`",),

@@ -60,7 +60,7 @@ class Mmrl(EpochSchedule):
     card: ClassVar[MethodCard] = MethodCard(
         "mmrl-50",
         family="adapters inside",
-        paper=papers.MMRL,
+        paper=papers.OF_METHOD["mmrl"],
         cost="minutes",
         trained=lambda s: (
             2560 + min(7, s.layers) * 513 * (s.vision + s.text) + s.vision * s.features

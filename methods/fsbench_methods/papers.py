@@ -1,6 +1,8 @@
-"""The papers of the built-in methods, whose cards name them."""
+"""The papers of the built-in methods: `OF_METHOD` by name, for registration and for cards."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from fewshot_bench import Paper
 from fewshot_bench.backbones import papers_of_weights
@@ -258,3 +260,42 @@ WISE_FT = Paper(
     url=f"{_ARXIV}/2109.01903",
     code=f"{_GITHUB}/mlfoundations/wise-ft",
 )
+
+# What each registered method cites.
+OF_METHOD: Mapping[str, Paper | tuple[Paper, ...]] = {
+    "zero-shot": CLIP,
+    "linear-probe": (*CLIP, COOP),
+    "tip-adapter": TIP_ADAPTER,
+    "tip-adapter-f": TIP_ADAPTER,
+    "coop": COOP,
+    "cocoop": COCOOP,
+    "kgcoop": KGCOOP,
+    "prograd": PROGRAD,
+    "clip-lora": CLIP_LORA,
+    "dora": DORA,
+    "adalora": ADALORA,
+    "ln-tuning": TWO_STAGES,
+    "bitfit": (BITFIT, TWO_STAGES),
+    "2sfs": TWO_STAGES,
+    "clip-svd": CLIP_SVD,
+    "prolip": PROLIP,
+    "clip-adapter": CLIP_ADAPTER,
+    "taskres": TASKRES,
+    "lp++": LP_PLUS_PLUS,
+    "gda": GDA,
+    "zs-lp": CLAP,
+    "clap": CLAP,
+    "proker": PROKER,
+    "cross-modal": CROSS_MODAL,
+    "wise-ft": WISE_FT,
+    "mma": MMA,
+    "tcp": TCP,
+    "mmrl": MMRL,
+    "full-ft": WISE_FT,
+    "vpt-deep": VPT,
+    "vpt-shallow": VPT,
+    "ivlp": (MAPLE, PROMPTSRC),
+    "maple": MAPLE,
+    "promptsrc": PROMPTSRC,
+    "plot++": PLOT,
+}

@@ -153,7 +153,7 @@ class PlotPlusPlus(TransportLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "plot++-50/100/200 (each of two stages)",
         family="deep prompts",
-        paper=papers.PLOT,
+        paper=papers.OF_METHOD["plot++"],
         cost="minutes",
         trained=lambda s: 4 * (4 * s.text + 2 * s.vision),
         text="class names",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fewshot_bench import hookimpl
+from fsbench_methods.papers import OF_METHOD
 
 
 @hookimpl
@@ -17,7 +18,7 @@ def register_methods(register: Callable[..., None]) -> None:
     """
 
     def add(name: str, target: str, *suites: str) -> None:
-        register(name, f"fsbench_methods.{target}", suites=suites)
+        register(name, f"fsbench_methods.{target}", suites=suites, paper=OF_METHOD[name])
 
     add("zero-shot", "zero_shot:ZeroShot", "fast", "seed-paper")
     add("linear-probe", "linear_probe:LinearProbe", "fast")

@@ -40,7 +40,7 @@ class ProGrad(PromptLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "coop-50/100/200",
         family="text prompts",
-        paper=papers.PROGRAD,
+        paper=papers.OF_METHOD["prograd"],
         cost="minutes",
         trained=lambda s: 16 * s.text,
         text="templates",

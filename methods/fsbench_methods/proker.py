@@ -141,7 +141,7 @@ class ProKeR:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="closed form",
         family="closed-form head",
-        paper=papers.PROKER,
+        paper=papers.OF_METHOD["proker"],
         cost="closed form",
         trained=lambda s: 0,
         official={

@@ -64,7 +64,7 @@ class ProLip(EncoderHooks):
     card: ClassVar[MethodCard] = MethodCard(
         "prolip-300 (full batch)",
         family="weights inside",
-        paper=papers.PROLIP,
+        paper=papers.OF_METHOD["prolip"],
         cost="minutes",
         trained=lambda s: s.vision * s.features,
         official={"templates": "seven on ImageNet, one elsewhere"},

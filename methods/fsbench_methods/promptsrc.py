@@ -47,7 +47,7 @@ class PromptSrc(Ivlp):
     card: ClassVar[MethodCard] = MethodCard(
         "promptsrc-50",
         family="deep prompts",
-        paper=papers.PROMPTSRC,
+        paper=papers.OF_METHOD["promptsrc"],
         cost="minutes",
         trained=lambda s: 4 * min(9, s.layers) * (s.vision + s.text),
         deviations=(

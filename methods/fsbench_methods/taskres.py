@@ -44,7 +44,7 @@ class TaskRes:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="taskres-100/200",
         family="adapter",
-        paper=papers.TASKRES,
+        paper=papers.OF_METHOD["taskres"],
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={

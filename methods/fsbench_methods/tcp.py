@@ -48,7 +48,7 @@ class Tcp(EpochSchedule):
     card: ClassVar[MethodCard] = MethodCard(
         "tcp-50",
         family="text prompts",
-        paper=papers.TCP,
+        paper=papers.OF_METHOD["tcp"],
         cost="minutes",
         trained=lambda s: 8 * s.text + (s.features // 4) * (s.features + 4 * s.text + 1),
         official={

@@ -210,7 +210,7 @@ class TipAdapter(CacheMethod):
     card: ClassVar[MethodCard] = MethodCard(
         "closed form",
         family="cache",
-        paper=papers.TIP_ADAPTER,
+        paper=papers.OF_METHOD["tip-adapter"],
         cost="closed form",
         trained=lambda s: 0,
         official=_OFFICIAL,
@@ -239,7 +239,7 @@ class TipAdapterF(CacheMethod):
     card: ClassVar[MethodCard] = MethodCard(
         "tip-adapter-f-20",
         family="cache",
-        paper=papers.TIP_ADAPTER,
+        paper=papers.OF_METHOD["tip-adapter-f"],
         cost="seconds",
         trained=lambda s: s.classes * s.shots * s.features,
         official=_OFFICIAL,

@@ -64,7 +64,7 @@ class TwoStage(StepLearner):
     card: ClassVar[MethodCard] = MethodCard(
         SCHEDULE,
         family="weights inside",
-        paper=papers.TWO_STAGES,
+        paper=papers.OF_METHOD["2sfs"],
         cost="minutes",
         trained=lambda s: 4 * s.blocks + s.classes * s.features,
         at_test="which classes were fitted on",

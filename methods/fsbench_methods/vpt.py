@@ -32,7 +32,7 @@ class VptDeep(EpochLearner):
     card: ClassVar[MethodCard] = MethodCard(
         "maple-5",
         family="deep prompts",
-        paper=papers.VPT,
+        paper=papers.OF_METHOD["vpt-deep"],
         cost="minutes",
         trained=lambda s: 8 * s.layers * s.vision,
         official={"lr, weight_decay": "swept per data set by VPT's own code, with a linear head"},

@@ -35,7 +35,7 @@ class WiseFt:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="cross-modal-12800",
         family="linear head",
-        paper=papers.WISE_FT,
+        paper=papers.OF_METHOD["wise-ft"],
         cost="minutes",
         trained=lambda s: s.classes * s.features,
         official=OFFICIAL | {"alpha": "swept on test sets in the paper, 0.5 advised"},

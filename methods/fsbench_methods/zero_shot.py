@@ -45,7 +45,7 @@ class ZeroShot:
     card: ClassVar[MethodCard] = MethodCard(
         "none",
         family="zero-shot",
-        paper=papers.CLIP,
+        paper=papers.OF_METHOD["zero-shot"],
         cost="closed form",
         trained=lambda s: 0,
     )

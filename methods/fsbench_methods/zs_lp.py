@@ -70,7 +70,7 @@ class ZsLp:
     card: ClassVar[MethodCard] = MethodCard(
         schedule="clap-300",
         family="linear head",
-        paper=papers.CLAP,
+        paper=papers.OF_METHOD["zs-lp"],
         cost="seconds",
         trained=lambda s: s.classes * s.features,
         official={"templates": "eight on ImageNet, one elsewhere"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -158,5 +160,15 @@ def test_data_sets_and_backbones_are_registered_with_papers() -> None:
     assert catalog.find("lamps").papers == (paper,)
     with pytest.raises(PluginError, match="expected a Paper"):
         catalog.register("trees", "trees:open", paper="Zhou et al. 2022")
-    with pytest.raises(PluginError, match=r"on its card \(MethodCard.paper\)"):
-        Catalog("method", "methods").register("lamp", "lamps:Lamp", paper=paper)
+    with pytest.raises(PluginError, match="only methods, data sets and backbones"):
+        Catalog("engine", "engines").register("lamp", "lamps:Lamp", paper=paper)
+
+
+def test_papers_of_built_in_methods_need_no_import() -> None:
+    code = """if True:
+        import sys
+        from fewshot_bench.analysis.citations import papers_of_method
+        print(papers_of_method("clip-lora")[0].label, "torch" in sys.modules)"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "Zanella and Ben Ayed 2024 False\n"
