@@ -83,7 +83,7 @@ def test_a_model_of_other_classes_than_its_record_says_so(photos: Path, tmp_path
     results = fb.run("zero-shot", name, classes="base,new", store=store, keep_models=True, **asked)
     base, new = (results.where(classes=half).records()[0] for half in ("base", "new"))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert results.model(base).classnames == ("cat", "dog")
     with pytest.warns(UserWarning, match=r"classes of its fit \('cat', 'dog'\), not for those"):
         model = results.model(new)
