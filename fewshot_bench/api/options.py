@@ -20,7 +20,7 @@ from fewshot_bench.utils.errors import UsageError
 # arguments of `fewshot_bench.run`.
 _TAKEN = """
     classes classnames config dataset datasets deterministic device devices dry-run each engine
-    feature-budget force format hang-after help holdout jobs keep-logits keep-models keep-split
+    feature-budget force format full hang-after help holdout jobs keep-logits keep-models keep-split
     keep-stale lease limit method methods metric only-existing option options output progress
     retry-failed save-config seeds shots skip-damaged slots-per-device split-seed store templates
     threads timeout traceback transfer where

@@ -51,6 +51,6 @@ def test_the_list_has_the_facts_of_every_method() -> None:
     assert [*rows] == sorted(BUILT_IN)
     # ViT-B/16: 16 words of width 512; two factors of rank 2 for q, k and v of both towers' blocks.
     assert rows["coop"].split("  ")[-2:] == ["8,192", "minutes"]
-    assert "Zanella and Ben Ayed 2024" in rows["clip-lora"]
+    assert "Zanella and Ben Ayed, CVPR Workshops 2024" in rows["clip-lora"]
     assert f"{12 * 3 * 2 * 2 * (768 + 512):,}" in rows["clip-lora"]
     assert not [line for line in rows.values() if " - " in line]

@@ -199,7 +199,7 @@ def test_one_method_of_two_sources_has_two_rows(tmp_path: Path) -> None:
 
 
 def test_rows_of_another_schedule_are_marked(tmp_path: Path) -> None:
-    call = ("base-to-new", "-m", "coop", "--only-existing", "--store", tmp_path / "none")
+    call = ("base-to-new", "-m", "coop", "--only-existing", "--full", "--store", tmp_path / "none")
     text = " ".join(fsbench("reproduce", *call).out.split())
     assert "rows of another schedule than the method's here: coop (re-run by dept)" in text
     found = rows(tmp_path / "none", "base-to-new", "-m", "coop")
@@ -223,6 +223,7 @@ def test_methods_that_are_not_here_are_shown_as_such(
 ) -> None:
     monkeypatch.setattr(Setting, "shipped", property(lambda one: one.method != "taskres"))
     call = (TABLE, "-m", "taskres", "--shots", 1, "--store", tmp_path / "none", "--format", form)
+    call += ("--full",)
     done = fsbench("reproduce", *call)
     assert (done.code, done.err) == (0, "")
     assert done.out.count("not shipped") >= 12
@@ -262,6 +263,6 @@ def test_options_make_the_schedule_that_of_the_rows(tmp_path: Path) -> None:
     }
     assert row == ("promptsrc-20", 20, False)
     call = ("base-to-new", "-m", "promptsrc", "--only-existing", "--store", tmp_path / "none")
-    text = " ".join(fsbench("reproduce", *call).out.split())
+    text = " ".join(fsbench("reproduce", *call, "--full").out.split())
     assert "prompts custom, published options by data set" in text
     assert "rows of another schedule" not in text

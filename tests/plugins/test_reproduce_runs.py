@@ -148,7 +148,7 @@ def test_only_existing_creates_nothing(tmp_path: Path) -> None:
     assert done.code == 0
     assert not store.exists()
     again = f"fsbench reproduce {TABLE} --dataset dtd,eurosat --store {store}"
-    assert f"to run what is missing: {again}\n" in done.out
+    assert f"to run what the data sets allow: {again}\n" in done.out
     other = fsbench("reproduce", TABLE, "--only-existing", "--store", store, "-m", "clip-lora@1")
     assert other.code == 0
     assert "fsbench reproduce" not in other.out
