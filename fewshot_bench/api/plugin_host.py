@@ -12,11 +12,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from fewshot_bench.api import method_files, plugins
 from fewshot_bench.api.catalog import Entry
@@ -36,27 +36,53 @@ class HostEnded(PluginError):
     """The process of a plug-in has ended, instead of giving an answer."""
 
 
+class Process(Protocol):
+    """What is needed of a process that runs `MODULE`; its parent's id is its first argument."""
+
+    @property
+    def stdin(self) -> IO[str] | None:
+        """Requests."""
+
+    @property
+    def stdout(self) -> IO[str] | None:
+        """Answers."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the exit code; subprocess.TimeoutExpired after `timeout` seconds."""
+
+    def kill(self) -> None:
+        """End the process at once."""
+
+
+Start = Callable[[Mapping[str, str]], Process]
+
+
+def start_afresh(environment: Mapping[str, str]) -> Process:
+    """Start a process for a plug-in, with these variables."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", MODULE, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=dict(environment),
+        start_new_session=True,
+    )
+
+
 class PluginHost:
     """The process of one foreign plug-in, or of one file with methods.
 
     name: for messages.
     """
 
-    def __init__(self, name: str, plugin: str = "") -> None:
+    def __init__(self, name: str, plugin: str = "", start: Start = start_afresh) -> None:
         """Start the process. plugin: the full name of the plug-in that it imports, if any."""
         self.name, self.plugin = name, plugin
         self.hooks: Sequence[str] = ()
         self._lock = threading.Lock()
         self._classes: dict[str, type] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env={**environment_at_start(), plugins.ONLY: plugin},
-            start_new_session=True,
-        )
+        self._process = start({**environment_at_start(), plugins.ONLY: plugin})
 
     def ask(self, operation: str, **values: Any) -> Any:
         """The answer to a request; raises what the code of the plug-in raised.
@@ -221,14 +247,15 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
 class PluginHosts:
     """The processes of all foreign plug-ins and files of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: Start = start_afresh) -> None:
+        self._start = start
         self._plugins: dict[str, PluginHost] = {}
         self._files: dict[str, PluginHost] = {}
 
     def of_plugin(self, plugin: str) -> PluginHost:
         """The process of a plug-in."""
         if plugin not in self._plugins:
-            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin)
+            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin, self._start)
         return self._plugins[plugin]
 
     def of_file(self, method: str) -> PluginHost | None:
@@ -238,7 +265,7 @@ class PluginHosts:
             return None
         path = found[0]
         if path not in self._files:
-            self._files[path] = PluginHost(f"'{path}'")
+            self._files[path] = PluginHost(f"'{path}'", start=self._start)
         return self._files[path]
 
     def close(self) -> None:

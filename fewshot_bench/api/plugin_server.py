@@ -167,9 +167,8 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Argument: the parent process id. Requests and answers are lines of JSON."""
-    (parent,) = sys.argv[1:]
-    die_with(int(parent))
+    """First argument: the parent process id. Requests and answers are lines of JSON."""
+    die_with(int(sys.argv[1]))
     offline.enforce_if_asked()
     # What plug-ins print goes to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -25,7 +25,7 @@ STORE = "fsbench-demo"
 def command(ctx: click.Context, store: Path, opens: bool) -> None:
     """Try everything offline on the embedded backbone and data sets.
 
-    Runs the five methods (Tip-Adapter in both forms) at 1 and 4 shots with one seed, all
+    Runs six methods at 1 and 4 shots with one seed, all
     hyper-parameters at their defaults, compares them, and writes a report beside the results.
     Takes about two minutes on two cores.
     """
@@ -33,10 +33,11 @@ def command(ctx: click.Context, store: Path, opens: bool) -> None:
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import TerminalReporter, run_matrix
     from fewshot_bench.engines.choice import EngineChoice, conditions_of
+    from fewshot_bench.engines.fork_server import start_plugin
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
-    with TerminalReporter("demo") as reporter, hosting():
+    with TerminalReporter("demo") as reporter, hosting(start_plugin):
         conditions = conditions_of(engines, AUTO, AUTO, DATASETS)
         code = run_matrix(conditions, engines, asked, reporter)
     if code:

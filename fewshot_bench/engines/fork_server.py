@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from fewshot_bench.api import plugin_host
 from fewshot_bench.backbones import embedded
 from fewshot_bench.engines.messages import Closed, receive, send
 
@@ -156,13 +157,18 @@ class _Server:
             )
         self.close = weakref.finalize(self, _end, os.getpid(), self._channel, self.process)
 
+    @property
+    def is_mine(self) -> bool:
+        """True if it lives, and was started by this process."""
+        return self._engine == os.getpid() and self.process.poll() is None
+
     def serves(self, environment: Mapping[str, str]) -> bool:
         """True if processes with this environment may be forked from this server."""
-        mine = self._engine == os.getpid() and self.process.poll() is None
-        return mine and self.libraries == _libraries(environment)
+        return self.is_mine and self.libraries == _libraries(environment)
 
     def fork(
         self,
+        program: str,
         arguments: Sequence[str],
         environment: Mapping[str, str],
         output: int | None,
@@ -170,9 +176,9 @@ class _Server:
         descriptors: Sequence[int],
         path: Sequence[str] | None,
     ) -> Forked:
-        """Fork a new process; OSError if the server has ended."""
-        request = {"arguments": arguments, "environment": environment, "path": path}
-        request["folder"] = os.getcwd()
+        """Fork a new process that runs a module's `main`; OSError if the server has ended."""
+        request: dict[str, Any] = {"program": program, "arguments": arguments, "path": path}
+        request |= {"environment": dict(environment), "folder": os.getcwd()}
         pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
         (ours, theirs) = zip(*pairs, strict=True)
         try:
@@ -238,7 +244,7 @@ def start(
         # If the working directory or the server has just disappeared, start a fresh process.
         with suppress(OSError):
             server = _server(program, environment, path)
-            return server.fork(arguments, environment, output, errors, descriptors, path)
+            return server.fork(program, arguments, environment, output, errors, descriptors, path)
     numbers = ",".join(map(str, descriptors))
     return subprocess.Popen(
         [*_python(program, path), *arguments, str(os.getpid()), numbers],
@@ -252,6 +258,18 @@ def start(
         pass_fds=descriptors,
         start_new_session=True,
     )
+
+
+def start_plugin(environment: Mapping[str, str]) -> plugin_host.Process:
+    """Start the process of a plug-in, which imports much of what workers do.
+
+    It is forked from the workers' server if this process has one, else started afresh.
+    """
+    server = _current.get(WORKER)
+    if server is not None and server.is_mine and environment.get(VARIABLE) != "0":
+        with suppress(OSError):
+            return server.fork(plugin_host.MODULE, [], environment, None, 2, [], None)
+    return plugin_host.start_afresh(environment)
 
 
 def _python(module: str, path: Sequence[str] | None) -> list[str]:
@@ -294,7 +312,7 @@ def _import(program: str) -> None:
 
 
 def _serve(channel: socket.socket, engine: int) -> list[str] | None:
-    """Fork on request until the engine ends (None). In each child, return its arguments."""
+    """Fork on request until the engine ends (None); in a child, return module and arguments."""
     this = os.getpid()
     running: dict[int, int] = {}
     reading, writing = os.pipe()
@@ -327,7 +345,7 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
                 os.close(descriptor)
             _become(request, standard, status)
             numbers = ",".join(map(str, descriptors[4:]))
-            return [*request["arguments"], str(this), numbers]
+            return [request["program"], *request["arguments"], str(this), numbers]
         if pid > 0:
             running[pid] = status
         else:
@@ -395,8 +413,8 @@ def main() -> None:
     _import(program)
     arguments = _serve(socket.socket(fileno=int(number)), int(engine))
     if arguments is not None:
-        sys.argv[1:] = arguments
-        importlib.import_module(program).main()
+        forked, *sys.argv[1:] = arguments
+        importlib.import_module(forked).main()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
+from fewshot_bench.engines.fork_server import start_plugin
 from fewshot_bench.engines.live_values import difference
 from fewshot_bench.engines.matrix import CallOptions, RunOutcome, run_matrix
 from fewshot_bench.engines.method_sources import reference
@@ -101,7 +102,7 @@ def run(
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]
-    with hosting():
+    with hosting(start_plugin):
         others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
         engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
         conditions = conditions_of(
