@@ -51,7 +51,11 @@ def of_records(records: Sequence[Record]) -> Citations:
     specs = [record.spec for record in records]
     found = Citations()
     for name in sorted(stated):
-        found.add("method", method_files.short(name), stated[name] or _installed(name))
+        found.add(
+            "method",
+            method_files.short(name),
+            stated[name] or entries_of(papers_of_installed(name)),
+        )
     for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
         found.add("data set", name, entries_of(papers_of_dataset(name)))
     for name in sorted({spec.backbone for spec in specs}):
@@ -96,11 +100,11 @@ def papers_of_backbone(name: str) -> tuple[Paper, ...]:
     return entry.papers if entry else papers_of_weights(name)
 
 
-def _installed(name: str) -> dict[str, str]:
-    """The entries of an installed method, whose file is not imported for this."""
-    if method_files.is_meant(name):
-        return {}
+def papers_of_installed(method: str) -> tuple[Paper, ...]:
+    """The papers of a method if it is installed, else none; a file is not imported for this."""
+    if method_files.is_meant(method):
+        return ()
     try:
-        return entries_of(papers_of_method(name))
+        return papers_of_method(method)
     except FsbenchError:
-        return {}
+        return ()

@@ -73,7 +73,7 @@ class Paper:
         if not self.title.strip():
             raise ContractError("Paper.title is empty, expected the title of the paper")
         for text in (self.title, *names, self.venue, self.url, self.code):
-            if "\n" in text or not _balanced(text):
+            if "\n" in text or not _is_balanced(text):
                 raise ContractError(f"Paper has {text!r:.80}, expected a line, its braces in pairs")
         if not self.key:
             object.__setattr__(self, "key", self._default_key())
@@ -128,9 +128,9 @@ class Paper:
         elif self.venue in _JOURNALS:
             kind, where = "article", {"journal": _full(self.venue, _JOURNALS)}
         fields = {
-            "title": " ".join(_with_names_kept(_escaped(self.title).split())),
-            "author": " and ".join(map(_escaped, self.authors)),
-            **{name: _escaped(text) for name, text in where.items()},
+            "title": " ".join(_with_names_kept(_escape(self.title).split())),
+            "author": " and ".join(map(_escape, self.authors)),
+            **{name: _escape(text) for name, text in where.items()},
             "year": str(self.year),
             "url": self.url.replace("{", "%7B").replace("}", "%7D"),
         }
@@ -177,7 +177,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", folded.lower())
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text.replace("~", r"{\textasciitilde}"))
 
 
@@ -189,7 +189,7 @@ def _with_names_kept(words: Sequence[str]) -> Iterator[str]:
         yield f"{{{name}}}{word[len(name) :]}" if is_name else word
 
 
-def _balanced(text: str) -> bool:
+def _is_balanced(text: str) -> bool:
     depth = 0
     for letter in text:
         depth += {"{": 1, "}": -1}.get(letter, 0)

@@ -25,9 +25,8 @@ STORE = "fsbench-demo"
 def command(ctx: click.Context, store: Path, opens: bool) -> None:
     """Try everything offline on the embedded backbone and data sets.
 
-    Runs six methods at 1 and 4 shots with one seed, all
-    hyper-parameters at their defaults, compares them, and writes a report beside the results.
-    Takes about two minutes on two cores.
+    Runs six methods at 1 and 4 shots with one seed, all hyper-parameters at their defaults,
+    compares them, and writes a report beside the results. Takes about two minutes on two cores.
     """
     from fewshot_bench.api.registry import hosting
     from fewshot_bench.cli import compare

@@ -41,7 +41,9 @@ def draw(table: Table, form: str) -> bytes:
 
     drawn, buffer = figure(table), io.BytesIO()
     with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(buffer, format=form, dpi=200, metadata=_about(table, form))
+        drawn.savefig(
+            buffer, format=form, dpi=200, metadata=metadata_of(table.signatures.get("", ""), form)
+        )
     return buffer.getvalue()
 
 
@@ -71,9 +73,8 @@ def figure(table: Table) -> Figure:
     return drawn
 
 
-def _about(table: Table, form: str) -> dict[str, Any]:
-    """File metadata: the signature, and no date, so that equal records give equal files."""
-    line = table.signatures.get("", "")
+def metadata_of(line: str, form: str) -> dict[str, Any]:
+    """File metadata: what a figure says about itself, and no date: equal content, equal files."""
     names = {"svg": ("Description", "Date"), "pdf": ("Subject", "CreationDate")}
     if form not in names:
         return {"Description": line}

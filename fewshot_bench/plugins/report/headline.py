@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fewshot_bench.analysis.citations import papers_of_method
+from fewshot_bench.analysis.citations import papers_of_installed
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import Look, looks
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.model import Cell, Table
-from fewshot_bench.api import method_files
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
-from fewshot_bench.utils.errors import FsbenchError
 
 _SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
 
@@ -119,19 +117,11 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots
     members = table.members(group) if group.average else (group,)
-    papers = {name: _paper(name) for name in {row.spec.method for row in table.rows}}
-    contestants = tuple(replace(each, paper=papers[each.row.spec.method]) for each in best)
+    papers = {name: papers_of_installed(name) for name in {row.spec.method for row in table.rows}}
+    contestants = tuple(
+        replace(each, paper=next(iter(papers[each.row.spec.method]), None)) for each in best
+    )
     return Headline(table, group, members, chosen, contestants, _located(facts))
-
-
-def _paper(method: str) -> Paper | None:
-    """The first paper of an installed method; a file is not imported for this."""
-    if method_files.is_meant(method):
-        return None
-    try:
-        return next(iter(papers_of_method(method)), None)
-    except FsbenchError:
-        return None
 
 
 def _present(found: Sequence[Contestant]) -> int:

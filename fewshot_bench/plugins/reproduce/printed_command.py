@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, list_option, output_option
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
 from fewshot_bench.utils.errors import UsageError, unknown
@@ -16,7 +17,6 @@ from fewshot_bench.utils.errors import UsageError, unknown
 if TYPE_CHECKING:
     from fewshot_bench.plugins.reproduce.printed import PrintedSetting
 
-FIGURES = (".svg", ".png", ".pdf")
 # As many lines as one reads in a terminal, unless something was asked for.
 FIRST = 20
 
@@ -76,11 +76,11 @@ def command(
     }
     for field, values in asked.items():
         if values is not None:
-            known: Collection[str | int] = {getattr(n, field) for n in every} - {None, ""}
+            printed: Collection[str | int] = {getattr(n, field) for n in every} - {None, ""}
             for value in values:
-                if value not in known:
+                if value not in printed:
                     raise unknown(
-                        f"printed {field}", str(value), map(str, known), "fsbench printed"
+                        f"printed {field}", str(value), map(str, printed), "fsbench printed"
                     )
             chosen = [number for number in chosen if getattr(number, field) in values]
     found = settings_of(chosen, least)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats.style import COLORS, MARKERS, SETTINGS
+from fewshot_bench.analysis.table.figure import metadata_of
 from fewshot_bench.plugins.reproduce.printed import PrintedSetting
 
 # (on a light page, on a dark page)
@@ -66,9 +67,8 @@ def draw(found: Sequence[PrintedSetting], form: str, *, dark: bool = False) -> b
             handletextpad=0.2,
         )
         buffer = io.BytesIO()
-        about = {"Description" if form != "pdf" else "Subject": content(found)}
-        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
-        figure.savefig(buffer, format=form, dpi=200, transparent=True, metadata=about | dated)
+        about = metadata_of(content(found), form)
+        figure.savefig(buffer, format=form, dpi=200, transparent=True, metadata=about)
     return buffer.getvalue()
 
 
