@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 from fewshot_bench.analysis.formats import style
-from fewshot_bench.analysis.formats.style import FAINT, INK, replaced_colors
+from fewshot_bench.analysis.formats.style import FAINT, INK, color_variables
 from fewshot_bench.analysis.statistics import intervals
 from fewshot_bench.plugins.report import text as report_text
 from fewshot_bench.utils import text as utils_text
@@ -70,7 +70,7 @@ SETTINGS: dict[str, Any] = {
 _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 _FONT = re.compile(r"font: ?(?:[a-z0-9]+ )*?([\d.]+)px [^;]*")
 _MARK = re.compile(rf"{MARK}-([a-z0-9_]+)-\d+")
-_COLORS = re.compile("|".join(replaced_colors()))
+_COLORS = re.compile("|".join(color_variables()))
 
 
 class Canvas:
@@ -201,7 +201,7 @@ def _fit(element: ElementTree.Element, name: str) -> None:
             element.set(key, value.replace("url(#", f"url(#{name}-"))
         else:
             value = _LONG.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
-            value = _COLORS.sub(lambda found: replaced_colors()[found[0]], value)
+            value = _COLORS.sub(lambda found: color_variables()[found[0]], value)
             element.set(key, " ".join(_FONT.sub(r"font-size: \1px", value).split()))
     if element.tag != f"{{{SVG}}}text":
         element.text = None
