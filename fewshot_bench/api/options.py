@@ -19,9 +19,9 @@ from fewshot_bench.utils.errors import UsageError
 # Reserved names, which no plug-in's option may have: options of the commands that run cells, and
 # arguments of `fewshot_bench.run`.
 _TAKEN = """
-    classes classnames config dataset datasets deterministic device devices dry-run each engine
+    classes classnames config dataset datasets deterministic device devices dry-run engine
     feature-budget force format full hang-after help holdout jobs keep-logits keep-models keep-split
-    keep-stale lease limit method methods metric only-existing option options output progress
+    keep-stale lease limit method methods only-existing option options progress
     retry-failed save-config seeds shots skip-damaged slots-per-device split-seed store templates
     threads timeout traceback transfer where
 """

@@ -41,7 +41,6 @@ COMMANDS = subcommands(
         "compare": "Compare methods from the records of a store.",
         "cite": "Print BibTeX of the papers that a table used.",
         "audit": "What each method was allowed to see and did: is it fair?",
-        "sweep": "Ablations: run a method under many options and draw them.",
         "signature": "Write the signature of records, or read one as a command.",
         "splits": "Show, export, import and verify splits.",
         "store": "Verify, merge and clean stores of results.",
