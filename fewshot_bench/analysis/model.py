@@ -7,7 +7,6 @@ logits equal those of the run, bit for bit on one device.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import threading
 import warnings
@@ -18,6 +17,8 @@ from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fewshot_bench.analysis.comparison import frame
 from fewshot_bench.analysis.fitted_method import error_line, fitted_method
@@ -302,10 +303,10 @@ def open_model(
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
     path = model_folder(name, warn)
     config, tensors = read_model(path)
-    config = dataclasses.replace(config, precision=precision or config.precision)
+    config = msgspec.structs.replace(config, precision=precision or config.precision)
     fitted = fitted_method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
-    config = dataclasses.replace(config, backbone=backbone.name)
+    config = msgspec.structs.replace(config, backbone=backbone.name)
     from fewshot_bench.images.feature_cache import FeatureCache
 
     features = FeatureCache(None)

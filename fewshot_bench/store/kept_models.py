@@ -17,7 +17,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
-from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
+from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, verify_config
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, open_regular, sorted_entries, write_whole
@@ -112,7 +112,7 @@ def model_of(store: Path, record: Record) -> Path:
     if _is_of(following, stated):
         # A process was killed after it stored the record, before it placed the model.
         return following
-    if checked_config(folder).as_json()["digest"] != stated.get("digest"):
+    if verify_config(folder).as_json()["digest"] != stated.get("digest"):
         raise StoreError(f"the model in '{folder}' is not the one of the record; {again}")
     return folder
 
@@ -120,7 +120,7 @@ def model_of(store: Path, record: Record) -> Path:
 def _is_of(folder: Path, stated: Mapping[str, Any]) -> bool:
     """True if a folder holds a whole model with the digest that a record states."""
     try:
-        return bool(checked_config(folder).as_json()["digest"] == stated.get("digest"))
+        return bool(verify_config(folder).as_json()["digest"] == stated.get("digest"))
     except StoreError:
         return False
 
