@@ -160,6 +160,6 @@ class FitRunner:
         return Cell(self.spec(variant), method, lists)
 
     def _images(self, places: Places, *, labeled: bool) -> ImageList:
-        items = tuple(self.material.items[place] for place in places.tolist())
+        items = tuple(self.material.items[index] for index in places.tolist())
         labels = tuple(item.label for item in items) if labeled else ()
         return self._examiner.images(self.material.dataset, items, labels)
