@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, count, islice
-from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -33,7 +32,20 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import Event, RetryPolicy, Slot, Worker, slots_of
+from fewshot_bench.engines.process import (
+    AnyEvent,
+    Event,
+    Failed,
+    Fatal,
+    Finished,
+    Idle,
+    RetryPolicy,
+    Slot,
+    Started,
+    Steps,
+    Worker,
+    slots_of,
+)
 from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
@@ -176,38 +188,37 @@ class LocalEngine(Engine):
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
 
-    def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
+    def _handle(self, worker: Worker, event: AnyEvent | None, progress: Progress) -> None:
         if event is None:
             self._ended(worker)
             return
         worker.beat(event)
-        if event["event"] == "fatal" and worker.foreign:
-            worker.tail += event["message"]
-        elif event["event"] == "fatal":
-            worker.fatal = event
-        elif event["event"] == "started" and worker.cells:
-            self._hooks.started(worker.cells[0])
-        elif event["event"] == "retired":
-            worker.retired = worker.settled
-        elif event["event"] == "idle" and worker.cells:
-            # Not true: it is the worker of another plug-in's code.
-            worker.process.kill()
-        elif event["event"] == "idle":
-            worker.ready = worker.idle = True
-            self._retries.started()
-        elif event["event"] == "progress" and worker.cells:
-            progress(worker.cells[0], event["done"], event["total"])
-        elif event["event"] == "failed":
-            if worker.finished(event["record"].spec.key()) is not None:
-                self._fail(event["record"])
-        elif event["event"] == "finished":
-            cell = worker.finished(event["key"])
-            if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
-                self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-            elif cell is not None:
-                self._fitted.add(cell.fit_key())
-                self._ready.append(self._stored(cell))
-                self._hooks.finished(self._ready[-1])
+        match event:
+            case Fatal() if worker.foreign:
+                worker.tail += event.message
+            case Fatal():
+                worker.fatal = event
+            case Idle() if worker.cells:
+                # Not true: it is the worker of another plug-in's code.
+                worker.process.kill()
+            case Idle():
+                worker.ready = worker.idle = True
+                self._retries.started()
+            case Started() if worker.cells:
+                self._hooks.started(worker.cells[0])
+            case Steps() if worker.cells:
+                progress(worker.cells[0], event.done, event.total)
+            case Failed():
+                if worker.finished(event.record.spec.key()) is not None:
+                    self._fail(event.record)
+            case Finished():
+                cell = worker.finished(event.key)
+                if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+                    self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+                elif cell is not None:
+                    self._fitted.add(cell.fit_key())
+                    self._ready.append(self._stored(cell))
+                    self._hooks.finished(self._ready[-1])
         if not worker.cells:
             self._release(worker)
 
@@ -363,9 +374,7 @@ class LocalEngine(Engine):
         if not worker.ready:
             self._retries.failed_start(worker)
         self._take_back(worker.cells)
-        if worker.cells and worker.retired:
-            self._waiting.insert(0, worker.cells)
-        elif worker.cells:
+        if worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)
@@ -386,7 +395,7 @@ def build(setup: EngineSetup) -> LocalEngine:
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
 
 
-def _as_error(event: dict[str, Any]) -> FsbenchError:
-    error = EngineError(event["message"])
-    error.exit_code = int(event["exit_code"])
+def _as_error(event: Fatal) -> FsbenchError:
+    error = EngineError(event.message)
+    error.exit_code = event.exit_code
     return error

@@ -85,8 +85,7 @@ def evaluate(
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
-        guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
-        printed = stack.enter_context(guard)
+        printed = stack.enter_context(guarded(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
         with observer.watching():
             answers = _predict(fitted, cell, session, meter, batches, incidents)

@@ -67,8 +67,6 @@ class Outcome:
         self.record = record
         self.answers = answers
         self.ids = ids
-        # True if a plug-in left the process in a state in which nothing else should be computed.
-        self.tainted = False
 
     @property
     def logits(self) -> Tensor | None:
