@@ -23,8 +23,7 @@ from fewshot_bench.api.paper import as_papers
 from fewshot_bench.api.plugin_values import packed, unpacked, unpacked_error, unpacked_type
 from fewshot_bench.utils.errors import ContractError, PluginError
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
-from fewshot_bench.utils.start import running_preload, start
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.start import environment_at_start, running_preload, start
 
 MODULE = "fewshot_bench.api.plugin_server"
 # Seconds that a process gets to end by itself, such as to write what a hook has begun.

@@ -40,7 +40,7 @@ from fewshot_bench.api.plugins import (
 )
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
-from fewshot_bench.utils.start_environment import remember_environment
+from fewshot_bench.utils.start import remember_environment
 
 __all__ = [
     "EVERY",

@@ -22,26 +22,27 @@ from typing import Any
 
 from fewshot_bench.api import plugins
 from fewshot_bench.api.plugins import is_own
-from fewshot_bench.api.record import SEPARATE, Record
+from fewshot_bench.api.record import SEPARATE, TIME, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import LISTS_KEPT, Examiner
-from fewshot_bench.runner.wall_time import with_wall_time
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.prefetch import THREADS
-from fewshot_bench.utils.start import start
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.start import environment_at_start, start
 
 # One channel per image-reading thread, and one for all other requests.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
+# Seconds that the harness itself may need for a cell: to digest the weights of a large backbone,
+# and to keep a model.
+OWN_SECONDS = 30.0
 # Variables by which Python or the system's loader runs other code, and which other processes set.
 _LOADING = ("PYTHON", "LD_", "DYLD_")
 
@@ -335,6 +336,26 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     if facts["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)
+
+
+def with_wall_time(record: Record, seconds: float) -> Record:
+    """The record with the seconds from the request of its cell to its answers.
+
+    An incident if it accounts for less than half of them, and for many less.
+    """
+    if record.status != "done":
+        return record
+    record = dataclasses.replace(
+        record, timings={**record.timings, "wall_seconds": round(seconds, 6)}
+    )
+    elapsed = record.timings.get("elapsed_seconds") or 0.0
+    if seconds - elapsed <= max(OWN_SECONDS, seconds / 2):
+        return record
+    text = (
+        f"{record.spec.method} took {seconds:,.0f} s by the clock of another process, and its "
+        f"record accounts for {elapsed:,.0f} s"
+    )
+    return dataclasses.replace(record, incidents=(*record.incidents, {"kind": TIME, "text": text}))
 
 
 def _handed_in_by_itself(record: Record) -> Record:

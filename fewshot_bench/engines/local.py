@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress, count, islice
+from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -24,9 +25,11 @@ from fewshot_bench.engines.base import (
     Engine,
     EngineError,
     EngineSetup,
+    Group,
     Progress,
     Settings,
     StoreSnapshot,
+    by_fit,
     lost,
     silent,
 )
@@ -46,7 +49,6 @@ from fewshot_bench.engines.process import (
     Worker,
     slots_of,
 )
-from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
@@ -55,6 +57,10 @@ from fewshot_bench.utils.prefetch import cores
 TICK_SECONDS = 0.5
 # An engine that looks at its workers no more often than this was itself stopped or held up.
 HELD_UP_SECONDS = 5.0
+# Number of waiting groups among which the best one for a worker is searched.
+LOOKED_AT = 400
+# With at most this many support sets per worker left, groups with the most shots come first.
+LAST_DRAWS = 2
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -71,6 +77,58 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     if small:
         return jobs or cores(), 1
     return jobs or 1, max(1, cores() // (jobs or 1))
+
+
+def held_by(cell: RunSpec) -> tuple[Any, Any]:
+    """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
+
+    For cells with an equal second key, the worker has support images decoded and encoded.
+    """
+    loaded = cell.backbone, cell.precision, cell.dataset, tuple(sorted(map(str, cell.data.items())))
+    half = "all" if cell.classes == "all" else "half"
+    drawn = cell.protocol, cell.shots, cell.split_seed, cell.val, half, cell.picks
+    return loaded, (loaded, drawn)
+
+
+class Choice:
+    """Cache-aware scheduling: prefers groups whose data this worker, else no other worker holds.
+
+    Near the end, groups with the most shots go before others of the same data set: their fits take
+    longest, and one that starts last keeps one worker busy while the others are idle.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[object, tuple[Any, Any]] = {}
+
+    def took(self, worker: object, group: Group) -> None:
+        """Record that a worker computes a group, and holds its data from now on."""
+        self._held[worker] = held_by(group[0])
+
+    def gone(self, worker: object) -> None:
+        """Forget a worker that has ended."""
+        self._held.pop(worker, None)
+
+    def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
+        """The index in `waiting` of the best group for a worker; ties go to the earlier one.
+
+        avoid: per group, True if it lost a worker in this worker's slot.
+        """
+        mine, my_draw = self._held.get(worker, (None, None))
+        others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
+        ahead = [held_by(group[0]) for group in waiting[:LOOKED_AT]]
+        workers = len(self._held.keys() | {worker})
+        last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
+
+        def rank(place: int) -> tuple[bool, int, int, bool, int]:
+            loaded, drawn = ahead[place]
+            if drawn == my_draw:
+                tier = 0
+            else:
+                tier = 2 if drawn in others else 1
+            shots = waiting[place][0].shots if last else 0
+            return avoid[place], tier, -shots, loaded != mine, place
+
+        return min(range(len(ahead)), key=rank)
 
 
 @dataclass

@@ -24,13 +24,11 @@ import msgspec
 
 from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
+from fewshot_bench.engines.base import TRIES, EngineError, Group, Settings, lost
 from fewshot_bench.engines.label_process import Connection, LabelProcess, plugins_of
-from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
-from fewshot_bench.utils.start import Forked, Process, start
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
 
 WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"

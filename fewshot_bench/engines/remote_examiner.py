@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import EncodedFiles, numbered
-from fewshot_bench.runner.classes import LabelSpace
-from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
+from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
 from fewshot_bench.utils import errors
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.messages import Channel, Closed

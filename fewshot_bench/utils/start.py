@@ -283,3 +283,25 @@ def _list_python_path() -> list[str]:
     """The entries that PYTHONPATH adds to sys.path when Python starts."""
     parts = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return [os.path.abspath(part) for part in parts]
+
+
+# The environment that the command was started with: processes with labels get no later one.
+_remembered: Mapping[str, str] | None = None
+
+
+@contextmanager
+def remember_environment() -> Iterator[None]:
+    """Keep a copy of the environment inside; an inner call keeps the outer copy."""
+    global _remembered
+    before = _remembered
+    if before is None:
+        _remembered = dict(os.environ)
+    try:
+        yield
+    finally:
+        _remembered = before
+
+
+def environment_at_start() -> dict[str, str]:
+    """The kept environment; the present one if none is kept."""
+    return dict(os.environ if _remembered is None else _remembered)

@@ -50,7 +50,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.classes import LabelSpace
+        from fewshot_bench.runner.examination import LabelSpace
         from fewshot_bench.runner.examiner import Examiner
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
