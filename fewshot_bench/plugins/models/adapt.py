@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fewshot_bench.analysis.model import Model
-    from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.request import Request
 
 BUDGET = "10m"
 KEPT = 0.95
@@ -255,18 +255,15 @@ def _exif(word: str) -> str:
     return word
 
 
-def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Conditions:
+def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
     from fewshot_bench.backbones import loading
-    from fewshot_bench.engines.choice import EngineChoice, conditions_of
+    from fewshot_bench.engines.asking import settle
+    from fewshot_bench.runner.request import Request
 
-    engines = EngineChoice(device_names=(device,))
-    try:
-        conditions = conditions_of(engines, backbone, precision, [dataset])
-    except UsageError as error:
-        # `fsbench run` has several devices.
-        raise UsageError(str(error).replace("--devices", "--device")) from None
-    loading.check(conditions.backbone)
-    return conditions
+    asked = Request((), (dataset,), backbone=backbone, precision=precision, devices=(device,))
+    request = settle(asked)
+    loading.check(request.backbone)
+    return request
 
 
 @dataclass(frozen=True)
