@@ -17,10 +17,9 @@ from fewshot_bench.analysis.statistics.ranks import (
     critical_difference,
     friedman,
 )
-from fewshot_bench.analysis.table.axes import Group
-from fewshot_bench.analysis.table.columns import BILLED, COSTS, number
-from fewshot_bench.analysis.table.columns import Column as Cost
+from fewshot_bench.analysis.table.columns import BILLED, COSTS, Cost, number
 from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
+from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
@@ -283,7 +282,7 @@ def _ranges(headline: Headline, contestants: Sequence[Contestant], column: Cost)
     for contestant in contestants:
         for group in headline.members:
             runs = headline.records_of(contestant, group).values()
-            values = [number(getattr(run, column.part).get(column.entry)) for run in runs]
+            values = [number(run.entry(*column.source.split(".", 1))) for run in runs]
             known = [value for value in values if value is not None]
             if len(known) > 1:
                 found.append(max(known) - min(known))
