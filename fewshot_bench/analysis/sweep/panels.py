@@ -24,10 +24,19 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import AVERAGE, Group, Row, Seed, marks_of, marks_of_seeds
 from fewshot_bench.analysis.table.full import COMMANDS, SCREENS, closing, marks
-from fewshot_bench.analysis.table.model import Status, Table
+from fewshot_bench.analysis.table.groups import Names
 from fewshot_bench.analysis.table.notes import RANGES
+from fewshot_bench.analysis.table.table import (
+    AVERAGE,
+    Group,
+    Row,
+    Seed,
+    Status,
+    Table,
+    marks_of,
+    marks_of_seeds,
+)
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.record import Record
@@ -225,7 +234,7 @@ def sweep_of(table: Table, options: SweepOptions) -> Sweep:
     averages = [g for g in table.groups if g.label == AVERAGE and len(table.members(g)) > 1]
     own = sorted((g for g in table.groups if not g.derived), key=lambda group: group.label)
     groups = averages + own if options.each or not averages else averages
-    title = table.names.row(method_label(short(spec.method), fixed), spec.method)
+    title = Names(table.renamed).row(method_label(short(spec.method), fixed), spec.method)
     panels = tuple(_panels(table, swept, rows, groups))
     return Sweep(table, title, swept, panels)
 

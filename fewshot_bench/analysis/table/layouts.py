@@ -6,7 +6,7 @@ from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.sweep import panels as sweep
 from fewshot_bench.analysis.sweep.panels import SweepOptions
 from fewshot_bench.analysis.table import compact, full, paper
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 
 # What each shows, in the words of help texts.
 LAYOUTS = {
