@@ -129,7 +129,7 @@ def _context(
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, predictions)
-    found = audit(facts.records, signature=table.signatures[""], columns=facts)
+    found = audit(facts.records, signature=table.signatures[""])
     with drawing():
         cost_pictures, alike = costs.draw_all(chosen)
         pictures = {

@@ -82,7 +82,6 @@ def command(
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.blocks import Block, made_of
     from fewshot_bench.analysis.record_columns import columns_of
     from fewshot_bench.analysis.table.build import Options, build
@@ -112,7 +111,7 @@ def command(
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
             facts = columns_of(block.records)
-            audit.load(facts, (column.source for column in COSTS.values()))
+            facts.load(column.source for column in COSTS.values())
             # Where there is no such method, a note says so.
             own = replace(own, baseline=baseline if absent else None)
             table = build(block.records, own, data=block.data)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.analysis.signature import broken
+from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.board import Bar
 from fewshot_bench.plugins.report.headline import Headline
@@ -64,7 +64,7 @@ def card(headline: Headline, title: str, marks: Sequence[str], signature: str) -
         return None
     more = len(headline.contestants) - len(rows)
     printed = [text.short(mark, _PRINT) for mark in marks[:1]]
-    line = broken(signature, _PRINT)
+    line = break_line(signature, _PRINT)
     # What a line has no room for would make it another comparison.
     printed += line if len(line) <= LINES else [*line[: LINES - 1], f"{line[LINES - 1][:-1]}…"]
     return Card(
