@@ -1,7 +1,7 @@
 """Hours that cells will take: as records of the same store took, else by unit costs.
 
-`lines` is the entry point. `work_of` counts images, views and steps from the plan; FLOPs follow
-from the shape of the backbone.
+`list_times` is the entry point. `work_of` counts images, views and steps from the plan; FLOPs
+follow from the shape of the backbone.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def encoding(counts: Sequence[Counts], units: Units) -> Work:
     return work
 
 
-def lines(
+def list_times(
     cells: Sequence[RunSpec],
     datasets: Mapping[str, Dataset],
     records: Iterable[Record],

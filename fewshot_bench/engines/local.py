@@ -35,20 +35,7 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import (
-    AnyEvent,
-    Event,
-    Failed,
-    Fatal,
-    Finished,
-    Idle,
-    RetryPolicy,
-    Slot,
-    Started,
-    Steps,
-    Worker,
-    slots_of,
-)
+from fewshot_bench.engines.process import Event, Message, RetryPolicy, Slot, Worker, slots_of
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
@@ -246,39 +233,42 @@ class LocalEngine(Engine):
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
 
-    def _handle(self, worker: Worker, event: AnyEvent | None, progress: Progress) -> None:
-        if event is None:
-            self._ended(worker)
+    def _handle(self, worker: Worker, message: Message | None, progress: Progress) -> None:
+        if message is None:
+            self._end(worker)
             return
-        worker.beat(event)
-        match event:
-            case Fatal() if worker.foreign:
-                worker.tail += event.message
-            case Fatal():
-                worker.fatal = event
-            case Idle() if worker.cells:
+        worker.note(message)
+        match message.event:
+            case "fatal" if worker.foreign:
+                worker.tail += message.message
+            case "fatal":
+                worker.fatal = message
+            case "idle" if worker.cells:
                 # Not true: it is the worker of another plug-in's code.
                 worker.process.kill()
-            case Idle():
+            case "idle":
                 worker.ready = worker.idle = True
-                self._retries.started()
-            case Started() if worker.cells:
-                self._hooks.started(worker.cells[0])
-            case Steps() if worker.cells:
-                progress(worker.cells[0], event.done, event.total)
-            case Failed():
-                if worker.finished(event.record.spec.key()) is not None:
-                    self._fail(event.record)
-            case Finished():
-                cell = worker.finished(event.key)
-                if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
-                    self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-                elif cell is not None:
-                    self._fitted.add(cell.fit_key())
-                    self._ready.append(self._stored(cell))
-                    self._hooks.finished(self._ready[-1])
+                self._retries.reset_starts()
+            case "started" if worker.cells:
+                self._hooks.start(worker.cells[0])
+            case "progress" if worker.cells:
+                progress(worker.cells[0], message.done, message.total)
+            case "failed":
+                if worker.finish(message.record.spec.key()) is not None:
+                    self._fail(message.record)
+            case "finished":
+                self._finish(worker, message.key)
         if not worker.cells:
             self._release(worker)
+
+    def _finish(self, worker: Worker, key: str) -> None:
+        cell = worker.finish(key)
+        if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+            self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+        elif cell is not None:
+            self._fitted.add(cell.fit_key())
+            self._ready.append(self._stored(cell))
+            self._hooks.finish(self._ready[-1])
 
     def _release(self, worker: Worker) -> None:
         """Release the lease of a worker without cells."""
@@ -392,7 +382,7 @@ class LocalEngine(Engine):
         too, or nobody read their signs of life.
         """
         for worker in self._workers:
-            worker.end_what_it_left()
+            worker.kill_descendants()
             if passed > HELD_UP_SECONDS:
                 worker.excuse(passed)
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
@@ -414,9 +404,9 @@ class LocalEngine(Engine):
         else:
             record = self.store.write(record)
         self._ready.append(record)
-        self._hooks.finished(record)
+        self._hooks.finish(record)
 
-    def _ended(self, worker: Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
 
         Records that it has reported stay. Those that it stored without a word do not: code that
@@ -430,7 +420,7 @@ class LocalEngine(Engine):
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
-            self._retries.failed_start(worker)
+            self._retries.count_failed_start(worker)
         self._take_back(worker.cells)
         if worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
@@ -453,7 +443,7 @@ def build(setup: EngineSetup) -> LocalEngine:
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
 
 
-def _as_error(event: Fatal) -> FsbenchError:
+def _as_error(event: Message) -> FsbenchError:
     error = EngineError(event.message)
     error.exit_code = event.exit_code
     return error

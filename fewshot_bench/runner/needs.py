@@ -1,6 +1,6 @@
 """Upper bounds of a run's disk use (results, features, decoded images) and memory.
 
-`needs` counts from the plan, before anything is encoded. Data shared by cells is counted once.
+`compute_needs` counts from the plan, before anything is encoded; data that cells share count once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Needs:
         size, more = size_text(self.features), size_text(copies)
         kept = f"up to {size} of disk, and {more} while files are merged: {rows}"
         yield f"features: {kept if rows else 'none'}"
-        yield from self.shrunk(store, budget)
+        yield from self.list_shrunk(store, budget)
         if self.silent:
             names = ", ".join(self.silent)
             yield f"features: views of {names} are not counted (no views_per_image)"
@@ -83,7 +83,7 @@ class Needs:
             "encoder that learns, in all workers together)"
         )
 
-    def shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
+    def list_shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
         folder = store / CACHE / FEATURES
         place = next(p for p in (folder, *folder.parents) if p.exists())
@@ -97,7 +97,9 @@ class Needs:
             )
 
 
-def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = "") -> Needs:
+def compute_needs(
+    cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = ""
+) -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
     from fewshot_bench.images.feature_store import kept_row_bytes
 

@@ -237,9 +237,9 @@ def test_workers_that_hang_at_once_are_few() -> None:
     worker = ended_worker([])
     worker.ended = "hang"
     for _ in range(2):
-        losses.failed_start(worker)
+        losses.count_failed_start(worker)
     with pytest.raises(EngineError, match="no sign of life"):
-        losses.failed_start(worker)
+        losses.count_failed_start(worker)
 
 
 def test_a_worker_goes_on_with_what_it_holds() -> None:
