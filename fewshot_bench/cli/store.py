@@ -309,7 +309,7 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
     found: Counter[str] = Counter()
     size = problems = 0
     store = opened(folder)
-    for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=Job.finished(store)):
+    for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=Job.list_finished(store)):
         show(removal.kind, removal.path, removal.problem or size_text(removal.size))
         problems += bool(removal.problem)
         found[removal.kind] += not removal.problem

@@ -83,7 +83,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
     from fewshot_bench.analysis.sweep.build import Axis
-    from fewshot_bench.runner.variants import expand_methods, published_overrides
+    from fewshot_bench.runner.variants import expand_methods, select_overrides
 
     known = registry()
     method, version = split_version(method)
@@ -110,7 +110,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     )
     cls = known.method_class(method)
     published = frozenset(
-        (version or v.version, canonical_json(published_overrides(v, cls))) for v in variants
+        (version or v.version, canonical_json(select_overrides(v, cls))) for v in variants
     )
     return Axes(variants[0].method, swept, fixed, configurations, published, version)
 

@@ -47,14 +47,14 @@ class Reason:
 
 def reasons(records: Iterable[Record]) -> list[Reason]:
     """Failures grouped by method, place and message; numbers in messages are ignored."""
-    found: dict[tuple[str, ...], Reason] = {}
+    groups: dict[tuple[str, ...], Reason] = {}
     for record in records:
         if record.status == "failed":
             reason = _reason(record)
             alike = _NUMBER.sub("0", reason.text)
-            known = found.setdefault((record.spec.label, reason.frame, alike), reason)
-            known.cells.append(record.spec)
-    return list(found.values())
+            alike_reason = groups.setdefault((record.spec.label, reason.frame, alike), reason)
+            alike_reason.cells.append(record.spec)
+    return list(groups.values())
 
 
 def _reason(record: Record) -> Reason:
@@ -91,15 +91,15 @@ def _packages(spec: RunSpec) -> Iterator[str]:
 
 def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
     """Lines on the reasons of failed cells, empty without failures; `whole` adds tracebacks."""
-    found = reasons(records)
-    count = sum(len(reason.cells) for reason in found)
-    if not found:
+    groups = reasons(records)
+    count = sum(len(reason.cells) for reason in groups)
+    if not groups:
         return []
     lines = [f"{count} cell{'s' if count > 1 else ''} failed:"]
-    for reason in found if whole else found[:MANY]:
+    for reason in groups if whole else groups[:MANY]:
         lines += _paragraph(reason, store, whole)
-    if len(found) > MANY and not whole:
-        more = len(found) - MANY
+    if len(groups) > MANY and not whole:
+        more = len(groups) - MANY
         lines.append(f"and {more} more {'reason' if more == 1 else 'reasons'}")
     step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
     return [*lines, f"({step}--retry-failed computes these cells again)"]

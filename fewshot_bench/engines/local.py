@@ -66,7 +66,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     return jobs or 1, max(1, cores() // (jobs or 1))
 
 
-def held_by(cell: RunSpec) -> tuple[Any, Any]:
+def describe_data(cell: RunSpec) -> tuple[Any, Any]:
     """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
 
     For cells with an equal second key, the worker has support images decoded and encoded.
@@ -89,9 +89,9 @@ class Choice:
 
     def took(self, worker: object, group: Group) -> None:
         """Record that a worker computes a group, and holds its data from now on."""
-        self._held[worker] = held_by(group[0])
+        self._held[worker] = describe_data(group[0])
 
-    def gone(self, worker: object) -> None:
+    def forget(self, worker: object) -> None:
         """Forget a worker that has ended."""
         self._held.pop(worker, None)
 
@@ -102,18 +102,18 @@ class Choice:
         """
         mine, my_draw = self._held.get(worker, (None, None))
         others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
-        ahead = [held_by(group[0]) for group in waiting[:LOOKED_AT]]
+        ahead = [describe_data(group[0]) for group in waiting[:LOOKED_AT]]
         workers = len(self._held.keys() | {worker})
         last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
 
-        def rank(place: int) -> tuple[bool, int, int, bool, int]:
-            loaded, drawn = ahead[place]
+        def rank(index: int) -> tuple[bool, int, int, bool, int]:
+            loaded, drawn = ahead[index]
             if drawn == my_draw:
                 tier = 0
             else:
                 tier = 2 if drawn in others else 1
-            shots = waiting[place][0].shots if last else 0
-            return avoid[place], tier, -shots, loaded != mine, place
+            shots = waiting[index][0].shots if last else 0
+            return avoid[index], tier, -shots, loaded != mine, index
 
         return min(range(len(ahead)), key=rank)
 
@@ -214,7 +214,7 @@ class LocalEngine(Engine):
             while self._ready:
                 open_cells -= 1
                 yield self._ready.popleft()
-            if not open_cells or self._waited_too_long():
+            if not open_cells or self._has_waited_too_long():
                 self._hooks.wait(HOOK_SECONDS)
                 return
             try:
@@ -267,7 +267,7 @@ class LocalEngine(Engine):
             self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
         elif cell is not None:
             self._fitted.add(cell.fit_key())
-            self._ready.append(self._stored(cell))
+            self._ready.append(self._read_stored(cell))
             self._hooks.finish(self._ready[-1])
 
     def _release(self, worker: Worker) -> None:
@@ -284,14 +284,14 @@ class LocalEngine(Engine):
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
-                place = worker.slot.name
+                slot = worker.slot.name
                 served = (worker.serves(self._owner(group)) for group in self._waiting)
                 indices = list(islice(compress(count(), served), LOOKED_AT))
                 if not indices:
                     worker.retire()
                     break
                 ahead = [self._waiting[index] for index in indices]
-                avoid = [self._retries.happened_at(group, place) for group in ahead]
+                avoid = [self._retries.has_failed_at(group, slot) for group in ahead]
                 group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
@@ -357,7 +357,7 @@ class LocalEngine(Engine):
         """True while cells wait for a worker of this run, or one computes them."""
         return bool(self._waiting) or any(worker.cells for worker in self._workers)
 
-    def _waited_too_long(self) -> bool:
+    def _has_waited_too_long(self) -> bool:
         """True after waiting only for other runs for longer than `linger`."""
         if self._is_busy:
             self._idle_since = time.monotonic()
@@ -389,7 +389,7 @@ class LocalEngine(Engine):
             if reason:
                 worker.end(reason)
 
-    def _stored(self, cell: RunSpec) -> Record:
+    def _read_stored(self, cell: RunSpec) -> Record:
         record = self.store.get(cell.key())
         if record is None:
             raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
@@ -416,7 +416,7 @@ class LocalEngine(Engine):
             # Given up earlier, since it could not be killed.
             return
         self._workers.remove(worker)
-        self._choice.gone(worker)
+        self._choice.forget(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:

@@ -318,7 +318,7 @@ class _Run:
     def _announce(self, state: Resume) -> None:
         """What is left out, what is worth a note, and how many cells there are."""
         from fewshot_bench.runner.preflight import long_prompts
-        from fewshot_bench.runner.variants import published_lines
+        from fewshot_bench.runner.variants import note_published
         from fewshot_bench.splits.short_classes import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
@@ -328,7 +328,7 @@ class _Run:
             warn(f"damaged, not used: {damage}")
         for line in long_prompts(plan.datasets, state.todo):
             warn(line)
-        for line in (*short_lines(plan.cells, plan.datasets), *published_lines(plan.cells)):
+        for line in (*short_lines(plan.cells, plan.datasets), *note_published(plan.cells)):
             say(f"note: {line}")
         for name, dataset in plan.datasets.items():
             for line in dataset.card().left_out:

@@ -71,7 +71,7 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    found = []
+    slots = []
     for number in range(per_device):
         for device in devices:
             kind, _, index = device.partition(":")
@@ -79,8 +79,8 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
             if index:
                 chosen = entries[int(index)] if int(index) < len(entries) else index
                 own = {"CUDA_VISIBLE_DEVICES": chosen}
-            found.append(Slot(f"{device}/{number}", kind, own))
-    return found
+            slots.append(Slot(f"{device}/{number}", kind, own))
+    return slots
 
 
 class Message(msgspec.Struct):
@@ -201,7 +201,7 @@ class Worker:
                         self._events.put((self, Message.read(message)))
         self.process.wait()
         self.channel.close()
-        self.labels.left()
+        self.labels.wait()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
@@ -359,7 +359,7 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
-        self.labels.left()
+        self.labels.wait()
         if self._reader is not None:
             # The reader closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)
@@ -386,7 +386,7 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
     return used
 
 
-def killed_for_memory() -> int:
+def count_memory_kills() -> int:
     """The number of processes that the kernel killed for lack of memory; 0 if not counted."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
@@ -405,7 +405,7 @@ class RetryPolicy:
     _parts: dict[str, int] = field(default_factory=dict)
     _places: dict[str, str] = field(default_factory=dict)
     _incidents: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    _memory_kills: int = field(default_factory=killed_for_memory)
+    _memory_kills: int = field(default_factory=count_memory_kills)
     _failed_starts: int = 0
 
     def parts(self, cells: Group) -> int:
@@ -417,9 +417,9 @@ class RetryPolicy:
         keys = [cell.key() for cell in cells]
         return {key: self._incidents[key] for key in keys if key in self._incidents}
 
-    def happened_at(self, group: Group, place: str) -> bool:
+    def has_failed_at(self, group: Group, slot: str) -> bool:
         """True when a worker was lost in this slot with this group."""
-        return self._places.get(group[0].key()) == place
+        return self._places.get(group[0].key()) == slot
 
     def reset_starts(self) -> None:
         """Reset the count of workers that ended before they were ready."""
@@ -450,9 +450,9 @@ class RetryPolicy:
             kind = "TimeLimit" if worker.ended == "timeout" else "WorkerLost"
             times = "" if kind == "TimeLimit" else f" {tries} times in this cell"
             text = f"the worker process was {how}{times}"
-            failed = [lost(one, text, worker.tail, kind=kind) for one in cells[:count]]
+            failed = [lost(lost_cell, text, worker.tail, kind=kind) for lost_cell in cells[:count]]
             cells = cells[count:]
-        elif self._killed_for_memory():
+        elif self._has_memory_kill():
             self._parts[cell.fit_key()] = 2 * worker.parts
             how += "; tried again with less memory"
         for left in cells:
@@ -464,8 +464,8 @@ class RetryPolicy:
         incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
         self._incidents.setdefault(cell.key(), []).append(incident)
 
-    def _killed_for_memory(self) -> bool:
-        before, self._memory_kills = self._memory_kills, killed_for_memory()
+    def _has_memory_kill(self) -> bool:
+        before, self._memory_kills = self._memory_kills, count_memory_kills()
         return self._memory_kills > before
 
     def _how(self, worker: Worker) -> str:

@@ -110,8 +110,8 @@ class CallReporter:
 def in_notebook() -> bool:
     """True if this process is the kernel of a notebook, which shows HTML."""
     shell = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    return hasattr(found, "kernel")
+    kernel = shell.get_ipython() if shell is not None else None
+    return hasattr(kernel, "kernel")
 
 
 def _stream() -> TextIO:

@@ -38,7 +38,7 @@ class ImageState:
         self._digests: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         self._facts: dict[SplitKey, Mapping[str, Any]] = {}
 
-    def changed(self, records: Sequence[Record]) -> set[str]:
+    def list_changed(self, records: Sequence[Record]) -> set[str]:
         """The keys of records whose images differ from the current ones."""
         stating = [record for record in records if images(record.split)]
         self._learn([record.spec for record in stating])
@@ -47,12 +47,12 @@ class ImageState:
     def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
         """The number of test images among the training images of each cell, where known."""
         self._learn(cells)
-        found = []
+        shares = []
         for cell in cells:
             facts = self._facts.get(split_key(cell))
             if facts is not None:
-                found.append(Overlap(cell.evaluated, facts["overlap"], facts["test"]))
-        return found
+                shares.append(Overlap(cell.evaluated, facts["overlap"], facts["test"]))
+        return shares
 
     def _differs(self, record: Record) -> bool:
         facts = self._facts.get(split_key(record.spec))
@@ -90,15 +90,15 @@ class ImageState:
     def _read(self, name: str, items: Mapping[str, Item]) -> None:
         from fewshot_bench.images.decode import ImageFiles, in_a_line
 
-        known = self._digests[name]
-        absent = [item for key, item in items.items() if key not in known]
+        digests = self._digests[name]
+        absent = [item for key, item in items.items() if key not in digests]
         try:
-            found = ImageFiles(self._datasets[name], absent).digests
+            read = ImageFiles(self._datasets[name], absent).digests
         except Exception as error:
             # A plug-in may raise anything: without its images there is nothing to compare.
             self.problems[name] = in_a_line(error)
             return
-        known.update(zip((item.id for item in absent), found, strict=True))
+        digests.update(zip((item.id for item in absent), read, strict=True))
 
     def _of(self, cell: RunSpec, split: Split) -> Mapping[str, Any]:
         fitted, asked = self._digests[cell.dataset], self._digests[cell.target or cell.dataset]

@@ -86,10 +86,10 @@ class Needs:
     def list_shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
         folder = store / CACHE / FEATURES
-        place = next(p for p in (folder, *folder.parents) if p.exists())
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
         bound = (budget, "--feature-budget") if budget is not None else None
-        bound = bound or bound_of(FEATURES, place, used)
+        bound = bound or bound_of(FEATURES, existing, used)
         if bound and bound[0] < self.features:
             yield (
                 f"features: {size_text(bound[0])} may be kept ({bound[1]}): views beyond that "
@@ -193,8 +193,8 @@ class _Fit:
         method = registry().method_class(cell.method)(**cell.options)
         unprojected = bool(getattr(method, "unprojected_views", False))
         width = _row_width(_shape(cell.backbone), unprojected=unprojected)
-        held = _declared(cell, method, "fit_bytes", support, classes, width) or 0
-        return cls(_declared(cell, method, "views_per_image", shots, classes), held, unprojected)
+        held = _ask_method(cell, method, "fit_bytes", support, classes, width) or 0
+        return cls(_ask_method(cell, method, "views_per_image", shots, classes), held, unprojected)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Counts:
         return both + weights + features + beside + logits
 
 
-def _declared(cell: RunSpec, method: object, name: str, *sizes: int) -> int | None:
+def _ask_method(cell: RunSpec, method: object, name: str, *sizes: int) -> int | None:
     """The number that a function of a cell's method returns; None if there is no such function.
 
     ContractError if it raises, or returns anything but an int of at least 0.

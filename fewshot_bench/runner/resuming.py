@@ -34,8 +34,10 @@ class Code:
     @classmethod
     def of(cls, methods: Iterable[str]) -> Code:
         """Digests of the current source files."""
-        known = registry()
-        return cls({name: source_digest(known.method_class(name)) for name in sorted(set(methods))})
+        catalog = registry()
+        return cls(
+            {name: source_digest(catalog.method_class(name)) for name in sorted(set(methods))}
+        )
 
     def others(self, records: Sequence[Record]) -> list[Record]:
         """Records that were computed by other code, or that do not state their code."""
@@ -88,11 +90,11 @@ class Resume:
         what = "computed again; --keep-stale keeps them"
         if self.keep_stale:
             what = "kept (--keep-stale)"
-        found = (
+        kinds = (
             (other, "{} computed with other code of {}: {}"),
             (silent, "{} computed with unknown code of {} (their records do not say): {}"),
         )
-        lines = [text.format(_cells(some), _methods(some), what) for some, text in found if some]
+        lines = [text.format(_cells(some), _methods(some), what) for some, text in kinds if some]
         if self.changed:
             sets = f"images of {_datasets(self.changed)} that are other ones now"
             lines.append(f"{_cells(self.changed)} computed with {sets}: {what}")
@@ -121,7 +123,7 @@ def resume(
     held = store.held(plan.cells)
     while some := list(itertools.islice(held, _AT_ONCE)):
         records = [record for _, record in some if record is not None]
-        changed = set() if images is None else images.changed(records)
+        changed = set() if images is None else images.list_changed(records)
         stale = {record.spec.key() for record in code.others(records)}
         for cell, record in some:
             if record is None or (record.status == "failed" and _again(record, retry_failed)):

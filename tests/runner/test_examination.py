@@ -258,8 +258,9 @@ def test_a_cell_is_marked_once(prying: None, photos: Path, tmp_path: Path) -> No
 def test_of_plug_ins_those_with_the_data_sets_alone_are_among_labels(
     prying: None, photos: Path
 ) -> None:
-    assert label_process.needed_plugins(on(photos, "prying")) == ["fewshot-bench:builtin_datasets"]
-    assert label_process.needed_plugins(cells("prying")) == ["fewshot-bench:builtin_datasets"]
+    for needing in (on(photos, "prying"), cells("prying")):
+        needed = label_process.list_needed_plugins(needing)
+        assert needed == ["fewshot-bench:builtin_datasets"]
 
 
 def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
@@ -275,7 +276,7 @@ def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
     try:
         own, other = cells("both", "zero-shot", datasets=("bothdata",), limit=None)
         apart = cells("both")[0]
-        assert label_process.needed_plugins([own]) == ["fsbench_both:fsbench_both"]
+        assert label_process.list_needed_plugins([own]) == ["fsbench_both:fsbench_both"]
         records = run(tmp_path / "store", [own, other, apart])
         said = [done(record).environment.get("labels") for record in records]
         # Its code is among the labels of the other data set's cells as well.

@@ -22,7 +22,7 @@ from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.checks import role_counts, slashed
 from fewshot_bench.plugins.data.status import Status, status_of
-from fewshot_bench.runner.isolation import contained
+from fewshot_bench.runner.isolation import contain
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import color_system, printable, size_text
 
@@ -63,7 +63,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
     found = []
     for name in over(chosen, "data sets"):
-        with contained():
+        with contain():
             found.append(status_of(name, partial(known.dataset, store=store)))
     if form == "json":
         say(_as_json(found))
