@@ -242,10 +242,11 @@ def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> I
         texts = [text for template in asked.templates for text in asked.prompts(template)]
         if lengths := too_long(backbone, texts):
             longest = max(lengths, key=lambda text: lengths[text])
+            example = f"{lengths[longest]} ('{longest[:60]}...')"
             yield (
                 f"{name}: {len(lengths):,} of {len(texts):,} prompts have more tokens than the "
-                f"text encoder of {backbone} reads, the longest {lengths[longest]} ('{longest[:60]}...')"
-                ": cells of methods that encode them fail; shorten the class names (--classnames) "
+                f"text encoder of {backbone} reads, the longest {example}: cells of "
+                "methods that encode them fail; shorten the class names (--classnames) "
                 "or the templates"
             )
 
