@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import io
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats import style
 from fewshot_bench.analysis.formats.style import FAINT, INK, replaced_colors
-from fewshot_bench.analysis.statistics import intervals
-from fewshot_bench.plugins.report import text as report_text
-from fewshot_bench.utils import text as utils_text
-from fewshot_bench.utils.cache_dir import FIGURES, keep, kept
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Modules that figures use; a figure is drawn anew if one of them changes.
-USED = (style, intervals, report_text, utils_text)
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 MARK = "fsb"
@@ -117,28 +105,19 @@ Draw = Callable[..., str]
 def drawing() -> Iterator[Draw]:
     """A function `draw(figure, *arguments)` that returns `figure(*arguments)`.
 
-    figure: a function of `figures`, which uses nothing but its arguments: JSON values and
-    dataclasses of them. What was drawn before is read from the user's cache. Else matplotlib is
-    used with the settings of the report, not the user's, and without its warnings: a glyph that
-    the font lacks affects only the layout, since the browser has its own fonts.
+    figure: a function of `figures`. Matplotlib has the settings of the report, not the user's, and
+    does not warn: a glyph that the font lacks affects only the layout, since the browser has its
+    own fonts.
     """
-    release = f"{metadata.version('matplotlib')} {_code_digest()}"
     with contextlib.ExitStack() as settings:
         draws = False
 
         def draw(figure: Draw, *arguments: object) -> str:
             nonlocal draws
-            values = json.dumps(arguments, default=_fields)
-            key = f"{release} {figure.__module__}.{figure.__qualname__} {values}"
-            found = kept(FIGURES, key)
-            if found is not None:
-                return found.decode()
             if not draws:
                 settings.enter_context(_settings())
                 draws = True
-            svg = figure(*arguments)
-            keep(FIGURES, key, svg.encode())
-            return svg
+            return figure(*arguments)
 
         yield draw
 
@@ -153,18 +132,6 @@ def _settings() -> Iterator[None]:
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(SETTINGS)
             yield
-
-
-def _fields(value: Any) -> list[Any]:
-    """The values of a dataclass; TypeError for anything else that is not JSON."""
-    return [getattr(value, field.name) for field in dataclasses.fields(value)]
-
-
-def _code_digest() -> str:
-    """Digest of the sources that a figure depends on, beside its arguments and matplotlib."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    files += [Path(module.__file__) for module in USED if module.__file__]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def fitted(text: str, name: str, title: str, description: str) -> str:
