@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from fewshot_bench.cli.demo import METHODS
 from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
-from fewshot_bench.runner.revisions import revision_of
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.answers import put_answers, stored_arrays
@@ -385,11 +386,9 @@ def test_tables_have_the_methods_that_figures_have_no_room_for(tmp_path: Path) -
 
 
 def test_the_front_holds_what_no_other_method_beats() -> None:
-    def point(label: str, cost: float, value: float) -> Point:
-        return Point(label, Look(0), cost, value)
-
-    points = [point("dear", 9, 80), point("free", 0, 60), point("good", 5, 80), point("bad", 5, 70)]
-    assert [found.label for found in front(points)] == ["free", "good"]
+    costs = {"dear": (9, 80), "free": (0, 60), "good": (5, 80), "bad": (5, 70)}
+    points = [Point(Mock(label=label), *pair) for label, pair in costs.items()]
+    assert [point.contestant.label for point in front(points)] == ["free", "good"]
     assert front([]) == []
 
 
