@@ -24,7 +24,7 @@ TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),
         *(name.replace("_", "-") for name in (*RUN_OPTIONS, *CONDITIONS)),
-        *(flag.lstrip("-") for row in RUN_OPTIONS.values() for flag in row.flags),
+        *(row.flags[0].removeprefix("--") for row in RUN_OPTIONS.values()),
     )
 )
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

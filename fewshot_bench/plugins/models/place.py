@@ -22,11 +22,11 @@ _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
 _MOST = 1000
 
 
-def free_place(folder: Path, overwrite: bool) -> Path:
-    """The folder to write; UsageError if unwritable or in use (`overwrite` replaces a model)."""
+def free_place(folder: Path, force: bool) -> Path:
+    """The folder to write; UsageError if unwritable or in use (`force` replaces a model)."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"--output {folder}: is a file, expected a folder that is made")
-    if problem := _in_use(folder, overwrite):
+    if problem := _in_use(folder, force):
         raise UsageError(f"--output {folder}: {problem}")
     whole = folder.absolute()
     above = next(place for place in (whole, *whole.parents) if place.exists())
@@ -35,14 +35,14 @@ def free_place(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
+def put(folder: Path, force: bool, write: Callable[[Path], object]) -> Path:
     """Write a model and move it to its folder; returns its place.
 
     The place is another one if the folder was taken since `free_place`. write: makes a folder with
     `MODEL_FILES`. UsageError if the disk does not take it; an earlier model is then as it was.
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    inside = folder.is_dir() and not _in_use(folder, overwrite)
+    inside = folder.is_dir() and not _in_use(folder, force)
     home = folder if inside else named.parent
     made = home / temporary_name()
     new, old = made / "new", made / "old"
@@ -52,7 +52,7 @@ def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
             write(new)
             if not inside:
                 return _moved(new, named)
-            if _in_use(folder, overwrite, made):
+            if _in_use(folder, force, made):
                 return _moved_beside(new, named)
             _replace(folder, new, old)
             return folder
@@ -67,7 +67,7 @@ def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
         ) from error
 
 
-def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
+def _in_use(folder: Path, force: bool, own: Path | None = None) -> str:
     """Why a folder must not be filled, with the next step; empty if it may be.
 
     own: an entry of it that does not count.
@@ -75,16 +75,16 @@ def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
     entries = [entry for entry in sorted_entries(folder) if entry != own]
     if not entries:
         return ""
-    if not overwrite:
-        return "is not empty, expected a new folder (--overwrite replaces a model)"
+    if not force:
+        return "is not empty, expected a new folder (--force replaces a model)"
     try:
         read_config(folder)
     except StoreError as error:
-        return f"{error}; --overwrite replaces nothing but a model: choose another folder"
+        return f"{error}; --force replaces nothing but a model: choose another folder"
     others = [one.name for one in entries if one.name not in MODEL_FILES or not one.is_file()]
     if others:
         return (
-            f"holds {few(others)} beside its model, and --overwrite replaces nothing but a model: "
+            f"holds {few(others)} beside its model, and --force replaces nothing but a model: "
             "choose another folder, or move that away"
         )
     return ""
