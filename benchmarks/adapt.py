@@ -56,8 +56,8 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     variants = expand_methods(methods.split(","), (), registry())
     search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
     search.run()
-    winner, count = search.chosen(), len(few.items)
-    stated = accuracy.stated(search.shares, search.finalists.index(winner), seed)
+    winner, count = search.choose(), len(few.items)
+    stated = accuracy.estimate(search.shares, search.finalists.index(winner), seed)
     workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}

@@ -31,10 +31,9 @@ def command(ctx: click.Context, store: Path, opens: bool) -> None:
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import TerminalReporter, run_request
     from fewshot_bench.engines.asking import ask
-    from fewshot_bench.engines.fork_server import start_plugin
 
     asked = {"methods": METHODS, "datasets": DATASETS, "shots": SHOTS, "seeds": (1,)}
-    with TerminalReporter("demo") as reporter, hosting(start_plugin):
+    with TerminalReporter("demo") as reporter, hosting():
         code = run_request(ask({**asked, "store": store}), reporter)
     if code:
         ctx.exit(code)

@@ -39,11 +39,10 @@ class RunCommand(PanelCommand):
         **extra: Any,
     ) -> click.Context:
         """Parse the arguments while plug-ins run in processes of their own."""
-        from fewshot_bench.engines.fork_server import start_plugin
 
         with ExitStack() as stack:
             if not extra.get("resilient_parsing"):
-                stack.enter_context(hosting(start_plugin))
+                stack.enter_context(hosting())
             ctx = super().make_context(info_name, args, parent, **extra)
             ctx.call_on_close(stack.pop_all().close)
         return ctx

@@ -20,11 +20,9 @@ from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS
 from fewshot_bench.engines.asking import ask, shared_options
-from fewshot_bench.engines.fork_server import start_plugin
-from fewshot_bench.engines.live_values import difference
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
-from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
+from fewshot_bench.engines.session_methods import digest_of, reference
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils import offline
@@ -114,7 +112,7 @@ def run(
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]
-    with hosting(start_plugin):
+    with hosting():
         own = {name: given[name] for name in declared if name not in RUN_OPTIONS}
         _refuse_unknown(own)
         asked = given | {"methods": _methods(given["methods"], folder)}
@@ -153,7 +151,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
             )
-        elif cls is not found and difference(cls, found):
+        elif cls is not found and digest_of(cls) != digest_of(found):
             reporter.warning(
                 f"{inspect.getfile(found)} was edited since this process imported "
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "

@@ -96,7 +96,7 @@ def _run_in(
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
-    from fewshot_bench.store.kept_models import kept_models_line
+    from fewshot_bench.store.kept_models import models_line
     from fewshot_bench.store.predictions import Outcomes
 
     request = engines.request
@@ -160,7 +160,7 @@ def _run_in(
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
     if settings.keep_models and finished:
-        reporter.info(f"models: {kept_models_line(finished)}")
+        reporter.info(f"models: {models_line(finished)}")
     if saved := encodings_saved(finished):
         reporter.info(saved)
     if not interrupted:

@@ -32,7 +32,7 @@ TINY: Any = {"backbone": "tiny", "device": "cpu"}
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restrict `auto` to cheap methods, with one repeat of two folds."""
-    monkeypatch.setattr(search, "repeated", functools.partial(search.repeated, folds=2))
+    monkeypatch.setattr(search, "repeat_folds", functools.partial(search.repeat_folds, folds=2))
     monkeypatch.setattr(module, "order", lambda: CHEAP)
     monkeypatch.setattr(module, "REPEATS", 1)
 
@@ -354,11 +354,11 @@ def test_the_output_is_a_folder(output: Any) -> None:
 
 
 def test_labels_are_dealt_into_folds_once() -> None:
-    from fewshot_bench.plugins.models.folds import repeated, with_validation
+    from fewshot_bench.plugins.models.folds import repeat_folds, with_validation
 
     labels = np.repeat(np.arange(4), [1, 2, 6, 13])
     for repeat in range(2):
-        folds = [fold for fold in repeated(labels, 2, 1) if fold.repeat == repeat]
+        folds = [fold for fold in repeat_folds(labels, 2, 1) if fold.repeat == repeat]
         held = np.concatenate([fold.held_out for fold in folds])
         assert sorted(held.tolist()) == list(range(1, len(labels)))
         for fold in folds:
