@@ -41,6 +41,8 @@ class Option:
     the option is not given. multiple: may be given several times; the value is a tuple. minimum:
     smallest accepted number. asks_gpus: True for values that request GPUs, so that
     `--device auto` means cuda for an engine whose workers run elsewhere.
+
+    >>> Option("max-jobs", "Jobs at once.", int, default=4, minimum=1)
     """
 
     name: str

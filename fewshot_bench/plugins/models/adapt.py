@@ -95,6 +95,8 @@ class Adapted:
     """A model that was kept: its folder and config, and a row for each method.
 
     tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
+
+    >>> adapt("folder:photos", "model").tried[0]["method"]
     """
 
     folder: Path
@@ -151,6 +153,8 @@ def adapt(
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
     method was tried yet, else the best so far is fitted and written.
+
+    >>> adapt("folder:photos", "model", budget="5m").folder
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
