@@ -32,11 +32,10 @@ def command(ctx: click.Context, store: Path, opens: bool) -> None:
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import TerminalReporter, run_matrix
     from fewshot_bench.engines.choice import EngineChoice, conditions_of
-    from fewshot_bench.engines.fork_server import start_plugin
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
-    with TerminalReporter("demo") as reporter, hosting(start_plugin):
+    with TerminalReporter("demo") as reporter, hosting():
         conditions = conditions_of(engines, AUTO, AUTO, DATASETS)
         code = run_matrix(conditions, engines, asked, reporter)
     if code:

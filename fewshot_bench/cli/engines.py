@@ -101,11 +101,9 @@ class RunCommand(click.Command):
         **extra: Any,
     ) -> click.Context:
         """Parse the arguments while plug-ins run in processes of their own."""
-        from fewshot_bench.engines.fork_server import start_plugin
-
         with ExitStack() as stack:
             if not extra.get("resilient_parsing"):
-                stack.enter_context(hosting(start_plugin))
+                stack.enter_context(hosting())
             made = super().make_context(info_name, args, parent, **extra)
             made.call_on_close(stack.pop_all().close)
         return made

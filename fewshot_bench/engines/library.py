@@ -19,11 +19,9 @@ from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
-from fewshot_bench.engines.fork_server import start_plugin
-from fewshot_bench.engines.live_values import difference
 from fewshot_bench.engines.matrix import CallOptions, RunOutcome, run_matrix
-from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
+from fewshot_bench.engines.session_methods import digest_of, reference
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import OTHERS, Request
 from fewshot_bench.runner.variants import Configured
@@ -102,7 +100,7 @@ def run(
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]
-    with hosting(start_plugin):
+    with hosting():
         others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
         engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
         conditions = conditions_of(
@@ -153,7 +151,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
             )
-        elif cls is not found and difference(cls, found):
+        elif cls is not found and digest_of(cls) != digest_of(found):
             reporter.warning(
                 f"{inspect.getfile(found)} was edited since this process imported "
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "

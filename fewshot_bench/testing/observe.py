@@ -21,8 +21,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fewshot_bench.runner.isolation import CHANGED, Settings
 from fewshot_bench.testing.failure import CheckSkipped
+from fewshot_bench.testing.process_state import ProcessState
 
 _TOLERANCE = 1e-5
 _SEARCH = 10_000_000
@@ -46,15 +46,14 @@ def observe(most_steps: int | None = None) -> Iterator[Observation]:
     most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
     """
     seen, watch = Observation(), _StepWatch(most_steps)
-    generators, settings = _generators(), Settings()
+    generators, state = _generators(), ProcessState()
     try:
         with _capture(seen), watch.watch():
             yield seen
     finally:
         after = _generators()
         seen.generators = [name for name in generators if generators[name] != after.get(name)]
-        changes = list(settings.changes())
-        seen.state = [f"{s.name}{values}" for s, values, _ in changes if s.verb == CHANGED]
+        seen.state = state.restore()
         seen.moved, seen.steps = watch.moved(), watch.steps
 
 

@@ -19,9 +19,8 @@ from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
 from fewshot_bench.engines.label_process import Connection
-from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.local import Choice, LocalEngine, by_fit
 from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
-from fewshot_bench.engines.scheduling import Choice, by_fit
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import this_machine

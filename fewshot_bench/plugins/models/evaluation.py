@@ -162,7 +162,7 @@ def _refuse_unstated(
     config: ModelConfig, name: str, dataset: Dataset, whole: Dataset, count: int
 ) -> None:
     """UsageError if a model that states no images may be made from test images of its data set."""
-    from fewshot_bench.runner.revisions import revision_of
+    from fewshot_bench.runner.preflight import revision_of
 
     then, now = str(config.data.get("revision")), revision_of(name, dataset)
     if whole.card().revision == then:
@@ -215,8 +215,8 @@ def _match_columns(fitted: Sequence[str], asked: Sequence[str], dataset: str) ->
 
 def _spec(model: Model, name: str, dataset: Dataset, own: Mapping[str, Any]) -> RunSpec:
     """The spec of the fit, but for this data set; StoreError if the config gives no valid one."""
+    from fewshot_bench.runner.preflight import revision_of
     from fewshot_bench.runner.request import canonical, weights_of
-    from fewshot_bench.runner.revisions import revision_of
     from fewshot_bench.runner.variants import variant_of
 
     config = model.config

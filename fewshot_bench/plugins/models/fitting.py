@@ -50,7 +50,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.classes import LabelSpace
+        from fewshot_bench.runner.examination import LabelSpace
         from fewshot_bench.runner.examiner import Examiner
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
@@ -101,12 +101,12 @@ class FitRunner:
         method are raised.
         """
         from fewshot_bench.images.features import open_views
-        from fewshot_bench.runner.isolation import own_interruptions
         from fewshot_bench.runner.retry import (
             Failure,
             evaluate_within_memory,
             fit_within_memory,
         )
+        from fewshot_bench.utils.plugin_code import own_interruptions
 
         cell = self._cell(variant, train, queries, validation)
         with open_views(), own_interruptions() as interrupted:
