@@ -22,7 +22,7 @@ from fewshot_bench.cli.demo import METHODS
 from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
-from fewshot_bench.runner.revisions import revision_of
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.answers import put_answers, stored_arrays

@@ -274,7 +274,7 @@ def _expand(
         # If nothing is drawn, one seed is enough.
         seeds=wanted.seeds if first.setting.random else wanted.seeds[:1],
         backbone=backbone,
-        device=device,
+        devices=(device,),
         precision=wanted.precision,
         protocol=first.setting.protocol,
         val=first.val,

@@ -95,11 +95,11 @@ def document(
 ) -> doc.Document:
     """A table of the first `most` settings; CSV and JSON have every number of all of them."""
     shown = settings[:most]
-    lines = tuple(doc.Line(setting.method, (), setting.cells) for setting in shown)
+    lines = tuple(doc.Line.of(setting.method, *setting.cells) for setting in shown)
     first, *heads = HEADS
     title = "Top-1 accuracy in %, as printed"
-    left = ("setting", "printed")
-    grid = doc.Grid(title, "", (), tuple(heads), lines, first=first, left=left)
+    columns = doc.Column.sides(*heads, left=("setting", "printed"))
+    grid = doc.Grid(title, "", columns, lines, first=first)
     notes = [agreement(numbers), "Schedules, prompts and validation images may differ."]
     marks = dict.fromkeys(n.note for setting in shown for n in setting.numbers if n.note)
     if marks:

@@ -37,9 +37,10 @@ def document(report: Report) -> doc.Document:
     before += [f"differs or is not known: {text}" for text in report.differences]
     # A data set without a number on either side is left to the line of the mean.
     shown = [line for line in report.lines if line.paper is not None or line.status != "missing"]
-    lines = tuple(doc.Line(line.method, (), _texts(line)) for line in shown)
+    lines = tuple(doc.Line.of(line.method, *_texts(line)) for line in shown)
     first, *heads = HEAD
-    grid = doc.Grid(title, "", (), tuple(heads), lines, first=first, left=WORDED, groups=True)
+    columns = doc.Column.sides(*heads, left=WORDED)
+    grid = doc.Grid(title, "", columns, lines, first=first, groups=True)
     after = [*_count_lines(report), *report.notes]
     items = [*map(doc.Item, after), *(doc.Item(step, step=True) for step in report.advice)]
     rows = [_row(report, line) for line in report.lines]

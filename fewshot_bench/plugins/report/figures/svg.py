@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats.style import FAINT, INK, replaced_colors
+from fewshot_bench.analysis.formats.style import FAINT, INK, color_variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ SETTINGS: dict[str, Any] = {
 _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 _FONT = re.compile(r"font: ?(?:[a-z0-9]+ )*?([\d.]+)px [^;]*")
 _MARK = re.compile(rf"{MARK}-([a-z0-9_]+)-\d+")
-_COLORS = re.compile("|".join(replaced_colors()))
+_COLORS = re.compile("|".join(color_variables()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _fit_element(element: ElementTree.Element, name: str) -> None:
             value = _LONG.sub(
                 lambda digits: f"{float(digits[0]):.2f}".rstrip("0").rstrip("."), value
             )
-            value = _COLORS.sub(lambda color: replaced_colors()[color[0]], value)
+            value = _COLORS.sub(lambda color: color_variables()[color[0]], value)
             element.set(key, " ".join(_FONT.sub(r"font-size: \1px", value).split()))
     if element.tag != f"{{{SVG}}}text":
         element.text = None
