@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
+from fewshot_bench.engines.choice import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
@@ -34,20 +33,6 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class CallOptions:
-    """Options of one call that are not part of its cells.
-
-    traceback: True to report full tracebacks of failed cells.
-    """
-
-    dry_run: bool = False
-    force: bool = False
-    retry_failed: bool = False
-    keep_stale: bool = False
-    traceback: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,54 +61,33 @@ class RunOutcome:
         return 1 if self.failed else 0
 
 
-def run_matrix(
-    request: Request,
-    conditions: Conditions,
-    engines: EngineChoice,
-    reporter: Reporter,
-    call: CallOptions | None = None,
-) -> RunOutcome:
+def run_matrix(request: Request, reporter: Reporter) -> RunOutcome:
     """Expand, check, run and report. UsageError for unknown names, before anything runs."""
     from fewshot_bench.runner.request import expand
 
-    return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
+    return run_plan(expand(request), request, reporter)
 
 
-def run_plan(
-    plan: Plan,
-    folder: Path,
-    conditions: Conditions,
-    engines: EngineChoice,
-    reporter: Reporter,
-    call: CallOptions | None = None,
-) -> RunOutcome:
-    """Run the cells of a plan that the store in `folder` lacks, and report."""
-    return _Run(plan, folder, conditions, engines, reporter, call or CallOptions()).run()
+def run_plan(plan: Plan, request: Request, reporter: Reporter) -> RunOutcome:
+    """Run the cells of a plan that the store of the request lacks, and report."""
+    return _Run(plan, request, reporter).run()
 
 
 class _Run:
     """One call: its plan, its store and whoever hears of it."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        conditions: Conditions,
-        engines: EngineChoice,
-        reporter: Reporter,
-        call: CallOptions,
-    ) -> None:
+    def __init__(self, plan: Plan, request: Request, reporter: Reporter) -> None:
         from fewshot_bench.store.store import Store
 
-        self.plan, self.folder, self.conditions = plan, folder, conditions
-        self.engines, self.reporter, self.call = engines, reporter, call
+        self.plan, self.request, self.reporter = plan, request, reporter
+        self.engines = ChosenEngine(request)
         # Absolute, since a plug-in may change directory.
-        self.store = Store(folder.absolute())
+        self.store = Store(request.store.absolute())
 
     def run(self) -> RunOutcome:
         """Check, run what the store lacks, report."""
-        variables = self.engines.worker_environment(self.folder)
-        self.reporter.info(self.conditions.text())
+        variables = self.engines.worker_environment(self.request.store)
+        self.reporter.info(self.request.summary())
         for info in registry().plugins:
             # Those of `-m all` are named among what is left out.
             if info.error and info.problem not in self.plan.left_out:
@@ -139,9 +103,9 @@ class _Run:
 
         A run that is refused or has no data leaves no empty folders behind.
         """
-        path, dry = self.store.path, self.call.dry_run
+        path, dry = self.store.path, self.request.dry_run
         if dry and any(part.is_file() for part in (path, *path.parents)):
-            raise UsageError(f"store '{self.folder}' is not a folder; choose another store")
+            raise UsageError(f"store '{self.request.store}' is not a folder; choose another store")
         made = [] if dry else self.store.create()
         try:
             yield
@@ -157,7 +121,7 @@ class _Run:
         from fewshot_bench.runner.preflight import keep_splits
         from fewshot_bench.runner.resuming import Code, resume
 
-        plan, store, engines, call = self.plan, self.store, self.engines, self.call
+        plan, store, engines, asked = self.plan, self.store, self.engines, self.request
         # Snapshot the store first, so that records written by other runs from here on are noticed.
         current().step("looking for results")
         before = StoreSnapshot.of(store, plan.cells)
@@ -168,9 +132,9 @@ class _Run:
             store,
             code,
             images,
-            force=call.force,
-            retry_failed=call.retry_failed,
-            keep_stale=call.keep_stale,
+            force=asked.force,
+            retry_failed=asked.retry_failed,
+            keep_stale=asked.keep_stale,
         )
         for name, problem in images.problems.items():
             self.reporter.warning(
@@ -178,18 +142,16 @@ class _Run:
                 f"{problem}"
             )
         # Workers skip cells that are done, unless `force` is set.
-        force = call.force or state.again
-        settings = engines.settings(
-            self.conditions, force, code.identity(), variables, cells=len(state.todo)
-        )
+        force = asked.force or state.again
+        settings = engines.settings(force, code.identity(), variables, cells=len(state.todo))
         setup = EngineSetup(
-            store, settings, before.only(state.todo), engines.options, self.reporter.notice
+            store, settings, before.only(state.todo), asked.engine_options, self.reporter.notice
         )
-        if call.dry_run:
+        if asked.dry_run:
             self._preview(state, setup)
             return RunOutcome(plan)
         if state.todo and engines.here:
-            loading.check_weights(self.conditions.backbone)
+            loading.check_weights(asked.backbone)
         if state.todo:
             self._check_room(state, settings)
         with hook_environment(store.path, variables), engines.running(setup) as engine:
@@ -227,12 +189,12 @@ class _Run:
             needs = compute_needs(state.todo, datasets, settings.keep_logits)
             for line in needs.lines(workers, self.store.path, settings.feature_budget):
                 say(line)
-            cards = len(settings.devices) if self.conditions.device != "cpu" else 0
+            cards = len(settings.devices) if self.request.device != "cpu" else 0
             machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
             records = self.store.records()
             for line in list_times(state.todo, datasets, records, machine, workers):
                 say(line)
-        backbone = self.conditions.backbone
+        backbone = self.request.backbone
         if loading.needs_fetching(backbone):
             say(f"the weights of {backbone} are not on this machine: to be fetched")
         engine = self.engines.build(setup)
@@ -273,12 +235,12 @@ class _Run:
 
         A warning if none can be kept: every worker then encodes its own.
         """
-        from fewshot_bench.images.feature_store import FeatureStore
+        from fewshot_bench.images.feature_files import FeatureFiles
         from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 
         folder = folder_of(FEATURES, self.store.path)
         assert folder is not None
-        features = FeatureStore(folder, lambda: settings.feature_budget)
+        features = FeatureFiles(folder, lambda: settings.feature_budget)
         if settings.feature_budget != 0 and (why := features.obstacle()):
             self.reporter.warning(
                 f"features are not kept in '{folder}', every worker makes its own: {why}"
@@ -387,7 +349,7 @@ class _Run:
         warn, store = self.reporter.warning, self.store
         before = [store.get(cell.key()) for cell in state.failed]
         failures = [*filter(None, before), *records]
-        self.reporter.failures(failure_lines(failures, store, whole=self.call.traceback))
+        self.reporter.failures(failure_lines(failures, store, whole=self.request.traceback))
         warnings = registry().call(
             "run_warnings", lambda _, failure: warn(str(failure)), store=store.path
         )
@@ -416,7 +378,7 @@ class _Run:
         failed: int,
         interrupted: bool,
     ) -> RunOutcome:
-        from fewshot_bench.store.kept_models import kept_models_line
+        from fewshot_bench.store.kept_models import models_line
         from fewshot_bench.store.leases import Leases
         from fewshot_bench.store.predictions import Outcomes
 
@@ -428,14 +390,14 @@ class _Run:
         settled = [*state.done, *(record.spec for record in records)]
         Leases(store, "").forget(cell.fit_key() for cell in settled)
         if settings.keep_models and records:
-            say(f"models: {kept_models_line(records)}")
+            say(f"models: {models_line(records)}")
         if saved := encodings_saved(records):
             say(saved)
         if interrupted:
             return RunOutcome(self.plan, failed, interrupted)
         self.engines.refuse_less(state.todo, records)
         if state.todo or state.done:
-            self.reporter.results(self.folder)
+            self.reporter.results(self.request.store)
         inapplicable = self._report_inapplicable(state, records)
         return RunOutcome(self.plan, failed, inapplicable=inapplicable)
 

@@ -40,7 +40,7 @@ class Observation:
 
 
 @contextlib.contextmanager
-def observed(most_steps: int | None = None) -> Iterator[Observation]:
+def observe(most_steps: int | None = None) -> Iterator[Observation]:
     """Record the side effects of the code inside, and restore the process state.
 
     most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
@@ -48,7 +48,7 @@ def observed(most_steps: int | None = None) -> Iterator[Observation]:
     seen, watch = Observation(), _StepWatch(most_steps)
     generators, state = _generators(), ProcessState()
     try:
-        with _captured(seen), watch.watching():
+        with _capture(seen), watch.watch():
             yield seen
     finally:
         after = _generators()
@@ -69,7 +69,7 @@ def single_threaded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured(seen: Observation) -> Iterator[None]:
+def _capture(seen: Observation) -> Iterator[None]:
     """Capture stdout and stderr of Python and native code; warnings are ignored."""
     text = io.StringIO()
     sys.stdout.flush()
@@ -118,7 +118,7 @@ class _StepWatch:
         self._moved: set[int] = set()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Watch every step of every torch optimizer inside."""
         handles = [
             register_optimizer_step_pre_hook(self._before),
