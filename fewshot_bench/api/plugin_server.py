@@ -19,7 +19,7 @@ from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration, hyperparameters
 from fewshot_bench.api.method_rules import ABOUT, refuse_broken
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.plugin_values import packed, packed_error, packed_type, unpacked
+from fewshot_bench.api.plugin_host import packed, packed_error, packed_type, unpacked
 from fewshot_bench.api.registry import claims_of_plugins, registry
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import PluginError

@@ -117,9 +117,8 @@ class _Run:
     def _run(self, variables: Mapping[str, Mapping[str, str]]) -> RunOutcome:
         from fewshot_bench.backbones import loading
         from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
-        from fewshot_bench.runner.image_state import ImageState
         from fewshot_bench.runner.preflight import keep_splits
-        from fewshot_bench.runner.resuming import Code, resume
+        from fewshot_bench.runner.resuming import Code, ImageState, resume
 
         plan, store, engines, asked = self.plan, self.store, self.engines, self.request
         # Snapshot the store first, so that records written by other runs from here on are noticed.
@@ -344,7 +343,7 @@ class _Run:
 
         shared: data sets whose overlaps were reported.
         """
-        from fewshot_bench.engines.failures import failure_lines
+        from fewshot_bench.engines.reporting import failure_lines
 
         warn, store = self.reporter.warning, self.store
         before = [store.get(cell.key()) for cell in state.failed]

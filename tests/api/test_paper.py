@@ -13,7 +13,7 @@ from fewshot_bench import ContractError, MethodCard, Paper
 from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.paper import family
-from fewshot_bench.api.plugin_values import packed, unpacked
+from fewshot_bench.api.plugin_host import packed, unpacked
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import papers_of_weights
 from fewshot_bench.cli.completion import backbones

@@ -12,9 +12,8 @@ from PIL import Image
 
 from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
-from fewshot_bench.runner.image_state import ImageState
 from fewshot_bench.runner.request import Request, expand
-from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
