@@ -111,18 +111,13 @@ def test_metrics_are_those_of_the_stored_array(
         expected = rounded(Store(tmp_path).answers(record.spec.key()).answers)
         assert record.metrics == expected
     assert records[0].metrics["top1"] == records[1].metrics["top1"]
-    told = [incident["text"] for incident in records[0].incidents]
-    name = "fewshot_bench.api.metrics.measured.__code__"
-    assert any(name in text for text in told) == (how == "code")
-    assert not records[1].incidents
 
 
-def test_a_thread_of_one_method_is_not_blamed_on_the_next(
+def test_a_thread_of_one_method_reaches_no_other(
     prying: None, photos: Path, tmp_path: Path
 ) -> None:
     tampering, zero = on(photos, "prying", "zero-shot", options=("how=thread",))
-    first, second = run(tmp_path, [tampering, zero])
-    assert [one for one in first.incidents if "left threads" in one["text"]], first
+    _, second = run(tmp_path, [tampering, zero])
     assert not done(second).incidents
     (alone,) = run(tmp_path / "alone", [zero])
     # The last bits of features depend on the batch size, which other cells' cached rows change.
