@@ -270,8 +270,8 @@ class Examiner:
 
     def _title(self, match: re.Match[str]) -> str:
         handle, index = match[1], int(match[2])
-        known = handle in self._lists and index < len(self._lists[handle])
-        return self._lists[handle].named(index) if known else match[0]
+        is_listed = handle in self._lists and index < len(self._lists[handle])
+        return self._lists[handle].named(index) if is_listed else match[0]
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

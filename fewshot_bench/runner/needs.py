@@ -147,8 +147,15 @@ def distinct_rows(counts: Sequence[Counts]) -> Mapping[tuple[str, ...], int]:
         prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
         queries["prompts", *about, prompts] = count.prompts
     pools = {count.cell.dataset: count.pool for count in counts}
-    known = {key: min(pools[key[-1]], sum(found.values())) for key, found in drawn.items()}
-    return {**queries, **known, **{key: sum(found.values()) for key, found in views.items()}}
+    fitted = {
+        key: min(pools[key[-1]], sum(counts_by_split.values()))
+        for key, counts_by_split in drawn.items()
+    }
+    return {
+        **queries,
+        **fitted,
+        **{key: sum(counts_by_split.values()) for key, counts_by_split in views.items()},
+    }
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,8 @@ class Code:
         stated = Record.entries(records, "environment", "code")
         return [
             record
-            for record, (found,) in zip(records, stated, strict=True)
-            if code_digest(found) != self.digests[record.spec.method]
+            for record, (code,) in zip(records, stated, strict=True)
+            if code_digest(code) != self.digests[record.spec.method]
         ]
 
     def about(self, records: Sequence[Record]) -> str:

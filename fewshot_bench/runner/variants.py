@@ -121,22 +121,22 @@ def _name_of(method: str | Configured) -> str:
 
 
 def _expand_names(
-    requested: Iterable[str | Configured], known: Registry, left_out: dict[str, str]
+    requested: Iterable[str | Configured], catalog: Registry, left_out: dict[str, str]
 ) -> list[str | Configured]:
     """The methods to run, each name once."""
     methods: list[str | Configured] = []
     for method in requested:
-        suite = known.suite_of_methods(method) if isinstance(method, str) else None
+        suite = catalog.suite_of_methods(method) if isinstance(method, str) else None
         if suite is not None:
             usable, broken = suite
             methods += usable
             left_out |= broken
         elif isinstance(method, str):
-            methods.append(known.method(method).name)
+            methods.append(catalog.method(method).name)
         else:
             methods.append(method)
     # No dict: the values of a `Configured` need not be hashable.
-    return [method for place, method in enumerate(methods) if method not in methods[:place]]
+    return [method for index, method in enumerate(methods) if method not in methods[:index]]
 
 
 def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
@@ -172,15 +172,15 @@ def _has(cls: type, parameter: str) -> bool:
     return parameter.replace("-", "_") in {field.name for field in hyperparameters(cls)}
 
 
-def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registry) -> None:
+def _refuse_setting(owner: str, parameter: str, names: list[str], catalog: Registry) -> None:
     if owner:
         raise UsageError(
             f"option {owner}.{parameter}: method '{owner}' is not among those that run "
             f"({', '.join(names)})"
         )
     if len(names) == 1:
-        find_parameter(names[0], known.method_class(names[0]), parameter)
-    every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
+        find_parameter(names[0], catalog.method_class(names[0]), parameter)
+    every = {field.name for name in names for field in hyperparameters(catalog.method_class(name))}
     raise unknown(
         f"hyper-parameter of {', '.join(names)}",
         parameter,
