@@ -386,7 +386,7 @@ _TYPES: Mapping[str, Callable[[RunOption], Any]] = {
     "numbers": lambda row: NUMBERS,
     "number": lambda row: NUMBER,
     "limit": lambda row: OPTIONAL_NUMBER,
-    "count": lambda row: click.IntRange(int(row.least), int(row.most or 0)),
+    "count": lambda row: click.IntRange(int(row.least), row.most),
     "settings": lambda row: str,
     "texts": lambda row: str,
     "text": lambda row: str,
