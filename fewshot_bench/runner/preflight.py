@@ -60,7 +60,7 @@ def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
     if fit >= devices:
         step = f"use --jobs {fit // devices}"
     elif fit:
-        step = f"name only {fit} in --devices"
+        step = f"name only {fit} in --device"
     else:
         step = "end other programs, or take a smaller backbone"
     raise NoRoomError(

@@ -290,11 +290,11 @@ def test_devices(tmp_path: Path) -> None:
         ("tpu", "expected auto, cpu, cuda or cuda:N"),
         ("cpu,cuda:0", "one kind of device"),
         ("cuda:0,cuda:0", "stands there twice"),
-        ("cuda:0,cuda:99", "CUDA devices; use --devices cpu"),
+        ("cuda:0,cuda:99", "CUDA devices; use --device cpu"),
     ):
         done = fsbench(
             *("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path),
-            *("--devices", devices, "--dry-run"),
+            *("--device", devices, "--dry-run"),
         )
         assert (done.code, words in done.err) == (2, True), done
 

@@ -12,13 +12,13 @@ import yaml
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
 from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
 from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
@@ -86,7 +86,7 @@ def test_auto_chooses_and_keeps_a_model(
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] > 0
     again = adapt("-d", "shapes", "-O", output)
     assert again.code == 2
-    assert "--overwrite" in again.err
+    assert "--force" in again.err
 
 
 def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def _ticking(init: Any, ticks: Any) -> Any:
 
 def test_a_budget_that_ends_before_encoding_is_stated_so(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 20, 20), {})
-    runner = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    runner = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
     variant = Variant("zero-shot", {}, {}, "1")
     found = search.Search(runner, [variant], budgets.Budget(1e-3), lambda line: None)
     found.run()
@@ -319,10 +319,10 @@ def test_overwriting_replaces_models_alone(tmp_path: Path) -> None:
     arguments = ("-d", photos(tmp_path / "photos", 2, 2), "-m", "zero-shot", "-O", output)
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
-    assert "holds no model" in adapt(*arguments, "--overwrite").err
+    assert "holds no model" in adapt(*arguments, "--force").err
     (output / "thesis.txt").unlink()
     assert adapt(*arguments).code == 0
-    assert adapt(*arguments, "--overwrite").code == 0
+    assert adapt(*arguments, "--force").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
 
 
@@ -372,7 +372,7 @@ def test_labels_are_dealt_into_folds_once() -> None:
 
 def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 4, 4), {})
-    shop = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    shop = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
     every = np.arange(8)
     _, val = with_validation(material.labels, every, shop.chosen.seed)
     shop.fit(ZERO_SHOT, every, val, False)

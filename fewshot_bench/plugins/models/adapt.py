@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fewshot_bench.analysis.model import Model
-    from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.request import Request
 
 BUDGET = "10m"
 KEPT = 0.95
@@ -86,7 +86,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
-    **dict.fromkeys(("skip_damaged", "overwrite", "keep_support"), FLAG),
+    **dict.fromkeys(("skip_damaged", "force", "keep_support"), FLAG),
 }
 
 
@@ -95,6 +95,8 @@ class Adapted:
     """A model that was kept: its folder and config, and a row for each method.
 
     tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
+
+    >>> adapt("folder:photos", "model").tried[0]["method"]
     """
 
     folder: Path
@@ -132,7 +134,7 @@ def adapt(
     templates: str | Sequence[str] = (),
     exif: str = "ignore",
     skip_damaged: bool = False,
-    overwrite: bool = False,
+    force: bool = False,
     keep_support: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Adapted:
@@ -151,11 +153,13 @@ def adapt(
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
     method was tried yet, else the best so far is fitted and written.
+
+    >>> adapt("folder:photos", "model", budget="5m").folder
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = free_place(given["output"], overwrite)
+    folder = free_place(given["output"], force)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     if exif not in EXIF:
@@ -183,7 +187,7 @@ def adapt(
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     shown = b"" if support is None else packed_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
-    written = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
+    written = put(folder, force, lambda made: write_model(made, config, tensors, told, shown))
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
     return Adapted(written, config, tried, notes)
@@ -251,18 +255,15 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
     return expand_methods(kept, given, plugins)
 
 
-def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Conditions:
+def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
     from fewshot_bench.backbones import loading
-    from fewshot_bench.engines.choice import EngineChoice, conditions_of
+    from fewshot_bench.engines.asking import settle
+    from fewshot_bench.runner.request import Request
 
-    engines = EngineChoice(device_names=(device,))
-    try:
-        conditions = conditions_of(engines, backbone, precision, [dataset])
-    except UsageError as error:
-        # `fsbench run` has several devices.
-        raise UsageError(str(error).replace("--devices", "--device")) from None
-    loading.check(conditions.backbone)
-    return conditions
+    asked = Request((), (dataset,), backbone=backbone, precision=precision, devices=(device,))
+    request = settle(asked)
+    loading.check(request.backbone)
+    return request
 
 
 @dataclass(frozen=True)

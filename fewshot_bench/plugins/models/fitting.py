@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.examination import ImageList
     from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
 
     Places = NDArray[np.int64]
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 class Chosen:
     """Conditions of all fits of one call."""
 
-    conditions: Conditions
+    conditions: Request
     seed: int = 1
     exif: str = "ignore"
 
