@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from fewshot_bench.analysis.formats.document import Document
+from fewshot_bench.analysis.sweep import panels as sweep
+from fewshot_bench.analysis.sweep.panels import SweepOptions
 from fewshot_bench.analysis.table import compact, full, paper
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 
 # What each shows, in the words of help texts.
 LAYOUTS = {
     "compact": "methods x data sets, a table per shots",
     "full": "a table per data set, with costs",
     "paper": "compact without intervals",
+    "sweep": "one method over its options",
 }
 DEFAULT = "compact"
 DATA = ("csv", "json")
 
 
-def lay_out(table: Table, form: str, name: str = DEFAULT, caption: str = "") -> Document:
-    """The table as a document for a format, in the layout of this name; caption: of `paper`.
+def lay_out(
+    table: Table,
+    form: str,
+    name: str = DEFAULT,
+    caption: str = "",
+    options: SweepOptions | None = None,
+) -> Document:
+    """The table as a document for a format, in the layout of this name.
 
-    CSV and JSON hold all numbers in every layout, except for the CSV of `paper`.
+    caption: of `paper`. options: of `sweep`. CSV and JSON hold all numbers in every layout, except
+    for the CSV of `paper`, and for `sweep`, which has the metric that it shows.
     """
+    if name == "sweep":
+        return sweep.document(sweep.sweep_of(table, options or SweepOptions()), form)
     if name == "paper":
         return paper.document(table, form, caption)
     if form in DATA:
