@@ -1,4 +1,4 @@
-"""Public API for data sources: recipes, file stamps, folders, split files, image formats.
+"""Provisional API for data sources, whose names may still change: recipes, stamps, split files.
 
 `fewshot_bench` exports what every data set needs (`Dataset`, `DatasetCard`, `Item`); this module
 serves data sets that are fetched, stored in folders or have published lists (docs/datasets.md).

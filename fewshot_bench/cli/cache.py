@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, store_option
-from fewshot_bench.cli.output import aligned, say
+from fewshot_bench.cli.options import NAMES, PathName, store_option, yes_option
+from fewshot_bench.cli.output import aligned, confirm, say
 from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils import small_cache
@@ -31,7 +31,7 @@ from fewshot_bench.utils.cache_dir import (
 )
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.files import is_stale
-from fewshot_bench.utils.text import size_text
+from fewshot_bench.utils.text import counted, size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,19 @@ def size(store: Path) -> None:
 @list_option("--kind", type=NAMES, help=f"Only {', '.join(KINDS[:-1])} or {KINDS[-1]}.")
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE
-@working("cache rm", live=False)
-def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
-    """Remove what is cached, without asking: it is computed again when it is needed."""
+@yes_option
+def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path, yes: bool) -> None:
+    """Remove what is cached: it is computed again when it is needed."""
     before = float("inf") if older is None else time.time() - _seconds(older)
     chosen = [
         file
         for file in _files(_kinds(kind), store)
         if file.used <= before and (not file.temporary or is_stale(file.path))
     ]
-    removed = [file for file in chosen if remove(file)]
+    total = size_text(sum(file.size for file in chosen))
+    confirm(f"remove {counted(len(chosen), 'file')}, {total}?", yes=yes)
+    with working("cache rm", live=False):
+        removed = [file for file in chosen if remove(file)]
     say(f"removed {len(removed)} files, {size_text(sum(file.size for file in removed))}")
     if len(removed) < len(chosen):
         raise FsbenchError(

@@ -74,14 +74,16 @@ def test_size_prints_totals_and_the_bound(
 
 def test_rm_removes_what_is_ours(cache: Path, tmp_path: Path) -> None:
     store = ("--store", tmp_path / "store")
-    assert fsbench("cache", "rm", "--older", "1h", *store).out == "removed 0 files, 0 B\n"
+    assert fsbench("cache", "rm", "--yes", "--older", "1h", *store).out == "removed 0 files, 0 B\n"
     (path,) = cache.rglob(SEGMENT)
     os.utime(path, (time.time() - 7200,) * 2)
-    assert fsbench("cache", "rm", "--older", "1h", *store).out.startswith("removed 1 files")
+    assert fsbench("cache", "rm", "--yes", "--older", "1h", *store).out.startswith(
+        "removed 1 files"
+    )
     assert kinds(tmp_path) == ["digests", "features", "lists"]
-    fsbench("cache", "rm", "--kind", "digests,lists", *store)
+    fsbench("cache", "rm", "--yes", "--kind", "digests,lists", *store)
     assert kinds(tmp_path) == ["features"]
-    assert fsbench("cache", "rm", *store).out.startswith("removed 1 files")
+    assert fsbench("cache", "rm", "--yes", *store).out.startswith("removed 1 files")
     assert fsbench("cache", "ls", *store).out == "nothing is cached\n"
     for name in FOREIGN:
         assert (cache / name).read_text(encoding="utf-8") == "keep"
@@ -94,7 +96,7 @@ def test_rm_follows_no_link(cache: Path, tmp_path: Path) -> None:
     path.parent.symlink_to(outside)
     inside = cache / "images" / "0123456789abcdef" / f"{'b' * 64}.pixels"
     inside.symlink_to(outside / path.name)
-    fsbench("cache", "rm", "--store", tmp_path / "store")
+    fsbench("cache", "rm", "--yes", "--store", tmp_path / "store")
     assert (outside / path.name).is_file()
     assert inside.is_symlink()
 

@@ -118,8 +118,6 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Runs what the store does not hold yet, under the conditions of that table, on the data sets that
     are there. Without NAME: lists what can be repeated.
-
-    Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
     own, declared = split_values(values)
     own |= {"methods": (), "datasets": (), "options": ()}
@@ -211,12 +209,12 @@ def _reproduce(
     again = "" if wanted.versions else _again(ctx)
     with working("reproduce"):
         report = _report(table, wanted, chosen, store, absent, again)
-    from fewshot_bench.plugins.reproduce import needed, tables
+    from fewshot_bench.plugins.reproduce import tables
 
-    if form != "terminal" or full or wanted.versions or needed.has_results(report):
+    if form != "terminal" or full or wanted.versions or tables.has_results(report):
         shown = tables.document(report)
     else:
-        shown = needed.document(report, chosen, wanted, _again(ctx))
+        shown = tables.needed(report, chosen, wanted, _again(ctx))
     text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
