@@ -24,7 +24,7 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.full import COMMANDS, SCREENS, closing, marks
+from fewshot_bench.analysis.table.grids import COMMANDS, SCREENS, close, marks
 from fewshot_bench.analysis.table.groups import Names
 from fewshot_bench.analysis.table.notes import RANGES
 from fewshot_bench.analysis.table.table import (
@@ -313,7 +313,7 @@ def document(sweep: Sweep, form: str) -> Document:
         lines = rows(sweep)
         return Document(rows=lines, heads=HEADS, data={"meta": _meta(sweep), "rows": lines})
     screen = form in SCREENS
-    notes, commands = closing(replace(sweep.table, notes=sweep.notes), COMMANDS if screen else None)
+    notes, commands = close(replace(sweep.table, notes=sweep.notes), COMMANDS if screen else None)
     grids = [
         _grid(sweep, panel, scale_of(block), screen) for block in sweep.blocks for panel in block
     ]
