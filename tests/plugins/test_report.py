@@ -19,9 +19,9 @@ from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.demo import METHODS
-from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.plugins.report.rows import MARKS
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fewshot_bench.analysis.citations import papers_of_installed
 from fewshot_bench.analysis.conditions import assign_rows
@@ -86,8 +86,8 @@ class Headline:
     def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
         """The finished records behind a member's number, by seed."""
         key = group.label, contestant.row.label, contestant.shots
-        found = {seed: self.records.get((*key, seed)) for seed in group.seeds}
-        return {seed: record for seed, record in found.items() if record}
+        records = {seed: self.records.get((*key, seed)) for seed in group.seeds}
+        return {seed: record for seed, record in records.items() if record}
 
     def why_not(self, contestant: Contestant) -> str:
         """The reason why a contestant has no number."""
@@ -97,8 +97,8 @@ class Headline:
 
     def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
         """Mean calibration error over seeds in percent, as in the table; None if not known."""
-        known = self.cell(contestant, group).estimates.get("ece")
-        return known.mean if known else None
+        error = self.cell(contestant, group).estimates.get("ece")
+        return error.mean if error else None
 
 
 def headline(table: Table, facts: RecordColumns) -> Headline:
@@ -109,38 +109,38 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
     their only number. facts: `columns_of` the records of the table.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
-    same = len({row.marks for row in table.rows}) == 1
-    labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
-    look = looks([row.label for row in table.rows])
-    best: tuple[Contestant, ...] = ()
+    best: list[Cell] = []
     chosen = 0
     for shots in group.shots:
-        found = tuple(
-            _contestant(table, group, row, shots, labels[row.label], look[row.label])
-            for row in table.rows
-        )
-        if not best or _present(found) >= _present(best):
-            best, chosen = found, shots
-    members = table.members(group) if group.average else (group,)
+        cells = [_cell_at(table, group, row, shots) for row in table.rows]
+        if not best or _count_numbers(table, cells) >= _count_numbers(table, best):
+            best, chosen = cells, shots
+    same = len({row.marks for row in table.rows}) == 1
+    look = looks([row.label for row in table.rows])
     papers = {name: papers_of_installed(name) for name in {row.spec.method for row in table.rows}}
     contestants = tuple(
-        replace(each, paper=next(iter(papers[each.row.spec.method]), None)) for each in best
+        Contestant(
+            row,
+            text.name(row.label if same else row.title),
+            look[row.label],
+            cell.shots,
+            cell if table.metric in cell.estimates else None,
+            next(iter(papers[row.spec.method]), None),
+        )
+        for row, cell in zip(table.rows, best, strict=True)
     )
+    members = table.members(group) if group.average else (group,)
     return Headline(table, group, members, chosen, contestants, _located(facts))
 
 
-def _present(found: Sequence[Contestant]) -> int:
-    return sum(contestant.cell is not None for contestant in found)
-
-
-def _contestant(
-    table: Table, group: Group, row: Row, shots: int, label: str, look: Look
-) -> Contestant:
+def _cell_at(table: Table, group: Group, row: Row, shots: int) -> Cell:
+    """The cell at these shots, or the only one of a method without shots."""
     cell = table.cell(group, row, shots)
-    if not cell.expected and 0 in group.shots:
-        cell = table.cell(group, row, 0)
-    number = cell if table.metric in cell.estimates else None
-    return Contestant(row, label, look, cell.shots, number)
+    return cell if cell.expected or 0 not in group.shots else table.cell(group, row, 0)
+
+
+def _count_numbers(table: Table, cells: Sequence[Cell]) -> int:
+    return sum(table.metric in cell.estimates for cell in cells)
 
 
 def _located(facts: RecordColumns) -> dict[tuple[str, str, int, Seed], Record]:
