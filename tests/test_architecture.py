@@ -62,6 +62,7 @@ FACES = (
     "fewshot_bench.engines",
     "fewshot_bench.testing",
     "fewshot_bench.training",
+    "fewshot_bench.training.provisional",
 )
 MAX_ENTRIES = 14
 

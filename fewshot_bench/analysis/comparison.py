@@ -170,6 +170,8 @@ class Comparison:
 
     layout: a name of `LAYOUTS`. Every `to_...` returns the text and, where a path is given, writes
     it there too.
+
+    >>> results.compare(baseline="zero-shot").to_latex("table.tex")
     """
 
     made: Sequence[Made[Shown]]

@@ -100,6 +100,8 @@ class Model:
 
     config: everything that was kept except the tensors. backbone, method, classifier: as loaded;
     method has the hyper-parameters of the fit.
+
+    >>> load_model("model").predict(["photo.jpg"])
     """
 
     path: Path
@@ -287,6 +289,8 @@ def load_model(
     device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
     registers (of a file or a notebook). DataMissingError if the backbone is not available. Warns if
     the code of the method is not, or not known to be, that of the fit.
+
+    >>> load_model("hub:user/name@1f3c0de").predict(["photo.jpg"])
     """
     return open_model(path, device, method, partial(warnings.warn, stacklevel=4))
 

@@ -92,6 +92,8 @@ class CellPredictions:
     classnames: by class index. confidences, label_probabilities: (n,) probability of the predicted
     class and of the label. ranks: (n,) rank of the label among all classes, 1 if it is predicted.
     All of these are available whatever was kept of the logits (`--keep-logits`).
+
+    >>> results.predictions(results.records[0]).to_frame()
     """
 
     ids: tuple[str, ...] = field(repr=False)
@@ -174,6 +176,8 @@ class Results:
     """Records of a store, in the order of the request.
 
     missing: data sets that could not be used, with the reason.
+
+    >>> load("results").where(method="coop", shots=16).to_frame()
     """
 
     store: Path
@@ -416,7 +420,10 @@ class Results:
 
 
 def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
-    """The results in a store; DataMissingError if it holds no readable record."""
+    """The results in a store; DataMissingError if it holds no readable record.
+
+    >>> load("results").compare()
+    """
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")

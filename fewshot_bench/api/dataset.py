@@ -107,6 +107,8 @@ class DatasetCard:
     (ImageNet has two classes `missile`); equal ids in two data sets denote the same class.
     `left_out` describes the unused files beside the images, one line per reason; `run` and
     `data verify` show it too.
+
+    >>> DatasetCard("pets", "Oxford-IIIT Pets", ("Abyssinian", "Bengal"))
     """
 
     name: str
@@ -162,6 +164,8 @@ class Dataset(Protocol):
 
     The harness draws few-shot picks from the `train` and `val` pools, in the order of `items`; the
     whole `test` pool is evaluated.
+
+    >>> items = dataset.items()["test"]
     """
 
     def card(self) -> DatasetCard:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class RunContext(Protocol):
-    """Services for a method besides the task: named random streams, notes, progress."""
+    """Services for a method besides the task: named random streams, notes, progress.
+
+    >>> noise = torch.randn(3, generator=ctx.rng("init"))
+    """
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +77,10 @@ class RunContext(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A fitted method."""
+    """A fitted method.
+
+    >>> classifier.logits(queries).argmax(1)  # the class of each query
+    """
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes) finite scores, one row per query, independent of the rest of the batch.
@@ -94,6 +100,8 @@ class Transferable(Protocol):
 
     A method whose classifiers never can gives the reason in an attribute or property
     `tied_to_classes`; tables then show the reason instead of a number, and nothing is fitted.
+
+    >>> classifier.for_classes(vocabulary).logits(queries)
     """
 
     def for_classes(self, vocabulary: Vocabulary) -> Classifier:
@@ -106,7 +114,10 @@ class Transferable(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters."""
+    """A frozen dataclass whose fields are the hyper-parameters.
+
+    >>> fitted = method.fit(task, backbone, ctx)
+    """
 
     name: ClassVar[str]
 
@@ -142,7 +153,10 @@ def _type_name(kind: Any) -> str:
 
 
 def hyper(default: Any, help: str, *, unit: str = "", source: str = "") -> Any:
-    """A documented hyper-parameter, used as the default of a dataclass field."""
+    """A documented hyper-parameter, used as the default of a dataclass field.
+
+    >>> rank: int = hyper(2, "rank of the updates", source="paper, section 4")
+    """
     metadata = {"help": help, "unit": unit, "source": source}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -92,6 +92,8 @@ class Published:
     name of the training schedule with these values, if another one. source: file of the authors.
 
     Example: `Published({"lr": 2e-4}, datasets=("imagenet",))`.
+
+    >>> Published({"rank": 2}, datasets=("eurosat",), source="paper, table 5")
     """
 
     values: Mapping[str, Any]
@@ -158,6 +160,8 @@ class MethodCard:
     trained: function from `Sizes` to the number of trained parameters of the default options.
     published: values of options in the authors' own runs, which `fsbench run --published` takes;
         of several that hold for a cell, later ones win.
+
+    >>> MethodCard("no training", family="cache", cost="seconds")
     """
 
     schedule: str

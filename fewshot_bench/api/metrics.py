@@ -144,6 +144,8 @@ class Metric:
     whose mean is the value (for a metric in percent, a hundredth of it); used to test differences.
     source, origin: for a plug-in's metric, the digest of its code and the plug-in that registered
     it (both set by the registry).
+
+    >>> Metric("error", "error rate", lambda logits, labels: 100.0, higher_is_better=False)
     """
 
     name: str

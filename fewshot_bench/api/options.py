@@ -24,7 +24,7 @@ TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),
         *(name.replace("_", "-") for name in (*RUN_OPTIONS, *CONDITIONS)),
-        *(flag.lstrip("-") for row in RUN_OPTIONS.values() for flag in row.flags),
+        *(row.flags[0].removeprefix("--") for row in RUN_OPTIONS.values()),
     )
 )
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -41,6 +41,8 @@ class Option:
     the option is not given. multiple: may be given several times; the value is a tuple. minimum:
     smallest accepted number. asks_gpus: True for values that request GPUs, so that
     `--device auto` means cuda for an engine whose workers run elsewhere.
+
+    >>> Option("max-jobs", "Jobs at once.", int, default=4, minimum=1)
     """
 
     name: str

@@ -51,6 +51,8 @@ class Paper:
         family, the year and the first word of the title.
 
     Example: `Paper("Low-Rank Adaptation", ("Maxime Zanella", "Ben Ayed, Ismail"), 2024)`.
+
+    >>> Paper("A Title", ("Ada Lovelace",), 2026, venue="CVPR")
     """
 
     title: str

@@ -46,7 +46,7 @@ Register = Callable[..., None]
 class CommandGroup(Protocol):
     """The group that plug-ins add commands to: a `click.Group` with the method `add_lazy`."""
 
-    def add_lazy(self, name: str, target: str, short_help: str) -> None:
+    def add_lazy(self, name: str, target: str, short_help: str, panel: str = "plug-ins") -> None:
         """Add the command at "package.module:attribute", imported on use."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:

@@ -212,6 +212,8 @@ class Record:
         `kept`, of the arrays stored beside the record; `answers`, of the file with these arrays;
         `text`, of the record's text before it; `record`, of all values of the record itself;
         `seal`, of `text` and `record`.
+
+    >>> load("results").records[0].metrics["top1"]
     """
 
     spec: RunSpec

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.options import format_option
 from fewshot_bench.utils import determinism, environment
 
 VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
@@ -23,14 +24,14 @@ _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
 
 @click.command("env", short_help="Show versions, hardware and settings, for a bug report.")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def command(as_json: bool) -> None:
+@format_option(("terminal", "json"), "How to write them.")
+def command(form: str) -> None:
     """Show versions, hardware and settings, for a bug report.
 
     Values of environment variables that look like a secret are hidden.
     """
     found = collect()
-    if as_json:
+    if form == "json":
         click.echo(json.dumps(found, indent=1))
         return
     for name, value in found.items():

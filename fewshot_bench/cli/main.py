@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from fewshot_bench.cli.groups import LazyGroup, subcommands
+from fewshot_bench.cli.groups import PANELS, LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.cli.panels import WIDTH
 from fewshot_bench.utils import offline
@@ -34,27 +34,39 @@ if TYPE_CHECKING:
     from fewshot_bench.api.registry import Registry
 
 # Short helps are copied here so that `fsbench --help` imports no subcommand; a test compares them.
-COMMANDS = subcommands(
-    "fewshot_bench.cli.{}:command",
-    {
+_SHORT_HELPS = {
+    "run": {
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",
-        "compare": "Compare methods from the records of a store.",
-        "cite": "Print BibTeX of the papers that a table used.",
-        "audit": "What each method was allowed to see and did: is it fair?",
         "sweep": "Ablations: run a method under many options and draw them.",
+        "worker": "Take part in a job: claim its cells and compute them.",
+    },
+    "results": {
+        "compare": "Compare methods from the records of a store.",
+        "audit": "What each method was allowed to see and did: is it fair?",
+        "cite": "Print BibTeX of the papers that a table used.",
         "signature": "Write the signature of records, or read one as a command.",
-        "splits": "Show, export, import and verify splits.",
-        "store": "Verify, merge and clean stores of results.",
-        "cache": "Show or remove what is cached.",
+    },
+    "data": {"splits": "Show, export, import and verify splits."},
+    "plug-ins": {
         "list": "List what is registered: methods, datasets, backbones, metrics, engines, options "
         "or plugins.",
-        "worker": "Take part in a job: claim its cells and compute them.",
         "show": "Show a method's hyper-parameters or a data set's card.",
         "check": "Run the conformance kit on a method.",
+    },
+    "maintenance": {
+        "store": "Verify, merge and clean stores of results.",
+        "cache": "Show or remove what is cached.",
         "env": "Show versions, hardware and settings, for a bug report.",
     },
-)
+}
+COMMANDS = {
+    name: command
+    for panel, texts in _SHORT_HELPS.items()
+    for name, command in subcommands("fewshot_bench.cli.{}:command", texts, panel).items()
+}
+# Started by engines, not by people.
+_HIDDEN = ("worker",)
 
 
 class Commands(LazyGroup):
@@ -75,12 +87,18 @@ class Commands(LazyGroup):
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write all commands as one list."""
-        merged = LazyGroup("all", subcommands=self.lazy)
-        for group in plugin_commands():
-            merged.lazy |= group.lazy
-            merged.commands.update(group.commands)
-        merged.format_commands(ctx, formatter)
+        """Write the commands under headings, those of plug-ins among them."""
+        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
+        for group in (self, *plugin_commands()):
+            for name, lazy in group.lazy.items():
+                if name not in _HIDDEN:
+                    panels.setdefault(lazy.panel, []).append((name, lazy.short_help))
+            for name, command in group.commands.items():
+                panels["plug-ins"].append((name, command.get_short_help_str()))
+        width = max(len(name) for rows in panels.values() for name, _ in rows)
+        for panel, rows in panels.items():
+            with formatter.section(panel.capitalize()):
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 
 def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
@@ -140,6 +158,9 @@ def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
 
     Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
+
+    Exit codes: 0 done; 1 something failed or was found; 2 wrong usage; 3 data is missing; 130
+    stopped.
     """
 
 

@@ -234,6 +234,7 @@ allow_mixed_option = option(
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
 )
+yes_option = option("--yes", is_flag=True, help="Remove without asking.")
 device_option = option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
 )

@@ -30,6 +30,16 @@ def warn(text: str) -> None:
         click.echo(f"warning: {message(text)}", err=True)
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is removed, unless `yes`; UsageError without a terminal or for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nothing was removed: add --yes to remove it without being asked")
+    if not click.confirm(question, default=False):
+        raise UsageError("nothing was removed")
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
     """Rows as lines of padded columns; right: places of the columns that are aligned there."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -41,8 +41,6 @@ def command(
 
     With LINE (in quotes), print the fsbench run commands that compute its cells; what they cannot
     say goes to stderr. Without it, print the signature of the records that the filters choose.
-
-    Exit code: 0, or 1 when --check finds a difference; 2 wrong usage, 3 data missing.
     """
     from fewshot_bench.analysis.signature import commands, parse, problems, signature_of
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,8 +16,8 @@ import click
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option
-from fewshot_bench.cli.output import say
+from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
+from fewshot_bench.cli.output import confirm, say
 from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
@@ -181,7 +180,7 @@ SHORTEST_KEY = 4
 @list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
+@yes_option
 def rm_command(
     keys: tuple[str, ...],
     folder: Path,
@@ -195,8 +194,6 @@ def rm_command(
     KEY is a cell's key or the beginning of it. The filters are those of 'fsbench compare', but
     here --method NAME stands for all versions of a method, NAME@VERSION for one. What is to go is
     shown, and asked for unless --yes is given. Runs may go on meanwhile: what they compute stays.
-
-    Exit code: 0; 1 when a record could not be removed; 2 wrong usage, or nothing was confirmed.
     """
     if not keys and not status and not any(filters.values()):
         raise UsageError(
@@ -209,8 +206,7 @@ def rm_command(
     _show_chosen(found, every=dry_run)
     if dry_run:
         return
-    if not yes:
-        _confirm(len(found))
+    confirm(f"remove {counted(len(found), 'record')}?", yes=yes)
     with changing(folder), working("store rm", live=False):
         left = _removed(store, found)
     if left:
@@ -271,14 +267,6 @@ def _line(one: Chosen) -> str:
     )
 
 
-def _confirm(count: int) -> None:
-    """Ask for confirmation; UsageError if stdin is no terminal, or the answer is no."""
-    if not sys.stdin.isatty():
-        raise UsageError("nothing was removed: add --yes to remove these records")
-    if not click.confirm(f"remove {counted(count, 'record')}?", default=False):
-        raise UsageError("nothing was removed")
-
-
 def _removed(store: Store, found: Sequence[Chosen]) -> int:
     """Remove the chosen records; returns the number that could not be removed."""
     from fewshot_bench.store.clean import remove
@@ -297,8 +285,8 @@ def _removed(store: Store, found: Sequence[Chosen]) -> int:
 @this_store
 @click.option("--damaged", is_flag=True, help="Remove files that were set aside as damaged, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-@working("store gc", live=False)
-def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
+@yes_option
+def gc_command(folder: Path, damaged: bool, dry_run: bool, yes: bool) -> None:
     """Remove what killed processes left, logits without a record, the index and cached outcomes.
 
     Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
@@ -310,11 +298,15 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
     found: Counter[str] = Counter()
     size = problems = 0
     store = opened(folder)
-    for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=Job.finished(store)):
-        show(removal.kind, removal.path, removal.problem or size_text(removal.size))
-        problems += bool(removal.problem)
-        found[removal.kind] += not removal.problem
-        size += removal.size
+    if not dry_run:
+        confirm(f"remove what no result in {folder} needs (--dry-run shows it)?", yes=yes)
+    with working("store gc", live=False):
+        jobs = Job.finished(store)
+        for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=jobs):
+            show(removal.kind, removal.path, removal.problem or size_text(removal.size))
+            problems += bool(removal.problem)
+            found[removal.kind] += not removal.problem
+            size += removal.size
     verb = "would remove" if dry_run else "removed"
     kinds = f": {tallied(found, KINDS, '')}" if found.total() else ""
     click.echo(f"{verb} {found.total():,} files, {size_text(size)}{kinds}")

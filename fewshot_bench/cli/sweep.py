@@ -339,8 +339,6 @@ def command(
     With --dataset, cells that are not done yet are run as by fsbench run, and kept in STORE/sweeps,
     apart from the results that tables are made of; both are drawn. Two options give heat maps, one
     gives a curve, more give a panel for each combination. Missing cells are shown as such.
-
-    Exit code: 0; 1 some cells failed; 2 wrong usage; 3 data missing, or nothing to draw.
     """
     _check_output(output)
     axes = sweep_axes(method, option)

@@ -166,8 +166,11 @@ def _class_here(name: str) -> type:
     return found
 
 
-def methods(suite: str | None = None) -> list[str]:
-    """The method names that `run` accepts, or only those of one suite (`fast`, ...)."""
+def list_methods(suite: str | None = None) -> list[str]:
+    """The method names that `run` accepts, or only those of one suite (`fast`, ...).
+
+    >>> list_methods("fast")[0]
+    """
     known, suite = registry().methods, _suite(suite)
     if suite is None:
         return known.names()
@@ -176,8 +179,12 @@ def methods(suite: str | None = None) -> list[str]:
     return known.suites()[suite]
 
 
-def datasets(suite: str | None = None) -> list[str]:
-    """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite."""
+def list_datasets(suite: str | None = None) -> list[str]:
+    """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite.
+
+    >>> list_datasets("demo")
+    ['digits', 'letters', 'shapes']
+    """
     known, suite = registry(), _suite(suite)
     return known.datasets.names() if suite is None else known.expand_datasets([suite])
 
@@ -187,8 +194,12 @@ def _suite(name: Any) -> str | None:
     return found
 
 
-def backbones() -> list[str]:
-    """The names of registered backbones; `run` also accepts open_clip names (`MODEL/TAG`)."""
+def list_backbones() -> list[str]:
+    """The names of registered backbones; `run` also accepts open_clip names (`MODEL/TAG`).
+
+    >>> list_backbones()
+    ['tiny']
+    """
     return registry().backbones.names()
 
 

@@ -267,13 +267,13 @@ def _shrink_features(store: Store, settings: Settings, reporter: Reporter) -> No
 
     A warning if none can be kept: every worker then encodes its own.
     """
-    from fewshot_bench.images.feature_store import FeatureStore
+    from fewshot_bench.images.feature_files import FeatureFiles
     from fewshot_bench.utils.cache_dir import FEATURES, folder_of
     from fewshot_bench.utils.text import size_text
 
     folder = folder_of(FEATURES, store.path)
     assert folder is not None
-    features = FeatureStore(folder, lambda: settings.feature_budget)
+    features = FeatureFiles(folder, lambda: settings.feature_budget)
     if settings.feature_budget != 0 and (why := features.obstacle()):
         reporter.warning(f"features are not kept in '{folder}', every worker makes its own: {why}")
     if removed := features.shrink():

@@ -24,7 +24,10 @@ _PACKAGE = str(Path(__file__).parents[1])
 
 
 class FsbenchWarning(UserWarning):
-    """A problem of a run that does not stop it, but that its caller should notice."""
+    """A problem of a run that does not stop it, but that its caller should notice.
+
+    >>> warnings.simplefilter("error", FsbenchWarning)
+    """
 
 
 class Reporter(Protocol):

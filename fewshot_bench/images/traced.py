@@ -98,6 +98,6 @@ def _reason(error: Exception) -> str:
     if "specialized" in words or "Constraints violated" in words:
         return (
             "its code is for one number of images: it loops over them, or takes len(tensor) for "
-            "tensor.shape[0] (fewshot_bench.training.row_blocks serves loops)"
+            "tensor.shape[0] (row_blocks of fewshot_bench.training.provisional serves loops)"
         )
     return f"torch.export cannot follow its code ({type(error).__name__}: {words:.160})"

@@ -61,13 +61,9 @@ class Needs:
 
     def lines(self, workers: int, store: Path, budget: int | None) -> Iterator[str]:
         """The lines of --dry-run, by kind of resource; budget: `Settings.feature_budget`."""
-        from fewshot_bench.images.feature_store import largest_merge
-
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
-        copies = min(self.features, workers * largest_merge(budget))
-        size, more = size_text(self.features), size_text(copies)
-        kept = f"up to {size} of disk, and {more} while files are merged: {rows}"
+        kept = f"up to {size_text(self.features)} of disk: {rows}"
         yield f"features: {kept if rows else 'none'}"
         yield from self.shrunk(store, budget)
         if self.silent:
@@ -99,7 +95,7 @@ class Needs:
 
 def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = "") -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
-    from fewshot_bench.images.feature_store import kept_row_bytes
+    from fewshot_bench.images.feature_files import kept_row_bytes
 
     counts = count(cells, datasets)
     rows, distinct = distinct_rows(counts), Counter[str]()

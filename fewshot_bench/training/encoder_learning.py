@@ -275,7 +275,10 @@ class EpochSchedule(CosineEpochs):
 
 @dataclass(frozen=True)
 class EpochLearner(EpochSchedule):
-    """SGD with momentum on the schedule of `EpochSchedule`."""
+    """SGD with momentum on the schedule of `EpochSchedule`.
+
+    >>> EpochLearner(epochs=5, lr=2e-3)
+    """
 
     momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
 
@@ -296,6 +299,8 @@ class StepLearner(EncoderLearner):
     """AdamW for a number of steps per shot, with a cosine rate over all steps, as in CLIP-LoRA.
 
     The short last batch of an epoch is kept.
+
+    >>> StepLearner(iterations=500, lr=2e-4)
     """
 
     drop_last: ClassVar[bool] = False

@@ -39,6 +39,8 @@ class Encoders:
     A tower that no trained tensor changes is None; its features are frozen. classes: frozen class
     features (classes, embed), for methods that derive prompts from them
     (`EncoderLearner.from_classes`).
+
+    >>> optimizer = AdamW(encoders.parameters().values())
     """
 
     vision: ImageTower | None

@@ -35,6 +35,8 @@ class PromptBatch:
     classes: features of the learned prompts, differentiable, (classes, embed), or
     (b, classes, embed) of prompts that depend on the image. images: (b, embed). labels: (b,).
     scale: the logit scale.
+
+    >>> loss = batch.cross_entropy()
     """
 
     classes: Tensor

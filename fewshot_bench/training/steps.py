@@ -26,7 +26,11 @@ Scale = Callable[[Tensor], Tensor]
 
 
 def unit(features: Tensor) -> Tensor:
-    """Features (..., width) normalized to unit length, in float32."""
+    """Features (..., width) normalized to unit length, in float32.
+
+    >>> unit(torch.tensor([3.0, 4.0]))
+    tensor([0.6000, 0.8000])
+    """
     return F.normalize(features.float(), dim=-1)
 
 
@@ -39,18 +43,28 @@ def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
 
 
 def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
-    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form."""
+    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form.
+
+    >>> cosine(0.1, 50, 100)  # half of the way: half of the rate
+    0.05
+    """
     return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group.
+
+    >>> set_rate(optimizer, cosine(self.lr, step, total))
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Run one optimizer step on `loss`; does not synchronize with the device."""
+    """Run one optimizer step on `loss`; does not synchronize with the device.
+
+    >>> minimize(F.cross_entropy(logits, labels), optimizer, ctx.scaler())
+    """
     minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
 
 
@@ -86,6 +100,8 @@ def momentum_sgd(
 
     torch's fused SGD starts from uninitialized momentum buffers, and keeps them if the gradients of
     the first step overflow; here momentum starts at zero.
+
+    >>> optimizer = momentum_sgd([context], lr=2e-3, momentum=0.9)
     """
     fused = parameters[0].is_cuda if fused is None else fused
     optimizer = torch.optim.SGD(
@@ -120,7 +136,11 @@ def coop_epochs(shots: int) -> int:
 
 
 def by_shots(values: Mapping[int, T], shots: int) -> T:
-    """The value of the nearest number of shots that is not higher; else that of the lowest."""
+    """The value of the nearest number of shots that is not higher; else that of the lowest.
+
+    >>> by_shots({1: 50, 4: 100}, 2)
+    50
+    """
     return values[max((known for known in values if known <= shots), default=min(values))]
 
 

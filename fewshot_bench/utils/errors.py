@@ -20,6 +20,8 @@ class FsbenchError(Exception):
     """Base class of all deliberate errors; `exit_code` is the exit code of the CLI.
 
     Its text is one printable line, even with names and values from untrusted files.
+
+    >>> with contextlib.suppress(FsbenchError): run("clip-lra", "digits")
     """
 
     exit_code = 1
@@ -29,29 +31,44 @@ class FsbenchError(Exception):
 
 
 class UsageError(FsbenchError):
-    """An invalid request (unknown name, value out of range)."""
+    """An invalid request (unknown name, value out of range).
+
+    >>> raise UsageError("rank=0: expected at least 1")
+    """
 
     exit_code = 2
 
 
 class DataMissingError(FsbenchError):
-    """Required images, split files or weights are missing or unreadable."""
+    """Required images, split files or weights are missing or unreadable.
+
+    >>> raise DataMissingError(f"{folder} does not exist: fetch it first")
+    """
 
     exit_code = 3
 
 
 class UnsupportedBackboneError(FsbenchError):
-    """A method needs a part (a transformer text tower, say) that the backbone lacks."""
+    """A method needs a part (a transformer text tower, say) that the backbone lacks.
+
+    >>> raise UnsupportedBackboneError("needs a transformer as text tower")
+    """
 
     exit_code = 2
 
 
 class ContractError(FsbenchError):
-    """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed."""
+    """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed.
+
+    >>> raise ContractError("logits: expected (queries, classes), got (10, 3)")
+    """
 
 
 class NumericalError(FsbenchError):
-    """A loss, a gradient or a solver's result is not finite, so that a fit cannot continue."""
+    """A loss, a gradient or a solver's result is not finite, so that a fit cannot continue.
+
+    >>> raise NumericalError("the loss is nan at step 12: lower lr")
+    """
 
 
 class InsufficientMemoryError(FsbenchError):
@@ -59,7 +76,10 @@ class InsufficientMemoryError(FsbenchError):
 
 
 class NotApplicableError(FsbenchError):
-    """The method does not apply to this cell; tables show the reason, never a number."""
+    """The method does not apply to this cell; tables show the reason, never a number.
+
+    >>> raise NotApplicableError("needs at least 2 shots")
+    """
 
 
 class PluginError(FsbenchError):

@@ -91,7 +91,7 @@ def test_no_output_has_the_name_of_an_image_or_of_another_output(
         ("data", "prepare", "digits", "--root", ""),
         ("run", "--config", ""),
         ("evaluate", "model", "-d", "digits", "--store", ""),
-        ("cache", "rm", "--older", ""),
+        ("cache", "rm", "--yes", "--older", ""),
     ],
 )
 def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...]) -> None:

@@ -86,7 +86,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
-    **dict.fromkeys(("skip_damaged", "overwrite", "keep_support"), FLAG),
+    **dict.fromkeys(("skip_damaged", "force", "keep_support"), FLAG),
 }
 
 
@@ -95,6 +95,8 @@ class Adapted:
     """A model that was kept: its folder and config, and a row for each method.
 
     tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
+
+    >>> adapt("folder:photos", "model").tried[0]["method"]
     """
 
     folder: Path
@@ -132,7 +134,7 @@ def adapt(
     templates: str | Sequence[str] = (),
     exif: str = "ignore",
     skip_damaged: bool = False,
-    overwrite: bool = False,
+    force: bool = False,
     keep_support: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Adapted:
@@ -151,11 +153,13 @@ def adapt(
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
     method was tried yet, else the best so far is fitted and written.
+
+    >>> adapt("folder:photos", "model", budget="5m").folder
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = free_place(given["output"], overwrite)
+    folder = free_place(given["output"], force)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
     chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
@@ -181,7 +185,7 @@ def adapt(
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     shown = b"" if support is None else packed_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
-    written = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
+    written = put(folder, force, lambda made: write_model(made, config, tensors, told, shown))
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
     return Adapted(written, config, tried, notes)

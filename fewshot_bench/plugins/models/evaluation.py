@@ -89,6 +89,8 @@ def evaluate(
     classes of the data set, as those of `fewshot_bench.adapt`. Images that the model was made from
     are left out. UsageError if classes differ, or if it may be made from all of the test images;
     DataMissingError if there are no test images.
+
+    >>> evaluate("model", "folder:photos").metrics["top1"]
     """
     from fewshot_bench.analysis.model import Model, load_model
 

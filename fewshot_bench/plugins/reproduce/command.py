@@ -118,8 +118,6 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Runs what the store does not hold yet, under the conditions of that table, on the data sets that
     are there. Without NAME: lists what can be repeated.
-
-    Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
     own, declared = split_values(values)
     own |= {"methods": (), "datasets": (), "options": ()}
