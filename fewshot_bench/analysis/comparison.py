@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fewshot_bench.analysis.formats.document import Document
-    from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.analysis.table.significance import Answers
+    from fewshot_bench.analysis.table.table import Table
 
 Target = str | PathLike[str] | None
 Shown = tuple["Table", Sequence[Record]]
@@ -64,11 +64,11 @@ def compare(
     def shown(block: Block, options: Options) -> Shown:
         answers = _answers(outcomes, block.records, options)
         usable = _usable(block.records, outcomes)
-        facts = block.columns if len(usable) == len(block.records) else None
-        table = build(usable, options, columns, answers, facts)
+        data = block.data if len(usable) == len(block.data) else None
+        table = build(usable, options, columns, answers, data)
         if columns is not None and columns.failed:
             # Rebuild without columns of the failed plug-ins, which earlier lines still have.
-            table = build(usable, options, columns, answers, facts)
+            table = build(usable, options, columns, answers, data)
         return table, usable
 
     return made_of(completed, options, shown, warn)

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Shown
     from fewshot_bench.analysis.formats import Document
     from fewshot_bench.analysis.table.build import Options
-    from fewshot_bench.analysis.table.model import Table
+    from fewshot_bench.analysis.table.table import Table
     from fewshot_bench.api.record import Record
 
 ENDINGS = (".csv", ".parquet")
@@ -96,7 +96,7 @@ def write_predictions(
 
     outcomes.prepare(records)
     found = Predictions(table, outcomes)
-    blocks = found.blocks(records)
+    blocks = found.blocks()
     first = next(blocks, None)
     if first is None:
         raise UsageError(
@@ -371,7 +371,7 @@ def _tables_only(block: Block, options: Options) -> Shown:
     """The table of a block, without tests and columns of plug-ins."""
     from fewshot_bench.analysis.table.build import build
 
-    return build(block.records, options, facts=block.columns), block.records
+    return build(block.records, options, data=block.data), block.records
 
 
 def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:

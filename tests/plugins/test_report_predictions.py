@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.analysis.conditions import columns_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.headline import headline
@@ -51,7 +50,7 @@ def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
     """Assert that a report's pairs equal `compare`'s tests before correction; return them."""
     outcomes = Outcomes(Store(store))
     records = list(outcomes.store.records())
-    chosen = headline(build(records, Options(metric)), columns_of(records))
+    chosen = headline(build(records, Options(metric)))
     predictions = Predictions(outcomes, [r for r in records if r.status == "done"])
     pairs = compare(chosen, predictions)
     assert not pairs.reasons

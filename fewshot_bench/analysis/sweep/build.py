@@ -9,23 +9,25 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot_bench.analysis.conditions import (
-    columns_of,
     condition,
-    digest,
     marks_in,
     overlaps_of,
     refuse_mixed,
 )
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.frame import distinct, frame
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
-from fewshot_bench.analysis.table.axes import AVERAGE, Seed, marks_of
-from fewshot_bench.analysis.table.cells import FACTS as CELL_FACTS
-from fewshot_bench.analysis.table.cells import by_seeds, mean_series, most_short, series_of
-from fewshot_bench.analysis.table.model import Short
+from fewshot_bench.analysis.table.cells import (
+    READ_SHORT,
+    by_seeds,
+    mean_series,
+    most_short,
+    series_of,
+    short_of,
+)
 from fewshot_bench.analysis.table.notes import (
     equal_sets_notes,
     run_notes,
@@ -34,11 +36,15 @@ from fewshot_bench.analysis.table.notes import (
     stated_notes,
     toy_notes,
 )
+from fewshot_bench.analysis.table.table import AVERAGE, Seed, Short, marks_of
 from fewshot_bench.api import method_files
-from fewshot_bench.api.image_facts import overlap_texts
+from fewshot_bench.api.image_facts import overlap_texts, split_digest
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
 
@@ -164,10 +170,10 @@ def build(
     axes: options with several values: the first gives the columns, the second the rows, the others
     a panel per combination. each: a panel for every data set, not only the average.
     """
-    refuse_mixed(columns_of(records), sweep=True)
+    refuse_mixed(frame(records), sweep=True)
     records, left = _drawn(records, each)
-    facts = columns_of(records)
-    stated = marks_in(records, facts)
+    data = frame(records)
+    stated = marks_in(data)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
     found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
     names = [axis.name for axis in axes]
@@ -191,14 +197,14 @@ def build(
             *stated_notes([(method, stated)]),
             *seed_notes(set(map(Seed.of, records))),
             *equal_sets_notes(_splits(records).items()),
-            *short_notes(_short(facts)),
+            *short_notes(_short(data)),
             *_notes(panels),
-            *overlap_texts(overlaps_of(facts)).values(),
+            *overlap_texts(overlaps_of(data)).values(),
             *left,
             _CHOSEN,
         ),
         marks=tuple(marks_of(records[0].spec, stated)),
-        signature=signature_of(records, facts),
+        signature=signature_of(records),
     )
 
 
@@ -290,17 +296,16 @@ def _splits(records: Iterable[Record]) -> dict[str, dict[Seed, str]]:
     for record in records:
         if record.status == "done" and record.spec.shots:
             where = f"{record.spec.evaluated}, {record.spec.shots}-shot"
-            found[where][Seed.of(record)] = digest(record)
+            found[where][Seed.of(record)] = split_digest(record.split)
     return found
 
 
-def _short(columns: RecordColumns) -> Iterator[tuple[str, Short, str]]:
+def _short(data: pd.DataFrame) -> Iterator[tuple[str, Short, str]]:
     """Place, short classes and protocol of every data set and number of shots above zero."""
-    columns.add(CELL_FACTS)
     found: defaultdict[tuple[str, str], list[Short]] = defaultdict(list)
-    for evaluated, shots, protocol, short in columns.rows(_SHORT).values:
+    for evaluated, shots, protocol, *facts in distinct(data, *_SHORT, *READ_SHORT):
         if shots:
-            found[f"{evaluated}, {shots}-shot", protocol].append(short)
+            found[f"{evaluated}, {shots}-shot", protocol].append(short_of(*facts))
     for (where, protocol), values in found.items():
         yield where, most_short(values), protocol
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.formats.terminal import print_text
 from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep, scale_of
-from fewshot_bench.analysis.table.axes import marks_of_seeds
+from fewshot_bench.analysis.table.table import marks_of_seeds
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:

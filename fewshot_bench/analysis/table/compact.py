@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from fewshot_bench.analysis.formats.document import Column, Document, Entry, Grid, Line, Section
-from fewshot_bench.analysis.table.axes import AVERAGE, Group, Row, Scope
-from fewshot_bench.analysis.table.columns import metric_columns, sorted_rows, text_columns
+from fewshot_bench.analysis.table.columns import metric_columns, sort_rows, text_columns
 from fewshot_bench.analysis.table.full import (
     COMMANDS,
     SCREENS,
@@ -30,7 +29,7 @@ from fewshot_bench.analysis.table.full import (
     usual_n,
     value_grid,
 )
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import AVERAGE, Group, Row, Scope, Table
 from fewshot_bench.utils.text import counted
 
 _SCOPES: dict[Scope, str] = {
@@ -79,15 +78,15 @@ def blocks(table: Table) -> Iterator[Block]:
                     and set(table.members(group)) == set(own)
                 ]
                 if own:
-                    yield Block(shots, scope, (*own, *means[:1]), table.names.of(source))
+                    yield Block(shots, scope, (*own, *means[:1]), table.renamed.get(source, source))
 
 
 def block_heads(table: Table, block: Block) -> tuple[str, ...]:
     """Names of the data sets; the kind of evaluation is in the title of the block."""
+    names = [AVERAGE if g.average else g.target or g.dataset for g in block.groups]
     return tuple(
-        table.names.new.get(group.label)
-        or table.names.of(AVERAGE if group.average else group.target or group.dataset)
-        for group in block.groups
+        table.renamed.get(group.label) or table.renamed.get(name, name)
+        for group, name in zip(block.groups, names, strict=True)
     )
 
 
@@ -95,7 +94,7 @@ def block_rows(table: Table, block: Block) -> list[Row]:
     """Rows with an expected cell in this block, sorted by the last column."""
     return [
         row
-        for row in sorted_rows(table, block.groups[-1], block.shots)
+        for row in sort_rows(table, block.groups[-1], block.shots)
         if any(table.cell(group, row, block.shots).expected for group in block.groups)
     ]
 

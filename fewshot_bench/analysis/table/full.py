@@ -22,7 +22,6 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import Group, Row
 from fewshot_bench.analysis.table.columns import (
     COSTS,
     CURVE,
@@ -30,17 +29,17 @@ from fewshot_bench.analysis.table.columns import (
     curve_head,
     has_curve,
     metric_columns,
-    sorted_rows,
+    sort_rows,
     text_columns,
 )
-from fewshot_bench.analysis.table.contrasts import (
+from fewshot_bench.analysis.table.significance import (
     Detectable,
     Ranking,
     Significance,
     Standing,
     Variation,
 )
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.utils.text import beside_level, signed
 
@@ -78,7 +77,7 @@ def value_grid(table: Table, group: Group, texts: Sequence[str]) -> Grid:
     """The values of a group, a column per number of shots; texts: names of the other columns."""
     usual = _usual_n(table, group)
     metrics = [table.metric, *metric_columns(table)]
-    rows = sorted_rows(table, group)
+    rows = sort_rows(table, group)
     entries = [
         ranked_column(table, group, rows, shots, usual, name)
         for name in metrics
@@ -125,7 +124,7 @@ def line_texts(
         if name == CURVE:
             yield curve(table, group, row)
         elif name in COSTS:
-            yield COSTS[name].shown([cell.costs.get(name) for cell in cells]) or nothing
+            yield COSTS[name].span([cell.costs.get(name) for cell in cells]) or nothing
         else:
             value = extra.get(name)
             yield nothing if value is None else str(value)
@@ -142,7 +141,7 @@ def difference_grid(table: Table, group: Group) -> Grid:
     """The differences of a group to the baseline, a column per number of shots."""
     metric = table.main
     lines = []
-    for row in sorted_rows(table, group):
+    for row in sort_rows(table, group):
         if row.label != table.baseline:
             entries = (difference(table, cell, metric) for cell in table.line(group, row))
             lines.append(Line(row.title, tuple(entries)))

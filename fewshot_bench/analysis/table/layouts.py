@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.table import compact, full, paper
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 
 # What each shows, in the words of help texts.
 LAYOUTS = {

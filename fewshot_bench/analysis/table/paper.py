@@ -15,7 +15,6 @@ from fewshot_bench.analysis.formats.document import (
     Line,
     Section,
 )
-from fewshot_bench.analysis.table.axes import Row
 from fewshot_bench.analysis.table.compact import (
     Block,
     block_heads,
@@ -33,8 +32,8 @@ from fewshot_bench.analysis.table.full import (
     marks,
     ranked_column,
 )
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import RANGES
+from fewshot_bench.analysis.table.table import Row, Table
 
 # Columns of CSV before and behind those of the data sets.
 _FIRST = ("shots", "part", "fitted_on", "method")

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING, Column, Grid
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import COSTS
-from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
+from fewshot_bench.analysis.table.table import Cell, Group
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.record_columns import columns_of
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.drilldown import drills
@@ -35,6 +35,7 @@ from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.text import joined, printable, printable_lines
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jinja2 import Template
 
     from fewshot_bench.analysis.blocks import Made
@@ -44,7 +45,7 @@ MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 
 def body(
     table: Table,
-    facts: RecordColumns,
+    data: pd.DataFrame,
     outcomes: Outcomes,
     *,
     title: str,
@@ -53,15 +54,16 @@ def body(
 ) -> str:
     """Render all parts of the page on a table.
 
-    facts: `columns_of` the records that the table was built from; outcomes: of their store. title:
-    of the page. budget: example images. The same arguments give the same text. No record and no
+    data: the frame of records that the table was built from; outcomes: of their store. title: of
+    the page. budget: example images. The same arguments give the same text. No record and no
     logits are changed.
     UsageError for a baseline that is not in the table.
     """
     if baseline:
         label = with_baseline(table, baseline).baseline
         table = dataclasses.replace(table, baseline=label)
-    chosen = headline(table, facts)
+    records = list(data["record"])
+    chosen = headline(table)
     shown = [
         record
         for contestant in chosen.ranked
@@ -70,7 +72,10 @@ def body(
     ]
     predictions = Predictions(outcomes, shown)
     pairs = compare(chosen, predictions)
-    checked = audit(facts.records, signature=table.signatures[""], columns=facts)
+    columns = columns_of(records)
+    # The condition of a run, not the picks of its split.
+    columns.load(("published",))
+    checked = audit(records, signature=table.signatures[""], columns=columns)
     marks, line = _marks(table), printable(checked.signature)
     with drawing():
         cost_figures, cost_sentences = costs.draw_all(chosen)
@@ -90,8 +95,8 @@ def body(
         "matrix": board.matrix(chosen, pairs),
         "calibration": board.calibration(chosen),
         "drills": drills(chosen, predictions, budget),
-        "provenance": provenance(table, facts, checked),
-        "failures": failures(facts.records),
+        "provenance": provenance(table, data, checked),
+        "failures": failures(records),
         "holes": holes(table),
     }
     return _template("block.html").render(
@@ -104,8 +109,8 @@ def body(
         more_shots=_more_shots(chosen),
         signature=table.signature(chosen.group.seeds),
         latex=latex_of(chosen),
-        bibtex=printable_lines(of_records(facts.records).text),
-        verdict=verdict(chosen, pairs, facts, str(predictions.store)),
+        bibtex=printable_lines(of_records(records).text),
+        verdict=verdict(chosen, pairs, records, str(predictions.store)),
         cost=cost(chosen, pairs),
         bars=board.bars(chosen),
         legend=[method_row(contestant, ()) for contestant in chosen.drawn],

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.citations import papers_of_installed
-from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import MOST, Look, looks
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
@@ -41,8 +38,7 @@ class Headline:
     """The group and the number of shots that the first screen compares the methods at.
 
     `members` are the groups that are averaged, or the group itself. `contestants` are in the
-    table's order, `ranked` those with a number, the best first. `records` are the finished ones
-    by evaluated data set, row, shots and seeds.
+    table's order, `ranked` those with a number, the best first.
     """
 
     table: Table
@@ -50,7 +46,6 @@ class Headline:
     members: tuple[Group, ...]
     shots: int
     contestants: tuple[Contestant, ...]
-    records: Mapping[tuple[str, str, int, Seed], Record]
 
     @property
     def ranked(self) -> list[Contestant]:
@@ -83,11 +78,9 @@ class Headline:
         """The cell of a contestant in a group, at its shots."""
         return self.table.cell(group, contestant.row, contestant.shots)
 
-    def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
+    def records_of(self, contestant: Contestant, group: Group) -> Mapping[Seed, Record]:
         """The finished records behind a member's number, by seed."""
-        key = group.label, contestant.row.label, contestant.shots
-        records = {seed: self.records.get((*key, seed)) for seed in group.seeds}
-        return {seed: record for seed, record in records.items() if record}
+        return self.cell(contestant, group).records
 
     def why_not(self, contestant: Contestant) -> str:
         """The reason why a contestant has no number."""
@@ -101,12 +94,12 @@ class Headline:
         return error.mean if error else None
 
 
-def headline(table: Table, facts: RecordColumns) -> Headline:
+def headline(table: Table) -> Headline:
     """Choose the most informative group, and the shots at which most methods have a number there.
 
     Plain data sets go before base-to-new and transfer, averages before single data sets, and larger
     numbers of shots before smaller ones with as many methods. Methods without shots take part with
-    their only number. facts: `columns_of` the records of the table.
+    their only number.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
     best: list[Cell] = []
@@ -130,7 +123,7 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
         for row, cell in zip(table.rows, best, strict=True)
     )
     members = table.members(group) if group.average else (group,)
-    return Headline(table, group, members, chosen, contestants, _located(facts))
+    return Headline(table, group, members, chosen, contestants)
 
 
 def _cell_at(table: Table, group: Group, row: Row, shots: int) -> Cell:
@@ -141,12 +134,3 @@ def _cell_at(table: Table, group: Group, row: Row, shots: int) -> Cell:
 
 def _count_numbers(table: Table, cells: Sequence[Cell]) -> int:
     return sum(table.metric in cell.estimates for cell in cells)
-
-
-def _located(facts: RecordColumns) -> dict[tuple[str, str, int, Seed], Record]:
-    return {
-        (record.spec.evaluated, label, record.spec.shots, Seed.of(record)): record
-        for label, (_, members) in assign_rows(facts.records, facts).items()
-        for record in members
-        if record.status == "done"
-    }

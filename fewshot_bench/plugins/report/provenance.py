@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.formats.document import Grid
-from fewshot_bench.analysis.record_columns import RecordColumns
-from fewshot_bench.analysis.table.axes import Seed
-from fewshot_bench.analysis.table.model import Table
-from fewshot_bench.api.image_facts import split_digest
+from fewshot_bench.analysis.frame import count, decode, distinct
+from fewshot_bench.analysis.table.table import Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.rows import Row, sheet, text_row
 from fewshot_bench.store.answer_files import ASKED
 from fewshot_bench.utils.text import counted, limited
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Digits of a digest, values of one fact, lines of incidents, and failed or missing cells shown.
 DIGITS, VALUES, INCIDENTS, CELLS = 12, 6, 40, 200
@@ -29,12 +30,13 @@ _NOISE = ("load", ASKED)
 _OF_CODE = ("method_origin", "code.")
 
 
-def provenance(table: Table, facts: RecordColumns, audit: Audit) -> list[Grid]:
+def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
     """Tables of all facts that are needed to question the numbers.
 
-    facts: `columns_of` the records of the table.
+    data: the frame of records of the table.
     """
-    done = [record for record in facts.records if record.status == "done"]
+    records = list(data["record"])
+    done = [record for record in records if record.status == "done"]
     names = list(dict.fromkeys(name for line in audit.methods for name in line))
     grids = [
         sheet(
@@ -43,7 +45,7 @@ def provenance(table: Table, facts: RecordColumns, audit: Audit) -> list[Grid]:
             ("kind", "what"),
             [text_row(each.level, each.text, css=each.level) for each in audit.findings],
         ),
-        _conditions(table, facts),
+        _conditions(table, records),
         sheet(
             "hazards",
             "Known hazards to fairness, each with its answer",
@@ -59,16 +61,16 @@ def provenance(table: Table, facts: RecordColumns, audit: Audit) -> list[Grid]:
             names or ("method",),
             [text_row(*(line.get(name, "") for name in names)) for line in audit.methods],
         ),
-        _datasets(facts),
-        _methods(facts),
+        _datasets(data),
+        _methods(data),
         _environment(done),
-        _incidents(facts.records),
+        _incidents(records),
     ]
     return [grid for grid in grids if grid.lines]
 
 
-def _conditions(table: Table, facts: RecordColumns) -> Grid:
-    states = sorted(Counter(facts["status"]).items())
+def _conditions(table: Table, records: Sequence[Record]) -> Grid:
+    states = sorted(Counter(record.status for record in records).items())
     values = {name: ", ".join(values) for name, values in table.conditions.items()}
     values["shots"] = ", ".join(map(str, table.shots))
     values["seeds"] = ", ".join(map(str, table.seeds))
@@ -77,48 +79,44 @@ def _conditions(table: Table, facts: RecordColumns) -> Grid:
     return sheet("conditions", "Conditions that all numbers share", ("condition", "value"), rows)
 
 
-def _datasets(facts: RecordColumns) -> Grid:
-    names = ("evaluated", "revision", "target_revision", "shots", "split_seed", "split facts")
-    groups: defaultdict[str, list[tuple[Any, int]]] = defaultdict(list)
-    for (name, *row), count in facts.rows(names).counted():
-        groups[name].append((row, count))
+_OF_SPLIT = ("split.digest", "split.verified", "split.classes", "split.test")
+
+
+def _datasets(data: pd.DataFrame) -> Grid:
+    names = ("evaluated", "revision", "target_revision", "shots", "split_seed", *_OF_SPLIT)
+    groups: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for (name, *line), times in count(data, *names).items():
+        groups[name].append((*line, times))
     rows = []
-    for name, group in sorted(groups.items()):
-        revisions = {":".join(filter(None, row[:2])) for row, _ in group}
+    for name, lines in sorted(groups.items()):
         # The splits with the fewest shots and the lowest seeds come first.
         first: dict[str, tuple[int, int]] = {}
-        verified: Counter[str] = Counter()
-        for (_, _, shots, seed, split), count in group:
-            if digest := split_digest(split):
+        picks: Counter[str] = Counter()
+        for *_, shots, seed, digest, verified, classes, test, times in lines:
+            if digest:
                 first[digest] = min(first.get(digest, (shots, seed)), (shots, seed))
-            if split:
-                words = {True: "yes", False: "no", None: "not known"}
-                verified[words[split.get("verified")]] += count
-        digests = [text.name(digest[:DIGITS]) for digest in sorted(first, key=first.__getitem__)]
-        splits = [row[-1] for row, _ in group]
-        states = ", ".join(f"{state}: {count}" for state, count in sorted(verified.items()))
+            if {digest, verified, classes, test} != {None}:
+                picks[{True: "yes", False: "no"}.get(verified, "not known")] += times
+        splits = [text.name(digest[:DIGITS]) for digest in sorted(first, key=first.__getitem__)]
+        states = ", ".join(f"{state}: {times}" for state, times in sorted(picks.items()))
         rows.append(
             text_row(
                 name,
-                _list_values(revisions),
-                *(_list_values(str(s[key]) for s in splits if key in s) for key in _COUNTED),
-                f"{len(digests)}: {limited(digests, 3)}" if digests else "none",
-                next(iter(verified)) if len(verified) == 1 else states,
+                _list_values(":".join(filter(None, line[:2])) for line in lines),
+                _list_values(str(classes) for *_, classes, _, _ in lines if classes is not None),
+                _list_values(str(test) for *_, test, _ in lines if test is not None),
+                f"{len(splits)}: {limited(splits, 3)}" if splits else "none",
+                next(iter(picks)) if len(picks) == 1 else states,
             )
         )
     heads = ("data set", "revision", "classes", "test images", "splits", "published picks")
     return sheet("datasets", "Data sets and splits", heads, rows, ("classes", "test images"))
 
 
-# Entries of a split that are shown.
-_COUNTED = ("classes", "test")
-
-
-def _methods(facts: RecordColumns) -> Grid:
-    groups: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for label, version, origin, code, *options in facts.rows(("label", *_OF_METHOD)).values:
-        words = version, str(origin or ""), code, *map(_list_options, options)
-        groups[label].append(words)
+def _methods(data: pd.DataFrame) -> Grid:
+    groups: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for label, version, origin, code, *options in distinct(data, "label", *_OF_METHOD):
+        groups[label].append((version, str(origin or ""), code, *map(_list_options, options)))
     rows = [
         text_row(label, *(_list_values(column) for column in zip(*lines, strict=True)))
         for label, lines in sorted(groups.items())
@@ -174,14 +172,15 @@ def _incidents(records: Sequence[Record]) -> Grid:
         for incident in record.incidents
     )
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [text_row(*words, f"{count:,}") for words, count in ranked[:INCIDENTS]]
+    rows = [text_row(*words, f"{times:,}") for words, times in ranked[:INCIDENTS]]
     if len(ranked) > INCIDENTS:
         rows.append(text_row("more", f"{len(ranked) - INCIDENTS} more kinds of incidents", "", ""))
     caption = "What the harness had to do or to undo"
     return sheet("incidents", caption, ("kind", "what", "method", "records"), rows, ("records",))
 
 
-def _list_options(values: Mapping[str, Any]) -> str:
+def _list_options(column: str) -> str:
+    values = decode(column)
     return ", ".join(f"{name}={canonical_json(value)}" for name, value in sorted(values.items()))
 
 

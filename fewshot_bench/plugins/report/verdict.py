@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.api.metrics import PERCENT
+from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
@@ -39,10 +39,10 @@ class Verdict:
     commands: Sequence[str] = ()
 
 
-def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) -> Verdict:
+def verdict(headline: Headline, pairs: Pairs, records: Sequence[Record], store: str) -> Verdict:
     """The verdict in plain sentences with numbers.
 
-    facts: `columns_of` the records of the table. store: its name in commands.
+    records: of the table. store: its name in commands.
     """
     ranked = headline.ranked
     if not ranked:
@@ -56,12 +56,14 @@ def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) 
         _against_baseline(headline, pairs),
         _not_ranked(headline),
     ]
-    advice, commands = _more_seeds(headline, facts, store)
+    advice, commands = _more_seeds(headline, records, store)
     result = _result(headline, pairs)
     return Verdict(ranked[0].label, result, list(filter(None, sentences)), advice, commands)
 
 
-def _more_seeds(headline: Headline, facts: RecordColumns, store: str) -> tuple[str, Sequence[str]]:
+def _more_seeds(
+    headline: Headline, records: Sequence[Record], store: str
+) -> tuple[str, Sequence[str]]:
     """Advice to run more seeds, and commands that do; empty with enough of them.
 
     The commands compute all cells of the table with the seeds that it lacks.
@@ -75,7 +77,7 @@ def _more_seeds(headline: Headline, facts: RecordColumns, store: str) -> tuple[s
     more = list(itertools.islice(free, lacking))
     specs = [
         replace(record.spec, split_seed=seed, train_seed=seed)
-        for record in facts.records
+        for record in records
         for seed in more
     ]
     commands, _ = commands_of({spec.key(): spec for spec in specs}.values(), store)
