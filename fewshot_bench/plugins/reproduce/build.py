@@ -63,7 +63,9 @@ def build(
         not run, by name.
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
-    around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
+    unlike = {"backbone": is_other_backbone(table, wanted), "limit": wanted.limit is not None}
+    other = tuple(name for name, differs in unlike.items() if differs)
+    around = Circumstances(wanted.seeds, other, counts, absent)
     blocks: defaultdict[tuple[str, int, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         blocks[cell.label, cell.shots, cell.number.classes].append(cell)
@@ -102,11 +104,6 @@ def build(
     )
 
 
-def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
-    found = ["backbone"] if is_other_backbone(table, wanted) else []
-    return tuple(found + (["limit"] if wanted.limit is not None else []))
-
-
 def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
     seeds = ",".join(map(str, wanted.seeds))
     lines = [f"backbone {backbone_of(table, wanted)}, {wanted.precision}, seeds {seeds}"]
@@ -136,27 +133,26 @@ def _settings(table: Reproduction, cells: Sequence[Cell]) -> dict[str, Setting]:
 
 
 def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
-    found = []
+    texts = []
     if is_other_backbone(table, wanted):
-        found.append(
+        texts.append(
             f"backbone {backbone_of(table, wanted)}: NOT the paper's {table.backbone}, so that "
             "nothing is compared"
         )
-        found += [TOY_NOTE] if wanted.backbone == TOY else []
+        texts += [TOY_NOTE] if wanted.backbone == TOY else []
     elif "@" in wanted.backbone:
-        found.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
+        texts.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
     if wanted.precision != table.precision:
-        found.append(f"precision {wanted.precision}, the paper: {table.precision}")
+        texts.append(f"precision {wanted.precision}, the paper: {table.precision}")
     if any(cell.changed for cell in cells):
-        found.append(f"options {' '.join(wanted.options)}: not the paper's")
+        texts.append(f"options {' '.join(wanted.options)}: not the paper's")
     if wanted.limit is not None:
-        found.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
+        texts.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
     for name, setting in _settings(table, cells).items():
-        found += [f"{name}: {text}" for text in setting.differences()]
-    assumed = {
-        f"{cell.label}: {cell.number.note}" for cell in cells if cell.number.label == "assumed"
-    }
-    return found + sorted(assumed)
+        texts += [f"{name}: {text}" for text in setting.differences()]
+    numbers = [(cell.label, cell.number) for cell in cells]
+    assumed = {f"{label}: {n.note}" for label, n in numbers if n.label == "assumed"}
+    return texts + sorted(assumed)
 
 
 def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -165,10 +161,9 @@ def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) 
     for line in lines:
         if line.status == "not compared" and "data" in line.reason and not line.average:
             published = f"{counts[line.dataset].get('test', 0):,} are published"
-            if line.classes == "all":
-                numbers[line.dataset] = f": {line.images:,} test images, {published}"
-            else:
-                numbers.setdefault(line.dataset, "")
+            number = f": {line.images:,} test images, {published}"
+            # Of a half of the classes, the numbers say nothing.
+            numbers[line.dataset] = number if line.classes == "all" else ""
     return [
         f"{name} is not the published data set, or has other lists{number}"
         for name, number in numbers.items()
@@ -205,19 +200,19 @@ def advice(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> li
             without[line.status].add(line.dataset)
     unready = [name for name in absent if name in without["missing"]]
     unfetched = [name for name in unready if absent[name] == NO_DATA]
-    ready = {name for status in ("missing", "incomplete") for name in without[status]}
-    found = []
-    if command and ready - set(unready):
-        found.append(f"to run what is missing: {command}")
+    other_code = any(line.status == "mixed" and "code" in line.reason for line in lines)
+    steps = []
+    if command and (without["missing"] | without["incomplete"]) - set(unready):
+        steps.append(f"to run what is missing: {command}")
     if unfetched:
-        found.append(no_data(unfetched))
+        steps.append(no_data(unfetched))
     if command and without["failed"]:
-        found.append(f"to try failed cells again: {command} --retry-failed")
+        steps.append(f"to try failed cells again: {command} --retry-failed")
     if without["mixed"]:
-        found.append("mixed cells: keep one kind of records in the store, or use another --store")
-    if command and any(line.status == "mixed" and "code" in line.reason for line in lines):
-        found.append(f"to compute again what other code has computed: {command}")
-    return found
+        steps.append("mixed cells: keep one kind of records in the store, or use another --store")
+    if command and other_code:
+        steps.append(f"to compute again what other code has computed: {command}")
+    return steps
 
 
 def no_data(names: Sequence[str]) -> str:

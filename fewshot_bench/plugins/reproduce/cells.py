@@ -130,10 +130,10 @@ def _select_methods(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
     if not names:
         return rows
     methods = {cell.number.method for cell in rows}
-    known = methods | {cell.label for cell in rows}
-    wanted = split_list(",".join(names), known)
+    printed = methods | {cell.label for cell in rows}
+    wanted = split_list(",".join(names), printed)
     for name in wanted:
-        if name not in known:
+        if name not in printed:
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
     return [cell for cell in rows if cell.number.method in wanted or cell.label in wanted]
 

@@ -322,5 +322,5 @@ def _harmonic_mean(base: float | None, new: float | None) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return rounded(math.fsum(known) / len(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return rounded(math.fsum(numbers) / len(numbers)) if numbers else None
