@@ -1,7 +1,4 @@
-"""Builds the report of a published table beside ours, and the next steps to what is missing.
-
-`build` is the entry point; `advice` follows from its lines.
-"""
+"""Builds the report of a published table beside ours, and the next steps to what is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import TOY, TOY_NOTE
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import (
@@ -54,14 +52,22 @@ def build(
     wanted: Wanted,
     cells: Sequence[Cell],
     records: Iterable[Record],
-    counts: Mapping[str, Mapping[str, int]],
     absent: Mapping[str, str],
+    command: str,
 ) -> Report:
     """The report: lines by row and shots, each block with its mean last, and notes on them.
 
-    counts: images per role, and `classes`, of each published data set. absent: why data sets were
-        not run, by name.
+    absent: why data sets were not run, by name. command: the call that runs missing cells; empty if
+        no call can, as for versions of methods that are not installed.
     """
+    cards = {
+        name: registry().dataset(name).card()
+        for name in dict.fromkeys(cell.number.dataset for cell in cells)
+    }
+    counts = {
+        name: {**card.expected_counts, "classes": card.expected_classes}
+        for name, card in cards.items()
+    }
     matches = Matches(records, wanted, backbone_of(table, wanted))
     unlike = {"backbone": is_other_backbone(table, wanted), "limit": wanted.limit is not None}
     other = tuple(name for name, differs in unlike.items() if differs)
@@ -101,6 +107,7 @@ def build(
         differences=_differences(table, wanted, cells),
         lines=lines,
         notes=[*_data_notes(lines, counts), *_notes(table, cells, matches)],
+        advice=_advise(lines, absent, command),
     )
 
 
@@ -188,12 +195,8 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
     return notes
 
 
-def advice(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> list[str]:
-    """Next steps, one per line.
-
-    absent: why data sets were not run, by name. command: the call that runs missing cells; empty if
-        no call can, as for versions of methods that are not installed.
-    """
+def _advise(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> list[str]:
+    """Next steps, one per line."""
     without: defaultdict[str, set[str]] = defaultdict(set)
     for line in lines:
         if not line.average:
