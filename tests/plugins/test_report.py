@@ -116,13 +116,6 @@ def test_without_any_average_there_is_no_winner(tmp_path: Path) -> None:
     assert "2 cells not complete" in text
 
 
-def test_a_baseline_has_columns_of_its_own(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "zero": 0.3})
-    page = Page(report(tmp_path, store, "--baseline", "coop"))
-    assert "to coop" in page.text
-    assert "baseline" in page.text
-
-
 def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     opened = Store(store)

@@ -66,7 +66,7 @@ def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
         assert (pair.difference, pair.low, pair.high) == pytest.approx(
             (result.difference, result.low, result.high), abs=1e-12
         )
-    return list(pairs.known.values())
+    return list(pairs.by_labels.values())
 
 
 @pytest.mark.parametrize("metric", ["top1", "macro_accuracy"])

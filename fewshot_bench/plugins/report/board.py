@@ -82,15 +82,18 @@ def _compare(
     if pair is None:
         return [NOTHING, NOTHING]
     interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
-    return [Field(text.gap(pair.difference), interval, sort=pair.difference), _corrected_p(pair)]
+    return [
+        Field(text.gap(pair.difference), interval, sort=pair.difference),
+        _format_corrected(pair),
+    ]
 
 
-def _corrected_p(pair: Pair) -> Field:
+def _format_corrected(pair: Pair) -> Field:
     """A corrected p-value; marked as a tie if it is not significant."""
-    return Field(_plain_p(pair.p), sort=pair.p, css="" if pair.significant else "tie")
+    return Field(_format_p(pair.p), sort=pair.p, css="" if pair.significant else "tie")
 
 
-def _plain_p(p: float) -> str:
+def _format_p(p: float) -> str:
     """A p-value without its equals sign."""
     return text.p_value(p).removeprefix("= ")
 
@@ -200,7 +203,7 @@ def _value_column(headline: Headline, cells: Sequence[Cell], *, short: bool = Fa
 def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
     """The best against every other method; None where nothing was compared."""
     ranked, sets = headline.ranked, len(headline.members)
-    if len(ranked) < 2 or not pairs.known:
+    if len(ranked) < 2 or not pairs.by_labels:
         return None
     best, metric = ranked[0], headline.table.main
     columns = [
@@ -226,8 +229,8 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
             fields = [
                 Field(text.gap(pair.difference), sort=pair.difference),
                 Field(ends, sort=pair.low) if pair.bounded else NOTHING,
-                Field(_plain_p(pair.raw), sort=pair.raw),
-                _corrected_p(pair),
+                Field(_format_p(pair.raw), sort=pair.raw),
+                _format_corrected(pair),
                 NOTHING,
             ]
             if pair.visible is not None:
@@ -239,7 +242,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 fields.append(Field(f"{pair.won} / {pair.tied} / {pair.lost}", sort=pair.won))
             if sets >= SIGNED_RANK_FROM:
                 rank = pair.signed_rank
-                fields.append(NOTHING if rank is None else Field(_plain_p(rank), sort=rank))
+                fields.append(NOTHING if rank is None else Field(_format_p(rank), sort=rank))
         lines.append(method_row(other, fields))
     caption = f"{best.label} against each other method, in points of {metric.title}"
     return Grid("against", caption, tuple(columns), tuple(lines), first="against")
@@ -248,7 +251,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
 def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
     """The difference of every two methods, line minus column; None for too few or too many."""
     ranked = headline.ranked
-    if not 3 <= len(ranked) <= MOST_IN_MATRIX or len(pairs.known) < 3:
+    if not 3 <= len(ranked) <= MOST_IN_MATRIX or len(pairs.by_labels) < 3:
         return None
     lines = []
     for contestant in ranked:

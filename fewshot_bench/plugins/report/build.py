@@ -22,7 +22,7 @@ from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
 from fewshot_bench.plugins.report.drilldown import drills
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
-from fewshot_bench.plugins.report.figures.svg import drawing
+from fewshot_bench.plugins.report.figures.svg import use_settings
 from fewshot_bench.plugins.report.headline import Headline, headline
 from fewshot_bench.plugins.report.pairs import compare
 from fewshot_bench.plugins.report.predictions import Predictions
@@ -77,7 +77,7 @@ def body(
     columns.load(("published",))
     checked = audit(records, signature=table.signatures[""], columns=columns)
     marks, line = _marks(table), printable(checked.signature)
-    with drawing():
+    with use_settings():
         cost_figures, cost_sentences = costs.draw_all(chosen)
         figures = {
             "large": curves.draw_large(chosen),

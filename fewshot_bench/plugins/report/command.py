@@ -107,7 +107,7 @@ def command(
         )
         budget = Budget(images)
 
-        def made(block: Block, own: Options) -> str:
+        def write_block(block: Block, own: Options) -> str:
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
             # Where there is no such method, a note says so.
@@ -116,7 +116,7 @@ def command(
             named = None if absent else baseline
             return body(table, block.data, outcomes, title=title, budget=budget, baseline=named)
 
-        text = page(made_of(records, options, made, warn), title)
+        text = page(made_of(records, options, write_block, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

@@ -81,21 +81,21 @@ class Pairs:
     `why`: reason why there is no comparison at all, or empty; `reasons`: why two rows have none.
     """
 
-    known: Mapping[tuple[str, str], Pair]
+    by_labels: Mapping[tuple[str, str], Pair]
     reasons: Mapping[tuple[str, str], str]
     why: str = ""
 
     @property
     def family(self) -> int:
         """The number of p-values that were corrected together."""
-        return len(self.known)
+        return len(self.by_labels)
 
     def of(self, ours: Contestant, theirs: Contestant) -> Pair | None:
         """The comparison ours minus theirs; None where none could be made."""
         key = ours.row.label, theirs.row.label
-        if key in self.known:
-            return self.known[key]
-        other = self.known.get((key[1], key[0]))
+        if key in self.by_labels:
+            return self.by_labels[key]
+        other = self.by_labels.get((key[1], key[0]))
         return other.turn() if other else None
 
 
@@ -130,8 +130,8 @@ def compare(headline: Headline, predictions: Predictions) -> Pairs:
             results[key] = result
     corrected = holm([result.p for result in results.values()])
     pairs = map(_summarize, results.values(), corrected)
-    known = dict(zip(results, pairs, strict=True))
-    return Pairs(known, reasons, "" if known else next(iter(reasons.values()), ""))
+    tested = dict(zip(results, pairs, strict=True))
+    return Pairs(tested, reasons, "" if tested else next(iter(reasons.values()), ""))
 
 
 def _summarize(result: Comparison, corrected: float) -> Pair:

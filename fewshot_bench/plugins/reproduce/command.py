@@ -197,7 +197,7 @@ def _reproduce(
     if form != "terminal" or full or wanted.versions or tables.has_results(report):
         shown = tables.document(report)
     else:
-        shown = tables.needed(report, chosen, wanted, _again(ctx))
+        shown = tables.list_needs(report, chosen, wanted, _again(ctx))
     text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0

@@ -46,7 +46,7 @@ def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str
 def run_finished(record: Record) -> None:
     """Write to each tracker that is on; a failure is noted and does not stop the others."""
     troubles = []
-    for name in switch.asked():
+    for name in switch.list_enabled():
         try:
             from fewshot_bench.plugins.trackers.backends import BACKENDS
             from fewshot_bench.plugins.trackers.contents import contents

@@ -1,7 +1,7 @@
 """Enabled trackers and their folder, passed to workers as environment variables.
 
-`switch_on` checks in the command what can be checked before anything is computed; `asked`, `folder`
-and `problems` read the variables in any process.
+`switch_on` checks in the command what can be checked before anything is computed; `list_enabled`,
+`folder` and `problems` read the variables in any process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def names_of(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def asked() -> tuple[str, ...]:
+def list_enabled() -> tuple[str, ...]:
     """The trackers that are on in this process."""
     return names_of(os.environ.get(VARIABLE, ""))
 

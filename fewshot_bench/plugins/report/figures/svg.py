@@ -68,7 +68,7 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
+def use_settings() -> Iterator[None]:
     """Figures have the settings of the report, not the user's, and give no warnings.
 
     A glyph that the font lacks affects only the layout, since the browser has its own fonts.
