@@ -82,9 +82,9 @@ def build(
         first, judged = block[0], [judge(cell, matches.of(cell), around) for cell in block]
         mean = first.mean.value if first.mean else None
         # For a method that is not shipped, a mean that is printed alone is all there is.
-        own = [] if mean and first.variant is None else [each.line for each in judged]
+        own = [] if mean and first.variant is None else list(judged)
         if mean or len(judged) > 1:
-            over = {each.line.dataset for each in select_averaged(judged)}
+            over = {line.dataset for line in select_averaged(judged)}
             own.append(average(judged, label, shots, mean))
             if classes == "base":
                 bases[label, shots] = own[-1], over
