@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.analysis.record_columns import columns_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.headline import headline
-from fewshot_bench.plugins.report.pairs import Pair, compared
+from fewshot_bench.plugins.report.pairs import Pair, compare
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -51,9 +50,9 @@ def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
     """Assert that a report's pairs equal `compare`'s tests before correction; return them."""
     outcomes = Outcomes(Store(store))
     records = list(outcomes.store.records())
-    chosen = headline(build(records, Options(metric)), columns_of(records))
+    chosen = headline(build(records, Options(metric)))
     predictions = Predictions(outcomes, [r for r in records if r.status == "done"])
-    pairs = compared(chosen, predictions)
+    pairs = compare(chosen, predictions)
     assert not pairs.reasons
     for ours, theirs in itertools.permutations(chosen.ranked, 2):
         options = Options(metric, baseline=theirs.row.label)
@@ -67,7 +66,7 @@ def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
         assert (pair.difference, pair.low, pair.high) == pytest.approx(
             (result.difference, result.low, result.high), abs=1e-12
         )
-    return list(pairs.found.values())
+    return list(pairs.by_labels.values())
 
 
 @pytest.mark.parametrize("metric", ["top1", "macro_accuracy"])
