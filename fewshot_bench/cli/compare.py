@@ -291,8 +291,8 @@ def command(
     --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
     command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, made_of, the_only
-    from fewshot_bench.analysis.comparison import compare, known_metrics
+    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
+    from fewshot_bench.analysis.comparison import compare, find_metrics
     from fewshot_bench.analysis.table.build import Options
 
     paper = Paper(layout == "paper", label or "", caption or "")
@@ -303,7 +303,7 @@ def command(
     opened = Store(store)
     with working("compare"):
         chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
-        known = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        known = find_metrics({metric, sort or "", *(columns or "").split(",")})
         options = Options(
             metric=metric,
             metrics=known,
@@ -328,7 +328,7 @@ def command(
                 "baseline": baseline,
             }
             _refuse_beside_classes(other)
-            made = made_of(chosen, options, _tables_only, warn)
+            made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
             made = compare(chosen, outcomes, options, _needed(form, options), warn)

@@ -30,10 +30,10 @@ from fewshot_bench.analysis.table.cells import (
 )
 from fewshot_bench.analysis.table.notes import (
     equal_sets_notes,
+    mark_notes,
     run_notes,
     seed_notes,
     short_notes,
-    stated_notes,
     toy_notes,
 )
 from fewshot_bench.analysis.table.table import AVERAGE, Seed, Short, marks_of
@@ -194,7 +194,7 @@ def build(
         notes=(
             *toy_notes(record.spec for record in records[:1]),
             *run_notes((method, record.spec) for record in records[:1]),
-            *stated_notes([(method, stated)]),
+            *mark_notes([(method, stated)]),
             *seed_notes(set(map(Seed.of, records))),
             *equal_sets_notes(_splits(records).items()),
             *short_notes(_short(data)),

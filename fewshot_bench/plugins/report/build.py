@@ -16,7 +16,7 @@ from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
+from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
@@ -202,7 +202,7 @@ def _marks(table: Table) -> list[str]:
             f"Unfair validation: {names}{more} had the full validation set, which has many "
             "more labels than the shots."
         )
-    stated = stated_notes((row.label, row.stated) for row in table.rows)
+    stated = mark_notes((row.label, row.stated) for row in table.rows)
     found += [f"{note[0].upper()}{text.message(note[1:])}." for note in stated]
     return found
 

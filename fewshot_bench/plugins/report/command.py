@@ -83,7 +83,7 @@ def command(
     filters are those of 'fsbench compare'.
     """
     from fewshot_bench.analysis.audit import audit
-    from fewshot_bench.analysis.blocks import Block, made_of
+    from fewshot_bench.analysis.blocks import Block, map_blocks
     from fewshot_bench.analysis.record_columns import columns_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.analysis.table.columns import COSTS
@@ -119,7 +119,7 @@ def command(
             named = None if absent else baseline
             return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
 
-        text = page(made_of(records, options, made, warn), title)
+        text = page(map_blocks(records, options, made, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
