@@ -157,7 +157,15 @@ def encode(cells: Sequence[Any]) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return canonical_json(plain(value)) if isinstance(value, dict | list | tuple) else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    try:
+        return canonical_json(plain(value))
+    except ValueError:
+        # JSON's 1e999 is infinite in Python.
+        from fewshot_bench.analysis.formats.tidy import finite
+
+        return canonical_json(finite(plain(value)))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.signature.model import Matrix, Signature
+    from fewshot_bench.analysis.signature.parsed import Matrix, Signature
     from fewshot_bench.api.spec import RunSpec
 
 

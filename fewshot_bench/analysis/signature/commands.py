@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.signature.line import SHARED
-from fewshot_bench.analysis.signature.model import (
+from fewshot_bench.analysis.signature.of_records import matrices
+from fewshot_bench.analysis.signature.parsed import (
     Choice,
     Matrix,
     Named,
@@ -19,7 +20,6 @@ from fewshot_bench.analysis.signature.model import (
     shots_text,
     trains_by_split,
 )
-from fewshot_bench.analysis.signature.of_records import matrices
 from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 

@@ -14,9 +14,8 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature.line import FIELDS, SHARED, revision_digest, short, write
-from fewshot_bench.analysis.signature.model import UNSIGNED, Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.parsed import UNSIGNED, Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, RunSpec
 
@@ -79,32 +78,36 @@ _Data = tuple[str, str, bool]
 _Fit = tuple[int, int, frozenset[Any], int, Pair]
 
 
-def signature_of(records: Sequence[Record], columns: RecordColumns | None = None) -> str:
+def signature_of(records: Sequence[Record]) -> str:
     """The signature line below a table of these records; empty without records.
 
     It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
     yield the commands that compute them; `has` counts those that did not fail. Digests are the
     first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
-    weights, and of all splits (`splits_digest`). columns: of the records, if already built.
+    weights, and of all splits (`splits_digest`).
     """
     if not records:
         return ""
-    columns = columns or RecordColumns(records, {})
-    splits = splits_digest(columns)
-    named = all(columns["weights"].values)
-    specs = [record.spec for record in records] if named else list(map(_loaded, records))
+    splits = splits_digest(records)
+    is_named = all(record.spec.weights for record in records)
+    specs = [record.spec for record in records] if is_named else _with_weights(records)
     failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
-    found = (matrix for group in _by_conditions(specs) for matrix in _few(group, failed, splits))
-    return write(Signature(tuple(found)))
+    groups = _by_conditions(specs)
+    return write(Signature(tuple(m for group in groups for m in _few(group, failed, splits))))
 
 
-def splits_digest(columns: RecordColumns) -> str:
+def splits_digest(records: Sequence[Record]) -> str:
     """The first digits of the SHA-256 over the lines `evaluated shots split-seed digest`.
 
     Equal for two tables exactly when they are over the same images; empty where no split is known.
     """
-    rows = columns.rows(("evaluated", "shots", "split_seed", "split.digest")).values
-    lines = {"\t".join(map(str, row)) for row in rows if row[-1]}
+    digests = Record.entries(records, "split", "digest")
+    specs = (record.spec for record in records)
+    lines = {
+        f"{spec.evaluated}\t{spec.shots}\t{spec.split_seed}\t{digest}"
+        for spec, (digest,) in zip(specs, digests, strict=True)
+        if digest
+    }
     return short("\n".join(sorted(lines))) if lines else ""
 
 
@@ -127,12 +130,15 @@ def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     return [groups[key] for key in sorted(groups, key=repr)]
 
 
-def _loaded(record: Record) -> RunSpec:
-    """The specification, with the digest of the loaded weights if it names none."""
-    if record.spec.weights:
-        return record.spec
-    loaded = str(record.entry("environment", "weights_digest") or "")
-    return dataclasses.replace(record.spec, weights=loaded) if loaded else record.spec
+def _with_weights(records: Sequence[Record]) -> list[RunSpec]:
+    """The specifications; those that name no weights with the digest of the loaded ones."""
+    digests = Record.entries(records, "environment", "weights_digest")
+    return [
+        dataclasses.replace(record.spec, weights=str(digest))
+        if digest and not record.spec.weights
+        else record.spec
+        for record, (digest,) in zip(records, digests, strict=True)
+    ]
 
 
 def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list[Matrix]:
@@ -297,12 +303,7 @@ def _sorted(values: Iterable[str]) -> tuple[str, ...]:
 _PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
 
 
-def under_table(records: Sequence[Record], width: int = 0) -> list[str]:
-    """The signature in lines of at most `width` characters (0: one line); none without records."""
-    return broken(signature_of(records), width)
-
-
-def broken(line: str, width: int) -> list[str]:
+def break_line(line: str, width: int) -> list[str]:
     """Break a signature into lines of at most `width` characters (0: one line).
 
     Broken lines can be pasted as they are: `parse` ignores blanks and line breaks.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
-from fewshot_bench.analysis.record_columns import columns_of
 from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
@@ -72,10 +71,7 @@ def body(
     ]
     predictions = Predictions(outcomes, shown)
     pairs = compare(chosen, predictions)
-    columns = columns_of(records)
-    # The condition of a run, not the picks of its split.
-    columns.load(("published",))
-    checked = audit(records, signature=table.signatures[""], columns=columns)
+    checked = audit(records, signature=table.signatures[""], data=data)
     marks, line = _marks(table), printable(checked.signature)
     with use_settings():
         cost_figures, cost_sentences = costs.draw_all(chosen)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.formats.document import Entry
-from fewshot_bench.analysis.signature import broken
+from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import Bar, bars_of
 from fewshot_bench.plugins.report.headline import Headline
@@ -52,7 +52,7 @@ def card(headline: Headline, title: str, marks: Sequence[str], signature: str) -
     values = [f"{row.title} {row.entries[0].text} %" for row in rows]
     more = len(headline.contestants) - len(rows)
     printed = [text.short(mark, _PRINT) for mark in marks[:1]]
-    line = broken(signature, _PRINT)
+    line = break_line(signature, _PRINT)
     # What a line has no room for would make it another comparison.
     printed += line if len(line) <= LINES else [*line[: LINES - 1], f"{line[LINES - 1][:-1]}…"]
     return Card(
