@@ -215,18 +215,18 @@ def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _cells(audit: Audit) -> list[dict[str, Any]]:
     """One line per cell with all its facts and the kinds of findings about it."""
-    found: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for finding in audit.findings:
         for key in finding.cells:
-            found.setdefault(key, []).append(finding.kind)
+            kinds.setdefault(key, []).append(finding.kind)
     lines = [
-        {**cell, "findings": list(dict.fromkeys(found.get(cell["key"], ())))}
+        {**cell, "findings": list(dict.fromkeys(kinds.get(cell["key"], ())))}
         for cell in map(facts, audit.records)
     ]
-    return [{name: _named(value) for name, value in line.items()} for line in lines]
+    return [{name: _join_mapping(value) for name, value in line.items()} for line in lines]
 
 
-def _named(value: Any) -> Any:
+def _join_mapping(value: Any) -> Any:
     """Convert a mapping to a sorted list of `name=value`; return anything else unchanged."""
     if isinstance(value, Mapping):
         return [f"{name}={item}" for name, item in sorted(value.items())]

@@ -106,7 +106,9 @@ def _name(method: str, said: Counter[str], text: str) -> str:
 
 def _kinds(incidents: str | None) -> list[str]:
     """The kinds of a record's incidents, each once."""
-    return list(dict.fromkeys(str(one.get("kind", "?")) for one in decode(incidents) or ()))
+    return list(
+        dict.fromkeys(str(incident.get("kind", "?")) for incident in decode(incidents) or ())
+    )
 
 
 def check_configurations(data: pd.DataFrame) -> Iterator[Finding]:
@@ -152,7 +154,7 @@ def check_incidents(data: pd.DataFrame) -> Iterator[Finding]:
     for kind in sorted(kinds):
         part = select(data, lambda incidents: kind in _kinds(incidents), "incidents")  # noqa: B023
         incidents = decode(values(part, "incidents")[0])
-        first = next(one for one in incidents if str(one.get("kind", "?")) == kind)
+        first = next(incident for incident in incidents if str(incident.get("kind", "?")) == kind)
         what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
         text = "{what}: {labels} on {datasets} ({cells}; {said})"
         said = str(first.get("text", ""))[:160]
@@ -189,10 +191,10 @@ def check_same_cells(data: pd.DataFrame) -> Iterator[Finding]:
     lines = distinct(part, *_LINE)
     numbers = (group(part, names)[0].tolist() for names in (_LINE, _PLACE))
     have: defaultdict[tuple[Any, ...], set[_Place]] = defaultdict(set)
-    for line, place in set(zip(*numbers, strict=True)):
-        have[lines[line]].add(places[place])
+    for line, cell in set(zip(*numbers, strict=True)):
+        have[lines[line]].add(places[cell])
     every = set().union(*have.values())
-    lacking = {line: _lacking(mine, every) for line, mine in have.items()}
+    lacking = {line: _list_missing(mine, every) for line, mine in have.items()}
     parts = [
         f"{_line_text(line, have)} lacks {_places_text(missing)}"
         for line, missing in sorted(lacking.items())
@@ -214,13 +216,13 @@ def _line_text(line: tuple[Any, ...], lines: Collection[tuple[Any, ...]]) -> str
     return f"{line[0]} ({', '.join(own)})" if own else str(line[0])
 
 
-def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:
+def _list_missing(mine: set[_Place], every: set[_Place]) -> list[_Place]:
     """Places a method lacks: those with shots if it has any shots itself, and whole data sets."""
     has_shots = any(shots for _, shots, _ in mine)
-    drawn = {place for place in every if place[1]} if has_shots else set()
+    drawn = {cell for cell in every if cell[1]} if has_shots else set()
     datasets = {dataset for dataset, _, _ in drawn | mine}
     missing = drawn - mine | {(name, 0, None) for name, _, _ in every if name not in datasets}
-    return sorted(missing, key=lambda place: (place[0], place[1], place[2] or Seed(0, 0)))
+    return sorted(missing, key=lambda cell: (cell[0], cell[1], cell[2] or Seed(0, 0)))
 
 
 def _places_text(places: list[_Place]) -> str:

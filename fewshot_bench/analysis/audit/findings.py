@@ -96,10 +96,15 @@ def find(
 
 
 def select(data: pd.DataFrame, test: Callable[..., object], *names: str) -> pd.DataFrame:
-    """The rows whose values of the named columns pass a test; it is done once per distinct line."""
+    """The rows whose values of the named columns pass a test; it is done once per distinct line.
+
+    They have these columns, and those that `find` reads.
+    """
     numbers, first = group(data, names)
     lines = zip(*(values(data, name, first) for name in names), strict=True)
-    return data[np.array([bool(test(*line)) for line in lines], bool)[numbers]]
+    passing = np.array([bool(test(*line)) for line in lines], bool)
+    narrow = data[list(dict.fromkeys(("record", "label", "evaluated", *names)))]
+    return narrow[passing[numbers]] if passing.any() else narrow.iloc[:0]
 
 
 def some(names: Iterable[object], most: int = _LISTED) -> str:

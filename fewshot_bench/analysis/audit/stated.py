@@ -87,7 +87,7 @@ def _kit_text(stated: str | None, is_stated: bool) -> str:
     return said + "".join(f"; breaks {rule} as declared: {why}" for rule, why in expected.items())
 
 
-def _published(digest: Any, train: Any, verified: Any) -> str | None:
+def _picks_word(digest: Any, train: Any, verified: Any) -> str | None:
     """The `PUBLISHED` word on whether the picks are the published ones; None without a split."""
     return PUBLISHED.get(verified) if {digest, train, verified} != {None} else None
 
@@ -103,7 +103,7 @@ def _texts_known(card: str | None) -> str:
     return stated if stated in ("", OTHER_TEXTS) else "the task's own"
 
 
-def _known_at_test(card: str | None) -> str:
+def _test_knowledge(card: str | None) -> str:
     facts = read_mapping(card)
     return (text(facts.get("at_test")) or "the image and the list of classes") if facts else ""
 
@@ -138,14 +138,14 @@ STATED: Mapping[str, Computed] = {
     "allowed": _of("split.val", number),
     "trained": _of("footprint.trained", number),
     "steps": _of("footprint.steps", number),
-    "published picks": Computed(("split.digest", "split.train", "split.verified"), _published),
+    "published picks": Computed(("split.digest", "split.train", "split.verified"), _picks_word),
     "policy": _of("val", "val {}".format),
     "validation labels": _of("split.val", text),
     "templates": _of("split.templates", lambda stated: "" if stated == "[]" else text(stated)),
     "texts": _of("footprint.card", _texts_known),
     "schedule": Computed(("footprint.card", "overrides"), _schedule),
     "mirrored": _of("split.mirrored", text),
-    "at test": _of("footprint.card", _known_at_test),
+    "at test": _of("footprint.card", _test_knowledge),
     "limit text": _of("limit", lambda limit: "all" if limit is None else f"{limit} images"),
     "weights start": Computed(("done", "environment.weights_digest", "weights"), _weights),
     "code of done": Computed(("done", "code"), lambda done, code: code if done else ""),

@@ -62,8 +62,8 @@ def revision_digest(revision: str) -> str:
 
 def weights_digest(spec: RunSpec) -> str:
     """Digest of the backbone's weights: their first digits if hexadecimal, else a hash."""
-    known = spec.weights[:DIGITS]
-    return known if set(known) <= set("0123456789abcdef") else short(spec.weights)
+    start = spec.weights[:DIGITS]
+    return start if set(start) <= set("0123456789abcdef") else short(spec.weights)
 
 
 def json_digest(value: Any) -> str:
@@ -139,11 +139,11 @@ def _read_choice(text: str) -> Choice:
     return Choice(unescape(method), unescape(version or ""), tuple(options))
 
 
-def _several(one: Notation) -> Notation:
+def _several(notation: Notation) -> Notation:
     """Values joined by commas, each once."""
     return Notation(
-        lambda values: ",".join(map(one.write, values)),
-        lambda text: distinct([one.read(part) for part in text.split(",")] if text else []),
+        lambda values: ",".join(map(notation.write, values)),
+        lambda text: distinct([notation.read(part) for part in text.split(",")] if text else []),
     )
 
 

@@ -15,7 +15,7 @@ from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
+from fewshot_bench.analysis.table.notes import mark_notes, toy_notes
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, text
@@ -188,7 +188,7 @@ def _marks(table: Table) -> list[str]:
             f"unfair validation: {names}{more} had the full validation set, which has many "
             "more labels than the shots"
         )
-    stated = stated_notes((row.label, row.stated) for row in table.rows)
+    stated = mark_notes((row.label, row.stated) for row in table.rows)
     marks += map(text.message, stated)
     return [f"{mark[0].upper()}{mark[1:]}." for mark in marks]
 

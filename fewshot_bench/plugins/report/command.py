@@ -82,7 +82,7 @@ def command(
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.analysis.blocks import Block, made_of
+    from fewshot_bench.analysis.blocks import Block, map_blocks
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page
@@ -116,7 +116,7 @@ def command(
             named = None if absent else baseline
             return body(table, block.data, outcomes, title=title, budget=budget, baseline=named)
 
-        text = page(made_of(records, options, write_block, warn), title)
+        text = page(map_blocks(records, options, write_block, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
