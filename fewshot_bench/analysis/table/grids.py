@@ -21,6 +21,10 @@ from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Table
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.utils.text import signed
 
+SCREENS = ("terminal", "html")
+# Number of commands shown on a screen; the rest is only counted.
+COMMANDS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -210,6 +214,15 @@ def _stars(table: Table) -> str:
         return ""
     text = "; * p < 0.05, paired over test images too, after Holm's correction"
     return text + (ONE_SEED if any(test.result.conditional for test in tests) else "")
+
+
+def close(table: Table, limit: int | None) -> tuple[list[str], list[str]]:
+    """Notes, and commands that run missing cells (at most `limit`; a note counts the rest)."""
+    notes, commands = list(table.notes), list(table.commands[:limit])
+    hidden = len(table.commands) - len(commands)
+    if hidden:
+        notes.append(f"{hidden} more commands for missing cells in --format json")
+    return notes, commands
 
 
 def marks(table: Table) -> str:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Item, Line, Section
+from fewshot_bench.analysis.sweep import panels as sweep
+from fewshot_bench.analysis.sweep.panels import SweepOptions
 from fewshot_bench.analysis.table.columns import (
     has_curve,
     metric_columns,
@@ -22,7 +24,10 @@ from fewshot_bench.analysis.table.columns import (
 )
 from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.grids import (
+    COMMANDS,
+    SCREENS,
     Block,
+    close,
     difference_grid,
     marks,
     most_common,
@@ -37,12 +42,10 @@ LAYOUTS = {
     "compact": "methods x data sets, a table per shots",
     "full": "a table per data set, with costs",
     "paper": "compact without intervals",
+    "sweep": "one method over its options",
 }
 DEFAULT = "compact"
 DATA = ("csv", "json")
-SCREENS = ("terminal", "html")
-# Number of commands shown on a screen; the rest is only counted.
-COMMANDS = 8
 # Columns of CSV before and behind those of the data sets.
 _FIRST = ("shots", "part", "fitted_on", "method")
 _LAST = ("n_seeds", "other_seeds")
@@ -57,11 +60,20 @@ _SCOPES: dict[Scope, str] = {
 _LESS = "; intervals of data sets: --layout full"
 
 
-def lay_out(table: Table, form: str, name: str = DEFAULT, caption: str = "") -> Document:
-    """The table as a document for a format, in the layout of this name; caption: of `paper`.
+def lay_out(
+    table: Table,
+    form: str,
+    name: str = DEFAULT,
+    caption: str = "",
+    options: SweepOptions | None = None,
+) -> Document:
+    """The table as a document for a format, in the layout of this name.
 
-    CSV and JSON hold all numbers in every layout, except for the CSV of `paper`.
+    caption: of `paper`. options: of `sweep`. CSV and JSON hold all numbers in every layout, except
+    for the CSV of `paper`, and for `sweep`, which has the metric that it shows.
     """
+    if name == "sweep":
+        return sweep.document(sweep.sweep_of(table, options or SweepOptions()), form)
     if name == "paper":
         return paper(table, form, caption)
     if form in DATA:
@@ -71,18 +83,9 @@ def lay_out(table: Table, form: str, name: str = DEFAULT, caption: str = "") -> 
         return Document(rows=lines, heads=FIRST, data={"meta": meta(table), "rows": lines})
     is_screen = form in SCREENS
     grids = full(table, curves=is_screen) if name == "full" else compact(table)
-    notes, commands = _close(table, COMMANDS if is_screen else None)
+    notes, commands = close(table, COMMANDS if is_screen else None)
     sections = (Section(grids=list(grids)),)
     return Document(sections, notes, commands, table.signatures.get("", ""))
-
-
-def _close(table: Table, limit: int | None) -> tuple[list[str], list[str]]:
-    """Notes, and commands that run missing cells (at most `limit`; a note counts the rest)."""
-    notes, commands = list(table.notes), list(table.commands[:limit])
-    hidden = len(table.commands) - len(commands)
-    if hidden:
-        notes.append(f"{hidden} more commands for missing cells in --format json")
-    return notes, commands
 
 
 def full(table: Table, *, curves: bool = False) -> Iterator[Grid]:
@@ -218,7 +221,7 @@ def paper(table: Table, form: str, caption: str = "") -> Document:
     """The table in the paper layout; the terminal shows fewer commands."""
     if form == "csv":
         return Document(rows=paper_rows(table), heads=(*_FIRST, *_LAST))
-    notes, commands = _close(table, COMMANDS if form == "terminal" else None)
+    notes, commands = close(table, COMMANDS if form == "terminal" else None)
     # This layout shows neither intervals nor ranges.
     notes = [note for note in notes if note not in RANGES]
     head = [Section(items=[Item(caption)])] if caption else []
