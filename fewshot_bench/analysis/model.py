@@ -191,7 +191,7 @@ class Model:
         images: as in `predict`, consumed lazily: only a few batches are held at once.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        count = min(max(2, top), len(self.classnames))
+        count, least = min(max(2, top), len(self.classnames)), self.config.reject
         for names, logits, problems in self._answers(images, batch, self._ask_logits):
             best = self._softmax(logits).topk(count)
             ranked = zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -199,12 +199,10 @@ class Model:
                 if index in problems:
                     yield Prediction(name, problem=problems[index])
                 else:
-                    yield self._prediction(name, *next(ranked))
-
-    def _prediction(self, name: str, values: Sequence[float], places: Sequence[int]) -> Prediction:
-        least = self.config.reject
-        classes = tuple(self.classnames[index] for index in places)
-        return Prediction(name, classes, tuple(values), least is not None and values[0] < least)
+                    values, columns = next(ranked)
+                    classes = tuple(self.classnames[column] for column in columns)
+                    rejected = least is not None and values[0] < least
+                    yield Prediction(name, classes, tuple(values), rejected)
 
     def _all(self, images: Any, top: int, batch: int) -> Iterator[Prediction]:
         for prediction in self.stream(_as_list(images), top=top, batch=batch):

@@ -23,7 +23,7 @@ from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.analysis.table.figure import draw, panels
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
     MetricName,
     PathName,
@@ -95,8 +95,8 @@ def write_predictions(
     from fewshot_bench.analysis.table.predictions import Predictions
 
     outcomes.prepare(records)
-    found = Predictions(table, outcomes)
-    blocks = found.blocks(records)
+    predictions = Predictions(table, outcomes)
+    blocks = predictions.blocks(records)
     first = next(blocks, None)
     if first is None:
         raise UsageError(
@@ -105,12 +105,16 @@ def write_predictions(
         )
     with replaced(path, "--predictions") as temporary:
         write = _write_csv if path.suffix.lower() == ".csv" else _write_parquet
-        rows = write(temporary, found.columns, chain([first], blocks))
-    counts = (len(table.rows), "method"), (len(found.datasets), "data set"), (found.cells, "cell")
+        rows = write(temporary, predictions.columns, chain([first], blocks))
+    counts = (
+        (len(table.rows), "method"),
+        (len(predictions.datasets), "data set"),
+        (predictions.cells, "cell"),
+    )
     parts = ", ".join(counted(*pair) for pair in counts)
     click.echo(f"{path}: {rows:,} rows of predictions, {parts}", err=True)
-    if found.absent:
-        absent = counted(found.absent, "finished record")
+    if predictions.absent:
+        absent = counted(predictions.absent, "finished record")
         click.echo(f"warning: {absent} without logits that can be used left out", err=True)
 
 
@@ -302,11 +306,11 @@ def command(
     check_outputs({"--output": output, "--figure": figure, "--predictions": predictions})
     opened = Store(store)
     with working("compare"):
-        chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
-        known = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        chosen, older, unrunnable = choose_records(opened, filters, every_version=allow_mixed)
+        metrics = known_metrics({metric, sort or "", *(columns or "").split(",")})
         options = Options(
             metric=metric,
-            metrics=known,
+            metrics=metrics,
             baseline=baseline,
             allow_mixed=allow_mixed,
             method=filters["method"],
@@ -319,7 +323,7 @@ def command(
             notes=older,
             older=unrunnable,
         )
-        outcomes = Outcomes(opened, [one for one in known.values() if one.source])
+        outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
         if per_class:
             other = {
                 "metric": metric != "top1",
@@ -331,7 +335,7 @@ def command(
             made = made_of(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
-            made = compare(chosen, outcomes, options, _needed(form, options), warn)
+            made = compare(chosen, outcomes, options, _names_needed(form, options), warn)
             shown = document_of(made, partial(_document, form=form, layout=layout, paper=paper))
         text = paper.render(shown, form, output)
     if figure is not None:
@@ -344,7 +348,7 @@ def command(
     write_text(output, text)
 
 
-def _needed(form: str, options: Options) -> set[str]:
+def _names_needed(form: str, options: Options) -> set[str]:
     """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
     if form in ("csv", "json"):
         return set(options.metrics)
@@ -378,5 +382,5 @@ def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Documen
     from fewshot_bench.analysis.table.per_class import build_classes, document
 
     table, records = shown
-    found = build_classes(table, records, outcomes)
-    return document(found, [note for note in before if note in table.notes])
+    classes = build_classes(table, records, outcomes)
+    return document(classes, [note for note in before if note in table.notes])

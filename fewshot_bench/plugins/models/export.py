@@ -102,8 +102,10 @@ def export(
     _check_free(output)
     model = open_model(path, device, None, warn)
     _warn_of_steps(model, warn)
-    same = model.config.precision == precision
-    exact = model if same else open_model(model.path, device, None, _silent, precision=precision)
+    exact = model
+    if model.config.precision != precision:
+        # Its warnings were given when the model was opened first.
+        exact = open_model(model.path, device, None, lambda text: None, precision=precision)
     pictures, source = _pictures(images, model.config.exif == "rotate")
     allowed = tolerance
     if allowed is None:
@@ -120,10 +122,6 @@ def export(
         size = sum(file.stat().st_size for file in folder.iterdir())
         _publish(folder, output, about)
     return Exported(output, written.file, size, precision, parity)
-
-
-def _silent(text: str) -> None:
-    """Drop warnings that were given when the model was opened first."""
 
 
 def _warn_of_steps(model: Model, warn: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
     MetricName,
     allow_mixed_option,
@@ -90,14 +90,16 @@ def command(
     from fewshot_bench.plugins.report.build import body, page
     from fewshot_bench.plugins.report.thumbnails import Budget
 
-    known = {**METRICS, metric: registry().metric(metric)}
+    metrics = {**METRICS, metric: registry().metric(metric)}
     with working("report"):
-        outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
-        chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+        outcomes = Outcomes(Store(store), [value for value in metrics.values() if value.source])
+        chosen, older, unrunnable = choose_records(
+            outcomes.store, filters, every_version=allow_mixed
+        )
         records = outcomes.completed(chosen, [metric, "ece"])
         options = Options(
             metric=metric,
-            metrics=known,
+            metrics=metrics,
             allow_mixed=allow_mixed,
             method=filters["method"],
             dataset=filters["dataset"],
