@@ -16,7 +16,7 @@ from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.usable import lost_in_training
+from fewshot_bench.images.readable import list_lost_training
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
@@ -263,7 +263,7 @@ def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
-    lost = lost_in_training(dataset, bad)
+    lost = list_lost_training(dataset, bad)
     whole = f", {lost} among them" if lost else ""
     # Nothing can be trained on a class without images.
     skip = "" if lost else "; --skip-damaged goes on without them"

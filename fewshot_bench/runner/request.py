@@ -33,7 +33,7 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.images.usable import open_usable, with_skipped
+from fewshot_bench.images.readable import open_usable, with_skipped
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
