@@ -308,6 +308,7 @@ _OF_RECORDS = (
     ("--own-data", "PREFIX|none", "These own class names, templates and hold-out."),
     ("--code", "PREFIX|unknown", "Of methods that have results of this code, only these."),
 )
+_IN_STORE = {"methods": several_of(methods), "datasets": several_of(datasets)}
 _COMPLETE: Mapping[str, Any] = {
     "methods": several_of(methods, suites_of_methods),
     "datasets": several_of(datasets, suites),
@@ -335,7 +336,7 @@ def filter_options(command: Command) -> Command:
             metavar="NUMBERS" if row.kind in ("shots", "numbers") else "NAMES",
             help=row.filter,
             panel=FILTERS,
-            shell_complete=_COMPLETE.get(row.name),
+            shell_complete=_IN_STORE.get(row.name),
         )
         for row in _FILTERING
     ]
