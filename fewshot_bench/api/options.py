@@ -19,7 +19,7 @@ from fewshot_bench.utils.errors import UsageError
 
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
-_OF_COMMANDS = "config each format full help metric only-existing output progress save-config where"
+_OF_COMMANDS = "config format full help only-existing progress save-config where"
 TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),

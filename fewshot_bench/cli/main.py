@@ -38,7 +38,6 @@ _SHORT_HELPS = {
     "run": {
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",
-        "sweep": "Ablations: run a method under many options and draw them.",
         "worker": "Take part in a job: claim its cells and compute them.",
     },
     "results": {

@@ -301,7 +301,7 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool, yes: bool) -> None:
     if not dry_run:
         confirm(f"remove what no result in {folder} needs (--dry-run shows it)?", yes=yes)
     with working("store gc", live=False):
-        jobs = Job.finished(store)
+        jobs = Job.list_finished(store)
         for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=jobs):
             show(removal.kind, removal.path, removal.problem or size_text(removal.size))
             problems += bool(removal.problem)

@@ -162,7 +162,9 @@ def adapt(
     folder = free_place(given["output"], force)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
+    if exif not in EXIF:
+        raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
@@ -253,12 +255,6 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
     return expand_methods(kept, given, plugins)
 
 
-def _exif(word: str) -> str:
-    if word not in EXIF:
-        raise unknown("way with EXIF orientations", word, EXIF, "fsbench adapt --help")
-    return word
-
-
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
     from fewshot_bench.backbones import loading
     from fewshot_bench.engines.asking import settle
@@ -329,7 +325,11 @@ def _config(
     files: Mapping[str, str],
 ) -> ModelConfig:
     material, chosen, name = runner.material, runner.chosen, winner.name
-    validation = _validation(winner, material.labels, chosen.seed)
+    every = np.arange(len(material.labels))
+    # Images that the final fit set apart.
+    validation = every[:0]
+    if winner.validation:
+        validation = with_validation(material.labels, every, chosen.seed)[1]
     fitted_on = np.delete(material.labels, validation)
     counts = np.bincount(fitted_on, minlength=len(material.classnames)).tolist()
     return config_of(
@@ -356,13 +356,6 @@ def _config(
         temperature=stated.temperature,
         reject=stated.reject,
     )
-
-
-def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Indices of the validation images that were set apart in the final fit."""
-    if not winner.validation:
-        return np.zeros(0, dtype=np.int64)
-    return with_validation(labels, np.arange(len(labels)), seed)[1]
 
 
 def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, str]:

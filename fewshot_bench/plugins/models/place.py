@@ -41,7 +41,7 @@ def put(folder: Path, force: bool, write: Callable[[Path], object]) -> Path:
     with `MODEL_FILES`. UsageError if the disk does not take it; an earlier model is then as it was.
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    home = folder if folder.is_dir() and not _in_use(folder, force) else named.parent
+    home = named if named.is_dir() and not _in_use(named, force) else named.parent
     made = home / temporary_name()
     new, old = made / "new", made / "old"
     try:

@@ -84,6 +84,7 @@ def command(
     """
     from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.blocks import Block, made_of
+    from fewshot_bench.analysis.record_columns import columns_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.analysis.table.columns import COSTS
     from fewshot_bench.api.registry import registry
@@ -112,11 +113,11 @@ def command(
         def made(block: Block, own: Options) -> str:
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
-            facts = block.columns
+            facts = columns_of(block.records)
             audit.load(facts, (column.source for column in COSTS.values()))
             # Where there is no such method, a note says so.
             own = replace(own, baseline=baseline if absent else None)
-            table = build(block.records, own, facts=facts)
+            table = build(block.records, own, data=block.data)
             named = None if absent else baseline
             return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
 
