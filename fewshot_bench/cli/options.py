@@ -152,10 +152,6 @@ class MetricName(_ParamType):
         fits = self.fits or (lambda _: True)
         return [*(name for name, metric in METRICS.items() if fits(metric)), *self.words]
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """`[top1|ece|NAME]`, where NAME is a plug-in's metric."""
-        return f"[{'|'.join([*self.names, 'NAME'])}]"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name unchanged; UsageError for an unknown metric, or one that is not accepted."""
         if value in self.names:
