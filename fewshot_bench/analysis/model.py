@@ -218,19 +218,19 @@ class Model:
         self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
         """Per batch: image names, result of `ask` for usable images, problems by index."""
-        from fewshot_bench.images.given import named, prepared
+        from fewshot_bench.images.user_images import name_of, prepare_images
         from fewshot_bench.utils.prefetch import Ahead
 
         rotate, waiting, start = self.config.exif == "rotate", iter(images), 0
         chunks = iter(lambda: list(itertools.islice(waiting, batch)), [])
 
         def load(chunk: list[Any]) -> tuple[list[Any], ImageSource, dict[int, str]]:
-            return chunk, *prepared(chunk, self.backbone, rotate)
+            return chunk, *prepare_images(chunk, self.backbone, rotate)
 
         loading = Ahead((partial(load, chunk) for chunk in chunks), 1)
         try:
             for chunk, source, problems in loading:
-                names = [named(image, start + index) for index, image in enumerate(chunk)]
+                names = [name_of(image, start + index) for index, image in enumerate(chunk)]
                 start += len(chunk)
                 yield names, ask(source), problems
         finally:
@@ -240,13 +240,13 @@ class Model:
         """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
-        from fewshot_bench.images.features import filled, image_view
+        from fewshot_bench.images.features import image_view, pad_order
 
         if not len(source):
             return torch.empty(0, len(self.classnames))
         with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
             # Copy the classifier, so that state left by one call does not affect the next one.
-            ask, order = copy.copy(self.classifier).logits, filled(len(source))
+            ask, order = copy.copy(self.classifier).logits, pad_order(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
             with _translate_errors(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
@@ -261,12 +261,12 @@ class Model:
         """(n, width) float32 features of unit length on the CPU."""
         import torch
 
-        from fewshot_bench.images.features import filled, image_view
+        from fewshot_bench.images.features import image_view, pad_order
 
         if not len(source):
             return torch.empty(0, self.backbone.embed_dim)
         with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
-            order = filled(len(source))
+            order = pad_order(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
             return view.features[: len(source)].to("cpu", torch.float32)
 

@@ -52,8 +52,8 @@ class RemoteFile:
     @property
     def digests(self) -> dict[str, str]:
         """Known digests by algorithm name."""
-        known = {"sha256": self.sha256, "md5": self.md5}
-        return {name: digest.lower() for name, digest in known.items() if digest}
+        digests = {"sha256": self.sha256, "md5": self.md5}
+        return {name: digest.lower() for name, digest in digests.items() if digest}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +202,12 @@ class Stamp:
 def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
     """File stamp from inode, size and times; None if the file does not exist or is inaccessible."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    token = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
-    return Stamp(found.st_size, max(found.st_mtime, found.st_ctime), token)
+    times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+    token = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{times}"
+    return Stamp(status.st_size, max(status.st_mtime, status.st_ctime), token)
 
 
 @runtime_checkable

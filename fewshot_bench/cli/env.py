@@ -30,11 +30,11 @@ def command(form: str) -> None:
 
     Values of environment variables that look like a secret are hidden.
     """
-    found = collect()
+    facts = collect()
     if form == "json":
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps(facts, indent=1))
         return
-    for name, value in found.items():
+    for name, value in facts.items():
         for label, text in _lines(name, value):
             click.echo(f"{label:<24} {text}")
 
@@ -94,8 +94,8 @@ def _blas() -> str:
 
     for line in torch.__config__.show().splitlines():
         if "Math Kernel" in line or "BLAS_INFO" in line:
-            found = re.search(r"BLAS_INFO=(\w+)", line)
-            return found.group(1) if found else line.strip(" -")
+            match = re.search(r"BLAS_INFO=(\w+)", line)
+            return match.group(1) if match else line.strip(" -")
     return "unknown"
 
 
@@ -118,8 +118,8 @@ def _driver() -> str | None:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
-    return found.group(1) if found else None
+    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
+    return match.group(1) if match else None
 
 
 def _plugins() -> list[dict[str, str | None]]:

@@ -38,7 +38,6 @@ _SHORT_HELPS = {
     "run": {
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",
-        "sweep": "Ablations: run a method under many options and draw them.",
         "worker": "Take part in a job: claim its cells and compute them.",
     },
     "results": {
@@ -83,7 +82,7 @@ class Commands(LazyGroup):
             return super().get_command(ctx, cmd_name)
         for group in plugin_commands():
             if cmd_name in group.list_commands(ctx):
-                return _loaded(group, ctx, cmd_name)
+                return _load(group, ctx, cmd_name)
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -101,7 +100,7 @@ class Commands(LazyGroup):
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 
-def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
+def _load(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
     try:
         with plugin_code():
             return group.get_command(ctx, name)
@@ -121,7 +120,7 @@ def plugin_commands() -> tuple[LazyGroup, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
-    taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
+    owners, groups = dict.fromkeys(COMMANDS, "fsbench itself"), []
     for name, register in plugins.implementations("register_commands"):
         group = LazyGroup(name)
         try:
@@ -131,12 +130,12 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
             warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
             continue
         for commands in (group.lazy, group.commands):
-            for command in [command for command in commands if command in taken]:
-                warn(f"command '{command}' of plug-in {name} is left out: {taken[command]} has it")
+            for command in [command for command in commands if command in owners]:
+                warn(f"command '{command}' of plug-in {name} is left out: {owners[command]} has it")
                 del commands[command]
-        taken |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
-        found.append(group)
-    return tuple(found)
+        owners |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
+        groups.append(group)
+    return tuple(groups)
 
 
 @click.group(
@@ -246,9 +245,9 @@ def _option_hint(error: click.UsageError) -> str:
     other = ""
     if isinstance(error, click.NoSuchOption):
         # `-o FILE` stands for `-O FILE` where a command has no hyper-parameters.
-        known = {name for one in error.ctx.command.get_params(error.ctx) for name in one.opts}
+        names = {name for param in error.ctx.command.get_params(error.ctx) for name in param.opts}
         swapped = error.option_name.swapcase()
-        other = f": did you mean '{swapped}'?" if swapped in known else ""
+        other = f": did you mean '{swapped}'?" if swapped in names else ""
     return f"{other} ({error.ctx.command_path} --help)"
 
 

@@ -70,11 +70,11 @@ class DatasetDigests:
         packed = self._new.get(key) or self._known.get(key)
         return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
 
-    def put(self, item: Item, stamp: Stamp | None, known: Known, taken: float) -> None:
+    def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
         """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
         if stamp is not None and not is_racy(stamp, taken):
             with self._lock:
-                self._new[_key(item, stamp)] = known.packed()
+                self._new[_key(item, stamp)] = facts.packed()
 
     def save(self) -> None:
         """Add new digests to the cache; on failure, `problem` holds the reason."""

@@ -119,8 +119,8 @@ class FeatureCache:
         files = self._files if lasting else None
         call = _Call(_digest(context), origin, origin.shard(context), compute, meter, files)
         first: dict[bytes, int] = {}
-        for place, key in enumerate(keys):
-            first.setdefault(key, place)
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
         features = self._gather(call, list(first), list(first.values()))
         if len(first) == len(keys):
             return features
@@ -230,15 +230,15 @@ class _Memory:
     def fill(self, rows: Rows) -> None:
         """Fill in the missing ones of `rows` that are in memory."""
         pairs_of: dict[_Block, list[tuple[int, int]]] = {}
-        for place in np.flatnonzero(rows.lacking).tolist() if self._places else ():
-            block, row = self._places.get(rows.names[place], (None, 0))
+        for index in np.flatnonzero(rows.lacking).tolist() if self._places else ():
+            block, row = self._places.get(rows.names[index], (None, 0))
             if block is not None:
-                pairs_of.setdefault(block, []).append((place, row))
+                pairs_of.setdefault(block, []).append((index, row))
         for block, pairs in pairs_of.items():
             self._blocks.move_to_end(block)
             if rows.takes(block.form):
-                places, numbers = np.array(pairs).T
-                rows.put(places, block.data[numbers], block.cost)
+                indices, numbers = np.array(pairs).T
+                rows.put(indices, block.data[numbers], block.cost)
 
     def add(self, block: _Block, *, only_if_free: bool) -> None:
         """Keep a block, evicting the least recently used ones unless `only_if_free`."""

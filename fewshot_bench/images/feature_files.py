@@ -161,16 +161,16 @@ class Rows:
             self.data = np.empty((len(self.costs), self.form.row_bytes), np.uint8)
         return (self.form.width, self.form.dtype) == (form.width, form.dtype)
 
-    def put(self, places: Array, values: Array, cost: bytes) -> None:
-        """Set the rows at `places`, which one computation of this cost made."""
-        self.data[places] = values
-        self.mark(places, cost)
+    def put(self, indices: Array, values: Array, cost: bytes) -> None:
+        """Set the rows at `indices`, which one computation of this cost made."""
+        self.data[indices] = values
+        self.mark(indices, cost)
 
-    def mark(self, places: Array, cost: bytes) -> None:
+    def mark(self, indices: Array, cost: bytes) -> None:
         """Mark rows as present, with the cost of their computation."""
-        self.lacking[places] = False
-        for place in places.tolist():
-            self.costs[place] = cost
+        self.lacking[indices] = False
+        for index in indices.tolist():
+            self.costs[index] = cost
 
 
 def _warn(text: str) -> None:
@@ -214,9 +214,9 @@ class FeatureFiles:
         base = self._open(path)
         lacking, damaged = np.flatnonzero(rows.lacking).tolist(), list[int]()
         for start in range(0, len(lacking), ASKED):
-            places = {_name_of(rows.names[place]): place for place in lacking[start:][:ASKED]}
-            marks = ",".join("?" * len(places))
-            damaged += _take(rows, places, base.read(f"{SELECT} in ({marks})", list(places)))
+            indices = {_name_of(rows.names[index]): index for index in lacking[start:][:ASKED]}
+            marks = ",".join("?" * len(indices))
+            damaged += _take(rows, indices, base.read(f"{SELECT} in ({marks})", list(indices)))
         if damaged and not base.damage:
             self._report(path, shard, f"{len(damaged):,} rows are not as they were written")
             with suppress(OSError), base.write() as connection:
@@ -254,7 +254,7 @@ class FeatureFiles:
             return False
         data, form = narrow(data, form)
         base, facts = self._open(self._path(shard)), _pack_facts(cost, form)
-        count = max(1, self._written_at_once() // form.row_bytes)
+        count = max(1, self._bytes_at_once() // form.row_bytes)
         try:
             cache_dir.make_folder(self.folder)
             for start in range(0, len(keys), count):
@@ -270,7 +270,7 @@ class FeatureFiles:
             self._report_removal(self._path(shard), shard, base)
         return True
 
-    def _written_at_once(self) -> int:
+    def _bytes_at_once(self) -> int:
         """Bytes of rows in one transaction."""
         budget = self._budget()
         return WRITTEN if budget is None else min(WRITTEN, budget // 16)
@@ -335,16 +335,16 @@ def _insert(base: Database, shard: Shard, keys: Sequence[bytes], data: Array, fa
         )
 
 
-def _take(rows: Rows, places: dict[int, int], records: Sequence[tuple[Any, ...]]) -> list[int]:
+def _take(rows: Rows, index_of: dict[int, int], records: Sequence[tuple[Any, ...]]) -> list[int]:
     """Put records (name, checksum, facts, data) into rows; returns the names of damaged ones."""
     sound: dict[bytes, list[tuple[int, bytes]]] = {}
     damaged = []
     for name, checksum, facts, data in records:
-        place = places.get(name)
-        if place is None or type(facts) is not bytes or type(data) is not bytes:
+        index = index_of.get(name)
+        if index is None or type(facts) is not bytes or type(data) is not bytes:
             damaged.append(name)
-        elif _checksum(rows.names[place], facts, data) == checksum:
-            sound.setdefault(facts, []).append((place, data))
+        elif _checksum(rows.names[index], facts, data) == checksum:
+            sound.setdefault(facts, []).append((index, data))
         else:
             damaged.append(name)
     for facts, pairs in sound.items():
@@ -352,7 +352,7 @@ def _take(rows: Rows, places: dict[int, int], records: Sequence[tuple[Any, ...]]
         if rows.takes(form):
             values = np.frombuffer(b"".join(data for _, data in pairs), np.uint8)
             values = widen(values.reshape(len(pairs), form.row_bytes), form)
-            rows.put(np.array([place for place, _ in pairs]), values, cost)
+            rows.put(np.array([index for index, _ in pairs]), values, cost)
     return damaged
 
 

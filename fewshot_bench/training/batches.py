@@ -194,14 +194,14 @@ def views_in_turn(
         if views is None:
             for first in range(0, len(asked), chunk):
                 some = asked[first : first + chunk]
-                yield from _taken(images, some, augment, count, chunk)
+                yield from _take(images, some, augment, count, chunk)
             continue
         every = torch.arange(len(images), device=views.device)
         for turn in send(asked.contiguous(), views.device):
             yield views[turn, every]
 
 
-def _taken(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
+def _take(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
     """(t, n, width): view `turns[e, i]` of image i at [e, i], collected from chunks of views."""
     taken = torch.empty(0)
     for start in range(0, count, chunk):

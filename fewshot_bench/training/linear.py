@@ -54,5 +54,5 @@ def linear_start(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tenso
     """
     bound = inputs**-0.5
     shapes: tuple[tuple[int, ...], ...] = ((outputs, inputs), (outputs,))
-    weight, bias = (torch.empty(one).uniform_(-bound, bound, generator=rng) for one in shapes)
+    weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=rng) for shape in shapes)
     return weight, bias

@@ -82,8 +82,8 @@ def minimize_by(
     backward(scaler.scale)
     if max_norm:
         scaler.unscale_(optimizer)
-        every = [one for group in optimizer.param_groups for one in group["params"]]
-        _bound([one.grad for one in every if one.grad is not None], max_norm)
+        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        _clip([parameter.grad for parameter in every if parameter.grad is not None], max_norm)
     scaler.step(optimizer)
     scaler.update()
 
@@ -108,20 +108,20 @@ def momentum_sgd(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
     if fused and momentum:
-        for one in parameters:
-            optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one)
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
+def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
 
     Unlike that function, it moves no number between devices.
     """
-    norm = torch.stack([one.norm() for one in gradients]).norm()
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for one in gradients:
-        one.mul_(factor)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
@@ -141,7 +141,7 @@ def by_shots(values: Mapping[int, T], shots: int) -> T:
     >>> by_shots({1: 50, 4: 100}, 2)
     50
     """
-    return values[max((known for known in values if known <= shots), default=min(values))]
+    return values[max((number for number in values if number <= shots), default=min(values))]
 
 
 def dassl_rate(epoch: int, epochs: int, base: float, warmup: float) -> float:

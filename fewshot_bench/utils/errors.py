@@ -101,12 +101,12 @@ def denied(error: PermissionError) -> str:
     return f"'{error.filename}': permission denied; make it readable for this user"
 
 
-def suggestion(value: str, known: Iterable[str]) -> str:
+def suggestion(value: str, names: Iterable[str]) -> str:
     """The closest known name as ": did you mean 'x'?"; empty if none is similar.
 
     Similar names contain the value, have the same letters, or share two thirds of them.
     """
-    folded = {_fold(name): name for name in sorted(set(known))}
+    folded = {_fold(name): name for name in sorted(set(names))}
     asked = _fold(value)
     alike = [
         name
@@ -126,9 +126,9 @@ def _fold(name: str) -> str:
     return name.casefold().replace("_", "-").replace("/", "-")
 
 
-def unknown(kind: str, value: str, known: Iterable[str], next_step: str) -> UsageError:
+def unknown(kind: str, value: str, names: Iterable[str], next_step: str) -> UsageError:
     """The error for an unknown name, with a suggestion and the next step."""
-    names = sorted(set(known))
+    names = sorted(set(names))
     hint = suggestion(value, names)
     if not hint:
         hint = f": expected one of {', '.join(names)}" if 0 < len(names) <= 12 else ""
@@ -156,9 +156,9 @@ _ALSO = {
 }
 
 
-def one_of(where: str, value: object, known: Iterable[str]) -> None:
+def one_of(where: str, value: object, names: Iterable[str]) -> None:
     """ContractError with the closest name unless `value` is among the known ones."""
-    names = tuple(known)
+    names = tuple(names)
     if isinstance(value, str) and value in names:
         return
     also = _ALSO.get(str(value).casefold(), "")
@@ -201,9 +201,9 @@ def texts(where: str, values: object, *, contain: str = "") -> None:
             raise ContractError(f"{where} has {value!r:.80}, expected a text{what}")
 
 
-def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None:
+def keys(where: str, values: Mapping[Any, object], names: Iterable[str]) -> None:
     """ContractError if `values` is no mapping; with the closest name for an unknown key."""
-    names = tuple(known)
+    names = tuple(names)
     if not isinstance(values, Mapping):
         raise ContractError(f"{where} is {values!r:.80}, expected a mapping of {', '.join(names)}")
     for key in values:
@@ -213,11 +213,11 @@ def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None
 def indices(where: str, values: Any, count: int) -> list[int]:
     """Indices into `count` images from a tensor or sequence; ContractError for other values."""
     try:
-        found = list(values.tolist() if hasattr(values, "tolist") else values)
-        listed = [operator.index(value) for value in found]
+        numbers = list(values.tolist() if hasattr(values, "tolist") else values)
+        listed = [operator.index(value) for value in numbers]
     except TypeError:
         raise ContractError(f"{where} is {values!r:.80}, expected indices of images") from None
-    if any(isinstance(value, bool) for value in found):
+    if any(isinstance(value, bool) for value in numbers):
         raise ContractError(f"{where} holds truth values, expected indices: mask.nonzero()[:, 0]")
     wrong = [index for index in listed if not -count <= index < count]
     if wrong:

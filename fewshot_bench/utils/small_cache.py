@@ -81,7 +81,11 @@ def describe(path: Path) -> list[tuple[str, int | None, int]]:
     base = Database(path, SCHEMA, writes=False, timeout=1)
     rows = base.read("select title, sum(images), sum(length(content)) from value group by title")
     base.close()
-    return rows
+    # Whatever a damaged file says, there are a text and a size.
+    return [
+        (str(title), images if isinstance(images, int) else None, int(size or 0))
+        for title, images, size in rows
+    ]
 
 
 def _path_of(kind: str) -> Path:

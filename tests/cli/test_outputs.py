@@ -107,16 +107,6 @@ def test_options_of_picks_need_shots(option: tuple[str, ...]) -> None:
         assert (done.code, "add --shots" in done.err) == (2, True), done
 
 
-@pytest.mark.parametrize("option", [("--force",), ("--jobs", "1"), ("--dry-run",)])
-def test_options_of_runs_are_refused_where_a_sweep_only_draws(
-    store: Path, option: tuple[str, ...]
-) -> None:
-    for more in ((), ("--dataset", "digits", "--only-existing")):
-        words = ("sweep", "clip-lora", "-o", "rank=1,2", "--store", store, *more, *option)
-        done = fsbench(*words)
-        assert (done.code, f"{option[0]} has no effect" in done.err) == (2, True), done
-
-
 def test_a_model_in_the_folder_of_its_images_is_refused(tmp_path: Path) -> None:
     for kind in ("a", "b"):
         for number in range(3):

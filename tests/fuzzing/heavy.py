@@ -25,7 +25,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import SegmentWriter, open_segment
-from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
+from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_problem
 from fewshot_bench.images.digests import DatasetDigests, Known
 from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.profiling.cost import Cost
@@ -240,7 +240,7 @@ class _OneImage(_Stamped):
 
 
 def _decode(folder: Path, file: Path) -> bool:
-    found = decoded(file.read_bytes())
+    found = decode_or_explain(file.read_bytes())
     # If the file is not an image, the reader of a run rejects it.
     image = ImageFiles(_OneImage(file), [ITEM]).decode(0)
     assert not isinstance(found, str)

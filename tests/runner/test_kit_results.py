@@ -190,15 +190,15 @@ def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path))
     result = KitResult(3, 20, ("check_a",), {"check_b": "why"})
     kit_results.keep("mine", "d", result)
-    assert kit_results.kept("mine", "d") == dataclasses.replace(result, failed=["check_a"])
-    assert kit_results.kept("mine", "e") is None
-    assert kit_results.kept("other", "d") is None
-    assert kit_results.kept("mine", "") is None
+    assert kit_results.load("mine", "d") == dataclasses.replace(result, failed=["check_a"])
+    assert kit_results.load("mine", "e") is None
+    assert kit_results.load("other", "d") is None
+    assert kit_results.load("mine", "") is None
     (file,) = (tmp_path / "kit").iterdir()
     whole = file.read_text(encoding="utf-8")
     for damage in ("", "[]", "{}", "null", whole.replace("3", '"3"'), whole.replace('"d"', '"e"')):
         file.write_text(damage, encoding="utf-8")
-        assert kit_results.kept("mine", "d") is None
+        assert kit_results.load("mine", "d") is None
 
 
 def hazard(records: list[Record]) -> str:

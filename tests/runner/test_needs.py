@@ -12,7 +12,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.feature_files import kept_row_bytes
 from fewshot_bench.runner import needs as counted
 from fewshot_bench.runner import preflight as room
-from fewshot_bench.runner.needs import Needs, needs
+from fewshot_bench.runner.needs import Needs, compute_needs
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, image_folder, save_image
 
@@ -27,7 +27,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stated(specs: list[RunSpec]) -> Needs:
-    return needs(specs, {spec.dataset: registry().dataset(spec.dataset) for spec in specs})
+    return compute_needs(specs, {spec.dataset: registry().dataset(spec.dataset) for spec in specs})
 
 
 def taken(folder: Path, pattern: str = "*") -> int:

@@ -264,7 +264,7 @@ def _logits(
     Images are shuffled with a seed from the split digest: an order grouped by class would leak
     labels.
     """
-    from fewshot_bench.images.given import Encoded
+    from fewshot_bench.images.user_images import Encoded
 
     items: Sequence[Item] = split.test
     order = np.random.default_rng(derive(0, "queries", split.digest)).permutation(len(items))

@@ -142,10 +142,10 @@ def _check_free(output: Path) -> None:
 
 
 def _trace(path: Path, model: Model) -> Any:
-    from fewshot_bench.images.traced import traced
+    from fewshot_bench.images.pixel_program import trace
 
     try:
-        return traced(model.classifier, model.backbone)
+        return trace(model.classifier, model.backbone)
     except NotApplicableError as error:
         method = model.config.method
         raise UsageError(f"{path}: a model of {method} cannot be exported: {error}") from error
@@ -153,14 +153,14 @@ def _trace(path: Path, model: Model) -> Any:
 
 def _pictures(images: Iterable[str] | None, rotate: bool) -> tuple[list[Image.Image], str]:
     """Decoded images, and their source as text."""
-    from fewshot_bench.images.decode import decoded, upright
+    from fewshot_bench.images.decode import decode_or_explain, upright
 
     if images is None:
         return _tiles(), EMBEDDED
     pictures = []
     for path in images:
         try:
-            picture = decoded(Path(path).read_bytes())
+            picture = decode_or_explain(Path(path).read_bytes())
         except OSError as error:
             picture = f"cannot be read: {error.strerror}"
         if isinstance(picture, str):

@@ -143,9 +143,9 @@ def _refuse_options(ctx: click.Context) -> None:
 def _list() -> None:
     from fewshot_bench.plugins.reproduce.published import reproductions
 
-    known = reproductions()
-    width = max(map(len, known))
-    for name, table in known.items():
+    tables = reproductions()
+    width = max(map(len, tables))
+    for name, table in tables.items():
         methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
         click.echo(f"{name:<{width}}  {table.title} ({methods})")
 
@@ -170,7 +170,7 @@ def _reproduce(
     if only_existing and asked:
         raise UsageError(f"{_NO_RUN} {option_name(asked[0])}")
     table = reproduction(name)
-    wanted = _wanted(values)
+    wanted = _read_wanted(values)
     if wanted.versions and not only_existing:
         names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
@@ -220,7 +220,7 @@ def _reproduce(
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
-def _wanted(values: Mapping[str, Any]) -> Wanted:
+def _read_wanted(values: Mapping[str, Any]) -> Wanted:
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.plugins.reproduce.cells import Wanted
 
@@ -290,7 +290,7 @@ def _again(ctx: click.Context) -> str:
         if isinstance(value, bool):
             words.append(flag)
         elif param.multiple:
-            words += [word for one in value for word in (flag, str(one))]
+            words += [word for part in value for word in (flag, str(part))]
         else:
             words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)

@@ -1,6 +1,6 @@
 """A classifier as one program from pixels to logits, for `torch.export`.
 
-`traced` is the entry point. The program computes the same as the classifier's own code, for any
+`trace` is the entry point. The program computes the same as the classifier's own code, for any
 number of images: the code runs once on a view whose pixels are the input of the program.
 """
 
@@ -72,7 +72,7 @@ class _Program(nn.Module):
         return classifier.logits(PixelView(backbone, backbone.normalize(pixels))).float()
 
 
-def traced(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.ExportedProgram:
+def trace(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.ExportedProgram:
     """The program of a classifier, on the backbone's device.
 
     Input: `pixels` (n, 3, h, w) uint8, RGB, of the backbone's image size, n of at least 1. Output:
