@@ -1,0 +1,279 @@
+"""SQLite files of derived values, which may be deleted at any time.
+
+A file that is damaged or of another version is made anew. Where none can be kept (a network disk
+without locks, a full disk), the values live in memory; a file in a read-only folder is read.
+Threads and processes may share a file and may be killed: a transaction is kept whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# Result codes (https://sqlite.org/rescode.html) of a file that is not as it was written, and of a
+# file, disk or lock that this process cannot have. All others are mistakes of the caller.
+DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+REFUSAL = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+# File systems of one machine. A write-ahead log needs memory that all its processes share, which
+# machines do not (https://sqlite.org/wal.html); elsewhere a rollback journal takes its place.
+LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
+
+
+class Database:
+    """A SQLite file with the tables of `schema`, or memory with them (path: None).
+
+    version: of what the values mean; a file of another version or schema is made anew. page_size:
+    bytes; larger pages suit larger rows. timeout: seconds to wait for the lock of another process.
+    writes: False to read a file that others write, and never to create or remove one.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        schema: str,
+        version: int = 1,
+        *,
+        page_size: int = 4096,
+        timeout: float = 60.0,
+        writes: bool = True,
+    ) -> None:
+        self.path = path
+        # Why the file was made anew; empty if it was not.
+        self.damage = ""
+        self._schema = schema
+        self._version = version
+        self._page_size = page_size
+        self._timeout = timeout
+        self._writes = writes
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int, int] = (0, 0, 0)
+        self._in_memory = False
+        # Connections of a parent process: a forked child must neither use nor close them.
+        self._inherited: list[sqlite3.Connection] = []
+
+    @property
+    def in_memory(self) -> bool:
+        """True if the values end with this process."""
+        with self._lock:
+            self._connect()
+            return self._in_memory
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query; none of a file that is damaged, or locked for too long."""
+        with self._lock:
+            try:
+                return self._connect().execute(sql, values).fetchall()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                if not self._remove_damaged(error) and _code(error) not in REFUSAL:
+                    raise
+        return []
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction, rolled back if its body raises; OSError if the file refuses it.
+
+        That may be for a full disk, a read-only file, a lock that others hold too long, or damage.
+        """
+        with self._lock:
+            connection = self._connect()
+            try:
+                connection.execute("begin immediate")
+                yield connection
+                connection.execute("commit")
+            except BaseException as error:
+                with suppress(sqlite3.Error, UnicodeDecodeError):
+                    connection.execute("rollback")
+                if self._remove_damaged(error) or _code(error) in REFUSAL:
+                    raise OSError(errno.EIO, f"{error}", str(self.path)) from error
+                raise
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                if self._file[0] == os.getpid():
+                    self._connection.close()
+                else:
+                    self._inherited.append(self._connection)
+            self._connection = None
+
+    def _connect(self) -> sqlite3.Connection:
+        """The connection of this process to the file that is at the path now."""
+        if self._connection is not None and self._file == self._identify():
+            return self._connection
+        self.close()
+        for _ in range(2):
+            try:
+                self._connection = self._open()
+                return self._connection
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                if not self._remove_damaged(error):
+                    break
+        self._connection = self._open_memory()
+        return self._connection
+
+    def _identify(self) -> tuple[int, int, int]:
+        """This process, and device and inode of the file at the path."""
+        with suppress(OSError):
+            if self.path is not None:
+                status = self.path.stat()
+                return os.getpid(), status.st_dev, status.st_ino
+        return os.getpid(), 0, 0
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file to write, else to read, else memory; an error of sqlite3 on damage."""
+        if self.path is None:
+            return self._open_memory()
+        log = self.path.with_name(f"{self.path.name}-wal")
+        for way in ("mode=rw", "mode=ro", "mode=ro&immutable=1"):
+            # A file with a log is not whole without it.
+            if (way == "mode=rw" and not self._writes) or ("immutable" in way and log.exists()):
+                continue
+            try:
+                return self._open_file(self.path, way)
+            except OSError:
+                continue
+            except sqlite3.Error as error:
+                if _code(error) not in REFUSAL:
+                    raise
+        return self._open_memory()
+
+    def _open_file(self, path: Path, way: str) -> sqlite3.Connection:
+        if way == "mode=rw":
+            # Created here, since files that SQLite creates are not for the group of a folder.
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, flags, 0o666))
+        self._file = self._identify()
+        self._in_memory = False
+        connection = self._connect_to(f"{path.absolute().as_uri()}?{way}")
+        try:
+            if way == "mode=rw":
+                connection.execute(f"pragma page_size={self._page_size}")
+                self._create_tables(connection)
+                connection.execute("pragma synchronous=normal")
+                with suppress(sqlite3.OperationalError):
+                    # Refused while others use the file; either journal is safe.
+                    mode = "wal" if _is_local(path.parent.stat().st_dev) else "delete"
+                    connection.execute(f"pragma journal_mode={mode}")
+            elif not self._has_tables(connection):
+                raise _OtherVersionError
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open_memory(self) -> sqlite3.Connection:
+        self._file = self._identify()
+        self._in_memory = True
+        connection = self._connect_to(":memory:")
+        self._create_tables(connection)
+        return connection
+
+    def _connect_to(self, address: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            address,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
+        )
+
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        if self._has_tables(connection):
+            return
+        connection.execute("begin immediate")
+        # Another process may have created them meanwhile.
+        if not self._has_tables(connection):
+            if _layout_of(connection)[1]:
+                raise _OtherVersionError
+            for statement in self._schema.split(";"):
+                connection.execute(statement)
+            connection.execute(f"pragma user_version={self._version}")
+        connection.execute("commit")
+
+    def _has_tables(self, connection: sqlite3.Connection) -> bool:
+        return _layout_of(connection) == (self._version, _tables_of(self._schema))
+
+    def _remove_damaged(self, error: BaseException) -> bool:
+        """Remove the file if the error is about its content, unless another one is in its place."""
+        if not self._writes or self._in_memory or self.path is None or not _is_damage(error):
+            return False
+        self.damage = str(error)
+        if self._file == self._identify():
+            self.close()
+            # The log first: SQLite drops a log that is left beside an empty file.
+            for suffix in ("-wal", "-shm", "-journal", ""):
+                with suppress(OSError):
+                    self.path.with_name(f"{self.path.name}{suffix}").unlink()
+        return True
+
+
+class _OtherVersionError(sqlite3.DatabaseError):
+    """A file with tables of another schema or version, or of another program."""
+
+    def __str__(self) -> str:
+        return "it is of another version"
+
+
+def _code(error: BaseException) -> int:
+    """The primary result code of SQLite; 0 if the error has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_damage(error: BaseException) -> bool:
+    """True if a file is not as it was written; its texts may be no UTF-8 then."""
+    if isinstance(error, _OtherVersionError | UnicodeDecodeError):
+        return True
+    # Python's own errors have no code, such as of texts that it cannot decode.
+    undecoded = isinstance(error, sqlite3.OperationalError) and not _code(error)
+    return undecoded or _code(error) in DAMAGE
+
+
+def _layout_of(connection: sqlite3.Connection) -> tuple[int, list[tuple[str, str, str]]]:
+    """The version of a file; type, name and SQL of its tables and indexes."""
+    (version,) = connection.execute("pragma user_version").fetchone()
+    return version, connection.execute("select type, name, sql from sqlite_master").fetchall()
+
+
+@functools.cache
+def _tables_of(schema: str) -> list[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(schema)
+        return _layout_of(connection)[1]
+
+
+@functools.cache
+def _is_local(device: int) -> bool:
+    """True if a device is a disk of this machine; False if it is not, or the system does not say.
+
+    Lines of the table: "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw".
+    """
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(
+        line.split()[2] == number and line.partition(" - ")[2].split()[0] in LOCAL
+        for line in mounts
+    )
