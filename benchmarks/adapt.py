@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import accuracy
 from fewshot_bench.plugins.models.budget import Budget
 from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.material import Material, gather
 from fewshot_bench.plugins.models.search import Search
+from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import expand_methods
 
 METHODS = "zero-shot,gda,tip-adapter,proker,linear-probe,lp++"
@@ -52,12 +52,12 @@ def drawn(material: Material, shots: int, seed: int) -> tuple[Material, Material
 def one(material: Material, shots: int, seed: int, methods: str, cache: Path) -> dict[str, Any]:
     """One repeat: the stated accuracy, and the accuracy of every candidate on held-out images."""
     few, whole = drawn(material, shots, 1000 + seed)
-    chosen = Chosen(Conditions("tiny", ("cpu",), "fp32"), seed)
+    chosen = Chosen(Request((), (), backbone="tiny"), seed)
     variants = expand_methods(methods.split(","), (), registry())
     search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
     search.run()
-    winner, count = search.chosen(), len(few.items)
-    stated = accuracy.stated(search.shares, search.finalists.index(winner), seed)
+    winner, count = search.choose(), len(few.items)
+    stated = accuracy.estimate(search.shares, search.finalists.index(winner), seed)
     workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}

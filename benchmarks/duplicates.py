@@ -143,7 +143,7 @@ def pairs_alike(prints: Fingerprints, base: Indices, queries: Indices) -> set[tu
     ways = itertools.product((False, True), range(len(WINDOWS)), (False, True))
     for base_cropped, place, mirrored in ways:
         cropped, whole = (base, queries) if base_cropped else (queries, base)
-        cropped = cropped[prints.having(WINDOWS[place], cropped)]
+        cropped = cropped[prints.indices_with(WINDOWS[place], cropped)]
         codes = prints.mirrored[whole] if mirrored else prints.codes[whole, 0]
         for part in np.array_split(cropped, 1 + len(cropped) // 500):
             differing = np.bitwise_count(prints.codes[part, place][:, None] ^ codes)

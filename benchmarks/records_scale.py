@@ -74,7 +74,7 @@ def words(request: Request) -> list[str]:
 
 def fill(request: Request) -> int:
     """Write the records of all cells and return their number."""
-    plan, store = expand(request), Store(request.folder)
+    plan, store = expand(request), Store(request.store)
     store.create()
     splits = _splits(plan)
     drawn: dict[tuple[str, int], tuple[bytes, Record]] = {}

@@ -1,6 +1,6 @@
 """The method of a kept model: the registered one, or a class that the user hands over.
 
-`fitted_method` is the entry point. Names and paths in a config are compared, never imported.
+`build_method` is the entry point. Names and paths in a config are compared, never imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fewshot_bench.utils.plugin_code import plugin_code
 _MADE = ("<string>", dataclasses.__file__, reprlib.__file__)
 
 
-def fitted_method(
+def build_method(
     path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
 ) -> Any:
     """The method with the hyper-parameters of the fit; UsageError if it is another version.
@@ -33,7 +33,7 @@ def fitted_method(
     given: the class of a method that no plug-in registers; UsageError if it is none, or another.
     warn: called if the code is not, or not known to be, that of the fit.
     """
-    cls = _registered(path, config) if given is None else _named(path, config, given)
+    cls = _find_class(path, config) if given is None else _check_class(path, config, given)
     version = str(getattr(cls, "version", "1"))
     if version != config.method_version:
         raise UsageError(
@@ -47,29 +47,29 @@ def fitted_method(
             f"{path}: the code of {config.method} is not that of the fit "
             f"({config.method_origin or 'unknown'}); its answers may differ"
         )
-    return _configured(path, config, cls)
+    return _configure(path, config, cls)
 
 
-def _registered(path: Path, config: ModelConfig) -> type:
-    known, name = registry(), config.method
-    if name in known.methods.entries:
-        return known.method_class(name)
-    if found := parts(name):
+def _find_class(path: Path, config: ModelConfig) -> type:
+    plugins, name = registry(), config.method
+    if name in plugins.methods.entries:
+        return plugins.method_class(name)
+    if spot := parts(name):
         raise UsageError(
-            f"{path}: its method is class {found[1]} of {Path(found[0]).name}, which no plug-in "
+            f"{path}: its method is class {spot[1]} of {Path(spot[0]).name}, which no plug-in "
             f"registers, and files that a model names are not run: load it in Python with "
-            f"method={found[1]}"
+            f"method={spot[1]}"
         )
-    error = known.methods.unknown(name, known.methods.entries, "fsbench list methods")
+    error = plugins.methods.unknown(name, plugins.methods.entries, "fsbench list methods")
     raise UsageError(f"{path}: {error}; install its plug-in, or load_model(..., method=Class)")
 
 
-def _named(path: Path, config: ModelConfig, given: type) -> type:
+def _check_class(path: Path, config: ModelConfig, given: type) -> type:
     """The class that was handed over; UsageError if it has not the name of the method."""
     if not isinstance(given, type) or not callable(getattr(given, "fit", None)):
         raise UsageError(f"method={given!r:.80}: expected the class of a method")
-    found = parts(config.method)
-    expected, name = found[1] if found else config.method, given.__name__
+    spot = parts(config.method)
+    expected, name = spot[1] if spot else config.method, given.__name__
     if expected not in (name, getattr(given, "name", name)):
         raise UsageError(
             f"{path} was fitted by {config.method}, method={name} is another class; pass {expected}"
@@ -85,11 +85,11 @@ def _is_code_of_fit(config: ModelConfig, cls: type, given: bool) -> bool:
     """
     if method_code.running_digest(cls) == config.method_code:
         return True
-    found = parts(config.method)
-    if not given or found is None:
+    spot = parts(config.method)
+    if not given or spot is None:
         return False
     try:
-        written = Path(found[0]).read_text(encoding="utf-8")
+        written = Path(spot[0]).read_text(encoding="utf-8")
         return all(source in written for source in _sources(cls))
     except (OSError, ValueError, TypeError):
         return False
@@ -97,16 +97,16 @@ def _is_code_of_fit(config: ModelConfig, cls: type, given: bool) -> bool:
 
 def _sources(cls: type) -> Iterator[str]:
     """The source of each function of a class; OSError or TypeError if one has none."""
-    for one in vars(cls).values():
-        inner = (getattr(one, name, None) for name in ("fget", "func", "__func__"))
-        function = next(filter(None, inner), one)
+    for member in vars(cls).values():
+        inner = (getattr(member, name, None) for name in ("fget", "func", "__func__"))
+        function = next(filter(None, inner), member)
         # What `dataclass` makes is no source of the author.
         if inspect.isfunction(function) and function.__code__.co_filename not in _MADE:
             yield inspect.getsource(function).rstrip()
 
 
-def _configured(path: Path, config: ModelConfig, cls: type) -> Any:
-    parameters = {one.name: one for one in hyperparameters(cls)}
+def _configure(path: Path, config: ModelConfig, cls: type) -> Any:
+    parameters = {parameter.name: parameter for parameter in hyperparameters(cls)}
     differing = sorted(set(parameters) ^ set(config.options))
     if differing:
         raise StoreError(

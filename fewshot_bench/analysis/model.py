@@ -7,7 +7,6 @@ logits equal those of the run, bit for bit on one device.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import threading
 import warnings
@@ -19,8 +18,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fewshot_bench.analysis.comparison import frame
-from fewshot_bench.analysis.fitted_method import error_line, fitted_method
+from fewshot_bench.analysis.fitted_method import build_method, error_line
 from fewshot_bench.api.defaults import cuda_is_there
 from fewshot_bench.api.keeping import class_named, restore
 from fewshot_bench.api.method import Classifier
@@ -78,9 +79,9 @@ class Prediction:
 
 def columns(count: int) -> list[str]:
     """Column names of predictions with `count` classes."""
-    names = ["class", "runner_up", *(f"class_{place}" for place in range(3, count + 1))]
+    names = ["class", "runner_up", *(f"class_{rank}" for rank in range(3, count + 1))]
     probabilities = ["probability", "runner_up_probability"]
-    probabilities += [f"probability_{place}" for place in range(3, count + 1)]
+    probabilities += [f"probability_{rank}" for rank in range(3, count + 1)]
     return ["image", *itertools.chain(*zip(names, probabilities, strict=True))][: 2 * count + 1]
 
 
@@ -124,7 +125,7 @@ class Model:
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         head = frame([], columns(min(max(2, top), len(self.classnames))))
-        rows = [one.row() for one in self._all(images, top, batch)]
+        rows = [prediction.row() for prediction in self._all(images, top, batch)]
         return frame(rows) if rows else head
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
@@ -137,8 +138,8 @@ class Model:
 
         checked(_ARGUMENTS, {"batch": batch})
         parts = []
-        ask = partial(self._asked, meter=meter)
-        for names, logits, problems in self._answers(_listed(images), batch, ask):
+        ask = partial(self._ask_logits, meter=meter)
+        for names, logits, problems in self._answers(_as_list(images), batch, ask):
             _refuse(names, problems)
             parts.append(logits)
         return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
@@ -163,21 +164,21 @@ class Model:
         checked({"count": whole(1)}, {"count": count})
         if self.support is None:
             raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
-        known, found = torch.from_numpy(self.support.features), []
-        answers = self._answers(_listed(images), BATCH, self._features_of)
+        support, neighbors = torch.from_numpy(self.support.features), []
+        answers = self._answers(_as_list(images), BATCH, self._features_of)
         for names, features, problems in answers:
             _refuse(names, problems)
-            best = (features @ known.T).topk(min(count, len(known)))
+            best = (features @ support.T).topk(min(count, len(support)))
             pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            found += [self._neighbors(*pair) for pair in pairs]
-        return found
+            neighbors += [self._neighbors(*pair) for pair in pairs]
+        return neighbors
 
     def _neighbors(self, values: Sequence[float], places: Sequence[int]) -> list[Neighbor]:
         assert self.support is not None
         labels = self.support.labels
         return [
-            Neighbor(self.classnames[int(labels[place])], value, place)
-            for value, place in zip(values, places, strict=True)
+            Neighbor(self.classnames[int(labels[index])], value, index)
+            for value, index in zip(values, places, strict=True)
         ]
 
     def stream(
@@ -189,24 +190,24 @@ class Model:
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         count = min(max(2, top), len(self.classnames))
-        for names, logits, problems in self._answers(images, batch, self._asked):
-            found = self._softmax(logits).topk(count)
-            ranked = zip(found.values.tolist(), found.indices.tolist(), strict=True)
-            for place, name in enumerate(names):
-                if place in problems:
-                    yield Prediction(name, problem=problems[place])
+        for names, logits, problems in self._answers(images, batch, self._ask_logits):
+            best = self._softmax(logits).topk(count)
+            ranked = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            for index, name in enumerate(names):
+                if index in problems:
+                    yield Prediction(name, problem=problems[index])
                 else:
                     yield self._prediction(name, *next(ranked))
 
     def _prediction(self, name: str, values: Sequence[float], places: Sequence[int]) -> Prediction:
         least = self.config.reject
-        classes = tuple(self.classnames[place] for place in places)
+        classes = tuple(self.classnames[index] for index in places)
         return Prediction(name, classes, tuple(values), least is not None and values[0] < least)
 
     def _all(self, images: Any, top: int, batch: int) -> Iterator[Prediction]:
-        for one in self.stream(_listed(images), top=top, batch=batch):
-            _refuse([one.image], {0: one.problem} if one.problem else {})
-            yield one
+        for prediction in self.stream(_as_list(images), top=top, batch=batch):
+            _refuse([prediction.image], {0: prediction.problem} if prediction.problem else {})
+            yield prediction
 
     def _softmax(self, logits: Tensor) -> Tensor:
         # Subtract the maximum first, so that a small temperature causes no overflow.
@@ -229,13 +230,13 @@ class Model:
         loading = Ahead((partial(load, chunk) for chunk in chunks), 1)
         try:
             for chunk, source, problems in loading:
-                names = [named(image, start + place) for place, image in enumerate(chunk)]
+                names = [named(image, start + index) for index, image in enumerate(chunk)]
                 start += len(chunk)
                 yield names, ask(source), problems
         finally:
             loading.close()
 
-    def _asked(self, source: ImageSource, meter: Meter | None = None) -> Tensor:
+    def _ask_logits(self, source: ImageSource, meter: Meter | None = None) -> Tensor:
         """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
@@ -247,7 +248,7 @@ class Model:
             # Copy the classifier, so that state left by one call does not affect the next one.
             ask, order = copy.copy(self.classifier).logits, filled(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
-            with _fitting(self.path, self.config), meter.phase("predict"):
+            with _translate_errors(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
         shape = (len(order), len(self.classnames))
         if tuple(logits.shape) != shape:
@@ -302,15 +303,15 @@ def open_model(
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
     path = model_folder(name, warn)
     config, tensors = read_model(path)
-    config = dataclasses.replace(config, precision=precision or config.precision)
-    fitted = fitted_method(path, config, method, warn)
+    config = msgspec.structs.replace(config, precision=precision or config.precision)
+    fitted = build_method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
-    config = dataclasses.replace(config, backbone=backbone.name)
+    config = msgspec.structs.replace(config, backbone=backbone.name)
     from fewshot_bench.images.feature_cache import FeatureCache
 
     features = FeatureCache(None)
     vocabulary = Vocabulary(config.classnames, config.templates)
-    with _ASKING, _as_in_runs(features, backbone), _fitting(path, config):
+    with _ASKING, _as_in_runs(features, backbone), _translate_errors(path, config):
         kind = class_named(config.classifier, fitted)
         classifier = restore(fitted, tensors, vocabulary, backbone, kind)
     return Model(path, config, backbone, fitted, classifier, features)
@@ -395,7 +396,7 @@ def _as_in_runs(
 
 
 @contextmanager
-def _fitting(path: Path, config: ModelConfig) -> Iterator[None]:
+def _translate_errors(path: Path, config: ModelConfig) -> Iterator[None]:
     """Run code of a method; tensors that do not fit it cause a one-line StoreError."""
     import torch
 
@@ -417,10 +418,10 @@ def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:
     )
 
 
-def _listed(images: Any) -> Iterable[Any]:
+def _as_list(images: Any) -> Iterable[Any]:
     """The given images as an iterable; a single image becomes a tuple."""
-    one = isinstance(images, str | PathLike) or len(getattr(images, "shape", ())) == 3
-    if one or (hasattr(images, "getexif") and hasattr(images, "mode")):
+    single = isinstance(images, str | PathLike) or len(getattr(images, "shape", ())) == 3
+    if single or (hasattr(images, "getexif") and hasattr(images, "mode")):
         return (images,)
     if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping):
         raise UsageError(f"images are a {type(images).__name__}; expected a list of images")
@@ -429,5 +430,5 @@ def _listed(images: Any) -> Iterable[Any]:
 
 def _refuse(names: Sequence[str], problems: Mapping[int, str]) -> None:
     """Raise DataMissingError for the first unusable image."""
-    for place, problem in problems.items():
-        raise DataMissingError(f"{names[place]} {problem}; leave it out, or mend it")
+    for index, problem in problems.items():
+        raise DataMissingError(f"{names[index]} {problem}; leave it out, or mend it")

@@ -17,9 +17,6 @@ _LARGEST = "ViT-L/14@336px"
 # The slash of `ViT-B/16`.
 _SLASH = re.compile(r"^(ViT-[A-Za-z]+)/(?=\d)", re.IGNORECASE)
 
-# Upper bounds of what one machine can be asked for: more is a typo.
-MOST_JOBS, MOST_THREADS = 10_000, 1_024
-
 
 def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()) -> str:
     """The full name of a backbone; `auto` is the toy if all data sets and targets are in the demo.

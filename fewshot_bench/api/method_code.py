@@ -57,6 +57,12 @@ def source_digest(method: type) -> str:
     return "" if root is None else _digest(root)
 
 
+def digest_of_module(name: str) -> str:
+    """The same over the files of an imported module or of its package; empty without files."""
+    root = _root(name)
+    return "" if root is None else _digest(root)
+
+
 def _described_root(method: type) -> _Root | None:
     """The package or module of a class that another process has imported, found by its files."""
     file = vars(method).get(FILE_OF_DESCRIBED)

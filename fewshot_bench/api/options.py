@@ -13,19 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.run_options import RUN_OPTIONS
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError
 
-# Reserved names, which no plug-in's option may have: options of the commands that run cells, and
-# arguments of `fewshot_bench.run`.
-_TAKEN = """
-    classes classnames config dataset datasets deterministic device devices dry-run each engine
-    feature-budget force format full hang-after help holdout jobs keep-logits keep-models keep-split
-    keep-stale lease limit method methods metric only-existing option options output progress
-    retry-failed save-config seeds shots skip-damaged slots-per-device split-seed store templates
-    threads timeout traceback transfer where
-"""
-TAKEN = frozenset((*_TAKEN.split(), *(name.replace("_", "-") for name in CONDITIONS)))
+# Names that no plug-in's option may have: options of commands that run cells on the command line
+# and in Python, and those that such a command has of its own.
+_OF_COMMANDS = "config each format full help metric only-existing output progress save-config where"
+TAKEN = frozenset(
+    (
+        *_OF_COMMANDS.split(),
+        *(name.replace("_", "-") for name in (*RUN_OPTIONS, *CONDITIONS)),
+        *(flag.lstrip("-") for row in RUN_OPTIONS.values() for flag in row.flags),
+    )
+)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Types of values and defaults, and the expectation in errors.
 _KINDS = {int: (int, "a whole number"), float: (int | float, "a number"), str: (str, "a text")}
@@ -39,7 +40,7 @@ class Option:
     value that raises ValueError with its expectation. env: environment variable that is read if
     the option is not given. multiple: may be given several times; the value is a tuple. minimum:
     smallest accepted number. asks_gpus: True for values that request GPUs, so that
-    `--devices auto` means cuda for an engine whose workers run elsewhere.
+    `--device auto` means cuda for an engine whose workers run elsewhere.
     """
 
     name: str

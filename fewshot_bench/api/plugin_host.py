@@ -7,16 +7,13 @@ described by a class with its hyper-parameters, whose values its own process che
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partialmethod
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 from fewshot_bench.api import method_files, plugins
 from fewshot_bench.api.catalog import Entry
@@ -25,7 +22,8 @@ from fewshot_bench.api.options import Option
 from fewshot_bench.api.paper import as_papers
 from fewshot_bench.api.plugin_values import packed, unpacked, unpacked_error, unpacked_type
 from fewshot_bench.utils.errors import ContractError, PluginError
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
+from fewshot_bench.utils.start import environment_at_start, running_preload, start
 
 MODULE = "fewshot_bench.api.plugin_server"
 # Seconds that a process gets to end by itself, such as to write what a hook has begun.
@@ -36,73 +34,41 @@ class HostEnded(PluginError):
     """The process of a plug-in has ended, instead of giving an answer."""
 
 
-class Process(Protocol):
-    """What is needed of a process that runs `MODULE`; its parent's id is its first argument."""
-
-    @property
-    def stdin(self) -> IO[str] | None:
-        """Requests."""
-
-    @property
-    def stdout(self) -> IO[str] | None:
-        """Answers."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the exit code; subprocess.TimeoutExpired after `timeout` seconds."""
-
-    def kill(self) -> None:
-        """End the process at once."""
-
-
-Start = Callable[[Mapping[str, str]], Process]
-
-
-def start_afresh(environment: Mapping[str, str]) -> Process:
-    """Start a process for a plug-in, with these variables."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", MODULE, str(os.getpid())],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env=dict(environment),
-        start_new_session=True,
-    )
-
-
 class PluginHost:
     """The process of one foreign plug-in, or of one file with methods.
 
     name: for messages.
     """
 
-    def __init__(self, name: str, plugin: str = "", start: Start = start_afresh) -> None:
+    def __init__(self, name: str, plugin: str = "") -> None:
         """Start the process. plugin: the full name of the plug-in that it imports, if any."""
         self.name, self.plugin = name, plugin
         self.hooks: Sequence[str] = ()
         self._lock = threading.Lock()
         self._classes: dict[str, type] = {}
-        self._process = start({**environment_at_start(), plugins.ONLY: plugin})
+        self._channel, other = Channel.pair()
+        self._process = start(
+            MODULE,
+            [],
+            {**environment_at_start(), plugins.ONLY: plugin},
+            [other],
+            errors=2,
+            # It imports much of what workers do.
+            preload=running_preload(),
+        )
 
     def ask(self, operation: str, **values: Any) -> Any:
         """The answer to a request; raises what the code of the plug-in raised.
 
         HostEnded if the process has ended.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        with self._lock:
+        with self._lock, self._reading():
             try:
-                stdin.write(json.dumps({"operation": operation, **values}) + "\n")
-                stdin.flush()
-                line = stdout.readline()
-            except (OSError, ValueError):
-                line = ""
-        if not line:
-            raise HostEnded(f"{self.name} ended its process (exit code {self._process.wait()})")
-        with self._reading(line):
-            answer = json.loads(line)
+                self._channel.send({"operation": operation, **values})
+                answer, _ = self._channel.receive(MOST_BYTES)
+            except (Closed, ConnectionError):
+                code = self._process.wait()
+                raise HostEnded(f"{self.name} ended its process (exit code {code})") from None
             error = unpacked_error(answer["error"]) if "error" in answer else None
             value = None if error else answer["value"]
         if error is not None:
@@ -110,20 +76,20 @@ class PluginHost:
         return value
 
     @contextmanager
-    def _reading(self, found: object) -> Iterator[None]:
-        """PluginError inside if what was found is no answer: code of the plug-in wrote it."""
+    def _reading(self) -> Iterator[None]:
+        """PluginError for what is no answer: code of the plug-in wrote into the channel."""
         try:
             yield
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ContractError):
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, ContractError) as error:
             raise PluginError(
-                f"{self.name} wrote into the channel to fsbench: {found!r:.80}"
+                f"{self.name} wrote into the channel to fsbench: {error!s:.80}"
             ) from None
 
     def describe(self) -> tuple[Mapping[str, Sequence[Entry]], str | None]:
         """The entries of the plug-in by kind of catalog, and the reason if it failed."""
         try:
             found = self.ask("describe_plugin")
-            with self._reading(found):
+            with self._reading():
                 entries = {
                     kind: [self._entry(kind, values) for values in listed]
                     for kind, listed in found["entries"].items()
@@ -164,7 +130,7 @@ class PluginHost:
         """The description of a method as a class; PluginError if it breaks a rule."""
         if method not in self._classes:
             described = self.ask("describe_method", method=method)
-            with self._reading(described):
+            with self._reading():
                 self._classes[method] = _class(self, method, described)
         return self._classes[method]
 
@@ -174,7 +140,7 @@ class PluginHost:
             found = self.ask("call_hook", hook=hook, arguments=packed(dict(arguments)))
         except HostEnded as error:
             raise PluginError(f"{hook} of {error}") from error
-        with self._reading(found):
+        with self._reading():
             return [unpacked(value) for value in found]
 
     def set_variables(self, variables: Mapping[str, str]) -> None:
@@ -184,15 +150,11 @@ class PluginHost:
 
     def close(self) -> None:
         """End the process."""
-        with suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+        self._channel.close()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
     def kill(self) -> None:
         """End the process at once."""
@@ -247,15 +209,14 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
 class PluginHosts:
     """The processes of all foreign plug-ins and files of a run."""
 
-    def __init__(self, start: Start = start_afresh) -> None:
-        self._start = start
+    def __init__(self) -> None:
         self._plugins: dict[str, PluginHost] = {}
         self._files: dict[str, PluginHost] = {}
 
     def of_plugin(self, plugin: str) -> PluginHost:
         """The process of a plug-in."""
         if plugin not in self._plugins:
-            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin, self._start)
+            self._plugins[plugin] = PluginHost(f"plug-in {plugin}", plugin)
         return self._plugins[plugin]
 
     def of_file(self, method: str) -> PluginHost | None:
@@ -265,7 +226,7 @@ class PluginHosts:
             return None
         path = found[0]
         if path not in self._files:
-            self._files[path] = PluginHost(f"'{path}'", start=self._start)
+            self._files[path] = PluginHost(f"'{path}'")
         return self._files[path]
 
     def close(self) -> None:

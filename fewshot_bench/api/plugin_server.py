@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fewshot_bench.api.author_frame import place_of
@@ -23,8 +23,8 @@ from fewshot_bench.api.plugin_values import packed, packed_error, packed_type, u
 from fewshot_bench.api.registry import claims_of_plugins, registry
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.plugin_code import plugin_code
-from fewshot_bench.utils.processes import die_with
 
 # Functions of a method that planning calls.
 DECLARING = ("fit_bytes", "views_per_image", "steps", "epochs_for")
@@ -166,25 +166,15 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def main() -> None:
-    """First argument: the parent process id. Requests and answers are lines of JSON."""
-    die_with(int(sys.argv[1]))
+def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
+    """Answer the requests of a `PluginHost`, until it closes its channel."""
     offline.enforce_if_asked()
-    # What plug-ins print goes to stderr.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    requests = os.fdopen(os.dup(0), encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    for line in requests:
-        values = json.loads(line)
-        try:
-            answer = {"value": OPERATIONS[values.pop("operation")](**values)}
-        except (Exception, SystemExit) as error:
-            answer = {"error": packed_error(error)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+    (channel,) = channels
+    with suppress(Closed, OSError):
+        while True:
+            values, _ = channel.receive()
+            try:
+                answer = {"value": OPERATIONS[values.pop("operation")](**values)}
+            except (Exception, SystemExit) as error:
+                answer = {"error": packed_error(error)}
+            channel.send(answer)

@@ -29,7 +29,7 @@ from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.plugin_host import PluginHost, PluginHosts, Start, start_afresh
+from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
 from fewshot_bench.api.plugins import (
     PluginInfo,
     call,
@@ -40,7 +40,7 @@ from fewshot_bench.api.plugins import (
 )
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.plugin_code import plugin_code, same_folder
-from fewshot_bench.utils.start_environment import remember_environment
+from fewshot_bench.utils.start import remember_environment
 
 __all__ = [
     "EVERY",
@@ -371,18 +371,18 @@ _hosts: PluginHosts | None = None
 
 
 @contextmanager
-def hosting(start: Start = start_afresh) -> Iterator[None]:
+def hosting() -> Iterator[None]:
     """Inside, foreign plug-ins and files with methods run in processes of their own.
 
     Their methods are described in this process, which imports no module of theirs. What the
-    environment is now is what processes get that are started inside, by `start`.
+    environment is now is what processes get that are started inside.
     """
     global _hosts
     if _hosts is not None:
         yield
         return
     with remember_environment():
-        _hosts, foreign = PluginHosts(start), has_third_party()
+        _hosts, foreign = PluginHosts(), has_third_party()
         if foreign:
             registry.cache_clear()
         try:

@@ -168,7 +168,7 @@ class RunSpec(_Derived):
         "Only records of this sampling protocol.",
         registered=True,
         asked="fair",
-        option=f"{', '.join(PRESETS)}, or how picks are drawn: {{words}}.",
+        option=f"{', '.join(PRESETS)}, or a sampler: {{words}}.",
         short="proto",
     )
     val: str = condition(
@@ -187,7 +187,7 @@ class RunSpec(_Derived):
         title="prompt set",
         words=tuple(TEMPLATE_SETS),
         asked=None,
-        option="Template set: {words} (default: protocol's).",
+        option="Prompts: {words} (default: protocol's).",
         short="tpl",
         signed=True,
     )
@@ -195,15 +195,15 @@ class RunSpec(_Derived):
         TOY,
         "Only records of this backbone.",
         asked=AUTO,
-        option="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the "
-        "suite demo, else ViT-B-16/openai.",
+        option="MODEL/TAG[@FILE] or a name; auto: tiny for the demo's data sets, else "
+        "ViT-B-16/openai.",
     )
     precision: str = condition(
         "fp32",
         "Only records of this precision.",
         words=PRECISIONS,
         asked=AUTO,
-        option="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
+        option="fp32, bf16 or fp16; auto: fp32 on a CPU.",
         short="p",
         signed=True,
     )
@@ -214,7 +214,7 @@ class RunSpec(_Derived):
         metavar="N|none",
         kind=int,
         least=1,
-        option="Evaluate on at most N test images (marked in tables); none: all.",
+        option="Evaluate on at most N test images (marked in tables).",
         short="lim",
         quiet=True,
     )
@@ -227,7 +227,7 @@ class RunSpec(_Derived):
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
-        option="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
+        option="Rotate images by EXIF, or not.",
         short="exif",
         quiet=True,
         late=True,
@@ -238,8 +238,7 @@ class RunSpec(_Derived):
         metavar="yes|no",
         title="published values",
         kind=bool,
-        option="The values of each method's authors for a data set and shots, in place of one "
-        "setting for all (fsbench show METHOD lists them); -o wins.",
+        option="The authors' values per data set and shots (fsbench show METHOD).",
         short="pub",
         quiet=True,
         late=True,

@@ -8,14 +8,17 @@ import click
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
-from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import format_option, output_option, store_option
+from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.options import filter_options, format_option, output_option, store_option
+from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 
 
-@click.command("audit", short_help="What each method was allowed to see and did: is it fair?")
+@click.command(
+    "audit", cls=PanelCommand, short_help="What each method was allowed to see and did: is it fair?"
+)
 @store_option()
 @format_option([name for name in FORMATS if name != "latex"], "How to write it.")
 @output_option()

@@ -13,8 +13,9 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
+from fewshot_bench.cli.options import NAMES, PathName, store_option
 from fewshot_bench.cli.output import aligned, say
+from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.cache_dir import (
     DIGESTS,

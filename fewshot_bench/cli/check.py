@@ -118,14 +118,14 @@ def _unbuilt(kind: type) -> list[BrokenRule]:
 
 def _report_broken(failed: Iterable[CheckResult]) -> None:
     """Print broken rules; rules with the same reason and place share a line."""
-    from fewshot_bench.testing.kit import located
+    from fewshot_bench.testing.kit import add_place
 
     alike: dict[tuple[str, str], list[str]] = {}
     for result in failed:
         names = alike.setdefault((result.reason, result.place), [])
         names.append(result.name)
     for (reason, place), names in alike.items():
-        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {located(reason, place)}")
+        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {add_place(reason, place)}")
 
 
 def _reasons(expected: Iterable[str]) -> dict[str, str]:

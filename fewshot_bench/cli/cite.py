@@ -10,9 +10,10 @@ import click
 
 from fewshot_bench.api import method_files
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
-from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import output_option, store_option
+from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.options import filter_options, output_option, store_option
 from fewshot_bench.cli.output import refuse_kept, write_text
+from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import option_name, printable, printable_lines
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.citations import Citations
 
 
-@click.command("cite", short_help="Print BibTeX of the papers that a table used.")
+@click.command("cite", cls=PanelCommand, short_help="Print BibTeX of the papers that a table used.")
 @click.argument(
     "names",
     nargs=-1,

@@ -23,13 +23,13 @@ from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.analysis.table.figure import draw, panels
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.filters import chosen_of
 from fewshot_bench.cli.options import (
     MetricName,
     PathName,
     allow_mixed_option,
+    filter_options,
     format_option,
-    list_option,
     not_empty,
     output_option,
     store_option,
@@ -45,6 +45,7 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
+from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -205,7 +206,9 @@ def write_figure(path: Path, table: Table) -> None:
     click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
-@click.command("compare", short_help="Compare methods from the records of a store.")
+@click.command(
+    "compare", cls=PanelCommand, short_help="Compare methods from the records of a store."
+)
 @store_option()
 @format_option(formats.FORMATS, "How to write the table.")
 @output_option("Write to this file instead of the terminal.")

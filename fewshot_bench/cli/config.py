@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.options import is_given
 from fewshot_bench.utils.errors import UsageError, suggestion
 from fewshot_bench.utils.files import read_regular_text, whole
 from fewshot_bench.utils.plain_yaml import MOST_BYTES, load_plain
@@ -142,7 +143,7 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
 
     if path.suffix not in (".yaml", ".yml", ".toml"):
         raise UsageError(f"--save-config {path}: expected a name ending in .yaml, .yml or .toml")
-    kept = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
+    kept = {name.replace("_", "-"): value for name, value in values.items() if is_given(value)}
     if path.suffix == ".toml":
         text = "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
     else:

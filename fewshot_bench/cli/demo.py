@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api.spec import AUTO
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say
 
@@ -30,15 +29,12 @@ def command(ctx: click.Context, store: Path, opens: bool) -> None:
     """
     from fewshot_bench.api.registry import hosting
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.run import TerminalReporter, run_matrix
-    from fewshot_bench.engines.choice import EngineChoice, conditions_of
-    from fewshot_bench.engines.fork_server import start_plugin
+    from fewshot_bench.cli.run import TerminalReporter, run_request
+    from fewshot_bench.engines.asking import ask
 
-    engines = EngineChoice.of()
-    asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
-    with TerminalReporter("demo") as reporter, hosting(start_plugin):
-        conditions = conditions_of(engines, AUTO, AUTO, DATASETS)
-        code = run_matrix(conditions, engines, asked, reporter)
+    asked = {"methods": METHODS, "datasets": DATASETS, "shots": SHOTS, "seeds": (1,)}
+    with TerminalReporter("demo") as reporter, hosting():
+        code = run_request(ask({**asked, "store": store}), reporter)
     if code:
         ctx.exit(code)
     ctx.invoke(compare.command, store=store, dataset=",".join(DATASETS), shots="1,4", seeds="1")

@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.cli.completion import datasets, methods, several_of
-from fewshot_bench.cli.options import condition_filters, list_option
+from fewshot_bench.cli.options import LISTED
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.filters import Shown
     from fewshot_bench.api.record import Record
     from fewshot_bench.store.store import Store
-
-LISTED = ("method", "dataset", "classes", "shots", "seeds")
-_FIRST = (
-    list_option(
-        "--method",
-        "-m",
-        metavar="NAMES",
-        shell_complete=several_of(methods),
-        help="Only these methods, in this order; NAME@VERSION for one that is not the newest.",
-    ),
-    list_option(
-        "--dataset",
-        "-d",
-        metavar="NAMES",
-        shell_complete=several_of(datasets),
-        help="Only these data sets or targets of transfer, in this order.",
-    ),
-    list_option(
-        "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
-    ),
-    click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots: 1,4 or 1-16."),
-    click.option(
-        "--seeds",
-        metavar="NUMBERS",
-        help="Only these seeds: 1,2 or 1-3 (split/train when they differ).",
-    ),
-)
-_LAST = (
-    click.option("--revision", metavar="PREFIX", help="Only records of this data set revision."),
-    click.option(
-        "--own-data",
-        metavar="PREFIX|none",
-        help="Only records of these own class names, templates and hold-out.",
-    ),
-    click.option(
-        "--code",
-        metavar="PREFIX|unknown",
-        help="Of the methods that have results of this code, only these results.",
-    ),
-)
-
-
-def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the filter options to a command, which receives them by name."""
-    for option in reversed(_LAST):
-        command = option(command)
-    command = condition_filters(command)
-    for option in reversed(_FIRST):
-        command = option(command)
-    return command
 
 
 def chosen_of(

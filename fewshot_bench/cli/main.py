@@ -14,6 +14,7 @@ import click
 
 from fewshot_bench.cli.groups import LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
+from fewshot_bench.cli.panels import WIDTH
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import (
     DataMissingError,
@@ -121,7 +122,9 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
 
 
 @click.group(
-    cls=Commands, subcommands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Commands,
+    subcommands=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 @click.version_option(__version__, prog_name="fsbench")
 @click.option(

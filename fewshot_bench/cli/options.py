@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.run_options import PANELS, RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     CONDITIONS,
@@ -20,7 +20,17 @@ from fewshot_bench.api.spec import (
     MOST_NUMBERS,
     WORD,
 )
-from fewshot_bench.cli.completion import backbones, one_of
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    engines,
+    methods,
+    one_of,
+    several_of,
+    suites,
+    suites_of_methods,
+)
+from fewshot_bench.cli.panels import Command, ListOption, Option, add_options, option
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import (
@@ -42,7 +52,6 @@ else:
 
 MOST_NAMES = 500
 """Maximum names in one option."""
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(_ParamType):
@@ -101,27 +110,6 @@ class Numbers(_ParamType):
                 self.fail(f"'{short}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
             numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
-
-
-class ListOption(click.Option):
-    """An option with a list of names, which may be repeated: `-m a -m b` is `-m a,b`."""
-
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Make the parser collect all values, not only the last."""
-        self.multiple = True
-        try:
-            super().add_to_parser(parser, ctx)
-        finally:
-            self.multiple = False
-
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
-        """Convert all values, joined by commas."""
-        return super().type_cast_value(ctx, ",".join(value) if isinstance(value, list) else value)
-
-
-def list_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """`click.option` for a `ListOption`."""
-    return click.option(*names, cls=ListOption, **settings)
 
 
 class MetricName(_ParamType):
@@ -241,29 +229,19 @@ NUMBERS = Numbers()
 SHOTS = Numbers({WORD: ALL_SHOTS})
 
 
-allow_mixed_option = click.option(
+allow_mixed_option = option(
     "--allow-mixed",
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
 )
-retry_failed_option = click.option(
-    "--retry-failed", is_flag=True, help="Compute cells again that failed."
-)
-keep_stale_option = click.option(
-    "--keep-stale",
-    is_flag=True,
-    help="Keep results of cells whose method's code or images have changed since.",
-)
-
-
-device_option = click.option(
+device_option = option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
 )
 
 
 def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:
     """`--format`, passed as `form`, by default the first of `formats`; text: its help."""
-    return click.option(
+    return option(
         "--format",
         "form",
         type=click.Choice(formats),
@@ -294,7 +272,7 @@ def store_option(
     text: str = "Folder of results.", *names: str, default: str = DEFAULT_STORE
 ) -> Callable[[Command], Command]:
     """`--store` as a path; text: its help; names: the parameter name, if it is not `store`."""
-    return click.option(
+    return option(
         "--store",
         *names,
         type=PathName(path_type=Path),
@@ -313,38 +291,109 @@ def output_option(
 ) -> Callable[[Command], Command]:
     """`--output` as the path of a file; text: its help; more: arguments of `click.option`."""
     kind: Any = PathName(dir_okay=False, path_type=Path)
-    return click.option("-O", "--output", type=kind, metavar=metavar, help=text, **more)
+    return option("-O", "--output", type=kind, metavar=metavar, help=text, **more)
 
 
-def condition_options(command: Command) -> Command:
-    """Add the options of `fsbench run` for the conditions that `RunSpec` declares."""
-    for about in reversed([*CONDITIONS.values()]):
-        if about.option:
-            command = _condition_option(about)(command)
-    return command
+# Options of a run that select records, too, and the names of these filters.
+_FILTERING = [row for row in RUN_OPTIONS.values() if row.filter and row.scope != "condition"]
+LISTED = tuple(row.flag or row.name for row in _FILTERING)
+FILTERS = "only records of"
+_OF_RECORDS = (
+    ("--revision", "PREFIX", "This data set revision."),
+    ("--own-data", "PREFIX|none", "These own class names, templates and hold-out."),
+    ("--code", "PREFIX|unknown", "Of methods that have results of this code, only these."),
+)
+_COMPLETE: Mapping[str, Any] = {
+    "methods": several_of(methods, suites_of_methods),
+    "datasets": several_of(datasets, suites),
+    "transfer": several_of(datasets, suites),
+    "backbone": one_of(backbones),
+    "engine": one_of(engines),
+}
 
 
-def _condition_option(about: Condition) -> Callable[[Command], Command]:
+def run_options(*names: str) -> Callable[[Command], Command]:
+    """Add options of a run to a command, all of them or the named ones, as `RUN_OPTIONS` says.
+
+    The command receives them by the names of the table.
+    """
+    rows = [row for row in RUN_OPTIONS.values() if not names or row.name in names]
+    rows.sort(key=lambda row: PANELS.index(row.panel))
+    return lambda command: add_options(command, [_option_of(row) for row in rows])
+
+
+def filter_options(command: Command) -> Command:
+    """Add the options that select records to a command, which receives them by name."""
+    options: list[click.Option] = [
+        (Option if row.kind in ("shots", "numbers") else ListOption)(
+            [*row.flags, row.flag or row.name],
+            metavar="NUMBERS" if row.kind in ("shots", "numbers") else "NAMES",
+            help=row.filter,
+            panel=FILTERS,
+            shell_complete=_COMPLETE.get(row.name),
+        )
+        for row in _FILTERING
+    ]
+    options += [
+        Option(
+            [option_name(about.name)],
+            metavar=about.metavar,
+            help=about.filter,
+            panel=FILTERS,
+            shell_complete=_COMPLETE.get(about.name),
+        )
+        for about in CONDITIONS.values()
+    ]
+    options += [
+        Option([name], metavar=metavar, help=text, panel=FILTERS)
+        for name, metavar, text in _OF_RECORDS
+    ]
+    return add_options(command, options)
+
+
+def _option_of(row: RunOption) -> click.Option:
+    """The click option of a row of `RUN_OPTIONS`."""
+    more: dict[str, Any] = {"shell_complete": _COMPLETE.get(row.name), "panel": row.panel}
     drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
-    words = drawn.get(about.name, about.words)
-    chosen = click.Choice(about.words) if about.words and not about.resolved else None
-    if about.kind is bool:
-        return click.option(option_name(about.name), is_flag=True, help=about.option)
-    more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
-    return click.option(
-        option_name(about.name),
-        type=OPTIONAL_NUMBER if about.kind is int else chosen,
-        default=about.option_default,
-        show_default=about.option_default is not None,
-        help=about.option.format(words=", ".join(words)),
+    text = row.help.replace("{words}", ", ".join(drawn.get(row.name, row.words)))
+    if row.kind == "flag":
+        return Option([*row.flags, row.name], is_flag=True, help=text, **more)
+    kind: Any = _TYPES[row.kind](row)
+    default = row.default
+    if row.kind in ("settings", "texts"):
+        more["multiple"] = True
+    elif default not in (None, ()):
+        listed = isinstance(default, tuple)
+        more |= {"default": ",".join(map(str, default)) if listed else default}
+        more["show_default"] = True
+    if row.metavar:
+        more["metavar"] = row.metavar
+    cls = ListOption if row.kind in ("methods", "names") else Option
+    return cls(
+        [*row.flags, row.name],
+        type=kind,
+        required=row.required,
+        help=text,
         **more,
     )
 
 
-def condition_filters(command: Command) -> Command:
-    """Add the options that select records by the conditions that `RunSpec` declares."""
-    for about in reversed([*CONDITIONS.values()]):
-        more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
-        name = option_name(about.name)
-        command = click.option(name, metavar=about.metavar, help=about.filter, **more)(command)
-    return command
+_TYPES: Mapping[str, Callable[[RunOption], Any]] = {
+    "methods": lambda row: NAMES,
+    "names": lambda row: NAMES,
+    "shots": lambda row: SHOTS,
+    "numbers": lambda row: NUMBERS,
+    "number": lambda row: NUMBER,
+    "limit": lambda row: OPTIONAL_NUMBER,
+    "count": lambda row: click.IntRange(int(row.least), int(row.most or 0)),
+    "settings": lambda row: str,
+    "texts": lambda row: str,
+    "text": lambda row: str,
+    "word": lambda row: click.Choice(row.words),
+    "own": lambda row: PathName(path_type=Path),
+    "store": lambda row: PathName(path_type=Path),
+    "share": lambda row: float,
+    "above": lambda row: Seconds(row.least, min_open=True),
+    "seconds": lambda row: Seconds(row.least),
+    "size": lambda row: SIZE,
+}

@@ -5,43 +5,26 @@ The request is checked before anything trains; stored records stay, however a ru
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.cli.completion import (
-    datasets,
-    methods,
-    several_of,
-    suites,
-    suites_of_methods,
-)
+from fewshot_bench.api.options import is_given
+from fewshot_bench.api.run_options import RUN_OPTIONS
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
-from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
-from fewshot_bench.cli.options import (
-    NAMES,
-    NUMBER,
-    NUMBERS,
-    SHOTS,
-    PathName,
-    condition_options,
-    keep_stale_option,
-    list_option,
-    retry_failed_option,
-    store_option,
-)
+from fewshot_bench.cli.engines import RunCommand, split_values
+from fewshot_bench.cli.options import PathName, run_options
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.panels import option
 from fewshot_bench.cli.working import working
 from fewshot_bench.engines import matrix, progress
-from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
+from fewshot_bench.engines.asking import ask
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.progress import current
@@ -50,8 +33,6 @@ from fewshot_bench.utils.text import LONGEST_MESSAGE, join_names, message, print
 if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.runner.request import Request
-
-_NAMES = {"method": "methods", "dataset": "datasets", "option": "options"}
 
 
 class TerminalReporter:
@@ -111,46 +92,10 @@ class TerminalReporter:
         say(text)
 
 
-def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
-    """The request for the options of `fsbench run`, given by their names there.
-
-    UsageError for unusable own data (class names, templates, held-out share).
-    """
-    from fewshot_bench.runner.own_data import read_own_data
-    from fewshot_bench.runner.request import OTHERS, Request
-
-    named = {_NAMES.get(name, name): value for name, value in values.items()}
-    known = {field.name for field in fields(Request)}
-    found = {name: value for name, value in named.items() if name in known and value is not None}
-    data = read_own_data(
-        values.get("classnames"), values.get("templates", ()), values.get("holdout")
-    )
-    return Request(
-        **found,
-        backbone=conditions.backbone,
-        device=conditions.device,
-        precision=conditions.precision,
-        data=data,
-        others={name: named[name] for name in OTHERS if name in named},
-    )
-
-
-def run_matrix(
-    conditions: Conditions,
-    engines: EngineChoice,
-    values: Mapping[str, Any],
-    reporter: TerminalReporter,
-) -> int:
-    """Run the matrix that options of `fsbench run` describe; returns the exit code."""
+def run_request(request: Request, reporter: TerminalReporter) -> int:
+    """Run the matrix that was asked for; returns the exit code."""
     interrupt_on_signals()
-    known = {field.name for field in fields(matrix.CallOptions)}
-    call = matrix.CallOptions(**{name: value for name, value in values.items() if name in known})
-    request = request_of(conditions, values)
-    return matrix.run_matrix(request, conditions, engines, reporter, call).exit_code
-
-
-_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
-_REPEATED = ("option", "templates")
+    return matrix.run_matrix(request, reporter).exit_code
 
 
 # Key of the config file and its hyper-parameters in `click.Context.meta`.
@@ -162,7 +107,7 @@ def _load_config(ctx: click.Context, param: click.Parameter, paths: tuple[Path, 
         raise UsageError(f"--config {paths[-1]}: stands {len(paths)} times, expected one file")
     for path in paths:
         defaults = as_defaults(read_config(path), ctx.command, path)
-        ctx.meta[CONFIG] = path, tuple(defaults.get("option", ()))
+        ctx.meta[CONFIG] = path, tuple(defaults.get("options", ()))
         ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
@@ -174,106 +119,37 @@ _PATH: Any = PathName(path_type=Path)
     cls=RunCommand,
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
-@click.option(
+@run_options()
+@option("--save-config", type=_PATH, help="Write these options to a file.", panel="output")
+@option(
     "--config",
     type=_PATH,
     multiple=True,
     is_eager=True,
     expose_value=False,
     callback=_load_config,
+    metavar="FILE",
     help="YAML or TOML file with the names of these options.",
+    panel="advanced",
 )
-@list_option(
-    "--method",
-    "-m",
-    type=NAMES,
-    required=True,
-    help="Methods, suites (fast, prompts, ...), or FILE.py:CLASS.",
-    shell_complete=several_of(methods, suites_of_methods),
-)
-@list_option(
-    "--dataset",
-    "-d",
-    type=NAMES,
-    required=True,
-    help="Data sets, suites, or FAMILY:ARG.",
-    shell_complete=several_of(datasets, suites),
-)
-@click.option(
-    "--shots",
-    type=SHOTS,
-    default="1,2,4,8,16",
-    show_default=True,
-    help="Images per class, or all; a class with fewer gives what it has.",
-)
-@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
-@click.option(
-    "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
-)
-@click.option(
-    "--option",
-    "-o",
-    multiple=True,
-    metavar="[METHOD.]NAME=VALUE[,VALUE]",
-    help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
-)
-@condition_options
-@list_option(
-    "--classes",
-    type=NAMES,
-    default="all",
-    show_default=True,
-    help="Fit on the first half of the classes; evaluate on it (base), on the others (new). "
-    "none: on those of --transfer alone.",
-)
-@list_option(
-    "--transfer",
-    type=NAMES,
-    shell_complete=several_of(datasets, suites),
-    help="Evaluate each fit on these data sets or suites too.",
-)
-@click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
-@click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
-@click.option("--holdout", type=float, help="Share of own images held out for testing.")
-@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
-@click.option(
-    "--keep-split",
-    type=click.Choice(["store", "data"]),
-    default="store",
-    show_default=True,
-    help="Where a split that is made of own images is kept: in the store, or beside the data.",
-)
-@store_option()
-@engine_options
-@click.option("--dry-run", is_flag=True, help="Check, count and estimate hours, run nothing.")
-@click.option("--force", is_flag=True, help="Compute cells again that are done.")
-@retry_failed_option
-@keep_stale_option
-@click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
-@click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
-    """Run methods on data sets: every cell of the matrix that is not done yet.
-
-    Exit code: 0 all cells done, 1 some failed, 2 wrong usage (also if no cell can have a
-    result), 3 data missing.
-    """
-    target = values.pop("save_config")
+    """Run methods on data sets: every cell of the matrix that is not done yet."""
     config, options = ctx.meta.get(CONFIG, (None, ()))
-    if ctx.get_parameter_source("option") is ParameterSource.COMMANDLINE:
+    if ctx.get_parameter_source("options") is ParameterSource.COMMANDLINE:
         # Those of the command line come last, and of two for one the last counts.
-        values["option"] = (*options, *values["option"])
+        values["options"] = (*options, *values["options"])
+    target = values["save_config"]
     try:
         with TerminalReporter() as reporter:
-            given = dict(values)
-            engines = take_engine(values)
-            conditions = take_conditions(engines, values)
+            own, declared = split_values(values)
+            request = ask(own, declared)
             if target is not None:
                 if config is not None and config.resolve() == target.resolve():
                     text = "is the file of --config; name another"
                     raise UsageError(f"--save-config {target}: {text}")
-                save_config(target, _saved(given, conditions))
-            code = run_matrix(conditions, engines, values, reporter)
+                save_config(target, _values_to_save(own, request) | declared)
+            code = run_request(request, reporter)
     except KeyboardInterrupt:
         text = "stopped: cells that are done are kept; run the same command again to continue"
         click.echo(text, err=True)
@@ -281,22 +157,19 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     ctx.exit(code)
 
 
-def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
-    """Options that describe the run, without those of this call alone (--dry-run ...).
+def _values_to_save(values: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """The options that describe the run, without those of this call alone (--dry-run ...).
 
     `auto` is replaced by its resolved value, so that the file gives the same cells anywhere.
     """
-    values = {
-        name.removeprefix(DECLARED): value
-        for name, value in values.items()
-        if name not in _THIS_CALL
-    }
-    values |= dataclasses.asdict(conditions)
-    saved = {
-        name: list(value) if name in _REPEATED else join_names(map(str, value))
-        for name, value in values.items()
-        if isinstance(value, tuple) and value
-    }
-    plain = {k: v for k, v in values.items() if isinstance(v, str | int | float) and v is not False}
-    paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
-    return {name: {**saved, **plain, **paths}.get(name) for name in values}
+    resolved = {name: getattr(request, name) for name in ("backbone", "devices", "precision")}
+    saved = {}
+    for name, row in RUN_OPTIONS.items():
+        value = resolved.get(name, values[name])
+        if row.scope == "call" or not is_given(value):
+            continue
+        if isinstance(value, tuple):
+            listed = row.kind in ("settings", "texts")
+            value = list(value) if listed else join_names(map(str, value))
+        saved[row.flag or name] = str(value) if isinstance(value, Path) else value
+    return saved

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import store_option
+from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.options import filter_options, store_option
+from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
 
 
-@click.command("signature", short_help="Write the signature of records, or read one as a command.")
+@click.command(
+    "signature",
+    cls=PanelCommand,
+    short_help="Write the signature of records, or read one as a command.",
+)
 @click.argument("line", required=False)
 @store_option("Folder of results, when no LINE is given.")
 @click.option(
@@ -69,16 +74,13 @@ def command(
 
 def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line would compute on this installation."""
-    from fewshot_bench.cli.engines import take_engine
+    from fewshot_bench.cli.engines import split_values
     from fewshot_bench.cli.run import command as run
-    from fewshot_bench.cli.run import request_of
-    from fewshot_bench.engines.choice import take_conditions
+    from fewshot_bench.engines.asking import ask
     from fewshot_bench.runner import request as plan
 
-    values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
-    engines = take_engine(values)
-    conditions = take_conditions(engines, values)
-    expanded = plan.expand(request_of(conditions, values))
+    values = run.make_context("run", shlex.split(line)[2:]).params
+    expanded = plan.expand(ask(*split_values(values)))
     for problem in expanded.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     return expanded.cells

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.cli.filters import filter_options, matching, read_records, refuse_file
+from fewshot_bench.cli.filters import matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, list_option, store_option
+from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, counted, message, one_line, size_text
@@ -174,7 +175,7 @@ def _merged(source: Path, store: Store, dry_run: bool) -> Counter[str]:
 SHORTEST_KEY = 4
 
 
-@command.command("rm", short_help="Remove chosen records.")
+@command.command("rm", cls=PanelCommand, short_help="Remove chosen records.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @this_store
 @list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")

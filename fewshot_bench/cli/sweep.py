@@ -27,9 +27,9 @@ from fewshot_bench.api.registry import KEPT_SPLITS, registry
 from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, PRESETS, canonical_json
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
-from fewshot_bench.cli.engines import RunCommand, take_engine
+from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.options import NAMES, MetricName, format_option, list_option, output_option
+from fewshot_bench.cli.options import NAMES, MetricName, format_option, output_option
 from fewshot_bench.cli.output import (
     check_file,
     drawn,
@@ -38,9 +38,10 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
-from fewshot_bench.cli.run import TerminalReporter, run_matrix
+from fewshot_bench.cli.panels import list_option
+from fewshot_bench.cli.run import TerminalReporter, run_request
 from fewshot_bench.cli.run import command as run
-from fewshot_bench.engines.choice import take_conditions
+from fewshot_bench.engines.asking import device_kind, read_request, settle
 from fewshot_bench.engines.matrix import INTERRUPTED
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
@@ -146,7 +147,8 @@ def _differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
 def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
     """The records of these configurations that match the given options.
 
-    values: options of `fsbench run` by name, and `engines`. DataMissingError if no record matches.
+    values: options of `fsbench run` by name, and their `request`. DataMissingError if no record
+    matches.
     """
     every, unlike = _records(values["store"])
     records = [record for record in every if record.spec.method == axes.method]
@@ -225,7 +227,7 @@ def _belongs(spec: RunSpec, axes: Axes) -> bool:
 def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     """Predicates on cells for an option of `fsbench run`; empty if it does not restrict them."""
     value: Any = values.get(name)
-    if name == "dataset":
+    if name == "datasets":
         names = _datasets(value)
         return [lambda spec: spec.dataset in names]
     if name == "classes" and NO_CLASSES in value:
@@ -239,8 +241,8 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "transfer":
         targets = _datasets(value or ())
         return [lambda spec: not spec.target or spec.target in targets]
-    if name == "engines":
-        kind = value.device_kind
+    if name == "devices":
+        kind = device_kind(values["request"])
         return [lambda spec: spec.device == kind]
     if name == "protocol":
         return _protocol(values)
@@ -284,7 +286,7 @@ SELECTING = {
     *("classnames", "templates", "holdout", "skip_damaged", *CONDITIONS),
 }
 # Options of `fsbench run` that the sweep redefines or does not need.
-_OWN = ("method", "dataset", "option", "config", "save_config")
+_OWN = ("methods", "datasets", "options", "config", "save_config")
 
 
 def _is_drawn(metric: Metric) -> bool:
@@ -341,7 +343,6 @@ def command(
     Exit code: 0; 1 some cells failed; 2 wrong usage; 3 data missing, or nothing to draw.
     """
     _check_output(output)
-    engines = take_engine(values)
     axes = sweep_axes(method, option)
     runs = dataset is not None and not only_existing
     code = 0
@@ -350,15 +351,16 @@ def command(
             f"{method}: only the installed version can be run; leave --dataset out, or add "
             "--only-existing"
         )
-    asked = values | {"dataset": dataset, "engines": engines}
+    own, declared = split_values(values)
+    own |= {"methods": (method,), "datasets": dataset or (), "options": option}
+    request = read_request(own | {"store": own_store(values["store"])}, declared)
+    asked = values | {"datasets": dataset, "request": request}
     if runs:
-        matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
-        matrix["store"] = own_store(values["store"])
-        split = _one_split(values["store"], matrix["store"], values["dry_run"])
+        split = _one_split(values["store"], request.store, values["dry_run"])
         with _apart(form), TerminalReporter("sweep") as reporter, split:
-            conditions = take_conditions(engines, matrix)
-            asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
-            code = run_matrix(conditions, engines, matrix, reporter)
+            request = settle(request)
+            asked |= {"backbone": request.backbone, "precision": request.precision}
+            code = run_request(request, reporter)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
     given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}
@@ -372,9 +374,7 @@ def command(
     if runs:
         given = set(asked)
     elif dataset is not None:
-        given.add("dataset")
-    if _is_given(ctx, "devices"):
-        given.add("engines")
+        given.add("datasets")
     records, others, _ = chosen_records(axes, asked, given)
     from fewshot_bench.analysis.sweep.build import build
 

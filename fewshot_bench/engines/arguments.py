@@ -1,17 +1,16 @@
-"""`ARGUMENTS` of `fewshot_bench.run`, each with the kind of its values.
+"""`ARGUMENTS` of `fewshot_bench.run`, each with the kind of its values, from `RUN_OPTIONS`.
 
 Only types and ranges are checked here; the plan checks names and combinations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewshot_bench.api.defaults import MOST_JOBS, MOST_THREADS
+from fewshot_bench.api.run_options import RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import ALL_SHOTS, WORD
 from fewshot_bench.runner.variants import Option
-from fewshot_bench.store.answer_files import KEPT
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,
@@ -25,7 +24,7 @@ from fewshot_bench.utils.arguments import (
     wholes,
     word,
 )
-from fewshot_bench.utils.text import SIZES, read_size, split_names
+from fewshot_bench.utils.text import read_size, split_names
 
 
 def _shots(value: Any) -> int:
@@ -34,12 +33,12 @@ def _shots(value: Any) -> int:
 
 def _methods(value: Any) -> tuple[Any, ...]:
     given = (value,) if isinstance(value, str | type) or _is_method(value) else value
-    found = tuple(
-        part for one in given for part in (split_names(one) if isinstance(one, str) else (one,))
+    methods = tuple(
+        part for each in given for part in (split_names(each) if isinstance(each, str) else (each,))
     )
-    if not found:
+    if not methods:
         raise ValueError
-    return found
+    return methods
 
 
 def _is_method(value: object) -> bool:
@@ -47,46 +46,40 @@ def _is_method(value: object) -> bool:
 
 
 def _options(value: Any) -> tuple[Option, ...]:
-    name, values = text("").read, several("", lambda one: one)
+    name, values = text("").read, several("", lambda each: each)
     if isinstance(value, Mapping):
         return tuple((name(key), values.read(given)) for key, given in value.items())
     return tuple(several("", name, 0).read(value))
 
 
-_NAME = text("a name")
+_KINDS: Mapping[str, Callable[[RunOption], Kind]] = {
+    "methods": lambda row: Kind(row.expected, _methods),
+    "names": lambda row: names(row.expected, int(row.least)),
+    "shots": lambda row: several(row.expected, _shots),
+    "numbers": lambda row: wholes(int(row.least)),
+    "number": lambda row: whole(int(row.least)),
+    "limit": lambda row: whole(int(row.least)),
+    "count": lambda row: whole(int(row.least), int(row.most or 0)),
+    "settings": lambda row: Kind(row.expected, _options),
+    "texts": lambda row: several(row.expected, text("").read, 0),
+    "text": lambda row: text(row.expected),
+    "word": lambda row: word(*row.words) if row.scope != "condition" else text(row.expected),
+    "flag": lambda row: FLAG,
+    "store": lambda row: FOLDER,
+    "share": lambda row: number(row.expected, lambda share: 0 < share < 1),
+    "above": lambda row: number(row.expected, lambda value: value > row.least),
+    "seconds": lambda row: number(row.expected, lambda value: value >= row.least),
+    "size": lambda row: Kind(row.expected, read_size),
+}
+
+
+def _kind(row: RunOption) -> Kind:
+    kind = _KINDS[row.kind](row)
+    return kind if row.required or row.default is not None else optional(kind)
+
+
 # Every argument of `run` except `classnames` and options declared by engines and plug-ins.
 ARGUMENTS: Mapping[str, Kind] = {
-    "methods": Kind("at least one name, class or object of a method", _methods),
-    "datasets": names("at least one name of a data set"),
-    "shots": several(f"whole numbers from 1, or '{WORD}'", _shots),
-    "seeds": wholes(0),
-    "split_seed": optional(whole(0)),
-    "options": Kind("a mapping such as {'rank': 4}, or texts such as 'rank=4'", _options),
-    **dict.fromkeys(("backbone", "precision", "protocol", "exif", "engine"), _NAME),
-    **dict.fromkeys(("val", "prompts"), optional(_NAME)),
-    "classes": names("all, base or new"),
-    "transfer": names("names of data sets", 0),
-    "templates": several("prompts or files of them", text("").read, 0),
-    "holdout": optional(number("a number between 0 and 1", lambda share: 0 < share < 1)),
-    **dict.fromkeys(("published", "skip_damaged"), FLAG),
-    "keep_split": word("store", "data"),
-    "limit": optional(whole(1)),
-    "store": FOLDER,
-    "devices": names("names of devices"),
-    **dict.fromkeys(("dry_run", "force", "retry_failed", "keep_stale", "traceback"), FLAG),
+    **{name: _kind(row) for name, row in RUN_OPTIONS.items() if row.kind != "own"},
     "progress": optional(FLAG),
-    "jobs": optional(whole(1, MOST_JOBS)),
-    "threads": optional(whole(1, MOST_THREADS)),
-    "timeout": optional(number("a number of seconds above 0", lambda seconds: seconds > 0)),
-    "hang_after": optional(number("a number of seconds from 1", lambda seconds: seconds >= 1)),
-    "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
-    "deterministic": FLAG,
-    "keep_logits": optional(word(*KEPT)),
-    "keep_models": FLAG,
-    "feature_budget": optional(Kind(SIZES, read_size)),
 }
-# Arguments that are passed to `Request` unchanged.
-ASKED = (
-    *("datasets", "shots", "seeds", "split_seed", "options", "protocol", "val", "prompts"),
-    *("limit", "classes", "transfer", "keep_split", "exif", "published", "skip_damaged"),
-)

@@ -32,6 +32,8 @@ HANG_SECONDS = 600.0
 HOOK_SECONDS = 60.0
 # The folder of results, for hooks: in workers, and in a command while it runs cells.
 STORE = "FSBENCH_STORE"
+# Cells that share a fit go to one worker, which fits once.
+Group = list[RunSpec]
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,14 @@ class StoreSnapshot:
     def from_dict(cls, store: Store, values: Mapping[str, str]) -> StoreSnapshot:
         """The inverse of `to_dict`."""
         return cls(store, {key: bytes.fromhex(stamp) for key, stamp in values.items()})
+
+
+def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
+    """Cells in groups that share a fit, in the order of each group's first cell."""
+    groups: dict[str, Group] = {}
+    for cell in cells:
+        groups.setdefault(cell.fit_key(), []).append(cell)
+    return list(groups.values())
 
 
 def silent(text: str) -> None:

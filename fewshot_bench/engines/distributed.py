@@ -20,9 +20,9 @@ from fewshot_bench.engines.base import (
     EngineSetup,
     Progress,
     StoreSnapshot,
+    by_fit,
 )
 from fewshot_bench.engines.job import Job
-from fewshot_bench.engines.scheduling import by_fit
 
 POLL_SECONDS = 1.0
 # Maximum share of time spent on polling a slow file system.

@@ -18,7 +18,6 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
-from fewshot_bench.engines.fork_server import start_plugin
 from fewshot_bench.utils.text import printable
 
 STARTED, FINISHED = "run_started", "run_finished"
@@ -65,7 +64,7 @@ class HookCalls:
 
     def _run(self) -> None:
         for plugin, given in self._variables.items():
-            host = self._hosts[plugin] = PluginHost(f"plug-in {plugin}", plugin, start_plugin)
+            host = self._hosts[plugin] = PluginHost(f"plug-in {plugin}", plugin)
             self._own.append(host)
             host.describe()
             host.set_variables(given)

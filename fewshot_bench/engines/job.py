@@ -20,7 +20,6 @@ from fewshot_bench.api.registry import hosting
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.choice import hook_environment
-from fewshot_bench.engines.fork_server import start_plugin
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
@@ -192,7 +191,7 @@ def _take_part(job: Job) -> None:
     cells = job.open_cells()
     linger = LINGER_LEASES * job.settings.lease
     with (
-        hosting(start_plugin),
+        hosting(),
         hook_environment(job.store.path, job.settings.variables),
         LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine,
     ):

@@ -10,40 +10,39 @@ from __future__ import annotations
 import dataclasses
 import os
 import select
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import plugins
 from fewshot_bench.api.plugins import is_own
-from fewshot_bench.api.record import SEPARATE, Record
+from fewshot_bench.api.record import SEPARATE, TIME, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import Settings
-from fewshot_bench.engines.fork_server import LABELS, start
-from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import LISTS_KEPT, Examiner
-from fewshot_bench.runner.wall_time import with_wall_time
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
+from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.prefetch import THREADS
-from fewshot_bench.utils.processes import die_with
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.start import environment_at_start, start
 
 # One channel per image-reading thread, and one for all other requests.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
+# Seconds that the harness itself may need for a cell: to digest the weights of a large backbone,
+# and to keep a model.
+OWN_SECONDS = 30.0
 # Variables by which Python or the system's loader runs other code, and which other processes set.
 _LOADING = ("PYTHON", "LD_", "DYLD_")
 
@@ -53,24 +52,21 @@ class LabelProcess:
 
     def __init__(self, store: Path, settings: Settings) -> None:
         """Start it, with the environment that the command was started with."""
-        self._control, other = socket.socketpair()
-        self._lock = threading.Lock()
+        self._control, other = Channel.pair()
         self._workers = self._announced = 0
         self._plugins: set[str] = set()
         environment = {**clean_environment(), **settings.environment()}
         reading, writing = os.pipe()
         try:
             self.process = start(
-                LABELS,
+                __name__,
                 [str(store), settings.keep_logits],
                 {**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
-                writing,
-                [other.fileno()],
-                output=writing,
+                [other],
+                errors=writing,
                 path=[*filter(None, sys.path)],
             )
         finally:
-            other.close()
             os.close(writing)
         threading.Thread(target=_pass_on, args=(reading,), daemon=True).start()
 
@@ -81,16 +77,15 @@ class LabelProcess:
 
     def connect(self) -> Connection:
         """Open the channels of one more worker."""
-        pairs = [socket.socketpair() for _ in range(CHANNELS)]
-        done, closing = os.pipe()
+        pairs = [Channel.pair() for _ in range(CHANNELS)]
+        done, ending = os.pipe()
         self._workers += 1
-        theirs = [*(other.fileno() for _, other in pairs), closing]
         try:
-            self._tell({"worker": self._workers}, theirs)
+            self._tell({"worker": self._workers}, [*(other.fileno() for _, other in pairs), ending])
         finally:
             for _, other in pairs:
                 other.close()
-            os.close(closing)
+            os.close(ending)
         return Connection(self, self._workers, [mine for mine, _ in pairs], done)
 
     def expect(self, worker: int, cells: Sequence[RunSpec]) -> int:
@@ -113,9 +108,8 @@ class LabelProcess:
 
     def _tell(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         # Workers notice if the label process has ended.
-        with self._lock, suppress(OSError):
-            socket.send_fds(self._control, [b"."], descriptors)
-            send(self._control, message)
+        with suppress(OSError):
+            self._control.send(message, descriptors=descriptors)
 
     def stop(self) -> None:
         """Wait until the results of all workers, which have ended, are stored; then it ends."""
@@ -132,27 +126,18 @@ class Connection:
     """The channels of one worker to the label process."""
 
     def __init__(
-        self, labels: LabelProcess, worker: int, ends: Sequence[socket.socket], done: int
+        self, labels: LabelProcess, worker: int, channels: Sequence[Channel], done: int
     ) -> None:
+        """channels: the worker's ends."""
         self.labels = labels
+        self.channels = channels
         self._worker = worker
-        self._ends = ends
         self._done = done
 
     @property
     def pid(self) -> int:
         """The id of the label process."""
         return self.labels.process.pid
-
-    @property
-    def descriptors(self) -> list[int]:
-        """File descriptors that the worker inherits."""
-        return [end.fileno() for end in self._ends]
-
-    def started(self) -> None:
-        """Close the worker's ends here, once the worker has inherited them."""
-        for end in self._ends:
-            end.close()
 
     def expect(self, cells: Sequence[RunSpec]) -> int:
         """Announce the worker's next cells, as `LabelProcess.expect`."""
@@ -270,27 +255,28 @@ class _Desk:
             raise ContractError(f"no list of images has the handle '{handle}'; run again")
         return self._lists[handle]
 
-    def serve(self, channels: Sequence[socket.socket], closing: int) -> None:
-        """Handle the requests of all channels until the worker ends; then close `closing`."""
-        threads = [threading.Thread(target=self._serve, args=(one,)) for one in channels]
+    def serve(self, channels: Sequence[Channel], done: int) -> None:
+        """Handle the requests of all channels until the worker ends; then close `done`."""
+        threads = [threading.Thread(target=self._serve, args=(channel,)) for channel in channels]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        os.close(closing)
+        os.close(done)
 
-    def _serve(self, channel: socket.socket) -> None:
-        with channel, suppress(Closed, OSError):
+    def _serve(self, channel: Channel) -> None:
+        with closing(channel), suppress(Closed, OSError, ValueError):
             while True:
-                header, body = receive(channel)
+                header, body = channel.receive()
                 try:
                     answer, data = self._answer(header.pop("operation"), header, body)
                 except Exception as error:
-                    answer, data = {"error": _error_facts(error)}, b""
-                send(channel, answer, data)
+                    facts = {"type": type(error).__name__, "message": str(error)}
+                    answer, data = {"error": facts}, b""
+                channel.send(answer, data)
 
     def _answer(
-        self, operation: str, values: dict[str, Any], body: bytearray
+        self, operation: str, values: dict[str, Any], body: bytes
     ) -> tuple[dict[str, Any], bytes]:
         if operation == "read":
             return {}, self._find_list(values["handle"]).read(values["index"])
@@ -317,7 +303,7 @@ class _Desk:
                 self._lists.popitem(last=False)
             return dataclasses.asdict(lists), b""
 
-    def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
+    def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
         """Compute metrics and store a cell, only once: repeated submissions could reveal labels.
 
         Metrics follow from logits alone: without any, nothing is done, whatever the record says.
@@ -352,6 +338,26 @@ def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     return dataclasses.replace(record, environment=environment)
 
 
+def with_wall_time(record: Record, seconds: float) -> Record:
+    """The record with the seconds from the request of its cell to its answers.
+
+    An incident if it accounts for less than half of them, and for many less.
+    """
+    if record.status != "done":
+        return record
+    record = dataclasses.replace(
+        record, timings={**record.timings, "wall_seconds": round(seconds, 6)}
+    )
+    elapsed = record.timings.get("elapsed_seconds") or 0.0
+    if seconds - elapsed <= max(OWN_SECONDS, seconds / 2):
+        return record
+    text = (
+        f"{record.spec.method} took {seconds:,.0f} s by the clock of another process, and its "
+        f"record accounts for {elapsed:,.0f} s"
+    )
+    return dataclasses.replace(record, incidents=(*record.incidents, {"kind": TIME, "text": text}))
+
+
 def _handed_in_by_itself(record: Record) -> Record:
     error = {
         "type": "ContractError",
@@ -368,45 +374,34 @@ def _handed_in_by_itself(record: Record) -> Record:
     )
 
 
-def _error_facts(error: Exception) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": str(error)}
+def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
+    """Serve the workers of a run.
+
+    arguments: store folder, logits to keep. channels: the one to the engine.
+    """
+    folder, keep = arguments
+    offline.enforce_if_asked()
+    ignore_pillow_warnings()
+    _listen(channels[0], Store(Path(folder)), keep)
+    os._exit(0)
 
 
-def _listen(control: socket.socket, store: Store, keep: str) -> None:
+def _listen(control: Channel, store: Store, keep: str) -> None:
     """Open a desk for every worker that the engine names, until the engine closes the channel."""
     desks: dict[int, _Desk] = {}
     threads = []
     examiner, lock = Examiner(store.path, anonymous=True), threading.Condition()
     with suppress(Closed, OSError):
         while True:
-            mark, descriptors, _, _ = socket.recv_fds(control, 1, CHANNELS + 1)
-            if not mark:
-                break
-            message, _ = receive(control)
+            message, _ = control.receive()
             if "cells" in message:
                 desks[message["worker"]].expect(message)
                 continue
-            for descriptor in descriptors:
-                os.set_inheritable(descriptor, False)
-            *numbers, closing = descriptors
-            channels = [socket.socket(fileno=number) for number in numbers]
+            *numbers, done = control.receive_descriptors(CHANNELS + 1)
+            os.set_inheritable(done, False)
+            channels = [Channel(number) for number in numbers]
             desk = desks[message["worker"]] = _Desk(store, keep, examiner, lock)
-            threads.append(threading.Thread(target=desk.serve, args=(channels, closing)))
+            threads.append(threading.Thread(target=desk.serve, args=(channels, done)))
             threads[-1].start()
     for thread in threads:
         thread.join()
-
-
-def main() -> None:
-    """Arguments: store folder, logits to keep, parent process id, descriptor of the control."""
-    folder, keep, parent, number = sys.argv[1:]
-    die_with(int(parent))
-    offline.enforce_if_asked()
-    ignore_pillow_warnings()
-    os.set_inheritable(int(number), False)
-    _listen(socket.socket(fileno=int(number)), Store(Path(folder)), keep)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,16 +16,14 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import hosting, registry
+from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
-from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
-from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
-from fewshot_bench.engines.fork_server import start_plugin
-from fewshot_bench.engines.live_values import difference
-from fewshot_bench.engines.matrix import CallOptions, RunOutcome, run_matrix
-from fewshot_bench.engines.method_sources import reference
+from fewshot_bench.engines.arguments import ARGUMENTS
+from fewshot_bench.engines.asking import ask, shared_options
+from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter
-from fewshot_bench.runner.own_data import read_own_data
-from fewshot_bench.runner.request import OTHERS, Request
+from fewshot_bench.engines.session_methods import digest_of, reference
+from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import checked, optional, text
@@ -60,18 +58,27 @@ def run(
     exif: str = "ignore",
     published: bool = False,
     skip_damaged: bool = False,
-    keep_split: str = "store",
     limit: int | None = None,
     store: str | os.PathLike[str] = DEFAULT_STORE,
-    engine: str = "local",
+    engine: str = LOCAL,
     devices: Names = AUTO,
+    jobs: int | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+    hang_after: float | None = None,
+    lease: float | None = None,
+    feature_budget: int | str | None = None,
+    deterministic: bool = False,
+    keep_logits: str | None = None,
+    keep_models: bool = False,
+    keep_split: str = "store",
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
     keep_stale: bool = False,
     traceback: bool = False,
     progress: bool | None = None,
-    **engine_options: Any,
+    **declared: Any,
 ) -> Results:
     """Run all cells of a matrix (methods, data sets, ...) that the store lacks; return all cells.
 
@@ -87,42 +94,33 @@ def run(
         for all; `options` win.
     classnames: a list, a mapping of old names to new ones, or a file of either.
     progress: None or True shows progress on stderr or in the notebook; False hides it.
-    engine_options: `jobs` (workers on each device), `threads`, `timeout`,
-        `hang_after`, `lease`, `deterministic`, `feature_budget` (bytes, or "20GB"), `keep_logits`
-        (`all`, `top` or `none`; None, all logits of cells that are not large), `keep_models`, and
-        options of engines and plug-ins, such as `track` or `partition` (`fsbench run --help`).
+    jobs: workers on each device. feature_budget: bytes, or "20GB". keep_logits: `all`, `top` or
+        `none`; None: all logits of cells that are not large.
+    declared: options of engines and plug-ins, such as `track` or `partition` (`fsbench run
+        --help`, `fsbench show slurm`).
+
+    >>> run("zero-shot", "digits", shots=[1, 4], seeds=1, progress=False).compare()
 
     A failed cell gives a record with the status `failed`, and a warning. Raises UsageError for
     unknown or conflicting values, DataMissingError if none of the requested data sets can be used
     (if some can, the others give a warning and `Results.missing`), and other subclasses of
     FsbenchError. KeyboardInterrupt ends the workers; call again to resume.
     """
-    given = checked(ARGUMENTS, {**locals(), **engine_options})
+    values = {name: value for name, value in locals().items() if name != "declared"} | declared
+    given = checked(ARGUMENTS, values)
     method_files.refuse_run_during_import()
     offline.enforce_if_asked()
     method_files.refresh()
     folder: Path = given["store"]
-    with hosting(start_plugin):
-        others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
-        engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
-        conditions = conditions_of(
-            engines, backbone, precision, given["datasets"], given["transfer"]
-        )
-        request = Request(
-            methods=_methods(given["methods"], folder),
-            backbone=conditions.backbone,
-            device=conditions.device,
-            precision=conditions.precision,
-            data=read_own_data(classnames, given["templates"], given["holdout"]),
-            store=folder,
-            others=others,
-            **{name: given[name] for name in ASKED},
-        )
+    with hosting():
+        own = {name: given[name] for name in declared if name not in RUN_OPTIONS}
+        _refuse_unknown(own)
+        asked = given | {"methods": _methods(given["methods"], folder)}
+        request = ask({name: asked.get(name) for name in RUN_OPTIONS}, own)
         reporter = CallReporter(progress)
         _warn_of_edits(request, given["methods"], reporter)
-        call = CallOptions(dry_run, force, retry_failed, keep_stale, traceback)
-        ended = run_matrix(request, conditions, engines, reporter, call)
-    return _results(ended, folder)
+        outcome = run_matrix(request, reporter)
+    return _results(outcome, folder)
 
 
 def _results(ended: RunOutcome, folder: Path) -> Results:
@@ -153,7 +151,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
             )
-        elif cls is not found and difference(cls, found):
+        elif cls is not found and digest_of(cls) != digest_of(found):
             reporter.warning(
                 f"{inspect.getfile(found)} was edited since this process imported "
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "
@@ -209,14 +207,13 @@ def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
     return tuple(found)
 
 
-def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> EngineChoice:
-    settings = {name: options.pop(name) for name in SETTINGS if name in options}
-    declared = {option.key for option in run_options()}
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """UsageError for an argument that is neither of `run` nor declared by a plug-in."""
+    declared = {option.key for option in shared_options()}
     for entry in registry().engines.entries.values():
         declared |= {option.key for option in entry.options}
-    for name in options:
+    for name in names:
         if name not in declared:
             registry().options.refuse_conflict(name.replace("_", "-"))
-            own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
-            raise unknown("argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md")
-    return EngineChoice.of(engine, options, device_names=devices, **settings)
+            own = [name for name in inspect.signature(run).parameters if name != "declared"]
+            raise unknown("argument of run()", name, [*own, *declared], "docs/python.md")

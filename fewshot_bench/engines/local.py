@@ -25,16 +25,30 @@ from fewshot_bench.engines.base import (
     Engine,
     EngineError,
     EngineSetup,
+    Group,
     Progress,
     Settings,
     StoreSnapshot,
+    by_fit,
     lost,
     silent,
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import Event, RetryPolicy, Slot, Worker, slots_of
-from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
+from fewshot_bench.engines.process import (
+    AnyEvent,
+    Event,
+    Failed,
+    Fatal,
+    Finished,
+    Idle,
+    RetryPolicy,
+    Slot,
+    Started,
+    Steps,
+    Worker,
+    slots_of,
+)
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
@@ -43,6 +57,10 @@ from fewshot_bench.utils.prefetch import cores
 TICK_SECONDS = 0.5
 # An engine that looks at its workers no more often than this was itself stopped or held up.
 HELD_UP_SECONDS = 5.0
+# Number of waiting groups among which the best one for a worker is searched.
+LOOKED_AT = 400
+# With at most this many support sets per worker left, groups with the most shots come first.
+LAST_DRAWS = 2
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -59,6 +77,58 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     if small:
         return jobs or cores(), 1
     return jobs or 1, max(1, cores() // (jobs or 1))
+
+
+def held_by(cell: RunSpec) -> tuple[Any, Any]:
+    """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
+
+    For cells with an equal second key, the worker has support images decoded and encoded.
+    """
+    loaded = cell.backbone, cell.precision, cell.dataset, tuple(sorted(map(str, cell.data.items())))
+    half = "all" if cell.classes == "all" else "half"
+    drawn = cell.protocol, cell.shots, cell.split_seed, cell.val, half, cell.picks
+    return loaded, (loaded, drawn)
+
+
+class Choice:
+    """Cache-aware scheduling: prefers groups whose data this worker, else no other worker holds.
+
+    Near the end, groups with the most shots go before others of the same data set: their fits take
+    longest, and one that starts last keeps one worker busy while the others are idle.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[object, tuple[Any, Any]] = {}
+
+    def took(self, worker: object, group: Group) -> None:
+        """Record that a worker computes a group, and holds its data from now on."""
+        self._held[worker] = held_by(group[0])
+
+    def gone(self, worker: object) -> None:
+        """Forget a worker that has ended."""
+        self._held.pop(worker, None)
+
+    def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
+        """The index in `waiting` of the best group for a worker; ties go to the earlier one.
+
+        avoid: per group, True if it lost a worker in this worker's slot.
+        """
+        mine, my_draw = self._held.get(worker, (None, None))
+        others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
+        ahead = [held_by(group[0]) for group in waiting[:LOOKED_AT]]
+        workers = len(self._held.keys() | {worker})
+        last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
+
+        def rank(place: int) -> tuple[bool, int, int, bool, int]:
+            loaded, drawn = ahead[place]
+            if drawn == my_draw:
+                tier = 0
+            else:
+                tier = 2 if drawn in others else 1
+            shots = waiting[place][0].shots if last else 0
+            return avoid[place], tier, -shots, loaded != mine, place
+
+        return min(range(len(ahead)), key=rank)
 
 
 @dataclass
@@ -176,38 +246,37 @@ class LocalEngine(Engine):
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
 
-    def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
+    def _handle(self, worker: Worker, event: AnyEvent | None, progress: Progress) -> None:
         if event is None:
             self._ended(worker)
             return
         worker.beat(event)
-        if event["event"] == "fatal" and worker.foreign:
-            worker.tail += event["message"]
-        elif event["event"] == "fatal":
-            worker.fatal = event
-        elif event["event"] == "started" and worker.cells:
-            self._hooks.started(worker.cells[0])
-        elif event["event"] == "retired":
-            worker.retired = worker.settled
-        elif event["event"] == "idle" and worker.cells:
-            # Not true: it is the worker of another plug-in's code.
-            worker.process.kill()
-        elif event["event"] == "idle":
-            worker.ready = worker.idle = True
-            self._retries.started()
-        elif event["event"] == "progress" and worker.cells:
-            progress(worker.cells[0], event["done"], event["total"])
-        elif event["event"] == "failed":
-            if worker.finished(event["record"].spec.key()) is not None:
-                self._fail(event["record"])
-        elif event["event"] == "finished":
-            cell = worker.finished(event["key"])
-            if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
-                self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-            elif cell is not None:
-                self._fitted.add(cell.fit_key())
-                self._ready.append(self._stored(cell))
-                self._hooks.finished(self._ready[-1])
+        match event:
+            case Fatal() if worker.foreign:
+                worker.tail += event.message
+            case Fatal():
+                worker.fatal = event
+            case Idle() if worker.cells:
+                # Not true: it is the worker of another plug-in's code.
+                worker.process.kill()
+            case Idle():
+                worker.ready = worker.idle = True
+                self._retries.started()
+            case Started() if worker.cells:
+                self._hooks.started(worker.cells[0])
+            case Steps() if worker.cells:
+                progress(worker.cells[0], event.done, event.total)
+            case Failed():
+                if worker.finished(event.record.spec.key()) is not None:
+                    self._fail(event.record)
+            case Finished():
+                cell = worker.finished(event.key)
+                if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+                    self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+                elif cell is not None:
+                    self._fitted.add(cell.fit_key())
+                    self._ready.append(self._stored(cell))
+                    self._hooks.finished(self._ready[-1])
         if not worker.cells:
             self._release(worker)
 
@@ -363,9 +432,7 @@ class LocalEngine(Engine):
         if not worker.ready:
             self._retries.failed_start(worker)
         self._take_back(worker.cells)
-        if worker.cells and worker.retired:
-            self._waiting.insert(0, worker.cells)
-        elif worker.cells:
+        if worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)
@@ -386,7 +453,7 @@ def build(setup: EngineSetup) -> LocalEngine:
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
 
 
-def _as_error(event: dict[str, Any]) -> FsbenchError:
-    error = EngineError(event["message"])
-    error.exit_code = int(event["exit_code"])
+def _as_error(event: Fatal) -> FsbenchError:
+    error = EngineError(event.message)
+    error.exit_code = event.exit_code
     return error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
+from fewshot_bench.engines.choice import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class CallOptions:
-    """Options of one call that are not part of its cells.
-
-    traceback: True to report full tracebacks of failed cells.
-    """
-
-    dry_run: bool = False
-    force: bool = False
-    retry_failed: bool = False
-    keep_stale: bool = False
-    traceback: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,74 +64,66 @@ class RunOutcome:
         return 1 if self.failed else 0
 
 
-def run_matrix(
-    request: Request,
-    conditions: Conditions,
-    engines: EngineChoice,
-    reporter: Reporter,
-    call: CallOptions | None = None,
-) -> RunOutcome:
+def run_matrix(request: Request, reporter: Reporter) -> RunOutcome:
     """Expand, check, run and report. UsageError for unknown names, before anything runs."""
     from fewshot_bench.runner.request import expand
 
-    return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
+    return run_plan(expand(request), request, reporter)
 
 
-def run_plan(
-    plan: Plan,
-    folder: Path,
-    conditions: Conditions,
-    engines: EngineChoice,
-    reporter: Reporter,
-    call: CallOptions | None = None,
-) -> RunOutcome:
-    """Run the cells of a plan that the store in `folder` lacks, and report."""
-    call = call or CallOptions()
-    variables = engines.worker_environment(folder)
-    reporter.info(conditions.text())
+def run_plan(plan: Plan, request: Request, reporter: Reporter) -> RunOutcome:
+    """Run the cells of a plan that the store of the request lacks, and report."""
+    engines = ChosenEngine(request)
+    variables = engines.worker_environment(request.store)
+    reporter.info(request.summary())
     for info in registry().plugins:
         # Those of `-m all` are named among what is left out.
         if info.error and info.problem not in plan.left_out:
             reporter.warning(info.problem)
     _report_unusable(plan.problems, reporter)
-    with _opened(folder, call) as store:
-        return _run_in(store, plan, folder, conditions, engines, variables, reporter, call)
+    with _opened(request.store, dry_run=request.dry_run) as store:
+        return _run_in(store, plan, engines, variables, reporter)
 
 
 def _run_in(
     store: Store,
     plan: Plan,
-    folder: Path,
-    conditions: Conditions,
-    engines: EngineChoice,
+    engines: ChosenEngine,
     variables: Mapping[str, Mapping[str, str]],
     reporter: Reporter,
-    call: CallOptions,
 ) -> RunOutcome:
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
-    from fewshot_bench.store.kept_models import kept_models_line
+    from fewshot_bench.store.kept_models import models_line
     from fewshot_bench.store.predictions import Outcomes
 
+    request = engines.request
     # Snapshot the store first, so that records written by other runs from here on are noticed.
     current().step("looking for results")
     before = StoreSnapshot.of(store, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
     images = ImageState(plan.datasets, store.path)
-    wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
-    state = resume(plan, store, installed, images, **wanted)
+    state = resume(
+        plan,
+        store,
+        installed,
+        images,
+        force=request.force,
+        retry_failed=request.retry_failed,
+        keep_stale=request.keep_stale,
+    )
     before = before.only(state.todo)
     _report_unknown_images(images.problems, reporter)
     # Workers skip cells that are done, unless `force` is set.
-    force = call.force or state.again
+    force = request.force or state.again
     cells = len(state.todo)
-    settings = engines.settings(conditions, force, installed.identity(), variables, cells=cells)
-    setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
-    if call.dry_run:
+    settings = engines.settings(force, installed.identity(), variables, cells=cells)
+    setup = EngineSetup(store, settings, before, request.engine_options, reporter.notice)
+    if request.dry_run:
         current().step("estimating time and room")
-        _dry_run(plan, state, conditions, setup, reporter)
+        _dry_run(plan, state, request, setup, reporter)
         engine = engines.build(setup)
         with engines.blaming():
             preview = engine.preview(len(state.todo))
@@ -155,7 +133,7 @@ def _run_in(
     if state.todo and engines.here:
         from fewshot_bench.backbones import loading
 
-        loading.check_weights(conditions.backbone)
+        loading.check_weights(request.backbone)
     _check_room(plan, state, store, engines, settings, reporter)
     with hook_environment(store.path, variables), engines.running(setup) as engine:
         with engines.blaming():
@@ -169,7 +147,7 @@ def _run_in(
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
     failed += _report_gone(finished, store, reporter)
     try:
-        _report_failures(state, finished, store, reporter, whole=call.traceback)
+        _report_failures(state, finished, store, reporter, whole=request.traceback)
         _report_plugins(store, reporter)
         _report_other_code(installed, finished, reporter)
         _report_overlaps(overlaps(finished), reporter, shared)
@@ -182,19 +160,19 @@ def _run_in(
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
     if settings.keep_models and finished:
-        reporter.info(f"models: {kept_models_line(finished)}")
+        reporter.info(f"models: {models_line(finished)}")
     if saved := encodings_saved(finished):
         reporter.info(saved)
     if not interrupted:
         engines.refuse_less(state.todo, finished)
         if state.todo or state.done:
-            reporter.results(folder)
+            reporter.results(request.store)
     nothing = not interrupted and _report_inapplicable(state, finished, store, reporter)
     return RunOutcome(plan, failed, interrupted, nothing)
 
 
 @contextmanager
-def _opened(folder: Path, call: CallOptions) -> Iterator[Store]:
+def _opened(folder: Path, *, dry_run: bool) -> Iterator[Store]:
     """The store, not created by a dry run; absolute, since a plug-in may change directory.
 
     A run that is refused or has no data leaves no empty folders behind.
@@ -202,9 +180,9 @@ def _opened(folder: Path, call: CallOptions) -> Iterator[Store]:
     from fewshot_bench.store.store import Store
 
     store = Store(folder.absolute())
-    if call.dry_run and any(part.is_file() for part in (store.path, *store.path.parents)):
+    if dry_run and any(part.is_file() for part in (store.path, *store.path.parents)):
         raise UsageError(f"store '{folder}' is not a folder; choose another store")
-    made = [] if call.dry_run else store.create()
+    made = [] if dry_run else store.create()
     try:
         yield store
     finally:
@@ -214,7 +192,7 @@ def _opened(folder: Path, call: CallOptions) -> Iterator[Store]:
 
 
 def _dry_run(
-    plan: Plan, state: Resume, conditions: Conditions, setup: EngineSetup, reporter: Reporter
+    plan: Plan, state: Resume, request: Request, setup: EngineSetup, reporter: Reporter
 ) -> None:
     _announce(plan, state, setup.store, reporter)
     if state.todo:
@@ -222,17 +200,17 @@ def _dry_run(
         needed = _needs(plan, state, setup.settings)
         for line in needed.lines(workers, setup.store.path, setup.settings.feature_budget):
             reporter.info(line)
-        for line in _time_lines(plan, state, setup, conditions, workers):
+        for line in _time_lines(plan, state, setup, request, workers):
             reporter.info(line)
-    _announce_weights(conditions.backbone, reporter)
+    _announce_weights(request.backbone, reporter)
 
 
 def _time_lines(
-    plan: Plan, state: Resume, setup: EngineSetup, conditions: Conditions, workers: int
+    plan: Plan, state: Resume, setup: EngineSetup, request: Request, workers: int
 ) -> Iterator[str]:
     from fewshot_bench.engines.expected_time import Machine, lines
 
-    cards = len(setup.settings.devices) if conditions.device != "cpu" else 0
+    cards = len(setup.settings.devices) if request.device != "cpu" else 0
     machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
     return lines(state.todo, plan.datasets, setup.store.records(), machine, workers)
 
@@ -247,7 +225,7 @@ def _check_room(
     plan: Plan,
     state: Resume,
     store: Store,
-    engines: EngineChoice,
+    engines: ChosenEngine,
     settings: Settings,
     reporter: Reporter,
 ) -> None:
@@ -367,7 +345,7 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 def _run(
     plan: Plan,
     state: Resume,
-    engines: EngineChoice,
+    engines: ChosenEngine,
     engine: Engine,
     store: Store,
     reporter: Reporter,

@@ -7,7 +7,6 @@ are tried in another slot, with less memory, or recorded as failed.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import queue
 import signal
@@ -21,15 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
-from fewshot_bench.engines.fork_server import WORKER, Forked, start
+from fewshot_bench.engines.base import TRIES, EngineError, Group, Settings, lost
 from fewshot_bench.engines.label_process import Connection, LabelProcess, plugins_of
-from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.start_environment import environment_at_start
+from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
+from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
 
+WORKER = "fewshot_bench.engines.worker"
+PRELOADED = "fewshot_bench.engines.preloaded"
 # Seconds without heartbeat and CPU time after which a process counts as stopped or swapped out.
 SILENT_SECONDS = 60.0
 # A process that uses less than this share of a core over at least this many seconds is idle;
@@ -46,8 +48,8 @@ DUMP_SECONDS = 10.0
 DUMPED_SECONDS = 0.5
 STOP_SECONDS = 10.0
 GIVEN_UP_SECONDS = 30.0
-
-
+# Seconds between looks whether a process that says nothing has ended.
+LOOK_SECONDS = 0.5
 # Workers in a row that end before they are ready, after which the run fails.
 FAILED_STARTS = 20
 # The same for workers that hang before they are ready: fewer, since each takes long.
@@ -82,7 +84,69 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
     return found
 
 
-Event = tuple["Worker", dict[str, Any] | None]
+class _Message(msgspec.Struct, tag_field="event", tag=str.lower):
+    """A message of a worker; whatever else arrives in its channel is passed over."""
+
+
+class Idle(_Message):
+    """It waits for cells."""
+
+
+class Started(_Message):
+    """It begins the first of its unfinished cells."""
+
+
+class Beat(_Message):
+    """It lives. waiting: for a lock of another process; asking: the label process."""
+
+    waiting: bool = False
+    asking: bool = False
+
+
+class Steps(_Message, tag="progress"):
+    """Progress of the running cell."""
+
+    done: int
+    total: int
+
+
+class Finished(_Message):
+    """A cell is stored, or was before."""
+
+    key: str
+
+
+class Failed(_Message):
+    """A cell failed because of the machine, and its record is not stored."""
+
+    record: Any
+
+
+class Fatal(_Message):
+    """The worker cannot go on."""
+
+    message: str
+    exit_code: int
+
+
+AnyEvent = Idle | Started | Beat | Steps | Finished | Failed | Fatal
+# None once the worker has ended.
+Event = tuple["Worker", AnyEvent | None]
+
+
+def read_event(message: Mapping[str, Any]) -> AnyEvent:
+    """The event in a message of a worker; ValueError for anything else."""
+
+    try:
+        event: AnyEvent = msgspec.convert(message, AnyEvent)
+        if isinstance(event, Failed):
+            # Only the label process hands in what is done, and computes metrics.
+            record = Record.from_dict(event.record)
+            event.record = dataclasses.replace(record, status="failed", metrics={})
+        return event
+    except Exception as error:
+        # A foreign process may write whatever it likes.
+        raise ValueError(f"{message!r:.80} is no event") from error
 
 
 @dataclass(eq=False)
@@ -90,7 +154,8 @@ class Worker:
     """One worker process and its unfinished cells, the first of which is running."""
 
     slot: Slot
-    process: subprocess.Popen[str] | Forked
+    process: Process
+    channel: Channel
     labels: Connection
     # The foreign plug-in whose code it has run, empty for built-in methods; None before any cell.
     owner: str | None = None
@@ -98,12 +163,9 @@ class Worker:
     parts: int = 1
     # Key of the fit whose lease the engine holds for this worker.
     claimed: str = ""
-    fatal: dict[str, Any] | None = None
+    fatal: Fatal | None = None
     ready: bool = False
     idle: bool = False
-    # True once it has settled one of its cells; and once it leaves the others to a fresh process.
-    settled: bool = False
-    retired: bool = False
     # True once its backbone is loaded: from then on, the time of its first cell counts.
     started: bool = False
     # True once it has computed cells of a foreign plug-in, which may speak in its name.
@@ -134,24 +196,21 @@ class Worker:
         environment = {**environment_at_start(), **settings.environment(), **slot.environment}
         reading, writing = os.pipe()
         connection = labels.connect()
+        channel, other = Channel.pair()
+        threads, keep_models = settings.threads or 0, int(settings.keep_models)
         try:
-            arguments = [
-                *(str(store.path), slot.device, str(settings.threads or 0)),
-                str(int(settings.keep_models)),
-            ]
             process = start(
                 WORKER,
-                arguments,
+                [str(store.path), slot.device, str(threads), str(keep_models)],
                 environment,
-                writing,
-                connection.descriptors,
-                fork=slot.device == "cpu",
+                [other, *connection.channels],
+                errors=writing,
+                preload=PRELOADED if slot.device == "cpu" else None,
             )
         finally:
-            connection.started()
             os.close(writing)
         said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
-        worker = cls(slot, process, connection, _events=events)
+        worker = cls(slot, process, channel, connection, _events=events)
         worker._alive()
         said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
         said.start()
@@ -160,14 +219,16 @@ class Worker:
         return worker
 
     def _read(self, said: threading.Thread) -> None:
-        with _stream(self.process.stdout) as stream:
-            for line in stream:
-                # Other code may write into the channel, whatever it likes.
-                with suppress(Exception):
-                    self._events.put((self, _event(line)))
+        with suppress(Closed, OSError):
+            # A descendant may hold the channel open.
+            while self.channel.is_readable(LOOK_SECONDS) or self.process.poll() is None:
+                if self.channel.is_readable(0):
+                    # Other code may write into the channel, whatever it likes.
+                    with suppress(ValueError):
+                        message, _ = self.channel.receive(MOST_BYTES)
+                        self._events.put((self, read_event(message)))
         self.process.wait()
-        with suppress(OSError):
-            _stream(self.process.stdin).close()
+        self.channel.close()
         self.labels.left()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
@@ -193,8 +254,8 @@ class Worker:
     def retire(self) -> None:
         """Let the process, which is idle, end."""
         self.idle = False
-        with suppress(OSError, ValueError):
-            _stream(self.process.stdin).close()
+        with suppress(OSError):
+            self.channel.end()
 
     def send(
         self,
@@ -211,7 +272,6 @@ class Worker:
         """
         self.owner = owner
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
-        self.settled = False
         self._new_cell()
         number = self.labels.expect(cells)
         specs = [cell.to_dict() for cell in cells]
@@ -219,19 +279,15 @@ class Worker:
         # The slot's come last: no plug-in gives a worker the device of another one.
         given = {**(variables or {}), **self.slot.environment}
         request |= {"number": number, "plugins": plugins_of(cells), "variables": given}
-        text = json.dumps(request) + "\n"
         # The reader closes the channel of a process that has ended.
-        with suppress(OSError, ValueError):
-            stream = _stream(self.process.stdin)
-            stream.write(text)
-            stream.flush()
+        with suppress(OSError):
+            self.channel.send(request)
 
     def finished(self, key: str) -> RunSpec | None:
         """Remove and return the cell with this key, and start the next; None for an unknown key."""
         for cell in self.cells:
             if cell.key() == key:
                 self.cells.remove(cell)
-                self.settled = True
                 self._new_cell()
                 return cell
         return None
@@ -244,18 +300,19 @@ class Worker:
     def _alive(self) -> None:
         self._beat = self._sign = time.monotonic()
 
-    def beat(self, event: Mapping[str, Any]) -> None:
+    def beat(self, event: AnyEvent) -> None:
         """Register any event as a sign of life; heartbeats count as activity only while waiting."""
         now = time.monotonic()
-        self._asking = bool(event.get("asking"))
-        if event["event"] == "started":
+        waiting = isinstance(event, Beat) and event.waiting
+        self._asking = isinstance(event, Beat) and event.asking
+        if isinstance(event, Started):
             self.started, self._since = True, now
             self.foreign = bool(self.owner)
-        if event.get("waiting"):
+        if waiting:
             # Time spent waiting for other processes does not count for this cell.
             self._since += now - self._beat
         self._beat = now
-        if event["event"] != "beat" or event.get("waiting"):
+        if waiting or not isinstance(event, Beat):
             self._sign = now
 
     def excuse(self, seconds: float) -> None:
@@ -273,7 +330,7 @@ class Worker:
         timed = self.started and self.cells
         if timeout is not None and timed and now - self._since > timeout:
             return "timeout"
-        if isinstance(self.process, Forked) and not self.process.begun:
+        if isinstance(self.process, Forked) and not self.process.has_begun:
             # The fork server still imports, which may take long on a busy machine.
             self._beat = now
         passed = now - self._sign
@@ -342,29 +399,6 @@ class Worker:
         if code is not None and code < 0:
             return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
         return f"ended with exit code {code}"
-
-
-def _event(line: str) -> dict[str, Any]:
-    """The event in a line of the channel, an error if it is none."""
-    event: dict[str, Any] = json.loads(line)
-    kind = event["event"]
-    if kind == "progress":
-        event |= {name: int(event[name]) for name in ("done", "total")}
-    elif kind == "failed":
-        # Only the label process hands in what is done, and computes metrics.
-        event["record"] = dataclasses.replace(
-            Record.from_dict(event["record"]), status="failed", metrics={}
-        )
-    elif kind == "finished":
-        event["key"] = str(event["key"])
-    elif kind == "fatal":
-        event |= {"message": str(event["message"]), "exit_code": int(event["exit_code"])}
-    return event
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
 
 
 def _cpu_seconds(pid: int, *, children: bool) -> float:

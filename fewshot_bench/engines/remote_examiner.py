@@ -9,18 +9,16 @@ import dataclasses
 import functools
 import os
 import queue
-import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.images.decode import EncodedFiles, numbered
-from fewshot_bench.runner.classes import LabelSpace
-from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
+from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
 from fewshot_bench.utils import errors
 from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.messages import Channel, Closed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +29,13 @@ SHA = 32
 class RemoteExaminer:
     """Forwards requests to the label process; implements `examination.Examination`."""
 
-    def __init__(self, descriptors: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[Channel]) -> None:
         self._earlier: dict[str, list[Mapping[str, str]]] = {}
         self._process = os.getpid()
-        self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
-        self._channels = len(descriptors)
-        for number in descriptors:
-            os.set_inheritable(number, False)
-            self._free.put(socket.socket(fileno=number))
+        self._free: queue.LifoQueue[Channel] = queue.LifoQueue()
+        self._channels = len(channels)
+        for channel in channels:
+            self._free.put(channel)
 
     def begin(self, number: int, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
         """Begin the cells that the engine announced to the label process under this number.
@@ -63,8 +60,8 @@ class RemoteExaminer:
             )
         channel = self._free.get()
         try:
-            send(channel, {"operation": operation, **values}, body)
-            header, answer = receive(channel)
+            channel.send({"operation": operation, **values}, body)
+            header, answer = channel.receive()
         except TypeError as error:
             raise StoreError(f"a record is not JSON: {error}") from error
         except (OSError, Closed):
@@ -74,7 +71,7 @@ class RemoteExaminer:
             self._free.put(channel)
         if "error" in header:
             raise _as_error(header["error"])
-        return header, bytes(answer)
+        return header, answer
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and image lists of a cell."""

@@ -1,20 +1,18 @@
-"""A worker process: reads cells, sends events as JSON lines; the label process stores results."""
+"""A worker process: receives cells and sends events; the label process stores results."""
 
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api import plugins
 from fewshot_bench.api.registry import registry
@@ -26,28 +24,28 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
+from fewshot_bench.utils.messages import Channel, Closed
 from fewshot_bench.utils.prefetch import start_own
-from fewshot_bench.utils.processes import die_with
+
+if TYPE_CHECKING:
+    from fewshot_bench.runner.session import Session
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
 
 
 class _Answers:
-    """JSON lines to the parent; progress at most every `PROGRESS_SECONDS`."""
+    """Events for the engine; progress at most every `PROGRESS_SECONDS`."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._reported = 0.0
-        self._lock = threading.Lock()
 
     def send(self, event: str, **values: Any) -> None:
         try:
-            with self._lock:
-                self._stream.write(json.dumps({"event": event, **values}) + "\n")
-                self._stream.flush()
+            self._channel.send({"event": event, **values})
         except (OSError, ValueError):
-            # The parent has ended, or a plug-in has closed the channel: this must not count as a
+            # The engine has ended, or a plug-in has closed the channel: this must not count as a
             # failure of the running cell.
             os._exit(1)
 
@@ -70,25 +68,43 @@ class _Answers:
         start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 
 
-def main() -> None:
+def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
     """Run the worker process.
 
-    Arguments: store folder, device, CPU threads (0: leave them), 1 to keep models, parent process
-    id, comma-separated descriptors of the channels to the label process.
+    arguments: store folder, device, CPU threads (0: leave them), 1 to keep models. channels: to the
+    engine, then those to the label process.
     """
-    folder, device, threads, keep_models, parent, descriptors = sys.argv[1:]
-    die_with(int(parent))
+    folder, device, threads, keep_models = arguments
+    engine, *labels = channels
     offline.enforce_if_asked()
     ignore_pillow_warnings()
-    answers = _Answers(_private_stdout())
-    _say_where_when_asked()
+    answers, examiner = _Answers(engine), RemoteExaminer(labels)
+    # Print all stacks on a crash, and on SIGUSR1, which the engine sends before it kills us.
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ[STORE] = folder
     store = Store(Path(folder))
-    examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
     answers.keep_beating(examiner)
     try:
-        session = partial(_session, store, device, examiner, keep_models == "1")
-        _serve(store, session, int(threads), answers, examiner)
+        import torch
+
+        # Every cell needs this module: import it while the engine still checks its data.
+        import_module("fewshot_bench.runner.run")
+        from fewshot_bench.runner.session import Session
+
+        if int(threads):
+            torch.set_num_threads(int(threads))
+        models = store.path if keep_models == "1" else None
+        session = Session(folder_of(FEATURES, store.path), device, examiner, models)
+        answers.send("idle")
+        with suppress(Closed):
+            while True:
+                request, _ = engine.receive()
+                _import_plugins(request["plugins"], request["variables"])
+                examiner.begin(request["number"], request["incidents"])
+                _compute(request, store, session, answers)
+                answers.send("idle")
     except FsbenchError as error:
         answers.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
@@ -100,39 +116,6 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _session(store: Store, device: str, examiner: RemoteExaminer, keep_models: bool) -> Any:
-    from fewshot_bench.runner.session import Session
-
-    models = store.path if keep_models else None
-    return Session(folder_of(FEATURES, store.path), device, examiner, models)
-
-
-def _serve(
-    store: Store,
-    opened: Callable[[], Any],
-    threads: int,
-    answers: _Answers,
-    examiner: RemoteExaminer,
-) -> None:
-    import torch
-
-    # Every cell needs this module: import it while the engine still checks its data.
-    import_module("fewshot_bench.runner.run")
-
-    if threads:
-        torch.set_num_threads(threads)
-    session = opened()
-    answers.send("idle")
-    for line in sys.stdin:
-        request = json.loads(line)
-        _import_plugins(request["plugins"], request["variables"])
-        examiner.begin(request["number"], request["incidents"])
-        if not _compute(request, store, session, answers, examiner):
-            # State left by a plug-in must not reach another cell, nor keep this process alive.
-            os._exit(0)
-        answers.send("idle")
-
-
 def _import_plugins(names: Sequence[str], variables: Mapping[str, str]) -> None:
     """Allow the plug-ins that the next cells need, of which at most one has foreign methods."""
     os.environ.update(variables)
@@ -142,10 +125,8 @@ def _import_plugins(names: Sequence[str], variables: Mapping[str, str]) -> None:
         registry.cache_clear()
 
 
-def _compute(
-    request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
-) -> bool:
-    """Compute the cells of a request; returns True if this process may compute more cells."""
+def _compute(request: Any, store: Store, session: Session, answers: _Answers) -> None:
+    """Compute the cells of a request."""
     from fewshot_bench.runner.run import run_group
 
     cells = [RunSpec.from_dict(values) for values in request["specs"]]
@@ -155,42 +136,18 @@ def _compute(
         if cell not in todo:
             answers.send("finished", key=cell.key())
     if not todo:
-        return True
+        return
     session.backbone(todo[0])
     # Loading the backbone is not billed.
     answers.send("started")
     # Closed here, as the next request must not find the views of this one open.
     with closing(run_group(todo, session, answers.progress, request["parts"])) as outcomes:
         for number, outcome in enumerate(outcomes, 1):
-            record, last = outcome.record, number == len(todo)
+            record = outcome.record
             if record.transient:
                 # The engine decides whether to store it.
                 answers.send("failed", record=record.to_dict())
             else:
                 answers.send("finished", key=record.spec.key())
-            if outcome.tainted:
-                if not last:
-                    answers.send("retired")
-                return False
-            if not last:
+            if number < len(todo):
                 answers.send("started")
-    return True
-
-
-def _private_stdout() -> IO[str]:
-    """Reserve stdout as the channel to the parent; other output is redirected to stderr."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return channel
-
-
-def _say_where_when_asked() -> None:
-    """Print all stacks on a crash, and on SIGUSR1, which the engine sends before it kills us."""
-    faulthandler.enable()
-    if hasattr(faulthandler, "register"):
-        with suppress(AttributeError, OSError):
-            faulthandler.register(signal.SIGUSR1, all_threads=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
 from fewshot_bench.api.metrics import are_probabilities
@@ -30,14 +31,17 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.asked_again import Verdict, ask_again
-from fewshot_bench.runner.classes import adapt_classifier
+from fewshot_bench.runner.examination import adapt_classifier
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
 from fewshot_bench.runner.isolation import collected, guarded
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolated
+
+# Queries that are asked for again, in another order and alone.
+ASKED = 16
+ALONE = 2
 
 
 class QueryBatches:
@@ -85,8 +89,7 @@ def evaluate(
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
-        guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
-        printed = stack.enter_context(guard)
+        printed = stack.enter_context(guarded(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
         with observer.watching():
             answers = _predict(fitted, cell, session, meter, batches, incidents)
@@ -329,3 +332,39 @@ def _refuse_freed(logits: Tensor) -> None:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
+
+
+class Verdict(NamedTuple):
+    """depends: None if it is unknown. gap: as `closeness.gap`; None if the method failed."""
+
+    depends: bool | None = None
+    gap: float | None = None
+
+
+def ask_again(
+    ask: Callable[[list[int]], np.ndarray], answers: np.ndarray, precision: str
+) -> Verdict:
+    """Compare `answers` (n, classes) with those to some of the queries, in another order and alone.
+
+    ask: maps places among the n queries to their logits (places, classes). A method that fails then
+    depends on the others, too: it cannot answer without them.
+    """
+    if len(answers) < 2:
+        return Verdict()
+    try:
+        gaps = [gap(ask(order), answers[order], answers) for order in _orders(len(answers))]
+    except (MemoryError, torch.OutOfMemoryError):
+        return Verdict()
+    except (Exception, SystemExit):
+        return Verdict(depends=True)
+    largest = max(gaps)
+    return Verdict(largest > TOLERANCE[precision], largest)
+
+
+def _orders(count: int) -> Iterator[list[int]]:
+    """Places of queries: spread over all of them, backwards, and some of these alone."""
+    asked = min(ASKED, count)
+    order = [place * count // asked for place in range(asked)][::-1]
+    yield order
+    for place in order[:ALONE]:
+        yield [place]

@@ -25,9 +25,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.runner.classes import LabelSpace
-from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
-from fewshot_bench.runner.revisions import revision_of
+from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.splits.draw import draw_all_classes, narrowed, split_key
 from fewshot_bench.splits.published import verified_picks
 from fewshot_bench.splits.sampling import Picks

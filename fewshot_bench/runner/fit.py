@@ -89,8 +89,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(seed_of(cell)))
-        guard = guarded(f"{spec.method}.fit", incidents, session.mark_tainted)
-        printed = stack.enter_context(guard)
+        printed = stack.enter_context(guarded(f"{spec.method}.fit", incidents))
         with observer.watching(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)

@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.items import ItemList, Run, label_counts, packed, parts
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
+from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
@@ -59,7 +60,7 @@ def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
     if fit >= devices:
         step = f"use --jobs {fit // devices}"
     elif fit:
-        step = f"name only {fit} in --devices"
+        step = f"name only {fit} in --device"
     else:
         step = "end other programs, or take a smaller backbone"
     raise NoRoomError(
@@ -128,6 +129,18 @@ def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
             f"{name}: item '{id}' is in {first} and in {second}: a test image must not be trained "
             "on; take it out of one pool"
         )
+
+
+def revision_of(name: str, dataset: Dataset) -> str:
+    """Identity of a data set's item lists, as stored in specifications."""
+    pools, card = dataset.items(), dataset.card()
+    check_items(card, pools)
+    lists = digest_of((role, pools.get(role, ())) for role in ROLES)
+    if card.revision:
+        return f"{card.revision}:{lists[:16]}"
+    # Without a revision, the identity also covers all card facts that can change a number.
+    said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
+    return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
 
 
 def _check_classnames(card: DatasetCard) -> None:

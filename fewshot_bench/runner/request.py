@@ -17,6 +17,7 @@ from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.run_options import LOCAL
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     AUTO,
@@ -27,16 +28,19 @@ from fewshot_bench.api.spec import (
     LONGEST_NUMBER,
     NO_CLASSES,
     PRESETS,
+    TOY,
+    TOY_TEXT,
     AllShots,
     RunSpec,
 )
 from fewshot_bench.images.usable import open_usable, with_skipped
-from fewshot_bench.runner.revisions import revision_of
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, denied, unknown
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -47,7 +51,7 @@ def imported_picks(
 ) -> dict[tuple[str, int, int], str]:
     """The digests of imported picks by data set, shots and split seed."""
 
-    store = request.folder
+    store = request.store
     seeds = request.seeds if request.split_seed is None else (request.split_seed,)
     digests = {}
     for name, shots, seed in itertools.product(names, request.shots, seeds):
@@ -59,10 +63,12 @@ def imported_picks(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request for a matrix of cells, spanned by its lists. None: as the protocol sets it.
+    """What was asked of a run: a value of each option in `RUN_OPTIONS`, which says what it means.
 
-    others: conditions of cells that do not affect planning, by name. partial: leave out data sets
-    that cannot be planned; otherwise they are an error.
+    data: own class names, templates and held-out share, as in cells. others: conditions that
+    planning does not read, by name. engine_options, plugin_options: options that the engine and
+    that plug-ins declare, by key. partial: leave out data sets that cannot be planned; otherwise
+    they are an error. `engines.asking.ask` makes one from the values of a call.
     """
 
     methods: tuple[str | Configured, ...]
@@ -72,7 +78,6 @@ class Request:
     split_seed: int | None = None
     options: tuple[Option, ...] = ()
     backbone: str = AUTO
-    device: str = "cpu"
     precision: str = "fp32"
     protocol: str = "fair"
     val: str | None = None
@@ -81,31 +86,49 @@ class Request:
     classes: tuple[str, ...] = ("all",)
     transfer: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    store: Path | None = None
     keep_split: str = "store"
     exif: str = "ignore"
     published: bool = False
     skip_damaged: bool = False
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     partial: bool = False
+    store: Path = Path(DEFAULT_STORE)
+    engine: str = LOCAL
+    devices: tuple[str, ...] = ("cpu",)
+    jobs: int | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    hang_after: float | None = None
+    lease: float | None = None
+    feature_budget: int | None = None
+    deterministic: bool = False
+    keep_logits: str | None = None
+    keep_models: bool = False
+    dry_run: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    keep_stale: bool = False
+    traceback: bool = False
+    engine_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plugin_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """The kind of its devices, as in cells: cpu or cuda."""
+        return self.devices[0].partition(":")[0]
 
     def conditions(self) -> dict[str, Any]:
         """The requested conditions, by name."""
         own = {name: getattr(self, name) for name in CONDITIONS if hasattr(self, name)}
         return own | dict(self.others)
 
-    @property
-    def folder(self) -> Path:
-        """The requested store, or the default one."""
-        return self.store or Path(DEFAULT_STORE)
-
-
-# Conditions that a request holds in `others`.
-OTHERS = tuple(
-    name
-    for name, about in CONDITIONS.items()
-    if about.option and name not in {field.name for field in dataclasses.fields(Request)}
-)
+    def summary(self) -> str:
+        """The first line of a run: `backbone tiny (a toy: ...), device cpu, precision fp32`."""
+        toy = f" ({TOY_TEXT})" if self.backbone == TOY else ""
+        devices = ", ".join(self.devices)
+        return printable(
+            f"backbone {self.backbone}{toy}, device {devices}, precision {self.precision}"
+        )
 
 
 @dataclasses.dataclass
@@ -163,7 +186,7 @@ def expand(request: Request) -> Plan:
             val=val,
             prompts=prompts,
             precision=request.precision,
-            device=request.device.partition(":")[0],
+            device=request.device,
             limit=request.limit,
             options=whole.options,
             overrides=whole.overrides,
@@ -243,7 +266,7 @@ def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
     """A data set, with --skip-damaged without its damaged images."""
 
     def open_it(said: Mapping[str, Any]) -> Dataset:
-        dataset: Dataset = registry().dataset(name, said, request.folder)
+        dataset: Dataset = registry().dataset(name, said, request.store)
         return dataset
 
     return open_usable(open_it, name, data) if request.skip_damaged else open_it(data)

@@ -46,7 +46,7 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
         stack.enter_context(open_views())
         stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
         stack.enter_context(isolated(derive(seed_of(fitted.cell), "keep")))
-        stack.enter_context(guarded(f"{spec.method}.restore", incidents, session.mark_tainted))
+        stack.enter_context(guarded(f"{spec.method}.restore", incidents))
         stack.enter_context(torch.no_grad())
         try:
             tensors = fitted.classifier.tensors()

@@ -21,11 +21,10 @@ from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.images.features import open_views
+from fewshot_bench.runner.classifier_state import held_state
 from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fitted
-from fewshot_bench.runner.isolation import own_interruptions
-from fewshot_bench.runner.isolation.fit_state import held_state
 from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
@@ -54,6 +53,7 @@ from fewshot_bench.utils.errors import (
     UnsupportedBackboneError,
 )
 from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.plugin_code import own_interruptions
 from fewshot_bench.utils.processes import is_at_limit
 
 
@@ -89,7 +89,6 @@ def run_group(
                 fits.pop(spec.fit_key(), None)
             outcome = _settled(record, answers, session)
             _place_model(outcome.record, session)
-            outcome.tainted = session.tainted
             yield outcome
 
 

@@ -19,7 +19,6 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.examination import CellLists, Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
-from fewshot_bench.runner.isolation import kernel_state
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import PluginError
 
@@ -64,12 +63,10 @@ class Session:
     ) -> None:
         """models: the store that keeps the models of cells; None to keep none."""
         determinism.apply()
-        self._kernels: dict[str, Any] = {}
-        self.features = FeatureCache(cache, self._is_sound)
+        self.features = FeatureCache(cache)
         self.device = device
         self.models = models
         self.examiner: Examination = examiner or Examiner()
-        self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._sources: dict[tuple[str, tuple[int, ...], str], ImageSource] = {}
 
@@ -79,14 +76,6 @@ class Session:
         import_stated(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 
-    def mark_tainted(self) -> None:
-        """Mark this process as tainted: a plug-in left changes that cannot be undone."""
-        self.tainted = True
-
-    def _is_sound(self) -> bool:
-        """True while features may be shared: not tainted, kernel settings as first recorded."""
-        return not self.tainted and kernel_state() == self._kernels
-
     def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
         """The backbone of a cell and its fingerprint when it was loaded."""
         key = (spec.backbone, spec.precision)
@@ -94,8 +83,6 @@ class Session:
             self._sources.clear()
             self._backbones.clear()
             loaded = loading.load(spec.backbone, self.device, spec.precision)
-            # Read once the device is in use, and before any plug-in code runs.
-            self._kernels = self._kernels or kernel_state()
             self._backbones[key] = (loaded, loaded.fingerprint())
         return self._backbones[key]
 

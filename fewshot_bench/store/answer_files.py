@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.run_options import KEPT_LOGITS
 from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
 from fewshot_bench.utils.errors import StoreError, unknown
 from fewshot_bench.utils.files import Damaged, open_regular
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
 
 # All logits as float16; the most probable classes only; the statistics only.
-ALL, TOP, NONE = "all", "top", "none"
-KEPT = (ALL, TOP, NONE)
+ALL, TOP, NONE = KEPT = KEPT_LOGITS
 # Key of the choice in the environment of a record.
 ASKED = "kept_logits"
 # The options to suggest where all logits are needed but were not kept.

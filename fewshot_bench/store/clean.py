@@ -21,10 +21,10 @@ from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import Index
 from fewshot_bench.store.index_file import index_files
 from fewshot_bench.store.kept_models import (
+    list_unclaimed,
     model_folder,
     remove_model,
     size_of,
-    unclaimed_models,
 )
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.outcome_cache import OutcomeCache
@@ -121,7 +121,7 @@ def collect(
     damaged: also files that were set aside; jobs: folders of finished jobs. With `dry_run` nothing
     is removed. Yields each file as it is removed.
     """
-    models = list(unclaimed_models(store.path, PUBLISHING_SECONDS))
+    models = list(list_unclaimed(store.path, PUBLISHING_SECONDS))
     folders = [*((JOBS, job) for job in jobs), *((UNCLAIMED, model) for model in models)]
     inside = [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
     # What is removed must be old by the clock of those who may be publishing it, too.

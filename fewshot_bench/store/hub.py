@@ -64,16 +64,16 @@ def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
     if not text.startswith(PREFIX):
         return Path(text)
     wanted = hub_name(text)
-    with _asking(wanted, "loading a model from a hub") as api:
-        folder = _cached(wanted) or _downloaded(api, wanted)
-    found = replace(wanted, revision=folder.name)
-    if wanted.revision != found.revision:
-        say(f"{wanted} is at commit {found.revision}; {found} names it for good")
+    with _connect(wanted, "loading a model from a hub") as api:
+        folder = _find_cached(wanted) or _download(api, wanted)
+    commit = replace(wanted, revision=folder.name)
+    if wanted.revision != commit.revision:
+        say(f"{wanted} is at commit {commit.revision}; {commit} names it for good")
     try:
         read_model(folder)
     except StoreError as error:
         raise StoreError(
-            f"{found} is damaged on the hub or came over damaged: {error}; "
+            f"{commit} is damaged on the hub or came over damaged: {error}; "
             f"to load it once more, remove {folder.parents[1]}"
         ) from None
     return folder
@@ -93,7 +93,7 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
     if not (folder / CARD).is_file() or not read_regular(folder / CARD).strip():
         raise StoreError(f"{folder} has no model card: write what the model is into {CARD}")
     wanted = replace(target, revision=branch)
-    with _asking(wanted, "putting a model on a hub") as api:
+    with _connect(wanted, "putting a model on a hub") as api:
         from huggingface_hub import CommitOperationAdd, constants
 
         if constants.HF_HUB_OFFLINE:
@@ -115,35 +115,35 @@ def push(folder: Path, destination: str, *, private: bool = False, branch: str =
     return replace(target, revision=str(done.oid))
 
 
-def _cached(name: HubName) -> Path | None:
+def _find_cached(name: HubName) -> Path | None:
     """Cached folder with all files of a commit; None if incomplete or no commit is named."""
     from huggingface_hub import try_to_load_from_cache
 
     if not _COMMIT.fullmatch(name.revision):
         return None
-    found = [
+    files = [
         try_to_load_from_cache(name.repository, file, revision=name.revision) for file in FILES
     ]
-    paths = [Path(path) for path in found if isinstance(path, str)]
+    paths = [Path(path) for path in files if isinstance(path, str)]
     return paths[0].parent if len(paths) == len(FILES) else None
 
 
-def _downloaded(api: Any, name: HubName) -> Path:
+def _download(api: Any, name: HubName) -> Path:
     """Download the files of one commit; returns their folder."""
     # Resolve the commit first: a wrong name fails at once here, while a download would retry.
     commit = str(api.model_info(name.repository, revision=name.revision or None).sha)
     if not _COMMIT.fullmatch(commit):
         raise StoreError(f"{name}: the hub names no commit of it ({commit!r:.60})")
-    found = {
+    folders = {
         Path(api.hf_hub_download(name.repository, file, revision=commit)).parent for file in FILES
     }
-    if {folder.name for folder in found} != {commit}:
+    if {folder.name for folder in folders} != {commit}:
         raise StoreError(f"{name}: the hub gave files of another commit than {commit}; try again")
-    return found.pop()
+    return folders.pop()
 
 
 @contextmanager
-def _asking(name: HubName, what: str) -> Iterator[Any]:
+def _connect(name: HubName, what: str) -> Iterator[Any]:
     """The hub's API; turns errors into a one-line DataMissingError with the model's name."""
     hub = require("huggingface_hub", "hub", what)
     try:
@@ -160,7 +160,7 @@ def _reason(error: Exception, name: HubName, hub: Any) -> str:
     cached = Path(hub.constants.HF_HUB_CACHE) / f"models--{name.repository.replace('/', '--')}"
     here = ", ".join(sorted(path.name for path in (cached / "snapshots").glob("*"))) or "none"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    known: list[tuple[type[Exception], str]] = [
+    reasons: list[tuple[type[Exception], str]] = [
         (errors.GatedRepoError, f"access is restricted; ask for it on its page, then {_LOGIN}"),
         (errors.RepositoryNotFoundError, f"no such model, or it is private: check it, or {_LOGIN}"),
         (errors.RevisionNotFoundError, "no such revision; name a branch, a tag or a commit"),
@@ -170,7 +170,7 @@ def _reason(error: Exception, name: HubName, hub: Any) -> str:
             f"{PREFIX}{name.repository}@COMMIT (here: {here})",
         ),
     ]
-    for kind, reason in known:
+    for kind, reason in reasons:
         if isinstance(error, kind):
             return reason
     if status == 404 and isinstance(error, errors.EntryNotFoundError):

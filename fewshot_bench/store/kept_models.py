@@ -17,7 +17,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
-from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
+from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, verify_config
 from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import Damaged, open_regular, sorted_entries, write_whole
@@ -50,8 +50,8 @@ def place_model(store: Path, key: str) -> None:
 
 def stated_model(record: Record) -> Mapping[str, Any]:
     """Digest and bytes of the model that a record states; empty if it states none."""
-    found = record.footprint.get(STATED)
-    return found if isinstance(found, Mapping) else {}
+    statement = record.footprint.get(STATED)
+    return statement if isinstance(statement, Mapping) else {}
 
 
 def facts_of(folder: Path, digest: str) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in sorted_entries(folder) if path.is_file())
 
 
-def kept_models_line(records: Sequence[Record]) -> str:
+def models_line(records: Sequence[Record]) -> str:
     """Summary line: number and bytes of the models that records state."""
-    found = [stated_model(record) for record in records if record.status == "done"]
-    kept = [one for one in found if one]
-    size = size_text(sum(int(one.get("bytes") or 0) for one in kept))
-    lacking = len(found) - len(kept)
+    statements = [stated_model(record) for record in records if record.status == "done"]
+    kept = [statement for statement in statements if statement]
+    size = size_text(sum(int(statement.get("bytes") or 0) for statement in kept))
+    lacking = len(statements) - len(kept)
     return f"{len(kept):,} kept, {size}" + (
         f"; {lacking:,} not (fsbench show KEY.json says why)" if lacking else ""
     )
@@ -86,8 +86,8 @@ def expected_bytes(methods: Iterable[str], records: Iterable[Record]) -> tuple[i
         if isinstance(size, int):
             largest[method] = max(size, largest.get(method, 0))
     counts = Counter(methods)
-    known = sum(count * largest.get(method, 0) for method, count in counts.items())
-    return known, [method for method in counts if method not in largest]
+    total = sum(count * largest.get(method, 0) for method, count in counts.items())
+    return total, [method for method in counts if method not in largest]
 
 
 def model_of(store: Path, record: Record) -> Path:
@@ -112,7 +112,7 @@ def model_of(store: Path, record: Record) -> Path:
     if _is_of(following, stated):
         # A process was killed after it stored the record, before it placed the model.
         return following
-    if checked_config(folder).as_json()["digest"] != stated.get("digest"):
+    if verify_config(folder).as_json()["digest"] != stated.get("digest"):
         raise StoreError(f"the model in '{folder}' is not the one of the record; {again}")
     return folder
 
@@ -120,7 +120,7 @@ def model_of(store: Path, record: Record) -> Path:
 def _is_of(folder: Path, stated: Mapping[str, Any]) -> bool:
     """True if a folder holds a whole model with the digest that a record states."""
     try:
-        return bool(checked_config(folder).as_json()["digest"] == stated.get("digest"))
+        return bool(verify_config(folder).as_json()["digest"] == stated.get("digest"))
     except StoreError:
         return False
 
@@ -152,7 +152,7 @@ def remove_model(store: Path, key: str) -> None:
             shutil.rmtree(folder)
 
 
-def unclaimed_models(store: Path, seconds: float) -> Iterator[Path]:
+def list_unclaimed(store: Path, seconds: float) -> Iterator[Path]:
     """Model folders that no record states and that were not written to for `seconds`."""
     for folder in sorted_entries(store / MODELS):
         if folder.is_dir() and not _is_young(folder, seconds) and not _is_claimed(store, folder):

@@ -7,25 +7,25 @@ have digests.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import ModelMissingError, StoreError
-from fewshot_bench.utils.files import LARGEST, open_regular, read_regular, write_whole
+from fewshot_bench.utils.files import open_regular, read_regular, write_whole
 from fewshot_bench.utils.memory import free_host_memory
 from fewshot_bench.utils.text import plain_text, size_text
 from fewshot_bench.utils.version import __version__
@@ -54,8 +54,7 @@ MOST_IMAGES = 2_000_000
 """Of more images no digests are kept, since the config would be too long."""
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that defines a model besides its tensors.
 
     classifier: the name of its class (`api/keeping.name_of_class`).
@@ -83,19 +82,19 @@ class ModelConfig:
     method_version: str
     backbone: str
     weights_digest: str
-    classnames: tuple[str, ...]
-    templates: tuple[str, ...]
-    options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    classnames: Annotated[tuple[str, ...], Meta(min_length=1)]
+    templates: Annotated[tuple[str, ...], Meta(min_length=1)]
+    options: Mapping[str, str | int | float | bool | None] = {}
     classifier: str = ""
     method_origin: str = ""
     method_code: str = ""
     precision: str = "fp32"
     image_size: tuple[int, int] = (224, 224)
     exif: str = "ignore"
-    data: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    accuracy: Mapping[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
+    data: Mapping[str, Any] = {}
+    notes: Mapping[str, Any] = {}
+    accuracy: Mapping[str, float] = {}
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
     reject: float | None = None
     tensors: str = ""
     support: str = ""
@@ -111,7 +110,7 @@ class ModelConfig:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, with a `digest` of all of them."""
-        plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        plain: dict[str, Any] = json.loads(canonical_json(msgspec.structs.asdict(self)))
         for name in OPTIONAL:
             if not plain[name]:
                 del plain[name]
@@ -151,8 +150,8 @@ def image_digests(shas: Iterable[bytes]) -> dict[str, str]:
     shas: the SHA-256 of each. Sorted, so that the text says nothing about classes. Empty for more
     than MOST_IMAGES.
     """
-    found = sorted({image_digest(sha) for sha in shas})
-    return {IMAGES: "".join(found)} if len(found) <= MOST_IMAGES else {}
+    digests = sorted({image_digest(sha) for sha in shas})
+    return {IMAGES: "".join(digests)} if len(digests) <= MOST_IMAGES else {}
 
 
 def without_path(dataset: str) -> str:
@@ -194,8 +193,8 @@ def write_model(
     """
     content = packed(tensors)
     shown = hashlib.sha256(support).hexdigest() if support else ""
-    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest(), support=shown)
-    plain = whole.as_json()
+    tensor_digest = hashlib.sha256(content).hexdigest()
+    plain = msgspec.structs.replace(config, tensors=tensor_digest, support=shown).as_json()
     _refuse_many(plain, folder / CONFIG)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
@@ -214,7 +213,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     from safetensors.torch import load
 
     config = read_config(folder)
-    with _tensors(folder, config) as (file, size):
+    with _open_tensors(folder, config) as (file, size):
         free = free_host_memory()
         if size > free:
             raise StoreError(
@@ -228,47 +227,37 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         raise StoreError(f"{folder / TENSORS} is no safetensors file: {error}") from None
 
 
-def checked_config(folder: Path) -> ModelConfig:
+def verify_config(folder: Path) -> ModelConfig:
     """The config of a model, after checking size and digest of its tensor file."""
     config = read_config(folder)
-    with _tensors(folder, config):
+    with _open_tensors(folder, config):
         return config
 
 
 @contextmanager
-def _tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, int]]:
+def _open_tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[BufferedReader, int]]:
     """The open tensor file of a model, and its bytes; StoreError unless it is the one it states.
 
     Nothing of a file that is longer than its header says is read.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = folder / TENSORS
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if _stated_bytes(file) != size:
-                problem = f"its header is not that of a file of {size_text(size)}"
-            elif file.seek(0) or hashlib.file_digest(file, "sha256").hexdigest() != config.tensors:
-                problem = f"its digest is not the one in {CONFIG}"
-            else:
+            with safe_open(path, "numpy"):
+                pass
+            if hashlib.file_digest(file, "sha256").hexdigest() == config.tensors:
                 file.seek(0)
                 yield file, size
                 return
+            problem = f"its digest is not the one in {CONFIG}"
+    except SafetensorError:
+        problem = f"its header is not that of a file of {size_text(size)}"
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     raise StoreError(f"{path} is damaged: {problem}; copy the folder again")
-
-
-def _stated_bytes(file: BufferedReader) -> int | None:
-    """The bytes of a safetensors file by its header; None if the header is damaged."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > LARGEST:
-        return None
-    try:
-        about = json.loads(file.read(length))
-        ends = [one["data_offsets"][1] for name, one in about.items() if name != "__metadata__"]
-        return int(8 + length + max(ends, default=0))
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        return None
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -280,9 +269,9 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         text = read_regular(path)
     except FileNotFoundError:
-        found = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
+        lack = f"holds no model: there is no {CONFIG} in it" if folder.exists() else "is not there"
         raise ModelMissingError(
-            f"{folder} {found}; expected a folder that 'fsbench adapt' or 'fsbench run "
+            f"{folder} {lack}; expected a folder that 'fsbench adapt' or 'fsbench run "
             "--keep-models' wrote"
         ) from None
     except OSError as error:
@@ -306,7 +295,7 @@ def read_config(folder: Path) -> ModelConfig:
         digest = ""
     if not digest or stated != digest:
         raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
-    return _checked(plain, path)
+    return _as_config(plain, path)
 
 
 def _refuse_many(plain: Mapping[str, Any], path: Path) -> None:
@@ -318,67 +307,34 @@ def _refuse_many(plain: Mapping[str, Any], path: Path) -> None:
             raise StoreError(f"{path} has {count}")
 
 
+def _as_config(plain: dict[str, Any], path: Path) -> ModelConfig:
+    """The validated config; StoreError with the first value that is of another kind."""
+    # Every entry is written, so that a default never stands in for one that was lost.
+    missing = sorted({*ModelConfig.__struct_fields__} - {*OPTIONAL} - {*plain})
+    try:
+        if missing:
+            raise ValueError(f"Object missing required field `{missing[0]}`")
+        config = msgspec.convert(plain, ModelConfig)
+        _check_values(config)
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{path} is no config of a model: {error}") from None
+    return config
+
+
+def _check_values(config: ModelConfig) -> None:
+    """ValueError for what a type does not say: names, digests of images, depth of free values."""
+    names = config.classnames
+    if len({*names}) < len(names) or not all(map(plain_text, names)):
+        raise ValueError("classnames: expected different names without control characters")
+    if not re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", str(config.data.get(IMAGES, ""))):
+        raise ValueError(f"data.{IMAGES}: expected {DIGITS} hex digits of each image")
+    if not (_is_shallow(config.data) and _is_shallow(config.notes)):
+        raise ValueError(f"data and notes: expected at most {DEPTH} levels")
+
+
 def _is_shallow(value: Any, depth: int = DEPTH) -> bool:
     """True if lists and objects are nested at most `depth` deep."""
-    inner = value.values() if isinstance(value, dict) else value
     if not isinstance(value, dict | list):
         return True
-    return depth > 0 and all(_is_shallow(one, depth - 1) for one in inner)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _digests(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(rf"([0-9a-f]{{{DIGITS}}})*", value))
-
-
-def _number(value: Any) -> bool:
-    if type(value) not in (int, float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(one) is int for one in value)
-
-
-_KINDS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(
-        ("method", "method_version", "method_origin", "method_code", "backbone", "weights_digest"),
-        lambda value: isinstance(value, str),
-    ),
-    **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench", "classifier", *OPTIONAL),
-        lambda value: isinstance(value, str),
-    ),
-    **dict.fromkeys(
-        ("options", "notes"), lambda value: isinstance(value, dict) and _is_shallow(value)
-    ),
-    "data": lambda value: (
-        isinstance(value, dict) and _is_shallow(value) and _digests(value.get(IMAGES, ""))
-    ),
-    "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
-    "classnames": lambda value: (
-        _texts(value) and len(set(value)) == len(value) > 0 and all(map(plain_text, value))
-    ),
-    "templates": lambda value: _texts(value) and len(value) > 0,
-    "image_size": _size,
-    "temperature": lambda value: _number(value) and value > 0,
-    "reject": lambda value: value is None or _number(value),
-    "format": lambda value: value == FORMAT,
-}
-
-
-def _checked(plain: Mapping[str, Any], path: Path) -> ModelConfig:
-    plain = {**dict.fromkeys(OPTIONAL, ""), **plain}
-    missing, stray = sorted(set(_KINDS) - set(plain)), sorted(set(plain) - set(_KINDS))
-    wrong = missing or stray or [name for name in _KINDS if not _KINDS[name](plain[name])]
-    if wrong:
-        raise StoreError(f"{path} is no config of a model: {wrong[0]} is missing or wrong")
-    lists = {name: tuple(plain[name]) for name in ("classnames", "templates", "image_size")}
-    return ModelConfig(**{**plain, **lists})
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in inner)

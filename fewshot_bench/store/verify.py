@@ -34,7 +34,7 @@ from fewshot_bench.store.clean import (
 )
 from fewshot_bench.store.index import Index
 from fewshot_bench.store.index_file import index_file
-from fewshot_bench.store.kept_models import model_problem, unclaimed_models
+from fewshot_bench.store.kept_models import list_unclaimed, model_problem
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.outcome_cache import Queries
 from fewshot_bench.store.record_files import (
@@ -272,7 +272,7 @@ def _find_differing(split: str, by_queries: dict[str, list[Path]]) -> Iterator[F
 def _remains(store: Store) -> Iterator[Finding]:
     for path in orphans(store):
         yield Finding(ORPHAN, path, "logits without a record that they belong to")
-    for path in unclaimed_models(store.path, PUBLISHING_SECONDS):
+    for path in list_unclaimed(store.path, PUBLISHING_SECONDS):
         yield Finding(ORPHAN, path, "a model without a record that states it")
     for path in Leases(store, "").dead():
         yield Finding(LEFT_OVER, path, "claimed by a process that is gone")

@@ -22,7 +22,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.context import Context
 from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
-from fewshot_bench.testing.observe import Observation, observed
+from fewshot_bench.testing.observe import Observation, observe
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.testing.toy_images import (
     CLASSNAMES,
@@ -85,10 +85,10 @@ class Fit:
 
     def stored(self) -> Mapping[str, Tensor]:
         """The result of `tensors`; CheckSkipped if it is no mapping (one check reports that)."""
-        found = self.classifier.tensors()
-        if not isinstance(found, Mapping):
+        tensors = self.classifier.tensors()
+        if not isinstance(tensors, Mapping):
             raise CheckSkipped("needs the mapping that tensors() must return")
-        return found
+        return tensors
 
     def tensors(self) -> list[Tensor]:
         """The stored tensors on the device of the backbone."""
@@ -182,7 +182,7 @@ def fit(method: Any, setting: Setting, device: str) -> Fit:
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device, setting.precision))
     made.fingerprints.append(made.backbone.fingerprint())
-    with isolated(SEED), observed(setting.most_steps) as seen:
+    with isolated(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
         made.fingerprints.append(made.backbone.fingerprint())
         if callable(getattr(made.classifier, "logits", None)):
@@ -216,10 +216,10 @@ def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
 def _source(stream: str, count: int, setting: Setting, backbone: Any) -> ImageSource:
     """Images of the setting's classes in the toy's own order, labeled in the setting's order."""
     dataset, items = _files(stream, count)
-    return ImageSource.of(dataset, _relabeled(items, setting), backbone)
+    return ImageSource.of(dataset, _relabel(items, setting), backbone)
 
 
-def _relabeled(items: Sequence[Item], setting: Setting) -> list[Item]:
+def _relabel(items: Sequence[Item], setting: Setting) -> list[Item]:
     return [
         Item(item.id, setting.classes.index(item.label), "")
         for item in items
@@ -230,7 +230,7 @@ def _relabeled(items: Sequence[Item], setting: Setting) -> list[Item]:
 def _queries(setting: Setting, backbone: Any) -> tuple[ImageSource, Tensor]:
     """Unlabeled queries, and separately their labels."""
     dataset, items = _files("queries", QUERIES)
-    labeled = _relabeled(items, setting)
+    labeled = _relabel(items, setting)
     nameless = [Item(item.id, -1, "") for item in labeled]
     source = ImageSource(ImageFiles(dataset, nameless), len(nameless), backbone)
     return source, torch.tensor([item.label for item in labeled], dtype=torch.int64)

@@ -18,8 +18,8 @@ from fewshot_bench.testing.restoring import logits_elsewhere
 
 def _refuse(problems: Iterator[str]) -> None:
     """CheckFailure with all problems, if there are any."""
-    found = list(problems)
-    require(not found, listed(found, "; "))
+    reasons = list(problems)
+    require(not reasons, listed(reasons, "; "))
 
 
 def check_hyperparameters_are_typed_fields(bench: Bench) -> None:
@@ -106,15 +106,15 @@ def as_floats(logits: Tensor) -> Tensor:
 
 
 def require_close(
-    found: Tensor, expected: Tensor, complaint: str, whole: Tensor | None = None
+    logits: Tensor, expected: Tensor, complaint: str, whole: Tensor | None = None
 ) -> None:
     """CheckFailure if logits are others than expected; whole: those of all queries, if more."""
     whole = expected if whole is None else whole
     require(
-        found.shape == expected.shape,
-        f"{complaint}: shape {tuple(found.shape)} instead of {tuple(expected.shape)}",
+        logits.shape == expected.shape,
+        f"{complaint}: shape {tuple(logits.shape)} instead of {tuple(expected.shape)}",
     )
-    largest, allowed = gap(found.numpy(), expected.numpy(), whole.numpy()), TOLERANCE["fp32"]
+    largest, allowed = gap(logits.numpy(), expected.numpy(), whole.numpy()), TOLERANCE["fp32"]
     require(
         largest <= allowed,
         f"{complaint}: by up to {largest:.3g} times their spread, allowed {allowed:.3g}",
@@ -143,16 +143,16 @@ def check_restored_from_its_tensors_it_answers_alike(bench: Bench) -> None:
     stored = fit.stored()
     if len(fit.tensors()) < len(stored) or not all(isinstance(name, str) for name in stored):
         raise CheckSkipped("needs named tensors on the backbone's device")
-    found = logits_elsewhere(fit, bench.method)
+    restored = logits_elsewhere(fit, bench.method)
     logits = fit.logits.detach().cpu()
     require(
-        found.shape == logits.shape and found.dtype == logits.dtype,
-        f"the restored classifier gives {found.dtype} {tuple(found.shape)}, the fitted one "
+        restored.shape == logits.shape and restored.dtype == logits.dtype,
+        f"the restored classifier gives {restored.dtype} {tuple(restored.shape)}, the fitted one "
         f"{logits.dtype} {tuple(logits.shape)}",
     )
-    gap = float((found.double() - logits.double()).abs().max()) if found.numel() else 0.0
+    gap = float((restored.double() - logits.double()).abs().max()) if restored.numel() else 0.0
     require(
-        torch.equal(found, logits),
+        torch.equal(restored, logits),
         f"logits of the restored classifier differ by up to {gap:.3g}: keep all that prediction "
         "needs in tensors(), as contiguous tensors, or compute it again in restore()",
     )

@@ -66,13 +66,13 @@ class NamedCheck:
             with single_threaded():
                 self.function(bench)
         except CheckFailure as failure:
-            raise CheckFailure(located(str(failure), _place(self, bench))) from None
+            raise CheckFailure(add_place(str(failure), _place(self, bench))) from None
 
 
-def located(reason: str, place: str) -> str:
+def add_place(reason: str, where: str) -> str:
     """A reason on one line, with the place in the author's code if it is known."""
     line = " ".join(reason.split())
-    return f"{line} (at {place})" if place else line
+    return f"{line} (at {where})" if where else line
 
 
 _benches: list[Bench] = []
@@ -121,18 +121,18 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
     except CheckSkipped as skip:
         return CheckResult(check.name, check.rule, "skipped", str(skip))
     except CheckFailure as failure:
-        problem, place = str(failure), _place(check, bench)
+        problem, where = str(failure), _place(check, bench)
     except (Exception, SystemExit) as error:
         trace = "".join(traceback.format_exception(error))
         problem = f"{type(error).__name__}: {error}"
-        place = author_frame(trace, [top_module(type(bench.method))]) or _place(check, bench)
+        where = author_frame(trace, [top_module(type(bench.method))]) or _place(check, bench)
     else:
         if expected is None:
             return CheckResult(check.name, check.rule, "passed")
         reason = f"expected to fail ({expected}) but passes; remove it from expected_failures"
         return CheckResult(check.name, check.rule, "failed", reason)
     if expected is None:
-        return CheckResult(check.name, check.rule, "failed", problem, place)
+        return CheckResult(check.name, check.rule, "failed", problem, where)
     return CheckResult(check.name, check.rule, "expected failure", expected)
 
 
@@ -145,8 +145,8 @@ def _place(check: NamedCheck, bench: Bench) -> str:
     if isinstance(bench.tried, Fit):
         owners.append(type(bench.tried.classifier))
     parts = [part for part, word in _PARTS.items() if word in check.name]
-    found = [getattr(owner, part, None) for part in (*parts, "fit") for owner in owners]
-    return place_of(kind, *found)
+    functions = [getattr(owner, part, None) for part in (*parts, "fit") for owner in owners]
+    return place_of(kind, *functions)
 
 
 def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:
@@ -154,7 +154,8 @@ def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = N
     results = run_checks(method, expected_failures=expected_failures)
     failed = [result for result in results if result.outcome == "failed"]
     if failed:
-        lines = "\n".join(f"  {one.name}: {located(one.reason, one.place)}" for one in failed)
+        reasons = (f"  {each.name}: {add_place(each.reason, each.place)}" for each in failed)
+        lines = "\n".join(reasons)
         raise CheckFailure(f"{_name(method)} breaks {len(failed)} rules:\n{lines}")
 
 

@@ -44,9 +44,9 @@ def check_follows_the_device(bench: Bench) -> None:
     for device in sorted(devices):
         made = bench.first if device == bench.device else fit(bench.method, Setting(), device)
         expected = made.backbone.device
-        found = {"logits": made.logits.device}
-        found |= {name: t.device for name, t in made.stored().items()}
-        wrong = [f"{name} on {where}" for name, where in found.items() if where != expected]
+        devices_of = {"logits": made.logits.device}
+        devices_of |= {name: t.device for name, t in made.stored().items()}
+        wrong = [f"{name} on {other}" for name, other in devices_of.items() if other != expected]
         require(not wrong, f"not on {expected}: {listed(wrong)}; use ctx.device")
 
 

@@ -21,8 +21,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fewshot_bench.runner.isolation import CHANGED, Settings
 from fewshot_bench.testing.failure import CheckSkipped
+from fewshot_bench.testing.process_state import ProcessState
 
 _TOLERANCE = 1e-5
 _SEARCH = 10_000_000
@@ -40,21 +40,20 @@ class Observation:
 
 
 @contextlib.contextmanager
-def observed(most_steps: int | None = None) -> Iterator[Observation]:
+def observe(most_steps: int | None = None) -> Iterator[Observation]:
     """Record the side effects of the code inside, and restore the process state.
 
     most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
     """
     seen, watch = Observation(), _StepWatch(most_steps)
-    generators, settings = _generators(), Settings()
+    generators, state = _generators(), ProcessState()
     try:
-        with _captured(seen), watch.watching():
+        with _capture(seen), watch.watch():
             yield seen
     finally:
         after = _generators()
         seen.generators = [name for name in generators if generators[name] != after.get(name)]
-        changes = list(settings.changes())
-        seen.state = [f"{s.name}{values}" for s, values, _ in changes if s.verb == CHANGED]
+        seen.state = state.restore()
         seen.moved, seen.steps = watch.moved(), watch.steps
 
 
@@ -70,7 +69,7 @@ def single_threaded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured(seen: Observation) -> Iterator[None]:
+def _capture(seen: Observation) -> Iterator[None]:
     """Capture stdout and stderr of Python and native code; warnings are ignored."""
     text = io.StringIO()
     sys.stdout.flush()
@@ -119,7 +118,7 @@ class _StepWatch:
         self._moved: set[int] = set()
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Watch every step of every torch optimizer inside."""
         handles = [
             register_optimizer_step_pre_hook(self._before),

@@ -75,8 +75,8 @@ class _Process:
             raise ModuleNotFoundError(request["method"])
         if problem:
             raise CheckFailure(problem)
-        found: Tensor = load_file(answer)["logits"]
-        return found
+        logits: Tensor = load_file(answer)["logits"]
+        return logits
 
     def close(self) -> None:
         """End the process."""
@@ -108,12 +108,12 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
             device=device,
         )
     try:
-        return _restored(method, tensors, fit.setting.classes, device, type(fit.classifier))
+        return _restore(method, tensors, fit.setting.classes, device, type(fit.classifier))
     except FsbenchError as error:
         raise CheckFailure(str(error)) from None
 
 
-def _restored(
+def _restore(
     method: Any,
     tensors: Mapping[str, Tensor],
     classes: tuple[int, ...],
@@ -123,8 +123,8 @@ def _restored(
     fresh = prepare(Setting(classes=classes), toy_backbone(device))
     classifier = restore(method, tensors, fresh.task, fresh.backbone, kind)
     fresh.classifier = classifier
-    found: Tensor = fresh.predict().detach().cpu().contiguous()
-    return found
+    logits: Tensor = fresh.predict().detach().cpu().contiguous()
+    return logits
 
 
 def _class(name: str) -> Any:
@@ -153,8 +153,8 @@ def serve() -> None:
             else:
                 tensors, classes = load_file(request["tensors"]), tuple(request["classes"])
                 method = kind(**request["options"])
-                found = class_named(request["classifier"], method)
-                logits = _restored(method, tensors, classes, request["device"], found)
+                classifier = class_named(request["classifier"], method)
+                logits = _restore(method, tensors, classes, request["device"], classifier)
                 save_file({"logits": logits}, request[ANSWER])
         except FsbenchError as error:
             problem = str(error)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
-from fewshot_bench.api.task import Augment
+from fewshot_bench.api.task import Augment, Shots
 from fewshot_bench.images.features import drop_view
 from fewshot_bench.utils.rng import generator
 
@@ -79,7 +79,7 @@ class WatchedImages:
     """The contract of `Images` and nothing else; records accesses to other attributes."""
 
     def __init__(self, view: Any) -> None:
-        self._view = view
+        self._view: Shots = view
         self._asked: list[str] = []
         self._use = _Use()
         weakref.finalize(self._use, drop_view, view)
@@ -107,20 +107,17 @@ class WatchedImages:
     @property
     def features(self) -> Tensor:
         """See `fewshot_bench.Images.features`."""
-        found: Tensor = self._view.features
-        return found
+        return self._view.features
 
     @property
     def raw_features(self) -> Tensor:
         """See `fewshot_bench.Images.raw_features`."""
-        found: Tensor = self._view.raw_features
-        return found
+        return self._view.raw_features
 
     @property
     def unprojected(self) -> Tensor:
         """See `fewshot_bench.Images.unprojected`."""
-        found: Tensor = self._view.unprojected
-        return found
+        return self._view.unprojected
 
     def views(
         self,
@@ -133,10 +130,9 @@ class WatchedImages:
         start: int = 0,
     ) -> Tensor:
         """See `fewshot_bench.Images.views`."""
-        found: Tensor = self._view.views(
+        return self._view.views(
             count, augment, rng, normalize=normalize, projected=projected, start=start
         )
-        return found
 
 
 class WatchedShots(WatchedImages):
@@ -144,13 +140,12 @@ class WatchedShots(WatchedImages):
 
     def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
         """See `fewshot_bench.Shots.batches`."""
-        yield from self._view.batches(size, labels=labels, **passed)
+        yield from self._view.batches(size, labels=labels, **passed)  # type: ignore[call-overload]
 
     @property
     def labels(self) -> Tensor:
         """See `fewshot_bench.Shots.labels`."""
-        found: Tensor = self._view.labels
-        return found
+        return self._view.labels
 
 
 def asked(*images: WatchedImages | None) -> list[str]:

@@ -30,17 +30,17 @@ def model_cells(line: str) -> Iterator[Identity]:
     halves = [(part, "") for part in asked["classes"] if part != "none"]
     places = [
         (dataset, *place)
-        for dataset in asked["dataset"]
+        for dataset in asked["datasets"]
         for place in [*halves, *(("all", target) for target in asked["transfer"] or ())]
         if place[1] != dataset
     ]
     conditions = [asked[name] for name in ("backbone", "protocol", "val", "prompts", "precision")]
     conditions += [asked["devices"], asked["limit"], asked["templates"], asked["holdout"]]
     for method, place, shots, seed in itertools.product(
-        asked["method"], places, asked["shots"], asked["seeds"]
+        asked["methods"], places, asked["shots"], asked["seeds"]
     ):
         options: dict[str, list[str]] = {}
-        for option in asked["option"]:
+        for option in asked["options"]:
             name, _, values = option.partition("=")
             owner, _, name = name.rpartition(".")
             if owner == method:

@@ -157,7 +157,7 @@ def test_commands_are_understood_by_run() -> None:
         words = shlex.split(line)
         assert words[:2] == ["fsbench", "run"]
         context = run_command.make_context("run", words[2:])
-        assert context.params["method"]
+        assert context.params["methods"]
 
 
 @pytest.mark.parametrize(

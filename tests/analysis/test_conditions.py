@@ -125,7 +125,7 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
     assert "Conditions 2 of 2: note_tag a b\n" in told["two tags"]
     assert len(told["no tag"].splitlines()) == len(before.splitlines())
     assert "values of note tag: '' (coop), a b (coop)" in told["tag audit"]
-    assert "note_tag 3: a value of another kind" in told["tag"]
+    assert "note_tag=3: expected a name" in told["tag"]
 
 
 def test_conditions_are_what_tables_show_in_this_order() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -133,13 +133,13 @@ def test_predictions_name_class_and_runner_up(model: fb.Model, photos: Path) -> 
 
 def test_temperature_and_rejection(folder: Path, photos: Path, tmp_path: Path) -> None:
     config, tensors = read_model(folder)
-    config = dataclasses.replace(config, temperature=1e-300, reject=0.9)
+    config = msgspec.structs.replace(config, temperature=1e-300, reject=0.9)
     write_model(tmp_path / "sharp", config, tensors, "")
     sharp = fb.load_model(tmp_path / "sharp")
     table = sharp.predict(paths(photos))
     assert set(table.probability) == {1.0}
     assert None not in set(table["class"])
-    config = dataclasses.replace(config, temperature=1e9, reject=0.9)
+    config = msgspec.structs.replace(config, temperature=1e9, reject=0.9)
     write_model(tmp_path / "flat", config, tensors, "")
     table = fb.load_model(tmp_path / "flat").predict(paths(photos))
     assert set(table["class"]) == {None}
@@ -193,7 +193,7 @@ def test_exif_is_applied_where_the_fit_applied_it(
     picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     both = [tmp_path / "upright.png", tmp_path / "turned.png"]
     config, tensors = read_model(folder)
-    write_model(tmp_path / "rotate", dataclasses.replace(config, exif="rotate"), tensors, "")
+    write_model(tmp_path / "rotate", msgspec.structs.replace(config, exif="rotate"), tensors, "")
     straight = fb.load_model(tmp_path / "rotate").logits(both)
     assert torch.equal(straight[0], straight[1])
     assert not torch.equal(*model.logits(both))
@@ -201,7 +201,7 @@ def test_exif_is_applied_where_the_fit_applied_it(
 
 def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
     config, tensors = read_model(folder)
-    write_model(to, dataclasses.replace(config, **changes), tensors, "")
+    write_model(to, msgspec.structs.replace(config, **changes), tensors, "")
     return to
 
 

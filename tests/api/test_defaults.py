@@ -168,7 +168,7 @@ def test_a_saved_file_holds_what_was_used(tmp_path: Path, monkeypatch: pytest.Mo
     cuda(monkeypatch, bf16=True)
     first = dry(tmp_path, "-d", "digits,dtd", "--save-config", saved)
     values = read_config(saved)
-    assert (values["backbone"], values["devices"], values["precision"]) == (USUAL, "cuda", "bf16")
+    assert (values["backbone"], values["device"], values["precision"]) == (USUAL, "cuda", "bf16")
     again = fsbench("run", "--config", saved, "--dry-run")
     assert first_line(again) == first_line(first)
     monkeypatch.undo()

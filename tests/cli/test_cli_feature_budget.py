@@ -8,8 +8,8 @@ import pytest
 
 import fewshot_bench
 from fewshot_bench import UsageError
-from fewshot_bench.api.defaults import backbone_for
-from fewshot_bench.engines.choice import EngineChoice, conditions_of
+from fewshot_bench.engines.choice import ChosenEngine
+from fewshot_bench.runner.request import Request
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import read_size
 from tests.helpers import fsbench
@@ -79,11 +79,11 @@ def test_a_dry_run_states_the_budget_of_the_option(tmp_path: Path) -> None:
 
 
 def test_workers_elsewhere_get_the_budget_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    conditions = conditions_of(EngineChoice(), backbone_for("tiny", ()), "fp32", ())
-    settings = EngineChoice(feature_budget=5).settings(conditions, cells=1)
+    request = Request((), (), backbone="tiny", feature_budget=5)
+    settings = ChosenEngine(request).settings(cells=1)
     assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == "5"
     monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "20GB")
-    settings = EngineChoice().settings(conditions, cells=1)
+    settings = ChosenEngine(Request((), (), backbone="tiny")).settings(cells=1)
     assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == str(20 * 10**9)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fewshot_bench.cli import run
+from fewshot_bench.runner.request import Request
 from tests.helpers import fsbench
 
 
@@ -15,12 +15,12 @@ from tests.helpers import fsbench
 def test_it_has_a_store_of_its_own(
     words: tuple[str, ...], store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    stores: list[Path] = []
 
-    def computed(_: object, __: object, values: dict[str, Any], ___: object) -> int:
-        asked.append(values)
+    def compute(request: Request, _: object) -> int:
+        stores.append(request.store)
         return 1
 
-    monkeypatch.setattr(run, "run_matrix", computed)
+    monkeypatch.setattr(run, "run_request", compute)
     assert fsbench("demo", *words).code == 1
-    assert [values["store"] for values in asked] == [Path(store)]
+    assert stores == [Path(store)]

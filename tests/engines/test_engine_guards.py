@@ -19,9 +19,8 @@ from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
 from fewshot_bench.engines.label_process import Connection
-from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.local import Choice, LocalEngine, by_fit
 from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
-from fewshot_bench.engines.scheduling import Choice, by_fit
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import this_machine
@@ -291,11 +290,11 @@ def test_devices(tmp_path: Path) -> None:
         ("tpu", "expected auto, cpu, cuda or cuda:N"),
         ("cpu,cuda:0", "one kind of device"),
         ("cuda:0,cuda:0", "stands there twice"),
-        ("cuda:0,cuda:99", "CUDA devices; use --devices cpu"),
+        ("cuda:0,cuda:99", "CUDA devices; use --device cpu"),
     ):
         done = fsbench(
             *("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path),
-            *("--devices", devices, "--dry-run"),
+            *("--device", devices, "--dry-run"),
         )
         assert (done.code, words in done.err) == (2, True), done
 

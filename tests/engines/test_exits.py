@@ -9,7 +9,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.runner.wall_time import with_wall_time
+from fewshot_bench.engines.label_process import with_wall_time
 from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench, record_files
 

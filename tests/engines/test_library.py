@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import click
 import numpy as np
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.run_options import RUN_OPTIONS
+from fewshot_bench.cli.run import command
 from fewshot_bench.engines import reporting
 from fewshot_bench.engines.arguments import ARGUMENTS
-from fewshot_bench.engines.choice import SETTINGS
 from tests.helpers import PATIENCE, children, environment, fsbench, is_running, wait_until
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False, "jobs": 1}
@@ -50,29 +52,22 @@ def test_the_command_line_and_the_library_give_equal_records(
     assert numbers(done) == numbers(fb.load(tmp_path))
 
 
-def test_every_option_of_the_command_line_is_an_argument() -> None:
-    from fewshot_bench.cli.run import command
-
-    named = {"method": "methods", "dataset": "datasets", "option": "options"}
-    taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
-    # Option files exist only on the command line.
-    asked = {named.get(str(param.name), str(param.name)) for param in command.params}
-    assert asked - {"config", "save_config"} <= taken
-
-
-def test_defaults_are_those_of_the_command_line() -> None:
-    from fewshot_bench.cli.run import command
-
-    context = command.make_context("run", ["-m", "coop", "-d", "digits"])
-    for name, parameter in inspect.signature(fb.run).parameters.items():
-        if name in context.params and parameter.default is not parameter.empty:
-            assert plain(parameter.default) == plain(context.params[name]), name
+def test_the_function_has_the_options_of_the_table_and_their_defaults() -> None:
+    parameters = inspect.signature(fb.run).parameters
+    assert set(parameters) == {*RUN_OPTIONS, "progress", "declared"}
+    assert set(ARGUMENTS) == set(parameters) - {"classnames", "declared"}
+    params = click.Command.get_params(command, click.Context(command))
+    own = {"config", "save_config", "_click_default_help"}
+    assert {param.name for param in params} - own == set(RUN_OPTIONS)
+    for name, row in RUN_OPTIONS.items():
+        if not row.required:
+            assert plain(parameters[name].default) == plain(row.default), name
 
 
 def plain(value: Any) -> Any:
-    """Normalize a default: one-element tuples, paths and empty values."""
-    one = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-    return str(one) if isinstance(one, Path) else one or None
+    """Normalize a default: one-element tuples and empty values."""
+    single = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return single or None
 
 
 def test_what_is_done_is_not_computed_again(done: fb.Results) -> None:
@@ -177,11 +172,6 @@ def test_values_of_another_type_are_refused_before_anything_runs(
     with pytest.raises(fb.UsageError, match=f"^{name}=?.*{message}"):
         fb.run(**asked)
     assert not list(tmp_path.iterdir())
-
-
-def test_every_argument_has_a_kind() -> None:
-    taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
-    assert taken - {"classnames", "engine_options"} == set(ARGUMENTS)
 
 
 def test_missing_data_is_an_error_where_nothing_else_was_asked(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.engines.method_sources import reference
+from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.session_methods import reference
 from fewshot_bench.runner.request import expand
 from tests.helpers import PATIENCE, REPOSITORY
 
@@ -104,19 +105,22 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
         loaded.where(options={"weight": 0.4})
     assert loaded.where(options={"weight": 0.3}).compare(cls).tables[0].baseline
     # The recorded source is the one that ran.
-    assert "import torch.nn.functional as F" in file.read_text(encoding="utf-8")
+    assert "normalized(self.weight * backbone.class_features(task))" in file.read_text()
 
 
-def test_a_class_inside_of_a_function_is_refused(tmp_path: Path) -> None:
+def test_a_class_inside_of_a_function(tmp_path: Path) -> None:
+    number = 3
+
     @dataclasses.dataclass(frozen=True)
     class Inner:
         name: ClassVar[str] = "inner"
 
         def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
-            """Nothing."""
+            """A variable of the function."""
+            return number
 
-    with pytest.raises(fb.UsageError, match="define it at the top level"):
-        reference(Inner, tmp_path)
+    method = registry().method_class(reference(Inner, tmp_path))
+    assert method().fit(None, None, None) == 3
 
 
 def test_classes_of_plugins_and_files_go_by_their_names(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewshot_bench.api.dataset import DatasetCard
-from fewshot_bench.plugins.data.download import Origin, Part, source_of
+from fewshot_bench.api.dataset import DatasetCard, RemoteFile
+from fewshot_bench.plugins.data.download import Download, Origin, source_of
 from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
-from fewshot_bench.plugins.data.status import passed, recall, remember
+from fewshot_bench.plugins.data.status import recall, record_pass, remember
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.preparing import tar, zipped
 
@@ -31,18 +31,22 @@ def _unpack(folder: Path, file: Path) -> bool:
     return unpack(file, folder / "target" / "wares", strip="wares", inner=inner) > 0
 
 
+def _download(folder: Path) -> Download:
+    return Download(RemoteFile("file.zip", "files"), folder / "file.zip", print)
+
+
 def _notes(folder: Path) -> list[Seed]:
-    part = Part.of(folder / "file.zip")
-    part.start(Origin("http://x/file.zip", '"tag"', "today", 9))
-    part.bytes.write_bytes(b"12345")
-    about = part.about.read_bytes()
+    download = _download(folder)
+    download.start(Origin("http://x/file.zip", '"tag"', "today", 9))
+    download.part.write_bytes(b"12345")
+    about = download.note.read_bytes()
     (folder / "done.zip.source.json").write_bytes(about)
-    remember(passed("set", DatasetCard("set", "Set", ("a",), folder=str(folder)), 3, ("x",)))
+    remember(record_pass("set", DatasetCard("set", "Set", ("a",), folder=str(folder)), 3, ("x",)))
     return seeds_in(folder, ("*.json", "json"), ("cache/verified/*.json", "json"))
 
 
 def _read_notes(folder: Path, file: Path) -> bool:
-    origin, source = Part.of(folder / "file.zip").origin(), source_of(folder / "done.zip")
+    origin, source = _download(folder).origin(), source_of(folder / "done.zip")
     found = recall("set", DatasetCard("set", "Set", ("a",), folder=str(folder)))
     if found is not None:
         assert isinstance(found.day, str)

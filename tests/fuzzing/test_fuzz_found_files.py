@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.dataset import RemoteFile
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.data.download import Part, source_of
+from fewshot_bench.plugins.data.download import Download, source_of
 from fewshot_bench.plugins.data.extract import DamagedError, unpack
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
@@ -30,10 +31,10 @@ def test_a_zip_that_points_before_its_start(tmp_path: Path) -> None:
 
 
 def test_notes_that_are_nested_deep(tmp_path: Path) -> None:
-    part = Part.of(tmp_path / "x.zip")
-    for path in (part.about, tmp_path / "x.zip.source.json"):
+    download = Download(RemoteFile("x.zip", "x"), tmp_path / "x.zip", print)
+    for path in (download.note, tmp_path / "x.zip.source.json"):
         path.write_text(DEEP)
-    assert part.origin() is None
+    assert download.origin() is None
     assert source_of(tmp_path / "x.zip") == ""
 
 

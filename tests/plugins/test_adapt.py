@@ -12,13 +12,13 @@ import yaml
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
 from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
 from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
@@ -32,7 +32,7 @@ TINY: Any = {"backbone": "tiny", "device": "cpu"}
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restrict `auto` to cheap methods, with one repeat of two folds."""
-    monkeypatch.setattr(search, "repeated", functools.partial(search.repeated, folds=2))
+    monkeypatch.setattr(search, "repeat_folds", functools.partial(search.repeat_folds, folds=2))
     monkeypatch.setattr(module, "order", lambda: CHEAP)
     monkeypatch.setattr(module, "REPEATS", 1)
 
@@ -203,7 +203,7 @@ def _ticking(init: Any, ticks: Any) -> Any:
 
 def test_a_budget_that_ends_before_encoding_is_stated_so(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 20, 20), {})
-    runner = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    runner = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
     variant = Variant("zero-shot", {}, {}, "1")
     found = search.Search(runner, [variant], budgets.Budget(1e-3), lambda line: None)
     found.run()
@@ -354,11 +354,11 @@ def test_the_output_is_a_folder(output: Any) -> None:
 
 
 def test_labels_are_dealt_into_folds_once() -> None:
-    from fewshot_bench.plugins.models.folds import repeated, with_validation
+    from fewshot_bench.plugins.models.folds import repeat_folds, with_validation
 
     labels = np.repeat(np.arange(4), [1, 2, 6, 13])
     for repeat in range(2):
-        folds = [fold for fold in repeated(labels, 2, 1) if fold.repeat == repeat]
+        folds = [fold for fold in repeat_folds(labels, 2, 1) if fold.repeat == repeat]
         held = np.concatenate([fold.held_out for fold in folds])
         assert sorted(held.tolist()) == list(range(1, len(labels)))
         for fold in folds:
@@ -372,7 +372,7 @@ def test_labels_are_dealt_into_folds_once() -> None:
 
 def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 4, 4), {})
-    shop = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    shop = FitRunner(material, Chosen(Request((), (), backbone="tiny")))
     every = np.arange(8)
     _, val = with_validation(material.labels, every, shop.chosen.seed)
     shop.fit(ZERO_SHOT, every, val, False)

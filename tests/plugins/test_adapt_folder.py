@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -132,14 +133,14 @@ def test_an_earlier_model_outlives_a_failure(
     output = tmp_path / "m"
     assert adapt(photos, output, "--keep-support").code == 0
     before = {name: (output / name).read_bytes() for name in names(output)}
-    move = os.replace
+    move = shutil.move
 
     def broken(source: Any, target: Any) -> None:
         if Path(source).parent.name == "new" and Path(source).name == failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         move(source, target)
 
-    monkeypatch.setattr("fewshot_bench.plugins.models.place.os.replace", broken)
+    monkeypatch.setattr("fewshot_bench.plugins.models.place.shutil.move", broken)
     done = adapt(photos, output, "--overwrite", "--seed", 2, "--keep-support")
     assert done.code == 2
     assert f"cannot write '{output}': Input/output error; choose another --output" in done.err

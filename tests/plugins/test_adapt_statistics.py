@@ -51,7 +51,7 @@ def test_an_interval_holds_its_share_after_a_choice() -> None:
     for seed in range(60):
         right = [(rng.random(60) < 0.6).astype(float) for _ in range(10)]
         chosen = max(range(10), key=lambda place: right[place].mean())
-        found = accuracy.stated(right, chosen, seed)
+        found = accuracy.estimate(right, chosen, seed)
         held += found.low <= 0.6 <= found.high
         means.append(found.mean)
     assert held >= 54

@@ -376,7 +376,7 @@ def test_options_are_listed_and_shown(install: Any) -> None:
 
 
 def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:
-    own = {name for name in inspect.signature(fb.run).parameters if name != "engine_options"}
+    own = {name for name in inspect.signature(fb.run).parameters if name != "declared"}
     for command in (run.command, sweep.command, reproduce.command):
         params = click.Command.get_params(command, click.Context(command))
         own |= {name[2:] for param in params for name in param.opts if name.startswith("--")}

@@ -36,7 +36,7 @@ def test_a_node_is_killed(cluster: Any, local: dict[str, Record], tmp_path: Path
     def kill() -> None:
         cluster.remove_node(cluster.doomed, allow_graceful=False)
 
-    run_and_kill((*DEMO, *TRACK, *ray, "--devices", "cpu", "--store", tmp_path), tmp_path, kill, {})
+    run_and_kill((*DEMO, *TRACK, *ray, "--device", "cpu", "--store", tmp_path), tmp_path, kill, {})
     same_as(local, tmp_path)
     tracked(tmp_path)
 
@@ -45,7 +45,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     require("" if find_spec("ray") else "not installed: ray")
     done = fsbench(
         *(*DEMO, "--engine", "ray", "--ray-address", "127.0.0.1:1", "--store", tmp_path),
-        *("--devices", "cpu"),
+        *("--device", "cpu"),
     )
     assert done.code == 1
     assert "cannot reach Ray at 127.0.0.1:1" in done.err

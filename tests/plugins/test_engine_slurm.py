@@ -23,7 +23,7 @@ from tests.clusters import DEMO, TRACK, require, results, run_and_kill, same_as,
 from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
-SLURM = ("--engine", "slurm", "--devices", "cpu", "--gpus", "1", "--time", "10", "--array", "2")
+SLURM = ("--engine", "slurm", "--device", "cpu", "--gpus", "1", "--time", "10", "--array", "2")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import fewshot_bench as fb
@@ -118,7 +118,7 @@ def test_other_commands_read_them_like_any_other(made: Path, tmp_path: Path) -> 
 def test_what_is_missing_is_no_command_of_a_run(store: Path, photos: Path) -> None:
     other = kept_model(store, "zero-shot")
     config, tensors = read_model(other)
-    seed = dataclasses.replace(config, data={**config.data, "seed": 7, "split_seed": 7})
+    seed = msgspec.structs.replace(config, data={**config.data, "seed": 7, "split_seed": 7})
     write_model(store / "seven", seed, tensors, "")
     fb.evaluate(store / "seven", f"folder:{photos}", store=store)
     found = fsbench("compare", "--store", store, "--protocol", "kept")
@@ -129,7 +129,7 @@ def test_what_is_missing_is_no_command_of_a_run(store: Path, photos: Path) -> No
 
 def test_two_models_of_a_method_share_no_row(store: Path, photos: Path) -> None:
     config, tensors = read_model(kept_model(store))
-    write_model(store / "cooler", dataclasses.replace(config, temperature=2.0), tensors, "")
+    write_model(store / "cooler", msgspec.structs.replace(config, temperature=2.0), tensors, "")
     done = fsbench("evaluate", store / "cooler", "-d", f"folder:{photos}", "--store", store)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1].startswith("record ")
@@ -174,7 +174,7 @@ def test_a_config_that_no_fit_wrote_is_one_line(
     made: Path, photos: Path, tmp_path: Path, data: dict[str, object]
 ) -> None:
     config, tensors = read_model(kept_model(made))
-    changed = dataclasses.replace(config, data={**config.data, **data})
+    changed = msgspec.structs.replace(config, data={**config.data, **data})
     write_model(tmp_path / "model", changed, tensors, "")
     done = fsbench("evaluate", tmp_path / "model", "-d", f"folder:{photos}")
     assert done.code == 1
@@ -202,7 +202,7 @@ def aged(model: Path, folder: Path, **data: object) -> Path:
     """The model as an earlier version wrote it, which states no images."""
     config, tensors = read_model(model)
     told = {**{k: v for k, v in config.data.items() if k != IMAGES}, **data}
-    write_model(folder, dataclasses.replace(config, data=told), tensors, "")
+    write_model(folder, msgspec.structs.replace(config, data=told), tensors, "")
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import hashlib
 import io
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import fewshot_bench as fb
@@ -234,7 +234,7 @@ def test_a_model_that_cannot_be_used_is_one_line(model: Path, photos: Path, tmp_
 
 def test_rejected_images_have_no_class(model: Path, photos: Path, tmp_path: Path) -> None:
     config, tensors = read_model(model)
-    write_model(tmp_path / "strict", dataclasses.replace(config, reject=1.0), tensors, "")
+    write_model(tmp_path / "strict", msgspec.structs.replace(config, reject=1.0), tensors, "")
     done = fsbench("predict", tmp_path / "strict", photos / "test", "--format", "jsonl")
     assert {json.loads(line)["class"] for line in done.out.splitlines()} == {None}
     table = fsbench("predict", tmp_path / "strict", photos / "test").out.splitlines()

@@ -6,10 +6,10 @@ import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from fewshot_bench import load
 from fewshot_bench.analysis.formats.style import COLORS, LINES, Look, looks
@@ -20,10 +20,9 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.demo import METHODS
 from fewshot_bench.plugins.report.board import MARKS
-from fewshot_bench.plugins.report.figures import svg
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
-from fewshot_bench.runner.revisions import revision_of
+from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.answers import put_answers, stored_arrays
@@ -184,46 +183,6 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
 def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "tip": 0.6})
     assert report(tmp_path, store) == report(tmp_path, store)
-
-
-def test_figures_that_were_drawn_before_are_read_from_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "cache" / "figures"
-    store = store_of(tmp_path / "s", {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6})
-    first = report(tmp_path, store)
-    drawn = {path: path.read_bytes() for path in folder.iterdir()}
-    assert drawn
-    assert "figures" in fsbench("cache", "ls").out
-
-    with monkeypatch.context() as without:
-        without.setattr(Figure, "savefig", None)
-        assert report(tmp_path, store) == first
-    # A damaged figure is drawn again, and so is one under the name of another.
-    one, other, *_ = drawn
-    one.write_bytes(drawn[one][:-1] + b"!")
-    other.write_bytes(drawn[one])
-    assert report(tmp_path, store) == first
-    assert {path: path.read_bytes() for path in folder.iterdir()} == drawn
-    # Other numbers are other figures; a cache that cannot be written changes nothing.
-    found = next(Store(store).records())
-    Store(store).write(dataclasses.replace(found, metrics={**found.metrics, "top1": 1.0}))
-    changed = report(tmp_path, store)
-    assert changed != first
-    monkeypatch.setenv("FSBENCH_CACHE", str(store_of(tmp_path / "t", {"coop": 0.5}) / "records.x"))
-    (tmp_path / "t" / "records.x").write_bytes(b"")
-    assert report(tmp_path, store) == changed
-
-
-def test_figures_depend_on_all_sources_that_they_use() -> None:
-    folder = Path(svg.__file__).parent
-    used = {module.__name__ for module in svg.USED} | {"fewshot_bench.utils.cache_dir"}
-    for path in folder.glob("*.py"):
-        for found in re.findall(r"^from (fewshot_bench\S*) import (.*)$", path.read_text(), re.M):
-            within = found[0].startswith("fewshot_bench.plugins.report.figures")
-            names = {f"{found[0]}.{name.split(' as ')[0]}" for name in found[1].split(", ")}
-            assert within or found[0] in used or names <= used, f"{path.name}: {found}"
 
 
 def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
@@ -427,11 +386,9 @@ def test_tables_have_the_methods_that_figures_have_no_room_for(tmp_path: Path) -
 
 
 def test_the_front_holds_what_no_other_method_beats() -> None:
-    def point(label: str, cost: float, value: float) -> Point:
-        return Point(label, Look(0), cost, value)
-
-    points = [point("dear", 9, 80), point("free", 0, 60), point("good", 5, 80), point("bad", 5, 70)]
-    assert [found.label for found in front(points)] == ["free", "good"]
+    costs = {"dear": (9, 80), "free": (0, 60), "good": (5, 80), "bad": (5, 70)}
+    points = [Point(Mock(label=label), *pair) for label, pair in costs.items()]
+    assert [point.contestant.label for point in front(points)] == ["free", "good"]
     assert front([]) == []
 
 

@@ -161,7 +161,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-QUICK = ("--backbone", "tiny", "--devices", "cpu", "--seeds", "1", "--shots", "1")
+QUICK = ("--backbone", "tiny", "--device", "cpu", "--seeds", "1", "--shots", "1")
 CHANGED = ("-o", "clip-lora.iterations=1")
 
 
@@ -215,7 +215,7 @@ def test_imagenet_without_a_validation_pool_has_few_shot_validation(
     root = write_set(tmp_path / "data", "dtd")
     write_imagenet(root / "imagenet")
     monkeypatch.setenv("FSBENCH_DATA", str(root))
-    done = fsbench(*GDA, "--devices", "cpu", "--store", tmp_path / "store", "--dry-run")
+    done = fsbench(*GDA, "--device", "cpu", "--store", tmp_path / "store", "--dry-run")
     assert done.code == 0, done.err
     assert "6 cells: 0 done already, 6 to run" in done.out
     setting = reproductions()["gda-rn50"].settings["gda"]

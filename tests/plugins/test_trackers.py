@@ -242,15 +242,16 @@ def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
 def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fewshot_bench.engines.asking import read_request
     from fewshot_bench.engines.base import Settings, StoreSnapshot
-    from fewshot_bench.engines.choice import EngineChoice, hook_environment
+    from fewshot_bench.engines.choice import ChosenEngine, hook_environment
     from fewshot_bench.engines.job import Job
 
     store = Store(tmp_path)
     store.create()
     monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
-    chosen = EngineChoice.of(given={"track": "tensorboard,mlflow"})
-    variables = chosen.worker_environment(store.path)
+    request = read_request({"methods": (), "datasets": ()}, {"track": "tensorboard,mlflow"})
+    variables = ChosenEngine(request).worker_environment(store.path)
     job = Job.create(StoreSnapshot.of(store, []), [], Settings(variables=variables))
     again = Job.read(store, job.name).settings
     assert again == job.settings

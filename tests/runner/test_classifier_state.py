@@ -12,7 +12,7 @@ import pytest
 import torch
 from fsbench_methods import zero_shot
 
-from fewshot_bench.runner.isolation.fit_state import held_state
+from fewshot_bench.runner.classifier_state import held_state
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
 from tests.helpers import cells

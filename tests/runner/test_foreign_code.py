@@ -83,8 +83,6 @@ POISON = """
         kind = type(backbone)
         encode = kind.encode_image
         kind.encode_image = lambda self, pixels, **more: encode(self, pixels, **more).flip(0)
-        import fewshot_bench.runner.isolation.functions as functions
-        functions.Functions.restore = lambda self: ([], True)
 """
 LATE = """
 with __import__("torch").no_grad():

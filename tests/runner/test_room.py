@@ -51,7 +51,7 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (done.code, "8 workers need" in done.err, "use --jobs 3" in done.err) == (1, True, True)
     with pytest.raises(room.NoRoomError, match=r"use --jobs 1$"):
         room.check_memory(8, WORKER_BYTES, devices=2)
-    with pytest.raises(room.NoRoomError, match="name only 3 in --devices"):
+    with pytest.raises(room.NoRoomError, match="name only 3 in --device"):
         room.check_memory(4, WORKER_BYTES, devices=4)
     monkeypatch.setattr(room, "free_host_memory", lambda: 2**20)
     assert "smaller backbone" in fsbench(*RUN, "--store", tmp_path / "s").err

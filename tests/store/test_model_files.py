@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,8 +18,8 @@ from fewshot_bench.store.model_files import (
     CONFIG,
     TENSORS,
     ModelConfig,
-    checked_config,
     read_model,
+    verify_config,
     without_path,
     write_model,
 )
@@ -32,7 +32,7 @@ KEPT = {"weight": torch.arange(6.0).view(2, 3), "beta": torch.tensor(0.1, dtype=
 def test_a_model_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_model(tmp_path / "model", MODEL, KEPT, "# A card")
     config, tensors = read_model(tmp_path / "model")
-    assert dataclasses.replace(config, tensors="") == MODEL
+    assert msgspec.structs.replace(config, tensors="") == MODEL
     assert tensors.keys() == KEPT.keys()
     assert all(torch.equal(tensors[name], KEPT[name]) for name in KEPT)
     assert (tmp_path / "model" / "README.md").read_text() == "# A card"
@@ -54,7 +54,7 @@ def test_values_that_are_not_finite_are_refused_before_anything_is_written(tmp_p
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_changed_byte_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
@@ -67,7 +67,7 @@ def test_any_changed_byte_is_noticed(
     with suppress(StoreError):
         config, tensors = read_model(folder)
         # Only whitespace between values, or the letter case of an escape, was changed.
-        assert dataclasses.replace(config, tensors="") == MODEL
+        assert msgspec.structs.replace(config, tensors="") == MODEL
         assert all(torch.equal(tensors[one], KEPT[one]) for one in KEPT)
 
 
@@ -106,7 +106,7 @@ def test_values_of_another_kind_are_named(tmp_path: Path, field: str, value: obj
     plain[field] = value
     plain["digest"] = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
     (tmp_path / CONFIG).write_text(json.dumps(plain))
-    with pytest.raises(StoreError, match=f"no config of a model: {field} is missing or wrong"):
+    with pytest.raises(StoreError, match=f"no config of a model: .*{field}"):
         read_model(tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_leads_to_a_device_is_not_read(tmp_path: Path, name: str) ->
     write_model(tmp_path, MODEL, KEPT, "")
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
-    for read in (read_model, checked_config):
+    for read in (read_model, verify_config):
         with pytest.raises(StoreError, match=f"{name} cannot be read: it is no regular file"):
             read(tmp_path)
 
@@ -127,7 +127,7 @@ def test_tensors_are_as_long_as_their_header_says(tmp_path: Path, header: bytes)
     with path.open("r+b") as file:
         file.write(header)
         file.truncate(3 * 10**9)
-    for read in (read_model, checked_config):
+    for read in (read_model, verify_config):
         with pytest.raises(StoreError, match=r"its header is not that of a file of 3\.0 GB; copy"):
             read(tmp_path)
 
@@ -137,7 +137,7 @@ def test_lists_of_a_config_have_a_largest_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Millions of classes took half a minute before anything was said."""
-    many = dataclasses.replace(MODEL, **{name: tuple(map(str, range(100_001)))})
+    many = msgspec.structs.replace(MODEL, **{name: tuple(map(str, range(100_001)))})
     with pytest.raises(StoreError, match=f"has 100,001 {name}, expected at most 100,000"):
         write_model(tmp_path, many, KEPT, "")
     (tmp_path / CONFIG).write_text(json.dumps({"format": 1, name: [""] * 100_001}))

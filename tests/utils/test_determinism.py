@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.fit import seed_of
-from fewshot_bench.runner.isolation import guarded
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
+from fewshot_bench.testing.process_state import ProcessState
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.rng import derive, isolated
 from tests.helpers import cells, quick
@@ -28,8 +27,9 @@ TRAINED = ("linear-probe", "tip-adapter-f", "coop", "clip-lora")
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    with guarded("a test", Incidents(), lambda: None):
-        yield
+    state = ProcessState()
+    yield
+    state.restore()
 
 
 def test_every_session_chooses_kernels_by_rule() -> None:

@@ -30,6 +30,7 @@ from fewshot_bench.analysis.conditions import columns_of
 from fewshot_bench.analysis.formats.document import (
     BEST,
     SECOND,
+    Column,
     Document,
     Entry,
     Grid,
@@ -249,19 +250,18 @@ def _hazards(audit: Audit) -> Grid:
     lines = [
         Line(
             str(answer.number),
-            (_STATES[answer.state],),
-            (answer.name, answer.text),
+            (_STATES[answer.state], Entry(answer.name), Entry(answer.text)),
         )
         for answer in audit.hazards
     ]
-    heads = ("hazard", "what the records say")
-    return Grid("", "", ("",), heads, tuple(lines), first="", left=("", *heads), prose=True)
+    columns = tuple(Column(head, "text") for head in ("", "hazard", "what the records say"))
+    return Grid("", "", columns, tuple(lines), first="", prose=True)
 
 
 def _method_grid(lines: Sequence[Mapping[str, str]]) -> Grid:
     first, *heads = _columns(lines) or ["method"]
-    found = tuple(Line(line[first], (), tuple(line[name] for name in heads)) for line in lines)
-    return Grid("", "", (), tuple(heads), found, first=first)
+    own = tuple(Line.of(line[first], *(line[name] for name in heads)) for line in lines)
+    return Grid("", "", Column.sides(*heads), own, first=first)
 
 
 def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:

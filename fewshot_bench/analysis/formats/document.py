@@ -2,13 +2,17 @@
 
 A `Document` has sections of sentences and grids, then notes, commands and a signature, plus the
 tidy rows for CSV and the data for JSON. `formats.render` writes it in every format.
+
+    heads = Column.sides("trained", "seconds")
+    lines = (Line.of("coop", "51.2", "8,192", "3"),)
+    Grid("dtd", "top-1 accuracy", (Column("1-shot"), *heads), lines)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 MISSING = "—"
 INAPPLICABLE = "n/a"
@@ -17,12 +21,12 @@ BEST, SECOND = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number as text, with the interval or range `around` it.
+    """One text of a line, such as a number with the interval or range `around` it.
 
     rank: BEST, SECOND or 0. suffix: a remark on the number; short: the same for narrow outputs.
     """
 
-    mean: str
+    text: str
     around: str = ""
     suffix: str = ""
     rank: int = 0
@@ -30,33 +34,53 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """The head of a column.
+
+    kind: `value` of a method, `side` for what stands beside values (a cost), or `text`, which is
+    such and aligned to the left. hint: explains the head where there is room.
+    """
+
+    head: str
+    kind: Literal["value", "side", "text"] = "value"
+    hint: str = ""
+
+    @classmethod
+    def sides(cls, *heads: str, left: Iterable[str] = ()) -> tuple[Column, ...]:
+        """Columns beside values; left: those of them that are texts."""
+        return tuple(cls(head, "text" if head in left else "side") for head in heads)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a grid: its numbers, and `costs`, the texts of the other columns."""
+    """One line of a grid: its title, and an entry per column."""
 
     title: str
     entries: tuple[Entry, ...]
-    costs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, title: str, *texts: str) -> Line:
+        """A line of plain texts."""
+        return cls(title, tuple(map(Entry, texts)))
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """One table on the page: a group's values, its differences to the baseline, or tests of them.
 
-    shots: heads of the numbers. costs: heads of the other columns. first: head of the titles. left:
-    heads of left-aligned columns. signature: the line from which it can be recomputed. prose: the
-    last column is a sentence. groups: lines with the title and first cost of the line above omit
-    them, with a rule between groups; such a grid may be longer than a page.
+    first: head of the titles. signature: the line from which it can be recomputed. prose: the last
+    column is a sentence. groups: lines with the title and first entry of the line above omit them,
+    with a rule between groups; such a grid may be longer than a page. narrow: what a screen without
+    room shows instead.
     """
 
     name: str
     caption: str
-    shots: tuple[str, ...]
-    costs: tuple[str, ...]
+    columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     footer: str = ""
     first: str = "method"
     signature: str = ""
-    left: tuple[str, ...] = ()
     prose: bool = False
     groups: bool = False
     narrow: Grid | None = None
@@ -64,7 +88,12 @@ class Grid:
     @property
     def heads(self) -> tuple[str, ...]:
         """All heads."""
-        return (self.first, *self.shots, *self.costs)
+        return (self.first, *(column.head for column in self.columns))
+
+    def begins_group(self) -> list[bool]:
+        """For each line of a grid with groups, whether it begins one."""
+        keys = [(line.title, *(entry.text for entry in line.entries[:1])) for line in self.lines]
+        return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +144,3 @@ class Document:
         count = len(self.parts)
         heads = (f"Conditions {n} of {count}: {p.title}" for n, p in enumerate(self.parts, 1))
         return list(zip(heads, self.parts, strict=True)) or [("", self)]
-
-    @classmethod
-    def of(
-        cls,
-        grids: Iterable[Grid],
-        notes: Sequence[str] = (),
-        commands: Sequence[str] = (),
-        signature: str = "",
-    ) -> Document:
-        """A document with one section of grids."""
-        return cls((Section(grids=grids),), notes, commands, signature)
-
-
-def leading(lines: Sequence[Line]) -> list[bool]:
-    """For each line of a grid with groups, whether it begins a group."""
-    keys = [(line.title, line.costs[:1]) for line in lines]
-    return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]

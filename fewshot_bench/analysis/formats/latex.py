@@ -15,7 +15,6 @@ from fewshot_bench.analysis.formats.document import (
     Grid,
     Item,
     Line,
-    leading,
 )
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
@@ -56,12 +55,12 @@ def write(shown: Document) -> str:
     """Grids as floats, sentences as small print, commands as comments."""
     grids = _grids(shown)
     parts = [PACKAGES, *([r"% and \usepackage{longtable}"] if any(g.groups for g in grids) else [])]
-    several = len(grids) > _HELD
+    is_long = len(grids) > _HELD
     for number, (heading, part) in enumerate(shown.headed):
-        parts += [r"\clearpage"] if number and several else []
+        parts += [r"\clearpage"] if number and is_long else []
         parts += [_small(heading)] if heading else []
         for section in part.sections:
-            own = [_named(grid, part) for grid in section.grids]
+            own = [_add_title(grid, part) for grid in section.grids]
             parts += [_item(item) for item in section.items]
             parts += _output(_long(grid) if grid.groups else _float(grid) for grid in own)
         parts += [_small(note) for note in part.notes]
@@ -72,14 +71,14 @@ def write(shown: Document) -> str:
 def _grids(shown: Document) -> list[Grid]:
     """All grids; those of several parts are told apart by their names."""
     return [
-        _named(grid, part)
+        _add_title(grid, part)
         for _, part in shown.headed
         for section in part.sections
         for grid in section.grids
     ]
 
 
-def _named(grid: Grid, part: Document) -> Grid:
+def _add_title(grid: Grid, part: Document) -> Grid:
     return replace(grid, name=f"{grid.name} ({part.title})") if part.title else grid
 
 
@@ -135,8 +134,9 @@ def _output(floats: Iterable[str]) -> Iterator[str]:
 
 def _paper_float(grid: Grid, caption: str, label: str) -> str:
     """A float, over both page columns if wide; extra space precedes the last number."""
-    numbers, costs = len(grid.shots), len(grid.costs)
-    kind = "table*" if numbers + costs > _NARROW else "table"
+    numbers = sum(column.kind == "value" for column in grid.columns)
+    sides = len(grid.columns) - numbers
+    kind = "table*" if numbers + sides > _NARROW else "table"
     last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
     return "\n".join(
         [
@@ -148,7 +148,7 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
             *([rf"\label{{{label}}}"] if label else []),
             # What numbers and marks mean: the user's own caption may not say so.
             *([] if grid.caption in caption else [f"% {printable(grid.caption)}"]),
-            *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * costs}"),
+            *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * sides}"),
             f"% {printable(grid.footer)}",
             *([f"% signature: {printable(grid.signature)}"] if grid.signature else []),
             rf"\end{{{kind}}}",
@@ -178,12 +178,13 @@ def _escape_character(char: str) -> str:
 
 
 def _float(grid: Grid) -> str:
+    columns = "".join("c" if column.kind == "value" else "r" for column in grid.columns)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
-            *_tabular(grid, "l" + "c" * len(grid.shots) + "r" * len(grid.costs)),
+            *_tabular(grid, f"l{columns}"),
             rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}",
             *_signature(grid.signature),
             r"\end{table}",
@@ -197,7 +198,7 @@ def _tabular(grid: Grid, columns: str) -> list[str]:
         r"\toprule",
         _row(map(escape, grid.heads)),
         r"\midrule",
-        *(_line(line) for line in grid.lines),
+        *map(_line, grid.lines),
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -206,14 +207,15 @@ def _tabular(grid: Grid, columns: str) -> list[str]:
 def _long(grid: Grid) -> str:
     """A `longtable`, which may span pages, with a rule between groups."""
     head = [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
-    columns = "".join("l" if h in (grid.first, *grid.left) else "r" for h in grid.heads)
+    columns = "".join("l" if column.kind == "text" else "r" for column in grid.columns)
     body: list[str] = []
-    for line, begins in zip(grid.lines, leading(grid.lines), strict=True):
+    for line, begins in zip(grid.lines, grid.begins_group(), strict=True):
         body += [r"\midrule"] if begins and body else []
-        body.append(_line(line, blank=not begins))
+        blank = Line("", (Entry(""), *line.entries[1:]))
+        body.append(_line(line if begins else blank))
     return "\n".join(
         [
-            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\begin{{longtable}}{{l{columns}}}",
             rf"\caption{{{escape(grid.name)}.}}\\",
             *head,
             r"\endfirsthead",
@@ -226,20 +228,12 @@ def _long(grid: Grid) -> str:
     )
 
 
-def _line(line: Line, *, blank: bool = False) -> str:
-    texts = (
-        ["", "", *map(_cell, line.costs[1:])]
-        if blank
-        else [escape(line.title), *map(_entry, line.entries), *map(_cell, line.costs)]
-    )
-    return _row(texts)
+def _line(line: Line) -> str:
+    return _row([escape(line.title), *map(_entry, line.entries)])
 
 
-def _cell(text: str) -> str:
-    """Escaped text; signed numbers are in math mode, for a minus sign instead of a hyphen."""
-    if text[:1] in ("+", "-") and text[1:].replace(".", "").isdigit():
-        return f"${text}$"
-    return escape(text)
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def _signature(line: str) -> list[str]:
@@ -250,19 +244,16 @@ def _signature(line: str) -> list[str]:
     return [rf"\par{{\tiny\ttfamily\raggedright {text}\par}}"]
 
 
-def _row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
 def _entry(entry: Entry) -> str:
-    mean = escape(entry.mean)
-    if entry.mean[:1] in ("+", "-"):
-        mean = f"${entry.mean}$"
+    """Escaped text; signed numbers are in math mode, for a minus sign instead of a hyphen."""
+    text = escape(entry.text)
+    if entry.text[:1] in ("+", "-") and entry.text[1:].replace(".", "").isdigit():
+        text = f"${entry.text}$"
     if entry.rank == BEST:
         # Bold text leaves formulas as they are.
-        bold = r"\boldmath" if mean.startswith("$") else ""
-        mean = rf"\textbf{{{bold}{mean}}}"
+        bold = r"\boldmath" if text.startswith("$") else ""
+        text = rf"\textbf{{{bold}{text}}}"
     elif entry.rank == SECOND:
-        mean = rf"\underline{{{mean}}}"
+        text = rf"\underline{{{text}}}"
     around = f" {escape(entry.around.replace('±', '± '))}" if entry.around else ""
-    return f"{mean}{around}{' ' if entry.suffix else ''}{escape(entry.suffix)}"
+    return f"{text}{around}{' ' if entry.suffix else ''}{escape(entry.suffix)}"

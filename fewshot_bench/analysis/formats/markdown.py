@@ -54,12 +54,10 @@ def _grid(grid: Grid, title: str) -> Iterator[str]:
         yield f"### {escape(grid.name)}"
     if grid.caption:
         yield escape(grid.caption)
-    words = (grid.first, *grid.left)
-    aligned = ["---" if grid.prose or head in words else "---:" for head in grid.heads]
+    kinds = ("text", *(column.kind for column in grid.columns))
+    aligned = ["---" if grid.prose or kind == "text" else "---:" for kind in kinds]
     lines = [_row(map(escape, grid.heads)), _row(aligned)]
-    for line in grid.lines:
-        cells = [escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)]
-        lines.append(_row(cells))
+    lines += [_row([escape(line.title), *map(_entry, line.entries)]) for line in grid.lines]
     yield "\n".join(lines)
     if grid.footer:
         yield escape(grid.footer)
@@ -72,13 +70,11 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    mean = entry.mean
-    if entry.rank == BEST:
-        mean = f"**{mean}**"
-    elif entry.rank == SECOND:
-        mean = f"<u>{mean}</u>"
+    text = escape(entry.text)
+    if entry.rank:
+        text = {BEST: f"**{text}**", SECOND: f"<u>{text}</u>"}[entry.rank]
     around = f" {entry.around.replace('±', '± ')}" if entry.around else ""
-    return f"{mean}{around}{' ' if entry.suffix else ''}{entry.suffix}"
+    return f"{text}{around}{' ' if entry.suffix else ''}{entry.suffix}"
 
 
 def _code(lines: Iterable[str], language: str = "sh") -> str:

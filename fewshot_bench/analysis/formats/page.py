@@ -5,15 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator
 
-from fewshot_bench.analysis.formats.document import (
-    BEST,
-    SECOND,
-    Document,
-    Entry,
-    Grid,
-    Line,
-    Section,
-)
+from fewshot_bench.analysis.formats.document import BEST, SECOND, Document, Entry, Grid, Line
 from fewshot_bench.utils.text import printable
 
 _TAGS = {BEST: "b", SECOND: "u"}
@@ -29,26 +21,18 @@ def _document(heading: str, shown: Document) -> Iterator[str]:
     if heading:
         yield f"<h3>{text(heading)}</h3>"
     for section in shown.sections:
-        yield from _section(section)
+        if section.title:
+            yield f"<p><b>{text(section.title)}</b></p>"
+        if section.items:
+            yield _list(item.text for item in section.items)
+        yield from map(_grid, section.grids)
     if shown.notes:
-        yield _listed(shown.notes)
+        yield _list(shown.notes)
     if shown.commands:
-        yield f"To run what is missing:<pre>{text_lines(shown.commands)}</pre>"
+        commands = "\n".join(map(text, shown.commands))
+        yield f"To run what is missing:<pre>{commands}</pre>"
     if shown.signature:
         yield f"<small><code>{text(shown.signature)}</code></small>"
-
-
-def _section(section: Section) -> Iterator[str]:
-    if section.title:
-        yield f"<p><b>{text(section.title)}</b></p>"
-    if section.items:
-        yield _listed(item.text for item in section.items)
-    for grid in section.grids:
-        yield from _grid(grid)
-
-
-def _listed(texts: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{text(one)}</li>' for one in texts)}</ul>"
 
 
 def text(value: str) -> str:
@@ -56,25 +40,26 @@ def text(value: str) -> str:
     return html.escape(printable(value))
 
 
-def text_lines(lines: Iterable[str]) -> str:
-    """Several lines of escaped text."""
-    return "\n".join(map(text, lines))
+def _list(texts: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{text(item)}</li>' for item in texts)}</ul>"
 
 
-def _grid(grid: Grid) -> Iterator[str]:
+def _grid(grid: Grid) -> str:
     heads = "".join(f"<th>{text(head)}</th>" for head in grid.heads)
-    rows = "".join(map(_row, grid.lines))
-    yield f"<p><b>{text(grid.name)}</b> {text(grid.caption)}</p>"
-    yield f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    yield f"<small>{text(grid.footer)}</small>"
+    return (
+        f"<p><b>{text(grid.name)}</b> {text(grid.caption)}</p>"
+        f"<table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(map(_row, grid.lines))}</tbody></table>"
+        f"<small>{text(grid.footer)}</small>"
+    )
 
 
 def _row(line: Line) -> str:
-    cells = [*map(_entry, line.entries), *map(text, line.costs)]
-    return f"<tr><th>{text(line.title)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    cells = "".join(f"<td>{_entry(entry)}</td>" for entry in line.entries)
+    return f"<tr><th>{text(line.title)}</th>{cells}</tr>"
 
 
 def _entry(entry: Entry) -> str:
     tag = _TAGS.get(entry.rank)
-    mean = f"<{tag}>{text(entry.mean)}</{tag}>" if tag else text(entry.mean)
-    return " ".join([mean, *map(text, filter(None, (entry.around, entry.suffix)))])
+    main = f"<{tag}>{text(entry.text)}</{tag}>" if tag else text(entry.text)
+    return " ".join([main, *map(text, filter(None, (entry.around, entry.suffix)))])

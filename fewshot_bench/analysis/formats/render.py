@@ -12,7 +12,7 @@ _WRITERS: Mapping[str, Callable[[Document], str]] = {
     "markdown": markdown.write,
     "latex": latex.write,
     "csv": lambda document: tidy.write_csv(document.rows, document.heads),
-    "json": lambda document: tidy.dumped(document.data),
+    "json": lambda document: tidy.write_json(document.data),
     "html": page.write,
 }
 # Formats of the command line; HTML is only for notebooks.

@@ -86,17 +86,17 @@ def looks(labels: Sequence[str]) -> Mapping[str, Look]:
     the same, it is the next one that is free; no two built-in methods look the same.
     """
     count = len(COLORS) * len(MARKERS) * len(LINES)
-    found: dict[str, Look] = {}
+    looks_by_label: dict[str, Look] = {}
     free = set(range(count))
     for label in sorted(labels):
         digest = hashlib.sha256(f"{SALT} {label}".encode("utf-8", "backslashreplace")).digest()
         first = int.from_bytes(digest[:8], "big")
         following = ((first + step) % count for step in range(count))
         # With all looks taken, only the index is still one of its own.
-        index = next((index for index in following if index in free), len(found))
+        index = next((index for index in following if index in free), len(looks_by_label))
         free.discard(index)
-        found[label] = Look(index)
-    return found
+        looks_by_label[label] = Look(index)
+    return looks_by_label
 
 
 def variables(dark: bool) -> str:
@@ -104,10 +104,10 @@ def variables(dark: bool) -> str:
     return "".join(f"--c{index}:{pair[dark]};" for index, pair in enumerate(COLORS))
 
 
-def replaced_colors() -> dict[str, str]:
+def color_variables() -> dict[str, str]:
     """CSS variable by sentinel color."""
-    found = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
-    return found | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
+    colors = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
+    return colors | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 
 
 # Equal records give equal files, and text stays text.

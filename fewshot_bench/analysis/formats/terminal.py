@@ -16,7 +16,6 @@ from fewshot_bench.analysis.formats.document import (
     Entry,
     Grid,
     Section,
-    leading,
 )
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.utils.text import color_system, printable
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    Column = list[Text]
+    Texts = list[Text]
 
 PLAIN_WIDTH = 120
 # Blanks between columns, and between those whose heads are folded.
@@ -49,7 +48,7 @@ def write(shown: Document, *, styled: bool = False, width: int | None = None) ->
                 console.print(_text("═" * console.width))
             _print_document(console, part)
 
-    return printed(draw, styled=styled, width=width)
+    return print_text(draw, styled=styled, width=width)
 
 
 def _print_document(console: Console, shown: Document) -> None:
@@ -62,7 +61,7 @@ def _print_document(console: Console, shown: Document) -> None:
         console.print(_text(line, "dim"))
 
 
-def printed(
+def print_text(
     draw: Callable[[Console], None],
     *,
     styled: bool = False,
@@ -107,7 +106,7 @@ def _print_section(console: Console, section: Section) -> None:
         console.print(_text(section.title, "bold"))
     for item in section.items:
         if item.mark:
-            console.print(_hanging(item.mark, item.text, item.style))
+            console.print(_hang(item.mark, item.text, item.style))
         else:
             # A step holds a command, which must be copied as one line.
             console.print(_text(item.text), soft_wrap=item.step)
@@ -125,7 +124,7 @@ def _print_section(console: Console, section: Section) -> None:
         console.print(_text(section.small, "dim"))
 
 
-def _hanging(mark: str, text: str, style: str) -> RichTable:
+def _hang(mark: str, text: str, style: str) -> RichTable:
     """A sentence with a hanging indent behind its mark."""
     from rich.table import Table as RichTable
 
@@ -146,12 +145,12 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
 
     if grid.prose:
         for line in grid.lines:
-            (state,) = line.entries
+            state, *texts = line.entries
             style = {BEST: "red", SECOND: "yellow"}.get(state.rank, "green")
             mark = f"{line.title:>2} {state.short:<2}"
-            console.print(_hanging(mark, ": ".join(line.costs), style))
+            console.print(_hang(mark, ": ".join(entry.text for entry in texts), style))
         return
-    grid, blocks, gap = _fitted(grid, console.width)
+    grid, blocks, gap = _fit(grid, console.width)
     if grid.name != title:
         console.print(Text.assemble((printable(grid.name), "bold"), f"  {printable(grid.caption)}"))
     for index, columns in enumerate(blocks):
@@ -160,48 +159,49 @@ def _print_grid(console: Console, grid: Grid, title: str) -> None:
         console.print(_rich_table(grid, columns, _title_width(grid, console.width), gap))
 
 
-def _fitted(grid: Grid, width: int) -> tuple[Grid, list[list[Column]], int]:
+def _fit(grid: Grid, width: int) -> tuple[Grid, list[list[Texts]], int]:
     """The grid, or its narrow form, with columns that fit beside the titles, and the gap of these.
 
     Names of data sets are folded where that helps; if nothing does, there are several blocks.
     """
-    gaps = (GAP, NARROW_GAP) if any(map(_NAMES.search, grid.shots)) else (GAP,)
-    for one, gap in product(filter(None, (grid, grid.narrow)), gaps):
-        shots, costs = _columns(one, gap < GAP)
-        room = width - _title_width(one, width)
-        if _column_widths(shots + costs, gap) <= room:
-            return one, [shots + costs], gap
-    return one, list(_blocks((shots, costs), room, gap)), gap
+    has_names = any(_NAMES.search(c.head) for c in grid.columns if c.kind == "value")
+    gaps = (GAP, NARROW_GAP) if has_names else (GAP,)
+    for form, gap in product(filter(None, (grid, grid.narrow)), gaps):
+        parts = _columns(form, gap < GAP)
+        room = width - _title_width(form, width)
+        if _column_widths(parts[0] + parts[1], gap) <= room:
+            return form, [parts[0] + parts[1]], gap
+    return form, list(_blocks(parts, room, gap)), gap
 
 
-def _columns(grid: Grid, folded: bool) -> tuple[list[Column], list[Column]]:
-    """The columns of numbers and the columns of costs, each a head and one text per line.
+def _columns(grid: Grid, folded: bool) -> tuple[list[Texts], list[Texts]]:
+    """The columns of values and those beside them, each a head and one text per line.
 
-    folded: whether heads that are names are broken to the width of their numbers.
+    folded: whether heads of values are broken to the width of their numbers.
     """
     from rich.text import Text
 
-    shots = [
-        [Text(printable(head)), *(_entry(line.entries[index]) for line in grid.lines)]
-        for index, head in enumerate(grid.shots)
-    ]
-    for column in shots if folded else ():
-        widest = max((text.cell_len for text in column[1:]), default=0)
-        column[0] = Text(_in_lines(column[0].plain, widest, _NAMES))
-    costs = [
-        [Text(printable(text)) for text in (head, *(line.costs[index] for line in grid.lines))]
-        for index, head in enumerate(grid.costs)
-    ]
-    for index, begins in enumerate(leading(grid.lines) if grid.groups else ()):
-        if not begins:
-            costs[0][index + 1] = Text("")
-    return shots, costs
+    values: list[Texts] = []
+    sides: list[Texts] = []
+    begins = grid.begins_group() if grid.groups else []
+    for index, column in enumerate(grid.columns):
+        texts = [
+            Text(printable(column.head)),
+            *(_entry(line.entries[index]) for line in grid.lines),
+        ]
+        if column.kind == "value" and folded:
+            widest = max((text.cell_len for text in texts[1:]), default=0)
+            texts[0] = Text(_in_lines(texts[0].plain, widest, _NAMES))
+        for number, is_first in enumerate(begins if index == 0 else (), 1):
+            texts[number] = texts[number] if is_first else Text("")
+        (values if column.kind == "value" else sides).append(texts)
+    return values, sides
 
 
-def _blocks(parts: Sequence[list[Column]], room: int, gap: int) -> Iterator[list[Column]]:
-    """Blocks of columns that fit beside the titles, separate ones for shots and costs."""
+def _blocks(parts: Sequence[list[Texts]], room: int, gap: int) -> Iterator[list[Texts]]:
+    """Blocks of columns that fit beside the titles, separate ones for values and the others."""
     for part in parts:
-        block: list[Column] = []
+        block: list[Texts] = []
         for column in part:
             if block and _column_widths([*block, column], gap) > room:
                 yield block
@@ -211,7 +211,7 @@ def _blocks(parts: Sequence[list[Column]], room: int, gap: int) -> Iterator[list
             yield block
 
 
-def _column_widths(columns: Sequence[Column], gap: int) -> int:
+def _column_widths(columns: Sequence[Texts], gap: int) -> int:
     from rich.cells import cell_len
 
     lines = ([line for text in column for line in text.plain.split("\n")] for column in columns)
@@ -225,7 +225,7 @@ def _title_width(grid: Grid, width: int) -> int:
     return min(max(longest, len(grid.first)), width // 3)
 
 
-def _rich_table(grid: Grid, columns: Sequence[Column], width: int, gap: int) -> RichTable:
+def _rich_table(grid: Grid, columns: Sequence[Texts], width: int, gap: int) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -235,11 +235,12 @@ def _rich_table(grid: Grid, columns: Sequence[Column], width: int, gap: int) -> 
     )
     most = max((column[0].plain.count("\n") for column in columns), default=0)
     table.add_column("\n" * most + printable(grid.first), overflow="fold", width=width)
+    texts = {column.head for column in grid.columns if column.kind == "text"}
     for column in columns:
-        justify: Any = "left" if column[0].plain in grid.left else "right"
+        justify: Any = "left" if column[0].plain in texts else "right"
         head = Text("\n" * (most - column[0].plain.count("\n"))) + column[0]
         table.add_column(head, justify=justify, overflow="fold")
-    begins = leading(grid.lines) if grid.groups else [True] * len(grid.lines)
+    begins = grid.begins_group() if grid.groups else [True] * len(grid.lines)
     for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
         title = _in_lines(printable(line.title), width) if begins[index] else ""
@@ -263,7 +264,7 @@ def _in_lines(title: str, width: int, breaks: re.Pattern[str] = _BREAKS) -> str:
 def _entry(entry: Entry) -> Text:
     from rich.text import Text
 
-    text = Text.assemble((entry.mean, _STYLES.get(entry.rank, "")))
+    text = Text.assemble((printable(entry.text), _STYLES.get(entry.rank, "")))
     if entry.around:
         text.append(f" {entry.around}")
     if entry.short:

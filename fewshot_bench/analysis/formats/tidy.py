@@ -1,6 +1,6 @@
 """Tidy rows as CSV and data as JSON, safe against formula injection and control characters.
 
-`write_csv` and `dumped` are the entries.
+`write_csv` and `write_json` are the entries.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def dumped(document: Mapping[str, Any]) -> str:
+def write_json(document: Mapping[str, Any]) -> str:
     """Indented JSON without raw control characters; ValueError for NaN and infinity."""
     text = json.dumps(plain(document), indent=1, allow_nan=False, default=str, ensure_ascii=False)
-    return "\n".join(map(_escaped, text.split("\n"))) + "\n"
+    return "\n".join(map(_escape_line, text.split("\n"))) + "\n"
 
 
-def _escaped(line: str) -> str:
+def _escape_line(line: str) -> str:
     """Replace non-printable characters in JSON by escapes; the parsed value stays the same."""
     if line.isprintable():
         return line

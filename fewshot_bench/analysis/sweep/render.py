@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.document import Document
-from fewshot_bench.analysis.formats.terminal import printed
+from fewshot_bench.analysis.formats.terminal import print_text
 from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep, scale_of
 from fewshot_bench.analysis.table.axes import marks_of_seeds
 from fewshot_bench.utils.text import printable
@@ -28,7 +28,7 @@ _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 
 
 def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
     """All panels, notes and the signature; `styled` adds the colors of a terminal."""
-    return printed(lambda c: _print(c, sweep), styled=styled, width=width, truecolor=True)
+    return print_text(lambda c: _print(c, sweep), styled=styled, width=width, truecolor=True)
 
 
 def _print(console: Console, sweep: Sweep) -> None:

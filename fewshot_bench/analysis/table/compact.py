@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Line
+from fewshot_bench.analysis.formats.document import Column, Document, Entry, Grid, Line, Section
 from fewshot_bench.analysis.table.axes import AVERAGE, Group, Row, Scope
 from fewshot_bench.analysis.table.columns import metric_columns, sorted_rows, text_columns
 from fewshot_bench.analysis.table.full import (
@@ -115,7 +115,8 @@ def without_said(entry: Entry, usual: int) -> Entry:
 def document(table: Table, form: str) -> Document:
     """The table in the compact layout; screens show fewer commands."""
     notes, commands = closing(table, COMMANDS if form in SCREENS else None)
-    return Document.of(list(grids(table)), notes, commands, table.signatures.get("", ""))
+    sections = (Section(grids=list(grids(table))),)
+    return Document(sections, notes, commands, table.signatures.get("", ""))
 
 
 def grids(table: Table) -> Iterator[Grid]:
@@ -167,13 +168,17 @@ def _values(table: Table, block: Block) -> Iterator[Grid]:
         grid = Grid(
             block.title if main else f"{block.title}, {metric.short}",
             quantity_and_seeds(metric, usual) + marks(table),
-            block_heads(table, block),
-            tuple(text_head(table, last, text) for text in texts),
+            (
+                *map(Column, block_heads(table, block)),
+                *Column.sides(*(text_head(table, last, text) for text in texts)),
+            ),
             tuple(
                 Line(
                     row.title,
-                    tuple(without_said(column[index], usual) for column in columns),
-                    tuple(line_texts(table, last, row, texts, [block.shots])),
+                    (
+                        *(without_said(column[index], usual) for column in columns),
+                        *map(Entry, line_texts(table, last, row, texts, [block.shots])),
+                    ),
                 )
                 for index, row in enumerate(rows)
             ),
@@ -193,10 +198,9 @@ def _differences(table: Table, block: Block) -> Iterator[Grid]:
         Grid(
             f"{block.title}, differences",
             f"{difference_caption(table)}{seeds}",
-            block_heads(table, block),
-            (),
+            tuple(map(Column, block_heads(table, block))),
             tuple(
-                Line(row.title, tuple(difference(table, c, table.main, usual) for c in line), ())
+                Line(row.title, tuple(difference(table, c, table.main, usual) for c in line))
                 for row, line in zip(rows, lines, strict=True)
             ),
             table.signature(block.groups[-1].seeds),
@@ -207,12 +211,17 @@ def _differences(table: Table, block: Block) -> Iterator[Grid]:
 
 def _narrowed(grid: Grid) -> Grid:
     """The grid, which a narrow screen shows without the intervals of all but the last column."""
-    if not any(entry.around for line in grid.lines for entry in line.entries[:-1]):
+    values = sum(column.kind == "value" for column in grid.columns)
+    if not any(entry.around for line in grid.lines for entry in line.entries[: values - 1]):
         return grid
-    lines = tuple(replace(line, entries=tuple(_less(line.entries))) for line in grid.lines)
+    lines = tuple(
+        Line(
+            line.title,
+            (
+                *(replace(entry, around="") for entry in line.entries[: values - 1]),
+                *line.entries[values - 1 :],
+            ),
+        )
+        for line in grid.lines
+    )
     return replace(grid, narrow=replace(grid, caption=grid.caption + _LESS, lines=lines))
-
-
-def _less(entries: Sequence[Entry]) -> Iterator[Entry]:
-    yield from (replace(entry, around="") for entry in entries[:-1])
-    yield entries[-1]

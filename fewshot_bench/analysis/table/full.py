@@ -14,10 +14,12 @@ from fewshot_bench.analysis.formats.document import (
     INAPPLICABLE,
     MISSING,
     SECOND,
+    Column,
     Document,
     Entry,
     Grid,
     Line,
+    Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row
@@ -52,7 +54,7 @@ def document(table: Table, form: str) -> Document:
     screen = form in SCREENS
     notes, commands = closing(table, COMMANDS if screen else None)
     shown = list(grids(table, curves=screen))
-    return Document.of(shown, notes, commands, table.signatures.get("", ""))
+    return Document((Section(grids=shown),), notes, commands, table.signatures.get("", ""))
 
 
 def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
@@ -85,8 +87,10 @@ def value_grid(table: Table, group: Group, texts: Sequence[str]) -> Grid:
     lines = [
         Line(
             row.title,
-            tuple(column[index] for column in entries),
-            tuple(line_texts(table, group, row, texts)),
+            (
+                *(column[index] for column in entries),
+                *map(Entry, line_texts(table, group, row, texts)),
+            ),
         )
         for index, row in enumerate(rows)
     ]
@@ -96,8 +100,7 @@ def value_grid(table: Table, group: Group, texts: Sequence[str]) -> Grid:
     return Grid(
         group.name,
         f"{quantity_and_seeds(table.main, usual)}{more}{marks(table)}",
-        tuple(heads),
-        tuple(sides),
+        (*map(Column, heads), *Column.sides(*sides)),
         tuple(lines),
         _footer(table, group),
         signature=table.signatures.get(group.label, ""),
@@ -142,10 +145,10 @@ def difference_grid(table: Table, group: Group) -> Grid:
     for row in sorted_rows(table, group):
         if row.label != table.baseline:
             entries = (difference(table, cell, metric) for cell in table.line(group, row))
-            lines.append(Line(row.title, tuple(entries), ()))
-    heads = _heads(table, group, table.metric)
+            lines.append(Line(row.title, tuple(entries)))
+    heads = tuple(map(Column, _heads(table, group, table.metric)))
     caption = difference_caption(table)
-    return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
+    return Grid(group.name, caption, heads, tuple(lines), _footer(table, group))
 
 
 def difference_caption(table: Table) -> str:
@@ -320,7 +323,7 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
         out = f" of {result.datasets + len(one.left_out)}" if one.left_out else ""
         texts += [f"{result.datasets}{out}"]
         title = next(row.title for row in table.rows if row.label == one.overall.row)
-        lines.append(Line(title, (), tuple(texts)))
+        lines.append(Line.of(title, *texts))
     conditional = any(one.overall.result.conditional for one in standings)
     caption = (
         f"against {table.baseline} in {table.main.difference}, paired over seeds and "
@@ -336,7 +339,7 @@ def _ranking(table: Table, ranking: Ranking) -> Grid:
     common = "letter" if _lettered(ranking) else "number"
     titles = {row.label: row.title for row in table.rows}
     lines = [
-        Line(titles[label], (), (f"{rank:.2f}", groups.get(label, "")))
+        Line.of(titles[label], f"{rank:.2f}", groups.get(label, ""))
         for label, rank in zip(ranking.rows, ranking.ranks, strict=True)
     ]
     caption = (
@@ -371,11 +374,7 @@ def _detectable(table: Table, found: Significance) -> Grid:
     shots = sorted({one.shots for one in found.detectable})
     labels = dict.fromkeys(one.group for one in found.detectable)
     lines = [
-        Line(
-            table.shown(label),
-            (),
-            tuple(_points(by_place.get((label, k)), table.main) for k in shots),
-        )
+        Line.of(table.shown(label), *(_points(by_place.get((label, k)), table.main) for k in shots))
         for label in labels
     ]
     single = (
@@ -401,10 +400,9 @@ def _points(one: Detectable | None, metric: Metric) -> str:
 
 def _variations(table: Table) -> Grid:
     lines = [
-        Line(
+        Line.of(
             f"{one.row} on {table.shown(one.group)}, {one.shots}-shot",
-            (),
-            _parts(one, table.main.digits),
+            *_parts(one, table.main.digits),
         )
         for one in table.variations
     ]
@@ -433,7 +431,7 @@ def _grid(
     first: str = "method",
 ) -> Grid:
     footer = table.signature(table.seeds)
-    return Grid(name, caption, (), tuple(heads), tuple(lines), footer, first)
+    return Grid(name, caption, Column.sides(*heads), tuple(lines), footer, first)
 
 
 def probability(p: float) -> str:

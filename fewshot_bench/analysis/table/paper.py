@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Item, Line, Section
+from fewshot_bench.analysis.formats.document import (
+    Column,
+    Document,
+    Entry,
+    Grid,
+    Item,
+    Line,
+    Section,
+)
 from fewshot_bench.analysis.table.axes import Row
 from fewshot_bench.analysis.table.compact import (
     Block,
@@ -122,14 +130,13 @@ def _grid(
     usual: int,
 ) -> Grid:
     lines = [
-        Line(row.title, tuple(_plain(column[index], usual) for column in columns), ())
+        Line(row.title, tuple(_plain(column[index], usual) for column in columns))
         for index, row in enumerate(rows)
     ]
     signature = table.signatures.get("", "")
     footer = table.signature(block.groups[0].seeds)
-    return Grid(
-        title, caption, block_heads(table, block), (), tuple(lines), footer, signature=signature
-    )
+    heads = tuple(map(Column, block_heads(table, block)))
+    return Grid(title, caption, heads, tuple(lines), footer, signature=signature)
 
 
 def _plain(entry: Entry, usual: int) -> Entry:

@@ -13,6 +13,7 @@ from fewshot_bench.analysis.formats.document import (
     BEST,
     MISSING,
     SECOND,
+    Column,
     Document,
     Entry,
     Grid,
@@ -192,8 +193,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
             f"accuracy of single classes in %, {usual}-shot, mean over {n} "
             f"{'seed' if n == 1 else 'seeds'}{part} by the mean over methods"
         ),
-        shots=tuple(heads),
-        costs=(),
+        columns=tuple(map(Column, heads)),
         lines=tuple(_line(by_class[one], rows, n) for one in ordered),
         footer=table.signature(group.seeds),
         first="class (images)",
@@ -229,7 +229,7 @@ def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Lin
                 short=fewer,
             )
         )
-    return Line(f"{first.name} ({first.images:,})", tuple(entries), ())
+    return Line(f"{first.name} ({first.images:,})", tuple(entries))
 
 
 def class_rows(found: ClassTable) -> list[dict[str, Any]]:

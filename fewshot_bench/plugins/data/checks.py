@@ -44,30 +44,30 @@ def list_checks(card: DatasetCard, pools: Pools) -> Iterator[Check]:
     """Check the pools and their counts and, if lists are published, split, its file and draws."""
     yield _labels(card, pools)
     yield _counts(card, pools)
-    name = published_name(card.name, pools)
+    name = match_published(card.name, pools)
     if name is not None:
-        yield from _published(name, card, pools)
+        yield from _check_published(name, card, pools)
 
 
-def published_name(name: str, pools: Pools) -> str | None:
+def match_published(name: str, pools: Pools) -> str | None:
     """Name of the published split to compare a data set with, by its name or by its lists."""
-    known = published_splits()
-    if name in known:
+    splits = published_splits()
+    if name in splits:
         return name
     digest = digest_of((role, pools.get(role, ())) for role in ROLES)
-    return next((other for other, split in known.items() if split.lists_sha256 == digest), None)
+    return next((other for other, split in splits.items() if split.lists_sha256 == digest), None)
 
 
 def is_published(card: DatasetCard, pools: Pools) -> bool:
     """True when the lists of a data set are published ones, under whatever class names."""
-    name = published_name(card.name, pools)
+    name = match_published(card.name, pools)
     return name is not None and compared_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
 
 
 def expected_classes(card: DatasetCard) -> int | None:
     """Number of classes of the published set; None if unknown."""
-    known = published_splits().get(card.name)
-    return card.expected_classes or (known.classes if known else None)
+    split = published_splits().get(card.name)
+    return card.expected_classes or (split.classes if split else None)
 
 
 def role_counts(counts: Mapping[str, int]) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ def pool_counts(pools: Pools) -> tuple[int, ...]:
     return role_counts({role: len(pools.get(role, ())) for role in ROLES})
 
 
-def slashed(counts: tuple[int, ...]) -> str:
+def join_counts(counts: tuple[int, ...]) -> str:
     """Counts as they are shown: 2,820/1,128/1,692."""
     return "/".join(f"{count:,}" for count in counts)
 
@@ -111,39 +111,43 @@ def _has_label(names: tuple[str, ...], item: Item) -> bool:
 
 
 def _counts(card: DatasetCard, pools: Pools) -> Check:
-    classes, found = len(card.classnames), pool_counts(pools)
-    text = f"{classes:,} classes, {slashed(found)} images (train/val/test)"
+    classes, counts = len(card.classnames), pool_counts(pools)
+    text = f"{classes:,} classes, {join_counts(counts)} images (train/val/test)"
     if not card.expected_counts:
         return Check("counts", OK, f"{text}; no published counts to compare with")
-    expected, known = role_counts(card.expected_counts), expected_classes(card)
-    if found == expected and known in (None, classes):
+    expected, expected_count = role_counts(card.expected_counts), expected_classes(card)
+    if counts == expected and expected_count in (None, classes):
         return Check("counts", OK, f"{text}, as published")
-    published = slashed(expected) if known is None else f"{known:,} classes, {slashed(expected)}"
+    published = (
+        join_counts(expected)
+        if expected_count is None
+        else f"{expected_count:,} classes, {join_counts(expected)}"
+    )
     return Check("counts", DIFFERS, f"{text}; published: {published}; {INCOMPARABLE}")
 
 
-def _published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
-    known = published_splits()[name]
+def _check_published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
+    split = published_splits()[name]
     verdict = compared_lists(pools, name)
     if verdict is Lists.EQUAL:
         yield Check("split", OK, f"equals the published lists of {name}")
-        yield from _split_file(name, known, card)
+        yield from _split_file(name, split, card)
     elif verdict is Lists.RENAMED:
-        yield Check("split", DIFFERS, f"{known.file}: {verdict.value}")
+        yield Check("split", DIFFERS, f"{split.file}: {verdict.value}")
     else:
-        yield Check("split", DIFFERS, f"the lists differ from {known.file}: {INCOMPARABLE}")
-    yield _draws(name, known, pools)
+        yield Check("split", DIFFERS, f"the lists differ from {split.file}: {INCOMPARABLE}")
+    yield _draws(name, split, pools)
 
 
-def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator[Check]:
+def _split_file(name: str, split: PublishedSplit, card: DatasetCard) -> Iterator[Check]:
     """Check the bytes of a split file in the folder of the images or up to two levels above."""
     folder = Path(card.folder)
     places = [folder, *folder.resolve().parents[:2]] if card.folder else []
-    path = next((place / known.file for place in places if (place / known.file).is_file()), None)
+    path = next((level / split.file for level in places if (level / split.file).is_file()), None)
     if path is None:
         return
     if verified_file(path.read_bytes(), name):
-        yield Check("split file", OK, f"{known.file} is the published file, byte for byte")
+        yield Check("split file", OK, f"{split.file} is the published file, byte for byte")
     else:
         text = (
             f"{path} has the published paths, labels and class names, but is not the published "
@@ -152,10 +156,10 @@ def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator
         yield Check("split file", DIFFERS, text)
 
 
-def _draws(name: str, known: PublishedSplit, pools: Pools) -> Check:
+def _draws(name: str, split: PublishedSplit, pools: Pools) -> Check:
     draws = list(published_draws(name, "", pools))
-    wrong = [f"{one.shots}/{one.seed}" for one in draws if not one.equal]
-    total = len(known.picks)
+    wrong = [f"{draw.shots}/{draw.seed}" for draw in draws if not draw.equal]
+    total = len(split.picks)
     if not wrong:
         return Check("draws", OK, f"all {total} published few-shot draws are reproduced")
     text = f"{total - len(wrong)} of {total} published few-shot draws are reproduced"

@@ -17,12 +17,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import leaves, plain_text
 
 MAX_HEADER = 16 * 2**20
@@ -40,7 +41,7 @@ _DAMAGE = (
     struct.error,
 )
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-CHUNK = 2**20
+CHUNK, MB = 2**20, 1e6
 MAX_MEMBERS = 2_000_000
 MAX_UNPACKED = 200 * 10**9
 # Images hardly compress; small archives may hold text, which does.
@@ -98,10 +99,10 @@ def members_of(archive: Path, most: int) -> Iterator[Member]:
         if head.startswith(_ZIP):
             yield from _zip_members(raw)
             return
-        yield from _tar_members(_Guarded(_expanded(raw, head), most))
+        yield from _tar_members(_Guarded(_decompress(raw, head), most))
 
 
-def _expanded(raw: IO[bytes], head: bytes) -> Any:
+def _decompress(raw: IO[bytes], head: bytes) -> Any:
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=raw)
     if head.startswith(b"\xfd7zXZ\x00"):
@@ -200,10 +201,6 @@ class _Guarded(io.RawIOBase):
             raise UnsafeError(f"it unpacks to more than {self._most:,} bytes")
 
 
-def _ignore(count: int) -> None:
-    """Ignore progress."""
-
-
 @dataclass
 class _Unpacking:
     """State of unpacking one archive, and the limits for all of it."""
@@ -211,7 +208,6 @@ class _Unpacking:
     target: Path
     strip: PurePosixPath
     most: int
-    advance: Callable[[int], None]
     members: int = 0
     written: int = 0
     files: set[PurePosixPath] = field(default_factory=set)
@@ -225,7 +221,6 @@ def unpack(
     strip: str = "",
     inner: tuple[str, ...] = (),
     most: int = 0,
-    advance: Callable[[int], None] = _ignore,
 ) -> int:
     """Unpack `archive` into the new folder `target`; returns the number of files.
 
@@ -236,7 +231,7 @@ def unpack(
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    state = _Unpacking(target, PurePosixPath(strip), most or MAX_UNPACKED, advance)
+    state = _Unpacking(target, PurePosixPath(strip), most or MAX_UNPACKED)
     try:
         _unpack_one(archive, state)
         for name in inner:
@@ -250,21 +245,19 @@ def unpack(
 
 
 def _unpack_inner(name: str, state: _Unpacking) -> None:
-    place = _below(PurePosixPath(name), state.strip)
-    if place not in state.files or place is None:
+    file = _below(PurePosixPath(name), state.strip)
+    if file not in state.files or file is None:
         raise DamagedError(f"it holds no {name}")
-    path = state.target / place
-    state.files.discard(place)
-    folder = _Unpacking(
-        path.parent, PurePosixPath(), state.most, state.advance, state.members, state.written
-    )
+    path = state.target / file
+    state.files.discard(file)
+    folder = _Unpacking(path.parent, PurePosixPath(), state.most, state.members, state.written)
     try:
         _unpack_one(path, folder)
     except DamagedError as error:
         raise DamagedError(f"{name} inside: {error}") from None
     path.unlink()
     state.members, state.written = folder.members, folder.written
-    state.files |= {place.parent / file for file in folder.files}
+    state.files |= {file.parent / member for member in folder.files}
 
 
 def _unpack_one(archive: Path, state: _Unpacking) -> None:
@@ -284,21 +277,21 @@ def _unpack_member(member: Member, state: _Unpacking, limit: int) -> None:
     if member.kind == "special file":
         raise UnsafeError(f"member {member.name!a} is a device, pipe or the like")
     link = _link_target(member, path) if "link" in member.kind else None
-    place = _below(path, state.strip)
-    if place is None or place == PurePosixPath() or _is_junk(place):
+    inside = _below(path, state.strip)
+    if inside is None or inside == PurePosixPath() or _is_junk(inside):
         return
     if member.kind == "folder":
-        _make_folder(state.target / place, member.name)
+        _make_folder(state.target / inside, member.name)
     elif link is not None:
         aim = _below(link, state.strip)
         if aim is None:
             raise UnsafeError(f"the link {member.name!a} leads to {member.target!a}, outside")
-        state.links.append((place, aim))
+        state.links.append((inside, aim))
     else:
-        if place in state.files:
+        if inside in state.files:
             raise UnsafeError(f"member {member.name!a} is there twice")
-        state.files.add(place)
-        _write(member, state.target / place, state, limit)
+        state.files.add(inside)
+        _write(member, state.target / inside, state, limit)
 
 
 def safe_path(name: str) -> PurePosixPath:
@@ -367,24 +360,24 @@ def _write(member: Member, path: Path, state: _Unpacking, limit: int) -> None:
             view = memoryview(chunk)
             while view:
                 view = view[out.write(view) :]
-            state.advance(len(chunk))
+            current().advance(len(chunk) / MB)
     if state.written - before != member.size:
         raise DamagedError(f"member {member.name!a} is cut short")
 
 
 def _copy_links(state: _Unpacking, limit: int) -> None:
-    for place, aim in state.links:
-        if place in state.files:
-            raise UnsafeError(f"member {str(place)!a} is there twice")
+    for link, aim in state.links:
+        if link in state.files:
+            raise UnsafeError(f"member {str(link)!a} is there twice")
         if aim not in state.files:
-            raise UnsafeError(f"the link {str(place)!a} leads to no file of the archive")
-        path = state.target / place
+            raise UnsafeError(f"the link {str(link)!a} leads to no file of the archive")
+        path = state.target / link
         state.written += (state.target / aim).stat().st_size
         if state.written > limit:
             raise UnsafeError(f"it unpacks to more than {limit:,} bytes, the limit for it")
-        _make_folder(path.parent, str(place))
+        _make_folder(path.parent, str(link))
         if path.exists():
-            raise UnsafeError(f"member {str(place)!a} is there twice")
+            raise UnsafeError(f"member {str(link)!a} is there twice")
         shutil.copyfile(state.target / aim, path)
-        state.files.add(place)
+        state.files.add(link)
     state.links.clear()

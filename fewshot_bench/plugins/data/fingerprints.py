@@ -103,7 +103,7 @@ class Fingerprints:
         self.codes[which], self.mirrored[which] = other.codes, other.mirrored
         self.thumbnails[which], self.shape[which] = other.thumbnails, other.shape
 
-    def having(self, window: Window, which: Indices) -> Indices:
+    def indices_with(self, window: Window, which: Indices) -> Indices:
         """Positions in `which` of pictures with this window; square ones have no square crop."""
         if window.frame == "whole":
             return np.arange(len(which))
@@ -149,12 +149,12 @@ def fingerprints(thumbnails: Bytes, sizes: np.ndarray[Any, Any]) -> Fingerprints
     fewer = _areas(np.ones(1), SIDE, KEPT)[0]
     small = (fewer @ gray @ fewer.T).round()
     return Fingerprints(
-        *(_packed(spectra), _packed(whole[:, 0] * MIRROR)),
+        *(_pack(spectra), _pack(whole[:, 0] * MIRROR)),
         *(small.astype(np.uint8), shape.astype(np.float32)),
     )
 
 
-def _packed(spectrum: Floats) -> Codes:
+def _pack(spectrum: Floats) -> Codes:
     """Codes of (..., 64) frequencies."""
     bits = np.ascontiguousarray(np.packbits(spectrum > MARGIN, axis=-1))
     return bits.view(np.uint64)[..., 0]
@@ -165,8 +165,8 @@ def _spectrum(gray: Floats, shape: Floats) -> Floats:
     down = np.array([_waves(share) for share in shape[:, 0]]).reshape(-1, *_waves(1.0).shape)
     across = np.array([_waves(share) for share in shape[:, 1]]).reshape(down.shape)
     rows = down.reshape(len(gray), -1, SIDE) @ gray
-    found = rows.reshape(down.shape) @ across.swapaxes(-1, -2)
-    return np.asarray(found[..., DOWN, ACROSS])
+    spectrum = rows.reshape(down.shape) @ across.swapaxes(-1, -2)
+    return np.asarray(spectrum[..., DOWN, ACROSS])
 
 
 @lru_cache(maxsize=1024)
@@ -179,10 +179,10 @@ def _waves(part: float) -> Floats:
     rows = []
     for share in CROPS:
         start = (1 - part * share) / 2
-        place = (np.clip(_EDGES, start, 1 - start) - start) / (part * share)
+        spot = (np.clip(_EDGES, start, 1 - start) - start) / (part * share)
         waves = np.arange(1, FREQUENCIES)[:, None]
-        integral = np.sqrt(2) * np.sin(np.pi * waves * place) / (np.pi * waves)
-        rows.append(np.diff(np.concatenate([place[None], integral]), axis=1))
+        integral = np.sqrt(2) * np.sin(np.pi * waves * spot) / (np.pi * waves)
+        rows.append(np.diff(np.concatenate([spot[None], integral]), axis=1))
     return np.stack(rows)
 
 

@@ -8,22 +8,22 @@ import os
 import re
 import socket
 import ssl
+import string
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from email.message import Message
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import one_line
 from fewshot_bench.utils.version import __version__
 
-TIMEOUT_VARIABLE = "FSBENCH_HTTP_TIMEOUT"
-BACKOFF_VARIABLE = "FSBENCH_HTTP_BACKOFF"
-TIMEOUT_SECONDS = 30.0
-BACKOFF_SECONDS = 1.0
+TIMEOUT, BACKOFF = "FSBENCH_HTTP_TIMEOUT", "FSBENCH_HTTP_BACKOFF"
+SECONDS = {TIMEOUT: 30.0, BACKOFF: 1.0}
+"""Default seconds until a silent server is given up, and before the first retry."""
 MAX_REDIRECTS = 10
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=|uc\?(?:.*&)?id=)([\w-]+)")
 
@@ -44,20 +44,9 @@ class TemporaryError(SourceError):
         self.wait = wait
 
 
-def timeout_seconds() -> float:
-    """Seconds until a silent server is given up (FSBENCH_HTTP_TIMEOUT, 30 unless set)."""
-    return _seconds(TIMEOUT_VARIABLE, TIMEOUT_SECONDS)
-
-
-def backoff_seconds() -> float:
-    """Seconds before the first retry (FSBENCH_HTTP_BACKOFF, 1 unless set); doubled each time."""
-    return _seconds(BACKOFF_VARIABLE, BACKOFF_SECONDS)
-
-
-def _seconds(variable: str, default: float) -> float:
-    text = os.environ.get(variable, "")
-    if not text:
-        return default
+def seconds_of(variable: str) -> float:
+    """Seconds in an environment variable of `SECONDS`, or its default."""
+    text = os.environ.get(variable) or str(SECONDS[variable])
     try:
         seconds = float(text)
     except ValueError:
@@ -78,7 +67,7 @@ def direct(url: str) -> str:
     )
 
 
-def check_address(url: str, came_from: str = "", *, digest_known: bool) -> None:
+def check_address(url: str, came_from: str, *, digest_known: bool) -> None:
     """Raise SourceError unless `url` is http(s) and does not downgrade from https to http.
 
     The downgrade is allowed if a digest is known, since the content is checked then.
@@ -94,52 +83,14 @@ def check_address(url: str, came_from: str = "", *, digest_known: bool) -> None:
         )
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = MAX_REDIRECTS
-
-    def __init__(self, digest_known: bool) -> None:
-        self._digest_known = digest_known
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Follow a redirect to an allowed address, with the headers of the first request."""
-        check_address(newurl, req.full_url, digest_known=self._digest_known)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    def http_error_302(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-    ) -> Any:
-        """Redirect as urllib does, but check schemes for which it skips `redirect_request`."""
-        target = headers.get("location") or headers.get("uri") or ""
-        scheme = urlsplit(target).scheme
-        if scheme not in ("", "http", "https"):
-            check_address(target, req.full_url, digest_known=self._digest_known)
-        return super().http_error_302(req, fp, code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-
-def _opener(digest_known: bool) -> urllib.request.OpenerDirector:
-    """An opener for http and https only: no file, ftp or data URLs."""
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener that follows no redirects and knows no file, ftp or data URLs."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(context=ssl.create_default_context()),
         urllib.request.HTTPDefaultErrorHandler(),
-        _Redirects(digest_known),
         urllib.request.HTTPErrorProcessor(),
     ):
         opener.add_handler(handler)
@@ -151,37 +102,37 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Any:
 
     Raises SourceError, or TemporaryError if the same request may succeed later.
     """
-    check_address(url, digest_known=digest_known)
     common = {"User-Agent": f"fewshot-bench/{__version__}", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(url, headers=common | dict(headers))
-    try:
-        return _opener(digest_known).open(request, timeout=timeout_seconds())
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _of_status(error) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise of_failure(error) from None
+    came_from, opener = "", _opener()
+    for _ in range(1 + MAX_REDIRECTS):
+        try:
+            check_address(url, came_from, digest_known=digest_known)
+            request = urllib.request.Request(url, headers=common | dict(headers))
+            return opener.open(request, timeout=seconds_of(TIMEOUT))
+        except urllib.error.HTTPError as error:
+            with error:
+                target = str(error.headers.get("Location") or "")
+                if error.code not in REDIRECTS or not target:
+                    raise _error_of_status(error) from None
+            came_from, url = url, urljoin(url, quote(target, string.punctuation, "latin-1"))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise error_of_failure(error) from None
+    raise SourceError(f"it redirects more than {MAX_REDIRECTS} times")
 
 
-def _of_status(error: urllib.error.HTTPError) -> SourceError:
+def _error_of_status(error: urllib.error.HTTPError) -> SourceError:
     message = one_line(f"HTTP {error.code} {error.reason}")
-    if error.code in TEMPORARY:
-        return TemporaryError(message, _retry_after(error.headers))
-    return SourceError(message, error.code)
+    if error.code not in TEMPORARY:
+        return SourceError(message, error.code)
+    wait = str(error.headers.get("Retry-After") or "")
+    return TemporaryError(message, min(float(wait), 60.0) if re.fullmatch("[0-9]+", wait) else 0.0)
 
 
-def _retry_after(headers: Message) -> float:
-    text = str(headers.get("Retry-After") or "")
-    return min(float(text), 60.0) if text.isascii() and text.isdigit() else 0.0
-
-
-def of_failure(error: Exception) -> SourceError:
+def error_of_failure(error: Exception) -> SourceError:
     """Convert a connection failure to a SourceError; temporary if a retry may succeed."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, SourceError):
-        return reason
     if isinstance(reason, TimeoutError):
-        return TemporaryError(f"no answer within {timeout_seconds():g} s ({TIMEOUT_VARIABLE})")
+        return TemporaryError(f"no answer within {seconds_of(TIMEOUT):g} s ({TIMEOUT})")
     if isinstance(reason, socket.gaierror):
         return SourceError(f"the host name cannot be looked up ({reason.strerror})")
     if isinstance(reason, ssl.SSLCertVerificationError):

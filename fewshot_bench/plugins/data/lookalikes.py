@@ -60,16 +60,16 @@ class Nearest:
         order = np.lexsort((base, distance, query))
         query, first = np.unique(query[order], return_index=True)
         base, distance = base[order[first]], distance[order[first]]
-        closer = self.improved(query, base, distance)
+        closer = self.improves(query, base, distance)
         query = query[closer]
         self.index[query], self.distance[query] = base[closer], distance[closer]
         self.window[query] = how.window
         self.base_cropped[query], self.mirrored[query] = how.base_cropped, how.mirrored
 
-    def improved(self, query: Indices, base: Indices, distance: Indices) -> Bools:
+    def improves(self, query: Indices, base: Indices, distance: Indices) -> Bools:
         """True for pairs closer than the best so far, or as close with a lower index."""
-        known = self.distance[query]
-        closer: Bools = (distance < known) | ((distance == known) & (base < self.index[query]))
+        best = self.distance[query]
+        closer: Bools = (distance < best) | ((distance == best) & (base < self.index[query]))
         return closer
 
 
@@ -111,8 +111,8 @@ def share_alike(prints: Fingerprints, base: Indices, queries: Indices) -> float:
     some = [all[:: -(-len(all) // SAMPLE)] for all in (queries, base) if len(all)]
     if len(some) < 2:
         return 0.0
-    one, two = (prints.codes[part, 0] for part in some)
-    close = np.bitwise_count(one[:, None] ^ two) <= MAX_DISTANCE
+    first_codes, second_codes = (prints.codes[part, 0] for part in some)
+    close = np.bitwise_count(first_codes[:, None] ^ second_codes) <= MAX_DISTANCE
     first, second = (prints.view(part, WINDOWS[0]).reshape(len(part), -1) for part in some)
     return float((close & (first @ second.T >= MIN_CORRELATION)).mean())
 
@@ -129,8 +129,8 @@ class _Search:
         cropped, whole = self._queries, self._base
         if base_cropped:
             cropped, whole = whole, cropped
-        having = self._prints.having(WINDOWS[window], cropped)
-        part = _CodedPictures(self._prints.codes[cropped[having], window], having)
+        members = self._prints.indices_with(WINDOWS[window], cropped)
+        part = _CodedPictures(self._prints.codes[cropped[members], window], members)
         for mirrored in (False, True):
             codes = self._prints.mirrored[whole] if mirrored else self._prints.codes[whole, 0]
             other = _CodedPictures(codes, np.arange(len(whole)))
@@ -145,12 +145,12 @@ class _Search:
         how: _Comparison,
     ) -> None:
         """Search all pairs of two sides, one band after the other."""
-        for place in range(BANDS):
-            band = Band(base.codes, base.places, place)
+        for number in range(BANDS):
+            band = Band(base.codes, base.places, number)
 
             def search(block: Indices, band: Band = band) -> None:
-                for found, others, distances in band.within(queries.codes[block]):
-                    query = queries.places[block[found]]
+                for hits, others, distances in band.within(queries.codes[block]):
+                    query = queries.places[block[hits]]
                     self._take(query, self._base[others], distances, how)
 
             for _ in pool.map(search, band.blocks(queries.codes)):
@@ -161,7 +161,7 @@ class _Search:
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
             new = start + np.flatnonzero(
-                self.found.improved(query[part], base[part], distance[part])
+                self.found.improves(query[part], base[part], distance[part])
             )
             alike = new[self._correlation(query[new], base[new], how) >= MIN_CORRELATION]
             self.found.take(query[alike], base[alike], distance[alike], how)
@@ -169,9 +169,11 @@ class _Search:
     def _correlation(self, query: Indices, base: Indices, how: _Comparison) -> Floats:
         """(n,) correlation of the compared parts of each pair."""
         windows = (WINDOWS[how.window], WINDOWS[0])[:: -1 if how.base_cropped else 1]
-        one = self._prints.view(self._queries[query], windows[0])
-        two = self._prints.view(base, windows[1])
-        product: Floats = (one[..., ::-1] * two if how.mirrored else one * two).sum(axis=(1, 2))
+        first = self._prints.view(self._queries[query], windows[0])
+        second = self._prints.view(base, windows[1])
+        product: Floats = (first[..., ::-1] * second if how.mirrored else first * second).sum(
+            axis=(1, 2)
+        )
         return product
 
 
@@ -213,24 +215,24 @@ class Band:
             parts = np.cumsum(self._rows[flipped], dtype=np.int64) // ROWS
             edges = np.flatnonzero(np.diff(parts)) + 1
             for part in np.split(np.arange(len(queries)), edges):
-                found, ids, distance = self._compared(queries[part], flipped[part])
-                yield part[found], ids, distance
+                hits, ids, distance = self._compare_rows(queries[part], flipped[part])
+                yield part[hits], ids, distance
 
-    def _compared(self, queries: Codes, keys: Keys) -> tuple[Indices, Indices, Indices]:
+    def _compare_rows(self, queries: Codes, keys: Keys) -> tuple[Indices, Indices, Indices]:
         """Compare each query with the codes in its bucket, the one of its key."""
         rows = self._rows[keys]
-        place = np.repeat(np.arange(len(queries), dtype=np.int32), rows)
+        owner = np.repeat(np.arange(len(queries), dtype=np.int32), rows)
         ends = np.cumsum(rows, dtype=np.int32)
-        row = np.arange(len(place), dtype=np.int32) + (self._first[keys] - ends + rows)[place]
-        differing = self._codes[row] ^ queries[place][:, None]
+        row = np.arange(len(owner), dtype=np.int32) + (self._first[keys] - ends + rows)[owner]
+        differing = self._codes[row] ^ queries[owner][:, None]
         hit = np.flatnonzero(np.bitwise_count(differing) <= MAX_DISTANCE)
         ids = self._ids[row[hit // ROW] * ROW + hit % ROW]
         differing = differing.reshape(-1)[hit]
         new = ids >= 0
         for earlier in range(self._band):
             new &= np.bitwise_count(_keys(differing, earlier)) > 1
-        place, distance = place[hit[new] // ROW], np.bitwise_count(differing[new])
-        return place.astype(np.int64), ids[new].astype(np.int64), distance.astype(np.int64)
+        owner, distance = owner[hit[new] // ROW], np.bitwise_count(differing[new])
+        return owner.astype(np.int64), ids[new].astype(np.int64), distance.astype(np.int64)
 
 
 def _keys(codes: Codes, band: int) -> Keys:

@@ -37,29 +37,30 @@ def archive_path(root: Path, dataset: str, file: RemoteFile) -> Path:
     return root / DOWNLOADS / _PLAIN.sub("_", dataset) / file.name
 
 
-def found_at(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
+def locate(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
     """The place of a file's content in any accepted layout; None when it is missing."""
+    layouts = [file.provides or (f"{file.place}/" if file.unpack else file.place,)]
+    layouts += [(path,) for path in file.alternatives]
     for root in roots:
         if pending(file, root) is not None:
             continue
-        wanted = file.provides or (f"{file.place}/" if file.unpack else file.place,)
-        for paths in (wanted, *((path,) for path in file.alternatives)):
-            found = [_filled_below(root, path) for path in paths]
-            if None not in found:
-                return found[0]
+        for layout in layouts:
+            paths = [_locate_path(root, path) for path in layout]
+            if None not in paths:
+                return paths[0]
     return None
 
 
-def _filled_below(root: Path, path: str) -> Path | None:
+def _locate_path(root: Path, path: str) -> Path | None:
     """Non-empty location of a path below a root, which may itself be the path's first folder."""
     first, _, rest = path.partition("/")
     below = [root / path]
     if rest and os.path.basename(os.path.abspath(root)) == first:
         below.append(root / rest)
-    return next((place for place in below if _filled(place, path.endswith("/"))), None)
+    return next((file for file in below if _has_content(file, path.endswith("/"))), None)
 
 
-def _filled(path: Path, folder: bool) -> bool:
+def _has_content(path: Path, folder: bool) -> bool:
     try:
         if path.is_file():
             return not folder
@@ -69,12 +70,12 @@ def _filled(path: Path, folder: bool) -> bool:
         return False
 
 
-def unpacking(file: RemoteFile, root: Path) -> Path:
+def partial_folder(file: RemoteFile, root: Path) -> Path:
     """Temporary folder for unpacking an archive: beside the final files, on their disk."""
     return root / file.place / f"{TEMPORARY}unpacking-{_PLAIN.sub('_', file.name)}"
 
 
-def _unpacked(file: RemoteFile, root: Path) -> Path:
+def _members_folder(file: RemoteFile, root: Path) -> Path:
     return root / file.place / f"{TEMPORARY}unpacked-{_PLAIN.sub('_', file.name)}"
 
 
@@ -82,22 +83,22 @@ def pending(file: RemoteFile, root: Path) -> Path | None:
     """Folder of an archive that is fully unpacked but not fully placed (killed run), or None."""
     if not file.unpack:
         return None
-    folder = _unpacked(file, root)
+    folder = _members_folder(file, root)
     if folder.is_symlink():
         raise DataMissingError(f"{folder} is a link: remove it")
     return folder if folder.is_dir() else None
 
 
-def place_unpacked(file: RemoteFile, root: Path) -> list[str]:
+def place_members(file: RemoteFile, root: Path) -> list[str]:
     """Move unpacked members to their place, one by one; may be repeated after a kill.
 
     Existing files stay; returns the names, below the place, of those that differ from the
     archive's. Each move is atomic, so a file that exists both in its place and among the unpacked
     members was not put there by this merge.
     """
-    members = _unpacked(file, root)
+    members = _members_folder(file, root)
     if not members.is_dir():
-        unpacking(file, root).rename(members)
+        partial_folder(file, root).rename(members)
     kept = [path.relative_to(members).as_posix() for path in _merge(members, root / file.place)]
     shutil.rmtree(members)
     return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +11,24 @@ from pathlib import Path
 from fewshot_bench.api.dataset import Recipe, RemoteFile
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import (
-    Progress,
+    Download,
     StopError,
+    describe_check,
     difference,
-    fetch,
     note_of,
     source_host,
     source_of,
-    verified_as,
 )
-from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
+from fewshot_bench.plugins.data.extract import MB, DamagedError, UnsafeError, unpack
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.files import FULL, same_content
+from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import few, size_text
 
 LARGE_BYTES = 2 * 10**9
+
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +46,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareResult:
-    """Result of preparing one file.
+class Missing:
+    """A file that could not be prepared, and why.
 
-    missing: whether the file is still missing. by_hand: whether fetching it by hand helps (not if
-    the disk is full). refused: whether the archive is unusable, so that another copy is needed.
+    StopError and OSError: fetching it by hand would not help; RefusedError: another copy is needed.
     """
 
     file: RemoteFile
-    text: str
-    missing: bool = False
-    by_hand: bool = False
-    refused: bool = False
+    error: Exception
 
 
 class RefusedError(DataMissingError):
@@ -66,7 +65,7 @@ def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFi
     return [
         file
         for file in recipe.files
-        if places.found_at(file, target.roots) is None
+        if places.locate(file, target.roots) is None
         and places.pending(file, target.root) is None
         and not places.archive_path(target.root, dataset, file).is_file()
     ]
@@ -76,28 +75,23 @@ def would_write(dataset: str, recipe: Recipe, target: Target) -> bool:
     """True when there is anything to fetch or to place."""
     by_hand = [file for file in missing_files(dataset, recipe, target) if not file.urls]
     left = [file for file in recipe.files if file not in by_hand]
-    return any(places.found_at(file, target.roots) is None for file in left)
+    return any(places.locate(file, target.roots) is None for file in left)
 
 
-def prepare(
-    dataset: str, recipe: Recipe, target: Target, progress: Progress
-) -> list[PrepareResult]:
-    """Work through all files of a recipe; one that fails does not stop the others."""
-    results = []
+def prepare(dataset: str, recipe: Recipe, target: Target, say: Say) -> list[Missing]:
+    """Work through all files of a recipe; returns those that are still missing."""
+    missing = []
     for file in recipe.files:
         try:
-            result = PrepareResult(file, _prepare_file(dataset, file, target, progress))
-        except StopError as error:
-            result = PrepareResult(file, str(error), missing=True)
-        except RefusedError as error:
-            result = PrepareResult(file, str(error), missing=True, refused=True)
+            say(f"{file.name}: {_prepare_file(dataset, file, target, say)}")
         except DataMissingError as error:
-            result = PrepareResult(file, str(error), missing=True, by_hand=True)
+            say(str(error))
+            missing.append(Missing(file, error))
         except OSError as error:
-            result = PrepareResult(file, _cannot_write(file, error), missing=True)
-        progress.say(f"{file.name}: {result.text}" if not result.missing else result.text)
-        results.append(result)
-    return results
+            where = f" ({error.filename})" if error.filename else ""
+            say(f"{file.name} cannot be placed: {error.strerror or error}{where}")
+            missing.append(Missing(file, error))
+    return missing
 
 
 def check_writable(root: Path) -> None:
@@ -123,38 +117,38 @@ def give_split(dataset: str, recipe: Recipe, target: Target, path: Path, *, othe
         raise UsageError(f"data set '{dataset}' has no split file: leave --split-file out")
     if not path.is_file():
         raise UsageError(f"--split-file {path}: expected a file")
-    place = target.root / split.place
-    replaced = os.path.lexists(place) and not same_content(path, place)
+    split_path = target.root / split.place
+    replaces = os.path.lexists(split_path) and not same_content(path, split_path)
     problem = difference(replace(split, size=0), path)
     if problem and not other:
         raise UsageError(
             f"--split-file {path} is not the published {split.name}: {problem} (to use it all the "
             "same, add --yes; its numbers cannot be compared with published ones)"
         )
-    if replaced and not other:
+    if replaces and not other:
         raise UsageError(
-            f"--split-file {path}: {place} is there and differs: add --yes to replace it, or move "
-            "it away"
+            f"--split-file {path}: {split_path} is there and differs: add --yes to replace it, or "
+            "move it away"
         )
     places.place_file(path, target.root, split, keep=True)
-    return f"{split.name}: taken from {path}{', in place of another file' if replaced else ''}"
+    return f"{split.name}: taken from {path}{', in place of another file' if replaces else ''}"
 
 
-def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Progress) -> str:
-    if places.pending(file, target.root) is not None:
-        kept = places.place_unpacked(file, target.root)
-        _tidy(places.archive_path(target.root, dataset, file), target)
-        place = target.root / file.place
-        return f"placed in {place} (unpacked by an earlier call){_kept(kept)}"
-    found = places.found_at(file, target.roots)
-    if found is not None:
-        return f"already at {found}{_own_split(file, found)}"
+def _prepare_file(dataset: str, file: RemoteFile, target: Target, say: Say) -> str:
     archive = places.archive_path(target.root, dataset, file)
+    if places.pending(file, target.root) is not None:
+        kept = places.place_members(file, target.root)
+        _tidy(archive, target)
+        folder = target.root / file.place
+        return f"placed in {folder} (unpacked by an earlier call){_describe_kept(kept)}"
+    path = places.locate(file, target.roots)
+    if path is not None:
+        return f"already at {path}{_own_split(file, path)}"
     left = file.urls
     while True:
-        source = _obtain(dataset, replace(file, urls=left), archive, target, progress)
+        source = _obtain(replace(file, urls=left), archive, target, say)
         try:
-            return f"{source}, {_put(file, archive, target, progress)}"
+            return f"{source}, {_put(file, archive, target)}"
         except (DamagedError, UnsafeError) as error:
             came_from = source_of(archive)
             problem = _bad_archive(file, archive, error)
@@ -164,66 +158,55 @@ def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Prog
             _remove(archive)
             if not left:
                 raise RefusedError(problem) from None
-            progress.say(problem)
+            say(problem)
 
 
-def _own_split(file: RemoteFile, found: Path) -> str:
+def _own_split(file: RemoteFile, path: Path) -> str:
     """Remark on an existing split file that is not the published one, or empty text."""
-    problem = difference(replace(file, size=0), found) if file.split and found.is_file() else None
+    problem = difference(replace(file, size=0), path) if file.split and path.is_file() else None
     return f", not the published file: {problem} (to replace it, remove it)" if problem else ""
 
 
-def _obtain(
-    dataset: str, file: RemoteFile, archive: Path, target: Target, progress: Progress
-) -> str:
+def _obtain(file: RemoteFile, archive: Path, target: Target, say: Say) -> str:
     """Ensure that the download is on disk and checked; returns its source as text."""
     if archive.is_file():
-        progress.begin(f"{file.name} (checking)", archive.stat().st_size)
-        problem = difference(file, archive, progress.advance)
+        problem = difference(file, archive)
         if problem is None:
-            return f"from {archive}, {verified_as(file)}"
+            return f"from {archive}, {describe_check(file)}"
         if not source_of(archive):
             raise DataMissingError(f"{archive} is another file: {problem} (delete or replace it)")
         _remove(archive)
     if not file.urls:
         raise DataMissingError(f"{file.name} is missing and has to be got by hand")
-    most = 0 if target.large else LARGE_BYTES
-    source = fetch(file, archive, progress, most)
-    return f"from {source_host(source)}, {verified_as(file)}"
+    source = Download(file, archive, say, 0 if target.large else LARGE_BYTES).run()
+    return f"from {source_host(source)}, {describe_check(file)}"
 
 
-def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> str:
+def _put(file: RemoteFile, archive: Path, target: Target) -> str:
     """Move or unpack a checked download to its place; returns the place as text."""
     if not file.unpack:
         keep = target.keep_archives or not source_of(archive)
         places.place_file(archive, target.root, file, keep=keep)
         _tidy(archive, target)
         return f"at {target.root / file.place}"
-    count = _unpack(file, archive, target, progress)
-    kept = places.place_unpacked(file, target.root)
+    count = _unpack(file, archive, target)
+    kept = places.place_members(file, target.root)
     _tidy(archive, target)
-    return f"{count:,} files in {target.root / file.place}{_kept(kept)}"
+    return f"{count:,} files in {target.root / file.place}{_describe_kept(kept)}"
 
 
-def _kept(names: Sequence[str]) -> str:
+def _describe_kept(names: Sequence[str]) -> str:
     """Remark on existing files that were kept, though they differ from the archive's."""
     if not names:
         return ""
     return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
 
 
-def _unpack(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> int:
-    folder = places.unpacking(file, target.root)
-    progress.begin(f"{file.name} (unpacking)", archive.stat().st_size)
+def _unpack(file: RemoteFile, archive: Path, target: Target) -> int:
+    folder = places.partial_folder(file, target.root)
+    current().step(f"{file.name} (unpacking), MB", archive.stat().st_size / MB)
     try:
-        return unpack(
-            archive,
-            folder,
-            strip=file.strip,
-            inner=file.inner,
-            most=file.max_unpacked,
-            advance=progress.advance,
-        )
+        return unpack(archive, folder, strip=file.strip, inner=file.inner, most=file.max_unpacked)
     except BaseException as error:
         with suppress(OSError):
             folder.parent.rmdir()
@@ -245,11 +228,6 @@ def _bad_archive(file: RemoteFile, archive: Path, error: Exception) -> str:
     return f"{file.name} {kind}: {error} ({end})"
 
 
-def _cannot_write(file: RemoteFile, error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{file.name} cannot be placed: {error.strerror or error}{where}"
-
-
 def _tidy(archive: Path, target: Target) -> None:
     """Remove a download that is no longer needed; files put there by hand stay."""
     if source_of(archive) and not target.keep_archives:
@@ -264,28 +242,26 @@ def _remove(archive: Path) -> None:
             folder.rmdir()
 
 
-def steps(
-    dataset: str, recipe: Recipe, results: Sequence[PrepareResult], target: Target
-) -> list[str]:
+def steps(dataset: str, recipe: Recipe, missing: Sequence[Missing], target: Target) -> list[str]:
     """Steps by which a person gets missing files, one step per line."""
-    missing = [result for result in results if result.missing]
     if not missing:
         return []
-    helped = [result.file for result in missing if result.by_hand]
-    lines = list(recipe.by_hand) if helped else []
-    for file in helped:
+    no_help = (StopError, RefusedError, OSError)
+    by_hand = [entry.file for entry in missing if not isinstance(entry.error, no_help)]
+    lines = list(recipe.by_hand) if by_hand else []
+    for file in by_hand:
         if file.urls and not any(file.name in step for step in recipe.by_hand):
             archive = places.archive_path(target.root, dataset, file)
             lines.append(f"download {file.name} from {file.urls[0]} to {archive}")
-    for result in missing:
-        if result.refused:
-            archive = places.archive_path(target.root, dataset, result.file)
-            hosts = ", ".join(dict.fromkeys(map(source_host, result.file.urls))) or "where it was"
+    for entry in missing:
+        if isinstance(entry.error, RefusedError):
+            archive = places.archive_path(target.root, dataset, entry.file)
+            hosts = ", ".join(dict.fromkeys(map(source_host, entry.file.urls))) or "where it was"
             lines.append(
-                f"get another copy of {result.file.name} than the one of {hosts}, which is of no "
+                f"get another copy of {entry.file.name} than the one of {hosts}, which is of no "
                 f"use, and put it at {archive}"
             )
-    waiting = any(needs_agreement(result.file) for result in missing if not result.by_hand)
+    waiting = any(needs_agreement(entry.file) for entry in missing if entry.file not in by_hand)
     agree = " --yes" if waiting and not target.large else ""
     return [*lines, f"then run: fsbench data prepare {dataset}{agree}"]
 
@@ -295,6 +271,6 @@ def needs_agreement(file: RemoteFile) -> bool:
     return bool(file.urls) and file.size > LARGE_BYTES
 
 
-def shown_size(file: RemoteFile) -> str:
+def describe_size(file: RemoteFile) -> str:
     """A file's size as readable text."""
     return size_text(file.size) if file.size else "size not known"

@@ -1,7 +1,6 @@
 """`fsbench data prepare`: fetch and unpack public data sets, or say how to get them.
 
-Progress is a bar on a terminal, and a line per large file elsewhere. One call at a time writes to a
-data root; nothing is asked unless a person sits at a terminal.
+One call at a time writes to a data root; nothing is asked unless a person sits at a terminal.
 """
 
 from __future__ import annotations
@@ -24,94 +23,23 @@ from fewshot_bench.cli.options import NAMES, PathName
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data import places
-from fewshot_bench.plugins.data.download import Progress, known_digests
+from fewshot_bench.plugins.data.download import digest_titles
 from fewshot_bench.plugins.data.prepare import (
     Target,
     check_writable,
+    describe_size,
     give_split,
     missing_files,
     needs_agreement,
     prepare,
-    shown_size,
     steps,
     would_write,
 )
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.files import same_content
 from fewshot_bench.utils.locks import exclusive
-from fewshot_bench.utils.progress import Work
-from fewshot_bench.utils.text import printable, size_text
-
-# Smaller files are done before a line about their start could be read.
-WORTH_A_LINE = 10**7
-MB = 1e6
-
-
-class Lines:
-    """Progress as lines: one when a large task starts, one per message, and those of the work."""
-
-    def __init__(self, work: Work) -> None:
-        self._last = ""
-        self._work = work
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Print the start of a task, but not of a retry of the same task."""
-        if what != self._last and (total >= WORTH_A_LINE or not total):
-            size = f", {size_text(total)}" if total else ""
-            click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
-        self._last = what
-        self._work.step(f"{what}, MB", total / MB, done / MB)
-
-    def advance(self, count: int) -> None:
-        """Count bytes."""
-        self._work.advance(count / MB)
-
-    def say(self, line: str) -> None:
-        """Print a line."""
-        click.echo(f"  {line}")
-
-
-class Bars:
-    """A bar for the current task, with messages above it."""
-
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
-        self._task: Any = None
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Replace the last bar by a new one."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(what, total=total or None, completed=done)
-
-    def advance(self, count: int) -> None:
-        """Move the bar."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        self._bars.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def shown(terminal: bool) -> Iterator[Progress]:
-    """Bars where the output is a terminal, lines where it is not."""
-    if not terminal:
-        with working("data prepare", live=False) as work:
-            yield Lines(work)
-        return
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("  {task.description}", markup=False),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, transient=True) as bars:
-        yield Bars(bars)
+from fewshot_bench.utils.progress import current
+from fewshot_bench.utils.text import printable
 
 
 @click.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
@@ -162,7 +90,7 @@ def command(
     writing = split_file is not None or any(
         would_write(name, recipe, target) for name, recipe in recipes.items() if recipe is not None
     )
-    with _held(target.root, writing):
+    with _lock(target.root, writing), working("data prepare"):
         missing = [
             name
             for name, recipe in recipes.items()
@@ -189,38 +117,34 @@ def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
 
 
 @contextmanager
-def _held(root: Path, writing: bool) -> Iterator[None]:
-    """Lock a data root that is written to; one that is only read may be read-only."""
+def _lock(root: Path, writing: bool) -> Iterator[None]:
+    """Allow one `prepare` at a time to write to a data root; reading needs no lock.
+
+    The lock ends with its process.
+    """
     if not writing:
         yield
         return
     check_writable(root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            yield
-    except OSError as error:
-        raise DataMissingError(
-            f"{error.filename or root} cannot be written ({error.strerror or error}): choose a "
-            "folder to write to with --root"
-        ) from None
-    finally:
-        with suppress(OSError):
-            (root / places.DOWNLOADS).rmdir()
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Allow one `prepare` at a time per data root; the lock ends with its process."""
     with ExitStack() as stack:
         try:
+            root.mkdir(parents=True, exist_ok=True)
             waiting = partial(say, "waiting for another fsbench data prepare to end")
-            stack.enter_context(exclusive(root, places.LOCK, waiting))
+            try:
+                stack.enter_context(exclusive(root, places.LOCK, waiting))
+            except OSError as error:
+                if error.errno != errno.ENOTSUP:
+                    raise
+                say("files on this disk cannot be locked: run one fsbench data prepare at a time")
+            yield
         except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                raise
-            say("files on this disk cannot be locked: run one fsbench data prepare at a time")
-        yield
+            raise DataMissingError(
+                f"{error.filename or root} cannot be written ({error.strerror or error}): choose a "
+                "folder to write to with --root"
+            ) from None
+        finally:
+            with suppress(OSError):
+                (root / places.DOWNLOADS).rmdir()
 
 
 def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
@@ -255,25 +179,31 @@ def _prepare_one(
     name: str, recipe: Recipe, target: Target, split_file: Path | None, yes: bool
 ) -> bool:
     """Prepare one data set; returns True if it is complete."""
-    say(name)
+    _say(name)
     if split_file is not None:
         given = give_split(name, recipe, target, split_file, other=yes)
-        say(f"  {given}{_not_read(name, recipe, target)}")
-    target = replace(target, large=_agreed(name, recipe, target))
-    with shown(sys.stdout.isatty()) as progress:
-        results = prepare(name, recipe, target, progress)
-    todo = steps(name, recipe, results, target) or _lacking(name, recipe, target)
+        _say(f"  {given}{_not_read(name, recipe, target)}")
+    with current().aside():
+        target = replace(target, large=_ask_for_large(name, recipe, target))
+    missing = prepare(name, recipe, target, lambda line: _say(f"  {line}"))
+    todo = steps(name, recipe, missing, target) or _missing_steps(name, recipe, target)
     if todo:
-        say(f"  to get what is missing (paths are below {target.root}):")
+        _say(f"  to get what is missing (paths are below {target.root}):")
     for number, step in enumerate(todo, 1):
-        say(f"    {number}. {step}")
+        _say(f"    {number}. {step}")
     return not todo
+
+
+def _say(line: str) -> None:
+    """Print a line above the one of the progress."""
+    with current().aside():
+        say(line)
 
 
 def _not_read(name: str, recipe: Recipe, target: Target) -> str:
     """A remark if the data set reads another split file than the one in the target's place."""
     split = next(file for file in recipe.files if file.split)
-    read = places.found_at(split, data_roots()) if _is_searched(target.root) else None
+    read = places.locate(split, data_roots()) if _is_searched(target.root) else None
     if read is None or same_content(read, target.root / split.place):
         return ""
     return (
@@ -282,7 +212,7 @@ def _not_read(name: str, recipe: Recipe, target: Target) -> str:
     )
 
 
-def _lacking(name: str, recipe: Recipe, target: Target) -> list[str]:
+def _missing_steps(name: str, recipe: Recipe, target: Target) -> list[str]:
     """Steps for what a data set lacks although all files of its recipe are there.
 
     Folders count as there when they hold anything, as after an archive was unpacked by hand in
@@ -304,15 +234,15 @@ def _lacking(name: str, recipe: Recipe, target: Target) -> list[str]:
 
 def _is_searched(root: Path) -> bool:
     """True for a folder in which data sets look for their files."""
-    return root.resolve() in [known.resolve() for known in data_roots()]
+    return root.resolve() in [folder.resolve() for folder in data_roots()]
 
 
-def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
+def _ask_for_large(name: str, recipe: Recipe, target: Target) -> bool:
     """True when large downloads may start: by --yes, or by asking at a terminal."""
     large = [file for file in missing_files(name, recipe, target) if needs_agreement(file)]
     if target.large or not large or not sys.stdin.isatty():
         return target.large
-    listed = ", ".join(f"{file.name} ({shown_size(file)})" for file in large)
+    listed = ", ".join(f"{file.name} ({describe_size(file)})" for file in large)
     return click.confirm(f"  download {listed}?")
 
 
@@ -323,15 +253,14 @@ def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path
         return
     say(name)
     for file in recipe.files:
-        found = places.found_at(file, target.roots)
-        place = target.root / file.place
+        path, goal = places.locate(file, target.roots), target.root / file.place
         if file.split and split_file is not None:
-            say(f"  {file.name}: would be taken from {split_file} to {place}")
-        elif found is not None:
-            say(f"  {file.name}: already at {found}")
+            say(f"  {file.name}: would be taken from {split_file} to {goal}")
+        elif path is not None:
+            say(f"  {file.name}: already at {path}")
         else:
             what = "unpacked into" if file.unpack else "placed at"
-            say(f"  {file.name}: {shown_size(file)}, {known_digests(file)}, {what} {place}")
+            say(f"  {file.name}: {describe_size(file)}, {digest_titles(file)}, {what} {goal}")
             for url in file.urls:
                 say(f"    from {url}")
             if not file.urls:

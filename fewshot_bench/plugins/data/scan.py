@@ -44,8 +44,8 @@ def same_bytes(digests: Bytes) -> Iterator[Indices]:
     ordered = digests[order]
     changes = np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1)) + 1
     edges = np.concatenate([[0], changes, [len(order)]])
-    for place in np.flatnonzero(np.diff(edges) > 1):
-        yield np.sort(order[edges[place] : edges[place + 1]])
+    for edge in np.flatnonzero(np.diff(edges) > 1):
+        yield np.sort(order[edges[edge] : edges[edge + 1]])
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,24 @@ class Scan:
     smallest: tuple[int, int] | None = None
     largest: tuple[int, int] | None = None
 
-    def add(self, index: int, found: Look | str) -> None:
+    def add(self, index: int, look: Look | str) -> None:
         """Add one image, or the reason why it cannot be used."""
-        if isinstance(found, str):
-            self.problems[index] = found
+        if isinstance(look, str):
+            self.problems[index] = look
             return
         self.decoded[index] = True
-        self.digests[index] = np.frombuffer(found.digest, dtype=np.uint8)
-        self.compared[index] = found.thumbnail is not None
-        self.formats[found.format] += 1
-        self.modes[found.mode] += 1
-        self.turned += found.turned
-        if min(found.size) <= 1:
+        self.digests[index] = np.frombuffer(look.digest, dtype=np.uint8)
+        self.compared[index] = look.thumbnail is not None
+        self.formats[look.format] += 1
+        self.modes[look.mode] += 1
+        self.turned += look.turned
+        if min(look.size) <= 1:
             self.tiny.append(index)
-        self._measure(found.size)
+        self._measure(look.size)
         extension = PurePosixPath(self.listed[index][1].id).suffix.lower()
         named = _format_of(extension)
-        if named and named != found.format:
-            self.misnamed[extension, found.format] += 1
+        if named and named != look.format:
+            self.misnamed[extension, look.format] += 1
 
     def add_chunk(self, start: int, looks: Sequence[Look | str]) -> None:
         """Add consecutive images, and compute their fingerprints."""
@@ -134,7 +134,7 @@ def scan(
     count = len(listed)
     digests = dataset_digests(dataset)
     digests.load()
-    found = Scan(
+    result = Scan(
         listed,
         np.zeros((count, 32), np.uint8),
         Fingerprints.empty(count),
@@ -145,13 +145,13 @@ def scan(
         warnings.simplefilter("ignore")
         for start in range(0, count, CHUNK):
             chunk = [item for _, item in listed[start : start + CHUNK]]
-            found.add_chunk(
+            result.add_chunk(
                 start, list(pool.map(lambda item: _look(dataset, digests, item), chunk))
             )
             if advance is not None:
                 advance(len(chunk))
     digests.save()
-    return found
+    return result
 
 
 def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
@@ -166,18 +166,18 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     if isinstance(image, str):
         return f"damaged: {image}"
     try:
-        look = deep_problem(image) or _seen(image, content)
+        look = deep_problem(image) or _facts(image, content)
     except Exception as error:
         return f"damaged: {in_a_line(error)}"
     if isinstance(look, str):
         return look
-    known = Known(look.digest, True, look.turned)
-    if digests.get(item, stamp) != known:
-        digests.put(item, stamp, known, taken)
+    facts = Known(look.digest, True, look.turned)
+    if digests.get(item, stamp) != facts:
+        digests.put(item, stamp, facts, taken)
     return look
 
 
-def _seen(image: Image.Image, content: bytes) -> Look:
+def _facts(image: Image.Image, content: bytes) -> Look:
     form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
     return Look(
         hashlib.sha256(content).digest(),
@@ -190,5 +190,5 @@ def _seen(image: Image.Image, content: bytes) -> Look:
 
 
 def _format_of(extension: str) -> str | None:
-    found = Image.registered_extensions().get(extension)
-    return SAME_FORMAT.get(found or "", found)
+    form = Image.registered_extensions().get(extension)
+    return SAME_FORMAT.get(form or "", form)

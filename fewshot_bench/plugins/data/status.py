@@ -7,12 +7,13 @@ are stored as one small JSON file per data set in the cache folder (`remember`, 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fewshot_bench.api.dataset import (
     Dataset,
@@ -24,7 +25,7 @@ from fewshot_bench.api.dataset import (
 )
 from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import expected_classes
-from fewshot_bench.plugins.data.places import found_at
+from fewshot_bench.plugins.data.places import locate
 from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, denied
 
@@ -41,8 +42,7 @@ MOST_READ = 50
 Listed = list[tuple[str, Item]]
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A verification without failed checks.
 
     when: ISO 8601 date and time, UTC; differs: names of the checks that warned.
@@ -61,21 +61,20 @@ class Verified:
         return self.when[:10]
 
 
-def passed(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) -> Verified:
+def record_pass(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) -> Verified:
     """Record of a verification that passed just now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Verified(name, _resolved(card), card.revision, now, images, differs)
+    return Verified(name, _folder_of(card), card.revision, now, images, differs)
 
 
 def remember(verified: Verified) -> None:
     """Store a verification; OSError if its file cannot be written."""
-    text = json.dumps(asdict(verified), indent=1)
-    write(_file(verified.name, verified.folder), f"{text}\n".encode())
+    write(_file(verified.name, verified.folder), msgspec.json.encode(verified))
 
 
 def forget(name: str, card: DatasetCard) -> None:
     """Remove the stored verification of a data set; OSError if that fails."""
-    _file(name, _resolved(card)).unlink(missing_ok=True)
+    _file(name, _folder_of(card)).unlink(missing_ok=True)
 
 
 def recall(name: str, card: DatasetCard) -> Verified | None:
@@ -84,18 +83,15 @@ def recall(name: str, card: DatasetCard) -> Verified | None:
     None if there is none or its file is damaged: the data set must be verified again.
     """
     try:
-        path = _file(name, _resolved(card))
-        found = json.loads(path.read_text("utf-8"))
+        path = _file(name, _folder_of(card))
+        verified = msgspec.json.decode(path.read_bytes(), type=Verified)
         touch(path)
-        verified = Verified(**(found | {"differs": tuple(found["differs"])}))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
-    kinds = [type(value) for value in asdict(verified).values()]
-    texts = all(isinstance(name, str) for name in verified.differs)
-    return verified if texts and kinds == [str, str, str, str, int, tuple] else None
+    return verified
 
 
-def _resolved(card: DatasetCard) -> str:
+def _folder_of(card: DatasetCard) -> str:
     return str(Path(card.folder).resolve()) if card.folder else ""
 
 
@@ -135,20 +131,20 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
         dataset = open_it(name)
         status = replace(status, state=UNUSABLE)
         card = dataset.card()
-        status = _known(name, card)
+        status = _status_of_card(name, card)
         try:
             listed = list(all_items(dataset))
         except DataMissingError as error:
             state, step = _missing_state(dataset, card), _step(name, error)
-            plain = state == ABSENT and isinstance(dataset, Preparable) and not _finds(step)
+            plain = state == ABSENT and isinstance(dataset, Preparable) and not _names_entry(step)
             return replace(status, state=state, step=step, plain=plain)
-        return _listed(status, dataset, card, listed)
+        return _ready(status, dataset, card, listed)
     except DataMissingError as error:
         opened = status.state == UNUSABLE or _path_exists(name)
         state = UNUSABLE if opened else ABSENT
         return replace(status, state=state, step=_step(name, error))
     except (Exception, SystemExit) as error:
-        return _failed(status, error)
+        return _broken(status, error)
 
 
 def _path_exists(name: str) -> bool:
@@ -162,13 +158,13 @@ def _step(name: str, error: FsbenchError) -> str:
     return str(error).removeprefix(f"data set '{name}': ").removeprefix(f"{name}: ")
 
 
-def _finds(step: str) -> bool:
+def _names_entry(step: str) -> bool:
     """True if a step names an existing entry of a data root (one to rename, for example)."""
     roots = [root for root in data_roots() if root.is_dir()]
     return any(str(path) in step for root in roots for path in root.iterdir())
 
 
-def _failed(status: Status, error: BaseException) -> Status:
+def _broken(status: Status, error: BaseException) -> Status:
     if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
         return replace(status, state=UNUSABLE, step=_step(status.name, error))
     if isinstance(error, PermissionError):
@@ -177,7 +173,7 @@ def _failed(status: Status, error: BaseException) -> Status:
     return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
 
 
-def _known(name: str, card: DatasetCard) -> Status:
+def _status_of_card(name: str, card: DatasetCard) -> Status:
     return Status(
         name,
         ABSENT,
@@ -189,7 +185,7 @@ def _known(name: str, card: DatasetCard) -> Status:
     )
 
 
-def _listed(status: Status, dataset: Dataset, card: DatasetCard, listed: Listed) -> Status:
+def _ready(status: Status, dataset: Dataset, card: DatasetCard, listed: Listed) -> Status:
     """Status of a data set whose lists load, with sizes from the file stamps of its images."""
     counts: dict[str, int] = {}
     for role, _ in listed:
@@ -244,7 +240,7 @@ def _missing_state(dataset: Any, card: DatasetCard) -> str:
     if card.counts:
         return SOME_IMAGES if card.folder else NO_IMAGES
     files = dataset.recipe().files if isinstance(dataset, Preparable) else ()
-    images = any(found_at(file, data_roots()) for file in files if not file.split)
+    images = any(locate(file, data_roots()) for file in files if not file.split)
     if not (images or card.folder):
         return ABSENT
     # A set whose recipe has no split file (ImageNet) lacks images or archives.

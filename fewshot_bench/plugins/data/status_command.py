@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Literal
+from typing import Any
 
 import click
+import msgspec
 
 from fewshot_bench.api.dataset import DATA_VARIABLE, data_roots
 from fewshot_bench.api.registry import registry
@@ -20,19 +19,15 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, kept_split_option
 from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.cli.working import working
-from fewshot_bench.plugins.data.checks import role_counts, slashed
+from fewshot_bench.plugins.data.checks import join_counts, role_counts
 from fewshot_bench.plugins.data.status import Status, status_of
 from fewshot_bench.runner.isolation import contained
 from fewshot_bench.utils.progress import over
-from fewshot_bench.utils.text import color_system, printable, size_text
+from fewshot_bench.utils.text import size_text
 
 COLUMNS = ("data set", "state", "classes", "train/val/test", "size", "verified", "folder")
 NUMBERS = frozenset(("classes", "size"))
-FOLDED = frozenset(("data set", "verified", "folder"))
 UNKNOWN = "-"
-GAP = 2
-# Columns of a terminal below which the table would break within words.
-_NARROW = 110
 
 
 @click.command("status", short_help="Show which data sets are there, and where.")
@@ -58,19 +53,19 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
 
     Without names: every registered data set. No image is opened; fsbench data verify does that.
     """
-    known = registry()
-    everything = [name for name in known.datasets.entries if not name.endswith(":")]
-    chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
-    found = []
+    plugins = registry()
+    everything = [name for name in plugins.datasets.entries if not name.endswith(":")]
+    chosen = plugins.expand_datasets(chain.from_iterable(names)) if names else everything
+    statuses = []
     for name in over(chosen, "data sets"):
         with contained():
-            found.append(status_of(name, partial(known.dataset, store=store)))
+            statuses.append(status_of(name, partial(plugins.dataset, store=store)))
     if form == "json":
-        say(_as_json(found))
+        say(_as_json(statuses))
         return
     say(f"{_roots_line()}\n")
-    _print_table([_row(status) for status in found])
-    steps = _steps(found)
+    _print_table([_row(status) for status in statuses])
+    steps = _steps(statuses)
     if steps:
         say("\nnext steps:")
     for line in steps:
@@ -78,11 +73,11 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
 
 
 def _roots_line() -> str:
-    places = [f"{root}{_trouble(root)}" for root in data_roots()]
+    roots = ", ".join(f"{root}{_trouble(root)}" for root in data_roots())
     value = os.environ.get(DATA_VARIABLE, "")
     if value:
-        return f"{DATA_VARIABLE} is set: {', '.join(places)}"
-    return f"{DATA_VARIABLE} is not set: data is looked for in {', '.join(places)}"
+        return f"{DATA_VARIABLE} is set: {roots}"
+    return f"{DATA_VARIABLE} is not set: data is looked for in {roots}"
 
 
 def _trouble(root: Path) -> str:
@@ -96,11 +91,11 @@ def _trouble(root: Path) -> str:
     return ""
 
 
-def _steps(found: list[Status]) -> list[str]:
+def _steps(statuses: list[Status]) -> list[str]:
     """One line per data set that is not ready; two or more `plain` ones share one line."""
-    plain = [status.name for status in found if status.plain]
+    plain = [status.name for status in statuses if status.plain]
     together = plain if len(plain) > 1 else []
-    lines = [f"{s.name}: {s.step}" for s in found if s.step and s.name not in together]
+    lines = [f"{s.name}: {s.step}" for s in statuses if s.step and s.name not in together]
     if together:
         lines.append(
             f"{', '.join(together)}: fsbench data prepare NAME fetches a set or says how to get it;"
@@ -117,25 +112,26 @@ def _row(status: Status) -> tuple[str, ...]:
         _classes(status),
         _counts(status),
         size,
-        _verified(status),
+        _verification(status),
         status.folder or UNKNOWN,
     )
 
 
 def _classes(status: Status) -> str:
-    found, expected = status.classes, status.expected_classes
-    if expected is None or found == expected:
-        return UNKNOWN if found is None else f"{found:,}"
-    return f"{UNKNOWN if found is None else f'{found:,}'} of {expected:,}"
+    count, expected = status.classes, status.expected_classes
+    text = UNKNOWN if count is None else f"{count:,}"
+    return text if expected in (None, count) else f"{text} of {expected:,}"
 
 
 def _counts(status: Status) -> str:
-    found = slashed(role_counts(status.counts)) if status.counts else UNKNOWN
-    expected = slashed(role_counts(status.expected_counts)) if status.expected_counts else found
-    return found if found == expected else f"{found} of {expected}"
+    counts = join_counts(role_counts(status.counts)) if status.counts else UNKNOWN
+    expected = (
+        join_counts(role_counts(status.expected_counts)) if status.expected_counts else counts
+    )
+    return counts if counts == expected else f"{counts} of {expected}"
 
 
-def _verified(status: Status) -> str:
+def _verification(status: Status) -> str:
     verified = status.verified
     if verified is None:
         return "no"
@@ -145,48 +141,27 @@ def _verified(status: Status) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print columns that fit the terminal; unwrapped lines if the output is piped."""
-    if not sys.stdout.isatty():
-        numbers = [place for place, name in enumerate(COLUMNS) if name in NUMBERS]
-        for line in aligned([COLUMNS, *rows], numbers):
+    """Print aligned columns; on a terminal that is too narrow, the facts below each name."""
+    numbers = [index for index, name in enumerate(COLUMNS) if name in NUMBERS]
+    lines = list(aligned([COLUMNS, *rows], numbers))
+    width = terminal_width()
+    if width is None or max(map(len, lines)) <= width:
+        for line in lines:
             say(line)
         return
-    width = terminal_width()
-    if width is not None and width < _NARROW:
-        _print_stacked(rows, width)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    for name in COLUMNS:
-        justify: Literal["left", "right"] = "right" if name in NUMBERS else "left"
-        width = len("2026-12-31,") if name == "verified" else None
-        table.add_column(
-            name, justify=justify, overflow="fold", no_wrap=name not in FOLDED, min_width=width
-        )
-    for row in rows:
-        cells = zip(COLUMNS, map(printable, row), strict=True)
-        table.add_row(*(Text(c if n in FOLDED else c.replace(" of ", "\nof ")) for n, c in cells))
-    Console(color_system=color_system()).print(table)
-
-
-def _print_stacked(rows: list[tuple[str, ...]], width: int) -> None:
-    """Print the name of each data set, and its facts below, wrapped between words."""
     for name, *values in rows:
-        known = [f"{head} {value}" for head, value in zip(COLUMNS[1:], values, strict=True)]
+        facts = [f"{head} {value}" for head, value in zip(COLUMNS[1:], values, strict=True)]
         say(name)
-        text = ", ".join(known)
+        text = ", ".join(facts)
         for line in wrap(text, width - 2, break_long_words=False, break_on_hyphens=False):
             say(f"  {line}")
 
 
-def _as_json(found: list[Status]) -> str:
+def _as_json(statuses: list[Status]) -> str:
     content: dict[str, Any] = {
         "variable": DATA_VARIABLE,
         "value": os.environ.get(DATA_VARIABLE) or None,
         "roots": [{"path": str(root), "exists": os.path.isdir(root)} for root in data_roots()],
-        "datasets": [asdict(status) for status in found],
+        "datasets": msgspec.to_builtins(statuses),
     }
     return json.dumps(content, indent=2)

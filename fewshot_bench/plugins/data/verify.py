@@ -61,19 +61,19 @@ class Pair:
 
     def __str__(self) -> str:
         """Text of the listing: pools, ids, class names and, for similar images, the distance."""
-        one, other = (f"{role} {i.id} ({i.classname})" for role, i in (self.first, self.second))
+        first, second = (f"{role} {i.id} ({i.classname})" for role, i in (self.first, self.second))
         if self.kind == SAME:
-            return f"{one} = {other}"
+            return f"{first} = {second}"
         change = f" ({self.change})" if self.change else ""
-        return f"{one} ~ {other}, distance {self.distance} of {BITS}{change}"
+        return f"{first} ~ {second}, distance {self.distance} of {BITS}{change}"
 
 
-def same_pairs(found: Scan) -> list[Pair]:
+def same_pairs(images: Scan) -> list[Pair]:
     """Pair every image with the first byte-identical image of each earlier pool."""
-    usable = np.flatnonzero(found.decoded)
+    usable = np.flatnonzero(images.decoded)
     pairs = []
-    for group in sorted(same_bytes(found.digests[usable]), key=lambda group: int(group[0])):
-        members = [found.listed[usable[index]] for index in group]
+    for group in sorted(same_bytes(images.digests[usable]), key=lambda group: int(group[0])):
+        members = [images.listed[usable[index]] for index in group]
         firsts = {role: (role, item) for role, item in reversed(members)}
         for role, item in members:
             for earlier in ROLES[: ROLES.index(role)]:
@@ -82,18 +82,18 @@ def same_pairs(found: Scan) -> list[Pair]:
     return pairs
 
 
-def sides(found: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
+def sides(images: Scan, same: Iterable[Pair]) -> tuple[Indices, Indices]:
     """The images to compare, of the test pool and of the others, as indices into the scan.
 
     Test images that are byte-identical to a train or val image are skipped.
     """
-    known = {pair.second[1].id for pair in same if pair.second[0] == "test"}
-    tests = [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known]
-    others = [i for i, t in _compared(found) if t[0] != "test"]
+    duplicates = {pair.second[1].id for pair in same if pair.second[0] == "test"}
+    tests = [i for i, t in _comparable(images) if t[0] == "test" and t[1].id not in duplicates]
+    others = [i for i, t in _comparable(images) if t[0] != "test"]
     return np.array(tests, int), np.array(others, int)
 
 
-def alike_throughout(found: Scan, tests: Indices, others: Indices) -> float:
+def alike_throughout(images: Scan, tests: Indices, others: Indices) -> float:
     """The share of pairs of these `sides` that look alike if most of many images do; else 0.
 
     Such a set (photographs of eyes, X-rays) has no near-duplicates to tell from others, and finding
@@ -101,39 +101,39 @@ def alike_throughout(found: Scan, tests: Indices, others: Indices) -> float:
     """
     if len(tests) * len(others) <= MOST_PAIRS:
         return 0.0
-    share = share_alike(found.prints, others, tests)
+    share = share_alike(images.prints, others, tests)
     return share if share > MOST_ALIKE else 0.0
 
 
-def similar_pairs(found: Scan, tests: Indices, others: Indices, jobs: int) -> list[Pair]:
+def similar_pairs(images: Scan, tests: Indices, others: Indices, jobs: int) -> list[Pair]:
     """Pair every test image of these `sides` with its closest other image, if one looks alike."""
-    close = nearest(found.prints, others, tests, jobs)
+    close = nearest(images.prints, others, tests, jobs)
     pairs = [
         Pair(
-            *(SIMILAR, found.listed[close.index[place]], found.listed[tests[place]]),
+            *(SIMILAR, images.listed[close.index[index]], images.listed[tests[index]]),
             *(
-                int(close.distance[place]),
-                _change(close, place, found.listed[close.index[place]][0]),
+                int(close.distance[index]),
+                _change(close, index, images.listed[close.index[index]][0]),
             ),
         )
-        for place in np.flatnonzero(close.index >= 0).tolist()
+        for index in np.flatnonzero(close.index >= 0).tolist()
     ]
     return sorted(pairs, key=lambda pair: pair.distance)
 
 
-def _change(close: Nearest, place: int, role: str) -> str:
+def _change(close: Nearest, index: int, role: str) -> str:
     """Describe how the test image at `place` and its closest image, of pool `role`, differ."""
-    window = str(WINDOWS[close.window[place]])
+    window = str(WINDOWS[close.window[index]])
     # If a crop of one matches the whole of the other, then the other is the crop.
-    cropped = f"{role if not close.base_cropped[place] else 'test'} is a {window}" if window else ""
-    return ", ".join(part for part in (cropped, "mirrored" * bool(close.mirrored[place])) if part)
+    cropped = f"{role if not close.base_cropped[index] else 'test'} is a {window}" if window else ""
+    return ", ".join(part for part in (cropped, "mirrored" * bool(close.mirrored[index])) if part)
 
 
-def _compared(found: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
-    return ((index, entry) for index, entry in enumerate(found.listed) if found.compared[index])
+def _comparable(images: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
+    return ((index, entry) for index, entry in enumerate(images.listed) if images.compared[index])
 
 
-def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
+def same_check(images: Scan, pairs: Sequence[Pair], published: bool) -> Check:
     """Check for byte-identical images in two pools; published splits may have some."""
     if not pairs:
         return Check("duplicates", OK, "no image is in two pools")
@@ -143,21 +143,23 @@ def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
         for both in combinations(ROLES, 2)
         if counts[both]
     ]
-    tests = max(1, sum(role == "test" for role, _ in found.listed))
+    tests = max(1, sum(role == "test" for role, _ in images.listed))
     own = published and len(pairs) <= PUBLISHED_SHARE * tests
-    text = f"images in two pools, byte for byte: {', '.join(parts)}{_relabeled(pairs)}"
-    return Check("duplicates", *_judged(own, text), shortened([str(pair) for pair in pairs]))
+    text = f"images in two pools, byte for byte: {', '.join(parts)}{_relabel_note(pairs)}"
+    return Check("duplicates", *_judge(own, text), shortened([str(pair) for pair in pairs]))
 
 
-def similar_check(found: Scan, pairs: Sequence[Pair], published: bool, alike: float = 0.0) -> Check:
+def similar_check(
+    images: Scan, pairs: Sequence[Pair], published: bool, alike: float = 0.0
+) -> Check:
     """Check for test images that look like a train or val image.
 
     alike: share of pairs that look alike, if they were not searched for that (`alike_throughout`).
     """
-    left_out = int((found.decoded & ~found.compared).sum())
+    left_out = int((images.decoded & ~images.compared).sum())
     rest = f"; {left_out:,} too small or too flat to compare" if left_out else ""
-    tests = sum(role == "test" for role, _ in found.listed)
-    if tests in (0, len(found.listed)):
+    tests = sum(role == "test" for role, _ in images.listed)
+    if tests in (0, len(images.listed)):
         return Check(
             "near-duplicates", OK, "nothing to compare: there are test images only, or none"
         )
@@ -172,9 +174,9 @@ def similar_check(found: Scan, pairs: Sequence[Pair], published: bool, alike: fl
         return Check("near-duplicates", OK, text)
     text = (
         f"{len(pairs):,} of {tests:,} test images look like a train or val image"
-        f"{_relabeled(pairs)}{rest}"
+        f"{_relabel_note(pairs)}{rest}"
     )
-    state, text = _judged(published, text)
+    state, text = _judge(published, text)
     return Check("near-duplicates", state, text, shortened([str(pair) for pair in pairs]))
 
 
@@ -190,11 +192,11 @@ def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
     return buffer.getvalue()
 
 
-def _judged(own: bool, text: str) -> tuple[State, str]:
+def _judge(own: bool, text: str) -> tuple[State, str]:
     return (OK, f"{text}; the published split has them") if own else (DIFFERS, text)
 
 
-def _relabeled(pairs: Sequence[Pair]) -> str:
+def _relabel_note(pairs: Sequence[Pair]) -> str:
     count = sum(pair.first[1].label != pair.second[1].label for pair in pairs)
     return f" ({count:,} under another label)" if count else ""
 
@@ -212,19 +214,19 @@ class Report:
     pairs: tuple[Pair, ...] = ()
     images: int = 0
 
-    def named(self, state: str) -> tuple[str, ...]:
+    def checks_in(self, state: str) -> tuple[str, ...]:
         """The names of the checks in this state."""
         return tuple(check.name for check in self.checks if check.state == state)
 
     @property
     def failed(self) -> tuple[str, ...]:
         """The names of the checks that failed."""
-        return self.named(FAILED)
+        return self.checks_in(FAILED)
 
     @property
     def differs(self) -> tuple[str, ...]:
         """The names of the checks that warned."""
-        return self.named(DIFFERS)
+        return self.checks_in(DIFFERS)
 
 
 def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Progress) -> Report:
@@ -254,52 +256,55 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     if card.left_out:
         text = "files in the folder are not used" if card.folder else "files are not used"
         checks.append(Check("left out", DIFFERS, text, card.left_out))
-    found = scan(dataset, listed, jobs, progress(len(listed)))
+    images = scan(dataset, listed, jobs, progress(len(listed)))
     published = is_published(card, pools)
-    same = same_pairs(found)
-    tests, others = sides(found, same)
-    alike = alike_throughout(found, tests, others)
-    similar = [] if alike else similar_pairs(found, tests, others, jobs)
-    checks += image_checks(found)
-    checks += [same_check(found, same, published), similar_check(found, similar, published, alike)]
+    same = same_pairs(images)
+    tests, others = sides(images, same)
+    alike = alike_throughout(images, tests, others)
+    similar = [] if alike else similar_pairs(images, tests, others, jobs)
+    checks += image_checks(images)
+    checks += [
+        same_check(images, same, published),
+        similar_check(images, similar, published, alike),
+    ]
     return Report(name, card, tuple(checks), (*same, *similar), len(listed))
 
 
-def image_checks(found: Scan) -> Iterator[Check]:
+def image_checks(images: Scan) -> Iterator[Check]:
     """Check that every image opens, and the formats and sizes of those that do."""
-    count = len(found.listed)
-    if found.problems:
-        lines = [f"{_at(found, index)}: {problem}" for index, problem in found.problems.items()]
+    count = len(images.listed)
+    if images.problems:
+        lines = [f"{_at(images, index)}: {problem}" for index, problem in images.problems.items()]
         text = f"{len(lines):,} of {count:,} cannot be used: fetch or restore them"
         yield Check("images", FAILED, text, shortened(lines))
     else:
         yield Check("images", OK, f"all {count:,} open")
-    if found.smallest is None or found.largest is None:
+    if images.smallest is None or images.largest is None:
         return
-    yield Check("formats", OK, _formats(found))
-    sizes = _sizes(found.smallest, found.largest)
-    if found.tiny:
-        lines = [_at(found, index) for index in found.tiny]
+    yield Check("formats", OK, _formats(images))
+    sizes = _sizes(images.smallest, images.largest)
+    if images.tiny:
+        lines = [_at(images, index) for index in images.tiny]
         text = f"{sizes}; {len(lines):,} are a single pixel wide or high"
         yield Check("sizes", DIFFERS, text, shortened(lines))
     else:
         yield Check("sizes", OK, sizes)
 
 
-def _formats(found: Scan) -> str:
-    parts = [", ".join(f"{count:,} {form}" for form, count in found.formats.most_common())]
-    modes = [f"{count:,} {mode}" for mode, count in found.modes.most_common() if mode != "RGB"]
+def _formats(images: Scan) -> str:
+    parts = [", ".join(f"{count:,} {form}" for form, count in images.formats.most_common())]
+    modes = [f"{count:,} {mode}" for mode, count in images.modes.most_common() if mode != "RGB"]
     if modes:
         parts.append(f"not RGB: {', '.join(modes)}")
-    for (extension, form), count in found.misnamed.most_common():
+    for (extension, form), count in images.misnamed.most_common():
         parts.append(f"{count:,} named {extension} hold {form}")
-    if found.turned:
-        parts.append(f"{found.turned:,} with an EXIF rotation, which is not applied")
+    if images.turned:
+        parts.append(f"{images.turned:,} with an EXIF rotation, which is not applied")
     return "; ".join(parts)
 
 
-def _at(found: Scan, index: int) -> str:
-    role, item = found.listed[index]
+def _at(images: Scan, index: int) -> str:
+    role, item = images.listed[index]
     return f"{role} {item.id}"
 
 

@@ -15,7 +15,7 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, kept_split_option, output_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.working import working
-from fewshot_bench.plugins.data.status import forget, passed, remember
+from fewshot_bench.plugins.data.status import forget, record_pass, remember
 from fewshot_bench.plugins.data.verify import Report, as_csv, verify
 from fewshot_bench.runner.isolation import contained
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -53,14 +53,14 @@ def command(
     """
     _check_output(output)
     chosen = registry().expand_datasets(chain.from_iterable(names))
-    reports = [_verified(name, store, jobs) for name in chosen]
+    reports = [_verify_one(name, store, jobs) for name in chosen]
     if output is not None:
         _write_pairs(output, reports)
     if any(report.failed or (strict and report.differs) for report in reports):
         raise click.exceptions.Exit(DataMissingError.exit_code)
 
 
-def _verified(name: str, store: Path, jobs: int) -> Report:
+def _verify_one(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
     with working("data verify") as work, contained():
 
@@ -76,8 +76,8 @@ def _verified(name: str, store: Path, jobs: int) -> Report:
 
 def _print(report: Report) -> None:
     card = report.card
-    place = f" in {card.folder}" if card is not None and card.folder else ""
-    say(f"{report.name}{place}")
+    where = f" in {card.folder}" if card is not None and card.folder else ""
+    say(f"{report.name}{where}")
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
         say(f"  {check.state:<8} {check.name:<{width}}  {' '.join(check.text.split())}")
@@ -103,7 +103,7 @@ def _remember(report: Report) -> None:
         if report.failed:
             forget(report.name, card)
         else:
-            remember(passed(report.name, card, report.images, report.differs))
+            remember(record_pass(report.name, card, report.images, report.differs))
     except OSError as error:
         click.echo(
             f"warning: fsbench data status will not know of this: {error} "

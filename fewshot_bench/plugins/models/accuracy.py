@@ -1,6 +1,6 @@
 """Out-of-fold accuracy: paired comparison of methods, and the interval of the chosen one.
 
-`best_of` chooses a method, `stated` gives the accuracy to expect of it. The unit is the image:
+`best_of` chooses a method, `estimate` gives the accuracy to expect of it. The unit is the image:
 answers of all repeats to one image are averaged first.
 """
 
@@ -75,7 +75,7 @@ def best_of(scores: Sequence[Shares], tiers: Sequence[int]) -> int:
     """
     top = _best(scores, range(len(scores)))
     for tier in sorted(set(tiers)):
-        best = _best(scores, [place for place, found in enumerate(tiers) if found == tier])
+        best = _best(scores, [index for index, rank in enumerate(tiers) if rank == tier])
         gap, error = lead(scores[top], scores[best])
         if gap <= error:
             return best
@@ -83,10 +83,10 @@ def best_of(scores: Sequence[Shares], tiers: Sequence[int]) -> int:
 
 
 def _best(scores: Sequence[Shares], places: Iterable[int]) -> int:
-    return max(places, key=lambda place: float(scores[place].mean()))
+    return max(places, key=lambda index: float(scores[index].mean()))
 
 
-def stated(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:
+def estimate(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:
     """Accuracy to expect of the method that was chosen among several by the same images.
 
     The mean is corrected for the choice: images are drawn with replacement, a method is chosen by

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fewshot_bench.analysis.model import Model
-    from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.request import Request
 
 BUDGET = "10m"
 KEPT = 0.95
@@ -167,24 +167,24 @@ def adapt(
         runner = FitRunner(material, chosen, cache)
         search = Search(runner, variants, clock, say, REPEATS)
         search.run()
-        winner = search.chosen()
+        winner = search.choose()
         last = f"fitting {winner.title} on all {len(material.items):,} images"
         say(last)
         current().step(last)
         fitted, chosen_by = search.final(winner)
         support = support_of(runner) if keep_support else None
-    stated = _stated(search, winner, given["reject"], chosen_by)
+    stated = _estimate(search, winner, given["reject"], chosen_by)
     config = _config(runner, winner, fitted, stated, stated_files)
-    tried = tuple(_row(search, one, winner) for one in search.candidates)
+    tried = tuple(_row(search, candidate, winner) for candidate in search.candidates)
     notes = (*material.notes, *_remarks(search, winner, stated, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     shown = b"" if support is None else packed_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
-    place = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
-    if place != folder:
-        notes += (f"{folder} was taken while methods were fitted: the model is in {place}",)
-    return Adapted(place, config, tried, notes)
+    written = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
+    if written != folder:
+        notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
+    return Adapted(written, config, tried, notes)
 
 
 @contextmanager
@@ -219,32 +219,34 @@ def _no_room(error: OSError) -> UsageError:
 
 def _refuse_inside(folder: Path, dataset: str) -> None:
     """UsageError for a folder in that of the images, where it would be read as a class."""
-    place = Path(dataset.partition(":")[2]).expanduser()
-    if ":" in dataset and place.is_dir() and folder.resolve().is_relative_to(place.resolve()):
+    images = Path(dataset.partition(":")[2]).expanduser()
+    if ":" in dataset and images.is_dir() and folder.resolve().is_relative_to(images.resolve()):
         raise UsageError(
-            f"--output {folder}: lies in the folder of the images, {place}, where it would be read "
-            "as a class of images; choose a folder beside it"
+            f"--output {folder}: lies in the folder of the images, {images}, where it would be "
+            "read as a class of images; choose a folder beside it"
         )
 
 
 def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
     """The methods to choose among, from cheap to expensive; only one if it was named."""
-    known = registry()
+    plugins = registry()
     given = (
         [(key, (value,)) for key, value in options.items()]
         if isinstance(options, Mapping)
         else list(options)
     )
     if method != AUTO:
-        found = expand_methods([method], given, known)
-        if len(found) != 1:
-            raise UsageError(f"method '{method}' and its options stand for {len(found)}: give one")
-        reason = reason_not_to_keep(known.method_class(found[0].method))
+        variants = expand_methods([method], given, plugins)
+        if len(variants) != 1:
+            raise UsageError(
+                f"method '{method}' and its options stand for {len(variants)}: give one"
+            )
+        reason = reason_not_to_keep(plugins.method_class(variants[0].method))
         if reason:
-            raise NotApplicableError(f"{found[0].method} cannot be kept: {reason}")
-        return found
-    kept = [name for name in order() if not reason_not_to_keep(known.method_class(name))]
-    return expand_methods(kept, given, known)
+            raise NotApplicableError(f"{variants[0].method} cannot be kept: {reason}")
+        return variants
+    kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
+    return expand_methods(kept, given, plugins)
 
 
 def _exif(word: str) -> str:
@@ -253,18 +255,15 @@ def _exif(word: str) -> str:
     return word
 
 
-def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Conditions:
+def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
     from fewshot_bench.backbones import loading
-    from fewshot_bench.engines.choice import EngineChoice, conditions_of
+    from fewshot_bench.engines.asking import settle
+    from fewshot_bench.runner.request import Request
 
-    engines = EngineChoice(device_names=(device,))
-    try:
-        found = conditions_of(engines, backbone, precision, [dataset])
-    except UsageError as error:
-        # `fsbench run` has several devices.
-        raise UsageError(str(error).replace("--devices", "--device")) from None
-    loading.check(found.backbone)
-    return found
+    asked = Request((), (dataset,), backbone=backbone, precision=precision, devices=(device,))
+    request = settle(asked)
+    loading.check(request.backbone)
+    return request
 
 
 @dataclass(frozen=True)
@@ -276,7 +275,7 @@ class _Stated:
     reject: float | None = None
 
 
-def _stated(
+def _estimate(
     search: Search, winner: Candidate, kept: float | None, chosen_by: NDArray[np.float32]
 ) -> _Stated:
     """Accuracy, temperature and threshold of the winner, from its out-of-fold logits.
@@ -288,7 +287,7 @@ def _stated(
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
         return _Stated({})
-    found = accuracy.stated(search.shares, finalists.index(winner), search.runner.chosen.seed)
+    estimate = accuracy.estimate(search.shares, finalists.index(winner), search.runner.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     # The folds of one repeat: an image of a fold is in other folds of the other repeats.
@@ -298,20 +297,20 @@ def _stated(
     logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
     scale = 1.0
     if len(chosen_by):
-        logits, scale = calibration.rescaled(logits, fits), calibration.scale_of(chosen_by)
-    temperature = calibration.temperature_of(logits, labels, found.images)
-    error = calibration.calibration_error(logits, labels, first[held], found.images)
+        logits, scale = calibration.rescale(logits, fits), calibration.scale_of(chosen_by)
+    temperature = calibration.temperature_of(logits, labels, estimate.images)
+    error = calibration.calibration_error(logits, labels, first[held], estimate.images)
     threshold = None
     if kept is not None:
-        threshold = calibration.threshold(logits, labels, temperature, kept, found.images)
+        threshold = calibration.threshold(logits, labels, temperature, kept, estimate.images)
     numbers = {
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
+        "mean": estimate.mean,
+        "low": estimate.low,
+        "high": estimate.high,
         "level": LEVEL,
         "folds": FOLDS,
         "repeats": repeats,
-        "images": found.images,
+        "images": estimate.images,
         "methods": len(finalists),
         "calibration_error": error,
     }
@@ -362,36 +361,36 @@ def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> NDAr
     return with_validation(labels, np.arange(len(labels)), seed)[1]
 
 
-def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]:
+def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, str]:
     """A line of the table of methods."""
     share, interval = "–", "–"
-    if one.repeats:
-        repeats = search.repeats if one in search.finalists else one.repeats
-        found = accuracy.own(one.right(search.labels, repeats))
-        share = f"{100 * found.mean:.1f}"
-        interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    if candidate.repeats:
+        repeats = search.repeats if candidate in search.finalists else candidate.repeats
+        own = accuracy.own(candidate.right(search.labels, repeats))
+        share = f"{100 * own.mean:.1f}"
+        interval = f"{100 * own.low:.1f} to {100 * own.high:.1f}"
     return {
-        "method": one.title,
+        "method": candidate.title,
         "accuracy": share,
         "interval": interval,
-        "time": duration(sum(one.seconds)) if one.seconds else "–",
-        "folds": str(len(one.seconds)) if one.seconds else "–",
-        "note": "chosen" if one is winner else one.dropped,
+        "time": duration(sum(candidate.seconds)) if candidate.seconds else "–",
+        "folds": str(len(candidate.seconds)) if candidate.seconds else "–",
+        "note": "chosen" if candidate is winner else candidate.dropped,
     }
 
 
 def _remarks(search: Search, winner: Candidate, stated: _Stated, kept: float | None) -> list[str]:
-    found = []
+    remarks = []
     lone = int((search.runner.material.counts == 1).sum())
     if lone and search.folds:
-        found.append(f"{lone} classes with one image are in no estimate")
+        remarks.append(f"{lone} classes with one image are in no estimate")
     if not stated.accuracy:
         early = "the budget ended before a comparison was finished"
         unfinished = winner.dropped or early
         reason = search.stopped or (unfinished if search.folds else "no class has two images")
-        found.append(f"nothing was held out ({reason}), so that no accuracy is stated")
+        remarks.append(f"nothing was held out ({reason}), so that no accuracy is stated")
     elif search.stopped:
-        found.append(search.stopped)
+        remarks.append(search.stopped)
     if kept is not None and stated.reject is None:
-        found.append("too few right answers for a threshold: nothing is rejected")
-    return found
+        remarks.append("too few right answers for a threshold: nothing is rejected")
+    return remarks

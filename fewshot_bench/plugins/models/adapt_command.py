@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import NUMBER, SIZE, PathName
-from fewshot_bench.cli.output import say, terminal_width
+from fewshot_bench.cli.output import aligned, say
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.models.adapt import BUDGET, KEPT, Adapted, adapt
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import printable
-
-_WIDTH = 120
 
 
 @click.command("adapt", short_help="Choose and fit a method on your images, and keep the model.")
@@ -97,40 +94,35 @@ def command(**values: Any) -> None:
     """
     interrupt_on_signals()
     with working("adapt", "reading images"):
-        found = adapt(**values)
-    _print(found)
+        adapted = adapt(**values)
+    _print(adapted)
 
 
-def _print(found: Adapted) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for head in found.tried[0]:
-        table.add_column(head, justify="left" if head in ("method", "note") else "right")
-    for row in found.tried:
-        table.add_row(*map(printable, row.values()))
-    width = terminal_width() or _WIDTH
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
-    for note in found.notes:
+def _print(adapted: Adapted) -> None:
+    heads = list(adapted.tried[0])
+    numbers = [index for index, head in enumerate(heads) if head not in ("method", "note")]
+    rows = [tuple(map(printable, row.values())) for row in adapted.tried]
+    for line in aligned([tuple(heads), *rows], numbers):
+        say(line)
+    for note in adapted.notes:
         say(note)
-    numbers, config = found.config.accuracy, found.config
+    accuracy, config = adapted.config.accuracy, adapted.config
     text = f"{config.method} on {config.backbone}"
-    if numbers:
+    if accuracy:
         text += (
-            f": accuracy {100 * numbers['mean']:.1f} % on held-out images "
-            f"({100 * numbers['level']:.0f} % interval "
-            f"{100 * numbers['low']:.1f} to {100 * numbers['high']:.1f} %)"
+            f": accuracy {100 * accuracy['mean']:.1f} % on held-out images "
+            f"({100 * accuracy['level']:.0f} % interval "
+            f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f} %)"
         )
     say(text)
     if config.reject is not None:
         say(f"images with a probability below {config.reject:.3f} belong to no class")
-    say(f"model in {found.folder}; {_use(found)}")
+    say(f"model in {adapted.folder}; {_use(adapted)}")
 
 
-def _use(found: Adapted) -> str:
+def _use(adapted: Adapted) -> str:
     """The next step with the model: no command runs a file that a model names."""
-    own, folder = parts(found.config.method), str(found.folder)
+    own, folder = parts(adapted.config.method), str(adapted.folder)
     if own is not None:
         return f"in Python: load_model({folder!r}, method={own[1]})"
     return f"fsbench predict {shlex.quote(folder)} IMAGES"

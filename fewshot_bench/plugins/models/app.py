@@ -85,7 +85,7 @@ def application(
     made = Starlette(
         routes=routes,
         middleware=[Middleware(_Guard, hosts=frozenset(name.lower() for name in hosts))],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _answer_refusal, Exception: _answer_failure},
     )
     made.router.redirect_slashes = False
     return made
@@ -98,14 +98,14 @@ def _constant(content: bytes, kind: str) -> Callable[[Request], Response]:
     return answer
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     usual = {404: "there is nothing at this address", 405: "this address takes another method"}
     text = usual.get(error.status_code, error.detail)
     return JSONResponse({"error": text}, error.status_code, error.headers)
 
 
-def _failed(request: Request, error: Exception) -> Response:
+def _answer_failure(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "something went wrong; the terminal of fsbench says what"}, 500)
 
 
@@ -121,7 +121,7 @@ class _Guard:
 
         begun = False
 
-        async def sent(message: Message) -> None:
+        async def send_headers(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
@@ -134,12 +134,12 @@ class _Guard:
         problem = self._problem(scope["method"], Headers(scope=scope))
         answer = JSONResponse({"error": problem}, 403) if problem else self.app
         try:
-            await answer(scope, receive, sent)
+            await answer(scope, receive, send_headers)
         except asyncio.CancelledError:
             # The server stops; uvicorn would print a traceback for a request without an answer.
             if not begun:
                 stopped = JSONResponse({"error": "fsbench app was stopped"}, 503)
-                await stopped(scope, receive, sent)
+                await stopped(scope, receive, send_headers)
 
     def _problem(self, method: str, headers: Headers) -> str:
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -224,35 +224,35 @@ class _Service:
 
     def _answer(self, data: bytes, top: int) -> dict[str, Any]:
         with self.places:
-            image = opened(data)
+            image = open_image(data)
             try:
-                (found,) = self.model.stream([image], top=top)
-                near = [] if found.problem else self._nearest(image)
+                (prediction,) = self.model.stream([image], top=top)
+                near = [] if prediction.problem else self._nearest(image)
             except FsbenchError as error:
                 self.complain(str(error))
                 raise HTTPException(500, "the model did not answer; see the terminal") from None
-        if found.problem:
-            raise HTTPException(415, f"the image cannot be used: {found.problem}")
-        pairs = zip(found.classes, found.probabilities, strict=True)
+        if prediction.problem:
+            raise HTTPException(415, f"the image cannot be used: {prediction.problem}")
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
         classes = [{"class": name, "probability": share} for name, share in pairs]
-        answer = {"rejected": found.rejected, "classes": classes}
+        answer = {"rejected": prediction.rejected, "classes": classes}
         return answer | ({"nearest": near} if self.model.support else {})
 
     def _nearest(self, image: Image.Image) -> list[dict[str, Any]]:
         if self.model.support is None:
             return []
-        (found,) = self.model.nearest([image], count=NEAREST)
+        (neighbors,) = self.model.nearest([image], count=NEAREST)
         return [
             {
-                "class": one.classname,
-                "similarity": one.similarity,
-                "image": f"/support/{one.number}",
+                "class": neighbor.classname,
+                "similarity": neighbor.similarity,
+                "image": f"/support/{neighbor.number}",
             }
-            for one in found
+            for neighbor in neighbors
         ]
 
 
-def opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Decode an image file; HTTPException with the reason if that is not possible.
 
     No more than MOST_PIXELS are decoded.

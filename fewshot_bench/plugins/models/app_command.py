@@ -50,7 +50,7 @@ def command(model: str, host: str, port: int, max_size: int, device: str) -> Non
     from fewshot_bench.analysis.model import open_model
     from fewshot_bench.plugins.models.app import application
 
-    with _listening(host, port) as listener:
+    with _listen(host, port) as listener:
         address, taken = listener.getsockname()[:2]
         loopback = ipaddress.ip_address(address).is_loopback
         names = {"localhost", host} if loopback else {"localhost", host, socket.gethostname()}
@@ -89,18 +89,18 @@ def _serve(app: object, listener: socket.socket) -> None:
         return
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens at this address; UsageError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
         # At once: while nobody listens, another process may bind the same port.
-        found.listen()
-        return found
+        listener.listen()
+        return listener
     except OfflineError:
         raise UsageError(
             "the page needs a socket, and --offline allows none; leave it out: the page itself "

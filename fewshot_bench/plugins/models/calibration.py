@@ -2,7 +2,7 @@
 
 `temperature_of`, `calibration_error` and `threshold` are the entry points. None of them sees logits
 of an image that its method was fitted on. Fits that choose their own settings differ in the scale
-of their logits, which go through `rescaled` first.
+of their logits, which go through `rescale` first.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def scale_of(logits: Logits) -> float:
     return float(np.sqrt((centered**2).mean())) or 1.0
 
 
-def rescaled(logits: Logits, parts: Labels) -> Logits:
+def rescale(logits: Logits, parts: Labels) -> Logits:
     """(n, classes) logits divided by the scale of their fit. parts: (n,) number of the fit."""
-    found = logits.copy()
+    scaled = logits.copy()
     for part in np.unique(parts):
-        found[parts == part] /= np.float32(scale_of(logits[parts == part]))
-    return found
+        scaled[parts == part] /= np.float32(scale_of(logits[parts == part]))
+    return scaled
 
 
 def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:
@@ -71,15 +71,15 @@ def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:
     scaled = logits.astype(np.float64) / temperature_of(rows, np.tile(labels, repeats), images)
     shares = np.exp(scaled - scaled.max(axis=2, keepdims=True))
     shares /= shares.sum(axis=2, keepdims=True)
-    found: NDArray[np.float64] = shares[:, np.arange(images), labels].mean(axis=0)
-    return found
+    probabilities: NDArray[np.float64] = shares[:, np.arange(images), labels].mean(axis=0)
+    return probabilities
 
 
 def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
     """(n,) the highest probability of each row."""
     scaled = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature
-    found: NDArray[np.float64] = 1 / np.exp(scaled).sum(axis=1)
-    return found
+    highest: NDArray[np.float64] = 1 / np.exp(scaled).sum(axis=1)
+    return highest
 
 
 def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int) -> float:
@@ -87,14 +87,14 @@ def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int
 
     parts: (n,) the fold in which each row was held out.
     """
-    found = np.empty(len(labels))
+    shares = np.empty(len(labels))
     for part in np.unique(parts):
         inside = parts == part
         rest = ~inside if not inside.all() else inside
-        found[inside] = confidences(
+        shares[inside] = confidences(
             logits[inside], temperature_of(logits[rest], labels[rest], images)
         )
-    return metrics.calibration_error(found, logits.argmax(axis=1) == labels) / 100
+    return metrics.calibration_error(shares, logits.argmax(axis=1) == labels) / 100
 
 
 def threshold(
@@ -109,5 +109,5 @@ def threshold(
     repeats = len(labels) / images
     if right.sum() / repeats * (1 - kept) < 1:
         return None
-    found = confidences(logits[right], temperature)
-    return float(np.quantile(found, 1 - kept, method="lower"))
+    probabilities = confidences(logits[right], temperature)
+    return float(np.quantile(probabilities, 1 - kept, method="lower"))

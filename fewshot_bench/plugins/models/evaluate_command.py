@@ -67,27 +67,27 @@ def command(
     # What a method, a backbone or a data set prints goes to stderr: stdout has the result alone.
     with redirect_stdout(sys.stderr), working("evaluate"):
         opened = open_model(model, device, None, warn)
-        found = measure(opened, dataset, store, data)
+        evaluation = measure(opened, dataset, store, data)
         if store is not None:
-            found = found.stored(store)
-    values, classes = found.record.metrics, _classes(found)
-    key = found.record.spec.key() if store is not None else None
+            evaluation = evaluation.write(store)
+    values, classes = evaluation.record.metrics, _classes(evaluation)
+    key = evaluation.record.spec.key() if store is not None else None
     if form == "json":
-        about = {"model": str(model), "dataset": dataset, "images": len(found.ids)}
-        about |= {"left_out": found.left_out, "record": key}
+        about = {"model": str(model), "dataset": dataset, "images": len(evaluation.ids)}
+        about |= {"left_out": evaluation.left_out, "record": key}
         click.echo(json.dumps({**about, "metrics": dict(values), "classes": classes}))
         return
     config = opened.config
-    say(f"{config.method} on {config.backbone}, {len(found.ids):,} test images of {dataset}")
-    if found.left_out:
-        say(f"  {found.left_out:,} more are left out: the model was made from them")
-    if found.set_aside:
+    say(f"{config.method} on {config.backbone}, {len(evaluation.ids):,} test images of {dataset}")
+    if evaluation.left_out:
+        say(f"  {evaluation.left_out:,} more are left out: the model was made from them")
+    if evaluation.set_aside:
         say(
-            f"  {found.set_aside:,} other images of it are its training part; put all into test/ "
-            "to use them"
+            f"  {evaluation.set_aside:,} other images of it are its training part; put all into "
+            "test/ to use them"
         )
-    if found.later:
-        say(f"  {found.later:,} images of it are not in its stored split, and not used")
+    if evaluation.later:
+        say(f"  {evaluation.later:,} images of it are not in its stored split, and not used")
     for name, metric in METRICS.items():
         unit = " %" if metric.unit == PERCENT else ""
         say(f"  {metric.title:<40} {values[name]:.{metric.digits}f}{unit}")
@@ -97,11 +97,11 @@ def command(
         say(f"record {key[:12]} in {store}")
 
 
-def _classes(found: Evaluation) -> dict[str, float]:
+def _classes(evaluation: Evaluation) -> dict[str, float]:
     """The accuracy of each class that has test images, in percent."""
-    answers = found.answers
+    answers = evaluation.answers
     return {
         name: round(100 * float(answers.hits[answers.labels == label].mean()), 6)
-        for label, name in enumerate(found.record.split["classnames"])
+        for label, name in enumerate(evaluation.record.split["classnames"])
         if (answers.labels == label).any()
     }

@@ -67,7 +67,7 @@ class Evaluation:
     set_aside: int = 0
     later: int = 0
 
-    def stored(self, store: Path) -> Evaluation:
+    def write(self, store: Path) -> Evaluation:
         """Write it to a store, which is made if missing; returns the stored evaluation."""
         opened = Store(store)
         opened.create()
@@ -95,8 +95,8 @@ def evaluate(
     checked({"dataset": text("the name of a data set")}, {"dataset": dataset})
     opened = model if isinstance(model, Model) else load_model(model, device=device)
     data = read_own_data(classnames, (), None)
-    found = measure(opened, dataset, None if store is None else Path(store), data)
-    return (found if store is None else found.stored(Path(store))).record
+    evaluation = measure(opened, dataset, None if store is None else Path(store), data)
+    return (evaluation if store is None else evaluation.write(Path(store))).record
 
 
 def measure(
@@ -115,8 +115,8 @@ def measure(
     items = tuple(dataset.items().get("test", ()))
     if not items:
         raise DataMissingError(f"{name} has no test images; choose another data set")
-    places = _matched(model.classnames, dataset.card().classnames, name)
-    set_aside, later = _divided(model, name, dataset, items)
+    places = _match_columns(model.classnames, dataset.card().classnames, name)
+    set_aside, later = _count_others(model, name, dataset, items)
     items, digests, left_out = _unseen(model, name, dataset, items)
     spec = _spec(model, name, dataset, own)
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
@@ -139,7 +139,9 @@ def measure(
     return Evaluation(record, answers, ids, left_out, set_aside, later)
 
 
-def _divided(model: Model, name: str, dataset: Dataset, items: Sequence[Item]) -> tuple[int, int]:
+def _count_others(
+    model: Model, name: str, dataset: Dataset, items: Sequence[Item]
+) -> tuple[int, int]:
     """Images of a data set without test images of its own: its training part, and unlisted ones.
 
     UsageError if the model may be made from the test images and does not state its images.
@@ -160,7 +162,7 @@ def _refuse_unstated(
     config: ModelConfig, name: str, dataset: Dataset, whole: Dataset, count: int
 ) -> None:
     """UsageError if a model that states no images may be made from test images of its data set."""
-    from fewshot_bench.runner.revisions import revision_of
+    from fewshot_bench.runner.preflight import revision_of
 
     then, now = str(config.data.get("revision")), revision_of(name, dataset)
     if whole.card().revision == then:
@@ -184,11 +186,11 @@ def _unseen(
     UsageError if all are.
     """
     fitted, digests = model.config.fitted_images, ImageFiles(dataset, items).digests
-    new = [place for place, sha in enumerate(digests) if image_digest(sha) not in fitted]
+    new = [index for index, sha in enumerate(digests) if image_digest(sha) not in fitted]
     if not new:
         raise _all_seen(name, len(items))
-    kept = tuple(items[place] for place in new)
-    return kept, tuple(digests[place] for place in new), len(items) - len(new)
+    kept = tuple(items[index] for index in new)
+    return kept, tuple(digests[index] for index in new), len(items) - len(new)
 
 
 def _all_seen(name: str, count: int) -> UsageError:
@@ -198,9 +200,9 @@ def _all_seen(name: str, count: int) -> UsageError:
     )
 
 
-def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
+def _match_columns(fitted: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
     """The model's column for each class of the data set; UsageError if names differ."""
-    alone, lacking = [sorted(set(a) - set(b)) for a, b in ((known, asked), (asked, known))]
+    alone, lacking = [sorted(set(a) - set(b)) for a, b in ((fitted, asked), (asked, fitted))]
     if alone or lacking:
         texts = [f"the model alone has {few(alone)}"] if alone else []
         texts += [f"{dataset} alone has {few(lacking)}"] if lacking else []
@@ -208,13 +210,13 @@ def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[i
             f"classes differ: {'; '.join(texts)}; names must be equal (--classnames renames those "
             "of the data set)"
         )
-    return [known.index(name) for name in asked]
+    return [fitted.index(name) for name in asked]
 
 
 def _spec(model: Model, name: str, dataset: Dataset, own: Mapping[str, Any]) -> RunSpec:
     """The spec of the fit, but for this data set; StoreError if the config gives no valid one."""
+    from fewshot_bench.runner.preflight import revision_of
     from fewshot_bench.runner.request import canonical, weights_of
-    from fewshot_bench.runner.revisions import revision_of
     from fewshot_bench.runner.variants import variant_of
 
     config = model.config

@@ -111,13 +111,13 @@ def export(
     with _beside(output) as folder:
         file = folder / written.file
         current().step("writing the program")
-        ask = written.write(_traced(path, exact), file)
+        ask = written.write(_trace(path, exact), file)
         current().step("comparing it with the model")
-        parity = _compared(model, ask, pictures, source, allowed)
+        parity = _compare(model, ask, pictures, source, allowed)
         if not parity.gap <= allowed * parity.scale:
             raise UsageError(f"{path}: the {form} program answers otherwise on {parity}")
         about = facts(model, form, precision, written) | {"parity": asdict(parity)}
-        size = sum(one.stat().st_size for one in folder.iterdir())
+        size = sum(file.stat().st_size for file in folder.iterdir())
         _publish(folder, output, about)
     return Exported(output, written.file, size, precision, parity)
 
@@ -128,7 +128,7 @@ def _silent(text: str) -> None:
 
 def _warn_of_steps(model: Model, warn: Callable[[str], None]) -> None:
     """Warn of preprocessing that `program.json` can only name."""
-    if unknown := [one["other"] for one in steps_of(model) if "other" in one]:
+    if unknown := [step["other"] for step in steps_of(model) if "other" in step]:
         warn(
             f"the preprocessing has steps that {ABOUT} can only name: {few(unknown)}; whoever "
             "makes pixels for the program needs code of their own for them"
@@ -143,7 +143,7 @@ def _check_free(output: Path) -> None:
         raise UsageError(f"{output} is there and holds no program; choose another --output")
 
 
-def _traced(path: Path, model: Model) -> Any:
+def _trace(path: Path, model: Model) -> Any:
     from fewshot_bench.images.traced import traced
 
     try:
@@ -159,16 +159,16 @@ def _pictures(images: Iterable[str] | None, rotate: bool) -> tuple[list[Image.Im
 
     if images is None:
         return _tiles(), EMBEDDED
-    found = []
-    for one in images:
+    pictures = []
+    for path in images:
         try:
-            picture = decoded(Path(one).read_bytes())
+            picture = decoded(Path(path).read_bytes())
         except OSError as error:
             picture = f"cannot be read: {error.strerror}"
         if isinstance(picture, str):
-            raise DataMissingError(f"{one} {picture}; leave it out, or mend it")
-        found.append(upright(picture) if rotate else picture)
-    return found, "given"
+            raise DataMissingError(f"{path} {picture}; leave it out, or mend it")
+        pictures.append(upright(picture) if rotate else picture)
+    return pictures, "given"
 
 
 def _tiles() -> list[Image.Image]:
@@ -176,18 +176,18 @@ def _tiles() -> list[Image.Image]:
     from sklearn.datasets import load_sample_images
 
     rows, columns = TILES
-    found = []
+    tiles = []
     for photograph in map(Image.fromarray, load_sample_images().images):
         width, height = photograph.width // columns, photograph.height // rows
         for left in range(0, columns * width, width):
             boxes = (
                 (left, top, left + width, top + height) for top in range(0, rows * height, height)
             )
-            found += [photograph.crop(box) for box in boxes]
-    return found
+            tiles += [photograph.crop(box) for box in boxes]
+    return tiles
 
 
-def _compared(
+def _compare(
     model: Model, ask: Ask, pictures: Sequence[Image.Image], source: str, tolerance: float
 ) -> Parity:
     """Compare the program's logits with the model's, in batches and one by one."""
@@ -196,11 +196,11 @@ def _compared(
     expected = model.logits(pictures)
     pixels = _pixels(model, pictures)
     batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-    alone = [pixels[place : place + 1] for place in range(min(ALONE, len(pixels)))]
-    found = torch.cat([_answer(ask, batch, len(model.classnames)) for batch in batches + alone])
+    alone = [pixels[index : index + 1] for index in range(min(ALONE, len(pixels)))]
+    answers = torch.cat([_answer(ask, batch, len(model.classnames)) for batch in batches + alone])
     wanted = torch.cat([expected, expected[: len(alone)]])
-    gap = (found.double() - wanted.double()).abs().max()
-    differing = (found.argmax(1) != wanted.argmax(1))[: len(pixels)].sum()
+    gap = (answers.double() - wanted.double()).abs().max()
+    differing = (answers.argmax(1) != wanted.argmax(1))[: len(pixels)].sum()
     scale = max(1.0, float(expected.abs().median()))
     return Parity(len(pixels), source, float(gap), scale, tolerance, int(differing))
 
@@ -211,7 +211,7 @@ def _pixels(model: Model, pictures: Sequence[Image.Image]) -> np.ndarray[Any, An
 
     from fewshot_bench.images.augment import pixels_of
 
-    return np.stack([pixels_of(model.backbone.preprocess(one)) for one in pictures])
+    return np.stack([pixels_of(model.backbone.preprocess(picture)) for picture in pictures])
 
 
 def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
@@ -325,7 +325,7 @@ def facts(model: Model, form: str, precision: str, written: Format) -> dict[str,
 
 def steps_of(model: Model) -> list[dict[str, Any]]:
     """The steps from a PIL image to pixels, in order."""
-    return [_step(one) for one in getattr(model.backbone, "_steps", ())]
+    return [_step(step) for step in getattr(model.backbone, "_steps", ())]
 
 
 def _step(step: Any) -> dict[str, Any]:

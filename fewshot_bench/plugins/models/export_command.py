@@ -9,7 +9,7 @@ import click
 from fewshot_bench.cli.options import Finite, PathName
 from fewshot_bench.cli.output import say, warn
 from fewshot_bench.cli.working import working
-from fewshot_bench.plugins.models.inputs import found
+from fewshot_bench.plugins.models.inputs import list_images
 from fewshot_bench.store.hub import PREFIX
 from fewshot_bench.utils.text import size_text
 
@@ -73,7 +73,7 @@ def command(
     logits; how to make pixels stands in program.json beside it, with class names and temperature.
     Nothing is written unless it answers as the model does.
     """
-    paths = list(found(images)) if images else None
+    paths = list(list_images(images)) if images else None
     from fewshot_bench.plugins.models.export import export
 
     with working("export"):

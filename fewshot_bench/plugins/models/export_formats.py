@@ -52,11 +52,11 @@ class Format:
 
     def require(self) -> None:
         """Raise UsageError if a package is missing, or torch is too old."""
-        found = version("torch")
-        if tuple(map(int, found.split(".")[:2])) < TORCH:
+        installed = version("torch")
+        if tuple(map(int, installed.split(".")[:2])) < TORCH:
             needed = ".".join(map(str, TORCH))
             raise UsageError(
-                f"export needs torch {needed} or newer, and {found} is installed: "
+                f"export needs torch {needed} or newer, and {installed} is installed: "
                 f"pip install 'torch>={needed}' (torchvision of the same date)"
             )
         for name in self.packages:
@@ -90,7 +90,9 @@ def _write_onnx(program: ExportedProgram, file: Path) -> Ask:
 
     _one_type_for_norms(program)
     held = (*program.constants.values(), *program.state_dict.values())
-    external = sum(one.nbytes for one in held if isinstance(one, torch.Tensor)) > INLINE_BYTES
+    external = (
+        sum(tensor.nbytes for tensor in held if isinstance(tensor, torch.Tensor)) > INLINE_BYTES
+    )
     with _quiet():
         written = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=[PIXELS], output_names=[LOGITS]
@@ -116,11 +118,11 @@ def _one_type_for_norms(program: ExportedProgram) -> None:
         for node in module.graph.find_nodes(op="call_function", target=norm):
             weight = node.args[2].meta["val"].dtype
             if node.args[0].meta["val"].dtype != weight:
-                _computed_in(node, weight)
+                _compute_in(node, weight)
         module.recompile()
 
 
-def _computed_in(node: torch.fx.Node, dtype: torch.dtype) -> None:
+def _compute_in(node: torch.fx.Node, dtype: torch.dtype) -> None:
     """Cast the first argument of a node to `dtype`, and its result back."""
     import torch
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.examination import ImageList
     from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
 
     Places = NDArray[np.int64]
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 class Chosen:
     """Conditions of all fits of one call."""
 
-    conditions: Conditions
+    conditions: Request
     seed: int = 1
     exif: str = "ignore"
 
@@ -50,7 +50,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.classes import LabelSpace
+        from fewshot_bench.runner.examination import LabelSpace
         from fewshot_bench.runner.examiner import Examiner
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
@@ -101,12 +101,12 @@ class FitRunner:
         method are raised.
         """
         from fewshot_bench.images.features import open_views
-        from fewshot_bench.runner.isolation import own_interruptions
         from fewshot_bench.runner.retry import (
             Failure,
             evaluate_within_memory,
             fit_within_memory,
         )
+        from fewshot_bench.utils.plugin_code import own_interruptions
 
         cell = self._cell(variant, train, queries, validation)
         with open_views(), own_interruptions() as interrupted:
@@ -160,6 +160,6 @@ class FitRunner:
         return Cell(self.spec(variant), method, lists)
 
     def _images(self, places: Places, *, labeled: bool) -> ImageList:
-        items = tuple(self.material.items[place] for place in places.tolist())
+        items = tuple(self.material.items[index] for index in places.tolist())
         labels = tuple(item.label for item in items) if labeled else ()
         return self._examiner.images(self.material.dataset, items, labels)

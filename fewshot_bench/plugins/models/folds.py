@@ -1,7 +1,7 @@
 """Stratified folds within given images, and validation images within a training part.
 
-`repeated` is the entry point. Every image of a class with two or more is held out once per repeat,
-and no class is ever held out as a whole.
+`repeat_folds` is the entry point. Every image of a class with two or more is held out once per
+repeat, and no class is ever held out as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Fold:
     held_out: Places
 
 
-def repeated(labels: Places, repeats: int, seed: int, folds: int = FOLDS) -> Iterator[Fold]:
+def repeat_folds(labels: Places, repeats: int, seed: int, folds: int = FOLDS) -> Iterator[Fold]:
     """The folds of all repeats, one repeat after the other; none where no class has two images.
 
     labels: (n,). A class of fewer images than folds is held out in as many folds as it has images.

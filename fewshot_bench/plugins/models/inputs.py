@@ -1,7 +1,7 @@
 """Images named on a command line: files, folders, patterns, standard input.
 
-`found` and `arriving` yield paths lazily; at most the names in one folder, or the matches of one
-pattern, are held in memory, and the numbers of the folders that were seen.
+`list_images` and `iterate_images` yield paths lazily; at most the names in one folder, or the
+matches of one pattern, are held in memory, and the numbers of the folders that were seen.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ READ = 2**16
 """Bytes read from standard input at once, at most."""
 
 
-def found(arguments: Sequence[str]) -> Iterator[str]:
+def list_images(arguments: Sequence[str]) -> Iterator[str]:
     """Paths of images; UsageError where nothing is named, or a folder or pattern has none."""
-    return (path for path in arriving(arguments) if path is not None)
+    return (path for path in iterate_images(arguments) if path is not None)
 
 
-def arriving(arguments: Sequence[str]) -> Iterator[str | None]:
-    """As `found`; None where standard input has no further line yet."""
+def iterate_images(arguments: Sequence[str]) -> Iterator[str | None]:
+    """As `list_images`; None where standard input has no further line yet."""
     if not arguments:
         raise UsageError("no image is named; expected files, folders, 'patterns/*.jpg' or -")
-    for one in arguments:
-        if _is_pattern(one) and next(_matches(one), None) is None:
-            raise UsageError(f"'{one}' matches no file; check the pattern")
-        if os.path.isdir(one) and next(_below(one), None) is None:
-            raise UsageError(f"'{one}' holds no image ({', '.join(image_endings())})")
-    return (path for one in arguments for path in _of(one))
+    for argument in arguments:
+        if _is_pattern(argument) and next(_matches(argument), None) is None:
+            raise UsageError(f"'{argument}' matches no file; check the pattern")
+        if os.path.isdir(argument) and next(_below(argument), None) is None:
+            raise UsageError(f"'{argument}' holds no image ({', '.join(image_endings())})")
+    return (path for argument in arguments for path in _of(argument))
 
 
 def _of(argument: str) -> Iterator[str | None]:
@@ -44,12 +44,12 @@ def _of(argument: str) -> Iterator[str | None]:
             if line is None:
                 yield None
             elif path := os.fsdecode(line.rstrip(b"\r\n")):
-                yield from _expanded(path)
+                yield from _expand(path)
     elif _is_pattern(argument):
         for path in sorted(_matches(argument)):
-            yield from _expanded(path)
+            yield from _expand(path)
     else:
-        yield from _expanded(argument)
+        yield from _expand(argument)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
@@ -84,7 +84,7 @@ def _matches(pattern: str) -> Iterator[str]:
     return glob.iglob(pattern, recursive=True)
 
 
-def _expanded(path: str) -> Iterator[str]:
+def _expand(path: str) -> Iterator[str]:
     return _below(path) if os.path.isdir(path) else iter((path,))
 
 
@@ -94,16 +94,16 @@ def _below(folder: str) -> Iterator[str]:
     Links are followed; a folder to which several paths lead is listed once.
     """
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        found = os.stat(place)
-        if (found.st_dev, found.st_ino) in seen:
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        about = os.stat(parent)
+        if (about.st_dev, about.st_ino) in seen:
             folders.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        seen.add((about.st_dev, about.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and _is_image(name):
-                yield os.path.join(place, name)
+                yield os.path.join(parent, name)
 
 
 def _is_image(name: str) -> bool:

@@ -85,9 +85,9 @@ def gather(
         check_items(card, pools)
     trained = trainable(pools)
     if len(card.classnames) < 2 or not trained:
-        found = "no images to train on" if not trained else "one class"
+        lack = "no images to train on" if not trained else "one class"
         raise UsageError(
-            f"{name} has {found}: expected images of two classes or more, "
+            f"{name} has {lack}: expected images of two classes or more, "
             "such as one folder of images per class"
         )
     notes = _notes(pools)

@@ -27,46 +27,53 @@ def license_of(backbone: str) -> str:
     return next((name for start, name in LICENSES.items() if tag.startswith(start)), UNKNOWN)
 
 
+_CARD = """\
+---
+{metadata}---
+
+# {title}
+
+{opening}
+
+## Use
+
+```
+fsbench predict FOLDER_OF_THIS_MODEL photo.jpg
+```
+
+```python
+import fewshot_bench as fb
+
+model = fb.load_model("FOLDER_OF_THIS_MODEL")
+model.predict(["photo.jpg"])
+```
+
+## Images
+
+{images}
+
+## Methods that were tried
+
+{methods}
+
+{notes}
+
+## Limits
+
+{limits}
+"""
+
+
 def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
     """README.md of a model. tried: rows of the table of methods; notes: on images and search."""
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True).rstrip(),
-            "---",
-            "",
-            f"# {_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
-            "",
-            *_opening(config),
-            "",
-            "## Use",
-            "",
-            "```",
-            "fsbench predict FOLDER_OF_THIS_MODEL photo.jpg",
-            "```",
-            "",
-            "```python",
-            "import fewshot_bench as fb",
-            "",
-            'model = fb.load_model("FOLDER_OF_THIS_MODEL")',
-            'model.predict(["photo.jpg"])',
-            "```",
-            "",
-            "## Images",
-            "",
-            *_images(config),
-            "",
-            "## Methods that were tried",
-            "",
-            *_table(tried),
-            "",
-            *(f"- {_plain(note)}" for note in notes),
-            "",
-            "## Limits",
-            "",
-            *_limits(config),
-            "",
-        ]
+    return _CARD.format(
+        metadata=yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True),
+        title=f"{_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
+        opening="\n".join(_introduce(config)),
+        images="\n".join(_images(config)),
+        methods="\n".join(_table(tried)),
+        notes="\n".join(f"- {_plain(note)}" for note in notes),
+        limits="\n".join(_limits(config)),
     )
 
 
@@ -74,7 +81,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     from fewshot_bench.backbones.loading import repository_of
 
     task = "zero-shot-image-classification"
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "license": license_of(config.backbone),
         "library_name": LIBRARY,
         "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
@@ -82,18 +89,18 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
     }
     base = repository_of(config.backbone)
     if base:
-        found["base_model"] = base
+        facts["base_model"] = base
     if config.accuracy:
         value = round(100 * config.accuracy["mean"], 2)
         metric = {"type": "accuracy", "name": "out-of-fold accuracy", "value": value}
         data = {"name": _plain(config.data["dataset"]), "type": "imagefolder"}
         result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": [metric]}
-        found["metrics"] = ["accuracy"]
-        found["model-index"] = [{"name": config.method, "results": [result]}]
-    return found
+        facts["metrics"] = ["accuracy"]
+        facts["model-index"] = [{"name": config.method, "results": [result]}]
+    return facts
 
 
-def _opening(config: ModelConfig) -> list[str]:
+def _introduce(config: ModelConfig) -> list[str]:
     license = license_of(config.backbone)
     weights = "licence not known here" if license == UNKNOWN else f"licence {license}"
     lines = [

@@ -27,7 +27,7 @@ def support_of(runner: FitRunner) -> Support:
     places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
     features = runner.encode(places).cpu().numpy()
     read = material.dataset.read
-    pictures = tuple(small(read(material.items[place])) for place in places.tolist())
+    pictures = tuple(small(read(material.items[index])) for index in places.tolist())
     return Support(features, material.labels[places], pictures)
 
 

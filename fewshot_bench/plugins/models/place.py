@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fewshot_bench.store.model_files import MODEL_FILES, read_config
@@ -17,8 +18,6 @@ from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import sorted_entries, temporary_name
 from fewshot_bench.utils.text import few
 
-# Error numbers of a rename to a place where something is.
-_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
 _MOST = 1000
 
 
@@ -29,33 +28,29 @@ def free_place(folder: Path, overwrite: bool) -> Path:
     if problem := _in_use(folder, overwrite):
         raise UsageError(f"--output {folder}: {problem}")
     whole = folder.absolute()
-    above = next(place for place in (whole, *whole.parents) if place.exists())
+    above = next(parent for parent in (whole, *whole.parents) if parent.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UsageError(f"--output {folder}: {above} cannot be written to; choose another folder")
     return folder
 
 
 def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
-    """Write a model and move it to its folder; returns its place.
+    """Write a model and move it to its folder, which is returned.
 
-    The place is another one if the folder was taken since `free_place`. write: makes a folder with
-    `MODEL_FILES`. UsageError if the disk does not take it; an earlier model is then as it was.
+    It is another folder, beside it, if `folder` was taken since `free_place`. write: makes a folder
+    with `MODEL_FILES`. UsageError if the disk does not take it; an earlier model is then as it was.
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    inside = folder.is_dir() and not _in_use(folder, overwrite)
-    home = folder if inside else named.parent
+    home = folder if folder.is_dir() and not _in_use(folder, overwrite) else named.parent
     made = home / temporary_name()
     new, old = made / "new", made / "old"
     try:
         try:
             made.mkdir(parents=True)
             write(new)
-            if not inside:
-                return _moved(new, named)
-            if _in_use(folder, overwrite, made):
-                return _moved_beside(new, named)
-            _replace(folder, new, old)
-            return folder
+            target = _claim(named, overwrite, made)
+            _replace(target, new, old)
+            return folder if target == named else target
         finally:
             # What is in `old` could not be moved back.
             if not sorted_entries(old):
@@ -65,6 +60,18 @@ def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
         raise UsageError(
             f"cannot write '{folder}': {error.strerror or error}{kept}; choose another --output"
         ) from error
+
+
+def _claim(folder: Path, overwrite: bool, own: Path) -> Path:
+    """The folder, or a new one beside it if it is in use by now; own: an entry that is no use."""
+    names = (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, _MOST)))
+    for name in names:
+        with suppress(FileExistsError):
+            name.mkdir()
+            return name
+        if name == folder and folder.is_dir() and not _in_use(folder, overwrite, own):
+            return folder
+    raise FileExistsError(errno.EEXIST, "every other name is taken, too")
 
 
 def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
@@ -81,43 +88,13 @@ def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
         read_config(folder)
     except StoreError as error:
         return f"{error}; --overwrite replaces nothing but a model: choose another folder"
-    others = [one.name for one in entries if one.name not in MODEL_FILES or not one.is_file()]
+    others = [file.name for file in entries if file.name not in MODEL_FILES or not file.is_file()]
     if others:
         return (
             f"holds {few(others)} beside its model, and --overwrite replaces nothing but a model: "
             "choose another folder, or move that away"
         )
     return ""
-
-
-def _moved(new: Path, folder: Path) -> Path:
-    """Move a model to a folder that does not exist, or beside it if it does by now."""
-    try:
-        new.rename(folder)
-    except OSError as error:
-        if error.errno not in _TAKEN:
-            raise
-        return _moved_beside(new, folder)
-    return folder
-
-
-def _moved_beside(new: Path, folder: Path) -> Path:
-    """Move a model to the first free name beside a folder, or in it if that is another disk."""
-    problem: OSError | None = None
-    for home in (folder.parent, folder):
-        for number in range(2, _MOST):
-            place = home / f"{folder.name}-{number}"
-            if os.path.lexists(place):
-                continue
-            try:
-                new.rename(place)
-            except OSError as error:
-                problem = error
-                if error.errno in _TAKEN:
-                    continue
-                break
-            return place
-    raise problem or FileExistsError(errno.EEXIST, "every other name is taken, too")
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:
@@ -135,7 +112,7 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         for name in MODEL_FILES:
             if (new / name).exists():
                 placed.append(name)
-                os.replace(new / name, folder / name)
+                shutil.move(new / name, folder / name)
     except BaseException:
         for name in placed:
             (folder / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.cli.options import PathName, device_option, format_option, output_option
 from fewshot_bench.cli.output import refuse_image, refuse_kept, replaced, warn
 from fewshot_bench.cli.working import working
-from fewshot_bench.plugins.models.inputs import arriving
+from fewshot_bench.plugins.models.inputs import iterate_images
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.progress import Work
 from fewshot_bench.utils.text import encodable, printable
@@ -58,7 +58,7 @@ def command(
     if output is not None:
         refuse_image(output)
         refuse_kept(output, "--output")
-    paths = arriving(images)
+    paths = iterate_images(images)
     from fewshot_bench.analysis.model import columns, open_model
 
     stdout, done, skipped = sys.stdout, 0, 0
@@ -68,17 +68,19 @@ def command(
         head = columns(min(max(2, top), max(2, len(opened.classnames))))
         line = _LINES[form](head, opened.classnames)
         work.step("images")
-        with _writing(output, stdout) as write:
+        with _open_writer(output, stdout) as write:
             if form != "jsonl":
                 write(line({name: name for name in head}))
-            for one in _answers(opened, paths, top):
+            for prediction in _answers(opened, paths, top):
                 done += 1
-                if one.problem:
+                if prediction.problem:
                     skipped += 1
-                    click.echo(printable(f"skipped: {one.image}: {one.problem}"), err=True)
+                    click.echo(
+                        printable(f"skipped: {prediction.image}: {prediction.problem}"), err=True
+                    )
                 else:
                     # A model may have fewer classes than columns.
-                    write(line(dict.fromkeys(head) | one.row()))
+                    write(line(dict.fromkeys(head) | prediction.row()))
                 work.advance()
             if not done:
                 # Raised here, so that an earlier file stays.
@@ -138,7 +140,7 @@ _LINES = {"table": _table, "csv": _csv, "jsonl": _json}
 
 
 @contextmanager
-def _writing(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], None]]:
+def _open_writer(output: Path | None, stdout: TextIO) -> Iterator[Callable[[str], None]]:
     """Write lines to stdout, or to a file that is put in place only on success."""
     if output is None:
         yield lambda text: click.echo(encodable(text), file=stdout, nl=False, color=True)

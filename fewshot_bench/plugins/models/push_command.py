@@ -28,5 +28,5 @@ def command(model: str, destination: str, private: bool, revision: str) -> None:
     from fewshot_bench.store.hub import model_folder, push
 
     with working("push"):
-        place = push(model_folder(model, warn), destination, private=private, branch=revision)
-    say(str(place))
+        name = push(model_folder(model, warn), destination, private=private, branch=revision)
+    say(str(name))

@@ -15,7 +15,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import accuracy, calibration
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
 from fewshot_bench.plugins.models.fitting import FitRunner
-from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
+from fewshot_bench.plugins.models.folds import Fold, repeat_folds, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import NotApplicableError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import current
@@ -118,24 +118,28 @@ class Search:
         self.runner, self.budget, self._say = runner, budget, say
         self.labels = runner.material.labels
         self.candidates = [Candidate(variant) for variant in variants]
-        self.folds = list(repeated(self.labels, repeats, runner.chosen.seed))
+        self.folds = list(repeat_folds(self.labels, repeats, runner.chosen.seed))
         self.stopped = ""
         self._per_image = 0.0
 
     @property
     def finalists(self) -> list[Candidate]:
         """Candidates that were not dropped and have a complete repeat."""
-        return [one for one in self.candidates if one.repeats and not one.dropped]
+        return [
+            candidate
+            for candidate in self.candidates
+            if candidate.repeats and not candidate.dropped
+        ]
 
     @property
     def repeats(self) -> int:
         """Number of complete repeats that all finalists have."""
-        return min((one.repeats for one in self.finalists), default=0)
+        return min((candidate.repeats for candidate in self.finalists), default=0)
 
     @property
     def shares(self) -> list[Shares]:
         """(held-out images,) share of right answers of each finalist, over their common repeats."""
-        return [one.right(self.labels, self.repeats) for one in self.finalists]
+        return [each.right(self.labels, self.repeats) for each in self.finalists]
 
     def run(self) -> None:
         """Run all repeats that the budget allows.
@@ -143,18 +147,20 @@ class Search:
         KeyboardInterrupt ends the search early; it is raised only without a finalist.
         """
         try:
-            if self.folds and self._encoded():
+            if self.folds and self._encode_all():
                 self._run()
         except KeyboardInterrupt:
             if not self.finalists:
                 raise
             self.stopped = "interrupted"
             self._say("interrupted: goes on with the best so far")
-        for one in self.candidates:
-            if not one.repeats and not one.dropped:
-                one.dropped = self.stopped or "nothing can be held out: no class has two images"
+        for candidate in self.candidates:
+            if not candidate.repeats and not candidate.dropped:
+                candidate.dropped = (
+                    self.stopped or "nothing can be held out: no class has two images"
+                )
 
-    def _encoded(self) -> bool:
+    def _encode_all(self) -> bool:
         """Encode all images for the methods to share; False if there is no time for it."""
         every = np.arange(len(self.labels))
         self._say(f"encoding {len(every):,} images")
@@ -199,7 +205,7 @@ class Search:
                     candidate.dropped = f"{INAPPLICABLE if never else FAILED}: {reason}"
             self._drop_losers()
 
-    def _expected(self, candidate: Candidate) -> float:
+    def _expect_seconds(self, candidate: Candidate) -> float:
         """Expected seconds of a fit: from earlier fits, else of encoding the views it needs."""
         if candidate.seconds:
             return SLOWER * candidate.each
@@ -215,7 +221,7 @@ class Search:
         parts = np.full(len(self.labels), -1)
         self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
         for done, fold in enumerate(folds):
-            fits, each = len(folds) - done, self._expected(candidate)
+            fits, each = len(folds) - done, self._expect_seconds(candidate)
             at = f"{candidate.title}, repeat {candidate.repeats + 1}, fold {done + 1} of"
             most = self.budget.seconds - self.budget.spent
             current().step(f"{at} {len(folds)}", most=most)
@@ -284,32 +290,36 @@ class Search:
         if not running:
             return
         shares = self.shares
-        best = max(range(len(running)), key=lambda place: float(shares[place].mean()))
-        for one, right in zip(running, shares, strict=True):
+        best = max(range(len(running)), key=lambda index: float(shares[index].mean()))
+        for candidate, right in zip(running, shares, strict=True):
             gap, error = accuracy.lead(shares[best], right)
-            if one is not running[best] and gap > accuracy.CLEARLY * error:
-                one.dropped = f"{LOST} than {running[best].title}"
+            if candidate is not running[best] and gap > accuracy.CLEARLY * error:
+                candidate.dropped = f"{LOST} than {running[best].title}"
 
-    def chosen(self) -> Candidate:
+    def choose(self) -> Candidate:
         """The winner; UsageError if no candidate could be fitted."""
         finalists = self.finalists
         if finalists:
-            tiers = [_tier(one.name) for one in finalists]
-            scores = [one.score(self.labels, self.repeats) for one in finalists]
+            tiers = [_tier(candidate.name) for candidate in finalists]
+            scores = [candidate.score(self.labels, self.repeats) for candidate in finalists]
             return finalists[accuracy.best_of(scores, tiers)]
         without = FAILED, INAPPLICABLE
-        usable = [one for one in self.candidates if not one.dropped.startswith(without)]
+        usable = [
+            candidate for candidate in self.candidates if not candidate.dropped.startswith(without)
+        ]
         if not usable:
-            reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)
+            reasons = "; ".join(
+                f"{candidate.title}: {candidate.dropped}" for candidate in self.candidates
+            )
             raise UsageError(f"no method could be fitted: {reasons}")
         # If nothing can be held out, ONE_SHOT by prior knowledge; if out of time, the cheapest.
-        wanted = [one for one in usable if one.name == ONE_SHOT] if not self.folds else []
+        wanted = [each for each in usable if each.name == ONE_SHOT] if not self.folds else []
         return (wanted or usable)[0]
 
 
 def _tier(name: str) -> int:
     """Index of a method's tier; a method in no tier comes after the last."""
-    return next((place for place, tier in enumerate(TIERS) if name in tier), len(TIERS))
+    return next((index for index, tier in enumerate(TIERS) if name in tier), len(TIERS))
 
 
 def order() -> list[str]:

@@ -33,6 +33,16 @@ class Bar:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of the legend."""
+
+    label: str
+    mark: str
+    color: str
+    css: str
+
+
 def line(
     contestant: Contestant, fields: Sequence[Field], css: str = "", *, cited: bool = False
 ) -> Line:
@@ -144,6 +154,33 @@ def by_dataset(headline: Headline) -> Grid | None:
     where = text.at_shots(headline.shots)
     caption = f"{table.main.title} in % {where} (methods without shots: their only number)"
     return Grid("by-dataset", caption, columns, lines, True)
+
+
+def legend(headline: Headline) -> list[Key]:
+    """The methods in the figures, in the order of the leaderboard."""
+    return [
+        Key(each.label, MARKS[each.look.marker], each.look.variable, each.look.css)
+        for each in headline.drawn
+    ]
+
+
+def calibration(headline: Headline) -> Grid | None:
+    """Calibration errors of all methods per data set; None where none is known."""
+    columns = [Column("method", False)]
+    columns += [Column(text.short(group.label, 24)) for group in headline.members]
+    lines = []
+    for contestant in headline.ranked:
+        errors = [headline.calibration_error(contestant, group) for group in headline.members]
+        lines.append(line(contestant, list(map(error_field, errors))))
+    if all(field is NOTHING for each in lines for field in each.fields[1:]):
+        return None
+    caption = "Expected calibration error in % (15 bins of equal width), a mean over seeds"
+    return Grid("calibration-table", caption, columns, lines, True)
+
+
+def error_field(value: float | None) -> Field:
+    """A calibration error in percent."""
+    return NOTHING if value is None else Field(f"{value:.1f}")
 
 
 def costs(cell: Cell | None) -> list[Field]:

@@ -21,8 +21,8 @@ from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, comparisons, text
-from fewshot_bench.plugins.report.drawings import Drawings
 from fewshot_bench.plugins.report.drilldown import drills
+from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.plugins.report.figures.svg import drawing
 from fewshot_bench.plugins.report.headline import Headline, headline
 from fewshot_bench.plugins.report.pairs import compared
@@ -130,15 +130,15 @@ def _context(
     table = chosen.table
     pairs = compared(chosen, predictions)
     found = audit(facts.records, signature=table.signatures[""], columns=facts)
-    with drawing() as draw:
-        figures = Drawings(chosen, predictions, draw)
+    with drawing():
+        cost_pictures, alike = costs.draw_all(chosen)
         pictures = {
-            "large": figures.large(),
-            "panels": figures.panels(),
-            "costs": figures.costs(),
-            "same_costs": figures.same_costs(),
-            "ranks": figures.ranks(),
-            "reliability": figures.reliability(),
+            "large": curves.draw_large(chosen),
+            "panels": curves.draw_panels(chosen),
+            "costs": cost_pictures,
+            "same_costs": alike,
+            "ranks": ranks.draw(chosen),
+            "reliability": reliability.draw_all(chosen, predictions),
         }
     return {
         "subject": subject(chosen),
@@ -155,13 +155,13 @@ def _context(
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs),
         "bars": board.bars(chosen),
-        "legend": figures.legend(),
-        "hidden": figures.hidden,
+        "legend": board.legend(chosen),
+        "hidden": len(chosen.contestants) - len(chosen.drawn),
         "by_dataset": board.by_dataset(chosen),
         "results": [board.results(chosen, group, n) for n, group in enumerate(chosen.shown_groups)],
         "against": comparisons.against_best(chosen, pairs),
         "matrix": comparisons.matrix(chosen, pairs),
-        "calibration": figures.calibration(),
+        "calibration": board.calibration(chosen),
         "drills": drills(chosen, predictions, budget),
         "images": budget.images,
         "provenance": provenance(table, facts, found),

@@ -9,15 +9,17 @@ import click
 
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.filters import chosen_of
 from fewshot_bench.cli.options import (
     MetricName,
     allow_mixed_option,
+    filter_options,
     not_empty,
     output_option,
     store_option,
 )
 from fewshot_bench.cli.output import say, warn, write_text
+from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -33,7 +35,9 @@ SHOWN = MetricName(
 )
 
 
-@click.command("report", short_help="Write a report about a store as one HTML file.")
+@click.command(
+    "report", cls=PanelCommand, short_help="Write a report about a store as one HTML file."
+)
 @store_option()
 @output_option(default=Path("report.html"), show_default=True)
 @click.option("--title", default="Few-shot benchmark report", metavar="TEXT", help="The heading.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fewshot_bench.analysis.citations import papers_of_installed
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.formats.style import Look, looks
+from fewshot_bench.analysis.formats.style import MOST, Look, looks
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
@@ -67,6 +67,11 @@ class Headline:
     def ordered(self) -> list[Contestant]:
         """The ranked contestants, then those without a number."""
         return [*self.ranked, *(c for c in self.contestants if not c.cell)]
+
+    @property
+    def drawn(self) -> list[Contestant]:
+        """The contestants in the figures; the others are in the tables only."""
+        return self.ordered[:MOST]
 
     @property
     def shown_groups(self) -> list[Group]:

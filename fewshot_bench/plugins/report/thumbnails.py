@@ -77,7 +77,7 @@ def _opened(record: Record, store: Path) -> Any:
     If a plug-in or the disk fails, the report is written without examples.
     """
     from fewshot_bench.api.registry import registry
-    from fewshot_bench.runner.revisions import revision_of
+    from fewshot_bench.runner.preflight import revision_of
 
     spec = record.spec
     name = spec.target or spec.dataset

@@ -287,7 +287,7 @@ def _expanded(
         # If nothing is drawn, one seed is enough.
         seeds=wanted.seeds if first.setting.random else wanted.seeds[:1],
         backbone=backbone,
-        device=device,
+        devices=(device,),
         precision=wanted.precision,
         protocol=first.setting.protocol,
         val=first.val,

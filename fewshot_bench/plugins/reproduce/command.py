@@ -17,6 +17,7 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.run_options import names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
@@ -26,32 +27,30 @@ from fewshot_bench.cli.completion import (
     several_of,
     suites,
 )
-from fewshot_bench.cli.engines import RunCommand, engine_options, take_engine
+from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.filters import listed, refuse_file
 from fewshot_bench.cli.options import (
     NAMES,
     NUMBERS,
     format_option,
-    keep_stale_option,
-    list_option,
-    retry_failed_option,
-    store_option,
+    run_options,
 )
 from fewshot_bench.cli.output import terminal_style
+from fewshot_bench.cli.panels import list_option
 from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.cli.working import working
-from fewshot_bench.engines.choice import conditions_of_paper, precision_in
-from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions, run_plan
+from fewshot_bench.engines.asking import precision_in, read_request, settle
+from fewshot_bench.engines.matrix import INTERRUPTED, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
-from fewshot_bench.utils.text import encodable, printable
+from fewshot_bench.utils.text import encodable, option_name, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
-    from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
     from fewshot_bench.plugins.reproduce.judge import Report
     from fewshot_bench.plugins.reproduce.published import Reproduction
+    from fewshot_bench.runner.request import Request
 
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
@@ -109,13 +108,9 @@ def _tables() -> Iterable[str]:
     help="fp32, bf16 or fp16; auto: the paper's on CUDA, fp32 on a CPU.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
-@store_option()
-@engine_options
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
-@click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
 @click.option("--full", is_flag=True, help="Print every number, also while there is no result.")
-@retry_failed_option
-@keep_stale_option
+@run_options(*names_of("engine"), "dry_run", "retry_failed", "keep_stale")
 @format_option(FORMATS, "How to write the table.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -126,12 +121,14 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
-    engines = take_engine(values)
+    own, declared = split_values(values)
+    own |= {"methods": (), "datasets": (), "options": ()}
+    request = read_request(own, declared)
     if values["name"] is None:
         _refuse_options(ctx)
         _list()
         return
-    ctx.exit(_reproduce(ctx, engines, **values))
+    ctx.exit(_reproduce(ctx, request, **values))
 
 
 def _refuse_options(ctx: click.Context) -> None:
@@ -157,16 +154,12 @@ def _list() -> None:
 
 def _reproduce(
     ctx: click.Context,
-    engines: EngineChoice,
+    request: Request,
     *,
     name: str,
     only_existing: bool,
-    dry_run: bool,
-    retry_failed: bool,
-    keep_stale: bool,
     full: bool,
     form: str,
-    store: Path,
     **values: Any,
 ) -> int:
     from fewshot_bench.plugins.reproduce.build import backbone_of, no_data
@@ -174,10 +167,10 @@ def _reproduce(
     from fewshot_bench.plugins.reproduce.judge import NO_DATA
     from fewshot_bench.plugins.reproduce.published import reproduction
 
-    beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
-    asked = [option for option, given in beside.items() if given]
+    store, dry_run = request.store, request.dry_run
+    asked = [name for name in ("dry_run", "retry_failed", "keep_stale") if values[name]]
     if only_existing and asked:
-        raise UsageError(f"{_NO_RUN} {asked[0]}")
+        raise UsageError(f"{_NO_RUN} {option_name(asked[0])}")
     table = reproduction(name)
     wanted = _wanted(values)
     if wanted.versions and not only_existing:
@@ -197,16 +190,17 @@ def _reproduce(
     else:
         from fewshot_bench.plugins.reproduce.cells import plan
 
-        conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
-        wanted = dataclasses.replace(wanted, precision=conditions.precision)
+        request = settle(dataclasses.replace(request, backbone=backbone))
+        if wanted.precision == AUTO and request.device == "cuda":
+            request = dataclasses.replace(request, precision=table.precision)
+        wanted = dataclasses.replace(wanted, precision=request.precision)
         apart = contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr)
         with apart, TerminalReporter("reproduce") as reporter:
-            planned = plan(chosen, wanted, backbone, conditions.device, store)
+            planned = plan(chosen, wanted, backbone, request.device, store)
             # Missing data sets are part of the report, not errors.
             problems, planned.problems = planned.problems, {}
             interrupt_on_signals()
-            call = CallOptions(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
-            code = run_plan(planned, store, conditions, engines, reporter, call).exit_code
+            code = run_plan(planned, request, reporter).exit_code
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems
         if dry_run and problems:

@@ -91,11 +91,11 @@ def agreement(numbers: Iterable[Number]) -> str:
 
 def document(found: Sequence[PrintedSetting], numbers: Sequence[Number], most: int) -> doc.Document:
     """A table of the first `most` settings; CSV and JSON have every number of all of them."""
-    lines = tuple(doc.Line(setting.method, (), tuple(_texts(setting))) for setting in found[:most])
+    lines = tuple(doc.Line.of(setting.method, *_texts(setting)) for setting in found[:most])
     first, *heads = HEADS
     left = ("setting", "printed")
     title = "Top-1 accuracy in %, as printed"
-    grid = doc.Grid(title, "", (), tuple(heads), lines, first=first, left=left)
+    grid = doc.Grid(title, "", doc.Column.sides(*heads, left=left), lines, first=first)
     notes = [agreement(numbers), "Schedules, prompts and validation images may differ."]
     marks = dict.fromkeys(n.note for s in found[:most] for n in s.numbers if n.note)
     if marks:

@@ -10,8 +10,9 @@ import click
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, list_option, output_option
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, output_option
 from fewshot_bench.cli.output import check_file, drawn, say, terminal_style, write_bytes, write_text
+from fewshot_bench.cli.panels import list_option
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:

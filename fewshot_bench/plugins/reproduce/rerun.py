@@ -56,8 +56,8 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
     """
     from fewshot_bench.api.method import hyperparameters
     from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.preflight import revision_of
     from fewshot_bench.runner.request import weights_of
-    from fewshot_bench.runner.revisions import revision_of
 
     spec, known = record.spec, registry()
     if spec.protocol == KEPT_MODEL:

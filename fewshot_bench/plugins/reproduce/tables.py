@@ -37,9 +37,11 @@ def document(report: Report) -> doc.Document:
 def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
     # A data set without a number on either side is left to the line of the mean.
     known = [x for x in lines if x.paper is not None or x.status != "missing"]
-    shown = tuple(doc.Line(line.method, (), tuple(_texts(line))) for line in known)
+    shown = tuple(doc.Line.of(line.method, *_texts(line)) for line in known)
     first, *heads = HEAD
-    return doc.Grid(title, "", (), tuple(heads), shown, first=first, left=WORDED, groups=True)
+    return doc.Grid(
+        title, "", doc.Column.sides(*heads, left=WORDED), shown, first=first, groups=True
+    )
 
 
 def _texts(line: Line) -> Iterator[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPTION = Option(
     "track",
-    "Trackers to write every cell to: tensorboard, wandb, mlflow.",
+    "Trackers of every cell: tensorboard, wandb, mlflow.",
     switch.names_of,
     default=(),
     env=switch.VARIABLE,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fewshot_bench.analysis.formats.style import FAINT, INK, Look
+from fewshot_bench.analysis.formats.style import FAINT, INK
+from fewshot_bench.analysis.table.columns import BILLED, COSTS, Column, number
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
+from fewshot_bench.plugins.report.figures.svg import Canvas, Picture, width_of
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.utils.text import joined
 
+# A cost is drawn if the methods are further apart than this share of the largest.
+APART = 0.1
 # Costs within this factor are drawn on a linear axis.
 NARROW = 3
 
@@ -21,20 +27,63 @@ NARROW = 3
 class Point:
     """A method: its cost, and the value of its metric in percent."""
 
-    label: str
-    look: Look
+    contestant: Contestant
     cost: float
     value: float
     bold: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One kind of cost: its name in a cell, its title with the unit, and its points."""
+def draw_all(headline: Headline) -> tuple[list[Picture], list[str]]:
+    """Accuracy against each kind of cost in which the methods differ, time first.
 
-    name: str
-    title: str
-    points: Sequence[Point]
+    A sentence in place of a cost whose differences between methods say nothing.
+    """
+    pictures, sentences = [], []
+    for column in (BILLED, *(other for other in COSTS.values() if other is not BILLED)):
+        points = [
+            Point(contestant, cost, headline.estimate(contestant).mean, contestant is best)
+            for best in headline.ranked[:1]
+            for contestant in headline.drawn
+            if contestant.cell and (cost := contestant.cell.costs.get(column.name)) is not None
+        ]
+        same = _explain_alike(headline, column, points) if points else ""
+        if same:
+            sentences.append(same)
+        elif points:
+            pictures.append(_draw(headline.table.main.title, column, points))
+    return pictures, sentences
+
+
+def _explain_alike(headline: Headline, column: Column, points: Sequence[Point]) -> str:
+    """Sentence on a cost that hardly differs between methods; empty if it differs.
+
+    It differs if the smallest and the largest are further apart than a tenth of the largest, and
+    than runs of one method are in the median over methods and data sets.
+    """
+    low, high = min(point.cost for point in points), max(point.cost for point in points)
+    noise = statistics.median(_ranges(headline, column) or [0.0])
+    shown = column.words(low), column.words(high)
+    if high - low > max(APART * high, noise):
+        return ""
+    if shown[0] == shown[1]:
+        return f"Not drawn: {column.subject}, {shown[0]} for every method."
+    near = "within a tenth of the largest"
+    if high - low > APART * high:
+        near = "no further apart than runs of one method are"
+    return f"Not drawn: {column.subject}, {shown[0]} to {shown[1]}, {near}."
+
+
+def _ranges(headline: Headline, column: Column) -> list[float]:
+    """The range of a cost over the seeds of every method on every data set."""
+    ranges = []
+    for contestant in headline.drawn:
+        for group in headline.members:
+            runs = headline.records_of(contestant, group).values()
+            values = [number(getattr(run, column.part).get(column.entry)) for run in runs]
+            costs = [value for value in values if value is not None]
+            if len(costs) > 1:
+                ranges.append(max(costs) - min(costs))
+    return ranges
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -49,17 +98,11 @@ def front(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def draw(axis: Axis, metric: str, description: str) -> str:
-    """Draw one kind of cost, the cheapest on the left."""
-    canvas = Canvas(f"cost-{axis.name}", 3.5, 2.9)
+def _draw(metric: str, column: Column, points: Sequence[Point]) -> Picture:
+    """One kind of cost, the cheapest on the left."""
+    canvas = Canvas(f"cost-{column.name}", 3.5, 2.9)
     axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))
-    _panel(canvas, axes, axis)
-    axes.set_ylabel(f"{metric}, %")
-    return canvas.svg(f"{metric} against {axis.title}", description)
-
-
-def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
-    costs = [point.cost for point in axis.points]
+    costs = [point.cost for point in points]
     # A cost of 0 (zero-shot trains nothing) has no logarithm.
     least = min((cost for cost in costs if cost > 0), default=1.0)
     linear = max(costs) < NARROW * min(costs)
@@ -67,31 +110,34 @@ def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
         axes.set_xscale("symlog", linthresh=least, linscale=0.6)
     elif not linear:
         axes.set_xscale("log")
-    best = front(axis.points)
-    xs = [point.cost for point in best]
-    ys = [point.value for point in best]
-    (line,) = axes.step(xs, ys, where="post", color=INK, linewidth=0.9, alpha=0.55)
+    best = front(points)
+    ends = [point.cost for point in best], [point.value for point in best]
+    (line,) = axes.step(*ends, where="post", color=INK, linewidth=0.9, alpha=0.55)
     canvas.tag(line, "front")
-    for point in axis.points:
+    for point in points:
+        look = point.contestant.look
         (mark,) = axes.plot(
             *([point.cost], [point.value]),
-            color=point.look.sentinel,
-            marker=point.look.marker,
-            markersize=(8 if point.bold else 6.5) * point.look.scale,
+            color=look.sentinel,
+            marker=look.marker,
+            markersize=(8 if point.bold else 6.5) * look.scale,
             markeredgewidth=0,
         )
-        canvas.tag(mark, "curve", point.look.css)
+        canvas.tag(mark, "curve", look.css)
     axes.margins(x=0.12, y=0.14)
-    axes.set_xlabel(axis.title)
+    axes.set_xlabel(column.axis)
     axes.minorticks_off()
     if linear:
         axes.locator_params(axis="x", nbins=4)
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        axes.xaxis.set_major_formatter(lambda value, _: _shorten(value))
     else:
         ticks = _ticks(costs)
-        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+        axes.set_xticks(ticks, [_shorten(tick) for tick in ticks])
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    _label(canvas, axes, axis.points, best)
+    _label_points(canvas, axes, points, best)
+    axes.set_ylabel(f"{metric}, %")
+    caption = f"On the front: {joined([point.contestant.label for point in best])}."
+    return Picture(canvas.svg(f"{metric} against {column.axis}", caption), "", caption)
 
 
 def _ticks(costs: Sequence[float]) -> list[float]:
@@ -102,12 +148,12 @@ def _ticks(costs: Sequence[float]) -> list[float]:
     low, high = math.log10(min(positive)), math.log10(max(positive))
     steps = (1, 2, 5) if high - low < 1.6 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
-    found = [step * 10.0**power for power in powers for step in steps]
-    near = [tick for tick in found if low - 0.1 <= math.log10(tick) <= high + 0.1]
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    near = [tick for tick in ticks if low - 0.1 <= math.log10(tick) <= high + 0.1]
     return [0.0] * (min(costs) <= 0) + near
 
 
-def _short(value: float) -> str:
+def _shorten(value: float) -> str:
     """1, 500, 20 k, 3 M."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
@@ -115,114 +161,89 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-# Places of a name by its point, the best first: offset in points, alignments.
-_PLACES = (
-    ((-5.0, 4.0), "right", "bottom"),
-    ((-7.0, 0.0), "right", "center"),
-    ((0.0, 6.0), "center", "bottom"),
-    ((6.0, -5.0), "left", "top"),
-    ((8.0, 0.0), "left", "center"),
-    ((0.0, -7.0), "center", "top"),
+# Where a name may stand beside its point, the best first: offset in points, and the share of its
+# width and height that lies to the left of and below that.
+_BESIDE = np.array(
+    (
+        ((-5.0, 4.0), (1.0, 0.0)),
+        ((-7.0, 0.0), (1.0, 0.5)),
+        ((0.0, 6.0), (0.5, 0.0)),
+        ((6.0, -5.0), (0.0, 1.0)),
+        ((8.0, 0.0), (0.0, 0.5)),
+        ((0.0, -7.0), (0.5, 1.0)),
+    )
 )
-_ALIGNED = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
 # Names: font size, characters, points from the bottom of one to that of the next.
 _SIZE, _LONGEST, _HEIGHT = 8.0, 20, 10.0
-Box = tuple[float, float, float, float]
 
 
-def _label(canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Point]) -> None:
+def _label_points(
+    canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Point]
+) -> None:
     """Name every point: beside it if there is room, else near it with a line to it."""
     order = sorted(points, key=lambda point: (not point.bold, point not in best, -point.value))
     scale = axes.figure.dpi / 72
     # Matplotlib fits the view to the points only on request.
     axes.autoscale_view()
-    extent = axes.get_window_extent()
-    # In points from here on.
-    frame = tuple(end / scale for end in (extent.x0, extent.y0, extent.x1, extent.y1))
+    # In points from here on: left, bottom, right, top.
+    frame = axes.get_window_extent().extents / scale
     marks = [axes.transData.transform((point.cost, point.value)) / scale for point in order]
-    names = text.short_names([point.label for point in order], _LONGEST)
-    taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in marks]
-    for point, (x, y) in zip(order, marks, strict=True):
-        words = names[point.label]
-        box, near = _place((x, y), width_of(words, _SIZE, bold=point.bold), frame, taken)
-        taken.append(box)
+    names = text.short_names([point.contestant.label for point in order], _LONGEST)
+    boxes = [np.concatenate((mark - 3, mark + 3)) for mark in marks]
+    for point, mark in zip(order, marks, strict=True):
+        look, words = point.contestant.look, names[point.contestant.label]
+        size = np.array((width_of(words, _SIZE, bold=point.bold), _HEIGHT))
+        box, near = _find_room(mark, size, frame, np.array(boxes))
+        boxes.append(box)
+        common = {"xy": (point.cost, point.value), "textcoords": "offset points"}
         label = axes.annotate(
             words,
-            (point.cost, point.value),
-            xytext=(box[0] - x, box[1] - y),
-            textcoords="offset points",
+            xytext=box[:2] - mark,
             fontsize=_SIZE,
             ha="left",
             va="bottom",
             color=INK,
             fontweight="bold" if point.bold else "normal",
+            **common,
         )
-        canvas.tag(label, "curve", "name", point.look.css)
+        canvas.tag(label, "curve", "name", look.css)
         if not near:
-            _lead(canvas, axes, point, (x, y), box)
+            # A thin line from the mark to the nearest edge of its name.
+            end = np.clip(mark, box[:2], box[2:]) - mark
+            thin = {"arrowstyle": "-", "color": look.sentinel, "linewidth": 0.6}
+            thin |= {"shrinkA": 0.0, "shrinkB": 0.0}
+            arrow = axes.annotate("", xytext=end, arrowprops=thin, **common).arrow_patch
+            canvas.tag(arrow, "curve", look.css)
 
 
-def _lead(canvas: Canvas, axes: Any, point: Point, mark: tuple[float, float], box: Box) -> None:
-    """A thin line from a mark to the nearest edge of its name."""
-    x, y = mark
-    end = min(max(x, box[0]), box[2]) - x, min(max(y, box[1]), box[3]) - y
-    line = axes.annotate(
-        "",
-        (point.cost, point.value),
-        xytext=end,
-        textcoords="offset points",
-        arrowprops={
-            "arrowstyle": "-",
-            "color": point.look.sentinel,
-            "linewidth": 0.6,
-            "shrinkA": 0.0,
-            "shrinkB": 0.0,
-        },
-    )
-    canvas.tag(line.arrow_patch, "curve", point.look.css)
+def _find_room(
+    mark: np.ndarray, size: np.ndarray, frame: np.ndarray, taken: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """The box for a name of this size inside the frame, and True if it is by its mark.
 
-
-def _place(
-    mark: tuple[float, float], width: float, frame: tuple[float, ...], taken: Sequence[Box]
-) -> tuple[Box, bool]:
-    """A free place for a name inside the frame, and True if it is by its mark.
-
-    Otherwise the nearest free place of a grid, or the one with the least overlap if none is free.
+    Otherwise the nearest free one of a grid, or the one with the least overlap if none is free.
+    taken: (boxes, 4). All boxes are left, bottom, right, top.
     """
-    x, y = mark
-    for offset, across, up in _PLACES:
-        left = x + offset[0] - _ALIGNED[across] * width
-        bottom = y + offset[1] - _ALIGNED[up] * _HEIGHT
-        box = (left, bottom, left + width, bottom + _HEIGHT)
-        inside = frame[0] <= left and box[2] <= frame[2] and frame[1] <= bottom
-        if inside and box[3] <= frame[3] and not any(_shared(box, other) for other in taken):
-            return box, True
-    lefts = _steps(frame[0], frame[2] - width, 4.0)
-    bottoms = _steps(frame[1], frame[3] - _HEIGHT, 2.5)
-    # Every place of the grid at once: left, bottom, right, top.
-    low = np.stack(np.meshgrid(lefts, bottoms, indexing="ij")).reshape(2, -1)
-    high = low + np.array([[width], [_HEIGHT]])
-    covered = np.zeros(low.shape[1])
-    for other in taken:
-        sides = np.minimum(high, [[other[2]], [other[3]]]) - np.maximum(
-            low, [[other[0]], [other[1]]]
-        )
-        covered += np.maximum(sides, 0.0).prod(axis=0)
-    point = np.array([[x], [y]])
-    aside = np.hypot(*np.maximum(np.maximum(low - point, point - high), 0.0))
-    best = int(np.lexsort((aside, covered))[0])
-    left, bottom, right, top = map(float, (*low[:, best], *high[:, best]))
-    return (left, bottom, right, top), False
+    beside = mark + _BESIDE[:, 0] - _BESIDE[:, 1] * size
+    inside = ((beside >= frame[:2]) & (beside + size <= frame[2:])).all(axis=1)
+    free = np.flatnonzero(inside & (_covered(beside, size, taken) == 0))
+    if len(free):
+        low, near = beside[free[0]], True
+    else:
+        steps = [
+            first + step * np.arange(max(int((last - first) / step), 0) + 1)
+            for first, last, step in zip(frame[:2], frame[2:] - size, (4.0, 2.5), strict=True)
+        ]
+        grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
+        away = np.maximum(np.maximum(grid - mark, mark - grid - size), 0.0)
+        order = np.lexsort((np.hypot(*away.T), _covered(grid, size, taken)))
+        low, near = grid[order[0]], False
+    return np.concatenate((low, low + size)), near
 
 
-def _steps(first: float, last: float, step: float) -> list[float]:
-    """Values from first to last; only the first if there is no room."""
-    count = max(int((last - first) / step), 0)
-    return [first + index * step for index in range(count + 1)]
-
-
-def _shared(one: Box, two: Box) -> float:
-    """The area that two boxes (left, bottom, right, top) share."""
-    width = min(one[2], two[2]) - max(one[0], two[0])
-    height = min(one[3], two[3]) - max(one[1], two[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _covered(low: np.ndarray, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """(places,) the covered area of boxes of this size, from their (places, 2) low corners."""
+    corners = low[:, None]
+    sides = np.minimum(corners + size, taken[:, 2:]) - np.maximum(corners, taken[:, :2])
+    area: np.ndarray = np.maximum(sides, 0.0).prod(axis=2).sum(axis=1)
+    return area

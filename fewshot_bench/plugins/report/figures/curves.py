@@ -1,4 +1,4 @@
-"""Accuracy against shots: one large panel for the group of the headline, small ones for all.
+"""Accuracy against shots: one large panel for the group of the headline, small ones for all others.
 
 After figure 2 of CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
 """
@@ -11,8 +11,17 @@ from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
+from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page, width_of
+from fewshot_bench.plugins.report.figures.svg import (
+    WIDTHS,
+    Canvas,
+    Page,
+    Picture,
+    draw_twice,
+    width_of,
+)
+from fewshot_bench.plugins.report.headline import Headline
 
 BAND = 0.13
 # Vertical room of one label in a figure, in points.
@@ -30,65 +39,116 @@ class Curve:
 
     label: str
     look: Look
-    points: Sequence[tuple[int, Estimate]]
+    points: Mapping[int, Estimate]
     bold: bool = False
 
+    @property
+    def last(self) -> tuple[int, float]:
+        """The largest number of shots, and the mean there."""
+        shots, estimate = list(self.points.items())[-1]
+        return shots, estimate.mean
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One group of the table."""
-
-    title: str
-    curves: Sequence[Curve]
+    @property
+    def is_flat(self) -> bool:
+        """True for a method without shots."""
+        return list(self.points) == [0]
 
 
-def large(panel: Panel, page: Page, metric: str, description: str) -> str:
-    """One panel over the width of the page, with the names at the ends of the lines."""
-    ends = _ends(panel, LONGEST[page])
+def draw_large(headline: Headline) -> Picture | None:
+    """The headline's group over the width of the page; None where nothing can be drawn."""
+    title = text.name(headline.group.label)
+    curves = _curves_of(headline, headline.group)
+    if not _shots_of(curves):
+        return None
+    about = f"{headline.table.main.title} against shots: {title}"
+
+    def draw(page: Page) -> Any:
+        return _draw_large(page, curves, headline.table.main.title, about)
+
+    return draw_twice(about, "", draw)
+
+
+def draw_panels(headline: Headline) -> list[Picture]:
+    """Small multiples: every group but the large one, if there is more than that."""
+    metric = headline.table.main.title
+    groups = [group for group in headline.shown_groups if group is not headline.group]
+    panels = [(text.name(group.label), _curves_of(headline, group)) for group in groups]
+    panels = [(title, curves) for title, curves in panels if curves]
+    shots = _shots_of([curve for _, curves in panels for curve in curves])
+    pictures = []
+    for number, (title, curves) in enumerate(panels):
+        canvas = Canvas(f"panel-{number}", 2.6, 1.9)
+        axes = canvas.figure.add_axes((0.16, 0.21, 0.81, 0.75))
+        _draw_curves(canvas, axes, curves, shots)
+        axes.set_xlabel("shots", labelpad=1)
+        svg = canvas.svg(f"{title}: {metric} against shots", _describe(curves))
+        pictures.append(Picture(svg, title))
+    return pictures
+
+
+def _curves_of(headline: Headline, group: Group) -> list[Curve]:
+    metric = headline.table.metric
+    curves = []
+    for contestant in headline.drawn:
+        cells = headline.table.line(group, contestant.row)
+        points = {cell.shots: cell.estimates[metric] for cell in cells if metric in cell.estimates}
+        if points:
+            bold = contestant in headline.ranked[:1]
+            curves.append(Curve(contestant.label, contestant.look, points, bold))
+    return curves
+
+
+def _shots_of(curves: Sequence[Curve]) -> list[int]:
+    """The numbers of shots on the axis: all that any curve has."""
+    return sorted({shots for curve in curves for shots in curve.points} - {0})
+
+
+def _describe(curves: Sequence[Curve]) -> str:
+    """The ends of the curves in words; the table below the figures has all numbers."""
+    ends = sorted(((curve.label, *curve.last) for curve in curves), key=lambda end: -end[2])
+    parts = [
+        f"{label} {text.percent(mean)} % {text.at_shots(shots)}" for label, shots, mean in ends
+    ]
+    return "; ".join(parts)
+
+
+def _draw_large(page: Page, curves: Sequence[Curve], metric: str, about: str) -> Any:
+    """The panel with the names at the ends of the lines."""
+    shorter = text.short_names([curve.label for curve in curves], LONGEST[page])
+    ends = [
+        (curve, f"{shorter[curve.label]}  {text.percent(curve.last[1])}")
+        for curve in sorted(curves, key=lambda curve: curve.last[1])
+    ]
     room = 2.3 if page == "wide" else 3.0
     height = 0.65 + max(room, len(ends) * LABEL_HEIGHT / 72)
     canvas = Canvas(f"curves-{page}", WIDTHS[page], height)
-    names = max((width_of(end.words, SIZE, bold=end.curve.bold) for end in ends), default=0.0)
+    names = max((width_of(words, SIZE, bold=curve.bold) for curve, words in ends), default=0.0)
     points = canvas.figure.get_figwidth() * 72
     left, right = 36 / points, (names + BESIDE + 4) / points
     below, above = 0.5 / height, 0.15 / height
     axes = canvas.figure.add_axes((left, below, 1 - left - right, 1 - below - above))
-    shots = shots_of([panel])
-    _draw(canvas, axes, panel, shots)
+    _draw_curves(canvas, axes, curves, _shots_of(curves))
     axes.set_ylabel(f"{metric}, %")
     axes.set_xlabel("shots (images per class)")
     _label_ends(canvas, axes, ends)
-    return canvas.svg(f"{metric} against shots: {panel.title}", description)
+    return canvas.svg(about, _describe(curves))
 
 
-def small(panel: Panel, number: int, shots: Sequence[int], metric: str, description: str) -> str:
-    """One of the small multiples, with a scale of its own over the shots of all of them."""
-    canvas = Canvas(f"panel-{number}", 2.6, 1.9)
-    axes = canvas.figure.add_axes((0.16, 0.21, 0.81, 0.75))
-    _draw(canvas, axes, panel, shots)
-    axes.set_xlabel("shots", labelpad=1)
-    return canvas.svg(f"{panel.title}: {metric} against shots", description)
-
-
-def shots_of(panels: Sequence[Panel]) -> list[int]:
-    """The numbers of shots on the axis: all that any panel has."""
-    found = {k for panel in panels for curve in panel.curves for k, _ in curve.points}
-    return sorted(found - {0})
-
-
-def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None:
-    place = {count: float(index) for index, count in enumerate(shots)} or {0: 0.0}
-    pad = _pad(len(place))
-    left, right = -pad, max(place.values()) + pad
-    own = shots_of([panel])
-    for curve in sorted(panel.curves, key=lambda curve: curve.bold):
-        if [k for k, _ in curve.points] == [0]:
-            _flat(canvas, axes, curve, left, right)
+def _draw_curves(canvas: Canvas, axes: Any, curves: Sequence[Curve], shots: Sequence[int]) -> None:
+    at = {count: float(index) for index, count in enumerate(shots)} or {0: 0.0}
+    left, right = -_pad(len(at)), max(at.values()) + _pad(len(at))
+    own = _shots_of(curves)
+    for curve in sorted(curves, key=lambda curve: curve.bold):
+        color = curve.look.sentinel
+        if curve.is_flat:
+            level = [curve.last[1]] * 2
+            dots = (0, (1.0, 2.2))
+            (line,) = axes.plot([left, right], level, color=color, linewidth=1.6, linestyle=dots)
+            canvas.tag(line, "curve", curve.look.css)
             continue
         # A number that another method has and this one lacks is a gap, never interpolated.
-        means, low, high = with_gaps(dict(curve.points), own)
-        xs = [place[k] for k in own]
-        color = curve.look.sentinel
+        means, low, high = with_gaps(curve.points, own)
+        xs = [at[count] for count in own]
         band = axes.fill_between(xs, low, high, color=color, alpha=BAND, linewidth=0)
         canvas.tag(band, "band", curve.look.css, *(("lead",) if curve.bold else ()))
         (line,) = axes.plot(
@@ -102,8 +162,11 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
         )
         canvas.tag(line, "curve", curve.look.css)
     axes.set_xlim(left, right)
-    axes.set_xticks(list(place.values()), [str(count) for count in place])
-    _limit(axes, panel)
+    axes.set_xticks(list(at.values()), [str(count) for count in at])
+    # The scale fits the means; wide intervals of few seeds may leave the panel.
+    means = [estimate.mean for curve in curves for estimate in curve.points.values()]
+    room = max(0.08 * (max(means) - min(means)), 0.5)
+    axes.set_ylim(min(means) - room, max(means) + room)
 
 
 def _pad(count: int) -> float:
@@ -111,46 +174,7 @@ def _pad(count: int) -> float:
     return 0.07 * max(count - 1, 1)
 
 
-def _flat(canvas: Canvas, axes: Any, curve: Curve, left: float, right: float) -> None:
-    """Draw a method without shots as a horizontal line over the whole width."""
-    mean = curve.points[0][1].mean
-    (line,) = axes.plot(
-        *([left, right], [mean, mean]),
-        color=curve.look.sentinel,
-        linewidth=1.6,
-        linestyle=(0, (1.0, 2.2)),
-    )
-    canvas.tag(line, "curve", curve.look.css)
-
-
-def _limit(axes: Any, panel: Panel) -> None:
-    """Fit the scale to the means; wide intervals of few seeds may leave the panel."""
-    means = [value.mean for curve in panel.curves for _, value in curve.points]
-    if means:
-        room = max(0.08 * (max(means) - min(means)), 0.5)
-        axes.set_ylim(min(means) - room, max(means) + room)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The last number of a curve, and the text beside it."""
-
-    curve: Curve
-    mean: float
-    words: str
-
-
-def _ends(panel: Panel, longest: int) -> list[_End]:
-    """The ends of all curves, from the lowest to the highest."""
-    found = [(curve, curve.points[-1][1].mean) for curve in panel.curves if curve.points]
-    names = text.short_names([curve.label for curve, _ in found], longest)
-    ends = [
-        _End(curve, mean, f"{names[curve.label]}  {text.percent(mean)}") for curve, mean in found
-    ]
-    return sorted(ends, key=lambda end: end.mean)
-
-
-def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
+def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[tuple[Curve, str]]) -> None:
     """Names beside the last points, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     height = axes.get_position().height * canvas.figure.get_figheight() * 72
@@ -158,40 +182,41 @@ def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
     left, right = axes.get_xlim()
     point = (right - left) / (axes.get_position().width * canvas.figure.get_figwidth() * 72)
     last = round(right - _pad(len(axes.get_xticks())))
-    places = spread([end.mean for end in ends], gap, low, high)
-    for end, place in zip(ends, places, strict=True):
-        curve = end.curve
-        start = right if [k for k, _ in curve.points] == [0] else last
+    levels = spread([curve.last[1] for curve, _ in ends], gap, low, high)
+    for (curve, words), level in zip(ends, levels, strict=True):
+        mean, look = curve.last[1], curve.look
+        start = right if curve.is_flat else last
         (line,) = axes.plot(
-            *([start, right, right + 0.5 * BESIDE * point], [end.mean, end.mean, place]),
-            color=curve.look.sentinel,
+            *([start, right, right + 0.5 * BESIDE * point], [mean, mean, level]),
+            color=look.sentinel,
             linewidth=0.7,
             alpha=0.7,
             clip_on=False,
         )
-        canvas.tag(line, "curve", curve.look.css)
+        canvas.tag(line, "curve", look.css)
         axes.plot(
-            *([right + 0.7 * BESIDE * point], [place]),
-            color=curve.look.sentinel,
-            marker=curve.look.marker,
-            markersize=4.6 * curve.look.scale,
+            *([right + 0.7 * BESIDE * point], [level]),
+            color=look.sentinel,
+            marker=look.marker,
+            markersize=4.6 * look.scale,
             markeredgewidth=0,
             clip_on=False,
         )
         label = axes.text(
-            *(right + BESIDE * point, place, end.words),
+            *(right + BESIDE * point, level, words),
             color=INK,
             va="center",
             fontsize=SIZE,
             fontweight="bold" if curve.bold else "normal",
         )
-        canvas.tag(label, "curve", "end", curve.look.css)
+        canvas.tag(label, "curve", "end", look.css)
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least `gap` apart, close to sorted `values`; between low and high if they fit.
+    """Levels at least `gap` apart, close to sorted `values`; between low and high if they fit.
 
-    Values that would overlap form a block around their mean (pool adjacent violators).
+    Values that would overlap form a block around their mean (pool adjacent violators), such as
+    [5, 5, 5] with a gap of 1: [4, 5, 6].
     """
     blocks: list[tuple[float, int]] = []
     for index, value in enumerate(values):

@@ -4,107 +4,135 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fewshot_bench.analysis.formats.style import INK, Look
+import numpy as np
+
+from fewshot_bench.analysis.formats.style import INK
+from fewshot_bench.analysis.statistics.ranks import (
+    average_ranks,
+    cliques,
+    critical_difference,
+    friedman,
+)
+from fewshot_bench.analysis.table.significance import RANKED_FROM, rank_score
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page
+from fewshot_bench.plugins.report.figures.svg import WIDTHS, Canvas, Page, Picture, draw_twice
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.utils.text import joined
 
 ROW, BAR, TOP = 0.24, 0.13, 0.62
 # Characters of a name.
 LONGEST: Mapping[Page, int] = {"wide": 22, "narrow": 15}
 
 
-def draw(
-    page: Page,
-    labels: Sequence[str],
-    looks: Sequence[Look],
-    ranks: Sequence[float],
-    difference: float,
-    cliques: Sequence[Sequence[int]],
-    description: str,
-) -> str:
-    """Average ranks on a line, the best on the left; bars join methods without clear difference.
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Average ranks of methods; `difference` is the critical one of two ranks.
 
-    difference: the critical difference of two average ranks; cliques: indices of such methods.
+    order: indices of the methods, the best first. bars: indices of methods that are not told apart.
     """
-    count = len(labels)
+
+    methods: Sequence[Contestant]
+    average: Sequence[float]
+    difference: float
+    order: Sequence[int]
+    bars: Sequence[Sequence[int]]
+
+
+def draw(headline: Headline) -> Picture | str:
+    """The diagram, or why there is none."""
+    methods = [contestant for contestant in headline.drawn if contestant.cell]
+    sets, ranked = len(headline.members), len(headline.ranked)
+    if len(methods) < 3 or sets < RANKED_FROM:
+        return (
+            "Ranks need at least three methods with a result on every one of at least "
+            f"{RANKED_FROM} data sets."
+        )
+    metric = headline.table.metric
+    cells = [[headline.cell(method, group) for method in methods] for group in headline.members]
+    scores = np.array([[rank_score(cell.estimates[metric].mean) for cell in row] for row in cells])
+    average = np.asarray(average_ranks(scores), dtype=float)
+    statistic, p = friedman(scores)
+    difference = float(critical_difference(len(methods), sets))
+    order = np.argsort(average, kind="stable").tolist()
+    ranks = Ranks(methods, average.tolist(), difference, order, cliques(average, difference))
+    some = "" if len(methods) == ranked else f"The best {len(methods)} of {ranked} methods. "
+    caption = (
+        f"{some}Friedman test over {sets} data sets: χ² = {float(statistic):.1f}, "
+        f"p {text.p_value(float(p))}. Critical difference {difference:.2f} (Nemenyi, 5 %)."
+    )
+    description = f"{caption} {_describe(ranks)}"
+    return draw_twice("", caption, lambda page: _draw(page, ranks, description))
+
+
+def _describe(ranks: Ranks) -> str:
+    averages = "; ".join(f"{ranks.methods[i].label} {ranks.average[i]:.2f}" for i in ranks.order)
+    bars = [joined([ranks.methods[i].label for i in bar]) for bar in ranks.bars]
+    groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
+    return f"Average ranks (1 is best): {averages}.{groups}"
+
+
+def _draw(page: Page, ranks: Ranks, description: str) -> Any:
+    """Average ranks on a line, the best on the left; bars join methods without clear difference."""
+    count = len(ranks.methods)
     half = math.ceil(count / 2)
-    bars = BAR * len(cliques)
-    height = TOP + bars + 0.2 + ROW * half + 0.1
+    first = TOP + BAR * len(ranks.bars) + 0.2
+    height = first + ROW * half + 0.1
     canvas = Canvas(f"ranks-{page}", WIDTHS[page], height)
     side = 0.24 if page == "wide" else 0.36
     axes = canvas.figure.add_axes((side, 0.0, 1 - 2 * side, 1.0))
     axes.set_axis_off()
-    axes.set_xlim(1, max(count, 2))
+    axes.set_xlim(1, count)
     axes.set_ylim(height, 0)
-    _scale(axes, count, difference)
-    order = sorted(range(count), key=lambda index: ranks[index])
-    for number, index in enumerate(order):
+    _draw_scale(axes, count, ranks.difference)
+    for number, index in enumerate(ranks.order):
         left = number < half
-        row = number if left else count - 1 - number
-        y = TOP + bars + 0.2 + ROW * row
-        _stem(
-            canvas,
-            axes,
-            text.short(labels[index], LONGEST[page]),
-            looks[index],
-            ranks[index],
-            y,
-            left,
-            number == 0,
-        )
-    for number, clique in enumerate(cliques):
-        places = [ranks[index] for index in clique]
+        y = first + ROW * (number if left else count - 1 - number)
+        name = text.short(ranks.methods[index].label, LONGEST[page])
+        _draw_stem(canvas, axes, ranks, index, name, y, left=left)
+    for number, bar in enumerate(ranks.bars):
+        ends = [ranks.average[index] for index in bar]
         y = TOP + 0.1 + BAR * number
-        axes.plot([min(places), max(places)], [y, y], color=INK, linewidth=3.2, clip_on=False)
+        axes.plot([min(ends), max(ends)], [y, y], color=INK, linewidth=3.2, clip_on=False)
     return canvas.svg("Average ranks with critical difference", description)
 
 
-def _scale(axes: Any, count: int, difference: float) -> None:
-    axes.plot([1, max(count, 2)], [TOP, TOP], color=INK, linewidth=1, clip_on=False)
-    for rank in range(1, max(count, 2) + 1):
+def _draw_scale(axes: Any, count: int, difference: float) -> None:
+    axes.plot([1, count], [TOP, TOP], color=INK, linewidth=1, clip_on=False)
+    for rank in range(1, count + 1):
         axes.plot([rank, rank], [TOP - 0.06, TOP], color=INK, linewidth=1, clip_on=False)
         axes.text(rank, TOP - 0.1, str(rank), ha="center", va="bottom", fontsize=8)
-    width = min(difference, max(count, 2) - 1)
+    width = min(difference, count - 1)
     axes.plot([1, 1 + width], [0.24, 0.24], color=INK, linewidth=1.6, clip_on=False)
     for end in (1, 1 + width):
         axes.plot([end, end], [0.19, 0.29], color=INK, linewidth=1.2, clip_on=False)
     axes.text(1, 0.15, f"critical difference {difference:.2f}", ha="left", va="bottom", fontsize=8)
 
 
-def _stem(
-    canvas: Canvas,
-    axes: Any,
-    label: str,
-    look: Look,
-    rank: float,
-    y: float,
-    left: bool,
-    first: bool,
+def _draw_stem(
+    canvas: Canvas, axes: Any, ranks: Ranks, index: int, name: str, y: float, *, left: bool
 ) -> None:
     """Draw a line from a rank down and to the side, with the name at its end."""
+    look, rank = ranks.methods[index].look, ranks.average[index]
     low, high = axes.get_xlim()
     span = high - low
     side = low - 0.03 * span if left else high + 0.03 * span
-    (line,) = axes.plot(
-        *([rank, rank, side], [TOP, y, y]), color=look.sentinel, linewidth=1.1, clip_on=False
-    )
+    common = {"color": look.sentinel, "clip_on": False}
+    (line,) = axes.plot([rank, rank, side], [TOP, y, y], linewidth=1.1, **common)
+    size = 5 * look.scale
     (mark,) = axes.plot(
-        *([rank], [TOP]),
-        color=look.sentinel,
-        marker=look.marker,
-        markersize=5 * look.scale,
-        markeredgewidth=0,
-        clip_on=False,
+        [rank], [TOP], marker=look.marker, markersize=size, markeredgewidth=0, **common
     )
-    shown = f"{rank:.2f}  {label}" if not left else f"{label}  {rank:.2f}"
     words = axes.text(
-        *(side + (-0.01 if left else 0.01) * span, y, shown),
+        side + (-0.01 if left else 0.01) * span,
+        y,
+        f"{name}  {rank:.2f}" if left else f"{rank:.2f}  {name}",
         ha="right" if left else "left",
         va="center",
         fontsize=8.5,
-        fontweight="bold" if first else "normal",
+        fontweight="bold" if index == ranks.order[0] else "normal",
     )
     for artist in (line, mark, words):
         canvas.tag(artist, "curve", look.css)

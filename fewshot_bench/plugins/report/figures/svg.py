@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import io
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats import style
-from fewshot_bench.analysis.formats.style import FAINT, INK, replaced_colors
-from fewshot_bench.analysis.statistics import intervals
-from fewshot_bench.plugins.report import text as report_text
-from fewshot_bench.utils import text as utils_text
-from fewshot_bench.utils.cache_dir import FIGURES, keep, kept
+from fewshot_bench.analysis.formats.style import FAINT, INK, color_variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Modules that figures use; a figure is drawn anew if one of them changes.
-USED = (style, intervals, report_text, utils_text)
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 MARK = "fsb"
@@ -70,7 +59,20 @@ SETTINGS: dict[str, Any] = {
 _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 _FONT = re.compile(r"font: ?(?:[a-z0-9]+ )*?([\d.]+)px [^;]*")
 _MARK = re.compile(rf"{MARK}-([a-z0-9_]+)-\d+")
-_COLORS = re.compile("|".join(replaced_colors()))
+_COLORS = re.compile("|".join(color_variables()))
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure: `svg` is markup of our own, `title` and `caption` are plain text.
+
+    narrow: the same for a phone, where `svg` would have to be scrolled or could not be read.
+    """
+
+    svg: Any
+    title: str
+    caption: str = ""
+    narrow: Any = None
 
 
 class Canvas:
@@ -89,11 +91,33 @@ class Canvas:
         self._tags += 1
         artist.set_gid(f"{MARK}-{'_'.join(classes)}-{self._tags}")
 
-    def svg(self, title: str, description: str) -> str:
+    def svg(self, title: str, description: str) -> Any:
         """The figure as an inline element of HTML; title and description are read aloud."""
+        from markupsafe import Markup
+
         buffer = io.StringIO()
         self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return fitted(buffer.getvalue(), self.name, title, description)
+        return Markup(_fit(buffer.getvalue(), self.name, title, description))
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Figures have the settings of the report, not the user's, and give no warnings.
+
+    A glyph that the font lacks affects only the layout, since the browser has its own fonts.
+    """
+    import matplotlib
+
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield
+
+
+def draw_twice(title: str, caption: str, draw: Callable[[Page], Any]) -> Picture:
+    """A picture over the whole width of the page, drawn for a desktop and for a phone."""
+    return Picture(draw("wide"), title, caption, draw("narrow"))
 
 
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
@@ -110,64 +134,7 @@ def width_of(text: str, size: float, *, bold: bool = False) -> float:
     return max(float(width), 0.55 * size * cell_len(text))
 
 
-Draw = Callable[..., str]
-
-
-@contextlib.contextmanager
-def drawing() -> Iterator[Draw]:
-    """A function `draw(figure, *arguments)` that returns `figure(*arguments)`.
-
-    figure: a function of `figures`, which uses nothing but its arguments: JSON values and
-    dataclasses of them. What was drawn before is read from the user's cache. Else matplotlib is
-    used with the settings of the report, not the user's, and without its warnings: a glyph that
-    the font lacks affects only the layout, since the browser has its own fonts.
-    """
-    release = f"{metadata.version('matplotlib')} {_code_digest()}"
-    with contextlib.ExitStack() as settings:
-        draws = False
-
-        def draw(figure: Draw, *arguments: object) -> str:
-            nonlocal draws
-            values = json.dumps(arguments, default=_fields)
-            key = f"{release} {figure.__module__}.{figure.__qualname__} {values}"
-            found = kept(FIGURES, key)
-            if found is not None:
-                return found.decode()
-            if not draws:
-                settings.enter_context(_settings())
-                draws = True
-            svg = figure(*arguments)
-            keep(FIGURES, key, svg.encode())
-            return svg
-
-        yield draw
-
-
-@contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    import matplotlib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(SETTINGS)
-            yield
-
-
-def _fields(value: Any) -> list[Any]:
-    """The values of a dataclass; TypeError for anything else that is not JSON."""
-    return [getattr(value, field.name) for field in dataclasses.fields(value)]
-
-
-def _code_digest() -> str:
-    """Digest of the sources that a figure depends on, beside its arguments and matplotlib."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    files += [Path(module.__file__) for module in USED if module.__file__]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def fitted(text: str, name: str, title: str, description: str) -> str:
+def _fit(text: str, name: str, title: str, description: str) -> str:
     """Matplotlib's SVG for the page: CSS variables for colors, no fonts, ids of its own."""
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(text)
@@ -177,10 +144,9 @@ def fitted(text: str, name: str, title: str, description: str) -> str:
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
-        _fit(element, name)
-    root.attrib.pop("width", None)
-    root.attrib.pop("height", None)
-    root.attrib.pop("version", None)
+        _fit_element(element, name)
+    for attribute in ("width", "height", "version"):
+        root.attrib.pop(attribute, None)
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
     for tag, content in (("desc", description), ("title", title)):
@@ -190,29 +156,27 @@ def fitted(text: str, name: str, title: str, description: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _fit(element: ElementTree.Element, name: str) -> None:
+def _fit_element(element: ElementTree.Element, name: str) -> None:
+    """Ids of tagged elements become classes, others get the figure's name, those of groups go."""
     for key, value in list(element.attrib.items()):
-        if key == "id":
-            _rename(element, name, value)
-        elif key == LINK:
+        if key in ("id", LINK):
             del element.attrib[key]
+        if key == "id":
+            mark = _MARK.fullmatch(value)
+            if mark:
+                element.set("class", mark[1].replace("_", " "))
+            elif element.tag != f"{{{SVG}}}g":
+                element.set("id", f"{name}-{value}")
+        elif key == LINK:
             element.set("href", f"#{name}-{value.removeprefix('#')}")
         elif key == "clip-path":
             element.set(key, value.replace("url(#", f"url(#{name}-"))
         else:
-            value = _LONG.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
-            value = _COLORS.sub(lambda found: replaced_colors()[found[0]], value)
+            value = _LONG.sub(
+                lambda digits: f"{float(digits[0]):.2f}".rstrip("0").rstrip("."), value
+            )
+            value = _COLORS.sub(lambda color: color_variables()[color[0]], value)
             element.set(key, " ".join(_FONT.sub(r"font-size: \1px", value).split()))
     if element.tag != f"{{{SVG}}}text":
         element.text = None
     element.tail = None
-
-
-def _rename(element: ElementTree.Element, name: str, value: str) -> None:
-    """Turn the id into classes for tagged elements, keep it outside of groups, else drop it."""
-    del element.attrib["id"]
-    mark = _MARK.fullmatch(value)
-    if mark:
-        element.set("class", mark[1].replace("_", " "))
-    elif element.tag != f"{{{SVG}}}g":
-        element.set("id", f"{name}-{value}")

@@ -1,0 +1,297 @@
+"""One pandas frame of records, from which tables, audits, sweeps and reports are computed.
+
+    data = frame(records)                        # one row per record; column `record` holds it
+    load(data, "status", "split.digest", "own data")
+    data[data["status"] == "done"].groupby("dataset", observed=True)["split.digest"].nunique()
+    distinct(data, "method", "shots")            # [("coop", 1), ("coop", 4)]: in order of rows
+    conflicts(data, MustAgree("revision", ("dataset",), "revision"))    # rows of the data sets
+                                                                        # with several revisions
+
+`load` reads columns in batches when they are asked for. A name is one of `COLUMNS` (or of what the
+caller declares), a field of `RunSpec` (`shots`) or of `Record` (`status`), or an entry of a part of
+the record (`environment.threads`, `footprint.card.papers`).
+
+Columns of numbers hold the records' own Python numbers, all others are categories: texts, and for
+dictionaries and lists their canonical JSON, so that equal ones are equal (`decode` gives the value
+back). What a record lacks is missing (None in `distinct` and for computed columns). Of a part of a
+frame, take a copy before loading more: `part = data[mask].copy()`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, canonical_json, method_label
+from fewshot_bench.utils.text import digest_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Fields of records; other names without a dot are fields of their specifications.
+_OF_RECORD = frozenset({"status", "error", "incidents"})
+UNKNOWN = "unknown"
+
+
+class Computed(NamedTuple):
+    """A column that is computed once per distinct line of other columns.
+
+    compute: gets the values of `sources`, None for missing ones.
+    """
+
+    sources: tuple[str, ...]
+    compute: Callable[..., Any]
+
+
+class MustAgree(NamedTuple):
+    """A fact that must have a single value in each group of records.
+
+    name: the fact, in messages. keys: the columns by which records are grouped. value: the column
+    of the fact. needs: columns that must all be true, otherwise the record is left out.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    value: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that the rule reads."""
+        return (*self.keys, self.value, *self.needs)
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """A frame with the column `record`, to which `load` adds others."""
+    import pandas as pd
+
+    column = np.fromiter(records, object, len(records))
+    return pd.DataFrame({"record": pd.Series(column, dtype=object)})
+
+
+def load(
+    data: pd.DataFrame, *names: str, declared: Mapping[str, Computed] | None = None
+) -> pd.DataFrame:
+    """Add the named columns in place, those that are there excepted; returns the frame.
+
+    declared: computed columns beside `COLUMNS`.
+    """
+    every = {**COLUMNS, **(declared or {})}
+    fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for name in _sources(data, names, every):
+        field, _, entry = name.partition(".") if "." in name else ("", "", name)
+        fields[field][entry] = None
+    records = data["record"].tolist()
+    new: dict[str, Any] = {}
+    for field, entries in fields.items():
+        if field:
+            lines = Record.entries(records, field, *entries)
+            for entry, values in zip(entries, zip(*lines, strict=True), strict=True):
+                new[f"{field}.{entry}"] = encode(values)
+        else:
+            for entry in entries:
+                path = entry if entry in _OF_RECORD else f"spec.{entry}"
+                new[entry] = encode(list(map(attrgetter(path), records)))
+    for name, values in new.items():
+        data[name] = values
+    for name in names:
+        _compute(data, name, every)
+    return data
+
+
+def _sources(
+    data: pd.DataFrame, names: Iterable[str], declared: Mapping[str, Computed]
+) -> list[str]:
+    """The columns to read for these."""
+    wanted = []
+    for name in names:
+        if name in data:
+            continue
+        column = declared.get(name)
+        wanted += _sources(data, column.sources, declared) if column else [name]
+    return wanted
+
+
+def _compute(data: pd.DataFrame, name: str, declared: Mapping[str, Computed]) -> None:
+    """Add a column that is computed, after those that it is computed from."""
+    if name in data:
+        return
+    sources, compute = declared[name]
+    for source in sources:
+        _compute(data, source, declared)
+    groups, lines = group(data, sources)
+    data[name] = encode([compute(*line) for line in lines]).take(groups)
+
+
+def encode(values: Sequence[Any]) -> Any:
+    """A column of these values: numbers as they are, all others as categories."""
+    import pandas as pd
+
+    kinds = set(map(type, values))
+    if kinds and kinds <= {int, float, type(None)} and kinds != {type(None)}:
+        return pd.array(np.fromiter(values, object, len(values)), dtype=object)
+    if kinds & {dict, list, tuple}:
+        # Records of a store share equal objects.
+        objects = {id(value): value for value in values}
+        texts = {key: _text(value) for key, value in objects.items()}
+        values = [texts[id(value)] for value in values]
+    codes, categories = pd.factorize(np.fromiter(values, object, len(values)))
+    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype=object))
+
+
+def _text(value: Any) -> Any:
+    return canonical_json(finite(value)) if isinstance(value, dict | list | tuple) else value
+
+
+@functools.lru_cache(maxsize=4096)
+def decode(text: str | None) -> Any:
+    """The dictionary or list of a column's text; None for a missing one. It must not be changed."""
+    return None if text is None else json.loads(text)
+
+
+def group(
+    data: pd.DataFrame, names: Sequence[str]
+) -> tuple[np.ndarray[Any, Any], list[tuple[Any, ...]]]:
+    """The number of each row's line of these columns, and the distinct lines in order of rows."""
+    if not len(data):
+        return np.zeros(0, np.int64), []
+    if not names:
+        return np.zeros(len(data), np.int64), [()]
+    groups = data.groupby(list(names), sort=False, observed=True, dropna=False).ngroup()
+    numbers, first = np.unique(groups.to_numpy(), return_index=True)
+    order = np.argsort(first)
+    places = np.empty(len(numbers), np.int64)
+    places[numbers[order]] = np.arange(len(numbers))
+    columns = [_values(data[name], first[order]) for name in names]
+    return places[groups.to_numpy()], list(zip(*columns, strict=True))
+
+
+def _values(column: pd.Series[Any], rows: np.ndarray[Any, Any]) -> list[Any]:
+    """The values of some rows of a column, None for missing ones."""
+    if column.dtype == object:
+        return list(column.to_numpy()[rows])
+    categories = [*column.cat.categories, None]
+    return [categories[code] for code in column.cat.codes.to_numpy()[rows]]
+
+
+def distinct(data: pd.DataFrame, *names: str) -> list[tuple[Any, ...]]:
+    """The distinct lines of these columns, in order of rows; loads what is not there."""
+    return group(load(data, *names), names)[1]
+
+
+def is_true(data: pd.DataFrame, name: str) -> np.ndarray[Any, Any]:
+    """(rows,) bool: where a column has a value that is neither empty nor zero nor false."""
+    groups, lines = group(data, (name,))
+    truths: np.ndarray[Any, Any] = np.array([bool(value) for (value,) in lines], bool)[groups]
+    return truths
+
+
+def conflicts(
+    data: pd.DataFrame, rule: MustAgree, declared: Mapping[str, Computed] | None = None
+) -> pd.DataFrame:
+    """The rows of groups that have several values of a fact; `declared` as for `load`."""
+    load(data, *rule.columns, declared=declared)
+    values = data[rule.value]
+    # Most facts have one value everywhere.
+    if values.dtype != object and len(values.cat.categories) < 2:
+        return data.iloc[:0]
+    rows = np.ones(len(data), bool)
+    for name in rule.needs:
+        rows &= is_true(data, name)
+    part = data[rows]
+    if not rule.keys:
+        return part if part[rule.value].nunique() > 1 else part.iloc[:0]
+    groups = part.groupby(list(rule.keys), sort=False, observed=True, dropna=False)
+    return part[groups[rule.value].transform("nunique") > 1]
+
+
+def code_text(stated: Any) -> str:
+    """The first 12 digits of the digest in `environment.code` of a record, or `unknown`."""
+    return (code_digest(stated) or UNKNOWN)[:12]
+
+
+def data_digest(data: Mapping[str, Any]) -> str:
+    """The first 12 digits of the SHA-256 of the own-data options as canonical JSON."""
+    return digest_of(canonical_json(dict(data)), 12)
+
+
+def drop_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The own-data options without the skipped images."""
+    return {name: value for name, value in data.items() if name != SKIPPED}
+
+
+def data_text(data: Mapping[str, Any]) -> str:
+    """The digest of the options of own data without skipped images, or `none`."""
+    own = drop_skipped(data)
+    return data_digest(own) if own else "none"
+
+
+def own_data_text(data: Mapping[str, Any], dataset: str) -> str:
+    """A short digest of own data and of the images skipped in the data set, or `none`."""
+    skipped = data.get(SKIPPED, {}).get(dataset)
+    # Images skipped in a target already change its revision.
+    own = drop_skipped(data) | ({SKIPPED: skipped} if skipped else {})
+    return data_digest(own) if own else "none"
+
+
+def weights_text(status: str, named: str, loaded: Any) -> str:
+    """The digest of the weights of a finished cell whose specification has none; else empty.
+
+    A specification has the digest of files that were there before anything was loaded.
+    """
+    return str(loaded or "") if status == "done" and not named else ""
+
+
+def templates_digest(protocol: str, templates: Any) -> str:
+    """The first 12 digits of the digest of the templates of a cell; empty if it states none.
+
+    A kept model has templates of its own: none are expected of its data set's prompts.
+    """
+    return digest_of(templates, 12) if templates and protocol != KEPT_MODEL else ""
+
+
+def _published_setting(published: bool, dataset: str, shots: int, classes: str) -> str:
+    """The setting that published values may depend on; empty where one setting serves all."""
+    return f"{dataset} {shots} {classes == 'all'}" if published else ""
+
+
+def _state(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+COLUMNS: Mapping[str, Computed] = {
+    # Method, version and overrides, which identify a row.
+    "row": Computed(
+        ("method", "method_version", "overrides"),
+        lambda method, version, own: method_label(f"{method}@{version}", decode(own)),
+    ),
+    "label": Computed(
+        ("method", "overrides"), lambda method, own: method_label(method, decode(own))
+    ),
+    "own data": Computed(
+        ("data", "dataset"), lambda data, dataset: own_data_text(decode(data), dataset)
+    ),
+    "data text": Computed(("data",), lambda data: data_text(decode(data))),
+    "published setting": Computed(("published", "dataset", "shots", "classes"), _published_setting),
+    "split": Computed(("split.digest",), lambda digest: str(digest or "")),
+    "images": Computed(("split.images",), _state),
+    "test images": Computed(("split.test_images",), _state),
+    "code": Computed(("environment.code",), lambda stated: code_text(decode(stated))),
+    "imported picks": Computed(
+        ("protocol", "picks"), lambda protocol, picks: picks if protocol == IMPORTED else ""
+    ),
+    "loaded weights": Computed(("status", "weights", "environment.weights_digest"), weights_text),
+    # Only finished cells have numbers that could be mixed.
+    "done": Computed(("status",), "done".__eq__),
+    "kept model": Computed(("protocol",), KEPT_MODEL.__eq__),
+    "templates digest": Computed(("protocol", "split.templates"), templates_digest),
+}

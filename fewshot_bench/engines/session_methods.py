@@ -1,0 +1,296 @@
+"""Method classes of a notebook or a script, packed by cloudpickle into files that workers import.
+
+`reference` returns the name of a class for `fsbench run -m`. A class that is in no importable file
+is written into the store with all that it uses. The file is named by `digest_of` the class: a class
+that changes is another method, and one that does not is the same one in the next session.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import dataclasses
+import dis
+import enum
+import functools
+import hashlib
+import io
+import linecache
+import os
+import re
+import sys
+import sysconfig
+import textwrap
+import types
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from fewshot_bench.api import method_code
+from fewshot_bench.api.registry import registry
+from fewshot_bench.store.store import METHODS
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.files import make_folder, write_synced
+
+_FILE = '''"""{name}, as `fewshot_bench.run` was given it in a session, packed by cloudpickle."""
+
+import base64
+import sys
+
+import cloudpickle
+
+# Modules beside the script are found as they were there.
+sys.path += [folder for folder in {folders!r} if folder not in sys.path]
+{name}, names = cloudpickle.loads(
+    base64.b85decode(
+{packed}
+    )
+)
+# Types of hyper-parameters and kept classifiers are looked up here.
+globals().update(names)
+for value in ({name}, *names.values()):
+    if isinstance(value, type) and value.__module__ == {module!r}:
+        value.__module__ = __name__
+getattr({name}.fit, "__globals__", {{}}).update(names)
+
+# Its source:
+#
+{source}
+'''
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), types.EllipsisType)
+# Attributes of a class that follow from others, or say where it stands.
+_MADE = frozenset(
+    {
+        *("__module__", "__dict__", "__weakref__", "__qualname__", "__doc__", "_abc_impl"),
+        *("__dataclass_fields__", "__firstlineno__", "__static_attributes__", "__slots__"),
+        *("__annotate_func__", "__annotations_cache__", "__conditional_annotations__"),
+    }
+)
+
+
+def reference(cls: type, store: Path) -> str:
+    """The name of a method's class: registered, or in a file, which is written if necessary.
+
+    UsageError if it uses what no other process can have.
+    """
+    if not callable(getattr(cls, "fit", None)):
+        raise UsageError(
+            f"{cls!r:.120} is no method: expected a name, or a dataclass with fit(task, backbone, "
+            "ctx), or an object of one; docs/plugins.md shows a whole one"
+        )
+    name = registry().name_of(cls)
+    if name:
+        return name
+    closure = Closure(cls)
+    folder = store.absolute() / METHODS / closure.digest[:16]
+    path = folder / f"{cls.__name__}.py"
+    if not path.is_file():
+        content = _write(cls, closure.names).encode("utf-8", "surrogateescape")
+        make_folder(folder)
+        os.replace(write_synced(folder, content), path)
+    return f"{os.path.realpath(path)}:{cls.__name__}"
+
+
+def _write(cls: type, names: dict[str, Any]) -> str:
+    """The text of a file that defines a class."""
+    packed = base64.b85encode(_pack(cls, names)).decode()
+    lines = [f'        b"{packed[start : start + 80]}"' for start in range(0, len(packed), 80)]
+    source = _find_source(cls) or "unknown: it was typed into a prompt, or made by a function"
+    return _FILE.format(
+        name=cls.__name__,
+        folders=[os.path.abspath(folder) for folder in sys.path],
+        packed="\n".join(lines),
+        module=cls.__module__,
+        source=textwrap.indent(source, "# ", lambda line: True).rstrip(),
+    )
+
+
+def _find_source(cls: type) -> str:
+    """The text of a class in the script or the notebook cell that defines `fit`, for readers."""
+    code = getattr(getattr(cls, "fit", None), "__code__", None)
+    text = "" if code is None else "".join(linecache.getlines(code.co_filename))
+    with suppress(SyntaxError):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                return ast.get_source_segment(text, node) or ""
+    return ""
+
+
+def _pack(cls: type, names: dict[str, Any]) -> bytes:
+    """The class and the names that it uses; those of annotations only where that is possible."""
+    kept = {}
+    for name, value in names.items():
+        with suppress(Exception):
+            cloudpickle.dumps(value)
+            kept[name] = value
+    stream = io.BytesIO()
+    try:
+        cloudpickle.Pickler(stream, 5).dump((cls, kept))
+    except Exception as error:
+        raise UsageError(
+            f"{cls.__name__} uses what the processes that run cells cannot have ({error}): make it "
+            "in fit, or a hyper-parameter of it, or put the class into a file and pass "
+            f"'file.py:{cls.__name__}'"
+        ) from error
+    return stream.getvalue()
+
+
+def digest_of(cls: type) -> str:
+    """SHA-256 of a class: of its code, defaults and attributes, and of all of these that it uses.
+
+    Files of other projects count by their content, installed libraries by their names.
+    """
+    return Closure(cls).digest
+
+
+class Closure:
+    """What a class uses of its own module. names: by global name. digest: of all of it."""
+
+    def __init__(self, cls: type) -> None:
+        self.names: dict[str, Any] = {}
+        self._module = cls.__module__
+        self._hash = hashlib.sha256()
+        # By identity; values stay alive, as ids of others are reused.
+        self._seen: dict[int, Any] = {}
+        self._add(cls)
+        self.digest = self._hash.hexdigest()
+
+    def _say(self, *values: object) -> None:
+        self._hash.update(f"{values!r}\n".encode("utf-8", "surrogateescape"))
+
+    def _add(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            # As text: NaN differs from itself, and 0.0 equals -0.0.
+            self._say(type(value).__name__, value)
+            return
+        kind = "type" if isinstance(value, type) else type(value).__qualname__
+        self._say(kind, str(getattr(value, "__qualname__", "")))
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, types.ModuleType):
+            self._add_module(value.__name__)
+        elif isinstance(value, type):
+            self._add_class(value)
+        elif isinstance(value, types.CodeType):
+            self._add_code(value)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value)
+        elif isinstance(value, (set, frozenset)):
+            self._say(sorted(map(repr, value)))
+        elif isinstance(value, dict):
+            for pair in value.items():
+                self._add(pair)
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                self._add(part)
+        else:
+            self._add_object(value)
+
+    def _add_module(self, name: str) -> None:
+        """A module: installed ones by name, those of other projects by their files."""
+        file = getattr(sys.modules.get(name), "__file__", None)
+        self._say(name)
+        if file and not _is_installed(file):
+            self._say(method_code.digest_of_module(name))
+
+    def _add_class(self, cls: type) -> None:
+        if cls.__module__ != self._module:
+            self._add_module(cls.__module__)
+            return
+        for base in cls.__bases__:
+            self._add(base)
+        if isinstance(cls, enum.EnumMeta):
+            members: Any = cls.__members__
+            self._add({name: member.value for name, member in members.items()})
+        if dataclasses.is_dataclass(cls):
+            for field in dataclasses.fields(cls):
+                self._add((field.name, field.default_factory, dict(field.metadata)))
+        for name, value in vars(cls).items():
+            if name in _MADE or (isinstance(cls, enum.EnumMeta) and name.startswith("_")):
+                continue
+            self._say(name)
+            if name == "__annotations__":
+                self._add_annotations(value)
+            elif not _is_generated(value) and not isinstance(value, enum.Enum):
+                self._add(value)
+
+    def _add_annotations(self, annotations: dict[str, Any]) -> None:
+        namespace = vars(sys.modules.get(self._module, types))
+        for name, kind in annotations.items():
+            text = kind if isinstance(kind, str) else getattr(kind, "__qualname__", repr(kind))
+            self._say(name, text)
+            for used in re.findall(r"[^\W\d]\w*", text):
+                if used in namespace:
+                    self.names.setdefault(used, namespace[used])
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        if function.__module__ != self._module:
+            self._add_module(str(function.__module__))
+            return
+        code = function.__code__
+        self._add(code)
+        self._add((function.__defaults__, function.__kwdefaults__, vars(function)))
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):
+                # A variable without a value.
+                self._add(cell.cell_contents)
+        for name in _list_globals(code):
+            if name in function.__globals__:
+                self.names[name] = function.__globals__[name]
+                self._say(name)
+                self._add(function.__globals__[name])
+
+    def _add_code(self, code: types.CodeType) -> None:
+        self._say(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
+        for constant in code.co_consts:
+            self._add(constant)
+
+    def _add_object(self, value: Any) -> None:
+        """An object: what functions it wraps, else its pickled state."""
+        parts = [
+            getattr(value, name, None)
+            for name in ("__func__", "__wrapped__", "func", "fget", "fset", "fdel")
+        ]
+        if any(map(callable, parts)):
+            for part in (*parts, getattr(value, "args", ()), getattr(value, "keywords", {})):
+                self._add(part)
+            return
+        self._add(type(value))
+        if isinstance(value, enum.Enum):
+            self._add(value.name)
+        elif type(value).__module__ == self._module and hasattr(value, "__dict__"):
+            self._add(vars(value))
+        else:
+            self._add_state(value)
+
+    def _add_state(self, value: Any) -> None:
+        with suppress(Exception):
+            self._say(hashlib.sha256(cloudpickle.dumps(value, 5)).hexdigest())
+
+
+def _is_generated(value: Any) -> bool:
+    """True for a function that `dataclass` made: it follows from the fields."""
+    code = getattr(value, "__code__", None)
+    return getattr(code, "co_filename", "") == "<string>" and value.__name__.startswith("__")
+
+
+def _list_globals(code: types.CodeType) -> Iterator[str]:
+    """The global names that a function and those inside of it use."""
+    for operation in dis.get_instructions(code):
+        if operation.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield operation.argval
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _list_globals(constant)
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    """True for a file of Python or of an installed library."""
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {str(Path(__file__).parents[1]), *(p for p in sys.path if "site-packages" in p)}
+    return any(Path(file).is_relative_to(folder) for folder in folders if folder)

@@ -1,0 +1,180 @@
+"""Guard around code of a method: its output is captured, its child processes are ended.
+
+`guarded` is the entry point. What else a foreign plug-in leaves behind dies with its process, which
+serves that plug-in alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.record import Incidents
+from fewshot_bench.utils.plugin_code import same_folder
+from fewshot_bench.utils.text import few
+
+# Characters of plug-in output kept in a record.
+LIMIT = 4000
+# Time for child processes to end by themselves, and for killed ones to end.
+GRACE_SECONDS = 1.0
+KILL_SECONDS = 30.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextmanager
+def guarded(who: str, incidents: Incidents) -> Iterator[Printed]:
+    """Capture stdout inside; afterwards end new child processes, and return to the folder.
+
+    who: prefix of the incident about processes, such as `tip-adapter.fit`.
+    """
+    children, process = list_children(), os.getpid()
+    try:
+        with same_folder(), collected() as printed:
+            yield printed
+    finally:
+        if os.getpid() != process:
+            # The code inside forked and came back in both processes: only the first one goes on.
+            os._exit(1)
+        if names := end_children(children):
+            incidents.add("processes", f"{who} left child processes {few(names)}; ended")
+
+
+class Printed:
+    """Text written to stdout, shortened."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+
+class _Start(io.RawIOBase):
+    """A file that keeps the first bytes written to it and counts the others."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        count = memoryview(data).nbytes
+        room = 4 * LIMIT - len(self._kept)
+        if room > 0:
+            self._kept += memoryview(data).cast("B")[:room]
+        self._count += count
+        return count
+
+    def text(self) -> str:
+        """The first `LIMIT` characters, then the number of bytes left out."""
+        text = self._kept.decode("utf-8", "replace")[:LIMIT]
+        more = self._count - len(text.encode())
+        return f"{text}\n[{more:,} more bytes]" if more > 0 else text
+
+
+@contextmanager
+def collected() -> Iterator[Printed]:
+    """Capture what Python code prints to stdout inside; only the start of the text is kept."""
+    printed, start = Printed(), _Start()
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
+    )
+    try:
+        with redirect_stdout(stream):
+            yield printed
+    finally:
+        with suppress(Exception):
+            # The plug-in may have closed the stream.
+            stream.flush()
+        printed.text = start.text()
+
+
+@contextmanager
+def contained() -> Iterator[Printed]:
+    """Capture Python's stdout inside; afterwards restore working directory and environment."""
+    environment = dict(os.environ)
+    with same_folder(), collected() as printed:
+        try:
+            yield printed
+        finally:
+            if dict(os.environ) != environment:
+                os.environ.clear()
+                os.environ.update(environment)
+
+
+def end_children(before: set[int]) -> list[str]:
+    """End all child processes but those of `before`, and their descendants; returns names."""
+    import psutil
+
+    names: list[str] = []
+    new = _processes(list_children() - before)
+    if new:
+        psutil.wait_procs(new, timeout=GRACE_SECONDS)
+    # On Linux, grandchildren become ours when their parent has ended.
+    while left := _processes(list_children() - before):
+        names += map(_describe, left)
+        for process in left:
+            with suppress(psutil.Error):
+                left += process.children(recursive=True)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        _, alive = psutil.wait_procs(left, timeout=KILL_SECONDS)
+        if alive:
+            break
+    return names
+
+
+def _processes(pids: set[int]) -> list[Any]:
+    """The processes with these ids that run, without helpers of Python and joblib."""
+    import psutil
+
+    modules = (
+        "multiprocessing.resource_tracker",
+        "joblib.externals.loky.backend.resource_tracker",
+    )
+    trackers = (getattr(sys.modules.get(name), "_resource_tracker", None) for name in modules)
+    helpers = {getattr(tracker, "_pid", None) for tracker in trackers}
+    running = []
+    for pid in pids - helpers:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
+
+
+def _describe(process: Any) -> str:
+    import psutil
+
+    try:
+        return f"{process.name()} (pid {process.pid})"
+    except psutil.Error:
+        return f"pid {process.pid}"
+
+
+def list_children() -> set[int]:
+    """Ids of the child processes; from now on, orphaned grandchildren are among them (Linux)."""
+    _become_subreaper()
+    if Path("/proc/thread-self/children").exists():
+        pids: set[int] = set()
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError):
+                text = Path(f"/proc/self/task/{thread}/children").read_text(encoding="ascii")
+                pids.update(map(int, text.split()))
+        return pids
+    import psutil
+
+    return {process.pid for process in psutil.Process().children()}
+
+
+@functools.cache
+def _become_subreaper() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
