@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from fewshot_bench.api.metrics import rounded
-from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.api.record import Record, digests_of_text
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers
@@ -110,4 +111,6 @@ def killed_at(moment: int, *words: object) -> bool:
 
 def fit_digests(values: dict[str, Any]) -> None:
     """Recompute the digest of a record's changed values."""
-    values["digests"]["record"] = digest_of_values(values)
+    values["digests"].pop("record", None)
+    values["digests"] = values.pop("digests")
+    values["digests"]["record"] = digests_of_text(json.dumps(values).encode())[1]

@@ -10,14 +10,16 @@ import functools
 import hashlib
 import json
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct
 
+from fewshot_bench.api.json_text import compact_json
 from fewshot_bench.api.kinds import check_kinds
 from fewshot_bench.api.method_card import default_schedule, schedule_with
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import StoreError
 
 
@@ -184,8 +186,8 @@ class Record:
     incidents: corrective actions of the harness as {`kind`, `text`}: a retry, less memory than
         asked for, a plug-in that left a thread behind.
     digests (SHA-256): `logits`, of all logits in float32 with labels and ids, which identifies a
-        result; `answers`, of the file beside the record; `record`, of all other values of the
-        record.
+        result; `answers`, of the file beside the record; `record`, of the text before it
+        (`digests_of_text`).
     """
 
     spec: RunSpec
@@ -342,41 +344,47 @@ def code_digest(stated: object) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
+# The digest of a record at the end of its compact JSON.
+_OWN_DIGEST = re.compile(rb',?"record":"([0-9a-f]{64})"\}\}\Z')
+
+
 def seal(record: Record, digests: Mapping[str, str]) -> Record:
     """The record with its digests; ValueError or TypeError if it is not JSON.
 
     digests: `logits` and `answers`, if any.
     """
     record = dataclasses.replace(record, digests=digests)
-    own = digest_of_values(json.loads(record.to_json()))
+    _, own = digests_of_text(record.to_json().encode())
     return dataclasses.replace(record, digests={**digests, "record": own})
 
 
-def unseal(values: Any) -> Record:
-    """The record with the values of a file; StoreError if they changed after it was written."""
+def unseal(text: bytes, values: Any) -> Record:
+    """The record of a text and its values; StoreError if they changed after it was written."""
     record = Record.from_dict(values)
-    problem = seal_problem(values)
+    problem = seal_problem(text)
     if problem:
         raise StoreError(problem)
     return record
 
 
-def seal_problem(values: Mapping[str, Any]) -> str:
-    """Why a record's own digest does not match its values; empty if it does."""
-    stated = values["digests"].get("record")
-    try:
-        actual = digest_of_values(values)
-    except ValueError as error:
-        return f"the record holds a number that none can have: {error}"
+def seal_problem(text: bytes) -> str:
+    """Why a record's own digest does not match its text; empty if it does."""
+    stated, actual = digests_of_text(text)
     if stated == actual:
         return ""
     return (
-        f"the record states the digest {stated!s:.12} and its values have {actual:.12}, so it was "
+        f"the record states the digest {stated:.12} and its values have {actual:.12}, so it was "
         "changed after it was written"
     )
 
 
-def digest_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's values in canonical JSON, without the digest itself."""
-    digests = {name: value for name, value in values["digests"].items() if name != "record"}
-    return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()
+def digests_of_text(text: bytes) -> tuple[str, str]:
+    """The digest that a record's JSON states at its end, `None` if it states none; and its own.
+
+    Its own is the SHA-256 of what is before, without blanks between tokens. ValueError for another
+    text.
+    """
+    compact = compact_json(text)
+    end = _OWN_DIGEST.search(compact, max(len(compact) - 90, 0))
+    stated, covered = (end[1].decode(), end.start()) if end else ("None", len(compact) - 2)
+    return stated, hashlib.sha256(compact[:covered]).hexdigest()

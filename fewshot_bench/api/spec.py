@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -255,7 +256,7 @@ class RunSpec(_Derived):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, in the order of the fields."""
-        values = {name: getattr(self, name) for name in _fields()}
+        values = dict(zip(_fields(), _get_all()(self), strict=True))
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
@@ -331,6 +332,12 @@ class RunSpec(_Derived):
 def _fields() -> tuple[str, ...]:
     """The field names, in order."""
     return tuple(field.name for field in dataclasses.fields(RunSpec))
+
+
+@functools.cache
+def _get_all() -> Callable[[RunSpec], tuple[Any, ...]]:
+    """Gets the values of all fields, in order."""
+    return operator.attrgetter(*_fields())
 
 
 @functools.cache

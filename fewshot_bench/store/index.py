@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
+import operator
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, defstruct
 
+from fewshot_bench.api.json_text import encode_json, parse_json
 from fewshot_bench.api.record import Record, entry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.index_file import digest_of_text, open_index_file
 from fewshot_bench.store.record_files import (
     Stamp,
     pack_stamp,
-    parse_json,
     path_of,
     read_record,
     stamp_of,
@@ -41,17 +42,19 @@ SETTLED_SECONDS = 2.0
 # Numbers of a specification, in which most of the cells of a method differ.
 _NUMBERS = ("shots", "split_seed", "train_seed")
 _STATE = ("status", "error", "incidents")
-# Parts of a record that many records share, and those that most have for themselves.
-_SHARED = ("spec", "state", "split", "environment", "card")
-_OWN = ("metrics", "footprint", "timings", "digests", "load", "notes")
-# Parts that are an entry of a field: one that others share, or one that others have not.
-_ENTRIES = {"card": "footprint", "load": "environment"}
-_HEAD = ("key", "stamp", "numbers", *_SHARED, "sum", "verified")
-_ROW = ", ".join((*_HEAD, *_OWN))
-# Reads of a part of single records, after which the part of all is read.
+# Fields in the text that a record has for itself. Of other fields, it has the entries named here;
+# of these fields, other records share the entries named here.
+_OWN = ("metrics", "footprint", "timings", "digests", "notes")
+_OWN_ENTRY = {"environment": "load"}
+_SHARED_ENTRY = {"footprint": "card"}
+_HEAD = ("key", "stamp", "numbers", "facts", "split", "sum", "verified")
+_ROW = f"{', '.join(_HEAD)}, own"
+_FACTS, _SPLIT = _HEAD.index("facts"), _HEAD.index("split")
+# Reads of a field of single records, after which the field of all is read.
 _FEW = 16
 
 Head = tuple[Any, ...]
+Names = tuple[str, ...]
 
 
 class Row:
@@ -66,32 +69,30 @@ class Row:
 
     def record(self, spec: RunSpec | None = None) -> Record:
         """The record, which reads most fields lazily. spec: that of its key, if known."""
-        index, head = self._index, self._head
-        state = index.shared(head, "state") or _state_of(index.read_file(head))
+        facts = self._index.facts(self._head)
         if spec is None:
-            values = index.shared(head, "spec")
-            if values is None:
-                spec = index.read_file(head).spec
-            else:
-                numbers = zip(_NUMBERS, msgspec.json.decode(head[2]), strict=True)
-                spec = RunSpec.read({**values, **dict(numbers)}, self.key)
-        return Record.reading(spec, state, self)
+            numbers = zip(_NUMBERS, msgspec.json.decode(self._head[2]), strict=True)
+            spec = RunSpec.read({**facts["spec"], **dict(numbers)}, self.key)
+        return Record.reading(spec, facts, self)
 
     def __call__(self, part: str) -> Any:
         """A field by name."""
-        entries = [name for name, field in _ENTRIES.items() if field == part]
-        values = [self._index.value(self._head, name) for name in (part, *entries)]
-        if None in values:
-            return getattr(self._index.read_file(self._head), part)
-        return {**values[0], **values[1]} if entries else values[0]
+        index, head = self._index, self._head
+        if part == "split":
+            return index.shared(head, _SPLIT)
+        if part in _OWN_ENTRY:
+            return index.facts(head)[part] | index.own(head, part)
+        if part in _SHARED_ENTRY:
+            return index.own(head, part) | index.facts(head)[part]
+        return index.own(head, part)
 
-    def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+    def entries(self, part: str, names: Names) -> tuple[Any, ...]:
         """The named values of a field; None for missing ones."""
         return self.columns((self,), part, names)[0]
 
     @staticmethod
     def columns(
-        rows: Iterable[Row], part: str, names: tuple[str, ...], absent: Any = None
+        rows: Iterable[Row], part: str, names: Names, absent: Any = None
     ) -> list[tuple[Any, ...]]:
         """The named values of a field of many records, a tuple for each; see `Record.entries`."""
         lines: list[tuple[Any, ...]] = []
@@ -128,7 +129,8 @@ class Index:
         self._texts: dict[bytes, bytes] = {}
         self._values: dict[bytes, Any] = {}
         self._digests: dict[bytes, bytes] = {}
-        self._columns: dict[str, dict[str, tuple[bytes, bytes]]] = {}
+        # Fields of all rows by the key and stamp of the record, and numbers of single reads.
+        self._fields: dict[str, dict[tuple[str, bytes], Any]] = {}
         self._reads: Counter[str] = Counter()
         self._found: set[str] = set()
         self._is_refused = False
@@ -158,12 +160,10 @@ class Index:
 
     def add(self, key: str, stamp: Stamp | None, record: Record) -> Row:
         """Add the row of a valid record. stamp: of its file, taken before reading it."""
-        parts = _take_apart(record)
-        numbers = parts.pop("numbers")
-        digests = [self._share(_encode(parts[part])) for part in _SHARED]
-        head = (key, pack_stamp(stamp), _encode(numbers), *digests)
-        own = (_seal(key, _encode(parts[part])) for part in _OWN)
-        row = (*head, _sum_of(head), None, *own)
+        numbers, *shared, own = _take_apart(record)
+        digests = map(self._share, map(encode_json, shared))
+        head = (key, pack_stamp(stamp), encode_json(numbers), *digests)
+        row = (*head, _sum_of(head), None, _seal(key, encode_json(own)))
         settled = stamp is not None and _is_settled(stamp)
         (self._new if settled else self._kept)[key] = row
         self._found.add(key)
@@ -195,7 +195,7 @@ class Index:
     def _write_new(self) -> None:
         if self._database.path is None:
             self._database = open_index_file(self.store, create=True)
-        marks = ", ".join("?" * (len(_HEAD) + len(_OWN)))
+        marks = ", ".join("?" * (len(_HEAD) + 1))
         verdicts = ((logits, *record) for record, logits in self._verdicts.items())
         try:
             with self._database.write() as connection:
@@ -220,103 +220,103 @@ class Index:
         """Remove rows, and texts that no row needs any more, if the file can be written."""
         if not keys:
             return
-        needed = (f"select {part} from records" for part in _SHARED)
-        texts = " union ".join([*needed, "select queries from outcomes"])
+        texts = (
+            "select facts from records union select split from records"
+            " union select queries from outcomes"
+        )
         with suppress(OSError), self._database.write() as connection:
             connection.executemany("delete from records where key = ?", zip(keys))
             connection.execute(f"delete from texts where digest not in ({texts})")
 
-    def shared(self, head: Head, part: str) -> Any:
-        """The value of a shared part; None if it cannot be had from the file any more."""
-        digest = head[_HEAD.index(part)]
+    def facts(self, head: Head) -> Any:
+        """What other records of a row's method share with it: fields with their shared entries."""
+        return self.shared(head, _FACTS)
+
+    def shared(self, head: Head, place: int) -> Any:
+        """The value of a shared text. place: of its digest in the head."""
+        digest = head[place]
         value = self._values.get(digest)
         if value is None:
-            text = self._texts.get(digest)
+            text = self._texts.get(digest) or self._read_text(digest)
             if text is None:
-                for (text,) in self._database.read(
-                    "select text from texts where digest = ?", (digest,)
-                ):
-                    if digest_of_text(text) != digest:
-                        text = None
-            if text is not None:
-                # Of two threads, both return the object that is kept.
-                value = self._values.setdefault(digest, parse_json(text))
+                text = encode_json(_take_apart(self.read_file(head))[place - 2])
+            # Of two threads, both return the object that is kept.
+            value = self._values.setdefault(digest, parse_json(text))
         return value
 
-    def value(self, head: Head, part: str) -> Any:
-        """The value of a part; None if it cannot be had from the file any more."""
-        if part in _SHARED:
-            return self.shared(head, part)
-        text = self._text(head, part)
-        return None if text is None else parse_json(text)
+    def _read_text(self, digest: bytes) -> bytes | None:
+        for (text,) in self._database.read("select text from texts where digest = ?", (digest,)):
+            if isinstance(text, bytes) and digest_of_text(text) == digest:
+                return text
+        return None
 
-    def _text(self, head: Head, part: str) -> bytes | None:
+    def own(self, head: Head, field: str) -> Any:
+        """A field of a row's own text, without entries that others share."""
+        key, stamp = head[:2]
+        if field not in self._fields and key not in self._new and key not in self._kept:
+            self._reads[field] += 1
+            if self._reads[field] > _FEW:
+                read = _reader(field, (), None)
+                self._fields[field] = {
+                    (key, stamp): read(text) for key, stamp, text in self._own_texts()
+                }
+        value = self._fields.get(field, {}).pop((key, stamp), None)
+        return _reader(field, (), None)(self._own_text(head)) if value is None else value
+
+    def _own_texts(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Keys, stamps and own texts of all rows of the file, some at a time."""
+        sql = "select key, stamp, own from records where key between ? and ?"
+        for begin in "0123456789abcdef":
+            for key, stamp, sealed in self._database.read(sql, (begin, f"{begin}g")):
+                text = _unseal(key, sealed)
+                if text is not None:
+                    yield key, stamp, text
+
+    def _own_text(self, head: Head) -> bytes:
         key, stamp = head[:2]
         row = self._new.get(key) or self._kept.get(key)
-        if row is not None and row[1] == stamp:
-            return _unseal(key, row[len(_HEAD) + _OWN.index(part)])
-        if part not in self._columns:
-            self._reads[part] += 1
-            if self._reads[part] <= _FEW:
-                sql = f"select stamp, {part} from records where key = ?"
-                for now, text in self._database.read(sql, (key,)):
-                    return _unseal(key, text) if now == stamp else None
-                return None
-            self._columns[part] = self._read_column(part)
-        now, text = self._columns[part].get(key, (b"", b""))
-        return _unseal(key, text) if now == stamp else None
-
-    def _read_column(self, part: str) -> dict[str, tuple[bytes, bytes]]:
-        rows = self._database.read(f"select key, stamp, {part} from records")
-        return {key: (stamp, text) for key, stamp, text in rows}
+        if row is None or row[1] != stamp:
+            sql = "select own from records where key = ? and stamp = ?"
+            row = next(iter(self._database.read(sql, (key, stamp))), (None,))
+        text = _unseal(key, row[-1])
+        return encode_json(_take_apart(self.read_file(head))[-1]) if text is None else text
 
     def entries(
-        self, heads: Sequence[Head], field: str, names: tuple[str, ...], absent: Any
+        self, heads: Sequence[Head], field: str, names: Names, absent: Any
     ) -> list[tuple[Any, ...]]:
         """The named values of a field for each row."""
-        parts = [_part_with(field, name) for name in names]
-        wanted = {
-            part: tuple(n for n, p in zip(names, parts, strict=True) if p == part) for part in parts
-        }
-        lines = {part: self._lines(heads, part, wanted[part], absent) for part in wanted}
-        if len(lines) == 1:
-            return lines[parts[0]]
-        places = [(part, wanted[part].index(name)) for part, name in zip(parts, names, strict=True)]
-        columns = [[line[place] for line in lines[part]] for part, place in places]
-        return list(zip(*columns, strict=True)) if columns else [()] * len(heads)
+        of_own = [name for name in names if _is_own(field, name)]
+        shared = tuple(name for name in names if name not in of_own)
+        if not of_own:
+            return self._shared_lines(heads, field, shared, absent)
+        lines = self._own_lines(heads, field, tuple(of_own), absent)
+        if not shared:
+            return lines
+        others = self._shared_lines(heads, field, shared, absent)
+        places = [(*of_own, *shared).index(name) for name in names]
+        both = map(operator.add, lines, others)
+        return [tuple(line[place] for place in places) for line in both]
 
-    def _lines(
-        self, heads: Sequence[Head], part: str, names: tuple[str, ...], absent: Any
+    def _shared_lines(
+        self, heads: Sequence[Head], field: str, names: Names, absent: Any
     ) -> list[tuple[Any, ...]]:
-        if part in _SHARED:
-            place = _HEAD.index(part)
-            lines = {}
-            for head in {head[place]: head for head in heads}.values():
-                value = self._value_or_file(head, part)
-                lines[head[place]] = tuple(entry(value, name, absent) for name in names)
-            return [lines[head[place]] for head in heads]
+        place = _SPLIT if field == "split" else _FACTS
+        lines = {}
+        for digest, head in {head[place]: head for head in heads}.items():
+            value = self.shared(head, place)
+            value = value if field == "split" else value[field]
+            lines[digest] = tuple(entry(value, name, absent) for name in names)
+        return [lines[head[place]] for head in heads]
+
+    def _own_lines(
+        self, heads: Sequence[Head], field: str, names: Names, absent: Any
+    ) -> list[tuple[Any, ...]]:
+        read = _reader(field, names, absent)
+        lines = {}
         if 8 * len(heads) > len(self._found):
-            return self._many_lines(heads, part, _reader(names, absent))
-        whole = (self._value_or_file(head, part) for head in heads)
-        return [tuple(entry(value, name, absent) for name in names) for value in whole]
-
-    def _many_lines(
-        self, heads: Sequence[Head], part: str, read: Callable[[bytes], tuple[Any, ...]]
-    ) -> list[tuple[Any, ...]]:
-        column = self._columns.get(part) or self._read_column(part)
-        lines = []
-        for head in heads:
-            key, stamp = head[:2]
-            now, sealed = column.get(key, (b"", b""))
-            text = _unseal(key, sealed) if now == stamp else self._text(head, part)
-            if text is None:
-                text = _encode(_take_apart(self.read_file(head))[part])
-            lines.append(read(text))
-        return lines
-
-    def _value_or_file(self, head: Head, part: str) -> Any:
-        value = self.value(head, part)
-        return _take_apart(self.read_file(head))[part] if value is None else value
+            lines = {(key, stamp): read(text) for key, stamp, text in self._own_texts()}
+        # Rows of other files, or of none.
+        return [lines.get(head[:2]) or read(self._own_text(head)) for head in heads]
 
     def read_file(self, head: Head) -> Record:
         """The record of a row from its file; StoreError if it is another one now."""
@@ -328,33 +328,26 @@ class Index:
         raise StoreError(f"record {key[:12]} was replaced or removed meanwhile; run again")
 
 
-def _take_apart(record: Record) -> dict[str, Any]:
-    """The parts of a record, by name."""
+def _take_apart(record: Record) -> tuple[Any, ...]:
+    """Numbers of the specification, facts that other records share, the split, and the rest."""
     spec = record.spec.to_dict()
-    parts: dict[str, Any] = {
-        "numbers": [spec.pop(name) for name in _NUMBERS],
-        "spec": spec,
-        "state": _state_of(record),
-        **{
-            name: getattr(record, name)
-            for name in ("split", "metrics", "timings", "digests", "notes")
-        },
-    }
-    for part, field in _ENTRIES.items():
-        values = dict(getattr(record, field))
-        parts[part] = {part: values.pop(part)} if part in values else {}
-        parts[field] = values
-    return parts
+    numbers = [spec.pop(name) for name in _NUMBERS]
+    facts = {"spec": spec} | {name: getattr(record, name) for name in _STATE}
+    own = {name: getattr(record, name) for name in _OWN}
+    for fields, others, apart in ((own, facts, _SHARED_ENTRY), (facts, own, _OWN_ENTRY)):
+        for field, name in apart.items():
+            rest = dict(getattr(record, field))
+            others[field] = {name: rest.pop(name)} if name in rest else {}
+            fields[field] = rest
+    return numbers, facts, record.split, own
 
 
-def _state_of(record: Record) -> Mapping[str, Any]:
-    return {name: getattr(record, name) for name in _STATE}
-
-
-def _part_with(field: str, name: str) -> str:
-    """The part that has an entry of a field."""
+def _is_own(field: str, name: str) -> bool:
+    """True if an entry of a field is in a record's own text."""
     first = name.partition(".")[0]
-    return first if _ENTRIES.get(first) == field else field
+    if field in _OWN:
+        return first != _SHARED_ENTRY.get(field)
+    return first == _OWN_ENTRY.get(field)
 
 
 def _sum_of(head: Sequence[Any]) -> int:
@@ -384,34 +377,24 @@ def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[:2]) <= time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-def _encode(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        # Halves of surrogate pairs, as in names of files that are no text.
-        return json.dumps(value).encode()
-
-
 @functools.cache
-def _reader(names: tuple[str, ...], absent: Any) -> Callable[[bytes], tuple[Any, ...]]:
-    """A function that reads the named entries of an object, and builds no others."""
-    asked = list(dict.fromkeys([*names, *(name.partition(".")[0] for name in names)]))
-    labels = [f"f{number}" for number in range(len(asked))]
-    kind = msgspec.defstruct(
-        "Asked",
-        [(label, Any, msgspec.UNSET) for label in labels],
-        rename=dict(zip(labels, asked, strict=True)),
-    )
-    decode = msgspec.json.Decoder(kind).decode
+def _reader(field: str, names: Names, absent: Any) -> Callable[[bytes], Any]:
+    """A function that reads the named entries of a field, or all without names, and no others."""
+    firsts = dict.fromkeys([*names, *(name.partition(".")[0] for name in names)])
+    labels = {f"f{number}": name for number, name in enumerate(firsts)}
+    asked = defstruct("Asked", [(label, Any, UNSET) for label in labels], rename=labels)
+    kind = defstruct("Own", [("field", asked if names else Any)], rename={"field": field})
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
 
-    def read(text: bytes) -> tuple[Any, ...]:
+    def read(text: bytes) -> Any:
         try:
-            made = decode(text)
+            values = decode(text).field
         except msgspec.DecodeError:
-            values = parse_json(text)
+            values = parse_json(text)[field]
         else:
-            items = zip(asked, map(made.__getattribute__, labels), strict=True)
-            values = {name: value for name, value in items if value is not msgspec.UNSET}
-        return tuple(entry(values, name, absent) for name in names)
+            if names:
+                items = ((name, getattr(values, label)) for label, name in labels.items())
+                values = {name: value for name, value in items if value is not UNSET}
+        return tuple(entry(values, name, absent) for name in names) if names else values
 
     return read

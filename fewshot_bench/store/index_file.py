@@ -25,9 +25,8 @@ STORES = "stores"
 TABLES = """
 create table texts (digest blob primary key, text blob);
 create table records (
-    key text primary key, stamp blob, numbers blob,
-    spec blob, state blob, split blob, environment blob, card blob, sum integer, verified blob,
-    metrics blob, footprint blob, timings blob, digests blob, load blob, notes blob
+    key text primary key, stamp blob, numbers blob, facts blob, split blob, sum integer,
+    verified blob, own blob
 );
 create table outcomes (key text primary key, stamp blob, queries blob, content blob, sum integer)
 """

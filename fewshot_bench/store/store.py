@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api.json_text import parse_json
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record, unseal
 from fewshot_bench.api.spec import RunSpec
@@ -35,7 +36,6 @@ from fewshot_bench.store.record_files import (
     RECORDS,
     RecordFile,
     Stamp,
-    parse_json,
     path_of,
     read_content,
     read_record,
@@ -395,8 +395,9 @@ def find(name: str, store: Path) -> Kept:
 
 def _read(path: Path, store: Path | None) -> Kept:
     try:
-        record = unseal(parse_json(read_content(path)))
-    except (OSError, StoreError, Damaged) as error:
+        content = read_content(path)
+        record = unseal(content, parse_json(content))
+    except (OSError, ValueError, StoreError, Damaged) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:

@@ -100,8 +100,8 @@ def examine(path: Path) -> Cell:
 def _examine(path: Path) -> Cell:
     content = read_content(path)
     values = parse_values(path, content)
-    record = record_of(path, values, Record.from_dict)
-    problems = list(_record_problems(values))
+    record = record_of(path, values)
+    problems = list(_record_problems(values, content))
     arrays = None
     try:
         file = path.with_suffix(".npz")
@@ -115,11 +115,11 @@ def _examine(path: Path) -> Cell:
     return Cell(path, record, arrays, tuple(problems))
 
 
-def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
+def _record_problems(values: Mapping[str, Any], content: bytes) -> Iterator[str]:
     names = {field.name for field in dataclasses.fields(Record)}
     if set(values) != names:
         yield f"the record has keys {few(sorted(set(values) ^ names))} too many or too few"
-    elif problem := seal_problem(values):
+    elif problem := seal_problem(content):
         yield problem
 
 

@@ -6,11 +6,11 @@ import json
 import random
 from pathlib import Path
 
-from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.api.record import Record
 from fewshot_bench.store.record_files import read_record
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.store_cases import filled, flip, put, result
+from tests.store_cases import filled, fit_digests, flip, put, result
 
 
 def test_every_changed_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_every_changed_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
 def test_a_record_may_be_laid_out_otherwise(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
     path, expected = next(store.root.rglob("*.json")), list(store.records())
-    path.write_text(json.dumps(json.loads(path.read_bytes()), sort_keys=True))
+    path.write_text(json.dumps(json.loads(path.read_bytes()), indent=4))
     assert list(Store(store.path).records()) == expected
     assert verify(store).findings == []
 
@@ -37,7 +37,7 @@ def test_notes_that_are_null_are_read_as_none_at_all(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
     path = next(store.root.rglob("*.json"))
     values = json.loads(path.read_bytes()) | {"notes": None}
-    values["digests"]["record"] = digest_of_values(values)
+    fit_digests(values)
     path.write_text(json.dumps(values))
     (listed,) = Store(store.path).records()
     assert listed == read_record(path)

@@ -197,12 +197,12 @@ def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     time.sleep(0.05)
     expected = list(store.records())
     with closing(sqlite3.connect(index_file(store.path))) as database:
-        whole = database.execute("select key, metrics from records").fetchall()
+        whole = database.execute("select key, own from records").fetchall()
         edited = [(text.replace(b'"top1":', b'"top1":1'), key) for key, text in whole]
         sealed = [(store_index._seal(key, text[4:]), key) for text, key in edited]
         for rows in (edited, sealed):
             with database:
-                database.executemany("update records set metrics = ? where key = ?", rows)
+                database.executemany("update records set own = ? where key = ?", rows)
             assert (list(Store(store.path).records()) == expected) == (rows is edited)
     findings = [(f.kind, f.path) for f in verify(store).findings]
     assert findings == [(DAMAGED, index_file(store.path))] * 3
