@@ -1,11 +1,11 @@
-"""`kill -9` of processes that write, merge and evict features, at random moments.
+"""`kill -9` of processes that write and evict features, at random moments.
 
     python -m benchmarks.features_kills [--kills 30] [--random 0]
 
-Two writers share one folder whose budget is smaller than what they write, so that they merge and
-evict all the time; one of them is repeatedly killed and restarted. Meanwhile and at the end, a
-reader checks that every row is the one for its key. Then a byte is changed in a file of every
-shard: each must be reported once, and its rows computed again.
+Two writers share one folder whose budget is smaller than what they write, so that they evict all
+the time; one of them is repeatedly killed and restarted. Meanwhile and at the end, a
+reader checks that every row is the one for its key. Then a byte is changed in
+every file: each must be reported once, and its rows computed again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import io
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,19 +25,20 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.features_scale import CONTEXT, key, rows
 from fewshot_bench.images.feature_cache import FeatureCache, Origin
-from fewshot_bench.images.feature_segment import INDEX, MAGIC, Segment
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE, FEATURES
-from fewshot_bench.utils.files import TEMPORARY
 
 BUDGET, MOST, AT_ONCE = 6_000_000, 6_000, 400
-ORIGINS = (Origin("set", "encode_queries"), Origin("set", "views of seed 1", passing=True))
+ORIGINS = tuple(
+    Origin(name, role, passing=role != "encode_queries")
+    for name in ("set", "other", "third")
+    for role in ("encode_queries", "views of seed 1")
+)
 LONGEST = 0.6
 
 
@@ -55,7 +57,7 @@ def ask(cache: FeatureCache, numbers: Sequence[int], origin: Origin, counts: Cou
         counts["computed"] += len(places)
         return torch.from_numpy(rows([numbers[place] for place in places]))
 
-    context = CONTEXT | {"kind": origin.role}
+    context = CONTEXT | {"kind": origin.role, "set": origin.dataset}
     with meter.phase("encode_queries"):
         found = cache.rows(context, [key(n) for n in numbers], compute, meter, origin)
     if not torch.equal(found, torch.from_numpy(rows(numbers))):
@@ -81,16 +83,11 @@ def total(folder: Path) -> int:
     return sum(file.size for file in cache_dir.files(FEATURES, folder))
 
 
-def await_writing(folder: Path, pid: int) -> None:
-    """Wait until a process has begun to write a file, at most five seconds."""
-    shards = [path for path in folder.iterdir() if path.name[0] != "."]
+def await_writing(folder: Path) -> None:
+    """Wait until a process writes to a file, at most five seconds."""
     end = time.monotonic() + 5
-    while time.monotonic() < end:
-        for shard in shards:
-            # An eviction removes the folder of its last file.
-            with contextlib.suppress(FileNotFoundError):
-                if any(f"~{pid}~" in name for name in os.listdir(shard)):
-                    return
+    while time.monotonic() < end and not list(folder.glob("*-journal")):
+        pass
 
 
 def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
@@ -108,16 +105,14 @@ def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
                 most = max(most, total(folder))
             victim = number % 2
             if number % 3:
-                await_writing(folder, writers[victim].pid)
+                await_writing(folder)
             if writers[victim].poll() is not None:
                 raise SystemExit("a writer ended by itself")
             os.kill(writers[victim].pid, signal.SIGKILL)
             writers[victim].wait()
-            counts["half-written"] += len(list(folder.rglob(f"{TEMPORARY}~*")))
+            counts["half-written"] += len(list(folder.glob("*-journal")))
             writers[victim] = start(folder, 3 + number)
-            before = set(folder.rglob("*.*"))
-            while writers[victim].poll() is None and set(folder.rglob("*.*")) == before:
-                look(cache, rng, counts)
+            look(cache, rng, counts)
     finally:
         for writer in writers:
             writer.kill()
@@ -128,36 +123,26 @@ def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
     return counts
 
 
-def _place_in_a_row(path: Path, rng: random.Random) -> int:
-    """The offset of a random byte of a row that the index lists."""
-    segment = Segment.open(path)
-    with path.open("rb") as file:
-        index = np.frombuffer(segment.entries(file), INDEX)
-    row = int(rng.choice(index["place"]))
-    return len(MAGIC) + row * segment.form.row_bytes + rng.randrange(segment.form.row_bytes)
-
-
-def damage(folder: Path, rng: random.Random) -> None:
-    """Flip a bit of a row in one file per shard; each must be reported once and be recomputed."""
+def damage(folder: Path) -> None:
+    """Flip a bit of a row in every file; each must be reported once and be recomputed."""
     # Nothing must be evicted before it is read.
     os.environ[BUDGET_VARIABLE] = str(1000 * BUDGET)
-    for shard in folder.iterdir():
-        paths = [path for path in shard.glob("*") if path.suffix in (".rows", ".views")]
-        for path in paths[:1]:
-            content = bytearray(path.read_bytes())
-            content[_place_in_a_row(path, rng)] ^= 1 << rng.randrange(8)
-            path.write_bytes(content)
-            said = io.StringIO()
-            with contextlib.redirect_stderr(said):
-                cache, counts = FeatureCache(folder), Counter[str]()
-                for first in range(0, MOST + 4 * AT_ONCE, AT_ONCE):
-                    for origin in ORIGINS:
-                        ask(cache, range(first, first + AT_ONCE), origin, counts)
-            # A merge may have put the row into another file before it was read.
-            lines = [line for line in said.getvalue().splitlines() if "were damaged" in line]
-            print(*lines, sep="\n")
-            if len(lines) != 1 or path.exists():
-                raise SystemExit(f"{path} was changed, and named {len(lines)} times")
+    for file in cache_dir.files(FEATURES, folder):
+        content = bytearray(file.path.read_bytes())
+        with contextlib.closing(sqlite3.connect(file.path)) as base:
+            ((data,),) = base.execute("select data from row limit 1")
+        content[content.index(data)] ^= 1
+        file.path.write_bytes(content)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            cache, counts = FeatureCache(folder), Counter[str]()
+            for first in range(0, MOST + 4 * AT_ONCE, AT_ONCE):
+                for origin in ORIGINS:
+                    ask(cache, range(first, first + AT_ONCE), origin, counts)
+        lines = [line for line in said.getvalue().splitlines() if "were damaged" in line]
+        print(*lines, sep="\n")
+        if len(lines) != 1:
+            raise SystemExit(f"{file.path} was changed, and named {len(lines)} times")
 
 
 def main() -> None:
@@ -176,7 +161,7 @@ def main() -> None:
         folder = Path(name)
         counts = disturb(folder, asked.kills, rng)
         print(f"{asked.kills} kills, no wrong row: {dict(counts)}, budget {BUDGET:,}")
-        damage(folder, rng)
+        damage(folder)
 
 
 if __name__ == "__main__":

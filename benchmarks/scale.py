@@ -33,7 +33,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.expected_time import Machine, Units, Work, encoding, work_of
-from fewshot_bench.runner.needs import count, needs
+from fewshot_bench.runner.needs import compute_needs, count
 
 METHODS = (
     *("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres"),
@@ -109,7 +109,7 @@ def paper(arguments: argparse.Namespace) -> None:
         _row(method, len(own), work, machines, units)
         total += work
     _row("all", len(plan), total, machines, units)
-    found = needs(plan, {name: sizes[name] for name in sets})
+    found = compute_needs(plan, {name: sizes[name] for name in sets})
     gigabytes = {"results": found.results, "features": found.features, "images": found.images}
     print(", ".join(f"{kind} {size / 1e9:,.1f} GB" for kind, size in gigabytes.items()))
     print(", ".join(f"{count:,} of {kind}" for kind, count in found.rows.items()))

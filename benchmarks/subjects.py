@@ -21,7 +21,8 @@ from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import minimize, minimize_by
+from fewshot_bench.training import minimize
+from fewshot_bench.training.provisional import minimize_by
 
 TEMPLATE = "a photo of a {}."
 BATCH = 32

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.api.task import Augment, Images, Shots, Split, Task, Vocabulary
-    from fewshot_bench.engines.library import datasets, methods, run
+    from fewshot_bench.engines.library import list_backbones, list_datasets, list_methods, run
     from fewshot_bench.engines.reporting import FsbenchWarning
     from fewshot_bench.plugins.models.adapt import Adapted, adapt
     from fewshot_bench.plugins.models.evaluation import evaluate
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
         UnsupportedBackboneError,
         UsageError,
     )
-
-    def backbones() -> list[str]:
-        """Names of the registered backbones; `run` also accepts open_clip's (`MODEL/TAG`)."""
-
 
 # Public names by module; the TYPE_CHECKING imports above repeat this for type checkers.
 _NAMES = {
@@ -61,7 +57,7 @@ _NAMES = {
     "fewshot_bench.api.spec": "RunSpec",
     "fewshot_bench.api.items": "Item",
     "fewshot_bench.api.task": "Augment Images Shots Split Task Vocabulary",
-    "fewshot_bench.engines.library": "datasets methods run",
+    "fewshot_bench.engines.library": "list_backbones list_datasets list_methods run",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
     "fewshot_bench.plugins.models.adapt": "Adapted adapt",
     "fewshot_bench.plugins.models.evaluation": "evaluate",
@@ -71,7 +67,6 @@ _NAMES = {
     ),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
 __all__ = [
     "Adapted",
     "Augment",
@@ -109,23 +104,20 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "adapt",
-    "backbones",
-    "datasets",
     "evaluate",
     "hookimpl",
     "hyper",
+    "list_backbones",
+    "list_datasets",
+    "list_methods",
     "load",
     "load_model",
-    "methods",
     "run",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use."""
-    if name == "backbones":
-        # The submodule of this name is callable, so it can replace the function.
-        return import_module("fewshot_bench.backbones")
     if name not in _MODULES:
         raise AttributeError(f"module 'fewshot_bench' has no attribute '{name}'")
     value = getattr(import_module(_MODULES[name]), name)

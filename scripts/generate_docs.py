@@ -34,6 +34,8 @@ def cli_page() -> str:
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         parts.append(_help(f"fsbench {name}", command))
+        if name == "run":
+            parts += [_engine_options(engine) for engine in ("slurm", "ray")]
         if isinstance(command, click.Group):
             context = click.Context(command)
             for inner in command.list_commands(context):
@@ -50,6 +52,12 @@ def _help(path: str, command: click.Command) -> str:
     )
     context.terminal_width = WIDTH
     return f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+def _engine_options(engine: str) -> str:
+    shown = CliRunner().invoke(cli, ["show", engine]).output.splitlines()
+    text = "\n".join(line for line in shown if line.startswith(" "))
+    return f"### fsbench run --engine {engine}\n\n```text\n{text}\n```\n"
 
 
 def methods_page() -> str:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.table.layouts import lay_out
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.table import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.compare import command

@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +143,23 @@ def pack_imagenet(source: Path, target: Path) -> Path:
     return target
 
 
-def sealed(text: str) -> bytes:
-    """The index of an archive, as it is kept: the text and its digest."""
-    return text.encode() + hashlib.sha256(text.encode()).digest()
+def read_lists(cache: Path) -> dict[bytes, str]:
+    """The texts of lists in the cache by name; empty without a file."""
+    path = cache / "lists" / "values.sqlite"
+    if not path.exists():
+        return {}
+    with closing(sqlite3.connect(path)) as base:
+        rows = base.execute("select key, content from value")
+        return {name: kept[32:].decode("latin-1") for name, kept in rows}
+
+
+def write_lists(cache: Path, texts: Mapping[bytes, str]) -> None:
+    """Replace lists in the cache, with right checksums."""
+    with closing(sqlite3.connect(cache / "lists" / "values.sqlite")) as base, base:
+        for name, text in texts.items():
+            content = text.encode("latin-1")
+            kept = hashlib.sha256(name + content).digest() + content
+            base.execute("update value set content=? where key=?", (kept, name))
 
 
 def _files(paths: Iterable[Path]) -> Iterable[tuple[str, bytes]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Task
-from fewshot_bench.training import EncoderLearner
+from fewshot_bench.training.provisional import EncoderLearner
 from tests.reference.toy import context, relative_gap
 
 TOLERANCE = 1e-5

@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pytest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.data.places import LOCK
 from tests import helpers
-from tests.http_server import Site, serving
+from tests.http_server import Page, Site, serving
 
 MODULE = "fsbench_remote"
 RECIPES = "FSBENCH_TEST_RECIPES"
@@ -109,25 +109,7 @@ class Shop:
         return self.root / "downloads" / dataset / f"{name}.part"
 
 
-_HOW = {
-    "kind",
-    "cut",
-    "cuts",
-    "failure",
-    "failures",
-    "redirect",
-    "ranges",
-    "pause",
-    "hold",
-    "piece",
-} | {
-    "etag",
-    "modified",
-    "length",
-    "encoding",
-    "careless",
-    "reason",
-}
+_HOW = {field.name for field in fields(Page)} - {"content"}
 
 
 @contextmanager

@@ -1,16 +1,14 @@
 """Random access to members of uncompressed tar archives, which are never unpacked.
 
 `tar_index` lists an archive, `read_member` reads a member. Indexes are cached under the archive's
-file stamp as JSON with its SHA-256 at the end; offsets and sizes are checked before use, too.
+file stamp; offsets and sizes are checked before use, too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import secrets
 import tarfile
 from array import array
 from bisect import bisect_left
@@ -20,15 +18,12 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from fewshot_bench import DataMissingError
-from fewshot_bench.api.sources import cache_root, file_stamp
+from fewshot_bench.api.sources import file_stamp, keep_list, kept_list
 
 BLOCK = 512
 CHUNK = 2**20
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
-VERSION = 4
-SHA = 32
-# `fsbench cache rm` recognizes files with this prefix as leftovers of killed processes.
-TEMPORARY = ".fsbench-tmp~"
+VERSION = "4"
 # Errors that a file with arbitrary content may cause when it is decoded as an index.
 DAMAGE = (
     OSError,
@@ -240,25 +235,14 @@ def kept(
     stamp = file_stamp(archive)
     if stamp is None:
         return make()
-    about = {"version": VERSION, "archive": os.path.abspath(archive), "kind": kind}
-    about["stamp"] = stamp.token
-    try:
-        content = json.loads(_unsealed(_file(about).read_bytes()))
-        if content["about"] == about:
-            return decode(content["found"], stamp.size)
-    except DAMAGE:
-        pass
-    found = make()
-    _store(about, encode(found))
-    return found
-
-
-def _unsealed(content: bytes) -> bytes:
-    """The content without its digest; ValueError if it is another one, as after a disk fault."""
-    body, digest = content[:-SHA], content[-SHA:]
-    if hashlib.sha256(body).digest() != digest:
-        raise ValueError("an index with another digest")
-    return body
+    key = "\0".join(("tar index", VERSION, os.path.abspath(archive), kind, stamp.token))
+    content = kept_list(key)
+    if content is not None:
+        with contextlib.suppress(*DAMAGE):
+            return decode(json.loads(content), stamp.size)
+    index = make()
+    keep_list(key, json.dumps(encode(index)).encode())
+    return index
 
 
 def check_places(offsets: Any, sizes: Any, end: int) -> None:
@@ -266,24 +250,3 @@ def check_places(offsets: Any, sizes: Any, end: int) -> None:
     ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
     if ends and (min(offsets) < 0 or min(sizes) < 0 or max(ends) > end):
         raise ValueError("a place outside of the archive")
-
-
-def _file(about: Mapping[str, Any]) -> Path:
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    return cache_root() / "tar-index" / f"{key}.json"
-
-
-def _store(about: Mapping[str, Any], found: Any) -> None:
-    # If the cache is not writable, the archive is scanned every time.
-    with contextlib.suppress(OSError, RuntimeError):
-        path = _file(about)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        body = json.dumps({"about": about, "found": found}).encode()
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
-        try:
-            # Readable as far as the umask allows: several users may share a cache folder.
-            temporary.write_bytes(body + hashlib.sha256(body).digest())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

@@ -11,46 +11,50 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
-    columns_of,
     own_data_conflict,
     starts,
     values_of,
 )
 from fewshot_bench.analysis.filters import dataset_names, method_names
 from fewshot_bench.analysis.formats.document import Document
-from fewshot_bench.analysis.record_columns import RecordColumns
-from fewshot_bench.analysis.table.build import Options
+from fewshot_bench.analysis.frame import frame, group, load
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import option_name
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fewshot_bench.analysis.table.build import Options
+
 T = TypeVar("T")
+Key = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class Block:
     """The records of one set of conditions.
 
-    conditions: those that distinguish it from other blocks, as text by name. columns: `columns_of`
-    its records. elsewhere: names of methods and data sets that only other blocks have.
+    conditions: those that distinguish it from other blocks, as text by name. data: the frame of its
+    records. elsewhere: names of methods and data sets that only other blocks have.
     """
 
     conditions: Mapping[str, str]
-    columns: RecordColumns
+    data: pd.DataFrame
     elsewhere: frozenset[str] = frozenset()
 
     @property
-    def records(self) -> Sequence[Record]:
+    def records(self) -> list[Record]:
         """Its records."""
-        return self.columns.records
+        return list(self.data["record"])
 
     @property
     def title(self) -> str:
@@ -64,8 +68,9 @@ class Block:
             "own_data" if name in (OWN_DATA, SKIPPED_IMAGES) else name: value
             for name, value in self.conditions.items()
         }
-        parts = [[option_name(name), value] for name, value in words.items()]
-        return shlex.join(word for pair in parts for word in pair)
+        return shlex.join(
+            word for name, value in words.items() for word in (option_name(name), value)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,35 +92,39 @@ def made_of(
 
     warn: called for a block that is refused. The error of the first is raised if all are.
     """
-    found: list[Made[T]] = []
+    made: list[Made[T]] = []
     errors = []
     for block in blocks_of(records, mixed=options.allow_mixed):
-        own = replace(options, elsewhere=block.elsewhere, notes=() if found else options.notes)
+        own = replace(options, elsewhere=block.elsewhere, notes=() if made else options.notes)
         try:
-            found.append(Made(block, make(block, own)))
+            made.append(Made(block, make(block, own)))
         except (UsageError, DataMissingError) as error:
             errors.append(error)
-            found.append(Made(block, None, str(error)))
-    if len(errors) == len(found):
+            made.append(Made(block, None, str(error)))
+    if len(errors) == len(made):
         raise errors[0]
-    for one in found:
-        if one.refusal:
-            warn(f"{one.block.title} left out: {one.refusal}")
-    return found
+    for part in made:
+        if part.refusal:
+            warn(f"{part.block.title} left out: {part.refusal}")
+    return made
 
 
 def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     """The records by their conditions; mixed: all in one block."""
-    columns = columns_of(records)
-    parts = {} if mixed else dict(_parts(columns))
+    data = frame(records)
+    parts = {} if mixed else dict(_parts(data))
     if len(parts) < 2:
-        return [Block({}, columns)]
+        return [Block({}, data)]
+    texts: defaultdict[str, set[str]] = defaultdict(set)
+    for key in parts:
+        for name, value in key:
+            texts[name].add(value)
     shown = {
         name: starts(values) if name in CONDITIONS and CONDITIONS[name].prefix else {}
-        for name, values in _values(parts).items()
+        for name, values in texts.items()
         if len(values) > 1
     }
-    ordered = sorted(parts.items(), key=lambda item: (-len(item[1].records), item[0]))
+    ordered = sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))
     names = [_names(part) for _, part in ordered]
     every = frozenset[str]().union(*names)
     return [
@@ -124,45 +133,31 @@ def blocks_of(records: Sequence[Record], *, mixed: bool = False) -> list[Block]:
     ]
 
 
-Key = tuple[tuple[str, str], ...]
-
-
-def _values(parts: Mapping[Key, object]) -> dict[str, set[str]]:
-    """The values of each condition; own data is named in some parts only."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for key in parts:
-        for name, value in key:
-            found[name].add(value)
-    return found
-
-
-def _parts(columns: RecordColumns) -> Iterator[tuple[Key, RecordColumns]]:
+def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
     """The records by differing conditions, then by own data where that of a data set differs."""
-    names = [name for name, values in values_of(columns).items() if len(values) > 1]
-    for values, part in _parted(columns, names):
-        texts = [CONDITIONS[name].text(value) for name, value in zip(names, values, strict=True)]
-        key = tuple(zip(names, texts, strict=True))
+    names = [name for name, texts in values_of(data).items() if len(texts) > 1]
+    for part in _split(data, names):
+        spec = part["record"].iloc[0].spec
+        key = tuple((name, CONDITIONS[name].text(getattr(spec, name))) for name in names)
         conflict = own_data_conflict(part)
         if not conflict:
             yield key, part
             continue
-        for (value,), own in _parted(part, ["own data"]):
-            yield (*key, (conflict, value)), own
+        for own in _split(part, ["own data"]):
+            yield (*key, (conflict, str(own["own data"].iloc[0]))), own
 
 
-def _parted(
-    columns: RecordColumns, names: Sequence[str]
-) -> Iterator[tuple[tuple[Any, ...], RecordColumns]]:
+def _split(data: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
     """The records by the values of some columns."""
-    lines = columns.rows(names)
-    for place, values in enumerate(lines.values):
-        yield values, columns.part(np.flatnonzero(lines.codes == place))
+    numbers, first = group(data, names)
+    for number in range(len(first)):
+        yield data.iloc[np.flatnonzero(numbers == number)].reset_index(drop=True)
 
 
-def _names(columns: RecordColumns) -> frozenset[str]:
+def _names(data: pd.DataFrame) -> frozenset[str]:
     """Names of the methods and data sets, as filters spell them."""
-    codes = columns.rows(("row", "evaluated")).codes.tolist()
-    specs = [record.spec for record in dict(zip(codes, columns.records, strict=True)).values()]
+    _, first = group(load(data, "row", "evaluated"), ("row", "evaluated"))
+    specs = [record.spec for record in data["record"].iloc[first]]
     return frozenset(name for spec in specs for name in (*method_names(spec), *dataset_names(spec)))
 
 
@@ -171,7 +166,7 @@ def the_only(made: Sequence[Made[T]], what: str) -> T:
     first = made[0].value
     if len(made) == 1 and first is not None:
         return first
-    titles = "; ".join(one.block.title for one in made)
+    titles = "; ".join(part.block.title for part in made)
     raise UsageError(
         f"{what} is of one set of conditions, and there are {len(made)} ({titles}): choose one, "
         f"as with {made[0].block.filters}"
@@ -183,11 +178,15 @@ def document_of(made: Sequence[Made[T]], lay_out: Callable[[T], Document]) -> Do
 
     Rows of several blocks have the union of their columns, and columns of the conditions.
     """
-    parts = [replace(_document(one, lay_out), title=one.block.title) for one in made]
+    parts = []
+    for block in made:
+        refused = Document(notes=[block.refusal], data={"refused": block.refusal})
+        document = refused if block.value is None else lay_out(block.value)
+        parts.append(replace(document, title=block.block.title))
     if len(parts) == 1:
         return parts[0]
-    pairs = list(zip((one.block.conditions for one in made), parts, strict=True))
-    rows = [_with_conditions(row, own) for own, part in pairs for row in part.rows]
+    pairs = list(zip((block.block.conditions for block in made), parts, strict=True))
+    rows = [_add_conditions(row, own) for own, part in pairs for row in part.rows]
     heads = dict.fromkeys(name for row in rows for name in row)
     return Document(
         parts=tuple(parts),
@@ -197,13 +196,7 @@ def document_of(made: Sequence[Made[T]], lay_out: Callable[[T], Document]) -> Do
     )
 
 
-def _document(one: Made[T], lay_out: Callable[[T], Document]) -> Document:
-    if one.value is not None:
-        return lay_out(one.value)
-    return Document(notes=[one.refusal], data={"refused": one.refusal})
-
-
-def _with_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:
+def _add_conditions(row: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[str, Any]:
     """The row with the conditions that it lacks; averages lack own data, whatever it is."""
     own = {name: value for name, value in conditions.items() if name not in row}
     return {**row, **{name.replace(" ", "_"): value for name, value in own.items()}}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of, the_only
+from fewshot_bench.analysis.sweep.panels import SweepOptions, sweep_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import DEFAULT, lay_out
 from fewshot_bench.api.metrics import METRICS, Metric
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fewshot_bench.analysis.formats.document import Document
-    from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.analysis.table.significance import Answers
+    from fewshot_bench.analysis.table.table import Table
 
 Target = str | PathLike[str] | None
 Shown = tuple["Table", Sequence[Record]]
@@ -64,11 +65,11 @@ def compare(
     def shown(block: Block, options: Options) -> Shown:
         answers = _answers(outcomes, block.records, options)
         usable = _usable(block.records, outcomes)
-        facts = block.columns if len(usable) == len(block.records) else None
-        table = build(usable, options, columns, answers, facts)
+        data = block.data if len(usable) == len(block.data) else None
+        table = build(usable, options, columns, answers, data)
         if columns is not None and columns.failed:
             # Rebuild without columns of the failed plug-ins, which earlier lines still have.
-            table = build(usable, options, columns, answers, facts)
+            table = build(usable, options, columns, answers, data)
         return table, usable
 
     return made_of(completed, options, shown, warn)
@@ -168,12 +169,15 @@ def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
 class Comparison:
     """Tables of methods, one per set of conditions; `str` gives what `fsbench compare` prints.
 
-    layout: a name of `LAYOUTS`. Every `to_...` returns the text and, where a path is given, writes
-    it there too.
+    layout: a name of `LAYOUTS`. swept: options of the layout `sweep`. Every `to_...` returns the
+    text and, where a path is given, writes it there too.
+
+    >>> results.compare(baseline="zero-shot").to_latex("table.tex")
     """
 
     made: Sequence[Made[Shown]]
     layout: str = DEFAULT
+    swept: SweepOptions = field(default_factory=SweepOptions)
 
     @property
     def tables(self) -> list[Table]:
@@ -205,8 +209,10 @@ class Comparison:
 
     def _document(self, form: str, caption: str = "") -> Document:
         # JSON holds all numbers, which the paper layout leaves out.
-        name = DEFAULT if form == "json" else self.layout
-        return document_of(self.made, lambda shown: lay_out(shown[0], form, name, caption))
+        name = DEFAULT if form == "json" and self.layout == "paper" else self.layout
+        return document_of(
+            self.made, lambda shown: lay_out(shown[0], form, name, caption, self.swept)
+        )
 
     def to_html(self, path: Target = None) -> str:
         """HTML tables with the content of the terminal output."""
@@ -247,14 +253,17 @@ class Comparison:
     def curves(self) -> Figure:
         """The metric over shots as a matplotlib figure, a panel per data set.
 
+        In the layout `sweep` it is over the options: heat maps, or a curve over one of them.
         UsageError for several sets of conditions.
         """
+        from fewshot_bench.analysis.sweep import heat_map
         from fewshot_bench.analysis.table.figure import figure, panels
 
         table, _ = the_only(self.made, "a figure")
         if not panels(table):
             raise UsageError(f"no record here has the metric {table.metric} to draw")
-        drawn = figure(table)
+        is_sweep = self.layout == "sweep"
+        drawn = heat_map.figure(sweep_of(table, self.swept)) if is_sweep else figure(table)
         # Lets notebooks display the figure without pyplot, which would keep it open.
         vars(drawn)["_repr_png_"] = partial(_png, drawn)
         return drawn

@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from operator import attrgetter, itemgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewshot_bench.analysis.formats.tidy import finite
-from fewshot_bench.analysis.record_columns import (
-    Facts,
-    Joint,
-    Place,
-    RecordColumns,
-    Rule,
-    Shared,
+import numpy as np
+
+from fewshot_bench.analysis.frame import (
+    MustAgree,
+    code_text,
+    conflicts,
+    count,
+    decode,
+    distinct,
+    encode,
+    group,
+    load,
+    own_data_text,
+    templates_digest,
+    values,
+    weights_text,
 )
-from fewshot_bench.analysis.table.axes import STATED, Row, stated_marks
-from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import (
-    Overlap,
-    images,
-    shared_images,
-    split_digest,
-    test_images,
-)
+from fewshot_bench.analysis.table.table import STATED, Row
+from fewshot_bench.api.image_facts import Overlap
 from fewshot_bench.api.method_files import short_names
-from fewshot_bench.api.record import Record, code_digest
-from fewshot_bench.api.spec import (
-    CONDITIONS,
-    IMPORTED,
-    KEPT_MODEL,
-    RunSpec,
-    canonical_json,
-    method_label,
-)
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import counted, digest_of, option_name
+from fewshot_bench.utils.text import counted, option_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Names of conditions of a data set; both are filtered by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
@@ -48,12 +43,127 @@ IMAGES_ADVICE = (
     "give fsbench run again, which computes again what other images gave, or remove the records "
     "of the others (fsbench store rm)"
 )
-UNKNOWN = "unknown"
 # Characters of a digest or revision in the label of a row.
 _SHOWN = 12
 STALE_ADVICE = (
     "give fsbench run again, which computes again what other code has computed, or remove the "
     "older records (fsbench store rm)"
+)
+_SPLIT = ("evaluated", "shots", "split_seed")
+# Columns that are equal for records that must have the same images, or, whatever their fit, the
+# same test images.
+ONE_SPLIT = ("evaluated", "split")
+ONE_PROMPTS = ("evaluated", "prompts", "own data")
+ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data")
+# Each line of a table holds at most one kept model of a method per split and seed.
+_MODEL = ("row", *_SPLIT, "train_seed")
+_BACKBONE = ("backbone", "precision")
+_OPTIONS = MustAgree("options", ("row", "published setting"), "options")
+# The texts of a prompt name are those of the package or plug-in that was installed.
+_TEMPLATES = MustAgree("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
+# The second is reported only if the first is equal, so that only the skipped images differ.
+_OWN = (
+    MustAgree(OWN_DATA, ("dataset",), "data text"),
+    MustAgree(SKIPPED_IMAGES, ("dataset",), "own data"),
+)
+
+
+class Rule(NamedTuple):
+    """A fact that must agree in every table.
+
+    scope: describes a group of records, of their keys. advice: what to do about it. option: the
+    filter that chooses one of the values, which a sweep lacks. shown: characters of a value.
+    """
+
+    fact: MustAgree
+    scope: Callable[..., str]
+    advice: str = "run the older cells again with --force"
+    option: str = ""
+    shown: int | None = None
+
+
+def _split_scope(evaluated: str, shots: int, split_seed: int) -> str:
+    return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
+
+
+def _model_scope(row: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> str:
+    return f"'{row}' on {_split_scope(evaluated, shots, split_seed)}, seed {train_seed}"
+
+
+_IMAGES = f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
+_WEIGHTS = MustAgree("weights", _BACKBONE, "loaded weights", ("loaded weights",))
+_REVISION = MustAgree("revision", ("dataset",), "revision")
+_TARGET = MustAgree("target revision", ("target",), "target_revision", ("target",))
+_MODELS = MustAgree("model", _MODEL, "picks", ("kept model",))
+RULES = (
+    *(Rule(fact, "'{}'".format, option="--own-data") for fact in _OWN),
+    Rule(_WEIGHTS, "'{}' in {}".format, option="--weights", shown=_SHOWN),
+    Rule(_REVISION, "'{}'".format, option="--revision"),
+    Rule(_TARGET, "'{}'".format, option="--revision"),
+    Rule(_TEMPLATES, "'{}', prompts {}".format),
+    # Reported before their digests, since a run replaces no record of other picks.
+    Rule(
+        MustAgree("imported picks", _SPLIT, "imported picks", ("imported picks",)),
+        _split_scope,
+        "remove the records of the earlier picks (fsbench store rm)",
+        shown=_SHOWN,
+    ),
+    Rule(MustAgree("split digest", _SPLIT, "split", ("split",)), _split_scope, shown=_SHOWN),
+    Rule(
+        MustAgree("images", _SPLIT, "images", ("images", "split")),
+        _split_scope,
+        _IMAGES,
+        shown=_SHOWN,
+    ),
+    Rule(
+        MustAgree("test images", ("evaluated",), "test images", ("test images",)),
+        "'{}'".format,
+        _IMAGES,
+        shown=_SHOWN,
+    ),
+    Rule(
+        MustAgree("code", ("method", "method_version"), "code", ("done",)),
+        "'{}@{}'".format,
+        STALE_ADVICE,
+    ),
+    Rule(
+        _MODELS,
+        _model_scope,
+        "remove the records of the other models (fsbench store rm)",
+        shown=_SHOWN,
+    ),
+    # Options are part of a cell's key: a run replaces no record of other defaults.
+    Rule(
+        _OPTIONS,
+        "'{}'".format,
+        "remove the records of the older defaults (fsbench store rm), and run what is missing",
+    ),
+)
+# Facts that distinguish rows if they differ, in the order of their parts of a label.
+_LABELED = (
+    MustAgree("code", ("row",), "code"),
+    _WEIGHTS,
+    _OWN[0],
+    MustAgree(SKIPPED_IMAGES, ("dataset", "data text"), "own data"),
+    _REVISION,
+    _TARGET,
+    _MODELS,
+    _TEMPLATES,
+    MustAgree(
+        "split",
+        (*_SPLIT, "protocol", "val", "limit", "revision", "target_revision", "own data"),
+        "split",
+        ("split",),
+    ),
+    MustAgree("images", ONE_SPLIT, "images", ("images", "split")),
+    MustAgree("test images", ONE_TEST_SET, "test images", ("test images",)),
+)
+# Columns that are read of all records of a table, at once.
+_READ = (
+    *CONDITIONS,
+    *(name for rule in RULES for name in rule.fact.columns),
+    *(name for fact in _LABELED for name in fact.columns),
+    *(entry for entry, *_ in STATED),
 )
 
 
@@ -62,108 +172,13 @@ def condition(spec: RunSpec, name: str) -> str:
     return CONDITIONS[name].text(getattr(spec, name))
 
 
-def values_of(columns: RecordColumns) -> dict[str, set[str]]:
-    """The values of each condition, as text. columns: `columns_of` records."""
-    columns.load((*CONDITIONS, *_READ))
-    found = {name: columns[name].values for name in CONDITIONS}
-    return {name: set(map(CONDITIONS[name].text, values)) for name, values in found.items()}
-
-
-def own_data(spec: RunSpec) -> str:
-    """A short digest of the user's own data and the images skipped in the data set, or `none`."""
-    return own_data_text(spec.data, spec.dataset)
-
-
-def own_data_text(data: Mapping[str, Any], dataset: str) -> str:
-    """As `own_data`, from the options of own data and the name of the data set."""
-    skipped = data.get(SKIPPED, {}).get(dataset)
-    # Images skipped in a target already change its revision.
-    own = without_skipped(data)
-    own |= {SKIPPED: skipped} if skipped else {}
-    return data_digest(own) if own else "none"
-
-
-def data_text(data: Mapping[str, Any]) -> str:
-    """The digest of the options of own data without skipped images, or `none`."""
-    own = without_skipped(data)
-    return data_digest(own) if own else "none"
-
-
-def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The own-data options without the skipped images."""
-    return {name: value for name, value in data.items() if name != SKIPPED}
-
-
-def data_digest(data: Mapping[str, Any]) -> str:
-    """The first 12 digits of the SHA-256 of the own-data options as canonical JSON."""
-    return digest_of(canonical_json(dict(data)), 12)
-
-
-def refuse_mixed(columns: RecordColumns, *, sweep: bool = False) -> None:
-    """Raise UsageError unless all records may share a table, or a sweep.
-
-    columns: `columns_of` the records. sweep: a sweep varies the options, runs with the weights that
-    are there, and lacks some filters of `fsbench compare`.
-    """
-    place = "a sweep" if sweep else "a table"
-    otherwise = "name another --store" if sweep else "show them as separate rows with --allow-mixed"
-    for name, values in values_of(columns).items():
-        if len(values) > 1:
-            counts = Counter(condition(record.spec, name) for record in columns.records)
-            usual = shlex.quote(counts.most_common(1)[0][0])
-            advice = f"choose one with {option_name(name)} {usual}"
-            if name == "weights" and sweep:
-                advice = _local_advice(name, counts, sweep)
-            raise _mixed(name, counts, place, f"{advice}, or {otherwise}")
-    for scope, name, counts in _local_conflicts(columns):
-        if name == "options" and sweep:
-            continue
-        advice = _local_advice(name, counts, sweep)
-        raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, or {otherwise}")
-
-
-def _mixed(name: str, counts: Counter[str], place: str, advice: str) -> UsageError:
-    values = ", ".join(
-        f"'{value}' in {counted(count, 'record')}" for value, count in sorted(counts.items())
-    )
-    return UsageError(
-        f"records differ in {name} ({values}), expected one value in {place}: {advice}"
-    )
-
-
-# The filter for each fact that `compare` and `store rm` choose by, which a sweep lacks.
-_CHOSEN_BY = {
-    OWN_DATA: "--own-data",
-    SKIPPED_IMAGES: "--own-data",
-    "weights": "--weights",
-    "revision": "--revision",
-    "target revision": "--revision",
-}
-
-
-def _local_advice(name: str, counts: Counter[str], sweep: bool) -> str:
-    usual = counts.most_common(1)[0][0]
-    if name == "code":
-        return STALE_ADVICE if sweep else f"{STALE_ADVICE}, choose one with --code {usual}"
-    if name == "model":
-        return "remove the records of the other models (fsbench store rm)"
-    if name == "imported picks":
-        return "remove the records of the earlier picks (fsbench store rm)"
-    if name == "options":
-        # Options are part of a cell's key: a run replaces no record of other defaults.
-        return (
-            "remove the records of the older defaults (fsbench store rm), and run what is missing"
-        )
-    if name in ("images", "test images"):
-        return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
-    if name not in _CHOSEN_BY:
-        return "run the older cells again with --force"
-    option = _CHOSEN_BY[name]
-    if not sweep:
-        return f"choose one with {option} {'PREFIX' if option == '--revision' else usual}"
-    own = "choose with --classnames, --templates and --holdout as in run, or "
-    rest = f"remove the records of the others (fsbench store rm {option} PREFIX)"
-    return f"{own if name == OWN_DATA else ''}{rest}"
+def values_of(data: pd.DataFrame) -> dict[str, set[str]]:
+    """The values of each condition, as text."""
+    load(data, *_READ)
+    return {
+        name: {about.text(value) for (value,) in distinct(data, name)}
+        for name, about in CONDITIONS.items()
+    }
 
 
 def code(record: Record) -> str:
@@ -171,279 +186,186 @@ def code(record: Record) -> str:
     return code_text(record.entry("environment", "code"))
 
 
-def code_text(stated: object) -> str:
-    """As `code`, from the entry `environment.code` of a record."""
-    return (code_digest(stated) or UNKNOWN)[:12]
-
-
-def code_of(record: Record) -> str:
-    """Text for method and version; records that share it must have the same code."""
-    return f"'{record.spec.method}@{record.spec.method_version}'"
-
-
 def loaded_weights(record: Record) -> str:
-    """The digest of the weights of a finished cell whose specification has none; else empty.
-
-    A specification has the digest of files that were there before anything was loaded.
-    """
+    """As `weights_text`, of a record."""
     loaded = record.entry("environment", "weights_digest")
-    return _loaded_weights(record.status == "done", record.spec.weights, loaded)
+    return weights_text(record.status, record.spec.weights, loaded)
 
 
-def _loaded_weights(done: bool, named: str, loaded: object) -> str:
-    return str(loaded or "") if done and not named else ""
-
-
-def digest(record: Record) -> str:
-    """As `split_digest`, of a record."""
-    return split_digest(record.split)
+def own_data(spec: RunSpec) -> str:
+    """A short digest of the user's own data and the images skipped in the data set, or `none`."""
+    return own_data_text(spec.data, spec.dataset)
 
 
 def templates(record: Record) -> str:
-    """The first 12 digits of the digest of the templates of a cell; empty if it states none.
+    """As `templates_digest`, of a record."""
+    stated = record.entry("split", "templates")
+    text = canonical_json(list(stated)) if stated else None
+    return templates_digest(record.spec.protocol, text)
 
-    A kept model has templates of its own: none are expected of its data set's prompts.
+
+def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
+    """Raise UsageError unless all records may share a table, or a sweep.
+
+    sweep: a sweep varies the options, runs with the weights that are there, and lacks some filters
+    of `fsbench compare`.
     """
-    kept = record.spec.protocol == KEPT_MODEL
-    return _templates(kept, record.entry("split", "templates"))
+    for name, texts in values_of(data).items():
+        if len(texts) > 1:
+            counts: Counter[str] = Counter()
+            for (value,), number in count(data, name).items():
+                counts[CONDITIONS[name].text(value)] += number
+            usual = shlex.quote(counts.most_common(1)[0][0])
+            advice = f"choose one with {option_name(name)} {usual}"
+            if name == "weights" and sweep:
+                advice = _rm_advice("--weights")
+            raise _mixed(name, counts, advice, sweep)
+    for rule in RULES:
+        fact = rule.fact
+        if fact.name == "options" and sweep:
+            continue
+        differing = conflicts(data, fact)
+        counts = Counter()
+        scope = None
+        for (*keys, value), number in count(differing, *fact.keys, fact.value).items():
+            scope = scope or keys
+            if keys == scope:
+                counts[str(value)[: rule.shown]] += number
+        if scope:
+            advice = _advice(rule, counts.most_common(1)[0][0], sweep)
+            raise _mixed(f"{fact.name} of {rule.scope(*scope)}", counts, advice, sweep)
 
 
-def templates_text(found: object) -> str:
-    """The templates of a cell as JSON; empty if it states none."""
-    return canonical_json(finite(found)) if found else ""
+def _mixed(name: str, counts: Counter[str], advice: str, sweep: bool) -> UsageError:
+    texts = ", ".join(
+        f"'{value}' in {counted(number, 'record')}" for value, number in sorted(counts.items())
+    )
+    whole = "a sweep" if sweep else "a table"
+    otherwise = "name another --store" if sweep else "show them as separate rows with --allow-mixed"
+    return UsageError(
+        f"records differ in {name} ({texts}), expected one value in {whole}: {advice}, or "
+        f"{otherwise}"
+    )
 
 
-def _templates(kept: bool, found: object) -> str:
-    return digest_of(templates_text(found), 12) if found and not kept else ""
+def _advice(rule: Rule, usual: str, sweep: bool) -> str:
+    if rule.fact.name == "code" and not sweep:
+        return f"{rule.advice}, choose one with --code {usual}"
+    if not rule.option:
+        return rule.advice
+    if not sweep:
+        return f"choose one with {rule.option} {'PREFIX' if rule.option == '--revision' else usual}"
+    own = "choose with --classnames, --templates and --holdout as in run, or "
+    return f"{own if rule.fact.name == OWN_DATA else ''}{_rm_advice(rule.option)}"
 
 
-def _comparable(found: object) -> object:
-    """The templates that a record states; equal tuples are one value, equal lists are not."""
-    return tuple(found) if isinstance(found, list) else found
+def _rm_advice(option: str) -> str:
+    return f"remove the records of the others (fsbench store rm {option} PREFIX)"
 
 
-def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
-    return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
-
-
-def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> str:
-    return f"'{row}' on {_split_text(evaluated, shots, split_seed)}, seed {train_seed}"
-
-
-# Columns that are not fields of `RunSpec`.
-FACTS: Facts = {
-    "row": Joint(("method", "method_version", "overrides"), lambda *parts: _row_name(*parts)),
-    "label": Joint(("method", "overrides"), method_label),
-    "own data": Joint(("data", "dataset"), own_data_text),
-    "data text": Shared("data", data_text),
-    "options text": Shared("options", canonical_json),
-    "published setting": Joint(
-        ("published", "dataset", "shots", "classes"), lambda *of: _published_setting(*of)
-    ),
-    "split facts": attrgetter("split"),
-    "split": Shared("split facts", split_digest),
-    "split start": Shared("split", itemgetter(slice(12))),
-    "images": Shared("split facts", images),
-    "images start": Shared("images", itemgetter(slice(12))),
-    "test images": Shared("split facts", test_images),
-    "test images start": Shared("test images", itemgetter(slice(12))),
-    "data values": Shared("data", lambda data: canonical_json(dict(data)) if data else ""),
-    "code": Shared("environment.code", code_text),
-    "model": Shared("picks", itemgetter(slice(12))),
-    "imported picks": Joint(("protocol", "model"), lambda *own: own[1] * (own[0] == IMPORTED)),
-    "loaded weights": Joint(("done", "weights", "environment.weights_digest"), _loaded_weights),
-    "loaded weights start": Shared("loaded weights", itemgetter(slice(12))),
-    "status": attrgetter("status"),
-    "stated marks": Joint(tuple(entry for entry, *_ in STATED), stated_marks),
-    "shared images": Shared("split facts", shared_images),
-    # Only finished cells have numbers that could be mixed.
-    "done": Shared("status", "done".__eq__),
-    "kept model": Shared("protocol", KEPT_MODEL.__eq__),
-    "template texts": Shared("split.templates", _comparable),
-    "templates digest": Joint(("kept model", "template texts"), _templates),
-}
-_SPLIT = ("evaluated", "shots", "split_seed")
-# Columns that are equal for records that must have the same images, or, whatever their fit, the
-# same test images.
-ONE_SPLIT = ("evaluated", "split")
-ONE_PROMPTS = ("evaluated", "prompts", "own data")
-ONE_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")
-# Each place in a table holds at most one kept model of a method.
-_MODEL = ("row", *_SPLIT, "train_seed")
-_OPTIONS = Rule("options", ("row", "published setting"), "options text")
-# The texts of a prompt name are those of the package or plug-in that was installed.
-_TEMPLATES = Rule("templates", ONE_PROMPTS, "templates digest", ("templates digest",))
-_BACKBONE = ("backbone", "precision")
-# The second is reported only if the first is equal, so that only the skipped images differ.
-_OWN = Rule(OWN_DATA, ("dataset",), "data text"), Rule(SKIPPED_IMAGES, ("dataset",), "own data")
-# Rules that every table must satisfy, each with a function that describes its places.
-_LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
-    *((rule, "'{}'".format) for rule in _OWN),
-    (
-        Rule("weights", _BACKBONE, "loaded weights start", ("loaded weights",)),
-        "'{}' in {}".format,
-    ),
-    (Rule("revision", ("dataset",), "revision"), "'{}'".format),
-    (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
-    (_TEMPLATES, "'{}', prompts {}".format),
-    # Reported before their digests, since a run replaces no record of other picks.
-    (Rule("imported picks", _SPLIT, "imported picks", ("imported picks",)), _split_text),
-    (Rule("split digest", _SPLIT, "split start", ("split",)), _split_text),
-    (Rule("images", _SPLIT, "images start", ("images", "split")), _split_text),
-    (Rule("test images", ("evaluated",), "test images start", ("test images",)), "'{}'".format),
-    (Rule("code", ("method", "method_version"), "code", ("done",)), "'{}@{}'".format),
-    (Rule("model", _MODEL, "model", ("kept model",)), _model_text),
-    (_OPTIONS, "'{}'".format),
-)
-# Facts that distinguish rows if they differ, in the order of their parts of a label.
-_LABELED = (
-    Rule("code", ("row",), "code"),
-    Rule("weights", _BACKBONE, "loaded weights", ("loaded weights",)),
-    Rule(OWN_DATA, ("dataset",), "data text"),
-    Rule(SKIPPED_IMAGES, ("dataset", "data text"), "own data"),
-    Rule("revision", ("dataset",), "revision"),
-    Rule("target revision", ("target",), "target_revision", ("target",)),
-    Rule("model", _MODEL, "picks", ("kept model",)),
-    _TEMPLATES,
-    Rule(
-        "split",
-        (*_SPLIT, "protocol", "val", "limit", "revision", "target_revision", "own data"),
-        "split",
-        ("split",),
-    ),
-    Rule("images", ONE_SPLIT, "images", ("images", "split")),
-    Rule("test images", ONE_TEST_SET, "test images", ("test images",)),
-)
-
-
-# Columns that are read of all records of a table, at once.
-_READ = [name for rule in (*(rule for rule, _ in _LOCAL), *_LABELED) for name in rule.columns]
-
-
-def own_data_conflict(columns: RecordColumns) -> str:
+def own_data_conflict(data: pd.DataFrame) -> str:
     """`OWN_DATA` or `SKIPPED_IMAGES` if records of one data set differ in it; else empty."""
-    return next((rule.name for rule in _OWN if any(True for _ in rule.conflicts(columns))), "")
+    return next((fact.name for fact in _OWN if len(conflicts(data, fact))), "")
 
 
-def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:
-    """The number of records with each overlap of images. columns: `columns_of` the records."""
-    found = columns.rows(("evaluated", "shared images")).counted()
-    return Counter({Overlap(evaluated, *pair): n for (evaluated, pair), n in found if pair})
+def overlaps_of(data: pd.DataFrame) -> Counter[Overlap]:
+    """The number of records with each overlap of images."""
+    counts = count(data, "evaluated", "split.overlap", "split.test")
+    return Counter(
+        {
+            Overlap(evaluated, shared, test): number
+            for (evaluated, shared, test), number in counts.items()
+            if isinstance(shared, int) and isinstance(test, int)
+        }
+    )
 
 
-def columns_of(records: Sequence[Record]) -> RecordColumns:
-    """The columns that tables compare."""
-    return RecordColumns(records, FACTS)
+def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
+    """Rows by label: the method with its overrides, and all facts that differ.
 
-
-def _local_conflicts(columns: RecordColumns) -> list[tuple[str, str, Counter[str]]]:
-    """Differences inside one data set, one split or one method: (scope, name, counts)."""
-    found = []
-    for rule, text in _LOCAL:
-        places: defaultdict[Place, Counter[str]] = defaultdict(Counter)
-        for _, place, value in rule.conflicts(columns):
-            places[place][value] += 1
-        found += [(text(*place), rule.name, count) for place, count in places.items()]
-    return found
-
-
-def assign_rows(
-    records: Sequence[Record], columns: RecordColumns | None = None
-) -> dict[str, tuple[Row, list[Record]]]:
-    """Records by row label: the method with its overrides, and all facts that differ.
-
-    columns: `columns_of` the records, if already built.
+    Adds the column `line` to the frame: the label of each record's row.
     """
-    columns = columns or columns_of(records)
     differing = {
-        name: starts(values) if CONDITIONS[name].prefix else {value: value for value in values}
-        for name, values in values_of(columns).items()
-        if len(values) > 1
+        name: starts(texts) if CONDITIONS[name].prefix else {text: text for text in texts}
+        for name, texts in values_of(data).items()
+        if len(texts) > 1
     }
-    labels = _local_labels(columns)
-    names = _method_names(columns)
-    rows: dict[str, tuple[Row, list[Record]]] = {}
-    members: dict[Hashable, list[Record]] = {}
-    alike = columns.rows(("row", *differing))
-    for record, place in zip(records, alike.codes.tolist(), strict=True):
-        own = labels.get(id(record), ())
-        key = (place, *own)
-        if key not in members:
-            spec = record.spec
+    own = _own_labels(data)
+    names = _method_names(data)
+    records = data["record"].tolist()
+    alike, _ = group(data, ("row", *differing))
+    labels: dict[tuple[Any, ...], str] = {}
+    lines: list[str] = []
+    rows: dict[str, Row] = {}
+    for index, number in enumerate(alike.tolist()):
+        key = (number, *own.get(index, ()))
+        if key not in labels:
+            spec = records[index].spec
             name = method_label(names[spec.method, spec.method_version], spec.overrides)
-            parts = [f"{name}={shown[condition(spec, name)]}" for name, shown in differing.items()]
-            label = " ".join([name, *parts, *own])
-            members[key] = rows.setdefault(label, (Row(label, spec), []))[1]
-        members[key].append(record)
+            parts = [f"{n}={shown[condition(spec, n)]}" for n, shown in differing.items()]
+            labels[key] = label = " ".join([name, *parts, *own.get(index, ())])
+            rows.setdefault(label, Row(label, spec))
+        lines.append(labels[key])
+    data["line"] = encode(lines)
+    marked = {
+        mark: set(data["line"][(data[entry] == value).to_numpy()]) for entry, value, mark in STATED
+    }
     return {
-        label: (replace(row, stated=marks_in(members, columns)), members)
-        for label, (row, members) in rows.items()
+        label: Row(label, row.spec, tuple(mark for mark in marked if label in marked[mark]))
+        for label, row in rows.items()
     }
 
 
-def marks_in(records: Iterable[Record], columns: RecordColumns) -> tuple[str, ...]:
-    """The marks that any of these records has, in the order of `STATED`. columns: of `FACTS`."""
-    found = columns.members(records).distinct("stated marks")
-    return tuple(mark for *_, mark in STATED if any(mark in marks for marks in found))
+def marks_in(data: pd.DataFrame) -> tuple[str, ...]:
+    """The marks that any record has, in the order of `STATED`."""
+    load(data, *(entry for entry, *_ in STATED))
+    return tuple(mark for entry, value, mark in STATED if (data[entry] == value).any())
 
 
-def _method_names(columns: RecordColumns) -> dict[tuple[str, str], str]:
+def _method_names(data: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Names by (method, version): `clip-lora`, or `clip-lora@1` if several versions occur."""
     versions: defaultdict[str, set[str]] = defaultdict(set)
-    for method, version in columns.rows(("method", "method_version")).values:
+    for method, version in distinct(data, "method", "method_version"):
         versions[method].add(version)
     short = short_names(versions)
     return {
-        (method, version): f"{short[method]}@{version}" if len(found) > 1 else short[method]
-        for method, found in versions.items()
-        for version in found
+        (method, version): f"{short[method]}@{version}" if len(own) > 1 else short[method]
+        for method, own in versions.items()
+        for version in own
     }
 
 
-def _published_setting(published: bool, dataset: str, shots: int, classes: str) -> str:
-    """The setting that published values may depend on; empty where one setting serves all."""
-    return f"{dataset} {shots} {classes == 'all'}" if published else ""
-
-
-def _row_name(method: str, version: str, overrides: Mapping[str, Any]) -> str:
-    """Method, version and overrides, which identify a row."""
-    return method_label(f"{method}@{version}", overrides)
-
-
-def starts(values: Iterable[str]) -> dict[str, str]:
-    """The first 12 characters of each value, or as many as distinguish all of them."""
-    every = set(values)
+def starts(texts: Iterable[str]) -> dict[str, str]:
+    """The first 12 characters of each text, or as many as distinguish all of them."""
+    every = set(texts)
     whole = max(map(len, every), default=0)
-    lengths = range(_SHOWN, whole)
-    enough = (length for length in lengths if len({v[:length] for v in every}) == len(every))
+    enough = (n for n in range(_SHOWN, whole) if len({text[:n] for text in every}) == len(every))
     length = next(enough, whole)
-    return {value: value[:length] for value in every}
+    return {text: text[:length] for text in every}
 
 
-def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
-    """By record id, the label parts that distinguish code, own data, revisions, splits, options."""
+def _own_labels(data: pd.DataFrame) -> Mapping[int, list[str]]:
+    """By row, the label parts that distinguish code, own data, revisions, splits and options."""
     labels: defaultdict[int, list[str]] = defaultdict(list)
-    for rule in _LABELED:
-        found = [(record, value) for record, _, value in rule.conflicts(columns)]
-        shown = starts(value for _, value in found)
-        for record, value in found:
-            labels[id(record)].append(f"{rule.name}={shown[value]}")
-    by_row: defaultdict[Place, list[Record]] = defaultdict(list)
-    for record, row, _ in _OPTIONS.conflicts(columns):
-        by_row[row].append(record)
-    for group in by_row.values():
-        for record, part in _differing_options(group):
-            labels[id(record)] += part
+    for fact in _LABELED:
+        differing = conflicts(data, fact)
+        texts = list(map(str, values(differing, fact.value)))
+        shown = starts(texts)
+        for index, text in zip(differing.index, texts, strict=True):
+            labels[index].append(f"{fact.name}={shown[text]}")
+    differing = conflicts(data, _OPTIONS)
+    rows = values(differing, "row")
+    for row in dict.fromkeys(rows):
+        own = np.flatnonzero([other == row for other in rows])
+        options = list(map(decode, values(differing, "options", own)))
+        for index, parts in zip(differing.index[own], _differing_options(options), strict=True):
+            labels[index] += parts
     return labels
 
 
-def _differing_options(group: Sequence[Record]) -> Iterator[tuple[Record, list[str]]]:
+def _differing_options(options: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Parts of labels for the records of one row that have several sets of options."""
-    values = [
-        {name: canonical_json(value) for name, value in record.spec.options.items()}
-        for record in group
-    ]
-    names = sorted({name for options in values for name in options})
-    differing = [name for name in names if len({options.get(name) for options in values}) > 1]
-    for record, options in zip(group, values, strict=True):
-        yield record, [f"{name}={options[name]}" for name in differing if name in options]
+    texts = [{n: canonical_json(value) for n, value in own.items()} for own in options]
+    names = sorted({name for own in texts for name in own})
+    differing = [name for name in names if len({own.get(name) for own in texts}) > 1]
+    return [[f"{name}={own[name]}" for name in differing if name in own] for own in texts]

@@ -11,17 +11,13 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import is_dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewshot_bench.analysis.conditions import (
-    code,
-    code_of,
-    condition,
-    data_text,
-    loaded_weights,
-    own_data,
-)
-from fewshot_bench.analysis.table.axes import Seed
+import numpy as np
+
+from fewshot_bench.analysis.conditions import code, condition, loaded_weights, own_data
+from fewshot_bench.analysis.frame import data_text, frame, group, load
+from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api import method_files
 from fewshot_bench.api.condition import YES_NO
 from fewshot_bench.api.method import changed_options
@@ -33,24 +29,63 @@ from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import join_names, option_name, split_names
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _RANGE = re.compile(rf"(\d{{1,{LONGEST_NUMBER}}})-(\d{{1,{LONGEST_NUMBER}}})", re.ASCII)
-_NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
-    "method": lambda record: method_names(record.spec),
-    "dataset": lambda record: dataset_names(record.spec),
-    "classes": lambda record: (record.spec.classes,),
-    "shots": lambda record: (str(record.spec.shots),),
-    "seeds": lambda record: (str(Seed.of(record)),),
-}
-_KINDS = {
-    "method": "method",
-    "dataset": "data set",
-    "classes": "classes",
-    "shots": "number of shots",
-    "seeds": "seed",
-}
 _STEP = "only what is in the store can be compared"
 _PREFIXES = (*(c.name for c in CONDITIONS.values() if c.prefix), "revision", "own_data")
+
+
+class Filter(NamedTuple):
+    """One filter. kind: what it names, in messages. columns: those that its texts depend on.
+
+    texts: the texts by which a record is found; equal for records with equal columns.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    texts: Callable[[Record], tuple[str, ...]]
+
+
+def _own_data_texts(record: Record) -> tuple[str, ...]:
+    stated = data_text(record.spec.data)
+    return (own_data(record.spec), *([stated] if stated != "none" else []))
+
+
+def _revisions(record: Record) -> tuple[str, ...]:
+    spec = record.spec
+    return (spec.revision, *([spec.target_revision] if spec.target else []))
+
+
+def _weights(record: Record) -> tuple[str, ...]:
+    return (record.spec.weights,) if record.spec.weights else ("", loaded_weights(record))
+
+
+def _condition_filter(name: str) -> Filter:
+    return Filter(name, (name,), lambda record: (condition(record.spec, name),))
+
+
+_WEIGHTS = ("weights", "status", "environment.weights_digest")
+_METHOD = ("method", "method_version")
+# Comma lists, then single values.
+_NAMES: Mapping[str, Filter] = {
+    "method": Filter("method", (*_METHOD, "overrides"), lambda r: method_names(r.spec)),
+    "dataset": Filter(
+        "data set", ("dataset", "target", "classes"), lambda r: dataset_names(r.spec)
+    ),
+    "classes": Filter("classes", ("classes",), lambda r: (r.spec.classes,)),
+    "shots": Filter("number of shots", ("shots",), lambda r: (str(r.spec.shots),)),
+    "seeds": Filter("seed", ("split_seed", "train_seed"), lambda r: (str(Seed.of(r)),)),
+}
+_VALUES: Mapping[str, Filter] = {
+    **{name: _condition_filter(name) for name in CONDITIONS},
+    "weights": Filter("weights", _WEIGHTS, _weights),
+    "revision": Filter("revision", ("revision", "target", "target_revision"), _revisions),
+    "own_data": Filter("own data", ("data", "dataset"), _own_data_texts),
+    "code": Filter("code", (*_METHOD, "environment.code"), lambda record: (code(record),)),
+}
 
 
 def select(
@@ -73,13 +108,65 @@ def select(
                 "not set: expected a name, or no such option to take all"
             )
     given = {name: text for name, text in conditions.items() if text is not None}
-    tests = [_by_name(records, kind, text) for kind, text in named.items()]
-    tests += [_by_condition(records, name, text) for name, text in given.items()]
-    chosen = [record for record in records if all(test(record) for test in tests)]
-    if records and not chosen:
-        every = {**named, **given}
-        asked = ", ".join(f"{option_name(name)} {text}" for name, text in every.items())
+    if not named and not given:
+        return list(records)
+    data = frame(records)
+    chosen = np.ones(len(data), bool)
+    for name, text in named.items():
+        chosen &= _by_name(data, name, text)
+    for name, text in given.items():
+        chosen &= _by_condition(data, name, text)
+    if records and not chosen.any():
+        asked = ", ".join(f"{option_name(n)} {text}" for n, text in {**named, **given}.items())
         raise UsageError(f"no record matches {asked} together; leave out one of them")
+    return list(data["record"][chosen])
+
+
+def _texts(data: pd.DataFrame, kind: Filter) -> tuple[np.ndarray[Any, Any], list[tuple[str, ...]]]:
+    """The number of each row's texts, and the texts by number."""
+    numbers, first = group(load(data, *kind.columns), kind.columns)
+    return numbers, [kind.texts(record) for record in data["record"].iloc[first]]
+
+
+def _by_name(data: pd.DataFrame, name: str, text: str) -> np.ndarray[Any, Any]:
+    kind = _NAMES[name]
+    numbers, texts = _texts(data, kind)
+    every = {own for part in texts for own in part}
+    if name == "dataset":
+        wanted = asked_datasets(text, every)
+    elif name == "method":
+        wanted = expand_methods(text, every)
+    else:
+        wanted = split_list(text, every)
+    if name in ("shots", "seeds"):
+        wanted = [number for part in wanted for number in _in_range(part, every)]
+    for own in wanted:
+        if own not in every:
+            raise absent(kind.kind, own, every, _STEP)
+    matching = np.array([not set(wanted).isdisjoint(part) for part in texts], bool)
+    return np.asarray(matching[numbers])
+
+
+def _by_condition(data: pd.DataFrame, name: str, text: str) -> np.ndarray[Any, Any]:
+    kind = _VALUES[name]
+    numbers, texts = _texts(data, kind)
+    # An empty text stands for records that state nothing, not for every prefix.
+    prefix = text[:12] if name == "code" else text if name in _PREFIXES else None
+    if prefix:
+        matching = np.array([any(own.startswith(prefix) for own in part) for part in texts], bool)
+    else:
+        matching = np.array([text in part and name != "code" for part in texts], bool)
+    if not matching.any():
+        raise unknown(name.replace("_", " "), text, {own for part in texts for own in part}, _STEP)
+    chosen: np.ndarray[Any, Any] = matching[numbers]
+    if name == "code":
+        methods, _ = group(data, _METHOD)
+        chosen |= ~np.isin(methods, methods[chosen])
+    elif name == "weights":
+        # Cells without a result have no weights that were loaded for them.
+        backbones, _ = group(load(data, "backbone"), ("backbone",))
+        unfinished = ((data["status"] != "done") & (data["weights"] == "")).to_numpy()
+        chosen |= unfinished & np.isin(backbones, backbones[chosen])
     return chosen
 
 
@@ -96,15 +183,6 @@ def split_list(text: str, known: Iterable[str]) -> list[str]:
     return list(split_names(text)) if escaped else parts
 
 
-def order(names: str | None, found: Iterable[str]) -> list[str]:
-    """`found` in the order of the comma list `names`, else sorted."""
-    found = sorted(set(found))
-    if not names:
-        return found
-    wanted = split_list(names, found)
-    return sorted(found, key=lambda name: place(wanted, name))
-
-
 def place(wanted: Sequence[str], name: str) -> int:
     """Position of a name in a list; the length of the list if absent."""
     return wanted.index(name) if name in wanted else len(wanted)
@@ -115,57 +193,51 @@ def method_names(spec: RunSpec) -> tuple[str, ...]:
 
     For a method in a file, also its aliases and the class name alone.
     """
-    own = spec.method, *method_files.aliases(spec.method), *_class_name(spec)
-    return (*own, *(method_label(name, spec.overrides) for name in own), *versioned_names(spec))
+    file = method_files.parts(spec.method)
+    own = spec.method, *method_files.aliases(spec.method), *(file[1:] if file else ())
+    return (*own, *(method_label(name, spec.overrides) for name in own), *names_of_version(spec))
 
 
-def _class_name(spec: RunSpec) -> tuple[str, ...]:
-    """The class name of a method in a file; empty for others."""
-    found = method_files.parts(spec.method)
-    return found[1:] if found else ()
-
-
-def versioned_names(spec: RunSpec) -> tuple[str, ...]:
+def names_of_version(spec: RunSpec) -> tuple[str, ...]:
     """Names that select this version, such as `clip-lora@1` and `clip-lora@1[rank=4]`."""
     own = spec.method, *method_files.aliases(spec.method)
     named = [f"{name}@{spec.method_version}" for name in own]
     return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
 
 
-def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
-    """The methods of a comma list, spelled as in `method_names` if any record has them.
+def expand_methods(text: str, names: Set[str]) -> list[str]:
+    """The methods of a comma list, spelled as in `names`, those of records, if they have them.
 
     A suite, or `all`, expands to those of its methods that occur in the records.
     """
-    known = {name for record in records for name in method_names(record.spec)}
     methods = registry().methods
     suites = {EVERY: methods.names(), **methods.suites()}
-    return _expanded(split_list(text, known), suites, known, method_files.canonical)
+    return _expand(split_list(text, names), suites, names, method_files.canonical)
 
 
-def _expanded(
-    asked: Iterable[str],
-    suites: Mapping[str, Iterable[str]],
-    known: Set[str],
-    spelled: Callable[[str], str],
-) -> list[str]:
-    """Names as in `known`; a suite becomes its known members; `spelled` converts other names."""
-    found: list[str] = []
-    for name in asked:
-        members = [] if name in known else [one for one in suites.get(name, ()) if one in known]
-        found += members or [name if name in known else spelled(name)]
-    return list(dict.fromkeys(found))
-
-
-def asked_datasets(text: str, known: Set[str]) -> list[str]:
+def asked_datasets(text: str, names: Set[str]) -> list[str]:
     """The data sets of a comma list, split as by `fsbench run`; paths spelled as in records.
 
-    A suite expands to those of its data sets that occur in `known`.
+    A suite expands to those of its data sets that occur in `names`.
     """
-    listed, places = split_list(text, known), split_names(text)
-    if text not in known and ("\\" in text or any("," in name for name in places)):
-        listed = list(places)
-    return _expanded(listed, registry().datasets.suites(), known, spelled_once)
+    listed, paths = split_list(text, names), split_names(text)
+    if text not in names and ("\\" in text or any("," in name for name in paths)):
+        listed = list(paths)
+    return _expand(listed, registry().datasets.suites(), names, spelled_once)
+
+
+def _expand(
+    asked: Iterable[str],
+    suites: Mapping[str, Iterable[str]],
+    names: Set[str],
+    spell: Callable[[str], str],
+) -> list[str]:
+    """Names as in `names`; a suite becomes its members there; `spell` converts other names."""
+    expanded: list[str] = []
+    for name in asked:
+        members = [] if name in names else [own for own in suites.get(name, ()) if own in names]
+        expanded += members or [name if name in names else spell(name)]
+    return list(dict.fromkeys(expanded))
 
 
 def dataset_names(spec: RunSpec) -> tuple[str, ...]:
@@ -173,86 +245,24 @@ def dataset_names(spec: RunSpec) -> tuple[str, ...]:
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
 
 
-def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
-    of = _NAMES[kind]
-    known = {name for record in records for name in of(record)}
-    if kind == "dataset":
-        wanted = asked_datasets(text, known)
-    else:
-        wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
-    if kind in ("shots", "seeds"):
-        wanted = [number for part in wanted for number in _in_range(part, known)]
-    for name in wanted:
-        if name not in known:
-            raise absent(_KINDS[kind], name, known, _STEP)
-    return lambda record: not wanted or any(name in wanted for name in of(record))
-
-
-def absent(kind: str, name: str, known: Iterable[str], step: str) -> UsageError:
+def absent(kind: str, name: str, names: Iterable[str], step: str) -> UsageError:
     """The error for a name that no record has; of a registered name it says just that."""
     installed = registry()
     catalogs = {"method": installed.methods, "baseline": installed.methods}
     catalog = {**catalogs, "data set": installed.datasets}.get(kind)
     if catalog is None or (name not in catalog.entries and name not in catalog.suites()):
-        return unknown(kind, name, known, step)
+        return unknown(kind, name, names, step)
     option = "-d" if catalog is installed.datasets else "-m"
     return UsageError(f"{kind} '{name}' has no results here: fsbench run {option} {name}; {step}")
 
 
-def _in_range(part: str, known: Iterable[str]) -> list[str]:
+def _in_range(part: str, numbers: Iterable[str]) -> list[str]:
     """The numbers of records within a range such as `1-3`; the text itself if there are none."""
     ends = _RANGE.fullmatch(part)
     if ends is None:
         return [part]
     first, last = map(int, ends.groups())
-    return [name for name in known if name.isdigit() and first <= int(name) <= last] or [part]
-
-
-def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:
-    if name == "code":
-        return _by_code(records, text)
-
-    def matches(record: Record) -> bool:
-        values = _values(record, name)
-        # An empty text stands for records that state nothing, not for every prefix.
-        if name in _PREFIXES and text:
-            return any(value.startswith(text) for value in values)
-        return text in values
-
-    if not any(map(matches, records)):
-        known = {value for record in records for value in _values(record, name)}
-        raise unknown(name.replace("_", " "), text, known, _STEP)
-    if name != "weights":
-        return matches
-    backbones = {record.spec.backbone for record in records if matches(record)}
-
-    def states_none(record: Record) -> bool:
-        """True for a cell without a result, hence without weights that were loaded for it."""
-        unfinished = record.status != "done" and not record.spec.weights
-        return unfinished and record.spec.backbone in backbones
-
-    return lambda record: matches(record) or states_none(record)
-
-
-def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
-    """Keep records with this code; do not filter methods of which no record has it."""
-    having = {code_of(record) for record in records if code(record).startswith(text[:12])}
-    if not having or not text:
-        known = {code(record) for record in records}
-        raise unknown("code", text, known, _STEP)
-    return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
-
-
-def _values(record: Record, name: str) -> tuple[str, ...]:
-    spec = record.spec
-    if name == "own_data":
-        said = data_text(spec.data)
-        return (own_data(spec), *([said] if said != "none" else []))
-    if name == "revision":
-        return (spec.revision, *([spec.target_revision] if spec.target else []))
-    if name == "weights":
-        return (spec.weights,) if spec.weights else ("", loaded_weights(record))
-    return (condition(spec, name),)
+    return [n for n in numbers if n.isdigit() and first <= int(n) <= last] or [part]
 
 
 _PARTS = re.compile(r"\d+|[a-z]+")
@@ -276,32 +286,32 @@ class Shown(NamedTuple):
 
 def version_key(version: str) -> tuple[Key, str]:
     """Sort key for versions: numbers by value (`1.10` after `1.9`), `2rc1` before `2`."""
-    found = []
+    keys = []
     for part in _PARTS.findall(version.lower().removeprefix("v")):
         if part.isdigit():
-            found.append((_NUMBER, int(part), ""))
+            keys.append((_NUMBER, int(part), ""))
         elif part in _BEFORE:
-            found.append((_EARLIER, _BEFORE.index(part), ""))
+            keys.append((_EARLIER, _BEFORE.index(part), ""))
         else:
-            found.append((_WORD, 0, part))
-    return (*found, (_END, 0, "")), version
+            keys.append((_WORD, 0, part))
+    return (*keys, (_END, 0, "")), version
 
 
 def split_version(name: str) -> tuple[str, str]:
     """Split `NAME@VERSION`; the version is empty if absent or if a method has the whole name."""
-    known = registry().methods.entries
+    methods = registry().methods.entries
     method, at, version = name.rpartition("@")
-    if name not in known and at and (method in known or parts(method)):
+    if name not in methods and at and (method in methods or parts(method)):
         return method, version
     return name, ""
 
 
 def newest(records: Iterable[Record]) -> dict[str, str]:
     """The newest version of each method."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for method, version in {(r.spec.method, r.spec.method_version): None for r in records}:
-        found[method] = max(found.get(method, version), version, key=version_key)
-    return found
+        versions[method] = max(versions.get(method, version), version, key=version_key)
+    return versions
 
 
 def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | None) -> Shown:
@@ -311,15 +321,18 @@ def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | No
     `--method`, in which `clip-lora@1` requests a version. UsageError if only older versions match.
     """
     last = newest(every)
-    asked = set(asked_methods(methods, every)) if methods else set()
+    asked: set[str] = set()
+    if methods:
+        specs = {(r.spec.label, r.spec.method_version): r.spec for r in every}.values()
+        asked = set(expand_methods(methods, {n for spec in specs for n in method_names(spec)}))
     shown: list[Record] = []
     left: list[Record] = []
     for record in chosen:
         spec = record.spec
-        is_shown = spec.method_version == last[spec.method] or asked & set(versioned_names(spec))
+        is_shown = spec.method_version == last[spec.method] or asked & set(names_of_version(spec))
         (shown if is_shown else left).append(record)
     older = older_versions(shown, last)
-    notes = (*_left_out(left, last), *_about_older(older, last))
+    notes = (*_note_left(left, last), *_note_older(older, last))
     if chosen and not shown:
         raise UsageError(f"only results of older versions match: {'; '.join(notes)}")
     return Shown(shown, notes, older)
@@ -333,7 +346,7 @@ def older_versions(
     return frozenset(pair for pair in pairs if pair[1] != last[pair[0]])
 
 
-def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
+def _note_left(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         counts[record.spec.method][record.spec.method_version] += 1
@@ -347,7 +360,7 @@ def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
         )
 
 
-def _about_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iterable[str]:
+def _note_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iterable[str]:
     for method, version in sorted(older):
         yield (
             f"{short(method)}@{version} is not the newest version, which is {last[method]}: no "
@@ -366,7 +379,7 @@ def words_of(value: Any) -> str:
     """Values in the notation of `fsbench compare`: `1,4`, `none`."""
     if isinstance(value, str):
         return value
-    return join_names(_word(one) for one in several(value))
+    return join_names(map(_word, several(value)))
 
 
 def is_method_object(value: Any) -> bool:
@@ -380,15 +393,15 @@ def of_methods(records: Sequence[Record], methods: Sequence[Any]) -> Sequence[Re
     UsageError for a method that no record has.
     """
     keys = set()
-    for one in methods:
-        if is_method_object(one):
-            label = _word(one)
-            found = [record for record in records if _label(record) == label]
-            if not found:
-                raise unknown("method", label, map(_label, records), _STEP)
+    for method in methods:
+        name = _word(method)
+        if is_method_object(method):
+            own = [record for record in records if _label(record) == name]
+            if not own:
+                raise unknown("method", name, map(_label, records), _STEP)
         else:
-            found = select(records, {"method": _word(one)}, {})
-        keys |= {record.spec.key() for record in found}
+            own = select(records, {"method": name}, {})
+        keys |= {record.spec.key() for record in own}
     return [record for record in records if record.spec.key() in keys]
 
 
@@ -397,14 +410,14 @@ def with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
     if not isinstance(asked, Mapping):
         raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
     for name, values in asked.items():
-        known = {option for record in records for option in record.spec.options}
-        if name not in known:
-            raise unknown("hyper-parameter", str(name), known, _STEP)
+        options = {option for record in records for option in record.spec.options}
+        if name not in options:
+            raise unknown("hyper-parameter", str(name), options, _STEP)
         records = [record for record in records if name in record.spec.options]
-        found = [record.spec.options[name] for record in records]
+        stated = [record.spec.options[name] for record in records]
         for value in several(values):
-            if value not in found:
-                raise unknown(f"value of {name}", str(value), map(str, found), _STEP)
+            if value not in stated:
+                raise unknown(f"value of {name}", str(value), map(str, stated), _STEP)
         records = [record for record in records if record.spec.options[name] in several(values)]
     return records
 

@@ -28,10 +28,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.record import Record, code_digest
-from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, canonical_json, method_label
+from fewshot_bench.api.spec import (
+    IMPORTED,
+    KEPT_MODEL,
+    AllShots,
+    canonical_json,
+    method_label,
+    plain,
+)
 from fewshot_bench.utils.text import digest_of
 
 if TYPE_CHECKING:
@@ -95,14 +101,15 @@ def load(
     for field, entries in fields.items():
         if field:
             lines = Record.entries(records, field, *entries)
-            for entry, values in zip(entries, zip(*lines, strict=True), strict=True):
-                new[f"{field}.{entry}"] = encode(values)
+            columns = zip(*lines, strict=True) if lines else [()] * len(entries)
+            for entry, column in zip(entries, columns, strict=True):
+                new[f"{field}.{entry}"] = encode(column)
         else:
             for entry in entries:
                 path = entry if entry in _OF_RECORD else f"spec.{entry}"
                 new[entry] = encode(list(map(attrgetter(path), records)))
-    for name, values in new.items():
-        data[name] = values
+    for name, column in new.items():
+        data[name] = column
     for name in names:
         _compute(data, name, every)
     return data
@@ -128,28 +135,29 @@ def _compute(data: pd.DataFrame, name: str, declared: Mapping[str, Computed]) ->
     sources, compute = declared[name]
     for source in sources:
         _compute(data, source, declared)
-    groups, lines = group(data, sources)
-    data[name] = encode([compute(*line) for line in lines]).take(groups)
+    numbers, first = group(data, sources)
+    lines = zip(*(values(data, source, first) for source in sources), strict=True)
+    data[name] = encode([compute(*line) for line in lines]).take(numbers)
 
 
-def encode(values: Sequence[Any]) -> Any:
+def encode(cells: Sequence[Any]) -> Any:
     """A column of these values: numbers as they are, all others as categories."""
     import pandas as pd
 
-    kinds = set(map(type, values))
-    if kinds and kinds <= {int, float, type(None)} and kinds != {type(None)}:
-        return pd.array(np.fromiter(values, object, len(values)), dtype=object)
+    kinds = set(map(type, cells))
+    if kinds <= {int, float, AllShots, type(None)} and kinds != {type(None)}:
+        return pd.array(np.fromiter(cells, object, len(cells)), dtype=object)
     if kinds & {dict, list, tuple}:
         # Records of a store share equal objects.
-        objects = {id(value): value for value in values}
-        texts = {key: _text(value) for key, value in objects.items()}
-        values = [texts[id(value)] for value in values]
-    codes, categories = pd.factorize(np.fromiter(values, object, len(values)))
+        objects = {id(cell): cell for cell in cells}
+        texts = {key: _text(cell) for key, cell in objects.items()}
+        cells = [texts[id(cell)] for cell in cells]
+    codes, categories = pd.factorize(np.fromiter(cells, object, len(cells)))
     return pd.Categorical.from_codes(codes, pd.Index(categories, dtype=object))
 
 
 def _text(value: Any) -> Any:
-    return canonical_json(finite(value)) if isinstance(value, dict | list | tuple) else value
+    return canonical_json(plain(value)) if isinstance(value, dict | list | tuple) else value
 
 
 @functools.lru_cache(maxsize=4096)
@@ -160,39 +168,51 @@ def decode(text: str | None) -> Any:
 
 def group(
     data: pd.DataFrame, names: Sequence[str]
-) -> tuple[np.ndarray[Any, Any], list[tuple[Any, ...]]]:
-    """The number of each row's line of these columns, and the distinct lines in order of rows."""
-    if not len(data):
-        return np.zeros(0, np.int64), []
-    if not names:
-        return np.zeros(len(data), np.int64), [()]
-    groups = data.groupby(list(names), sort=False, observed=True, dropna=False).ngroup()
-    numbers, first = np.unique(groups.to_numpy(), return_index=True)
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The number of each row's line of these columns, and the first row of each distinct line.
+
+    Lines are numbered in the order of their first rows. Columns must be loaded.
+    """
+    if not len(data) or not names:
+        return np.zeros(len(data), np.int64), np.zeros(min(1, len(data)), np.int64)
+    groups = data.groupby(list(names), sort=False, observed=True, dropna=False).ngroup().to_numpy()
+    numbers, first = np.unique(groups, return_index=True)
     order = np.argsort(first)
-    places = np.empty(len(numbers), np.int64)
-    places[numbers[order]] = np.arange(len(numbers))
-    columns = [_values(data[name], first[order]) for name in names]
-    return places[groups.to_numpy()], list(zip(*columns, strict=True))
+    rank = np.empty(len(numbers), np.int64)
+    rank[order] = np.arange(len(numbers))
+    return rank[np.searchsorted(numbers, groups)], first[order]
 
 
-def _values(column: pd.Series[Any], rows: np.ndarray[Any, Any]) -> list[Any]:
-    """The values of some rows of a column, None for missing ones."""
+def values(
+    data: pd.DataFrame, name: str, rows: np.ndarray[Any, Any] | slice = slice(None)
+) -> list[Any]:
+    """The values of a column, or of some rows of it; None for missing ones."""
+    column = data[name]
     if column.dtype == object:
         return list(column.to_numpy()[rows])
     categories = [*column.cat.categories, None]
-    return [categories[code] for code in column.cat.codes.to_numpy()[rows]]
+    return [categories[code] for code in column.cat.codes.to_numpy()[rows].tolist()]
 
 
 def distinct(data: pd.DataFrame, *names: str) -> list[tuple[Any, ...]]:
     """The distinct lines of these columns, in order of rows; loads what is not there."""
-    return group(load(data, *names), names)[1]
+    _, first = group(load(data, *names), names)
+    return list(zip(*(values(data, name, first) for name in names), strict=True))
+
+
+def count(data: pd.DataFrame, *names: str) -> dict[tuple[Any, ...], int]:
+    """As `distinct`, with the number of rows of each line."""
+    lines = distinct(data, *names)
+    numbers, _ = group(data, names)
+    counts = np.bincount(numbers, minlength=len(lines)).tolist()
+    return dict(zip(lines, counts, strict=True))
 
 
 def is_true(data: pd.DataFrame, name: str) -> np.ndarray[Any, Any]:
     """(rows,) bool: where a column has a value that is neither empty nor zero nor false."""
-    groups, lines = group(data, (name,))
-    truths: np.ndarray[Any, Any] = np.array([bool(value) for (value,) in lines], bool)[groups]
-    return truths
+    numbers, first = group(data, (name,))
+    truths = np.array([bool(value) for value in values(data, name, first)], bool)
+    return np.asarray(truths[numbers])
 
 
 def conflicts(
@@ -200,9 +220,9 @@ def conflicts(
 ) -> pd.DataFrame:
     """The rows of groups that have several values of a fact; `declared` as for `load`."""
     load(data, *rule.columns, declared=declared)
-    values = data[rule.value]
+    column = data[rule.value]
     # Most facts have one value everywhere.
-    if values.dtype != object and len(values.cat.categories) < 2:
+    if column.dtype != object and len(column.cat.categories) < 2:
         return data.iloc[:0]
     rows = np.ones(len(data), bool)
     for name in rule.needs:

@@ -100,6 +100,8 @@ class Model:
 
     config: everything that was kept except the tensors. backbone, method, classifier: as loaded;
     method has the hyper-parameters of the fit.
+
+    >>> load_model("model").predict(["photo.jpg"])
     """
 
     path: Path
@@ -189,7 +191,7 @@ class Model:
         images: as in `predict`, consumed lazily: only a few batches are held at once.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        count = min(max(2, top), len(self.classnames))
+        count, least = min(max(2, top), len(self.classnames)), self.config.reject
         for names, logits, problems in self._answers(images, batch, self._ask_logits):
             best = self._softmax(logits).topk(count)
             ranked = zip(best.values.tolist(), best.indices.tolist(), strict=True)
@@ -197,12 +199,10 @@ class Model:
                 if index in problems:
                     yield Prediction(name, problem=problems[index])
                 else:
-                    yield self._prediction(name, *next(ranked))
-
-    def _prediction(self, name: str, values: Sequence[float], places: Sequence[int]) -> Prediction:
-        least = self.config.reject
-        classes = tuple(self.classnames[index] for index in places)
-        return Prediction(name, classes, tuple(values), least is not None and values[0] < least)
+                    values, columns = next(ranked)
+                    classes = tuple(self.classnames[column] for column in columns)
+                    rejected = least is not None and values[0] < least
+                    yield Prediction(name, classes, tuple(values), rejected)
 
     def _all(self, images: Any, top: int, batch: int) -> Iterator[Prediction]:
         for prediction in self.stream(_as_list(images), top=top, batch=batch):
@@ -218,19 +218,19 @@ class Model:
         self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
         """Per batch: image names, result of `ask` for usable images, problems by index."""
-        from fewshot_bench.images.given import named, prepared
+        from fewshot_bench.images.user_images import name_of, prepare_images
         from fewshot_bench.utils.prefetch import Ahead
 
         rotate, waiting, start = self.config.exif == "rotate", iter(images), 0
         chunks = iter(lambda: list(itertools.islice(waiting, batch)), [])
 
         def load(chunk: list[Any]) -> tuple[list[Any], ImageSource, dict[int, str]]:
-            return chunk, *prepared(chunk, self.backbone, rotate)
+            return chunk, *prepare_images(chunk, self.backbone, rotate)
 
         loading = Ahead((partial(load, chunk) for chunk in chunks), 1)
         try:
             for chunk, source, problems in loading:
-                names = [named(image, start + index) for index, image in enumerate(chunk)]
+                names = [name_of(image, start + index) for index, image in enumerate(chunk)]
                 start += len(chunk)
                 yield names, ask(source), problems
         finally:
@@ -240,13 +240,13 @@ class Model:
         """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
-        from fewshot_bench.images.features import filled, image_view
+        from fewshot_bench.images.features import image_view, pad_order
 
         if not len(source):
             return torch.empty(0, len(self.classnames))
         with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
             # Copy the classifier, so that state left by one call does not affect the next one.
-            ask, order = copy.copy(self.classifier).logits, filled(len(source))
+            ask, order = copy.copy(self.classifier).logits, pad_order(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
             with _translate_errors(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
@@ -261,12 +261,12 @@ class Model:
         """(n, width) float32 features of unit length on the CPU."""
         import torch
 
-        from fewshot_bench.images.features import filled, image_view
+        from fewshot_bench.images.features import image_view, pad_order
 
         if not len(source):
             return torch.empty(0, self.backbone.embed_dim)
         with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
-            order = filled(len(source))
+            order = pad_order(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
             return view.features[: len(source)].to("cpu", torch.float32)
 
@@ -287,6 +287,8 @@ def load_model(
     device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
     registers (of a file or a notebook). DataMissingError if the backbone is not available. Warns if
     the code of the method is not, or not known to be, that of the fit.
+
+    >>> load_model("hub:user/name@1f3c0de").predict(["photo.jpg"])
     """
     return open_model(path, device, method, partial(warnings.warn, stacklevel=4))
 

@@ -6,15 +6,21 @@ column is computed once and follows the order of the records.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewshot_bench.analysis.frame import code_text, data_text, own_data_text
+from fewshot_bench.analysis.table.columns import number
+from fewshot_bench.analysis.table.table import STATED, Short, stated_marks
+from fewshot_bench.api.image_facts import Overlap, images, shared_images, split_digest, test_images
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, canonical_json, method_label, plain
+from fewshot_bench.utils.text import digest_of
 
 Codes = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 Take = Callable[[Record], Any]
@@ -356,3 +362,84 @@ class Rule:
         differing = np.flatnonzero(is_needed & (counts > 1)[places.codes])
         for row in differing.tolist():
             yield columns.records[row], places[row], str(values[row])
+
+
+def _templates(kept: bool, found: object) -> str:
+    return digest_of(templates_text(found), 12) if found and not kept else ""
+
+
+def templates_text(found: object) -> str:
+    """The templates of a cell as JSON; empty if it states none."""
+    return canonical_json(plain(found)) if found else ""
+
+
+def _comparable(found: object) -> object:
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _loaded_weights(done: bool, named: str, loaded: object) -> str:
+    return str(loaded or "") if done and not named else ""
+
+
+def _published_setting(published: bool, dataset: str, shots: int, classes: str) -> str:
+    return f"{dataset} {shots} {classes == 'all'}" if published else ""
+
+
+def _row_name(method: str, version: str, overrides: Mapping[str, Any]) -> str:
+    return method_label(f"{method}@{version}", overrides)
+
+
+def _short_classes(split: Mapping[str, Any]) -> Short:
+    classes = split.get("fitted_classes") or split.get("classes")
+    values = (split.get("short_classes"), classes, *map(split.get, ("smallest_class", "short_val")))
+    return Short(*(int(number(value) or 0) for value in values))
+
+
+# Columns that are not fields of `RunSpec`.
+FACTS: Facts = {
+    "row": Joint(("method", "method_version", "overrides"), lambda *parts: _row_name(*parts)),
+    "label": Joint(("method", "overrides"), method_label),
+    "own data": Joint(("data", "dataset"), own_data_text),
+    "data text": Shared("data", data_text),
+    "options text": Shared("options", canonical_json),
+    "published setting": Joint(
+        ("published", "dataset", "shots", "classes"), lambda *of: _published_setting(*of)
+    ),
+    "split facts": attrgetter("split"),
+    "split": Shared("split facts", split_digest),
+    "split start": Shared("split", itemgetter(slice(12))),
+    "images": Shared("split facts", images),
+    "images start": Shared("images", itemgetter(slice(12))),
+    "test images": Shared("split facts", test_images),
+    "test images start": Shared("test images", itemgetter(slice(12))),
+    "data values": Shared("data", lambda data: canonical_json(dict(data)) if data else ""),
+    "code": Shared("environment.code", code_text),
+    "model": Shared("picks", itemgetter(slice(12))),
+    "imported picks": Joint(("protocol", "model"), lambda *own: own[1] * (own[0] == IMPORTED)),
+    "loaded weights": Joint(("done", "weights", "environment.weights_digest"), _loaded_weights),
+    "loaded weights start": Shared("loaded weights", itemgetter(slice(12))),
+    "status": attrgetter("status"),
+    "stated marks": Joint(tuple(entry for entry, *_ in STATED), stated_marks),
+    "shared images": Shared("split facts", shared_images),
+    "verified": Shared("split facts", lambda split: split.get("verified")),
+    "short": Shared("split facts", _short_classes),
+    # Only finished cells have numbers that could be mixed.
+    "done": Shared("status", "done".__eq__),
+    "kept model": Shared("protocol", KEPT_MODEL.__eq__),
+    "template texts": Shared("split.templates", _comparable),
+    "templates digest": Joint(("kept model", "template texts"), _templates),
+}
+
+
+def overlaps_of(columns: RecordColumns) -> Counter[Overlap]:
+    """The number of records with each overlap of images. columns: `columns_of` the records."""
+    found = columns.rows(("evaluated", "shared images")).counted()
+    return Counter({Overlap(evaluated, *pair): n for (evaluated, pair), n in found if pair})
+
+
+def columns_of(records: Sequence[Record]) -> RecordColumns:
+    """The columns that tables compare."""
+    return RecordColumns(records, FACTS)
+
+
+LEGACY_TEST_SET = ("evaluated", "limit", "revision", "target_revision", "data values")

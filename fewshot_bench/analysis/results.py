@@ -23,6 +23,7 @@ from fewshot_bench.analysis.filters import (
     with_options,
     words_of,
 )
+from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
@@ -72,6 +73,12 @@ def _named(value: Any) -> str:
     raise TypeError
 
 
+def _swept(value: Any) -> dict[str, list[Any]]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {name: list(several(values)) for name, values in value.items()}
+
+
 _COMPARED: Mapping[str, Kind] = {
     "baseline": optional(Kind("the name or the class of a method", _named)),
     "metric": text("the name of a metric"),
@@ -79,6 +86,8 @@ _COMPARED: Mapping[str, Kind] = {
     "sort": text("the name of a metric or a cost"),
     "rename": optional(RENAMING),
     "layout": text(" or ".join(LAYOUTS)),
+    "options": optional(Kind("a mapping of options to values, as {'rank': [1, 2]}", _swept)),
+    "each": FLAG,
     "allow_mixed": FLAG,
 }
 Value = str | int | type | None
@@ -92,6 +101,8 @@ class CellPredictions:
     classnames: by class index. confidences, label_probabilities: (n,) probability of the predicted
     class and of the label. ranks: (n,) rank of the label among all classes, 1 if it is predicted.
     All of these are available whatever was kept of the logits (`--keep-logits`).
+
+    >>> results.predictions(results.records[0]).to_frame()
     """
 
     ids: tuple[str, ...] = field(repr=False)
@@ -174,6 +185,8 @@ class Results:
     """Records of a store, in the order of the request.
 
     missing: data sets that could not be used, with the reason.
+
+    >>> load("results").where(method="coop", shots=16).to_frame()
     """
 
     store: Path
@@ -314,6 +327,8 @@ class Results:
         sort: str = "",
         rename: Mapping[str, str] | None = None,
         layout: str = DEFAULT,
+        options: Mapping[str, Any] | None = None,
+        each: bool = False,
         allow_mixed: bool = False,
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
@@ -322,7 +337,10 @@ class Results:
         identical splits. metric: the metric that is shown and ranked. columns: further columns;
         None for the layout's. sort: a metric (best first) or a cost (cheapest first). rename: new
         names for methods, data sets and averages. layout: `compact`, methods x data sets; `full`, a
-        table per data set, with costs; `paper`, compact without intervals and columns. allow_mixed:
+        table per data set, with costs; `paper`, compact without intervals and columns; `sweep`, one
+        method over its options, of which `options={"rank": [1, 2], "matrices": ["q", "qv"]}` gives
+        columns, then rows, then panels, where all others have their defaults (None: all options
+        that vary), and `each` draws every data set beside the average. allow_mixed:
         whether records of different conditions share one table, as separate rows, in place of a
         table per set of conditions. UsageError for unknown names, and for records that must not
         share a table.
@@ -331,7 +349,7 @@ class Results:
         from fewshot_bench.analysis.table.build import Options
         from fewshot_bench.analysis.table.columns import COSTS
 
-        checked(_COMPARED, locals())
+        values = checked(_COMPARED, locals())["options"] or {}
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
         metrics = known_metrics({metric, sort, *(listed or "").split(",")})
         if metric not in metrics:
@@ -342,12 +360,20 @@ class Results:
             raise unknown("layout", layout, LAYOUTS, "docs/compare.md")
         if layout == "paper" and columns:
             raise UsageError("layout='paper' has no room for columns; leave one of them out")
+        if layout == "sweep" and (baseline is not None or columns or sort):
+            raise UsageError("layout='sweep' has no room for baseline, columns and sort")
+        if layout != "sweep" and (options is not None or each):
+            raise UsageError("options and each belong to layout='sweep'; leave them out")
         self._refuse_empty()
         shown = current(self._every, self._records, self._asked.get("method"))
         if allow_mixed:
             older = older_versions(self._records, newest(self._every))
             shown = Shown(list(self._records), (), older)
-        options = Options(
+        records, notes = shown.records, shown.notes
+        if layout == "sweep":
+            records, undrawn = select_swept(records, SweepOptions(values, each))
+            notes += undrawn
+        table_options = Options(
             metric=metric,
             metrics=metrics,
             baseline=None if baseline is None else words_of(baseline),
@@ -359,13 +385,13 @@ class Results:
             sort=sort,
             sign_each=True,
             rename=tuple(f"{old}={new}" for old, new in (rename or {}).items()),
-            notes=shown.notes,
+            notes=notes,
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
-        made = compare(shown.records, outcomes, options, metrics, warnings.warn)
+        made = compare(records, outcomes, table_options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
-        return Comparison(made, layout)
+        return Comparison(made, layout, SweepOptions(values, each))
 
     def cite(self) -> str:
         """BibTeX of the methods, data sets, backbones and this tool; warns of names without."""
@@ -416,7 +442,10 @@ class Results:
 
 
 def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
-    """The results in a store; DataMissingError if it holds no readable record."""
+    """The results in a store; DataMissingError if it holds no readable record.
+
+    >>> load("results").compare()
+    """
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")

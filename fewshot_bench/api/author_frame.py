@@ -25,11 +25,11 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     outside of the harness, the built-in methods, Python and installed libraries; empty if there is
     none.
     """
-    found = _frames(trace)
+    frames = _frames(trace)
     names = set(filter(None, packages))
-    own = [frame for frame in found if names & _modules(frame[0])]
+    own = [frame for frame in frames if names & _modules(frame[0])]
     if not own:
-        own = [frame for frame in found if not _is_library(frame[0])]
+        own = [frame for frame in frames if not _is_library(frame[0])]
     if not own:
         return ""
     file, line, function = own[-1]
@@ -68,7 +68,11 @@ def place_of(kind: type, *functions: object) -> str:
 
     A function that the class or its results inherit from another package is not the author's.
     """
-    own = (one for one in functions if callable(one) and top_module(one) == top_module(kind))
+    own = (
+        function
+        for function in functions
+        if callable(function) and top_module(function) == top_module(kind)
+    )
     return next(filter(None, map(definition, own)), "") or class_place(kind)
 
 
@@ -82,9 +86,9 @@ def short_path(file: str) -> str:
 
 def _frames(trace: str) -> list[tuple[str, str, str]]:
     """File, line and function of every frame, the innermost one last."""
-    found = _FRAME.findall(trace)
-    dumped = [frame for frame in found if not frame[2]]
-    raised = [frame for frame in found if frame[2]]
+    matches = _FRAME.findall(trace)
+    dumped = [frame for frame in matches if not frame[2]]
+    raised = [frame for frame in matches if frame[2]]
     return [(file, line, name.strip()) for file, line, _, name in (*dumped[::-1], *raised)]
 
 
@@ -99,7 +103,7 @@ def _modules(file: str) -> set[str]:
         return set()
     if path.as_posix().startswith(f"{_OURS}/"):
         return {PurePath(_OURS).name}
-    roots = [found.end() for found in _INSTALLED.finditer(path.as_posix())]
+    roots = [match.end() for match in _INSTALLED.finditer(path.as_posix())]
     return {path.as_posix()[roots[-1] + 1 :].split("/")[0]} if roots else set(path.parts)
 
 

@@ -269,7 +269,10 @@ class TextTower(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A frozen vision-language model, ready on its device."""
+    """A frozen vision-language model, ready on its device.
+
+    >>> text = backbone.class_features(task)  # (classes, embed), unit length
+    """
 
     name: str
     embed_dim: int

@@ -156,11 +156,11 @@ class Catalog:
 
     def suites(self) -> dict[str, list[str]]:
         """The names in each suite, in registration order."""
-        found: dict[str, list[str]] = {}
+        members: dict[str, list[str]] = {}
         for entry in self.entries.values():
             for suite in entry.suites:
-                found.setdefault(suite, []).append(entry.name)
-        return found
+                members.setdefault(suite, []).append(entry.name)
+        return members
 
     def register_option(self, option: Option) -> None:
         """Add an option for commands that run cells."""
@@ -181,25 +181,25 @@ class Catalog:
         claims: dict[str, list[Entry]] = {}
         for entry in self.claims:
             claims.setdefault(entry.name, []).append(entry)
-        first = self._built_in(claims) if self.built_in_first else {}
-        alone = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        first = self._find_built_in(claims) if self.built_in_first else {}
+        alone = {name: entries[0] for name, entries in claims.items() if len(entries) == 1}
         self.entries = {name: (first | alone)[name] for name in claims if name in first | alone}
         self.conflicts = {
-            name: built_in_wins(self.kind, name, [e for e in claims[name] if e is not entry])
+            name: tell_built_in_wins(self.kind, name, [e for e in claims[name] if e is not entry])
             for name, entry in first.items()
         }
         self.conflicts |= {
             name: f"two plug-ins register the {self.kind} '{name}': "
-            f"{' and '.join(entry.origin for entry in found)}; uninstall one, or disable its "
+            f"{' and '.join(entry.origin for entry in entries)}; uninstall one, or disable its "
             "entry point with FSBENCH_DISABLE_PLUGINS"
-            for name, found in claims.items()
-            if len(found) > 1 and name not in first
+            for name, entries in claims.items()
+            if len(entries) > 1 and name not in first
         }
 
     @staticmethod
-    def _built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
+    def _find_built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
         """The built-in entries of names that other plug-ins claim as well."""
-        own = {name: [e for e in found if e.is_built_in] for name, found in claims.items()}
+        own = {name: [e for e in entries if e.is_built_in] for name, entries in claims.items()}
         return {name: own[name][0] for name, e in claims.items() if len(e) > len(own[name]) == 1}
 
     def forget(self, plugin: str) -> None:
@@ -215,11 +215,11 @@ class Catalog:
         """The entry of a name; UsageError suggests the closest one."""
         self.refuse_conflict(name)
         if name not in self.entries:
-            known = [*self.entries, *self.suites()]
+            names = [*self.entries, *self.suites()]
             step = f"fsbench list {self.listing}"
-            if not suggestion(name, known):
+            if not suggestion(name, names):
                 step += "; if a plug-in has it, install its package"
-            raise self.unknown(name, known, step)
+            raise self.unknown(name, names, step)
         return self.entries[name]
 
     def refuse_conflict(self, name: str) -> None:
@@ -227,12 +227,12 @@ class Catalog:
         if name in self.conflicts and name not in self.entries:
             raise PluginError(self.conflicts[name])
 
-    def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
+    def unknown(self, name: str, names: Iterable[str], step: str) -> UsageError:
         """The error for an unknown name; lists failed plug-ins, which may have defined it."""
-        return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
+        return unknown(self.kind, name, names, "; ".join([step, *self.failed]))
 
 
-def built_in_wins(kind: str, name: str, others: Iterable[Entry]) -> str:
+def tell_built_in_wins(kind: str, name: str, others: Iterable[Entry]) -> str:
     origins = " and ".join(entry.origin for entry in others)
     return f"{kind} '{name}' is built in; the one of {origins} is left out"
 

@@ -37,7 +37,7 @@ class CheckedItems:
         self._checked: list[object] = []
         self._plain: Mapping[str, Sequence[Item]] = {}
         if hasattr(inner, "stamp"):
-            self.stamp = self._checked_stamp
+            self.stamp = self._check_stamp
         for name in _OPTIONAL:
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
@@ -63,13 +63,13 @@ class CheckedItems:
         """The pools of the data set, with labels of type int; the same objects are checked once."""
         with same_folder():
             pools: Any = self._inner.items()
-        found = list(pools.values()) if isinstance(pools, Mapping) else [pools]
-        known = len(found) == len(self._checked)
-        if not known or any(a is not b for a, b in zip(found, self._checked, strict=True)):
+        listed = list(pools.values()) if isinstance(pools, Mapping) else [pools]
+        is_same_size = len(listed) == len(self._checked)
+        if not is_same_size or any(a is not b for a, b in zip(listed, self._checked, strict=True)):
             problem = _pools_problem(pools)
             if problem:
                 raise PluginError(f"{self._blame}: {problem}")
-            self._checked = found
+            self._checked = listed
             self._plain = {role: _with_plain_labels(pool) for role, pool in pools.items()}
         return dict(self._plain)
 
@@ -90,20 +90,20 @@ class CheckedItems:
             "of an image file"
         )
 
-    def _checked_stamp(self, item: Item) -> Stamp | None:
+    def _check_stamp(self, item: Item) -> Stamp | None:
         """The stamp of an image file; None if it cannot be determined."""
         try:
-            found: Any = self._inner.stamp(item)
+            result: Any = self._inner.stamp(item)
         except FsbenchError:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self._blame}: stamp() of '{item.id}': {error_text(error, type(self._inner))}"
             ) from error
-        if found is None or isinstance(found, Stamp):
-            return found
+        if result is None or isinstance(result, Stamp):
+            return result
         raise PluginError(
-            f"{self._blame}: stamp() of '{item.id}' returned {found!r:.80}, expected a Stamp or "
+            f"{self._blame}: stamp() of '{item.id}' returned {result!r:.80}, expected a Stamp or "
             "None (file_stamp(path) gives that of a file)"
         )
 
@@ -128,11 +128,11 @@ def _pools_problem(pools: object) -> str:
 def _pool_problem(items: Any) -> str:
     if not _is_sequence(items):
         return f"is {_kind(items)}, expected a sequence of Item (a tuple or a list)"
-    found: Iterable[Any] = items
+    entries: Iterable[Any] = items
     if isinstance(items, ItemList):
         # One item per run: the others differ in their names alone, which are texts.
-        found = (Item(run.folder or "-", run.label, run.classname) for run in items.runs)
-    return next(filter(None, map(_item_problem, found)), "")
+        entries = (Item(run.folder or "-", run.label, run.classname) for run in items.runs)
+    return next(filter(None, map(_item_problem, entries)), "")
 
 
 def _is_sequence(items: object) -> bool:

@@ -18,11 +18,11 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}
 _RESOLUTION = 1e-6
 
 
-def gap(found: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> float:
+def gap(logits: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> float:
     """The largest difference of two matrices of one shape, relative to the spread of `whole`.
 
     whole: all logits, of which `expected` are some rows.
     """
-    largest = float(abs(found - expected).max()) if expected.size else 0.0
+    largest = float(abs(logits - expected).max()) if expected.size else 0.0
     spread = max(float(whole.std()), _RESOLUTION * float(abs(whole).max())) if largest else 1.0
     return largest / spread if spread else math.inf

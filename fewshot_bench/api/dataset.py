@@ -52,8 +52,8 @@ class RemoteFile:
     @property
     def digests(self) -> dict[str, str]:
         """Known digests by algorithm name."""
-        known = {"sha256": self.sha256, "md5": self.md5}
-        return {name: digest.lower() for name, digest in known.items() if digest}
+        digests = {"sha256": self.sha256, "md5": self.md5}
+        return {name: digest.lower() for name, digest in digests.items() if digest}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,8 @@ class DatasetCard:
     (ImageNet has two classes `missile`); equal ids in two data sets denote the same class.
     `left_out` describes the unused files beside the images, one line per reason; `run` and
     `data verify` show it too.
+
+    >>> DatasetCard("pets", "Oxford-IIIT Pets", ("Abyssinian", "Bengal"))
     """
 
     name: str
@@ -162,6 +164,8 @@ class Dataset(Protocol):
 
     The harness draws few-shot picks from the `train` and `val` pools, in the order of `items`; the
     whole `test` pool is evaluated.
+
+    >>> items = dataset.items()["test"]
     """
 
     def card(self) -> DatasetCard:
@@ -198,11 +202,12 @@ class Stamp:
 def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
     """File stamp from inode, size and times; None if the file does not exist or is inaccessible."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    token = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
-    return Stamp(found.st_size, max(found.st_mtime, found.st_ctime), token)
+    times = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+    token = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{times}"
+    return Stamp(status.st_size, max(status.st_mtime, status.st_ctime), token)
 
 
 @runtime_checkable

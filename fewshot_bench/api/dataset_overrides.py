@@ -172,7 +172,7 @@ def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
     A mapping may also use class ids as keys, and must if two classes share a name.
     """
     if isinstance(names, Mapping):
-        return _mapped(card, names)
+        return _map_names(card, names)
     if len(names) != len(card.classnames):
         raise UsageError(
             f"--classnames has {len(names)} names, '{card.name}' has {len(card.classnames)} "
@@ -181,13 +181,13 @@ def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
-    found = list(card.classnames)
+def _map_names(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
+    classnames = list(card.classnames)
     for old, new in names.items():
         labels = _labels_of(card.class_ids, old) or _labels_of(card.classnames, old)
         if not labels:
-            known = [*card.classnames, *card.class_ids]
-            raise unknown(f"class of {card.name}", old, known, "--classnames")
+            keys = [*card.classnames, *card.class_ids]
+            raise unknown(f"class of {card.name}", old, keys, "--classnames")
         if len(labels) > 1:
             ids = ", ".join(card.class_ids[label] for label in labels if card.class_ids)
             raise UsageError(
@@ -195,8 +195,8 @@ def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
                 f"(labels {', '.join(map(str, labels))}): expected a class id"
                 f"{f' ({ids})' if ids else ', or a list of all names'}"
             )
-        found[labels[0]] = new
-    return tuple(found)
+        classnames[labels[0]] = new
+    return tuple(classnames)
 
 
 def _labels_of(names: Sequence[str], wanted: str) -> list[int]:

@@ -24,11 +24,11 @@ def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()
     A run has one backbone: with any other data set, `auto` is the usual backbone. UsageError for
     an unknown data set.
     """
-    known = registry()
+    plugins = registry()
     if name != AUTO:
         return full_name(name)
-    asked = known.expand_datasets([*datasets, *targets])
-    return TOY if asked and set(asked) <= set(known.datasets.suites().get(DEMO, ())) else USUAL
+    asked = plugins.expand_datasets([*datasets, *targets])
+    return TOY if asked and set(asked) <= set(plugins.datasets.suites().get(DEMO, ())) else USUAL
 
 
 def full_name(name: str) -> str:

@@ -27,7 +27,10 @@ _LEVEL = 1
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One labeled image of a data set: `id` is its name within the data set (a relative path)."""
+    """One labeled image of a data set: `id` is its name within the data set (a relative path).
+
+    >>> Item("cat/1.jpg", 0, "cat")
+    """
 
     id: str
     label: int

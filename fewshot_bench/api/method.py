@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class RunContext(Protocol):
-    """Services for a method besides the task: named random streams, notes, progress."""
+    """Services for a method besides the task: named random streams, notes, progress.
+
+    >>> noise = torch.randn(3, generator=ctx.rng("init"))
+    """
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +77,10 @@ class RunContext(Protocol):
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A fitted method."""
+    """A fitted method.
+
+    >>> classifier.logits(queries).argmax(1)  # the class of each query
+    """
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes) finite scores, one row per query, independent of the rest of the batch.
@@ -94,6 +100,8 @@ class Transferable(Protocol):
 
     A method whose classifiers never can gives the reason in an attribute or property
     `tied_to_classes`; tables then show the reason instead of a number, and nothing is fitted.
+
+    >>> classifier.for_classes(vocabulary).logits(queries)
     """
 
     def for_classes(self, vocabulary: Vocabulary) -> Classifier:
@@ -106,7 +114,10 @@ class Transferable(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A frozen dataclass whose fields are the hyper-parameters."""
+    """A frozen dataclass whose fields are the hyper-parameters.
+
+    >>> fitted = method.fit(task, backbone, ctx)
+    """
 
     name: ClassVar[str]
 
@@ -142,7 +153,10 @@ def _type_name(kind: Any) -> str:
 
 
 def hyper(default: Any, help: str, *, unit: str = "", source: str = "") -> Any:
-    """A documented hyper-parameter, used as the default of a dataclass field."""
+    """A documented hyper-parameter, used as the default of a dataclass field.
+
+    >>> rank: int = hyper(2, "rank of the updates", source="paper, section 4")
+    """
     metadata = {"help": help, "unit": unit, "source": source}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -154,13 +168,13 @@ def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
             f"method {method.__name__} is not a dataclass: decorate it with @dataclass(frozen=True)"
         )
     hints = typing.get_type_hints(method)
-    found = []
+    parameters = []
     for field in dataclasses.fields(method):
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         meta = field.metadata
-        found.append(
+        parameters.append(
             Hyperparameter(
                 field.name,
                 hints[field.name],
@@ -170,7 +184,7 @@ def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
                 str(meta.get("source", "")),
             )
         )
-    return tuple(found)
+    return tuple(parameters)
 
 
 _TRUE = {"true", "yes", "on", "1"}
@@ -190,7 +204,7 @@ def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
     try:
         return _parse(parameter.type, text.strip())
     except ValueError:
-        raise _refused(owner, parameter, text) from None
+        raise _refusal(owner, parameter, text) from None
 
 
 def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
@@ -201,12 +215,12 @@ def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
     # Scalars of NumPy and torch become Python numbers.
     plain = value.item() if callable(getattr(value, "item", None)) else value
     try:
-        return _typed(parameter.type, plain)
+        return _convert(parameter.type, plain)
     except ValueError:
-        raise _refused(owner, parameter, value) from None
+        raise _refusal(owner, parameter, value) from None
 
 
-def _refused(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
+def _refusal(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
     union = typing.get_origin(parameter.type) in _UNIONS
     kinds = typing.get_args(parameter.type) if union else (parameter.type,)
     choices = [
@@ -219,12 +233,12 @@ def _refused(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
     )
 
 
-def _typed(kind: Any, value: Any) -> Any:
+def _convert(kind: Any, value: Any) -> Any:
     origin = typing.get_origin(kind)
     if origin in _UNIONS:
         for option in typing.get_args(kind):
             with contextlib.suppress(ValueError):
-                return _typed(option, value)
+                return _convert(option, value)
     elif origin is Literal:
         for choice in typing.get_args(kind):
             if type(choice) is type(value) and choice == value:
@@ -275,13 +289,13 @@ def _parse_union(options: tuple[Any, ...], text: str) -> Any:
 
 def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
     """The hyper-parameter `name` of a method; UsageError suggests the closest one."""
-    known = {parameter.name: parameter for parameter in hyperparameters(method)}
+    parameters = {parameter.name: parameter for parameter in hyperparameters(method)}
     normal = name.replace("-", "_")
-    if normal not in known:
+    if normal not in parameters:
         raise unknown(
-            f"hyper-parameter of {owner}", name, known, f"fsbench show {shlex.quote(owner)}"
+            f"hyper-parameter of {owner}", name, parameters, f"fsbench show {shlex.quote(owner)}"
         )
-    return known[normal]
+    return parameters[normal]
 
 
 def changed_options(method: Any) -> dict[str, Any]:
@@ -296,8 +310,8 @@ def changed_options(method: Any) -> dict[str, Any]:
 
 def changed_when_built(method: Any, given: Mapping[str, Any]) -> str:
     """The first hyper-parameter of a method instance that has not its given value; else empty."""
-    found = configuration(method)
-    return next((name for name in found if found[name] != given[name]), "")
+    values = configuration(method)
+    return next((name for name in values if values[name] != given[name]), "")
 
 
 def configuration(method: Any) -> dict[str, Any]:

@@ -92,6 +92,8 @@ class Published:
     name of the training schedule with these values, if another one. source: file of the authors.
 
     Example: `Published({"lr": 2e-4}, datasets=("imagenet",))`.
+
+    >>> Published({"rank": 2}, datasets=("eurosat",), source="paper, table 5")
     """
 
     values: Mapping[str, Any]
@@ -158,6 +160,8 @@ class MethodCard:
     trained: function from `Sizes` to the number of trained parameters of the default options.
     published: values of options in the authors' own runs, which `fsbench run --published` takes;
         of several that hold for a cell, later ones win.
+
+    >>> MethodCard("no training", family="cache", cost="seconds")
     """
 
     schedule: str
@@ -185,7 +189,7 @@ class MethodCard:
             one_of("MethodCard.cost", self.cost, COSTS)
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
         made = self.published
-        if not (isinstance(made, tuple) and all(isinstance(one, Published) for one in made)):
+        if not (isinstance(made, tuple) and all(isinstance(value, Published) for value in made)):
             raise ContractError(
                 f"MethodCard.published is {made!r:.80}, expected a tuple of Published"
             )
@@ -199,19 +203,19 @@ class MethodCard:
         """The authors' values of options in a setting, where they differ from the defaults."""
         return {
             name: value
-            for one in self.published
-            if one.holds(setting)
-            for name, value in one.values.items()
+            for published in self.published
+            if published.holds(setting)
+            for name, value in published.values.items()
         }
 
     @property
     def varied(self) -> frozenset[str]:
         """Names of the options that have published values in some setting."""
-        return frozenset(name for one in self.published for name in one.values)
+        return frozenset(name for published in self.published for name in published.values)
 
     def without_own_values(self, datasets: Iterable[str]) -> tuple[str, ...]:
         """The data sets for which no values of their own are published."""
-        own = {name for one in self.published for name in one.datasets}
+        own = {name for published in self.published for name in published.datasets}
         return tuple(name for name in datasets if name not in own)
 
     def to_dict(
@@ -223,23 +227,23 @@ class MethodCard:
         them and `default_schedule` is the card's own. setting: of a run with published values.
         """
         schedule, official = self.schedule, dict(self.official) | self._by_option()
-        found: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         if setting is not None:
-            named = [one.schedule for one in self.published if one.holds(setting)]
+            named = [published.schedule for published in self.published if published.holds(setting)]
             schedule = next(filter(None, reversed(named)), schedule)
             official = dict(self.official)
             values = self.published_in(setting).items()
-            found["published"] = {name: str(value) for name, value in values}
-            found["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
-        found |= {
+            facts["published"] = {name: str(value) for name, value in values}
+            facts["published_note"] = no_own_values(self.without_own_values([setting.dataset]))
+        facts |= {
             "schedule": schedule,
             "text": self.text,
             "at_test": self.at_test,
             "official": official,
         }
         if not changed or not schedule:
-            return found
-        return found | {
+            return facts
+        return facts | {
             "schedule": schedule_with(schedule, changed),
             "default_schedule": schedule,
         }
@@ -248,7 +252,9 @@ class MethodCard:
         """The published values of each option with their places, as text."""
         return {
             name: "; ".join(
-                f"{one.values[name]} on {one.place}" for one in self.published if name in one.values
+                f"{published.values[name]} on {published.place}"
+                for published in self.published
+                if name in published.values
             )
             for name in sorted(self.varied)
         }
@@ -275,10 +281,10 @@ class MethodCard:
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
-        for one in self.published:
-            values = ", ".join(f"{name}={value}" for name, value in one.values.items())
-            source = f" ({one.source})" if one.source else ""
-            yield f"published (--published) for {one.place}: {values}{source}"
+        for published in self.published:
+            values = ", ".join(f"{name}={value}" for name, value in published.values.items())
+            source = f" ({published.source})" if published.source else ""
+            yield f"published (--published) for {published.place}: {values}{source}"
         yield from self.differences(but=self.varied)
 
     def differences(self, but: Collection[str] = ()) -> Iterator[str]:

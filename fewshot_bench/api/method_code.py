@@ -53,7 +53,7 @@ def source_digest(method: type) -> str:
 
     Empty without files (a class typed into a prompt).
     """
-    root = _root(method.__module__) or _described_root(method)
+    root = _root(method.__module__) or _find_described_root(method)
     return "" if root is None else _digest(root)
 
 
@@ -63,7 +63,7 @@ def digest_of_module(name: str) -> str:
     return "" if root is None else _digest(root)
 
 
-def _described_root(method: type) -> _Root | None:
+def _find_described_root(method: type) -> _Root | None:
     """The package or module of a class that another process has imported, found by its files."""
     file = vars(method).get(FILE_OF_DESCRIBED)
     if file is None:
@@ -72,8 +72,8 @@ def _described_root(method: type) -> _Root | None:
     for count in range(1, len(parts) + 1):
         name = ".".join(parts[:count])
         # For a name without a dot, nothing is imported to find it.
-        found = importlib.machinery.PathFinder.find_spec(name, places) if places else None
-        spec = found if count > 1 else importlib.util.find_spec(name)
+        inner = importlib.machinery.PathFinder.find_spec(name, places) if places else None
+        spec = inner if count > 1 else importlib.util.find_spec(name)
         if spec is None:
             break
         places = spec.submodule_search_locations
@@ -100,7 +100,7 @@ def note_import(module: str) -> str:
     root = _root(module)
     if root is None:
         return ""
-    now, modules, seen = _digest(root), _imported(root.__name__), _SEEN.get(root.__name__)
+    now, modules, seen = _digest(root), _list_imported(root.__name__), _SEEN.get(root.__name__)
     if seen is None or seen.digest == now:
         _SEEN[root.__name__] = _Seen(now, modules)
         return now
@@ -126,23 +126,23 @@ def forget(module: str) -> None:
     _SEEN.pop(module, None)
 
 
-def _imported(root: str) -> frozenset[str]:
+def _list_imported(root: str) -> frozenset[str]:
     # The last name is that of the latest import; nothing was imported or unloaded since.
-    state, known = (len(sys.modules), next(reversed(sys.modules))), _LISTED.get(root)
-    if known is None or known[0] != state:
+    state, listed = (len(sys.modules), next(reversed(sys.modules))), _LISTED.get(root)
+    if listed is None or listed[0] != state:
         inner = f"{root}."
         names = [name for name in list(sys.modules) if name.startswith(inner)]
-        known = _LISTED[root] = state, frozenset((root, *names))
-    return known[1]
+        listed = _LISTED[root] = state, frozenset((root, *names))
+    return listed[1]
 
 
 def _root(module: str) -> ModuleType | None:
     """The outermost imported package of a module that is no namespace package, or the module."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
-        found = sys.modules.get(".".join(parts[:count]))
-        if getattr(found, "__file__", None):
-            return found
+        imported = sys.modules.get(".".join(parts[:count]))
+        if getattr(imported, "__file__", None):
+            return imported
     return None
 
 
@@ -189,10 +189,10 @@ def modules_beside(file: Path) -> list[str]:
 
 def _with_beside(file: Path) -> Mapping[str, str]:
     """A module, and the modules and packages in its folder that it imports, also indirectly."""
-    found = {file.name: str(file)}
+    files = {file.name: str(file)}
     if any(file.parent.glob("*.dist-info")):
         # In site-packages, neighboring modules belong to other distributions.
-        return found
+        return files
     todo = [str(file)]
     while todo:
         for name in _imports(todo.pop()):
@@ -205,9 +205,9 @@ def _with_beside(file: Path) -> Mapping[str, str]:
                 new = {module.name: str(module)}
             elif _is_bare_package(name, package):
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
-            todo += [path for inner, path in new.items() if inner not in found]
-            found |= new
-    return found
+            todo += [path for inner, path in new.items() if inner not in files]
+            files |= new
+    return files
 
 
 def _is_bare_package(name: str, folder: Path) -> bool:
@@ -220,7 +220,7 @@ def _is_bare_package(name: str, folder: Path) -> bool:
     except (ImportError, ValueError):
         return False
     places = spec.submodule_search_locations if spec is not None and not spec.has_location else ()
-    return any(os.path.realpath(place) == os.path.realpath(folder) for place in places or ())
+    return any(os.path.realpath(location) == os.path.realpath(folder) for location in places or ())
 
 
 def _imports(file: str) -> set[str]:
@@ -240,10 +240,10 @@ def _imports(file: str) -> set[str]:
 
 def _stamp(path: str) -> Stamp:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ()
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def _digest_of_file(path: str) -> str:

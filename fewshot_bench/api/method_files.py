@@ -39,10 +39,10 @@ def is_meant(name: str) -> bool:
 
 def canonical(name: str) -> str:
     """A reference with its absolute path, links resolved; any other name unchanged."""
-    found = parts(name)
-    if found is None:
+    pieces = parts(name)
+    if pieces is None:
         return name
-    file, cls = found
+    file, cls = pieces
     return f"{os.path.realpath(os.path.expanduser(file))}:{cls}"
 
 
@@ -51,11 +51,11 @@ def aliases(name: str) -> list[str]:
 
     Empty for any other name.
     """
-    found = parts(name)
-    if found is None:
+    reference = parts(name)
+    if reference is None:
         return []
-    pieces = PurePosixPath(found[0]).parts
-    return [f"{'/'.join(pieces[-n:])}:{found[1]}" for n in range(1, len(pieces))]
+    pieces = PurePosixPath(reference[0]).parts
+    return [f"{'/'.join(pieces[-n:])}:{reference[1]}" for n in range(1, len(pieces))]
 
 
 def short(name: str) -> str:
@@ -66,11 +66,11 @@ def short(name: str) -> str:
 def short_names(names: Iterable[str]) -> Mapping[str, str]:
     """The shortest spelling of each name that is no spelling of another name."""
     every = sorted(set(names))
-    found = {}
+    shortest = {}
     for name in every:
         others = {alias for other in every if other != name for alias in (other, *aliases(other))}
-        found[name] = next((a for a in aliases(name) if a not in others), name)
-    return found
+        shortest[name] = next((a for a in aliases(name) if a not in others), name)
+    return shortest
 
 
 EXAMPLE = "path/to/file.py:ClassName"
@@ -89,18 +89,18 @@ def load(name: str) -> type:
     UsageError if the file or class does not exist, PluginError if the file cannot be imported or
     the class is no method.
     """
-    found = parts(canonical(name))
-    if found is None:
+    reference = parts(canonical(name))
+    if reference is None:
         raise UsageError(_incomplete(name))
-    path, cls = Path(found[0]), found[1]
+    path, cls = Path(reference[0]), reference[1]
     if not path.is_file():
         raise UsageError(_absent(path))
-    module = _imported(path)
+    module = _import_once(path)
     value = getattr(module, cls, None)
     if value is None:
         classes = _classes(path)
         raise UsageError(
-            f"'{path}' has no class '{cls}'{suggestion(cls, classes)}{_listed(classes)}"
+            f"'{path}' has no class '{cls}'{suggestion(cls, classes)}{_list_classes(classes)}"
         )
     if not isinstance(value, type) or not callable(getattr(value, "fit", None)):
         kind = "class without fit(task, backbone, ctx)" if isinstance(value, type) else "no class"
@@ -120,7 +120,8 @@ def _incomplete(name: str) -> str:
         return _absent(path)
     classes = _classes(path)
     example = f"{file}.py:{classes[0]}" if classes else EXAMPLE
-    return f"method '{name}' names a file and no class in it: expected {example}{_listed(classes)}"
+    wrong = f"method '{name}' names a file and no class in it"
+    return f"{wrong}: expected {example}{_list_classes(classes)}"
 
 
 def _absent(path: Path) -> str:
@@ -140,16 +141,16 @@ def _classes(path: Path) -> list[str]:
         body = ast.parse(path.read_bytes()).body
     except (OSError, ValueError, SyntaxError):
         return []
-    found = [node for node in body if isinstance(node, ast.ClassDef)]
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
     fitting = [
         node.name
-        for node in found
+        for node in classes
         if any(isinstance(part, ast.FunctionDef) and part.name == "fit" for part in node.body)
     ]
-    return fitting or [node.name for node in found]
+    return fitting or [node.name for node in classes]
 
 
-def _listed(classes: Sequence[str]) -> str:
+def _list_classes(classes: Sequence[str]) -> str:
     return f" (classes there: {', '.join(classes[:MOST_NAMED])})" if classes else ""
 
 
@@ -182,14 +183,14 @@ def refresh() -> None:
             method_code.forget(module.__name__)
 
 
-def _imported(path: Path) -> ModuleType:
+def _import_once(path: Path) -> ModuleType:
     """The module of a file, imported on first use."""
     if path not in _MODULES:
-        _MODULES[path] = _executed(path)
+        _MODULES[path] = _execute(path)
     return _MODULES[path]
 
 
-def _executed(path: Path) -> ModuleType:
+def _execute(path: Path) -> ModuleType:
     """Import a file as a new module, without bytecode files and from exactly the recorded bytes."""
     name = f"{FILE_MODULE}{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
     try:

@@ -95,7 +95,7 @@ def cannot_be_built(method: type) -> list[str]:
     try:
         with plugin_code():
             built = method()
-        defaults = {one.name: one.default for one in hyperparameters(method)}
+        defaults = {option.name: option.default for option in hyperparameters(method)}
         changed = changed_when_built(built, defaults)
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
@@ -110,8 +110,8 @@ def cannot_be_built(method: type) -> list[str]:
         ]
     try:
         card = card_of(method)
-        for one in card.published if card else ():
-            for option, value in one.values.items():
+        for published in card.published if card else ():
+            for option, value in published.values.items():
                 name = str(getattr(method, "name", method.__name__))
                 typed_value(name, find_parameter(name, method, option), value)
     except (ContractError, UsageError) as error:
@@ -153,15 +153,15 @@ def _field_problem(owner: str, parameter: Hyperparameter, *, given: bool) -> str
     if not given:
         return " has init=False, so that it cannot be given; compute it in `fit`"
     if isinstance(default, list | dict | set | bytearray):
-        return f": default {default!r} can be changed in place; {_typed(name)}"
+        return f": default {default!r} can be changed in place; {_typing_advice(name)}"
     if isinstance(default, float) and not math.isfinite(default):
         return f": default {default!r} is not finite, and a record holds finite numbers alone"
     if not _round_trips(owner, parameter):
-        return f": default {default!r} cannot be given as -o {name}=...; {_typed(name)}"
+        return f": default {default!r} cannot be given as -o {name}=...; {_typing_advice(name)}"
     return ""
 
 
-def _typed(name: str) -> str:
+def _typing_advice(name: str) -> str:
     return f"annotate {name} as {TYPES}"
 
 
@@ -177,16 +177,16 @@ def _round_trips(owner: str, parameter: Hyperparameter) -> bool:
 
 def _stray_attributes(method: type) -> set[str]:
     """Public plain values on the class that are neither fields nor ClassVars."""
-    known = {*ABOUT, *(field.name for field in dataclasses.fields(method))}
+    names = {*ABOUT, *(field.name for field in dataclasses.fields(method))}
     for base in method.__mro__:
         hints = vars(base).get("__annotations__", {})
-        known |= {name for name, hint in hints.items() if "ClassVar" in str(hint)}
+        names |= {name for name, hint in hints.items() if "ClassVar" in str(hint)}
     plain = (int, float, str, bool, tuple, list, dict, type(None))
     return {
         name
         for base in method.__mro__
         for name, value in vars(base).items()
-        if not name.startswith("_") and name not in known and isinstance(value, plain)
+        if not name.startswith("_") and name not in names and isinstance(value, plain)
     }
 
 

@@ -84,7 +84,7 @@ class Answers:
         confidence, nll, brier = np.empty((3, len(logits)))
         ranks = np.empty(len(logits), dtype=np.int64)
         columns = np.arange(logits.shape[1])
-        for part, shifted in _shifted(logits):
+        for part, shifted in _shift(logits):
             label = labels[part, np.newaxis]
             given = np.take_along_axis(logits[part], label, axis=1)
             before = (logits[part] > given) | ((logits[part] == given) & (columns < label))
@@ -108,8 +108,8 @@ class Answers:
     @cached_property
     def hits(self) -> np.ndarray:
         """(n,) bool: True for correctly predicted images."""
-        found: np.ndarray = self.predictions == self.labels
-        return found
+        right: np.ndarray = self.predictions == self.labels
+        return right
 
     @cached_property
     def per_class(self) -> PerClass:
@@ -144,6 +144,8 @@ class Metric:
     whose mean is the value (for a metric in percent, a hundredth of it); used to test differences.
     source, origin: for a plug-in's metric, the digest of its code and the plug-in that registered
     it (both set by the registry).
+
+    >>> Metric("error", "error rate", lambda logits, labels: 100.0, higher_is_better=False)
     """
 
     name: str
@@ -227,12 +229,12 @@ class Metric:
 
     def value(self, answers: Answers) -> float:
         """The metric of a cell, not rounded; ContractError unless it is one finite number."""
-        found = self._called(self.compute, answers)
+        value = self._call(self.compute, answers)
         # A zero-dimensional array counts as a number.
-        number = found.item() if getattr(found, "shape", None) == () else found
+        number = value.item() if getattr(value, "shape", None) == () else value
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ContractError(
-                f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of "
+                f"metric '{self.name}' gave {' '.join(repr(value).split()):.80} for logits of "
                 f"shape {(len(answers.labels), answers.classes)}: expected one finite number"
                 f"{self.registered}"
             )
@@ -246,23 +248,23 @@ class Metric:
         import numpy as np
 
         assert self.scores is not None, f"metric '{self.name}' has no scores"
-        found = np.asarray(self._called(self.scores, answers))
+        scores = np.asarray(self._call(self.scores, answers))
         count = len(answers.labels)
-        if found.shape != (count,) or found.dtype.kind not in "biuf":
+        if scores.shape != (count,) or scores.dtype.kind not in "biuf":
             raise ContractError(
-                f"scores of metric '{self.name}' have shape {found.shape} and type {found.dtype}: "
-                f"expected one number per image, ({count},){self.registered}"
+                f"scores of metric '{self.name}' have shape {scores.shape} and type "
+                f"{scores.dtype}: expected one number per image, ({count},){self.registered}"
             )
-        is_float, found = found.dtype.kind == "f", found.astype(np.float64)
-        if is_float and not np.isfinite(found).all():
+        is_float, scores = scores.dtype.kind == "f", scores.astype(np.float64)
+        if is_float and not np.isfinite(scores).all():
             raise ContractError(
                 f"scores of metric '{self.name}' are not finite for "
-                f"{int((~np.isfinite(found)).sum())} of {count} images: expected a number for each"
+                f"{int((~np.isfinite(scores)).sum())} of {count} images: expected a number for each"
                 f"{self.registered}"
             )
-        return found
+        return scores
 
-    def _called(self, function: Callable[..., Any], answers: Any) -> Any:
+    def _call(self, function: Callable[..., Any], answers: Any) -> Any:
         given = {name: _read_only(getattr(answers, name)) for name in needs(function)}
         if not self.source:
             return function(**given)
@@ -313,8 +315,8 @@ def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[
 
 def rounded(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
     """`measured`, rounded to the six decimal places of records."""
-    found = measured(answers, metrics)
-    return {name: round(value, RECORDED) for name, value in found.items()}
+    values = measured(answers, metrics)
+    return {name: round(value, RECORDED) for name, value in values.items()}
 
 
 def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerClass:
@@ -322,11 +324,11 @@ def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerC
     import numpy as np
 
     images = np.bincount(labels, minlength=classes).astype(np.float64)
-    found = np.bincount(predictions, minlength=classes)
+    counts = np.bincount(predictions, minlength=classes)
     right = np.bincount(labels[predictions == labels], minlength=classes)
     accuracy = _percent(right, images)
-    precision = np.where(images > 0, _percent(right, found), np.nan)
-    f1 = np.where(images > 0, _percent(2 * right, images + found), np.nan)
+    precision = np.where(images > 0, _percent(right, counts), np.nan)
+    f1 = np.where(images > 0, _percent(2 * right, images + counts), np.nan)
     return PerClass(images, accuracy, precision, f1)
 
 
@@ -410,7 +412,7 @@ def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.nda
     return weighted
 
 
-def _shifted(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _shift(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of rows in float64 minus each row's highest logit, for a stable softmax."""
     import numpy as np
 

@@ -19,12 +19,12 @@ from fewshot_bench.utils.errors import UsageError
 
 # Names that no plug-in's option may have: options of commands that run cells on the command line
 # and in Python, and those that such a command has of its own.
-_OF_COMMANDS = "config each format full help metric only-existing output progress save-config where"
+_OF_COMMANDS = "config format full help only-existing progress save-config where"
 TAKEN = frozenset(
     (
         *_OF_COMMANDS.split(),
         *(name.replace("_", "-") for name in (*RUN_OPTIONS, *CONDITIONS)),
-        *(flag.lstrip("-") for row in RUN_OPTIONS.values() for flag in row.flags),
+        *(row.flags[0].removeprefix("--") for row in RUN_OPTIONS.values()),
     )
 )
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -41,6 +41,8 @@ class Option:
     the option is not given. multiple: may be given several times; the value is a tuple. minimum:
     smallest accepted number. asks_gpus: True for values that request GPUs, so that
     `--device auto` means cuda for an engine whose workers run elsewhere.
+
+    >>> Option("max-jobs", "Jobs at once.", int, default=4, minimum=1)
     """
 
     name: str
@@ -114,13 +116,13 @@ class Option:
                 return value
         except ValueError as error:
             _, expected = _KINDS.get(self.type, (object, ""))  # type: ignore[call-overload]
-            raise self._refused(given, f"expected {expected}" if expected else str(error)) from None
+            raise self._refusal(given, f"expected {expected}" if expected else str(error)) from None
         except (Exception, SystemExit) as error:
             reason = f"its plug-in failed: {error_text(error, self.type)}"
-            raise self._refused(given, reason) from error
-        raise self._refused(given, f"expected at least {self.minimum:g}")
+            raise self._refusal(given, reason) from error
+        raise self._refusal(given, f"expected at least {self.minimum:g}")
 
-    def _refused(self, given: object, reason: str) -> UsageError:
+    def _refusal(self, given: object, reason: str) -> UsageError:
         return UsageError(f"--{self.name} '{given!s:.80}': {reason} (fsbench run --help)")
 
 

@@ -51,6 +51,8 @@ class Paper:
         family, the year and the first word of the title.
 
     Example: `Paper("Low-Rank Adaptation", ("Maxime Zanella", "Ben Ayed, Ismail"), 2024)`.
+
+    >>> Paper("A Title", ("Ada Lovelace",), 2026, venue="CVPR")
     """
 
     title: str
@@ -140,14 +142,16 @@ class Paper:
 
 def as_papers(where: str, given: Paper | Iterable[Paper]) -> tuple[Paper, ...]:
     """One paper or several as a tuple; ContractError for anything else, and for equal keys."""
-    found = (given,) if isinstance(given, Paper) else given
-    if not isinstance(found, tuple | list) or not all(isinstance(one, Paper) for one in found):
+    papers = (given,) if isinstance(given, Paper) else given
+    if not isinstance(papers, tuple | list) or not all(
+        isinstance(paper, Paper) for paper in papers
+    ):
         raise ContractError(f"{where} is {given!r:.80}, expected a Paper, or a tuple of Papers")
-    keys = [one.key for one in found]
+    keys = [paper.key for paper in papers]
     for key in keys:
         if keys.count(key) > 1:
             raise ContractError(f"{where} has two papers with the key '{key}': name another key")
-    return tuple(found)
+    return tuple(papers)
 
 
 def entries_of(papers: Iterable[Paper]) -> dict[str, str]:
@@ -163,7 +167,7 @@ def family(name: str) -> str:
     if comma:
         return before.strip()
     words = name.split()
-    particles = [place for place, word in enumerate(words[1:], 1) if word.islower()]
+    particles = [index for index, word in enumerate(words[1:], 1) if word.islower()]
     return " ".join(words[particles[0] if particles else -1 :])
 
 
@@ -183,9 +187,9 @@ def _escape(text: str) -> str:
 
 def _with_names_kept(words: Sequence[str]) -> Iterator[str]:
     """The words of a title, in braces where a style must not change capitals: `{CLIP}`."""
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         name = word.rstrip(":;,.?!")
-        is_name = _INNER_CAPITAL.search(name) or (place == 0 and word.endswith(":"))
+        is_name = _INNER_CAPITAL.search(name) or (index == 0 and word.endswith(":"))
         yield f"{{{name}}}{word[len(name) :]}" if is_name else word
 
 

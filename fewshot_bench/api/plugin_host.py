@@ -9,21 +9,126 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewshot_bench.api import method_files, plugins
 from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.method_card import MethodCard, Published
 from fewshot_bench.api.method_code import FILE_OF_DESCRIBED
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.paper import as_papers
-from fewshot_bench.api.plugin_values import packed, unpacked, unpacked_error, unpacked_type
-from fewshot_bench.utils.errors import ContractError, PluginError
+from fewshot_bench.api.paper import Paper, as_papers
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.utils import errors
+from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
-from fewshot_bench.utils.start import environment_at_start, running_preload, start
+from fewshot_bench.utils.start import environment_at_start, find_preload, start
+
+_PLAIN = (str, int, float, bool, type(None))
+_BASIC = {kind.__name__: kind for kind in (int, float, str, bool)}
+_FACTS: Mapping[str, Callable[..., Any]] = {
+    kind.__name__: kind for kind in (MethodCard, Published, Paper)
+}
+
+
+def pack(value: Any) -> Any:
+    """A value as JSON; PluginError for one of another type."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Path):
+        return ["path", str(value)]
+    if isinstance(value, RunSpec | Record):
+        return [type(value).__name__, value.to_dict()]
+    if isinstance(value, MethodCard | Published | Paper):
+        facts = {field.name: getattr(value, field.name) for field in fields(value)}
+        # A function, which only lists of methods call.
+        facts.pop("trained", None)
+        return [type(value).__name__, pack(facts)]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: pack(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, [pack(part) for part in value]]
+    if getattr(value, "shape", None) == ():
+        return pack(value.item())
+    raise PluginError(
+        f"{value!r:.80} is a {type(value).__name__}: what a plug-in hands over are texts, numbers, "
+        "lists, tuples and paths"
+    )
+
+
+def unpack(value: Any) -> Any:
+    """The value that `pack` wrote."""
+    if isinstance(value, dict):
+        return {name: unpack(part) for name, part in value.items()}
+    if not isinstance(value, list):
+        return value
+    kind, content = value
+    if kind == "RunSpec":
+        return RunSpec.from_dict(content)
+    if kind == "Record":
+        return Record.from_dict(content)
+    if kind in _FACTS:
+        return _FACTS[kind](**unpack(content))
+    if kind == "path":
+        return Path(content)
+    parts = [unpack(part) for part in content]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def pack_type(kind: Any) -> Any:
+    """The type of a hyper-parameter as JSON; None for one that no hyper-parameter may have."""
+    if kind in _BASIC.values():
+        return kind.__name__
+    if kind is type(None):
+        return "None"
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return ["Literal", [pack(part) for part in parts]]
+    return ["Union", [pack_type(part) for part in parts]] if parts else None
+
+
+def unpack_type(value: Any) -> Any:
+    """The type that `pack_type` wrote."""
+    if isinstance(value, str):
+        return _BASIC.get(value, type(None))
+    kind, parts = value
+    if kind == "Literal":
+        return Literal[tuple(unpack(part) for part in parts)]
+    return typing.Union[tuple(map(unpack_type, parts))]  # noqa: UP007
+
+
+def pack_error(error: BaseException) -> dict[str, Any]:
+    """The kind and text of an error, and those of its cause."""
+    facts: dict[str, Any] = {"kind": type(error).__name__, "text": str(error)}
+    if isinstance(error, KeyError) and error.args:
+        facts["text"] = str(error.args[0])
+    if error.__cause__ is not None:
+        facts["cause"] = pack_error(error.__cause__)
+    return facts
+
+
+def unpack_error(values: Mapping[str, Any]) -> Exception:
+    """The error that `pack_error` wrote; of a new class for a kind that is not ours."""
+    name, text = values["kind"], values["text"]
+    kind: Any = getattr(errors, name, None)
+    error: Exception
+    if isinstance(kind, type) and issubclass(kind, FsbenchError):
+        error = kind(text)
+    elif name in ("KeyError", "ValueError"):
+        error = KeyError(text) if name == "KeyError" else ValueError(text)
+    else:
+        # Of this name, which messages state.
+        error = type(name, (Exception,), {})(text)
+    if "cause" in values:
+        error.__cause__ = unpack_error(values["cause"])
+    return error
+
 
 MODULE = "fewshot_bench.api.plugin_server"
 # Seconds that a process gets to end by itself, such as to write what a hook has begun.
@@ -54,7 +159,7 @@ class PluginHost:
             [other],
             errors=2,
             # It imports much of what workers do.
-            preload=running_preload(),
+            preload=find_preload(),
         )
 
     def ask(self, operation: str, **values: Any) -> Any:
@@ -69,7 +174,7 @@ class PluginHost:
             except (Closed, ConnectionError):
                 code = self._process.wait()
                 raise HostEnded(f"{self.name} ended its process (exit code {code})") from None
-            error = unpacked_error(answer["error"]) if "error" in answer else None
+            error = unpack_error(answer["error"]) if "error" in answer else None
             value = None if error else answer["value"]
         if error is not None:
             raise error
@@ -88,40 +193,40 @@ class PluginHost:
     def describe(self) -> tuple[Mapping[str, Sequence[Entry]], str | None]:
         """The entries of the plug-in by kind of catalog, and the reason if it failed."""
         try:
-            found = self.ask("describe_plugin")
+            described = self.ask("describe_plugin")
             with self._reading():
                 entries = {
                     kind: [self._entry(kind, values) for values in listed]
-                    for kind, listed in found["entries"].items()
+                    for kind, listed in described["entries"].items()
                 }
-                self.hooks = () if found["error"] else found["hooks"]
-                return entries, found["error"]
+                self.hooks = () if described["error"] else described["hooks"]
+                return entries, described["error"]
         except PluginError as error:
             return {}, str(error)
 
     def _entry(self, kind: str, values: Mapping[str, Any]) -> Entry:
-        options = tuple(self._option(kind, values["name"], one) for one in values["options"])
+        options = tuple(self._option(kind, values["name"], option) for option in values["options"])
         # Its own name for itself, whatever it says: what is built in is not decided there.
         origin = f"{self.plugin}, {values['origin'].partition(', ')[2]}"
         given = {"suites": tuple(values["suites"]), "options": options, "origin": origin}
-        papers = as_papers("papers", unpacked(values["papers"]))
+        papers = as_papers("papers", unpack(values["papers"]))
         return Entry(**{**values, **given, "papers": papers})
 
     def _option(self, kind: str, entry: str, values: Mapping[str, Any]) -> Option:
-        place = {"kind": kind, "entry": entry, "option": values["name"]}
+        option = {"kind": kind, "entry": entry, "option": values["name"]}
 
         def read(text: str) -> Any:
-            return unpacked(self.ask("read_option", **place, text=text))
+            return unpack(self.ask("read_option", **option, text=text))
 
         def asks(value: Any) -> bool:
-            return bool(self.ask("ask_for_gpus", **place, value=packed(value)))
+            return bool(self.ask("ask_for_gpus", **option, value=pack(value)))
 
         named = values["type"]
         return Option(
             **{
                 **values,
-                "type": read if named is None else unpacked_type(named),
-                "default": unpacked(values["default"]),
+                "type": read if named is None else unpack_type(named),
+                "default": unpack(values["default"]),
                 "asks_gpus": asks if values["asks_gpus"] else None,
             }
         )
@@ -137,11 +242,11 @@ class PluginHost:
     def call(self, hook: str, arguments: Mapping[str, Any]) -> list[Any]:
         """The value that a hook returns, in a list; PluginError as `plugins.call`."""
         try:
-            found = self.ask("call_hook", hook=hook, arguments=packed(dict(arguments)))
+            results = self.ask("call_hook", hook=hook, arguments=pack(dict(arguments)))
         except HostEnded as error:
             raise PluginError(f"{hook} of {error}") from error
         with self._reading():
-            return [unpacked(value) for value in found]
+            return [unpack(value) for value in results]
 
     def set_variables(self, variables: Mapping[str, str]) -> None:
         """Set environment variables that its hooks read."""
@@ -167,20 +272,20 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
 
     def build(self: Any) -> None:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        facts = host.ask("build_method", method=method, values=packed(values))
-        for name, value in {**unpacked(facts["values"]), **unpacked(facts["constants"])}.items():
+        facts = host.ask("build_method", method=method, values=pack(values))
+        for name, value in {**unpack(facts["values"]), **unpack(facts["constants"])}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_facts", facts)
 
     def card(self: Any) -> Any:
         if "card_error" in self._facts:
-            raise unpacked_error(self._facts["card_error"])
-        return unpacked(self._facts["card"])
+            raise unpack_error(self._facts["card_error"])
+        return unpack(self._facts["card"])
 
     def call(self: Any, *sizes: int, function: str) -> Any:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        given = {"method": method, "values": packed(values), "sizes": list(sizes)}
-        return unpacked(host.ask("call_method", function=function, **given))
+        given = {"method": method, "values": pack(values), "sizes": list(sizes)}
+        return unpack(host.ask("call_method", function=function, **given))
 
     def fit(self: Any, task: Any, backbone: Any, ctx: Any) -> Any:
         raise PluginError(f"'{method}' runs in a worker, not in the process that plans")
@@ -188,7 +293,7 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     names: dict[str, Any] = {
         name: partialmethod(call, function=name) for name in described["functions"]
     }
-    names |= unpacked(described["constants"])
+    names |= unpack(described["constants"])
     names |= {"__post_init__": build, "fit": fit, "_fit_at": described["fit"]}
     names |= {FILE_OF_DESCRIBED: described["file"], "_facts": None}
     if described["has_card"]:
@@ -196,14 +301,14 @@ def _class(host: PluginHost, method: str, described: Mapping[str, Any]) -> type:
     fields = [
         (
             field["name"],
-            unpacked_type(field["type"]),
-            dataclasses.field(default=unpacked(field["default"]), metadata=field["metadata"]),
+            unpack_type(field["type"]),
+            dataclasses.field(default=unpack(field["default"]), metadata=field["metadata"]),
         )
         for field in described["fields"]
     ]
-    found = dataclasses.make_dataclass(described["class"], fields, namespace=names, frozen=True)
-    found.__module__ = described["module"]
-    return found
+    kind = dataclasses.make_dataclass(described["class"], fields, namespace=names, frozen=True)
+    kind.__module__ = described["module"]
+    return kind
 
 
 class PluginHosts:
@@ -221,10 +326,10 @@ class PluginHosts:
 
     def of_file(self, method: str) -> PluginHost | None:
         """The process of the file of a method; None if this process has imported it already."""
-        found = method_files.parts(method_files.canonical(method))
-        if found is None or method_files.is_imported(Path(found[0])):
+        reference = method_files.parts(method_files.canonical(method))
+        if reference is None or method_files.is_imported(Path(reference[0])):
             return None
-        path = found[0]
+        path = reference[0]
         if path not in self._files:
             self._files[path] = PluginHost(f"'{path}'")
         return self._files[path]

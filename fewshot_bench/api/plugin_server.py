@@ -19,7 +19,7 @@ from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration, hyperparameters
 from fewshot_bench.api.method_rules import ABOUT, refuse_broken
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.plugin_values import packed, packed_error, packed_type, unpacked
+from fewshot_bench.api.plugin_host import pack, pack_error, pack_type, unpack
 from fewshot_bench.api.registry import claims_of_plugins, registry
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import PluginError
@@ -52,7 +52,7 @@ def _describe_entry(entry: Entry) -> dict[str, Any]:
         "suites": list(entry.suites),
         "elsewhere": entry.elsewhere,
         "options": [_describe_option(option) for option in entry.options],
-        "papers": packed(entry.papers),
+        "papers": pack(entry.papers),
     }
 
 
@@ -64,9 +64,9 @@ def _place(target: Any) -> str:
 
 def _describe_option(option: Option) -> dict[str, Any]:
     values = {field.name: getattr(option, field.name) for field in dataclasses.fields(option)}
-    values["type"] = packed_type(option.type) if inspect.isclass(option.type) else None
+    values["type"] = pack_type(option.type) if inspect.isclass(option.type) else None
     values["asks_gpus"] = option.asks_gpus is not None
-    values["default"] = packed(option.default)
+    values["default"] = pack(option.default)
     return values
 
 
@@ -84,8 +84,8 @@ def describe_method(method: str) -> Mapping[str, Any]:
         "fields": [
             {
                 "name": field.name,
-                "type": packed_type(field.type),
-                "default": packed(field.default),
+                "type": pack_type(field.type),
+                "default": pack(field.default),
                 "metadata": {"help": field.help, "unit": field.unit, "source": field.source},
             }
             for field in hyperparameters(cls)
@@ -95,46 +95,46 @@ def describe_method(method: str) -> Mapping[str, Any]:
 
 
 def _about(method: object) -> dict[str, Any]:
-    found = {}
+    constants = {}
     # Another function reads the card, which may raise.
     for name in {*ABOUT} - {"card"}:
         value = getattr(method, name, None)
         if isinstance(value, str | bool | int | tuple):
-            found[name] = packed(value)
-    return found
+            constants[name] = pack(value)
+    return constants
 
 
 def build_method(method: str, values: Any) -> Mapping[str, Any]:
     """Facts of a method with these hyper-parameters: raises what the class raises."""
     built = _build(method, values)
     try:
-        stated = {"card": packed(getattr(built, "card", None))}
+        stated = {"card": pack(getattr(built, "card", None))}
     except (Exception, SystemExit) as error:
-        stated = {"card_error": packed_error(error)}
-    return {"values": packed(configuration(built)), "constants": _about(built), **stated}
+        stated = {"card_error": pack_error(error)}
+    return {"values": pack(configuration(built)), "constants": _about(built), **stated}
 
 
 def _build(method: str, values: Any) -> Any:
     with plugin_code():
-        return registry().method_class(method)(**unpacked(values))
+        return registry().method_class(method)(**unpack(values))
 
 
 def call_method(method: str, values: Any, function: str, sizes: list[int]) -> Any:
     """The number that a method declares about a fit of these sizes."""
     built = _build(method, values)
     with plugin_code():
-        return packed(getattr(built, function)(*sizes))
+        return pack(getattr(built, function)(*sizes))
 
 
 def read_option(kind: str, entry: str, option: str, text: str) -> Any:
     """The value of an option that has a function as its type."""
-    return packed(_option(kind, entry, option).type(text))
+    return pack(_option(kind, entry, option).type(text))
 
 
 def ask_for_gpus(kind: str, entry: str, option: str, value: Any) -> bool:
     """True if this value of an option requests GPUs."""
     asks = _option(kind, entry, option).asks_gpus
-    return asks is not None and bool(asks(unpacked(value)))
+    return asks is not None and bool(asks(unpack(value)))
 
 
 def _option(kind: str, entry: str, name: str) -> Option:
@@ -148,8 +148,8 @@ def call_hook(hook: str, arguments: Any) -> Any:
     def fail(plugin: str, failure: PluginError) -> None:
         raise failure
 
-    found = registry().call(hook, fail, **unpacked(arguments))
-    return [packed(value) for _, value in found]
+    results = registry().call(hook, fail, **unpack(arguments))
+    return [pack(value) for _, value in results]
 
 
 def set_variables(variables: Mapping[str, str]) -> None:
@@ -176,5 +176,5 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
             try:
                 answer = {"value": OPERATIONS[values.pop("operation")](**values)}
             except (Exception, SystemExit) as error:
-                answer = {"error": packed_error(error)}
+                answer = {"error": pack_error(error)}
             channel.send(answer)

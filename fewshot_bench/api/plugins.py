@@ -46,7 +46,7 @@ Register = Callable[..., None]
 class CommandGroup(Protocol):
     """The group that plug-ins add commands to: a `click.Group` with the method `add_lazy`."""
 
-    def add_lazy(self, name: str, target: str, short_help: str) -> None:
+    def add_lazy(self, name: str, target: str, short_help: str, panel: str = "plug-ins") -> None:
         """Add the command at "package.module:attribute", imported on use."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
@@ -140,29 +140,29 @@ def _own(argument: str, value: Any) -> Any:
     return copy.deepcopy(value) if argument in _COPIED else value
 
 
-def _variables(found: Any) -> bool:
+def _variables(variables: Any) -> bool:
     """True for a valid return value of `worker_environment`."""
-    return isinstance(found, Mapping) and all(
+    return isinstance(variables, Mapping) and all(
         isinstance(name, str)
         and isinstance(value, str)
         and name
         and "=" not in name
         and "\0" not in name + value
-        for name, value in found.items()
+        for name, value in variables.items()
     )
 
 
-def _sentences(found: Any) -> bool:
+def _sentences(value: Any) -> bool:
     """True for a valid return value of `run_warnings`."""
-    return isinstance(found, list | tuple) and all(isinstance(text, str) for text in found)
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
 
 
-def _values(found: Any) -> bool:
+def _values(values: Any) -> bool:
     """True for a valid return value of `table_columns`; zero-dimensional arrays are numbers."""
-    return isinstance(found, Mapping) and all(
+    return isinstance(values, Mapping) and all(
         isinstance(title, str)
         and (value is None or isinstance(value, _PLAIN) or getattr(value, "shape", None) == ())
-        for title, value in found.items()
+        for title, value in values.items()
     )
 
 
@@ -188,14 +188,14 @@ def call(
     A plug-in that fails or returns an invalid value is skipped: `failed` is called with its full
     name and the error, whose `__cause__` is the exception that the plug-in raised.
     """
-    accepts, expected = _ANSWERS.get(hook, (lambda found: True, ""))
+    accepts, expected = _ANSWERS.get(hook, (lambda value: True, ""))
     for implementation in implementations(hooks, hook):
         name = implementation.plugin_name
         try:
             with plugin_code():
                 given = [_own(word, arguments[word]) for word in implementation.argnames]
-                found = implementation.function(*given)
-                accepted = found is None or accepts(found)
+                answer = implementation.function(*given)
+                accepted = answer is None or accepts(answer)
         except (Exception, SystemExit) as error:
             failure = PluginError(
                 f"{hook} of plug-in {name} failed: {error_text(error, implementation.function)}"
@@ -204,12 +204,12 @@ def call(
             failed(name, failure)
             continue
         if not accepted:
-            shown = " ".join(repr(found).split())
+            shown = " ".join(repr(answer).split())
             failed(
                 name, PluginError(f"{hook} of plug-in {name} gave {shown:.80}, expected {expected}")
             )
-        elif found is not None:
-            yield name, found
+        elif answer is not None:
+            yield name, answer
 
 
 def implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
@@ -251,7 +251,7 @@ def load_plugins(foreign: bool = True) -> tuple[pluggy.PluginManager, tuple[Plug
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     infos = []
-    for point, info in _listed_plugins():
+    for point, info in _list_plugins():
         if point is not None and (foreign or info.distribution == OWN):
             infos.append(_load(manager, point, info))
         elif point is None and foreign:
@@ -266,14 +266,17 @@ def is_own(plugin: str) -> bool:
 
 def foreign_plugins() -> list[PluginInfo]:
     """The plug-ins of other distributions; none is imported."""
-    return [info for _, info in _listed_plugins() if info.distribution != OWN]
+    return [info for _, info in _list_plugins() if info.distribution != OWN]
 
 
-def _listed_plugins() -> list[tuple[Any, PluginInfo]]:
+def _list_plugins() -> list[tuple[Any, PluginInfo]]:
     """(entry point, its facts) of every plug-in; without an entry point if it cannot be read."""
     points, broken = _entry_points()
     only = os.environ.get(ONLY)
-    about = {key: (_distribution(one), _version(one)) for key, one in _installed(points).items()}
+    about = {
+        key: (_distribution(distribution), _version(distribution))
+        for key, distribution in _distributions(points).items()
+    }
     listed: list[tuple[Any, PluginInfo]] = [(None, info) for info in broken]
     for point in points:
         distribution, version = about[id(point.dist)]
@@ -300,10 +303,10 @@ def _load(manager: pluggy.PluginManager, point: Any, info: PluginInfo) -> Plugin
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
     """UsageError for an implemented hook that has no specification (a mistyped name)."""
-    known = [name for name in vars(Hooks) if not name.startswith("_")]
+    names = [name for name in vars(Hooks) if not name.startswith("_")]
     for caller in manager.get_hookcallers(plugin) or ():
         if not caller.has_spec():
-            raise unknown("hook", caller.name, known, "docs/plugins.md")
+            raise unknown("hook", caller.name, names, "docs/plugins.md")
 
 
 def has_third_party() -> bool:
@@ -312,10 +315,12 @@ def has_third_party() -> bool:
     Imports no plug-in.
     """
     points, _ = _entry_points()
-    return any(_distribution(one) != OWN for one in _installed(points).values())
+    return any(
+        _distribution(distribution) != OWN for distribution in _distributions(points).values()
+    )
 
 
-def _installed(points: Iterable[Any]) -> dict[int, Any]:
+def _distributions(points: Iterable[Any]) -> dict[int, Any]:
     """The distributions of entry points by identity, each once.
 
     Each access to a name or a version reads the metadata file of a distribution anew.
@@ -326,17 +331,17 @@ def _installed(points: Iterable[Any]) -> dict[int, Any]:
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
     """The enabled entry points, and one `PluginInfo` per distribution with unreadable ones."""
     broken: list[PluginInfo] = []
-    points, blocked = _every_point(broken), _blocked()
+    points, blocked = _every_point(broken), _names_disabled()
     unique = {(point.name, point.value): point for point in points if point.name not in blocked}
     return [unique[key] for key in sorted(unique)], broken
 
 
-def disabled_without_plugin() -> list[str]:
+def list_useless_disabling() -> list[str]:
     """Names in FSBENCH_DISABLE_PLUGINS that match no entry point and so disable nothing."""
-    return sorted(_blocked() - {point.name for point in _every_point([])})
+    return sorted(_names_disabled() - {point.name for point in _every_point([])})
 
 
-def _blocked() -> set[str]:
+def _names_disabled() -> set[str]:
     return set(filter(None, os.environ.get(DISABLED, "").split(",")))
 
 
@@ -362,13 +367,13 @@ def _each_alone(broken: list[PluginInfo]) -> list[Any]:
 
 def _distribution(distribution: Any) -> str:
     """The name of a distribution; if its metadata are damaged or state our name, their folder."""
-    place = _place(distribution)
+    folder = _place(distribution)
     try:
         name = str(distribution.name)
     except Exception:
-        return place
-    is_name = _NAME.fullmatch(name) and (name != OWN or place == _own_place())
-    return name if is_name else place
+        return folder
+    is_name = _NAME.fullmatch(name) and (name != OWN or folder == _own_place())
+    return name if is_name else folder
 
 
 def _place(distribution: Any) -> str:

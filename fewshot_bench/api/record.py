@@ -188,6 +188,8 @@ class Record:
     digests (SHA-256): `logits`, of all logits in float32 with labels and ids, which identifies a
         result; `answers`, of the file beside the record; `record`, of the text before it
         (`digests_of_text`).
+
+    >>> load("results").records[0].metrics["top1"]
     """
 
     spec: RunSpec

@@ -23,7 +23,7 @@ import pluggy
 
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.author_frame import error_text
-from fewshot_bench.api.catalog import Catalog, Entry, built_in_wins
+from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.checked_items import CheckedItems
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
@@ -64,13 +64,13 @@ def options_of(
     name: str, opener: Callable[..., Any], data: Mapping[str, Any], store: Path | None
 ) -> dict[str, Any]:
     """Keyword arguments for a data set's factory; UsageError for an unsupported `holdout`."""
-    known = inspect.signature(opener).parameters
+    parameters = inspect.signature(opener).parameters
     options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
-    if options and "holdout" not in known:
+    if options and "holdout" not in parameters:
         raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
-    if store is not None and "splits" in known:
+    if store is not None and "splits" in parameters:
         options["splits"] = store / KEPT_SPLITS
-    if name in data.get(SKIPPED, {}) and "lenient" in known:
+    if name in data.get(SKIPPED, {}) and "lenient" in parameters:
         options["lenient"] = True
     return options
 
@@ -109,7 +109,10 @@ class Registry:
 
         Of this process alone: not of plug-ins that run in another one.
         """
-        return [(found.plugin_name, found.function) for found in implementations(self.hooks, hook)]
+        return [
+            (hook_impl.plugin_name, hook_impl.function)
+            for hook_impl in implementations(self.hooks, hook)
+        ]
 
     def has_hook(self, hook: str) -> bool:
         """True if a plug-in of this or another process implements a hook."""
@@ -123,15 +126,15 @@ class Registry:
         **arguments: Any,
     ) -> list[tuple[str, Any]]:
         """(plug-in name, return value) per plug-in; failed: as in `plugins.call`."""
-        found = list(call(self.hooks, hook, failed, **arguments))
+        answers = list(call(self.hooks, hook, failed, **arguments))
         for name, host in self.hosts.items():
             if hook not in host.hooks:
                 continue
             try:
-                found += [(name, value) for value in host.call(hook, arguments)]
+                answers += [(name, value) for value in host.call(hook, arguments)]
             except FsbenchError as error:
                 failed(name, error if isinstance(error, PluginError) else PluginError(str(error)))
-        return found
+        return answers
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
@@ -155,9 +158,9 @@ class Registry:
 
     def owner(self, method: str) -> str:
         """The foreign plug-in, or the file, that the code of a method belongs to; else empty."""
-        found = method_files.parts(method)
-        if found is not None:
-            return found[0]
+        parts = method_files.parts(method)
+        if parts is not None:
+            return parts[0]
         entry = self.methods.entries.get(method)
         return "" if entry is None or entry.is_built_in else entry.plugin
 
@@ -167,9 +170,9 @@ class Registry:
         Empty for a class of a notebook or script, or inside a function.
         """
         for entry in self.methods.entries.values():
-            place, _, attribute = str(entry.target).partition(":")
-            found = getattr(sys.modules.get(place), attribute, None)
-            if entry.target in (cls, f"{cls.__module__}:{cls.__qualname__}") or found is cls:
+            module_name, _, attribute = str(entry.target).partition(":")
+            value = getattr(sys.modules.get(module_name), attribute, None)
+            if entry.target in (cls, f"{cls.__module__}:{cls.__qualname__}") or value is cls:
                 return entry.name
         module = sys.modules.get(cls.__module__)
         file = getattr(module, "__file__", None)
@@ -227,19 +230,19 @@ class Registry:
             return METRICS[name]
         self.metrics.refuse_conflict(name)
         if name not in self.metrics.entries:
-            known = [*METRICS, *self.metrics.entries]
-            raise self.metrics.unknown(name, known, "fsbench list metrics")
+            names = [*METRICS, *self.metrics.entries]
+            raise self.metrics.unknown(name, names, "fsbench list metrics")
         entry = self.metrics.entries[name]
-        found = entry.load()
-        if not isinstance(found, Metric) or found.name != name:
+        metric = entry.load()
+        if not isinstance(metric, Metric) or metric.name != name:
             # An error that the plug-in caught when it built the metric is shown whole.
-            shown = f"{found!r}" if isinstance(found, BaseException) else f"{found!r:.80}"
+            shown = f"{metric!r}" if isinstance(metric, BaseException) else f"{metric!r:.80}"
             raise PluginError(
                 f"metric '{name}' ({entry.origin}) is {shown}, expected a Metric of that name"
             )
         module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
-        source = method_code.note_import(module or found.compute.__module__)
-        return replace(found, source=source or entry.origin, origin=entry.origin)
+        source = method_code.note_import(module or metric.compute.__module__)
+        return replace(metric, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:
         """The methods of a suite or `all`, and the reasons by name for the broken, left-out ones.
@@ -316,21 +319,21 @@ class Registry:
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""
         suites = self.datasets.suites()
-        found: list[str] = []
+        datasets: list[str] = []
         for name in names:
             family, colon, _ = name.partition(":")
             if name in suites:
-                found += suites[name]
+                datasets += suites[name]
             elif name in self.datasets.entries or (colon and f"{family}:" in self.datasets.entries):
-                found.append(name)
+                datasets.append(name)
             else:
                 self.datasets.refuse_conflict(f"{family}:" if colon else name)
-                known = [*self.datasets.entries, *suites]
+                names = [*self.datasets.entries, *suites]
                 if is_place(name):
                     raise place_without_family(name)
                 step = "fsbench list datasets; names are separated by commas"
-                raise self.datasets.unknown(name, known, step)
-        return list(dict.fromkeys(found))
+                raise self.datasets.unknown(name, names, step)
+        return list(dict.fromkeys(datasets))
 
 
 @dataclass(frozen=True)
@@ -426,7 +429,7 @@ def registry() -> Registry:
         hosts, claims = _add_foreign(claims, _hosts)
     methods, datasets, backbones, metrics, engines, options = claims.catalogs
     for name in METRICS.keys() & metrics.entries.keys():
-        metrics.conflicts[name] = built_in_wins("metric", name, [metrics.entries.pop(name)])
+        metrics.conflicts[name] = tell_built_in_wins("metric", name, [metrics.entries.pop(name)])
     for name in [name for name in metrics.entries if taken(name, {*metrics.entries} - {name})]:
         origin = metrics.entries.pop(name).origin
         metrics.conflicts[name] = (

@@ -1,4 +1,4 @@
-"""Public API for data sources: recipes, file stamps, folders, split files, image formats.
+"""Provisional API for data sources, whose names may still change: recipes, stamps, split files.
 
 `fewshot_bench` exports what every data set needs (`Dataset`, `DatasetCard`, `Item`); this module
 serves data sets that are fetched, stored in folders or have published lists (docs/datasets.md).
@@ -19,9 +19,9 @@ from fewshot_bench.api.dataset_overrides import placeholder_names
 from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
 from fewshot_bench.api.paper import THIS_TOOL
 from fewshot_bench.api.split_file import MAX_BYTES, Pools, load_split, save_split
-from fewshot_bench.utils.cache_dir import cache_root, keep_list, kept_list
 from fewshot_bench.utils.files import read_regular
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
+from fewshot_bench.utils.small_cache import keep_list, kept_list
 from fewshot_bench.utils.spelling import one_place, one_spelling
 from fewshot_bench.utils.text import in_prompts, plain_text
 
@@ -39,7 +39,6 @@ __all__ = [
     "Run",
     "Stamp",
     "Stamped",
-    "cache_root",
     "data_roots",
     "file_stamp",
     "image_endings",

@@ -157,6 +157,8 @@ class RunSpec(_Derived):
     `exif`: rotate images by their EXIF orientation or ignore it. `published`: options are those of
     the authors for this data set and shots; `overrides` are then what the user named. `picks` is
     the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
+
+    >>> RunSpec("coop", "dtd", shots=16, split_seed=1, train_seed=1).key()
     """
 
     method: Name

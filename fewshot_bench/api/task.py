@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Support, validation and test items of one cell; the same for every method."""
+    """Support, validation and test items of one cell; the same for every method.
+
+    >>> len(split.train), split.digest
+    """
 
     dataset: str
     revision: str
@@ -44,6 +47,8 @@ class Augment:
     ratio; the crop is resized bicubically to the backbone's input size. `flip` is the probability
     of a mirror image. Defaults are those of CoOp and CLIP-LoRA (scale 0.08 to 1); Tip-Adapter uses
     scale 0.5 to 1. ContractError for invalid values.
+
+    >>> views = task.train.views(10, Augment(flip=0.0))
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -59,7 +64,10 @@ class Augment:
 
 @runtime_checkable
 class Images(Protocol):
-    """Lazy, batched view of unlabeled images, preprocessed for the backbone of the run."""
+    """Lazy, batched view of unlabeled images, preprocessed for the backbone of the run.
+
+    >>> queries.features.shape  # (images, embed)
+    """
 
     def __len__(self) -> int:
         """The number of images."""
@@ -124,7 +132,10 @@ class Images(Protocol):
 
 @runtime_checkable
 class Shots(Images, Protocol):
-    """Images with labels: the support set, or the validation set."""
+    """Images with labels: the support set, or the validation set.
+
+    >>> task.train.labels.bincount()  # images of each class
+    """
 
     @overload
     def batches(
@@ -163,7 +174,10 @@ class Shots(Images, Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The label space: class names (index = label) and prompt templates."""
+    """The label space: class names (index = label) and prompt templates.
+
+    >>> Vocabulary(("cat",), ("a photo of a {}.",)).prompts("a photo of a {}.")
+    """
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
@@ -179,6 +193,8 @@ class Task(Vocabulary):
 
     `val` is None if the run's validation policy is `none`, or if no image is left for it. `asked`
     is the requested number of shots, or `ALL_SHOTS`; classes may have fewer.
+
+    >>> task.classnames[int(task.train.labels[0])]
     """
 
     train: Shots

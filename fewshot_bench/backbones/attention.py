@@ -76,8 +76,8 @@ class _Packed(torch.autograd.Function):
                 of_prefix[1].baddbmm_(weights[..., :size].mT, _long(down, scores))
         added = ctx.parts[0].behind
         for gradient, total in zip((of_keys, of_values), of_prefix, strict=True):
-            place = gradient[:, ctx.prefix]
-            place.copy_(total.view(place.shape)) if added else place.add_(total.view(place.shape))
+            rows = gradient[:, ctx.prefix]
+            rows.copy_(total.view(rows.shape)) if added else rows.add_(total.view(rows.shape))
         return of_q, of_fused, None, None
 
 
@@ -114,13 +114,13 @@ class _Part:
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take`."""
-        place = x[:, self.group.rows]
-        place.copy_(values.reshape(place.shape))
+        part = x[:, self.group.rows]
+        part.copy_(values.reshape(part.shape))
 
     def put_queries(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take_queries`."""
-        place = x[:, self._queries]
-        place.copy_(values.reshape(place.shape))
+        part = x[:, self._queries]
+        part.copy_(values.reshape(part.shape))
 
 
 def _parts(layout: Layout, *, pooled: bool) -> list[_Part]:

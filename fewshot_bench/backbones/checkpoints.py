@@ -37,15 +37,15 @@ def checkpoint_in(folder: Path) -> Path:
 
     DataMissingError if there are none, UsageError if nothing says which of several are meant.
     """
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
     for name in PREFERRED:
-        if name in found:
-            return found[name]
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
+        if name in files:
+            return files[name]
+    if len(files) == 1:
+        return next(iter(files.values()))
+    if files:
         raise UsageError(
-            f"backbone folder {folder} has the weights {', '.join(found)}: expected one file, or "
+            f"backbone folder {folder} has the weights {', '.join(files)}: expected one file, or "
             f"one that is named {PREFERRED[0]}"
         )
     raise DataMissingError(
@@ -105,5 +105,5 @@ def check_positions(state: Mapping[str, Any], model: Any, file: Path, name: str)
 
 
 def _lengths(tensors: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[int]:
-    found = (tensors.get(key) for key in keys)
-    return (len(tensor) for tensor in found if isinstance(tensor, Tensor) and tensor.ndim == 2)
+    tables = (tensors.get(key) for key in keys)
+    return (len(tensor) for tensor in tables if isinstance(tensor, Tensor) and tensor.ndim == 2)

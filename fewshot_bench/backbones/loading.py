@@ -22,7 +22,7 @@ from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.checkpoints import FACTS, check_file, check_positions, checkpoint_in
 from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
-from fewshot_bench.backbones.registered import load_registered, registered_identity
+from fewshot_bench.backbones.registered import identity_of_registered, load_registered
 from fewshot_bench.backbones.weights import (
     CONFIG,
     HUB,
@@ -88,10 +88,10 @@ def check(name: str) -> None:
     if parsed.file is not None:
         _require(parsed.file)
         check_file(parsed.file)
-    _known_model(name, parsed)
+    _check_model(name, parsed)
 
 
-def _known_model(name: str, parsed: Name) -> None:
+def _check_model(name: str, parsed: Name) -> None:
     open_clip = import_library()
     models = open_clip.list_models()
     if parsed.model not in models:
@@ -112,14 +112,14 @@ def _known_model(name: str, parsed: Name) -> None:
 def model_config(model: str) -> dict[str, Any] | None:
     """open_clip's configuration of one of its models; None for an unknown name."""
     open_clip = import_library()
-    found: dict[str, Any] | None = open_clip.get_model_config(model)
-    return found
+    config: dict[str, Any] | None = open_clip.get_model_config(model)
+    return config
 
 
 def identity(name: str) -> str:
     """Identity of weights before loading: files' SHA-256 or a registered one's own; else empty."""
     if name in registry().backbones.entries:
-        return registered_identity(name)
+        return identity_of_registered(name)
     folder = local_folder(name)
     if folder:
         return _sha256(*sorted(path for path in folder.iterdir() if path.is_file()))
@@ -187,8 +187,8 @@ def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackb
     check_weights(name)
     if name.startswith((HUB, LOCAL)):
         folder = local_folder(name)
-        known = f"{LOCAL}{folder}" if folder else name
-        arguments = {"model_name": known, "require_pretrained": True}
+        label = f"{LOCAL}{folder}" if folder else name
+        arguments = {"model_name": label, "require_pretrained": True}
         return _build(name, lambda model: model, device, precision, **arguments)
     parsed = parse(name)
     if parsed.file is None:
@@ -223,20 +223,21 @@ def _load_file(
         keys = ("mean", "std", "interpolation", "resize_mode")
         preprocess = {key: config[key] for key in keys if key in config}
     else:
-        found = _config_beside(file)
-        if found is None:
+        config_file = _config_beside(file)
+        if config_file is None:
             raise UsageError(
                 f"backbone '{name}': a checkpoint file does not say its activation and "
                 f"preprocessing; name the tag that it was trained like "
                 f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
             )
-        beside = read_config(found)
-        check_same_model(beside["model_cfg"], model_config(parsed.model) or {}, found, parsed.model)
+        beside = read_config(config_file)
+        own = model_config(parsed.model) or {}
+        check_same_model(beside["model_cfg"], own, config_file, parsed.model)
         quick = bool(beside["model_cfg"].get("quick_gelu"))
         preprocess = beside["preprocess_cfg"]
     return _build(
         name,
-        lambda model: _filled(model, file, name),
+        lambda model: _fill(model, file, name),
         device,
         precision,
         model_name=parsed.model,
@@ -247,7 +248,7 @@ def _load_file(
     )
 
 
-def _filled(model: Any, file: Path, name: str) -> Any:
+def _fill(model: Any, file: Path, name: str) -> Any:
     """The model with the weights of a file."""
     open_clip = import_library()
     from open_clip.factory import load_state_dict
@@ -284,11 +285,11 @@ def _build(
 
 def _check_activation(name: str, model: Any, quick: bool | None) -> None:
     """Reject a model whose activation is not the one that its weights were trained with."""
-    found = any(type(child).__name__ == "QuickGELU" for child in model.modules())
-    if quick is not None and quick != found:
+    has_quick = any(type(child).__name__ == "QuickGELU" for child in model.modules())
+    if quick is not None and quick != has_quick:
         raise UsageError(
             f"backbone '{name}': its weights need {'QuickGELU' if quick else 'GELU'}, the model "
-            f"has {'QuickGELU' if found else 'GELU'}; choose a model name that matches the tag"
+            f"has {'QuickGELU' if has_quick else 'GELU'}; choose a model name that matches the tag"
         )
 
 

@@ -187,11 +187,11 @@ class OpenClipBackbone:
             },
             "normalize": [list(self._mean), list(self._std)],
             "preprocess": getattr(self._module.visual, "preprocess_cfg", None),
-            "tokens": self._probed(),
+            "tokens": self._probe(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _probed(self) -> list[Any]:
+    def _probe(self) -> list[Any]:
         """The context of the tokenizer and its tokens of `PROBE`."""
         return [getattr(self.tokenizer, "context_length", None), self.tokenizer([PROBE]).tolist()]
 
@@ -206,7 +206,7 @@ class OpenClipBackbone:
             # An address differs in every process.
             settings = [text for text in _attributes(child) if " at 0x" not in text]
             sha.update(f"{name} {type(child).__qualname__} {settings}".encode())
-        sha.update(repr(self._probed()).encode())
+        sha.update(repr(self._probe()).encode())
         return sha.hexdigest()
 
     def autocast(self) -> Any:
@@ -411,8 +411,8 @@ def _lengths(tokenizer: Any, prompts: list[str]) -> list[int]:
         return []
     clips = getattr(tokenizer, "tokenizer_mode", "") == "clips"
     texts = [clean(prompt) for prompt in prompts]
-    found = inner(texts, add_special_tokens=not clips, verbose=False)["input_ids"]
-    return [len(ids) + 3 * clips for ids in found]
+    tokens = inner(texts, add_special_tokens=not clips, verbose=False)["input_ids"]
+    return [len(ids) + 3 * clips for ids in tokens]
 
 
 @functools.lru_cache(maxsize=8)
@@ -432,23 +432,23 @@ def _read(read: Callable[[], _Tower]) -> _Tower | UnsupportedBackboneError:
         return UnsupportedBackboneError(*error.args)
 
 
-def _tower(found: _Tower | UnsupportedBackboneError) -> _Tower:
+def _tower(tower: _Tower | UnsupportedBackboneError) -> _Tower:
     """The tower, or a new error: one that is raised again keeps the frames of every call alive."""
-    if isinstance(found, UnsupportedBackboneError):
-        raise UnsupportedBackboneError(*found.args)
-    return found
+    if isinstance(tower, UnsupportedBackboneError):
+        raise UnsupportedBackboneError(*tower.args)
+    return tower
 
 
 def _attributes(module: Any) -> list[str]:
     """Plain attributes with their values, other attributes by name, and numbers of hooks."""
     plain = (bool, int, float, str, tuple, type(None))
-    found = []
+    attributes = []
     for key, value in sorted(vars(module).items()):
         if key.endswith("_hooks"):
-            found.append(f"{key}:{len(value)}")
+            attributes.append(f"{key}:{len(value)}")
         elif not key.startswith("_"):
-            found.append(f"{key}={value!r}" if isinstance(value, plain) else key)
-    return found
+            attributes.append(f"{key}={value!r}" if isinstance(value, plain) else key)
+    return attributes
 
 
 def _update(sha: Any, name: str, tensor: Tensor) -> None:

@@ -203,10 +203,10 @@ def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -
         starts = torch.tensor(group) * width
         rows.append((starts[:, None] + index[:length]).flatten())
         offsets = row + length * torch.arange(len(group))
-        pooled.append(offsets + torch.tensor([ends[one] for one in group]))
+        pooled.append(offsets + torch.tensor([ends[prompt] for prompt in group]))
         row += length * len(group)
     flat = torch.cat(rows)
-    visited = torch.tensor([one for group, _ in members for one in group])
+    visited = torch.tensor([prompt for group, _ in members for prompt in group])
     shape = tuple((len(group), length) for group, length in members)
     layout = Layout(prefix, shape, True, torch.cat(pooled).to(end.device))
     order = None if len(members) == 1 else visited.argsort().to(end.device)

@@ -27,19 +27,19 @@ def papers_of_weights(name: str) -> tuple[Paper, ...]:
     if "/" not in folded or folded.startswith("local-dir:"):
         return ()
     return tuple(
-        known.paper
-        for known in _known()
-        if any(part in folded for part in known.names)
-        and not any(part in folded for part in known.but)
+        entry.paper
+        for entry in _read_entries()
+        if any(part in folded for part in entry.names)
+        and not any(part in folded for part in entry.but)
     )
 
 
 @cache
-def _known() -> tuple[_Known, ...]:
+def _read_entries() -> tuple[_Known, ...]:
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    found = []
+    entries = []
     for facts in table.values():
         names, but = tuple(facts.pop("names")), tuple(facts.pop("but", ()))
         paper = Paper(**{**facts, "authors": tuple(facts["authors"])})
-        found.append(_Known(paper, names, but))
-    return tuple(found)
+        entries.append(_Known(paper, names, but))
+    return tuple(entries)

@@ -45,16 +45,16 @@ def read_norm(module: Any) -> Norm | None:
 
 def tower_parameters(tower: Any) -> dict[str, Tensor]:
     """Every tensor of a tower by name."""
-    found: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
     for field in dataclasses.fields(tower):
         value = getattr(tower, field.name)
         if isinstance(value, Tensor):
-            found[field.name] = value
+            values[field.name] = value
         elif isinstance(value, Norm):
-            found[f"{field.name}.weight"], found[f"{field.name}.bias"] = value.weight, value.bias
+            values[f"{field.name}.weight"], values[f"{field.name}.bias"] = value.weight, value.bias
     for index, block in enumerate(tower.blocks):
-        found |= {f"blocks.{index}.{name}": value for name, value in block.parts.items()}
-    return found
+        values |= {f"blocks.{index}.{name}": value for name, value in block.parts.items()}
+    return values
 
 
 def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
@@ -63,13 +63,13 @@ def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     Tensors are cast to the dtype of the frozen ones, so that trained float32 values run in 16 bits.
     ContractError for an unknown name or a different shape.
     """
-    known = tower_parameters(tower)
+    own = tower_parameters(tower)
     fields: dict[str, Any] = {}
     blocks = list(tower.blocks)  # type: ignore[attr-defined]
     parts: dict[int, dict[str, Tensor]] = {}
     for name, value in parameters.items():
-        _check(name, value, known)
-        value = value.to(known[name].dtype)
+        _check(name, value, own)
+        value = value.to(own[name].dtype)
         if name.startswith("blocks."):
             _, number, part = name.split(".", 2)
             parts.setdefault(int(number), {})[part] = value
@@ -86,14 +86,14 @@ def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
     return dataclasses.replace(tower, blocks=tuple(blocks), **fields)  # type: ignore[type-var]
 
 
-def _check(name: str, value: Tensor, known: Mapping[str, Tensor]) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 3) or sorted(known)[:3]
+def _check(name: str, value: Tensor, own: Mapping[str, Tensor]) -> None:
+    if name not in own:
+        close = difflib.get_close_matches(name, own, 3) or sorted(own)[:3]
         raise ContractError(
             f"parameter {name!r}: the tower has none of that name; names are such as "
             f"{', '.join(close)} (tower.parameters())"
         )
-    if value.shape != known[name].shape:
+    if value.shape != own[name].shape:
         raise ContractError(
-            f"parameter {name!r} of shape {tuple(value.shape)}: expected {tuple(known[name].shape)}"
+            f"parameter {name!r} of shape {tuple(value.shape)}: expected {tuple(own[name].shape)}"
         )

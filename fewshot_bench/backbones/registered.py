@@ -43,26 +43,26 @@ def load_registered(name: str, device: str, precision: str) -> LoadedBackbone:
         raise PluginError(
             f"backbone '{name}' ({entry.origin}): {problem}; docs/plugins.md#a-backbone"
         )
-    found: LoadedBackbone = loaded
-    return found
+    backbone: LoadedBackbone = loaded
+    return backbone
 
 
-def registered_identity(name: str) -> str:
+def identity_of_registered(name: str) -> str:
     """The text of `load.identity()`, empty without it; PluginError if it is no text."""
     entry = registry().backbones.find(name)
     identity = getattr(entry.load(), "identity", None)
     if identity is None:
         return ""
     try:
-        found = identity()
-        problem = "" if isinstance(found, str) else f"returned {found!r:.80}, expected a text"
+        digest = identity()
+        problem = "" if isinstance(digest, str) else f"returned {digest!r:.80}, expected a text"
     except FsbenchError:
         raise
     except (Exception, SystemExit) as error:
         problem = f"failed: {error_text(error, entry.target)}"
     if problem:
         raise PluginError(f"backbone '{name}' ({entry.origin}): identity() {problem}")
-    text: str = found
+    text: str = digest
     return text
 
 
@@ -129,11 +129,11 @@ def _unsteady(loaded: Any) -> Iterator[str]:
         )
 
 
-def _alike(found: Tensor, expected: Tensor) -> bool:
+def _alike(rows: Tensor, expected: Tensor) -> bool:
     """True if features are equal up to the rounding of 16-bit encoders."""
-    if found.shape != expected.shape:
+    if rows.shape != expected.shape:
         return False
-    return bool((found - expected).abs().max() <= ROUNDING * expected.abs().max())
+    return bool((rows - expected).abs().max() <= ROUNDING * expected.abs().max())
 
 
 def _wrong_facts(loaded: Any) -> Iterator[str]:
@@ -167,16 +167,16 @@ def _is_count(value: object) -> bool:
 
 
 def _wrong_rows(
-    function: str, found: object, shape: tuple[int, ...], device: torch.device
+    function: str, rows: object, shape: tuple[int, ...], device: torch.device
 ) -> Iterator[str]:
-    if not isinstance(found, Tensor):
-        yield f"{function}() returned {type(found).__name__}, expected a tensor"
+    if not isinstance(rows, Tensor):
+        yield f"{function}() returned {type(rows).__name__}, expected a tensor"
         return
-    facts = f"{tuple(found.shape)} {found.dtype} on {found.device.type}"
+    facts = f"{tuple(rows.shape)} {rows.dtype} on {rows.device.type}"
     wanted = f"{shape} {torch.float32} on {device.type}"
     if facts != wanted:
         yield f"{function}() returned {facts}, expected {wanted}"
-    elif not bool(found.isfinite().all()):
+    elif not bool(rows.isfinite().all()):
         yield f"{function}() returned values that are not finite"
-    elif found.requires_grad:
+    elif rows.requires_grad:
         yield f"{function}() returned a tensor that requires gradients; use torch.no_grad"

@@ -85,7 +85,7 @@ class TextTower(Tower):
             return self._pack_whole(tokens)
         end = tokens.argmax(dim=-1)
         length = int(end.max()) + 1
-        shared = _shared_prefix(tokens[:, :length], end)
+        shared = _prefix_length(tokens[:, :length], end)
         shared = shared if prefix is None else min(shared, prefix)
         packing = pack(shared, end - shared, length - shared, self.width)
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
@@ -178,7 +178,7 @@ class TextTower(Tower):
         recompute: bool,
     ) -> Tensor:
         if edits:
-            edits = self._ordered(edits, packing)
+            edits = self._order(edits, packing)
         out = run_blocks(
             x, self.blocks, packing.layout, "text", adapter, edits=edits, recompute=recompute
         )
@@ -188,7 +188,7 @@ class TextTower(Tower):
             return features
         return features + self.bias
 
-    def _ordered(self, edits: Edits, packing: Packing) -> Edits:
+    def _order(self, edits: Edits, packing: Packing) -> Edits:
         """Validate edits, and reorder their values per prompt to the order of the packing."""
         if edits.rows is not None:
             raise ContractError("Edits.rows in a text tower: texts are read at their end alone")
@@ -201,12 +201,12 @@ class TextTower(Tower):
         order, prompts = packing.order, len(packing.layout.pooled)
         if order is None or packing.layout.runs > 1:
             return edits
-        for one in edits.tokens:
-            check_prompts(one, prompts)
+        for tokens in edits.tokens:
+            check_prompts(tokens, prompts)
         return edits.of(order.argsort())
 
 
-def _shared_prefix(tokens: Tensor, end: Tensor) -> int:
+def _prefix_length(tokens: Tensor, end: Tensor) -> int:
     """The number of leading tokens that all prompts share, leaving at least one token to each."""
     same = (tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum()
     return min(int(same), int(end.min()))
@@ -215,7 +215,7 @@ def _shared_prefix(tokens: Tensor, end: Tensor) -> int:
 def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
     """The text tower of an open_clip model; UnsupportedBackboneError unless CLIP's transformer."""
     text = getattr(model, "text", model)
-    reason = _unsupported(text)
+    reason = _find_obstacle(text)
     if reason:
         raise UnsupportedBackboneError(
             f"{owner} has no plain CLIP text transformer ({reason}); use a method that needs only "
@@ -248,7 +248,7 @@ def _pool(text: Any) -> str:
     return str(getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax")))
 
 
-def _unsupported(text: Any) -> str:
+def _find_obstacle(text: Any) -> str:
     needed = ("transformer", "token_embedding", "positional_embedding", "ln_final")
     missing = [name for name in needed if getattr(text, name, None) is None]
     if missing or not hasattr(text.transformer, "resblocks"):

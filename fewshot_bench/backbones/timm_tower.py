@@ -84,9 +84,11 @@ class TimmTower(Tower):
             reason = "Edits.rows and projected=False: its read-out is not a projection of rows"
         elif edits.tokens and self.blocks[0].rotary is not None:
             reason = "Edits.tokens: its tokens are turned by their place, and others have none"
-        elif not self.marked and any(one.place == "start" for one in edits.tokens):
+        elif not self.marked and any(tokens.place == "start" for tokens in edits.tokens):
             reason = "Tokens.place='start': it has no class token; use 'end'"
-        elif self.whole and any(one.layer and one.mode == "insert" for one in edits.tokens):
+        elif self.whole and any(
+            tokens.layer and tokens.mode == "insert" for tokens in edits.tokens
+        ):
             reason = "Tokens inserted in a later layer: it pools over all tokens; use layer 0"
         if reason:
             raise UnsupportedBackboneError(f"the image encoder cannot take {reason}")
@@ -100,18 +102,18 @@ def read_timm_tower(
     trunk = visual.trunk
     pool = getattr(trunk, "global_pool", "")
     if not hasattr(trunk, "blocks") or not hasattr(trunk, "_pos_embed"):
-        raise _unsupported(owner, f"{type(trunk).__name__} has no transformer blocks")
+        raise _refusal(owner, f"{type(trunk).__name__} has no transformer blocks")
     if pool not in ("token", "map", "avg"):
-        raise _unsupported(owner, f"it pools by {pool or 'nothing'}")
+        raise _refusal(owner, f"it pools by {pool or 'nothing'}")
     if getattr(trunk, "dist_token", None) is not None:
-        raise _unsupported(owner, "it reads a token of distillation, too")
+        raise _refusal(owner, "it reads a token of distillation, too")
     device = next(trunk.parameters()).device
     blank = torch.zeros(1, 3, *size, device=device)
     with torch.no_grad():
         embedded = trunk._pos_embed(trunk.patch_embed(blank))
         rope = embedded[1] if isinstance(embedded, tuple) else None
     if rope is not None and rope.ndim != 2:
-        raise _unsupported(owner, "its tokens are turned differently in every block")
+        raise _refusal(owner, "its tokens are turned differently in every block")
     marked = int(getattr(trunk, "num_prefix_tokens", 0))
     rotary = None if rope is None else _places(rope, marked)
     blocks = tuple(
@@ -173,28 +175,28 @@ def _read_block(block: Any, rotary: Tensor | None, dtype: torch.dtype, owner: st
         if module in _THEIRS:
             parts[f"{_THEIRS[module]}.{kind}"] = value
         elif module not in _JOINED and name not in ("attn.q_bias", "attn.v_bias"):
-            raise _unsupported(owner, f"it has {name}")
+            raise _refusal(owner, f"it has {name}")
     attn, mlp = block.attn, block.mlp
     if getattr(attn, "fused_attn", None) is None or getattr(attn, "rotate_half", False):
-        raise _unsupported(owner, f"its attention is {type(attn).__name__}")
+        raise _refusal(owner, f"its attention is {type(attn).__name__}")
     if type(mlp).__name__ not in _MLPS:
-        raise _unsupported(owner, f"its MLP is {type(mlp).__name__}")
-    weight, bias = _joined(attn, ("q_proj", "k_proj", "v_proj"), getattr(attn, "qkv", None))
+        raise _refusal(owner, f"its MLP is {type(mlp).__name__}")
+    weight, bias = _join(attn, ("q_proj", "k_proj", "v_proj"), getattr(attn, "qkv", None))
     own = getattr(attn, "q_bias", None)
     if own is not None:
         bias = torch.cat([own.detach(), torch.zeros_like(own), attn.v_bias.detach()])
     parts["attn.in_proj_weight"], parts["attn.in_proj_bias"] = weight, bias
     gated = hasattr(mlp, "fc1_g")
     if gated:
-        fc = _joined(mlp, ("fc1_g", "fc1_x"), None)
+        fc = _join(mlp, ("fc1_g", "fc1_x"), None)
         parts["mlp.c_fc.weight"], parts["mlp.c_fc.bias"] = fc
     parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parts.items()}
     eps = (block.norm1.eps, block.norm2.eps)
-    known = types.MappingProxyType(parts)
-    return Block(known, attn.num_heads, eps, mlp.act, gated, rotary)
+    values = types.MappingProxyType(parts)
+    return Block(values, attn.num_heads, eps, mlp.act, gated, rotary)
 
 
-def _joined(owner: Any, names: tuple[str, ...], fused: Any) -> tuple[Tensor, Tensor]:
+def _join(owner: Any, names: tuple[str, ...], fused: Any) -> tuple[Tensor, Tensor]:
     """Concatenated weights and biases of layers, or those of `fused`; a missing bias is zero."""
     layers = [fused] if fused is not None else [getattr(owner, name) for name in names]
     weight = torch.cat([layer.weight.detach() for layer in layers])
@@ -205,7 +207,7 @@ def _joined(owner: Any, names: tuple[str, ...], fused: Any) -> tuple[Tensor, Ten
     return weight, torch.cat(biases).detach()
 
 
-def _unsupported(owner: str, reason: str) -> UnsupportedBackboneError:
+def _refusal(owner: str, reason: str) -> UnsupportedBackboneError:
     return UnsupportedBackboneError(
         f"{owner} is no vision transformer that this code computes ({reason}); use a method that "
         "runs on frozen features, or another backbone (ViT-B-16/openai)"

@@ -19,8 +19,8 @@ from fewshot_bench.utils.errors import ContractError
 
 def write_tokens(x: Tensor, layout: Layout, tokens: Sequence[Tokens]) -> tuple[Tensor, Layout]:
     """Insert or replace rows of tokens (t, width) by each edit in turn; also the new layout."""
-    for one in tokens:
-        x, layout = _text(x, layout, one) if layout.causal else _images(x, layout, one)
+    for edit in tokens:
+        x, layout = _text(x, layout, edit) if layout.causal else _images(x, layout, edit)
     return x, layout
 
 
@@ -37,35 +37,35 @@ def read_rows(layout: Layout, rows: Sequence[int]) -> Layout:
 
 def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
     """Images (b, length, width) with rows inserted or replaced."""
-    for one in tokens:
-        count, (images, length, width) = one.count, x.shape
-        values = one.values.to(x.dtype)
+    for edit in tokens:
+        count, (images, length, width) = edit.count, x.shape
+        values = edit.values.to(x.dtype)
         if values.dim() == 3 and values.shape[0] != images:
             raise ContractError(f"Tokens.values of {len(values)} images: there are {images}")
         if values.dim() == 2:
             values = values.expand(images, count, width)
-        skipped = count if one.mode == "replace" else 0
+        skipped = count if edit.mode == "replace" else 0
         if skipped >= length:
             raise ContractError(
                 f"Tokens replace {count} rows: a sequence has {length}, the class token included"
             )
-        if one.place == "start":
+        if edit.place == "start":
             x = torch.cat([x[:, :1], values, x[:, 1 + skipped :]], dim=1)
         else:
             x = torch.cat([x[:, : length - skipped], values], dim=1)
     return x
 
 
-def check_prompts(one: Tokens, prompts: int) -> None:
+def check_prompts(tokens: Tokens, prompts: int) -> None:
     """ContractError if values per prompt are for another number of prompts."""
-    if one.values.dim() == 3 and len(one.values) != prompts:
-        raise ContractError(f"Tokens.values of {len(one.values)} prompts: there are {prompts}")
+    if tokens.values.dim() == 3 and len(tokens.values) != prompts:
+        raise ContractError(f"Tokens.values of {len(tokens.values)} prompts: there are {prompts}")
 
 
-def _images(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
+def _images(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
     (count, _), width = layout.shape[0], x.shape[-1]
-    written = write_images(x.view(count, -1, width), (one,))
-    if one.mode == "replace":
+    written = write_images(x.view(count, -1, width), (tokens,))
+    if tokens.mode == "replace":
         return written.flatten(0, 1), layout
     return written.flatten(0, 1), image_layout(count, written.shape[1], x.device)
 
@@ -76,32 +76,32 @@ def image_layout(count: int, length: int, device: torch.device) -> Layout:
     return Layout(0, ((count, length),), causal=False, pooled=pooled)
 
 
-def _text(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
-    if one.place == "end":
+def _text(x: Tensor, layout: Layout, tokens: Tokens) -> tuple[Tensor, Layout]:
+    if tokens.place == "end":
         raise ContractError(
             "Tokens.place='end' in a text: its rows could not be seen from its end; use 'start'"
         )
-    values = one.values.to(x.dtype)
+    values = tokens.values.to(x.dtype)
     per_prompt = values.dim() == 3 and not (layout.runs > 1 and len(values) == layout.runs)
     if per_prompt:
-        return _behind(x, layout, one, values)
-    if one.mode == "replace" and layout.prefix == 1:
-        return _behind(x, layout, one, values.expand(len(layout.pooled), -1, -1))
-    return _in_prefix(x, layout, one, values)
+        return _behind(x, layout, tokens, values)
+    if tokens.mode == "replace" and layout.prefix == 1:
+        return _behind(x, layout, tokens, values.expand(len(layout.pooled), -1, -1))
+    return _in_prefix(x, layout, tokens, values)
 
 
-def _in_prefix(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
+def _in_prefix(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
     """Insert or replace rows in the prefix, shared by all sequences of a run."""
-    inserted = one.count if one.mode == "insert" else 0
-    if layout.prefix < 1 + one.count - inserted:
+    inserted = tokens.count if tokens.mode == "insert" else 0
+    if layout.prefix < 1 + tokens.count - inserted:
         raise ContractError(
-            f"Tokens replace rows 1 to {one.count}, and {layout.prefix} rows are shared by all "
+            f"Tokens replace rows 1 to {tokens.count}, and {layout.prefix} rows are shared by all "
             "prompts: pack them with prefix=1, or with more tokens that all share"
         )
     size, width = layout.runs * layout.prefix, x.shape[-1]
     first = x[:size].view(layout.runs, layout.prefix, width)
-    rest = first[:, 1 + one.count - inserted :]
-    first = torch.cat([first[:, :1], values.expand(layout.runs, one.count, width), rest], dim=1)
+    rest = first[:, 1 + tokens.count - inserted :]
+    first = torch.cat([first[:, :1], values.expand(layout.runs, tokens.count, width), rest], dim=1)
     x = torch.cat([first.flatten(0, 1), x[size:]])
     if not inserted:
         return x, layout
@@ -109,10 +109,10 @@ def _in_prefix(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[
     return x, dataclasses.replace(layout, prefix=prefix, pooled=pooled)
 
 
-def _behind(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
+def _behind(x: Tensor, layout: Layout, tokens: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
     """Write rows per prompt (n, rows, width), in the order of the layout, after the start token."""
-    prompts, inserted = len(layout.pooled), one.count if one.mode == "insert" else 0
-    check_prompts(one, prompts)
+    prompts, inserted = len(layout.pooled), tokens.count if tokens.mode == "insert" else 0
+    check_prompts(tokens, prompts)
     if layout.prefix != 1 or layout.runs != 1:
         raise ContractError(
             f"Tokens.values of each prompt lie behind the start token, and {layout.prefix} rows "
@@ -120,13 +120,13 @@ def _behind(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Ten
         )
     parts, width = [x[:1]], x.shape[-1]
     for group in layout.groups:
-        if not inserted and group.length <= one.count:
+        if not inserted and group.length <= tokens.count:
             raise ContractError(
-                f"Tokens replace {one.count} rows behind the start token, and a prompt has "
+                f"Tokens replace {tokens.count} rows behind the start token, and a prompt has "
                 f"{group.length}"
             )
         own = x[group.rows].view(group.count, group.length, width)
-        own = torch.cat([values[group.members], own[:, one.count - inserted :]], dim=1)
+        own = torch.cat([values[group.members], own[:, tokens.count - inserted :]], dim=1)
         parts.append(own.flatten(0, 1))
     x = torch.cat(parts)
     if not inserted:

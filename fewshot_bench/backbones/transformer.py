@@ -94,18 +94,18 @@ class Block:
         return names[matrix], slice(None)
 
 
-def same_tensors(one: Any, other: Any) -> bool:
+def same_tensors(first: Any, second: Any) -> bool:
     """True if two towers of one kind hold equal tensors."""
-    if isinstance(one, Tensor):
-        places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (one, other)]
-        return places[0] == places[1] or torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return all(same_tensors(one[name], other[name]) for name in one)
-    if isinstance(one, tuple):
-        return all(same_tensors(*pair) for pair in zip(one, other, strict=True))
-    if dataclasses.is_dataclass(one):
-        fields = [field.name for field in dataclasses.fields(one)]
-        return all(same_tensors(getattr(one, name), getattr(other, name)) for name in fields)
+    if isinstance(first, Tensor):
+        places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (first, second)]
+        return places[0] == places[1] or torch.equal(first, second)
+    if isinstance(first, Mapping):
+        return all(same_tensors(first[name], second[name]) for name in first)
+    if isinstance(first, tuple):
+        return all(same_tensors(*pair) for pair in zip(first, second, strict=True))
+    if dataclasses.is_dataclass(first):
+        fields = [field.name for field in dataclasses.fields(first)]
+        return all(same_tensors(getattr(first, name), getattr(second, name)) for name in fields)
     return True
 
 
@@ -127,17 +127,15 @@ def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block
         parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parameters.items()}
         eps = (module.ln_1.eps, module.ln_2.eps)
         blocks.append(
-            Block(
-                types.MappingProxyType(parts), module.attn.num_heads, eps, _fused(module.mlp.gelu)
-            )
+            Block(types.MappingProxyType(parts), module.attn.num_heads, eps, _fuse(module.mlp.gelu))
         )
     return tuple(blocks)
 
 
-def _fused(activation: Any) -> Callable[[Tensor], Tensor]:
+def _fuse(activation: Any) -> Callable[[Tensor], Tensor]:
     """The activation of a block; OpenAI's QuickGELU in its cheap form."""
-    known: Callable[[Tensor], Tensor] = activation
-    return quick_gelu if type(activation).__name__ == "QuickGELU" else known
+    function: Callable[[Tensor], Tensor] = activation
+    return quick_gelu if type(activation).__name__ == "QuickGELU" else function
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -184,7 +182,7 @@ def run_blocks(
         step = _Pass(block, encoder, layer, adapter, fused, layout, branch)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
-        x = _replayed(run, x, fused) if recompute else run(x)
+        x = _replay(run, x, fused) if recompute else run(x)
         cost = block_flops(block.parts, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
@@ -195,7 +193,7 @@ def run_blocks(
     return x
 
 
-def _replayed(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
+def _replay(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
     """`run(x)`, recomputed for the backward pass with the random state of the first run."""
     before = fused.snapshot() if fused else None
     calls = 0
@@ -245,12 +243,12 @@ class _Pass:
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block after its attention, for the remaining rows (n, width)."""
         attended = self._inner(attended, "attn.norm")
-        x = _plus(x, self._branched("attn", normed, self._product(("o",), attended)))
+        x = _plus(x, self._branch("attn", normed, self._product(("o",), attended)))
         second = self._norm(x, 2)
-        x = _plus(x, self._branched("mlp", second, self._mlp(second)))
-        return self._branched("block", normed, x)
+        x = _plus(x, self._branch("mlp", second, self._mlp(second)))
+        return self._branch("block", normed, x)
 
-    def _branched(self, point: Point, normed: Tensor, output: Tensor) -> Tensor:
+    def _branch(self, point: Point, normed: Tensor, output: Tensor) -> Tensor:
         """The output of a part of the block, plus the result of the branch, if any."""
         if self.branch is None:
             return output
@@ -281,7 +279,7 @@ class _Pass:
 
     def _mlp(self, x: Tensor) -> Tensor:
         plain = self.block.activation is quick_gelu and "mlp.norm.weight" not in self.block.parts
-        if plain and not self._adapted("fc", "proj"):
+        if plain and not self._adapts("fc", "proj"):
             return quick_mlp(x, self.block)
         hidden = self._product(("fc",), x)
         if self.block.gated:
@@ -299,11 +297,11 @@ class _Pass:
         bias = self.block.parts[f"{name}.bias"]
         return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[0])
 
-    def _adapted(self, *matrices: str) -> bool:
+    def _adapts(self, *matrices: str) -> bool:
         """True if an adapter may update one of these matrices."""
         if self.fused is None:
             return self.adapter is not None
-        return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)
+        return any(self.fused.adapts(Site(self.encoder, self.layer, matrix)) for matrix in matrices)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(t, 3 width) to (t, width)."""
@@ -322,12 +320,12 @@ class _Pass:
         count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         if self.block.rotary is not None:
-            q, k = (_rotated(x, self.block.rotary[: x.shape[2]]).to(v.dtype) for x in (q, k))
+            q, k = (_rotate(x, self.block.rotary[: x.shape[2]]).to(v.dtype) for x in (q, k))
         mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(parts[0].shape[0], -1)
 
 
-def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """(n, heads, length, d) with pairs of adjacent values rotated by their position's angle."""
     sine, cosine = rotary.chunk(2, dim=-1)
     pairs = x.view(*x.shape[:-1], -1, 2)

@@ -101,7 +101,7 @@ def read_out(
 
 def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTower:
     """The vision tower of an open_clip model; UnsupportedBackboneError unless a plain CLIP ViT."""
-    reasons = _unsupported(visual)
+    reasons = _find_obstacle(visual)
     if reasons:
         raise UnsupportedBackboneError(
             f"{owner} has no plain CLIP vision transformer ({reasons}); use a method that runs on "
@@ -120,7 +120,7 @@ def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTowe
     )
 
 
-def _unsupported(visual: Any) -> str:
+def _find_obstacle(visual: Any) -> str:
     needed = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_post", "proj")
     missing = [name for name in needed if getattr(visual, name, None) is None]
     if missing or not hasattr(visual.transformer, "resblocks"):

@@ -95,8 +95,8 @@ def is_here(source: Source) -> bool:
         return (DIRECT.expanduser() / source.url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(source.repository, file) for file in source.files)
-    return any(isinstance(path, str) for path in found)
+    paths = (try_to_load_from_cache(source.repository, file) for file in source.files)
+    return any(isinstance(path, str) for path in paths)
 
 
 def _failure(source: Source) -> str | None:

@@ -8,7 +8,7 @@ import click
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.formats import FORMATS
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import filter_options, format_option, output_option, store_option
 from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.cli.working import working
@@ -45,7 +45,7 @@ def command(
     from fewshot_bench.cli.output import terminal_style, write_text
 
     with working("audit"):
-        records, notes, _ = chosen_of(Store(store), filters)
+        records, notes, _ = choose_records(Store(store), filters)
         found = audit(records, notes)
         text = formats.render(document(found, form), form, **terminal_style(output))
     write_text(output, text)

@@ -67,7 +67,7 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
         raise SystemExit(1)
     reasons = _reasons(expected)
-    instance, digest = _configured(method, kind, options, full), running_digest(kind)
+    instance, digest = _configure(method, kind, options, full), running_digest(kind)
     results = []
     for result in iter_checks(instance, reasons):
         results.append(_with_class(result, broken, kind))
@@ -124,13 +124,13 @@ def _report_broken(failed: Iterable[CheckResult]) -> None:
     for result in failed:
         names = alike.setdefault((result.reason, result.place), [])
         names.append(result.name)
-    for (reason, place), names in alike.items():
-        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {add_place(reason, place)}")
+    for (reason, where), names in alike.items():
+        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {add_place(reason, where)}")
 
 
 def _reasons(expected: Iterable[str]) -> dict[str, str]:
     """The reasons of expected failures by rule; UsageError for a text without one."""
-    found = {}
+    reasons = {}
     for text in expected:
         rule, equals, reason = text.partition("=")
         if not equals:
@@ -138,26 +138,26 @@ def _reasons(expected: Iterable[str]) -> dict[str, str]:
                 f"--expect-failure {text!r}: expected RULE=REASON, such as "
                 "check_prints_nothing='the solver prints from C'"
             )
-        found[rule.strip()] = reason.strip()
-    return found
+        reasons[rule.strip()] = reason.strip()
+    return reasons
 
 
 def _keep(method: str, digest: str, results: Iterable[CheckResult]) -> None:
     """Keep the result for records computed by this code; a failure to write is only a warning."""
     from fewshot_bench.testing import KIT_VERSION
 
-    found: dict[str, dict[str, str]] = {outcome: {} for outcome in MARKS}
+    outcomes: dict[str, dict[str, str]] = {outcome: {} for outcome in MARKS}
     for result in results:
-        found[result.outcome][result.name] = result.reason
-    passed, failed = len(found["passed"]), tuple(found["failed"])
-    kept = KitResult(KIT_VERSION, passed, failed, found["expected failure"])
+        outcomes[result.outcome][result.name] = result.reason
+    passed, failed = len(outcomes["passed"]), tuple(outcomes["failed"])
+    kept = KitResult(KIT_VERSION, passed, failed, outcomes["expected failure"])
     try:
         kit_results.keep(method, digest, kept)
     except OSError as error:
         warn(f"records will not say that it was checked: {error}; set FSBENCH_CACHE to a folder")
 
 
-def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:
+def _configure(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:
     """An instance of the method, in its quick variant unless `full`, with the given options."""
     from fewshot_bench.testing import quick
 

@@ -10,7 +10,7 @@ import click
 
 from fewshot_bench.api import method_files
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import filter_options, output_option, store_option
 from fewshot_bench.cli.output import refuse_kept, write_text
 from fewshot_bench.cli.panels import PanelCommand
@@ -49,37 +49,37 @@ def command(
         given = [option_name(name) for name, value in filters.items() if value]
         if given:
             raise UsageError(f"{given[0]} chooses records of a store; leave it out beside names")
-        found = _of_names(names)
+        citations = _of_names(names)
     else:
-        records, notes, _ = chosen_of(Store(folder or store), filters)
+        records, notes, _ = choose_records(Store(folder or store), filters)
         for text in notes:
             click.echo(f"note: {printable(text)}", err=True)
-        found = of_records(records)
-    for text in found.notes:
+        citations = of_records(records)
+    for text in citations.notes:
         click.echo(f"note: {printable(text)}", err=True)
-    write_text(output, printable_lines(found.text))
+    write_text(output, printable_lines(citations.text))
 
 
 def _folder_among(names: Sequence[str]) -> Path | None:
     """The store that is named; UsageError if it is not the only name."""
-    folders = [name for name in names if not _registered(name) and Path(name).is_dir()]
+    folders = [name for name in names if not _look_up(name) and Path(name).is_dir()]
     if folders and len(names) > 1:
         raise UsageError(f"'{folders[0]}' is a folder: cite one store, or names")
     return Path(folders[0]) if folders else None
 
 
-def _registered(name: str) -> tuple[str, Sequence[str]] | None:
+def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
     """The kind and the members of a registered name or suite, or of a class in a file."""
     from fewshot_bench.api.registry import registry
 
-    known = registry()
-    if name in known.methods.entries or method_files.is_meant(name):
+    plugins = registry()
+    if name in plugins.methods.entries or method_files.is_meant(name):
         return "method", [name]
-    if known.dataset_entry(name) is not None:
+    if plugins.dataset_entry(name) is not None:
         return "data set", [name]
-    if name in known.backbones.entries:
+    if name in plugins.backbones.entries:
         return "backbone", [name]
-    for kind, catalog in (("method", known.methods), ("data set", known.datasets)):
+    for kind, catalog in (("method", plugins.methods), ("data set", plugins.datasets)):
         if name in (suites := catalog.suites()):
             return kind, suites[name]
     return None
@@ -91,18 +91,18 @@ def _of_names(names: Sequence[str]) -> Citations:
     from fewshot_bench.api.defaults import full_name
     from fewshot_bench.api.registry import registry
 
-    found: dict[str, list[str]] = {"method": [], "data set": [], "backbone": []}
+    names_by_kind: dict[str, list[str]] = {"method": [], "data set": [], "backbone": []}
     for name in names:
-        if registered := _registered(name):
+        if registered := _look_up(name):
             kind, members = registered
-            found[kind] += members
+            names_by_kind[kind] += members
         elif papers_of_backbone(weights := full_name(name)):
-            found["backbone"].append(weights)
+            names_by_kind["backbone"].append(weights)
         else:
-            catalogs = registry().catalogs[: len(found)]
+            catalogs = registry().catalogs[: len(names_by_kind)]
             for catalog in catalogs:
                 catalog.refuse_conflict(name)
             every = [name for catalog in catalogs for name in catalog.entries]
             step = "fsbench list methods, datasets or backbones"
             raise unknown("method, data set, backbone or store", name, every, step)
-    return of_names(*found.values())
+    return of_names(*names_by_kind.values())

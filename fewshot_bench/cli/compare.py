@@ -23,7 +23,7 @@ from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.analysis.table.figure import draw, panels
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
     MetricName,
     PathName,
@@ -50,14 +50,15 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, require
-from fewshot_bench.utils.text import counted, encodable
+from fewshot_bench.utils.text import counted, encodable, option_name
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.blocks import Block
     from fewshot_bench.analysis.comparison import Shown
     from fewshot_bench.analysis.formats import Document
+    from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
-    from fewshot_bench.analysis.table.model import Table
+    from fewshot_bench.analysis.table.table import Table
     from fewshot_bench.api.record import Record
 
 ENDINGS = (".csv", ".parquet")
@@ -95,8 +96,8 @@ def write_predictions(
     from fewshot_bench.analysis.table.predictions import Predictions
 
     outcomes.prepare(records)
-    found = Predictions(table, outcomes)
-    blocks = found.blocks(records)
+    predictions = Predictions(table, outcomes)
+    blocks = predictions.blocks()
     first = next(blocks, None)
     if first is None:
         raise UsageError(
@@ -105,12 +106,16 @@ def write_predictions(
         )
     with replaced(path, "--predictions") as temporary:
         write = _write_csv if path.suffix.lower() == ".csv" else _write_parquet
-        rows = write(temporary, found.columns, chain([first], blocks))
-    counts = (len(table.rows), "method"), (len(found.datasets), "data set"), (found.cells, "cell")
+        rows = write(temporary, predictions.columns, chain([first], blocks))
+    counts = (
+        (len(table.rows), "method"),
+        (len(predictions.datasets), "data set"),
+        (predictions.cells, "cell"),
+    )
     parts = ", ".join(counted(*pair) for pair in counts)
     click.echo(f"{path}: {rows:,} rows of predictions, {parts}", err=True)
-    if found.absent:
-        absent = counted(found.absent, "finished record")
+    if predictions.absent:
+        absent = counted(predictions.absent, "finished record")
         click.echo(f"warning: {absent} without logits that can be used left out", err=True)
 
 
@@ -196,14 +201,54 @@ def check_figure(path: Path | None, per_class: bool) -> None:
         raise UsageError("--figure draws accuracy over shots; leave --per-class out")
 
 
-def write_figure(path: Path, table: Table) -> None:
-    """Draw the figure, and report the number of panels on stderr."""
-    count = len(panels(table))
+def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
+    """Draw the figure, and report the number of panels on stderr. sweep: of `--layout sweep`."""
+    suffix = path.suffix.lower()
+    if sweep is not None:
+        from fewshot_bench.analysis.sweep import heat_map
+        from fewshot_bench.analysis.sweep.panels import sweep_of
+
+        swept = sweep_of(table, sweep)
+        count, draw_it = len(swept.panels), partial(heat_map.draw, swept, suffix[1:])
+    else:
+        count, draw_it = len(panels(table)), partial(draw, table, suffix[1:])
     if not count:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    suffix = path.suffix.lower()
-    write_bytes(path, drawn(lambda: draw(table, suffix[1:]), suffix))
+    write_bytes(path, drawn(draw_it, suffix))
     click.echo(f"{path}: {counted(count, 'panel')}", err=True)
+
+
+def read_sweep(layout: str, values: Mapping[str, Any]) -> SweepOptions | None:
+    """The options of `--layout sweep`; None for another layout, to which none may be given.
+
+    values: those of the command line. The method reads the values of its options.
+    """
+    texts, method = values["option"], values["method"]
+    if layout != "sweep":
+        if texts or values["each"]:
+            name = "--option" if texts else "--each"
+            raise UsageError(f"{name} belongs to --layout sweep: add it, or leave this out")
+        return None
+    for name in ("baseline", "columns", "sort", "per_class"):
+        if values[name]:
+            raise UsageError(
+                f"--layout sweep has no room for {option_name(name)}; leave one of them out"
+            )
+    from fewshot_bench.analysis.filters import split_version
+    from fewshot_bench.analysis.sweep.panels import SweepOptions
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.variants import expand_methods
+
+    if not texts:
+        return SweepOptions(each=values["each"])
+    if not method:
+        raise UsageError(f"-o {texts[0]} is an option of a method: add --method NAME")
+    variants = expand_methods((split_version(method)[0],), texts, registry())
+    names = variants[0].chosen
+    return SweepOptions(
+        {name: list(dict.fromkeys(v.options[name] for v in variants)) for name in names},
+        values["each"],
+    )
 
 
 @click.command(
@@ -264,6 +309,14 @@ def write_figure(path: Path, table: Table) -> None:
     help="Also write every method's prediction per test image: .csv, .parquet.",
 )
 @click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
+@click.option(
+    "--option",
+    "-o",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Of --layout sweep: columns, then rows, then panels; other options have their defaults.",
+)
+@click.option("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
 @allow_mixed_option
 @filter_options
 def command(
@@ -282,6 +335,8 @@ def command(
     caption: str | None,
     figure: Path | None,
     predictions: Path | None,
+    option: tuple[str, ...],
+    each: bool,
     **filters: str | None,
 ) -> None:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
@@ -293,8 +348,10 @@ def command(
     """
     from fewshot_bench.analysis.blocks import document_of, made_of, the_only
     from fewshot_bench.analysis.comparison import compare, known_metrics
+    from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
+    swept = read_sweep(layout, locals() | filters)
     paper = Paper(layout == "paper", label or "", caption or "")
     paper.check(form, {"columns": columns, "per-class": per_class})
     check_figure(figure, per_class)
@@ -302,11 +359,14 @@ def command(
     check_outputs({"--output": output, "--figure": figure, "--predictions": predictions})
     opened = Store(store)
     with working("compare"):
-        chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
-        known = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        chosen, older, unrunnable = choose_records(opened, filters, every_version=allow_mixed)
+        if swept is not None:
+            chosen, undrawn = select_swept(chosen, swept)
+            older += undrawn
+        metrics = known_metrics({metric, sort or "", *(columns or "").split(",")})
         options = Options(
             metric=metric,
-            metrics=known,
+            metrics=metrics,
             baseline=baseline,
             allow_mixed=allow_mixed,
             method=filters["method"],
@@ -319,7 +379,7 @@ def command(
             notes=older,
             older=unrunnable,
         )
-        outcomes = Outcomes(opened, [one for one in known.values() if one.source])
+        outcomes = Outcomes(opened, [value for value in metrics.values() if value.source])
         if per_class:
             other = {
                 "metric": metric != "top1",
@@ -331,11 +391,12 @@ def command(
             made = made_of(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
-            made = compare(chosen, outcomes, options, _needed(form, options), warn)
-            shown = document_of(made, partial(_document, form=form, layout=layout, paper=paper))
+            made = compare(chosen, outcomes, options, _names_needed(form, options), warn)
+            lay = partial(_document, form=form, layout=layout, paper=paper, swept=swept)
+            shown = document_of(made, lay)
         text = paper.render(shown, form, output)
     if figure is not None:
-        write_figure(figure, the_only(made, "--figure")[0])
+        write_figure(figure, the_only(made, "--figure")[0], swept)
     if predictions is not None:
         with working("compare", live=False):
             write_predictions(predictions, *the_only(made, "--predictions"), outcomes)
@@ -344,7 +405,7 @@ def command(
     write_text(output, text)
 
 
-def _needed(form: str, options: Options) -> set[str]:
+def _names_needed(form: str, options: Options) -> set[str]:
     """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
     if form in ("csv", "json"):
         return set(options.metrics)
@@ -358,25 +419,27 @@ def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
             raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
 
 
-def _document(shown: Shown, form: str, layout: str, paper: Paper) -> Document:
+def _document(
+    shown: Shown, form: str, layout: str, paper: Paper, swept: SweepOptions | None
+) -> Document:
     table, _ = shown
     if form == "latex" and "curve" in (table.columns or ()):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    return lay_out(table, form, layout, paper.caption)
+    return lay_out(table, form, layout, paper.caption, swept)
 
 
 def _tables_only(block: Block, options: Options) -> Shown:
     """The table of a block, without tests and columns of plug-ins."""
     from fewshot_bench.analysis.table.build import build
 
-    return build(block.records, options, facts=block.columns), block.records
+    return build(block.records, options, data=block.data), block.records
 
 
 def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:
     from fewshot_bench.analysis.table.per_class import build_classes, document
 
     table, records = shown
-    found = build_classes(table, records, outcomes)
-    return document(found, [note for note in before if note in table.notes])
+    classes = build_classes(table, records, outcomes)
+    return document(classes, [note for note in before if note in table.notes])

@@ -41,8 +41,8 @@ def several_of(*sources: Source) -> Complete:
     ) -> list[CompletionItem | str]:
         before, comma, last = incomplete.rpartition(",")
         given = {name.strip() for name in before.split(",")}
-        found = [n for n in _names(sources) if n.startswith(last.lstrip()) and n not in given]
-        return [f"{before}{comma}{name}" for name in found]
+        names = [n for n in _names(sources) if n.startswith(last.lstrip()) and n not in given]
+        return [f"{before}{comma}{name}" for name in names]
 
     return complete
 
@@ -79,7 +79,7 @@ def backbones() -> Iterable[str]:
     """Registered backbones, and MODEL/TAG of all weights that open_clip lists."""
     from fewshot_bench.api.registry import registry
 
-    return [*registry().backbones.entries, *_pretrained()]
+    return [*registry().backbones.entries, *_weights_of_open_clip()]
 
 
 def engines() -> Iterable[str]:
@@ -126,14 +126,14 @@ def silence() -> Iterator[None]:
 
 def _names(sources: Iterable[Source]) -> list[str]:
     """All names, sorted; a source that fails gives none, and commands report the reason."""
-    found: list[str] = []
+    names: list[str] = []
     for source in sources:
         with contextlib.suppress(Exception), silence():
-            found += source()
-    return sorted(dict.fromkeys(found))
+            names += source()
+    return sorted(dict.fromkeys(names))
 
 
-def _pretrained() -> list[str]:
+def _weights_of_open_clip() -> list[str]:
     """MODEL/TAG names, parsed from open_clip's source, since importing it would import torch."""
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:

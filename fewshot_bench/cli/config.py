@@ -41,24 +41,24 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     import yaml
 
     def unique(pairs: list[tuple[Any, Any]], line: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in pairs:
             if not isinstance(key, str):
                 raise UsageError(f"config file {path}: key {key!r}: expected a name")
-            if key in found:
+            if key in mapping:
                 raise UsageError(f"config file {path}: key '{key}' stands twice (from line {line})")
-            found[key] = value
-        return found
+            mapping[key] = value
+        return mapping
 
     try:
-        found = load_plain(text, unique)
+        values = load_plain(text, unique)
     except yaml.YAMLError as error:
         raise UsageError(f"config file {path} is not valid YAML: {error}") from None
-    if found is None:
+    if values is None:
         return {}
-    if not isinstance(found, dict):
-        raise UsageError(f"config file {path}: expected names and values, got a {_kind(found)}")
-    return found
+    if not isinstance(values, dict):
+        raise UsageError(f"config file {path}: expected names and values, got a {_kind(values)}")
+    return values
 
 
 def _kind(value: object) -> str:
@@ -67,7 +67,7 @@ def _kind(value: object) -> str:
 
 def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
     """Config values as defaults of the command's options, whose types will convert them."""
-    known = {
+    options = {
         name.lstrip("-"): parameter
         for parameter in command.get_params(click.Context(command))
         if isinstance(parameter, click.Option) and parameter.name not in ("config", "save_config")
@@ -77,13 +77,13 @@ def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -
     defaults = {}
     for raw, value in values.items():
         name = str(raw).replace("_", "-")
-        if name not in known:
+        if name not in options:
             raise UsageError(
                 f"config file {path}: unknown key '{raw}'"
-                f"{suggestion(name, known) or ': expected one of ' + ', '.join(sorted(known))}"
+                f"{suggestion(name, options) or ': expected one of ' + ', '.join(sorted(options))}"
                 " (fsbench run --help)"
             )
-        option = known[name]
+        option = options[name]
         assert option.name is not None
         if option.name in defaults:
             raise UsageError(
@@ -117,14 +117,14 @@ def _settings(value: Any, where: str) -> list[str]:
         return [_scalar(part, where) for part in value]
     if not isinstance(value, Mapping):
         raise UsageError(f"{where}: expected names with values, got {value!r}")
-    found = []
+    settings = []
     for name, given in value.items():
         if isinstance(given, Mapping):
-            found += [f"{name}.{setting}" for setting in _settings(given, where)]
+            settings += [f"{name}.{setting}" for setting in _settings(given, where)]
         else:
             parts = given if isinstance(given, list) else [given]
-            found.append(f"{name}={','.join(_scalar(part, where) for part in parts)}")
-    return found
+            settings.append(f"{name}={','.join(_scalar(part, where) for part in parts)}")
+    return settings
 
 
 def _scalar(value: Any, where: str) -> str:

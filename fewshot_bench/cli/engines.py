@@ -52,7 +52,7 @@ class RunCommand(PanelCommand):
         with silence() if ctx.resilient_parsing else nullcontext():
             registry()
         chosen = ctx.meta.get(ENGINE, "")
-        declared = [_parameter(options, chosen) for options in _declared().values()]
+        declared = [_parameter(options, chosen) for options in _options_by_key().values()]
         return sorted([*super().get_params(ctx), *declared], key=_rank)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -83,7 +83,7 @@ def _rank(param: click.Parameter) -> float:
     return _WHERE + 0.5 if str(param.name).startswith(PREFIX) else -1
 
 
-def _declared() -> dict[str, list[tuple[str, Declared]]]:
+def _options_by_key() -> dict[str, list[tuple[str, Declared]]]:
     """Options by key, each as (engine, option) pairs; options of all engines have an empty name."""
     pairs: dict[str, list[tuple[str, Declared]]] = {}
     for catalog, of_engine in ((registry().options, False), (registry().engines, True)):

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.options import format_option
 from fewshot_bench.utils import determinism, environment
 
 VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
@@ -23,17 +24,17 @@ _URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
 
 @click.command("env", short_help="Show versions, hardware and settings, for a bug report.")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def command(as_json: bool) -> None:
+@format_option(("terminal", "json"), "How to write them.")
+def command(form: str) -> None:
     """Show versions, hardware and settings, for a bug report.
 
     Values of environment variables that look like a secret are hidden.
     """
-    found = collect()
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
+    facts = collect()
+    if form == "json":
+        click.echo(json.dumps(facts, indent=1))
         return
-    for name, value in found.items():
+    for name, value in facts.items():
         for label, text in _lines(name, value):
             click.echo(f"{label:<24} {text}")
 
@@ -93,8 +94,8 @@ def _blas() -> str:
 
     for line in torch.__config__.show().splitlines():
         if "Math Kernel" in line or "BLAS_INFO" in line:
-            found = re.search(r"BLAS_INFO=(\w+)", line)
-            return found.group(1) if found else line.strip(" -")
+            match = re.search(r"BLAS_INFO=(\w+)", line)
+            return match.group(1) if match else line.strip(" -")
     return "unknown"
 
 
@@ -117,8 +118,8 @@ def _driver() -> str | None:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
-    return found.group(1) if found else None
+    match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
+    return match.group(1) if match else None
 
 
 def _plugins() -> list[dict[str, str | None]]:

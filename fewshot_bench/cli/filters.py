@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
 
 
-def chosen_of(
+def choose_records(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
     """The records of a store that match; UsageError for a value that no record has.
@@ -29,10 +29,10 @@ def chosen_of(
     from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
 
     every = read_records(store)
-    found = matching(every, values)
+    records = matching(every, values)
     if every_version:
-        return Shown(found, (), older_versions(found, newest(every)))
-    return current(every, found, values["method"])
+        return Shown(records, (), older_versions(records, newest(every)))
+    return current(every, records, values["method"])
 
 
 def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:

@@ -14,13 +14,20 @@ import click
 
 from fewshot_bench.utils.errors import suggestion
 
+# Headings of `fsbench --help`, in order.
+PANELS = ("run", "results", "data", "models", "plug-ins", "maintenance")
+
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command to import on use: its "package.module:attribute", and its short help."""
+    """A command to import on use: its "package.module:attribute", and its short help.
+
+    panel: the heading under which `fsbench --help` lists it; one of `PANELS`.
+    """
 
     target: str
     short_help: str
+    panel: str = "plug-ins"
 
     def load(self) -> click.Command:
         """Import the command."""
@@ -39,9 +46,12 @@ class LazyGroup(click.Group):
         super().__init__(*args, **more)
         self.lazy = dict(subcommands or {})
 
-    def add_lazy(self, name: str, target: str, short_help: str) -> None:
-        """Add a command by "package.module:attribute", which is imported when it is used."""
-        self.lazy[name] = LazyCommand(target, short_help)
+    def add_lazy(self, name: str, target: str, short_help: str, panel: str = "plug-ins") -> None:
+        """Add a command by "package.module:attribute", which is imported when it is used.
+
+        panel: its heading in `fsbench --help`, one of `PANELS`.
+        """
+        self.lazy[name] = LazyCommand(target, short_help, panel)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of lazy commands, then of the others."""
@@ -66,14 +76,16 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the short helps alone."""
-        helps = {name: one.get_short_help_str() for name, one in self.commands.items()}
-        helps |= {name: one.short_help for name, one in self.lazy.items()}
-        rows = [(name, helps[name]) for name in self.list_commands(ctx)]
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        helps = {name: command.get_short_help_str() for name, command in self.commands.items()}
+        helps |= {name: command.short_help for name, command in self.lazy.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, helps[name]) for name in self.list_commands(ctx)])
 
 
-def subcommands(target: str, short_helps: Mapping[str, str]) -> dict[str, LazyCommand]:
+def subcommands(
+    target: str, short_helps: Mapping[str, str], panel: str = "plug-ins"
+) -> dict[str, LazyCommand]:
     """Lazy commands of a group by name, which stands for `{}` in the target of each."""
-    return {name: LazyCommand(target.format(name), text) for name, text in short_helps.items()}
+    return {
+        name: LazyCommand(target.format(name), text, panel) for name, text in short_helps.items()
+    }

@@ -8,7 +8,7 @@ import click
 
 from fewshot_bench.api.method_card import LISTED_AS, MethodCard, card_of
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.plugins import DISABLED, disabled_without_plugin
+from fewshot_bench.api.plugins import DISABLED, list_useless_disabling
 from fewshot_bench.api.registry import Catalog, Entry, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.cli.output import aligned, warn
@@ -58,14 +58,14 @@ def _entries(catalog: Catalog) -> None:
 
 def _methods() -> None:
     """Print the facts of each method's card; of methods of plug-ins their origins, too."""
-    known = registry().methods
+    methods = registry().methods
     lines: list[tuple[str, ...]] = [("method", "family", "paper", "trained", "cost of a fit", "")]
-    lines += [(name, *_facts(name), _plugin(known.entries[name])) for name in known.names()]
+    lines += [(name, *_facts(name), _plugin(methods.entries[name])) for name in methods.names()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [
-            text.rjust(width) if place == _NUMBER else text.ljust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+            text.rjust(width) if column == _NUMBER else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ]
         click.echo(printable("  ".join(cells).rstrip()))
     click.echo(f"trained: parameters of the default options at {LISTED_AS}; cost: on features")
@@ -79,11 +79,11 @@ def _facts(name: str) -> tuple[str, ...]:
     try:
         card = card_of(registry().method_class(name)) or MethodCard("")
         papers = [paper.long_label for paper in card.papers[:1]]
-        found = card.family, "".join(papers), card.parameters, card.cost
+        facts = card.family, "".join(papers), card.parameters, card.cost
     except (Exception, SystemExit):
         # Its code failed; `fsbench show` says why.
-        found = ("",) * 4
-    return tuple(text or "-" for text in found)
+        facts = ("",) * 4
+    return tuple(text or "-" for text in facts)
 
 
 def _plugin(entry: Entry) -> str:
@@ -109,25 +109,25 @@ def _backbones() -> None:
 
 
 def _metrics() -> None:
-    known = registry().metrics
-    width = max(map(len, (*METRICS, *known.entries)))
+    metrics = registry().metrics
+    width = max(map(len, (*METRICS, *metrics.entries)))
     for name, metric in METRICS.items():
         click.echo(f"{name:<{width}}  {metric.quantity}")
-    for name in known.names():
+    for name in metrics.names():
         try:
             quantity = registry().metric(name).quantity
         except PluginError as error:
             quantity = f"FAILED: {error}"
-        origin = known.entries[name].origin.split(",")[0]
+        origin = metrics.entries[name].origin.split(",")[0]
         click.echo(printable(f"{name:<{width}}  {quantity}  ({origin})"))
 
 
 def _options() -> None:
     """Print options of plug-ins; options of an engine are shown with the engine."""
-    known = registry().options
-    width = max((len(name) for name in known.entries), default=0)
-    for name in known.names():
-        entry = known.entries[name]
+    options = registry().options
+    width = max((len(name) for name in options.entries), default=0)
+    for name in options.names():
+        entry = options.entries[name]
         text = f"--{name:<{width}}  {entry.options[0].help}  ({entry.origin.split(',')[0]})"
         click.echo(printable(text))
 
@@ -139,9 +139,9 @@ def _plugins() -> None:
 
 
 def _warn_broken() -> None:
-    known = registry()
-    conflicts = [catalog.conflicts.values() for catalog in known.catalogs]
-    for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
+    plugins = registry()
+    conflicts = [catalog.conflicts.values() for catalog in plugins.catalogs]
+    for text in (*plugins.methods.failed, *chain.from_iterable(conflicts)):
         warn(text)
-    for name in disabled_without_plugin():
+    for name in list_useless_disabling():
         warn(f"{DISABLED} names '{name}', which is no entry point (fsbench list plugins)")

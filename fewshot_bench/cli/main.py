@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from fewshot_bench.cli.groups import LazyGroup, subcommands
+from fewshot_bench.cli.groups import PANELS, LazyGroup, subcommands
 from fewshot_bench.cli.output import warn
 from fewshot_bench.cli.panels import WIDTH
 from fewshot_bench.utils import offline
@@ -34,27 +34,38 @@ if TYPE_CHECKING:
     from fewshot_bench.api.registry import Registry
 
 # Short helps are copied here so that `fsbench --help` imports no subcommand; a test compares them.
-COMMANDS = subcommands(
-    "fewshot_bench.cli.{}:command",
-    {
+_SHORT_HELPS = {
+    "run": {
         "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
         "demo": "Try everything offline on the embedded backbone and data sets.",
+        "worker": "Take part in a job: claim its cells and compute them.",
+    },
+    "results": {
         "compare": "Compare methods from the records of a store.",
-        "cite": "Print BibTeX of the papers that a table used.",
         "audit": "What each method was allowed to see and did: is it fair?",
-        "sweep": "Ablations: run a method under many options and draw them.",
+        "cite": "Print BibTeX of the papers that a table used.",
         "signature": "Write the signature of records, or read one as a command.",
-        "splits": "Show, export, import and verify splits.",
-        "store": "Verify, merge and clean stores of results.",
-        "cache": "Show or remove what is cached.",
+    },
+    "data": {"splits": "Show, export, import and verify splits."},
+    "plug-ins": {
         "list": "List what is registered: methods, datasets, backbones, metrics, engines, options "
         "or plugins.",
-        "worker": "Take part in a job: claim its cells and compute them.",
         "show": "Show a method's hyper-parameters or a data set's card.",
         "check": "Run the conformance kit on a method.",
+    },
+    "maintenance": {
+        "store": "Verify, merge and clean stores of results.",
+        "cache": "Show or remove what is cached.",
         "env": "Show versions, hardware and settings, for a bug report.",
     },
-)
+}
+COMMANDS = {
+    name: command
+    for panel, texts in _SHORT_HELPS.items()
+    for name, command in subcommands("fewshot_bench.cli.{}:command", texts, panel).items()
+}
+# Started by engines, not by people.
+_HIDDEN = ("worker",)
 
 
 class Commands(LazyGroup):
@@ -71,19 +82,25 @@ class Commands(LazyGroup):
             return super().get_command(ctx, cmd_name)
         for group in plugin_commands():
             if cmd_name in group.list_commands(ctx):
-                return _loaded(group, ctx, cmd_name)
+                return _load(group, ctx, cmd_name)
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write all commands as one list."""
-        merged = LazyGroup("all", subcommands=self.lazy)
-        for group in plugin_commands():
-            merged.lazy |= group.lazy
-            merged.commands.update(group.commands)
-        merged.format_commands(ctx, formatter)
+        """Write the commands under headings, those of plug-ins among them."""
+        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in PANELS}
+        for group in (self, *plugin_commands()):
+            for name, lazy in group.lazy.items():
+                if name not in _HIDDEN:
+                    panels.setdefault(lazy.panel, []).append((name, lazy.short_help))
+            for name, command in group.commands.items():
+                panels["plug-ins"].append((name, command.get_short_help_str()))
+        width = max(len(name) for rows in panels.values() for name, _ in rows)
+        for panel, rows in panels.items():
+            with formatter.section(panel.capitalize()):
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 
-def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
+def _load(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
     try:
         with plugin_code():
             return group.get_command(ctx, name)
@@ -103,7 +120,7 @@ def plugin_commands() -> tuple[LazyGroup, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
-    taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
+    owners, groups = dict.fromkeys(COMMANDS, "fsbench itself"), []
     for name, register in plugins.implementations("register_commands"):
         group = LazyGroup(name)
         try:
@@ -113,12 +130,12 @@ def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
             warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
             continue
         for commands in (group.lazy, group.commands):
-            for command in [command for command in commands if command in taken]:
-                warn(f"command '{command}' of plug-in {name} is left out: {taken[command]} has it")
+            for command in [command for command in commands if command in owners]:
+                warn(f"command '{command}' of plug-in {name} is left out: {owners[command]} has it")
                 del commands[command]
-        taken |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
-        found.append(group)
-    return tuple(found)
+        owners |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
+        groups.append(group)
+    return tuple(groups)
 
 
 @click.group(
@@ -140,6 +157,9 @@ def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
 
     Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
+
+    Exit codes: 0 done; 1 something failed or was found; 2 wrong usage; 3 data is missing; 130
+    stopped.
     """
 
 
@@ -225,9 +245,9 @@ def _option_hint(error: click.UsageError) -> str:
     other = ""
     if isinstance(error, click.NoSuchOption):
         # `-o FILE` stands for `-O FILE` where a command has no hyper-parameters.
-        known = {name for one in error.ctx.command.get_params(error.ctx) for name in one.opts}
+        names = {name for param in error.ctx.command.get_params(error.ctx) for name in param.opts}
         swapped = error.option_name.swapcase()
-        other = f": did you mean '{swapped}'?" if swapped in known else ""
+        other = f": did you mean '{swapped}'?" if swapped in names else ""
     return f"{other} ({error.ctx.command_path} --help)"
 
 

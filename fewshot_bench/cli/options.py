@@ -139,11 +139,15 @@ class MetricName(_ParamType):
             return value
         from fewshot_bench.api.registry import registry
 
-        known = registry()
-        if self.words and value not in {*METRICS, *known.metrics.entries, *known.metrics.conflicts}:
-            every = [*self.names, *known.metrics.entries]
+        plugins = registry()
+        if self.words and value not in {
+            *METRICS,
+            *plugins.metrics.entries,
+            *plugins.metrics.conflicts,
+        }:
+            every = [*self.names, *plugins.metrics.entries]
             raise unknown("metric or cost", value, every, "fsbench list metrics")
-        metric = known.metric(value)
+        metric = plugins.metric(value)
         if self.fits is not None and not self.fits(metric):
             raise UsageError(
                 f"metric '{value}': {self.use}; expected {', '.join(self.names)} or a plug-in's "
@@ -192,10 +196,10 @@ class Finite(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert text to a number; nan and inf are refused."""
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
             self.fail(f"'{value!s:.40}': expected a finite number{self.unit}", param, ctx)
-        return found
+        return number
 
 
 class Seconds(Finite):
@@ -234,6 +238,7 @@ allow_mixed_option = option(
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
 )
+yes_option = option("--yes", is_flag=True, help="Remove without asking.")
 device_option = option(
     "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
 )
@@ -385,7 +390,7 @@ _TYPES: Mapping[str, Callable[[RunOption], Any]] = {
     "numbers": lambda row: NUMBERS,
     "number": lambda row: NUMBER,
     "limit": lambda row: OPTIONAL_NUMBER,
-    "count": lambda row: click.IntRange(int(row.least), int(row.most or 0)),
+    "count": lambda row: click.IntRange(int(row.least), row.most),
     "settings": lambda row: str,
     "texts": lambda row: str,
     "text": lambda row: str,

@@ -30,13 +30,23 @@ def warn(text: str) -> None:
         click.echo(f"warning: {message(text)}", err=True)
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is removed, unless `yes`; UsageError without a terminal or for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nothing was removed: add --yes to remove it without being asked")
+    if not click.confirm(question, default=False):
+        raise UsageError("nothing was removed")
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
     """Rows as lines of padded columns; right: places of the columns that are aligned there."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(cells).rstrip()
 
@@ -153,7 +163,9 @@ def drawn(draw: Callable[[], bytes], suffix: str) -> bytes:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         data = draw()
-    texts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
+    texts = dict.fromkeys(
+        str(warning.message) for warning in caught if warning.category is UserWarning
+    )
     lacking = [text for text in texts if GLYPH in text]
     # SVG keeps text as text, and viewers use their own fonts.
     if lacking and suffix != ".svg":

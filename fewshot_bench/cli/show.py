@@ -45,30 +45,30 @@ def command(name: str, store: Path) -> None:
     NAME may also be a backbone, a metric, an engine, an option of a plug-in, or a record's file
     (NAME.json): its result, or why its cell failed.
     """
-    known = registry()
-    for catalog in known.catalogs:
+    plugins = registry()
+    for catalog in plugins.catalogs:
         if name not in METRICS:
             catalog.refuse_conflict(name)
-    if name in known.methods.entries or method_files.is_meant(name):
+    if name in plugins.methods.entries or method_files.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
-    if name in known.datasets.entries or (":" in name and family in known.datasets.entries):
+    if name in plugins.datasets.entries or (":" in name and family in plugins.datasets.entries):
         _dataset(name, store)
         return
-    if name in known.backbones.entries:
-        entry = known.backbones.entries[name]
+    if name in plugins.backbones.entries:
+        entry = plugins.backbones.entries[name]
         say(f"{name}: backbone, registered by {entry.origin}")
         _papers(entry.papers)
         return
-    if name in known.engines.entries:
-        _engine(known.engines.entries[name])
+    if name in plugins.engines.entries:
+        _engine(plugins.engines.entries[name])
         return
-    if name in METRICS or name in known.metrics.entries:
+    if name in METRICS or name in plugins.metrics.entries:
         _metric(name)
         return
-    if name in known.options.entries:
-        entry = known.options.entries[name]
+    if name in plugins.options.entries:
+        entry = plugins.options.entries[name]
         say(f"{name}: option of commands that run cells, registered by {entry.origin}")
         _options(entry)
         return
@@ -81,9 +81,9 @@ def command(name: str, store: Path) -> None:
         say(f"{full_name(name)}: backbone, a model and weights of open_clip")
         _papers(papers)
         return
-    names = [name for catalog in known.catalogs for name in catalog.entries]
+    names = [name for catalog in plugins.catalogs for name in catalog.entries]
     step = "fsbench list methods, fsbench list datasets"
-    raise unknown("name", name, names, "; ".join([step, *known.methods.failed]))
+    raise unknown("name", name, names, "; ".join([step, *plugins.methods.failed]))
 
 
 def _method(name: str) -> None:
@@ -123,10 +123,10 @@ def _engine(entry: Entry) -> None:
 
 
 def _metric(name: str) -> None:
-    known = registry()
-    metric = known.metric(name)
+    plugins = registry()
+    metric = plugins.metric(name)
     better = "higher" if metric.higher_is_better else "lower"
-    origin = known.metrics.entries[name].origin if name not in METRICS else "fsbench itself"
+    origin = plugins.metrics.entries[name].origin if name not in METRICS else "fsbench itself"
     say(f"{name}: metric, {metric.title}, registered by {origin}")
     say(f"  unit       {metric.unit or 'none'}")
     say(f"  better     {better}")
@@ -162,8 +162,8 @@ def _hyperparameters(cls: type) -> None:
 
 def _record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
-    from fewshot_bench.engines.failures import reasons, trace_lines
     from fewshot_bench.engines.progress import outcome
+    from fewshot_bench.engines.reporting import reasons, trace_lines
     from fewshot_bench.store.store import find
 
     record = find(name, store).record
@@ -185,9 +185,9 @@ def _dataset(name: str, store: Path) -> None:
         raise DataMissingError(f"{name}: not available: {error}") from error
     counts = {role: len(pools.get(role, ())) for role in ROLES}
     say(f"{card.name}: {card.title}")
-    say(f"  classes    {len(card.classnames)}: {_shortened(card)}")
+    say(f"  classes    {len(card.classnames)}: {_first_names(card)}")
     for role, count in counts.items():
-        say(f"  {role:<10} {count} images{_expected(card, role, count)}")
+        say(f"  {role:<10} {count} images{_compare_count(card, role, count)}")
     for prompts in TEMPLATE_SETS:
         say(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
     if not card.mirrored:
@@ -196,7 +196,7 @@ def _dataset(name: str, store: Path) -> None:
     entry = registry().dataset_entry(name)
     _papers(entry.papers if entry else ())
     say(f"  revision   {card.revision}")
-    say(f"  split      {_verified(card, dataset)}")
+    say(f"  split      {_compare_split(card, dataset)}")
     if card.folder:
         say(f"  folder     {card.folder}")
     for label, lines in (
@@ -215,19 +215,19 @@ def _papers(papers: Iterable[Paper]) -> None:
             say(f"  {label:<10} {text}")
 
 
-def _shortened(card: DatasetCard) -> str:
+def _first_names(card: DatasetCard) -> str:
     names = list(card.classnames)
     return ", ".join(names if len(names) <= 12 else [*names[:11], "..."])
 
 
-def _expected(card: DatasetCard, role: str, count: int) -> str:
+def _compare_count(card: DatasetCard, role: str, count: int) -> str:
     expected = card.expected_counts.get(role)
     if expected is None or expected == count:
         return ""
     return f" (the published set has {expected}: this copy differs)"
 
 
-def _verified(card: DatasetCard, dataset: Dataset) -> str:
+def _compare_split(card: DatasetCard, dataset: Dataset) -> str:
     from fewshot_bench.splits.published import Lists, compared_lists
 
     verdict = compared_lists(dataset.items(), card.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import filter_options, store_option
 from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
@@ -41,15 +41,13 @@ def command(
 
     With LINE (in quotes), print the fsbench run commands that compute its cells; what they cannot
     say goes to stderr. Without it, print the signature of the records that the filters choose.
-
-    Exit code: 0, or 1 when --check finds a difference; 2 wrong usage, 3 data missing.
     """
     from fewshot_bench.analysis.signature import commands, parse, problems, signature_of
 
     if line is None:
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
-        records, notes, _ = chosen_of(Store(store), filters)
+        records, notes, _ = choose_records(Store(store), filters)
         for text in notes:
             click.echo(f"note: {printable(text)}", err=True)
         click.echo(signature_of(records))

@@ -171,8 +171,8 @@ def file_or_name(text: str) -> Path | None:
 
     A data set's name takes precedence: write `./NAME` for a file of the same name.
     """
-    known = registry().datasets.entries
-    if text in known or (":" in text and f"{text.partition(':')[0]}:" in known):
+    names = registry().datasets.entries
+    if text in names or (":" in text and f"{text.partition(':')[0]}:" in names):
         return None
     path = Path(text)
     if path.is_file():
@@ -180,7 +180,7 @@ def file_or_name(text: str) -> Path | None:
     if path.suffix in FILE_ENDINGS or path.name != text:
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise DataMissingError(f"{path} {problem}: expected a split file (docs/splits.md)")
-    raise unknown("data set or split file", text, known, "fsbench list datasets")
+    raise unknown("data set or split file", text, names, "fsbench list datasets")
 
 
 @click.command("show", short_help="Show the lists and few-shot picks of a data set, or a file.")
@@ -251,7 +251,7 @@ def _file(path: Path) -> None:
         classes = len({item.label for item in items})
         line(role, f"{len(items)} images of {classes} classes")
     line("picks" if file.is_draw else "lists", f"sha256 {file.digest} (ids as written)")
-    line("published", _published(path, file))
+    line("published", _compare_published(path, file))
 
 
 def _kind(file: SplitFile) -> str:
@@ -264,7 +264,7 @@ def _kind(file: SplitFile) -> str:
     return f"picks from {name}: {shots}, seed {seed}{protocol}"
 
 
-def _published(path: Path, file: SplitFile) -> str:
+def _compare_published(path: Path, file: SplitFile) -> str:
     if file.is_draw:
         return "import it to compare its images with the published picks (fsbench splits import)"
     same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
@@ -368,9 +368,9 @@ def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
 def _file_name(file: SplitFile, ending: str) -> str:
     if file.is_draw:
         return f"shot_{file.shots}-seed_{file.seed}{ending}"
-    known = published_splits().get(file.dataset)
-    if known is not None and Path(known.file).suffix == ending:
-        return known.file
+    published = published_splits().get(file.dataset)
+    if published is not None and Path(published.file).suffix == ending:
+        return published.file
     return f"split_{safe_name(file.dataset)}{ending}"
 
 

@@ -133,32 +133,33 @@ def _list_name(file: SplitFile, dataset: str, name: str | None) -> str:
     """The file name under which a data set looks for its lists."""
     if name is not None and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"--name {name}: expected a file name without a folder")
-    known = published_splits()
-    if dataset in known:
+    published = published_splits()
+    if dataset in published:
         _refuse_other_lists(file, dataset)
-        return name or known[dataset].file
+        return name or published[dataset].file
     if name is not None:
         return name
     raise UsageError(
-        f"'{dataset}' has no split file of a known name: expected one of {', '.join(sorted(known))}"
-        " (or give --name where a plug-in looks for one; coop:FOLDER uses a split file as it lies)"
+        f"'{dataset}' has no split file of a known name: expected one of "
+        f"{', '.join(sorted(published))} (or give --name where a plug-in looks for one; "
+        "coop:FOLDER uses a split file as it lies)"
     )
 
 
 def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
     """UsageError for the published lists of another data set."""
-    for name, known in published_splits().items():
-        if name != dataset and known.lists_sha256 == file.digest:
+    for name, published in published_splits().items():
+        if name != dataset and published.lists_sha256 == file.digest:
             raise UsageError(f"{file.path} holds the lists of '{name}' (use --dataset {name})")
 
 
 def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> None:
     shots, seed = _setting(file)
     subject = opened(dataset, store)
-    found = _usable(file, subject)
-    lists = {"train": found.lists["train"], "val": found.lists.get("val", ())}
+    picks = _usable(file, subject)
+    lists = {"train": picks.lists["train"], "val": picks.lists.get("val", ())}
     stored = replace(
-        found,
+        picks,
         lists=lists,
         dataset=subject.name,
         revision=subject.card.revision,
@@ -168,7 +169,7 @@ def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> No
     new = place(target, ours_text(stored).encode(), force=force)
     say(f"{subject.name}: {shots}-shot, seed {seed}: {counts(lists)} from {file.path}")
     line("picks", f"sha256 {stored.digest}")
-    for label, text in _comparison(file, found, subject):
+    for label, text in _comparison(file, picks, subject):
         line(label, text)
     say(f"  {'written to' if new else 'is already'} {target}")
     policy = fitting_val(lists["val"], shots)
@@ -193,25 +194,25 @@ def _setting(file: SplitFile) -> tuple[int, int]:
 
 def _usable(file: SplitFile, subject: Subject) -> SplitFile:
     """The picks as items of the data set; DataMissingError when they cannot be used."""
-    found = mapped(file, subject.pools, subject.name)
-    checks.check_overlap(found)
-    checks.check_pools(found, subject.pools, subject.name)
-    checks.check_shots(found, subject.pools, subject.name)
-    return found
+    picks = mapped(file, subject.pools, subject.name)
+    checks.check_overlap(picks)
+    checks.check_pools(picks, subject.pools, subject.name)
+    checks.check_shots(picks, subject.pools, subject.name)
+    return picks
 
 
-def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
+def _comparison(file: SplitFile, picks: SplitFile, subject: Subject) -> list[tuple[str, str]]:
     """Facts on imported picks: similarity to our own draws, and whether they are published."""
-    rows = [(name, compared_with_draw(found, subject.pools, name)) for name in SAMPLERS]
-    split = as_split(found, subject.name, "coop")
+    rows = [(name, compared_with_draw(picks, subject.pools, name)) for name in SAMPLERS]
+    split = as_split(picks, subject.name, "coop")
     rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
     if file.positions:
         try:
-            rows.append(("positions", check_positions(file, found, subject.pools, subject.name)))
+            rows.append(("positions", check_positions(file, picks, subject.pools, subject.name)))
         except DataMissingError as error:
             rows.append(("positions", f"NOT used: {error}"))
-    if "test" in found.lists:
-        same = found.lists["test"] == tuple(subject.pools.get("test", ()))
+    if "test" in picks.lists:
+        same = picks.lists["test"] == tuple(subject.pools.get("test", ()))
         rows.append(
             (
                 "test",
@@ -284,8 +285,8 @@ def _print(state: str, name: str, text: str) -> None:
 def _of_dataset(name: str, store: Path) -> Iterator[Check]:
     subject = opened(name, store)
     whole = SplitFile(Path(name), "", subject.lists, dataset=name)
-    yield _checked("overlap", lambda: checks.check_overlap(whole))
-    yield _checked("classes", lambda: checks.check_classes(whole))
+    yield _run_check("overlap", lambda: checks.check_overlap(whole))
+    yield _run_check("classes", lambda: checks.check_classes(whole))
     lists = f"sha256 {lists_digest(subject.pools)}"
     verdict = compared_lists(subject.pools, subject.name)
     if verdict is Lists.UNKNOWN:
@@ -295,10 +296,10 @@ def _of_dataset(name: str, store: Path) -> Iterator[Check]:
     text = verdict.value if verdict is Lists.RENAMED else f"{_equal(same)} the published ones"
     yield _state(same), "lists", f"{text}, {lists}"
     for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
-        yield _state(drawn.equal), "picks", _published_draw(drawn)
+        yield _state(drawn.equal), "picks", _describe_draw(drawn)
 
 
-def _published_draw(drawn: PublishedDraw) -> str:
+def _describe_draw(drawn: PublishedDraw) -> str:
     """One line that compares a draw with the published picks."""
     setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
     if split is None:
@@ -315,25 +316,25 @@ def _of_file(path: Path, dataset: str | None, store: Path) -> Iterator[Check]:
         return
     yield OK, "form", TITLES[file.format]
     if file.stated:
-        yield _checked("digest", lambda: f"sha256 {checks.check_digest(file)}, as stated")
+        yield _run_check("digest", lambda: f"sha256 {checks.check_digest(file)}, as stated")
     else:
         yield OPEN, "digest", f"the file states none; its lists have sha256 {file.digest}"
-    yield _checked("overlap", lambda: checks.check_overlap(file))
-    yield _checked("classes", lambda: checks.check_classes(file))
+    yield _run_check("overlap", lambda: checks.check_overlap(file))
+    yield _run_check("classes", lambda: checks.check_classes(file))
     name = dataset or file.dataset
     if name:
         yield from _against(file, name, store)
     elif file.is_draw:
         yield OPEN, "data set", "not compared: give --dataset NAME"
     if not file.is_draw:
-        yield _published(file, name)
+        yield _compare_published(file, name)
 
 
 def _against(file: SplitFile, name: str, store: Path) -> Iterator[Check]:
     """Check a file against its data set."""
     subject = opened(name, store)
     try:
-        found = mapped(file, subject.pools, subject.name)
+        picks = mapped(file, subject.pools, subject.name)
     except DataMissingError as error:
         yield FAILED, "data set", str(error)
         return
@@ -341,45 +342,45 @@ def _against(file: SplitFile, name: str, store: Path) -> Iterator[Check]:
     if not file.is_draw:
         return
     # Two spellings of one path are detected only after mapping to the data set's images.
-    yield _checked("images", lambda: checks.check_overlap(found))
-    yield _checked("pools", lambda: checks.check_pools(found, subject.pools, subject.name))
+    yield _run_check("images", lambda: checks.check_overlap(picks))
+    yield _run_check("pools", lambda: checks.check_pools(picks, subject.pools, subject.name))
     if file.positions:
-        yield _checked(
+        yield _run_check(
             "positions",
-            lambda: checks.check_positions(file, found, subject.pools, subject.name),
+            lambda: checks.check_positions(file, picks, subject.pools, subject.name),
         )
-    yield from _setting_checks(found, subject)
+    yield from _setting_checks(picks, subject)
 
 
-def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
-    if found.shots is None or found.seed is None:
+def _setting_checks(picks: SplitFile, subject: Subject) -> Iterator[Check]:
+    if picks.shots is None or picks.seed is None:
         yield (
             OPEN,
             "shots",
             "the file does not say which picks it holds (shot_16-seed_1 in its name)",
         )
         return
-    yield _checked("shots", lambda: checks.check_shots(found, subject.pools, subject.name))
-    setting = f"{found.shots}-shot, seed {found.seed}"
+    yield _run_check("shots", lambda: checks.check_shots(picks, subject.pools, subject.name))
+    setting = f"{picks.shots}-shot, seed {picks.seed}"
     verdict = None
-    if found.protocol in ("", "coop"):
-        verdict = verified_picks(as_split(found, subject.name, "coop"), subject.name)
+    if picks.protocol in ("", "coop"):
+        verdict = verified_picks(as_split(picks, subject.name, "coop"), subject.name)
     if verdict is None:
         yield OPEN, "published", f"nothing is published to compare {setting} with"
     else:
         yield _state(verdict), "published", f"{setting}: {_equal(verdict)} the published picks"
 
 
-def _published(file: SplitFile, name: str) -> Check:
+def _compare_published(file: SplitFile, name: str) -> Check:
     """Compare lists with the published ones of the named data set, else of the best match."""
-    known = published_splits()
-    expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")
-    equal = [n for n, p in known.items() if p.lists_sha256 == file.digest]
+    published = published_splits()
+    expected = name or next((n for n, p in published.items() if p.file == file.path.name), "")
+    equal = [n for n, p in published.items() if p.lists_sha256 == file.digest]
     if equal and expected in ("", *equal):
         verdict = compared_lists(file.lists, equal[0])
         if verdict is Lists.RENAMED:
             return FAILED, "published", f"{equal[0]}: {verdict.value}"
-    if expected in known:
+    if expected in published:
         same = expected in equal
         return _state(same), "published", f"{_equal(same)} the published lists of {expected}"
     if equal:
@@ -387,7 +388,7 @@ def _published(file: SplitFile, name: str) -> Check:
     return OPEN, "published", "no published lists to compare with (--dataset NAME)"
 
 
-def _checked(name: str, check: Callable[[], str]) -> Check:
+def _run_check(name: str, check: Callable[[], str]) -> Check:
     try:
         return OK, name, check()
     except (DataMissingError, UsageError) as error:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,8 +16,8 @@ import click
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option
-from fewshot_bench.cli.output import say
+from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
+from fewshot_bench.cli.output import confirm, say
 from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
@@ -47,7 +46,7 @@ FOUND = 1
 this_store = store_option("The store.", "folder")
 
 
-def opened(folder: Path) -> Store:
+def open_store(folder: Path) -> Store:
     """Open an existing store; UsageError if it is no folder, DataMissingError without records."""
     from fewshot_bench.store.store import Store
 
@@ -61,7 +60,7 @@ def opened(folder: Path) -> Store:
     return store
 
 
-def tallied(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
+def tally(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
     """`3 done, 1 failed`, in the order of `names`, without zeros; `nothing` if all are zero."""
     return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name]) or nothing
 
@@ -73,19 +72,19 @@ def show(kind: str, path: Path, text: str) -> None:
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Hold a store's lock while existing results are changed.
 
     Runs take no lock: they write cells atomically.
     """
     from fewshot_bench.utils.locks import exclusive
 
-    def waiting() -> None:
+    def tell() -> None:
         click.echo("waiting for another merge of this store", err=True)
 
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(folder, "records", waiting))
+            stack.enter_context(exclusive(folder, "records", tell))
         except OSError as error:
             raise StoreError(
                 f"cannot lock '{folder}': {error}; make the store writable, or copy it to a disk "
@@ -106,11 +105,11 @@ def verify_command(folder: Path) -> None:
     from fewshot_bench.store.verify import NEXT, REMAINS, verify
 
     with working("store verify"):
-        report = verify(opened(folder))
+        report = verify(open_store(folder))
     for finding in report.findings:
         show(finding.kind, finding.path, finding.text)
     total = f"{sum(report.statuses.values()):,} records read in full"
-    click.echo(f"{total}: {tallied(report.statuses, STATUSES, 'none')}")
+    click.echo(f"{total}: {tally(report.statuses, STATUSES, 'none')}")
     if report.splits:
         click.echo(f"{report.splits:,} files of imported picks")
     kinds = Counter(finding.kind for finding in report.findings)
@@ -119,7 +118,7 @@ def verify_command(folder: Path) -> None:
         click.echo("all records are well" if kinds else "all is well")
     if not kinds:
         return
-    click.echo(f"found: {tallied(kinds, tuple(NEXT), '')}")
+    click.echo(f"found: {tally(kinds, tuple(NEXT), '')}")
     for kind in kinds:
         click.echo(f"next, {kind}: {NEXT[kind]}")
     if wrong:
@@ -148,28 +147,28 @@ def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> Non
     with ExitStack() as stack:
         if not dry_run:
             store.create()
-            stack.enter_context(changing(folder))
-        found = sum((_merged(source, store, dry_run) for source in sources), Counter[str]())
-    if found[CONFLICT]:
+            stack.enter_context(lock(folder))
+        counts = sum((_merge(source, store, dry_run) for source in sources), Counter[str]())
+    if counts[CONFLICT]:
         click.echo(
             "conflicts were left as they are: to take the other result, rename the .json and .npz "
             "of the cell, or the file of the split, here and merge again"
         )
-    if found[CONFLICT] or found[UNUSABLE]:
+    if counts[CONFLICT] or counts[UNUSABLE]:
         raise click.exceptions.Exit(FOUND)
 
 
-def _merged(source: Path, store: Store, dry_run: bool) -> Counter[str]:
+def _merge(source: Path, store: Store, dry_run: bool) -> Counter[str]:
     from fewshot_bench.store.merge import OUTCOMES, merge
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for step in merge(source, store, dry_run=dry_run):
-        found[step.outcome] += 1
+        counts[step.outcome] += 1
         if step.lines:
             show(step.outcome, step.path, "; ".join(step.lines))
     said = "would be, as nothing is written: " if dry_run else ""
-    click.echo(f"{source}: {said}{tallied(found, OUTCOMES, 'nothing there')}")
-    return found
+    click.echo(f"{source}: {said}{tally(counts, OUTCOMES, 'nothing there')}")
+    return counts
 
 
 SHORTEST_KEY = 4
@@ -181,7 +180,7 @@ SHORTEST_KEY = 4
 @list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-@click.option("--yes", "-y", is_flag=True, help="Remove without asking.")
+@yes_option
 def rm_command(
     keys: tuple[str, ...],
     folder: Path,
@@ -195,29 +194,26 @@ def rm_command(
     KEY is a cell's key or the beginning of it. The filters are those of 'fsbench compare', but
     here --method NAME stands for all versions of a method, NAME@VERSION for one. What is to go is
     shown, and asked for unless --yes is given. Runs may go on meanwhile: what they compute stays.
-
-    Exit code: 0; 1 when a record could not be removed; 2 wrong usage, or nothing was confirmed.
     """
     if not keys and not status and not any(filters.values()):
         raise UsageError(
             "nothing says which records are to go: give KEYs, or filters such as --method "
             "clip-lora@1 or --status failed; to remove them all remove the folder"
         )
-    store = opened(folder)
+    store = open_store(folder)
     with working("store rm"):
-        found = _chosen(store, keys, status, filters)
-    _show_chosen(found, every=dry_run)
+        chosen = _choose(store, keys, status, filters)
+    _show_chosen(chosen, every=dry_run)
     if dry_run:
         return
-    if not yes:
-        _confirm(len(found))
-    with changing(folder), working("store rm", live=False):
-        left = _removed(store, found)
+    confirm(f"remove {counted(len(chosen), 'record')}?", yes=yes)
+    with lock(folder), working("store rm", live=False):
+        left = _remove(store, chosen)
     if left:
         raise click.exceptions.Exit(FOUND)
 
 
-def _chosen(
+def _choose(
     store: Store,
     keys: Sequence[str],
     status: Sequence[str] | None,
@@ -249,18 +245,18 @@ def _with_keys(records: Sequence[Record], keys: Sequence[str]) -> Sequence[Recor
     return [record for record in records if not keys or record.spec.key().startswith(lower)]
 
 
-def _show_chosen(found: Sequence[Chosen], *, every: bool) -> None:
-    shown = len(found) if every else MANY
-    for one in found[:shown]:
-        say(_line(one))
-    if len(found) > shown:
-        say(f"and {len(found) - shown:,} more (all of them with --dry-run)")
-    size = size_text(sum(one.size for one in found))
-    say(f"{counted(len(found), 'record')} with logits, {size}")
+def _show_chosen(chosen: Sequence[Chosen], *, every: bool) -> None:
+    shown = len(chosen) if every else MANY
+    for choice in chosen[:shown]:
+        say(_line(choice))
+    if len(chosen) > shown:
+        say(f"and {len(chosen) - shown:,} more (all of them with --dry-run)")
+    size = size_text(sum(choice.size for choice in chosen))
+    say(f"{counted(len(chosen), 'record')} with logits, {size}")
 
 
-def _line(one: Chosen) -> str:
-    record, top1 = one.record, one.record.metrics.get("top1")
+def _line(choice: Chosen) -> str:
+    record, top1 = choice.record, choice.record.metrics.get("top1")
     spec = record.spec
     number = f", {top1:.2f} %" if isinstance(top1, int | float) else ""
     seed = f"{spec.split_seed}/{spec.train_seed}"
@@ -271,25 +267,17 @@ def _line(one: Chosen) -> str:
     )
 
 
-def _confirm(count: int) -> None:
-    """Ask for confirmation; UsageError if stdin is no terminal, or the answer is no."""
-    if not sys.stdin.isatty():
-        raise UsageError("nothing was removed: add --yes to remove these records")
-    if not click.confirm(f"remove {counted(count, 'record')}?", default=False):
-        raise UsageError("nothing was removed")
-
-
-def _removed(store: Store, found: Sequence[Chosen]) -> int:
+def _remove(store: Store, chosen: Sequence[Chosen]) -> int:
     """Remove the chosen records; returns the number that could not be removed."""
     from fewshot_bench.store.clean import remove
 
     left = size = 0
-    for one, problem in remove(store, found):
+    for choice, problem in remove(store, chosen):
         left += bool(problem)
-        size += 0 if problem else one.size
+        size += 0 if problem else choice.size
         if problem:
-            click.echo(f"not removed: {one.record.spec.key()[:12]}: {problem}", err=True)
-    say(f"removed {counted(len(found) - left, 'record')}, {size_text(size)}")
+            click.echo(f"not removed: {choice.record.spec.key()[:12]}: {problem}", err=True)
+    say(f"removed {counted(len(chosen) - left, 'record')}, {size_text(size)}")
     return left
 
 
@@ -297,8 +285,8 @@ def _removed(store: Store, found: Sequence[Chosen]) -> int:
 @this_store
 @click.option("--damaged", is_flag=True, help="Remove files that were set aside as damaged, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-@working("store gc", live=False)
-def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
+@yes_option
+def gc_command(folder: Path, damaged: bool, dry_run: bool, yes: bool) -> None:
     """Remove what killed processes left, logits without a record, the index and cached outcomes.
 
     Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
@@ -307,17 +295,21 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:
     from fewshot_bench.engines.job import Job
     from fewshot_bench.store.clean import KINDS, collect
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     size = problems = 0
-    store = opened(folder)
-    for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=Job.finished(store)):
-        show(removal.kind, removal.path, removal.problem or size_text(removal.size))
-        problems += bool(removal.problem)
-        found[removal.kind] += not removal.problem
-        size += removal.size
+    store = open_store(folder)
+    if not dry_run:
+        confirm(f"remove what no result in {folder} needs (--dry-run shows it)?", yes=yes)
+    with working("store gc", live=False):
+        jobs = Job.list_finished(store)
+        for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=jobs):
+            show(removal.kind, removal.path, removal.problem or size_text(removal.size))
+            problems += bool(removal.problem)
+            counts[removal.kind] += not removal.problem
+            size += removal.size
     verb = "would remove" if dry_run else "removed"
-    kinds = f": {tallied(found, KINDS, '')}" if found.total() else ""
-    click.echo(f"{verb} {found.total():,} files, {size_text(size)}{kinds}")
+    kinds = f": {tally(counts, KINDS, '')}" if counts.total() else ""
+    click.echo(f"{verb} {counts.total():,} files, {size_text(size)}{kinds}")
     if problems:
         text = f"{problems:,} files cannot be removed: check who may write there"
         click.echo(f"error: {text}", err=True)

@@ -1,4 +1,4 @@
-"""The API for third-party engines (`register_engines`), imported on first use.
+"""Provisional API for third-party engines (`register_engines`), imported on first use.
 
 An engine is a function from `EngineSetup` to an `Engine`. One whose workers claim cells of a `Job`
 from the store is a `DistributedEngine` with a `System` that starts them.

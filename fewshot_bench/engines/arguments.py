@@ -24,7 +24,7 @@ from fewshot_bench.utils.arguments import (
     wholes,
     word,
 )
-from fewshot_bench.utils.text import read_size, split_names
+from fewshot_bench.utils.text import SIZES, read_size, split_names
 
 
 def _shots(value: Any) -> int:
@@ -53,23 +53,29 @@ def _options(value: Any) -> tuple[Option, ...]:
 
 
 _KINDS: Mapping[str, Callable[[RunOption], Kind]] = {
-    "methods": lambda row: Kind(row.expected, _methods),
-    "names": lambda row: names(row.expected, int(row.least)),
-    "shots": lambda row: several(row.expected, _shots),
+    "methods": lambda row: Kind("at least one name, class or object of a method", _methods),
+    "names": lambda row: names(row.names, int(row.least)),
+    "shots": lambda row: several(f"whole numbers from 1, or '{WORD}'", _shots),
     "numbers": lambda row: wholes(int(row.least)),
     "number": lambda row: whole(int(row.least)),
     "limit": lambda row: whole(int(row.least)),
-    "count": lambda row: whole(int(row.least), int(row.most or 0)),
-    "settings": lambda row: Kind(row.expected, _options),
-    "texts": lambda row: several(row.expected, text("").read, 0),
-    "text": lambda row: text(row.expected),
-    "word": lambda row: word(*row.words) if row.scope != "condition" else text(row.expected),
+    "count": lambda row: whole(int(row.least), row.most),
+    "settings": lambda row: Kind(
+        "a mapping such as {'rank': 4}, or texts such as 'rank=4'", _options
+    ),
+    "texts": lambda row: several("prompts or files of them", text("").read, 0),
+    "text": lambda row: text("a name"),
+    "word": lambda row: text("a name") if row.scope == "condition" else word(*row.words),
     "flag": lambda row: FLAG,
     "store": lambda row: FOLDER,
-    "share": lambda row: number(row.expected, lambda share: 0 < share < 1),
-    "above": lambda row: number(row.expected, lambda value: value > row.least),
-    "seconds": lambda row: number(row.expected, lambda value: value >= row.least),
-    "size": lambda row: Kind(row.expected, read_size),
+    "share": lambda row: number("a number between 0 and 1", lambda share: 0 < share < 1),
+    "above": lambda row: number(
+        f"a number of seconds above {row.least:g}", lambda value: value > row.least
+    ),
+    "seconds": lambda row: number(
+        f"a number of seconds from {row.least:g}", lambda value: value >= row.least
+    ),
+    "size": lambda row: Kind(SIZES, read_size),
 }
 
 

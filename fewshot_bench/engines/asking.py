@@ -40,7 +40,7 @@ def read_request(values: Mapping[str, Any], declared: Mapping[str, Any] | None =
     given = {key: value for key, value in (declared or {}).items() if is_given(value)}
     asked = {name: row.default for name, row in RUN_OPTIONS.items()}
     asked |= {name: value for name, value in values.items() if value is not None}
-    entry, shared = registry().engines.find(asked["engine"]), shared_options()
+    entry, shared = registry().engines.find(asked["engine"]), options_of_all_engines()
     _refuse_foreign(entry, given, {option.key for option in shared})
     others = [name for name in names_of("condition") if name not in _FIELDS]
     return Request(
@@ -89,7 +89,7 @@ def precision_in(store: Path, backbone: str, precision: str) -> str:
     return max(PRECISIONS, key=lambda name: counts[name])
 
 
-def shared_options() -> list[Option]:
+def options_of_all_engines() -> list[Option]:
     """The options that plug-ins registered for all engines."""
     return [option for entry in registry().options.entries.values() for option in entry.options]
 

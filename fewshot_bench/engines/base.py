@@ -73,16 +73,17 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """Environment variables of worker processes."""
-        found = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
-        found[SHARING_VARIABLE] = str(self.slots)
+        variables = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        variables[SHARING_VARIABLE] = str(self.slots)
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
-            found |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
+            variables[determinism.VARIABLE] = "1"
+            variables[determinism.WORKSPACE] = determinism.WORKSPACE_VALUE
         if self.offline:
-            found[offline.VARIABLE] = "1"
+            variables[offline.VARIABLE] = "1"
         if self.feature_budget is not None:
-            found[BUDGET_VARIABLE] = str(self.feature_budget)
-        return found
+            variables[BUDGET_VARIABLE] = str(self.feature_budget)
+        return variables
 
 
 class Engine(ABC):
@@ -144,8 +145,8 @@ class StoreSnapshot:
     @classmethod
     def of(cls, store: Store, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """Snapshot the store now."""
-        found = ((key, store.stamp(key)) for key in (cell.key() for cell in cells))
-        return cls(store, {key: pack_stamp(stamp) for key, stamp in found if stamp is not None})
+        stamps = ((key, store.stamp(key)) for key in (cell.key() for cell in cells))
+        return cls(store, {key: pack_stamp(stamp) for key, stamp in stamps if stamp is not None})
 
     def only(self, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """The part of some cells."""

@@ -50,8 +50,8 @@ class ChosenEngine:
         Raises a plug-in's refusal; PluginError for a variable of fewshot_bench itself.
         """
         given: dict[str, Any] = {"store": store.absolute(), "options": self.request.plugin_options}
-        found = dict(registry().call("worker_environment", _refuse, **given))
-        for plugin, variables in found.items():
+        variables_by_plugin = dict(registry().call("worker_environment", _refuse, **given))
+        for plugin, variables in variables_by_plugin.items():
             for name in variables:
                 if name.startswith(RESERVED) and not is_own(plugin):
                     raise PluginError(
@@ -59,7 +59,7 @@ class ChosenEngine:
                         "settings of fewshot_bench itself, by which cells of a run would differ; "
                         "expected another name"
                     )
-        return found
+        return variables_by_plugin
 
     def settings(
         self,
@@ -142,7 +142,7 @@ class ChosenEngine:
                         "or was given before; expected one of each cell"
                     )
                 left.remove(record.spec.key())
-                yield record if self.entry.is_built_in else self._stored(record, store)
+                yield record if self.entry.is_built_in else self._read_back(record, store)
 
     def refuse_less(self, cells: Sequence[RunSpec], records: Sequence[Record]) -> None:
         """EngineError unless there is a record of each cell."""
@@ -155,15 +155,15 @@ class ChosenEngine:
                 "others"
             )
 
-    def _stored(self, record: Record, store: Store) -> Record:
+    def _read_back(self, record: Record, store: Store) -> Record:
         """The stored record of the same cell; EngineError if there is none."""
-        found = store.get(record.spec.key())
-        if found is None:
+        stored = store.get(record.spec.key())
+        if stored is None:
             raise self._error(
                 f"run gave a record of {record.spec.describe()}, which is not in the store "
                 f"'{store.path}': engines store what they compute"
             )
-        return found
+        return stored
 
     def _error(self, what: str) -> EngineError:
         from fewshot_bench.engines.base import EngineError

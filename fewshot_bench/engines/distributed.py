@@ -133,7 +133,7 @@ class DistributedEngine(Engine):
             spent = time.monotonic() - looked
             if state.alive:
                 gone_since = None
-            elif not self._starts or _passed(gone_since, GRACE_SECONDS):
+            elif not self._starts or has_passed(gone_since, GRACE_SECONDS):
                 self._start(open_cells, done, state)
                 gone_since = None
             elif gone_since is None:
@@ -199,5 +199,5 @@ class DistributedEngine(Engine):
             time.sleep(1.0)
 
 
-def _passed(since: float | None, seconds: float) -> bool:
+def has_passed(since: float | None, seconds: float) -> bool:
     return since is not None and time.monotonic() - since > seconds

@@ -1,7 +1,7 @@
 """Hours that cells will take: as records of the same store took, else by unit costs.
 
-`lines` is the entry point. `work_of` counts images, views and steps from the plan; FLOPs follow
-from the shape of the backbone.
+`list_times` is the entry point. `work_of` counts images, views and steps from the plan; FLOPs
+follow from the shape of the backbone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
-from fewshot_bench.engines.progress import expected_seconds
+from fewshot_bench.engines.progress import expect_seconds
 from fewshot_bench.runner.needs import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
 from fewshot_bench.utils.progress import duration
 from fewshot_bench.utils.text import FEW, counted, limited
@@ -129,7 +129,7 @@ def encoding(counts: Sequence[Counts], units: Units) -> Work:
     return work
 
 
-def lines(
+def list_times(
     cells: Sequence[RunSpec],
     datasets: Mapping[str, Dataset],
     records: Iterable[Record],
@@ -152,26 +152,27 @@ def lines(
     parts, total = [], 0.0
     if measured:
         places = {_place(cell) for cell in measured}
-        total = sum(expected_seconds(cell, seen[_place(cell)]) for cell in measured) / workers
-        took = counted(sum(len(seen[place]) for place in places), "record")
-        where = limited(sorted({names[place] for place in places}), FEW)
+        total = sum(expect_seconds(cell, seen[_place(cell)]) for cell in measured) / workers
+        took = counted(sum(len(seen[setting]) for setting in places), "record")
+        where = limited(sorted({names[setting] for setting in places}), FEW)
         parts.append(f"{counted(len(measured), 'cell')} as {took} of this store took ({where})")
     others = [cell for cell in cells if _place(cell) not in seen]
     units, counts = Units(), count(others, datasets)
     works = [work_of(cell, of, units) for cell, of in zip(others, counts, strict=True)]
-    known = [work for work in works if work is not None]
-    if known:
-        work = sum(known, encoding(counts, units))
-        total += work.seconds(machine, units) + len(known) * units.cell / workers
+    estimates = [work for work in works if work is not None]
+    if estimates:
+        work = sum(estimates, encoding(counts, units))
+        total += work.seconds(machine, units) + len(estimates) * units.cell / workers
         where = _CARD if machine.cards else _CORE
-        parts.append(f"{counted(len(known), 'cell')} by unit costs, roughly (of {where})")
+        parts.append(f"{counted(len(estimates), 'cell')} by unit costs, roughly (of {where})")
     if parts:
         yield f"time: about {duration(total)} in {counted(workers, 'worker')}: {'; '.join(parts)}"
-    if len(known) < len(others):
+    if len(estimates) < len(others):
         silent = {short(c.method): None for c, w in zip(others, works, strict=True) if w is None}
         yield (
-            f"time: {counted(len(others) - len(known), 'cell')} of {limited(list(silent), FEW)} "
-            "not estimated: the card states no cost or steps, or the backbone is not known"
+            f"time: {counted(len(others) - len(estimates), 'cell')} of "
+            f"{limited(list(silent), FEW)} not estimated: the card states no cost or "
+            "steps, or the backbone is not known"
         )
 
 

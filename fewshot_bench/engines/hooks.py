@@ -46,11 +46,11 @@ class HookCalls:
         self._thread: threading.Thread | None = None
         self._stopped = False
 
-    def started(self, spec: RunSpec) -> None:
+    def start(self, spec: RunSpec) -> None:
         """A cell begins."""
         self._add(STARTED, spec=spec)
 
-    def finished(self, record: Record) -> None:
+    def finish(self, record: Record) -> None:
         """A cell has a record in the store."""
         self._add(FINISHED, record=record)
 

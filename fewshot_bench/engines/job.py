@@ -83,16 +83,16 @@ class Job:
             raise StoreError(f"job file '{path}' cannot be used ({error}); run again") from None
 
     @classmethod
-    def finished(cls, store: Store) -> list[Path]:
+    def list_finished(cls, store: Store) -> list[Path]:
         """Folders of jobs without open cells that no command waits for."""
-        found = []
+        folders = []
         leases = Leases(store, "")
         for path in sorted((store.path / JOBS).glob("*/job.json")):
             with suppress(StoreError):
                 job = cls.read(store, path.parent.name)
                 if leases.is_free(job._claim) and not job.open_cells():
-                    found.append(job.folder)
-        return found
+                    folders.append(job.folder)
+        return folders
 
     @property
     def folder(self) -> Path:
@@ -109,7 +109,7 @@ class Job:
     def _claim(self) -> str:
         return f"job-{self.name}"
 
-    def taken_over(self, mine: Job) -> Job | None:
+    def take_over(self, mine: Job) -> Job | None:
         """This job, claimed by this command in place of `mine`, which is removed.
 
         None if another command waits for this job.
@@ -140,11 +140,11 @@ class Job:
 
     def trouble(self) -> list[str]:
         """The reasons why workers have given up."""
-        found = []
+        reasons = []
         for path in sorted(self.folder.glob("trouble-*.txt")):
             with suppress(OSError):
-                found.append(path.read_text(encoding="utf-8", errors="replace").strip())
-        return list(dict.fromkeys(found))
+                reasons.append(path.read_text(encoding="utf-8", errors="replace").strip())
+        return list(dict.fromkeys(reasons))
 
     def forget_trouble(self) -> None:
         """Remove recorded reasons before workers are restarted."""

@@ -94,7 +94,7 @@ class LabelProcess:
         Returns the number of this announcement, which the worker passes to `begin`.
         """
         self._announced += 1
-        needed = needed_plugins(cells)
+        needed = list_needed_plugins(cells)
         self._plugins.update(needed)
         self._tell(
             {
@@ -143,7 +143,7 @@ class Connection:
         """Announce the worker's next cells, as `LabelProcess.expect`."""
         return self.labels.expect(self._worker, cells)
 
-    def left(self) -> None:
+    def wait(self) -> None:
         """After the worker has ended: wait until its results are stored."""
         # The label process closes its end after the last request.
         done, self._done = self._done, -1
@@ -170,7 +170,7 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
+def list_needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
     """Full names of the plug-ins that provide the data sets of cells.
 
     Code of other plug-ins must not run in the label process.
@@ -185,10 +185,13 @@ def plugins_of(cells: Iterable[RunSpec]) -> list[str]:
 
     These are the plug-ins of their methods, which have one owner, and of their backbones.
     """
-    known = registry()
-    names = {info.full_name for info in known.plugins if is_own(info.full_name)}
+    catalog = registry()
+    names = {info.full_name for info in catalog.plugins if is_own(info.full_name)}
     for cell in cells:
-        entries = known.methods.entries.get(cell.method), known.backbones.entries.get(cell.backbone)
+        entries = (
+            catalog.methods.entries.get(cell.method),
+            catalog.backbones.entries.get(cell.backbone),
+        )
         names |= {entry.plugin for entry in entries if entry is not None}
     return sorted(names)
 
@@ -315,7 +318,7 @@ class _Desk:
         if values["shape"] is not None:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
         if key in self._settled or (answers is None) == (record.status == "done"):
-            record, answers = _handed_in_by_itself(record), None
+            record, answers = _refuse_own_result(record), None
         seconds = time.monotonic() - self._begun.get(key, time.monotonic())
         record = with_wall_time(_with_facts(record, facts), seconds)
         record = dataclasses.replace(record, metrics={})
@@ -358,7 +361,7 @@ def with_wall_time(record: Record, seconds: float) -> Record:
     return dataclasses.replace(record, incidents=(*record.incidents, {"kind": TIME, "text": text}))
 
 
-def _handed_in_by_itself(record: Record) -> Record:
+def _refuse_own_result(record: Record) -> Record:
     error = {
         "type": "ContractError",
         "message": f"{record.spec.method} handed in a result by itself; return logits instead",

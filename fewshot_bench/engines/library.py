@@ -19,7 +19,7 @@ from fewshot_bench.api.registry import hosting, registry
 from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS
-from fewshot_bench.engines.asking import ask, shared_options
+from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.engines.session_methods import digest_of, reference
@@ -130,30 +130,36 @@ def _results(ended: RunOutcome, folder: Path) -> Results:
     if ended.interrupted:
         raise KeyboardInterrupt
     missing, cells = ended.plan.problems, ended.plan.cells
-    found = of_cells(folder, cells, missing)
+    results = of_cells(folder, cells, missing)
     usable = any(not {cell.dataset, cell.target} & set(missing) for cell in cells)
-    if missing and not (usable or len(found)):
+    if missing and not (usable or len(results)):
         raise DataMissingError("; ".join(missing.values()))
-    return found
+    return results
 
 
 def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporter) -> None:
     """Warn about methods edited since their import here: workers import the new code."""
-    known = registry()
-    for given, one in zip(asked, request.methods, strict=True):
-        name = one if isinstance(one, str) else one.method
-        if known.suite_of_methods(name) is not None:
+    plugins = registry()
+    for given, method in zip(asked, request.methods, strict=True):
+        name = method if isinstance(method, str) else method.method
+        if plugins.suite_of_methods(name) is not None:
             continue
-        found = known.method_class(name) if isinstance(given, str) else _class_here(name)
-        cls = found if isinstance(given, str) else given if isinstance(given, type) else type(given)
-        if method_code.is_edited(found.__module__):
+        imported = plugins.method_class(name) if isinstance(given, str) else _class_here(name)
+        cls = (
+            imported
+            if isinstance(given, str)
+            else given
+            if isinstance(given, type)
+            else type(given)
+        )
+        if method_code.is_edited(imported.__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
                 "the new one, their hyper-parameters are those of the old one (start Python anew)"
             )
-        elif cls is not found and digest_of(cls) != digest_of(found):
+        elif cls is not imported and digest_of(cls) != digest_of(imported):
             reporter.warning(
-                f"{inspect.getfile(found)} was edited since this process imported "
+                f"{inspect.getfile(imported)} was edited since this process imported "
                 f"{cls.__module__}: cells run with the new {cls.__name__} (reload the module, or "
                 "start Python anew)"
             )
@@ -162,54 +168,65 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
 def _class_here(name: str) -> type:
     """The class of a method that this process has imported."""
     entry = registry().methods.entries.get(name)
-    found: type = method_files.load(name) if entry is None else entry.load()
-    return found
+    cls: type = method_files.load(name) if entry is None else entry.load()
+    return cls
 
 
-def methods(suite: str | None = None) -> list[str]:
-    """The method names that `run` accepts, or only those of one suite (`fast`, ...)."""
-    known, suite = registry().methods, _suite(suite)
+def list_methods(suite: str | None = None) -> list[str]:
+    """The method names that `run` accepts, or only those of one suite (`fast`, ...).
+
+    >>> list_methods("fast")[0]
+    """
+    catalog, suite = registry().methods, _suite(suite)
     if suite is None:
-        return known.names()
-    if suite not in known.suites():
-        raise unknown("suite of methods", suite, known.suites(), "fsbench list methods")
-    return known.suites()[suite]
+        return catalog.names()
+    if suite not in catalog.suites():
+        raise unknown("suite of methods", suite, catalog.suites(), "fsbench list methods")
+    return catalog.suites()[suite]
 
 
-def datasets(suite: str | None = None) -> list[str]:
-    """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite."""
-    known, suite = registry(), _suite(suite)
-    return known.datasets.names() if suite is None else known.expand_datasets([suite])
+def list_datasets(suite: str | None = None) -> list[str]:
+    """The data set names that `run` accepts, including `FAMILY:`, or only those of one suite.
+
+    >>> list_datasets("demo")
+    ['digits', 'letters', 'shapes']
+    """
+    plugins, suite = registry(), _suite(suite)
+    return plugins.datasets.names() if suite is None else plugins.expand_datasets([suite])
 
 
 def _suite(name: Any) -> str | None:
-    found: str | None = checked({"suite": optional(text("a name"))}, {"suite": name})["suite"]
-    return found
+    suite: str | None = checked({"suite": optional(text("a name"))}, {"suite": name})["suite"]
+    return suite
 
 
-def backbones() -> list[str]:
-    """The names of registered backbones; `run` also accepts open_clip names (`MODEL/TAG`)."""
+def list_backbones() -> list[str]:
+    """The names of registered backbones; `run` also accepts open_clip names (`MODEL/TAG`).
+
+    >>> list_backbones()
+    ['tiny']
+    """
     return registry().backbones.names()
 
 
 def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
     """Names unchanged; classes as file references; objects as a reference with their values."""
-    found: list[str | Configured] = []
-    for one in asked:
-        if isinstance(one, str):
-            found.append(one)
-        elif isinstance(one, type):
-            found.append(reference(one, store))
+    references: list[str | Configured] = []
+    for method in asked:
+        if isinstance(method, str):
+            references.append(method)
+        elif isinstance(method, type):
+            references.append(reference(method, store))
         else:
             # Objects that are no dataclasses are refused later, like broken plug-ins.
-            values = configuration(one) if dataclasses.is_dataclass(one) else {}
-            found.append(Configured(reference(type(one), store), values))
-    return tuple(found)
+            values = configuration(method) if dataclasses.is_dataclass(method) else {}
+            references.append(Configured(reference(type(method), store), values))
+    return tuple(references)
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:
     """UsageError for an argument that is neither of `run` nor declared by a plug-in."""
-    declared = {option.key for option in shared_options()}
+    declared = {option.key for option in options_of_all_engines()}
     for entry in registry().engines.entries.values():
         declared |= {option.key for option in entry.options}
     for name in names:

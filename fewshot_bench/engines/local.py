@@ -35,20 +35,7 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import (
-    AnyEvent,
-    Event,
-    Failed,
-    Fatal,
-    Finished,
-    Idle,
-    RetryPolicy,
-    Slot,
-    Started,
-    Steps,
-    Worker,
-    slots_of,
-)
+from fewshot_bench.engines.process import Event, Message, RetryPolicy, Slot, Worker, slots_of
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
@@ -79,7 +66,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
     return jobs or 1, max(1, cores() // (jobs or 1))
 
 
-def held_by(cell: RunSpec) -> tuple[Any, Any]:
+def describe_data(cell: RunSpec) -> tuple[Any, Any]:
     """Keys of the data in a worker's memory after a cell: (backbone, data set), support set.
 
     For cells with an equal second key, the worker has support images decoded and encoded.
@@ -102,9 +89,9 @@ class Choice:
 
     def took(self, worker: object, group: Group) -> None:
         """Record that a worker computes a group, and holds its data from now on."""
-        self._held[worker] = held_by(group[0])
+        self._held[worker] = describe_data(group[0])
 
-    def gone(self, worker: object) -> None:
+    def forget(self, worker: object) -> None:
         """Forget a worker that has ended."""
         self._held.pop(worker, None)
 
@@ -115,18 +102,18 @@ class Choice:
         """
         mine, my_draw = self._held.get(worker, (None, None))
         others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
-        ahead = [held_by(group[0]) for group in waiting[:LOOKED_AT]]
+        ahead = [describe_data(group[0]) for group in waiting[:LOOKED_AT]]
         workers = len(self._held.keys() | {worker})
         last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
 
-        def rank(place: int) -> tuple[bool, int, int, bool, int]:
-            loaded, drawn = ahead[place]
+        def rank(index: int) -> tuple[bool, int, int, bool, int]:
+            loaded, drawn = ahead[index]
             if drawn == my_draw:
                 tier = 0
             else:
                 tier = 2 if drawn in others else 1
-            shots = waiting[place][0].shots if last else 0
-            return avoid[place], tier, -shots, loaded != mine, place
+            shots = waiting[index][0].shots if last else 0
+            return avoid[index], tier, -shots, loaded != mine, index
 
         return min(range(len(ahead)), key=rank)
 
@@ -227,7 +214,7 @@ class LocalEngine(Engine):
             while self._ready:
                 open_cells -= 1
                 yield self._ready.popleft()
-            if not open_cells or self._waited_too_long():
+            if not open_cells or self._has_waited_too_long():
                 self._hooks.wait(HOOK_SECONDS)
                 return
             try:
@@ -246,39 +233,42 @@ class LocalEngine(Engine):
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
 
-    def _handle(self, worker: Worker, event: AnyEvent | None, progress: Progress) -> None:
-        if event is None:
-            self._ended(worker)
+    def _handle(self, worker: Worker, message: Message | None, progress: Progress) -> None:
+        if message is None:
+            self._end(worker)
             return
-        worker.beat(event)
-        match event:
-            case Fatal() if worker.foreign:
-                worker.tail += event.message
-            case Fatal():
-                worker.fatal = event
-            case Idle() if worker.cells:
+        worker.note(message)
+        match message.event:
+            case "fatal" if worker.foreign:
+                worker.tail += message.message
+            case "fatal":
+                worker.fatal = message
+            case "idle" if worker.cells:
                 # Not true: it is the worker of another plug-in's code.
                 worker.process.kill()
-            case Idle():
+            case "idle":
                 worker.ready = worker.idle = True
-                self._retries.started()
-            case Started() if worker.cells:
-                self._hooks.started(worker.cells[0])
-            case Steps() if worker.cells:
-                progress(worker.cells[0], event.done, event.total)
-            case Failed():
-                if worker.finished(event.record.spec.key()) is not None:
-                    self._fail(event.record)
-            case Finished():
-                cell = worker.finished(event.key)
-                if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
-                    self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-                elif cell is not None:
-                    self._fitted.add(cell.fit_key())
-                    self._ready.append(self._stored(cell))
-                    self._hooks.finished(self._ready[-1])
+                self._retries.reset_starts()
+            case "started" if worker.cells:
+                self._hooks.start(worker.cells[0])
+            case "progress" if worker.cells:
+                progress(worker.cells[0], message.done, message.total)
+            case "failed":
+                if worker.finish(message.record.spec.key()) is not None:
+                    self._fail(message.record)
+            case "finished":
+                self._finish(worker, message.key)
         if not worker.cells:
             self._release(worker)
+
+    def _finish(self, worker: Worker, key: str) -> None:
+        cell = worker.finish(key)
+        if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+            self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
+        elif cell is not None:
+            self._fitted.add(cell.fit_key())
+            self._ready.append(self._read_stored(cell))
+            self._hooks.finish(self._ready[-1])
 
     def _release(self, worker: Worker) -> None:
         """Release the lease of a worker without cells."""
@@ -294,14 +284,14 @@ class LocalEngine(Engine):
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
-                place = worker.slot.name
+                slot = worker.slot.name
                 served = (worker.serves(self._owner(group)) for group in self._waiting)
                 indices = list(islice(compress(count(), served), LOOKED_AT))
                 if not indices:
                     worker.retire()
                     break
                 ahead = [self._waiting[index] for index in indices]
-                avoid = [self._retries.happened_at(group, place) for group in ahead]
+                avoid = [self._retries.has_failed_at(group, slot) for group in ahead]
                 group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
@@ -367,7 +357,7 @@ class LocalEngine(Engine):
         """True while cells wait for a worker of this run, or one computes them."""
         return bool(self._waiting) or any(worker.cells for worker in self._workers)
 
-    def _waited_too_long(self) -> bool:
+    def _has_waited_too_long(self) -> bool:
         """True after waiting only for other runs for longer than `linger`."""
         if self._is_busy:
             self._idle_since = time.monotonic()
@@ -392,14 +382,14 @@ class LocalEngine(Engine):
         too, or nobody read their signs of life.
         """
         for worker in self._workers:
-            worker.end_what_it_left()
+            worker.kill_descendants()
             if passed > HELD_UP_SECONDS:
                 worker.excuse(passed)
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
             if reason:
                 worker.end(reason)
 
-    def _stored(self, cell: RunSpec) -> Record:
+    def _read_stored(self, cell: RunSpec) -> Record:
         record = self.store.get(cell.key())
         if record is None:
             raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
@@ -414,9 +404,9 @@ class LocalEngine(Engine):
         else:
             record = self.store.write(record)
         self._ready.append(record)
-        self._hooks.finished(record)
+        self._hooks.finish(record)
 
-    def _ended(self, worker: Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
 
         Records that it has reported stay. Those that it stored without a word do not: code that
@@ -426,11 +416,11 @@ class LocalEngine(Engine):
             # Given up earlier, since it could not be killed.
             return
         self._workers.remove(worker)
-        self._choice.gone(worker)
+        self._choice.forget(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
-            self._retries.failed_start(worker)
+            self._retries.count_failed_start(worker)
         self._take_back(worker.cells)
         if worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
@@ -453,7 +443,7 @@ def build(setup: EngineSetup) -> LocalEngine:
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
 
 
-def _as_error(event: Fatal) -> FsbenchError:
+def _as_error(event: Message) -> FsbenchError:
     error = EngineError(event.message)
     error.exit_code = event.exit_code
     return error

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
@@ -24,15 +23,13 @@ from fewshot_bench.engines.choice import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
-from fewshot_bench.utils.text import FEW, counted, limited
+from fewshot_bench.utils.text import FEW, counted, limited, size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
-    from fewshot_bench.runner.needs import Needs
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resuming import Code, Resume
-    from fewshot_bench.store.store import Store
 
 
 INTERRUPTED = 130
@@ -73,386 +70,348 @@ def run_matrix(request: Request, reporter: Reporter) -> RunOutcome:
 
 def run_plan(plan: Plan, request: Request, reporter: Reporter) -> RunOutcome:
     """Run the cells of a plan that the store of the request lacks, and report."""
-    engines = ChosenEngine(request)
-    variables = engines.worker_environment(request.store)
-    reporter.info(request.summary())
-    for info in registry().plugins:
-        # Those of `-m all` are named among what is left out.
-        if info.error and info.problem not in plan.left_out:
-            reporter.warning(info.problem)
-    _report_unusable(plan.problems, reporter)
-    with _opened(request.store, dry_run=request.dry_run) as store:
-        return _run_in(store, plan, engines, variables, reporter)
+    return _Run(plan, request, reporter).run()
 
 
-def _run_in(
-    store: Store,
-    plan: Plan,
-    engines: ChosenEngine,
-    variables: Mapping[str, Mapping[str, str]],
-    reporter: Reporter,
-) -> RunOutcome:
-    from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
-    from fewshot_bench.runner.image_state import ImageState
-    from fewshot_bench.runner.preflight import keep_splits
-    from fewshot_bench.runner.resuming import Code, resume
-    from fewshot_bench.store.kept_models import models_line
-    from fewshot_bench.store.predictions import Outcomes
+class _Run:
+    """One call: its plan, its store and whoever hears of it."""
 
-    request = engines.request
-    # Snapshot the store first, so that records written by other runs from here on are noticed.
-    current().step("looking for results")
-    before = StoreSnapshot.of(store, plan.cells)
-    installed = Code.of(cell.method for cell in plan.cells)
-    images = ImageState(plan.datasets, store.path)
-    state = resume(
-        plan,
-        store,
-        installed,
-        images,
-        force=request.force,
-        retry_failed=request.retry_failed,
-        keep_stale=request.keep_stale,
-    )
-    before = before.only(state.todo)
-    _report_unknown_images(images.problems, reporter)
-    # Workers skip cells that are done, unless `force` is set.
-    force = request.force or state.again
-    cells = len(state.todo)
-    settings = engines.settings(force, installed.identity(), variables, cells=cells)
-    setup = EngineSetup(store, settings, before, request.engine_options, reporter.notice)
-    if request.dry_run:
-        current().step("estimating time and room")
-        _dry_run(plan, state, request, setup, reporter)
-        engine = engines.build(setup)
-        with engines.blaming():
-            preview = engine.preview(len(state.todo))
-        if preview:
-            reporter.info(preview)
-        return RunOutcome(plan)
-    if state.todo and engines.here:
+    def __init__(self, plan: Plan, request: Request, reporter: Reporter) -> None:
+        from fewshot_bench.store.store import Store
+
+        self.plan, self.request, self.reporter = plan, request, reporter
+        self.engines = ChosenEngine(request)
+        # Absolute, since a plug-in may change directory.
+        self.store = Store(request.store.absolute())
+
+    def run(self) -> RunOutcome:
+        """Check, run what the store lacks, report."""
+        variables = self.engines.worker_environment(self.request.store)
+        self.reporter.info(self.request.summary())
+        for info in registry().plugins:
+            # Those of `-m all` are named among what is left out.
+            if info.error and info.problem not in self.plan.left_out:
+                self.reporter.warning(info.problem)
+        for problem in self.plan.problems.values():
+            self.reporter.unusable(problem)
+        with self._open_store():
+            return self._run(variables)
+
+    @contextmanager
+    def _open_store(self) -> Iterator[None]:
+        """Create the store's folders, unless this is a dry run.
+
+        A run that is refused or has no data leaves no empty folders behind.
+        """
+        path, dry = self.store.path, self.request.dry_run
+        if dry and any(part.is_file() for part in (path, *path.parents)):
+            raise UsageError(f"store '{self.request.store}' is not a folder; choose another store")
+        made = [] if dry else self.store.create()
+        try:
+            yield
+        finally:
+            for empty in made:
+                with suppress(OSError):
+                    empty.rmdir()
+
+    def _run(self, variables: Mapping[str, Mapping[str, str]]) -> RunOutcome:
+        from fewshot_bench.backbones import loading
+        from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
+        from fewshot_bench.runner.preflight import keep_splits
+        from fewshot_bench.runner.resuming import Code, ImageState, resume
+
+        plan, store, engines, asked = self.plan, self.store, self.engines, self.request
+        # Snapshot the store first, so that records written by other runs from here on are noticed.
+        current().step("looking for results")
+        before = StoreSnapshot.of(store, plan.cells)
+        code = Code.of(cell.method for cell in plan.cells)
+        images = ImageState(plan.datasets, store.path)
+        state = resume(
+            plan,
+            store,
+            code,
+            images,
+            force=asked.force,
+            retry_failed=asked.retry_failed,
+            keep_stale=asked.keep_stale,
+        )
+        for name, problem in images.problems.items():
+            self.reporter.warning(
+                f"whether images of {name} changed since cells were computed is not known: "
+                f"{problem}"
+            )
+        # Workers skip cells that are done, unless `force` is set.
+        force = asked.force or state.again
+        settings = engines.settings(force, code.identity(), variables, cells=len(state.todo))
+        setup = EngineSetup(
+            store, settings, before.only(state.todo), asked.engine_options, self.reporter.notice
+        )
+        if asked.dry_run:
+            self._preview(state, setup)
+            return RunOutcome(plan)
+        if state.todo and engines.here:
+            loading.check_weights(asked.backbone)
+        if state.todo:
+            self._check_room(state, settings)
+        with hook_environment(store.path, variables), engines.running(setup) as engine:
+            with engines.blaming():
+                engine.warm(len(state.todo))
+            current().step("checking images")
+            self._drop_unreadable(state)
+            keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
+            self._announce(state)
+            shared = self._report_overlaps(images.overlaps(state.todo))
+            interrupted, records = self._compute(state, engine)
+        failed = len(state.failed) + sum(record.status == "failed" for record in records)
+        failed += self._report_gone(records)
+        try:
+            self._report_records(state, records, code, shared)
+        except KeyboardInterrupt:
+            # The cells are computed and kept: only their report is cut short.
+            self._say_stopped(state, records)
+            return RunOutcome(plan, failed, interrupted=True)
+        return self._conclude(state, records, settings, failed, interrupted)
+
+    def _preview(self, state: Resume, setup: EngineSetup) -> None:
+        """What a dry run says."""
         from fewshot_bench.backbones import loading
 
-        loading.check_weights(request.backbone)
-    _check_room(plan, state, store, engines, settings, reporter)
-    with hook_environment(store.path, variables), engines.running(setup) as engine:
-        with engines.blaming():
-            engine.warm(len(state.todo))
-        current().step("checking images")
-        _drop_unreadable(plan, state, reporter)
-        keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
-        _announce(plan, state, store, reporter)
-        shared = _report_overlaps(images.overlaps(state.todo), reporter)
-        interrupted, finished = _run(plan, state, engines, engine, store, reporter)
-    failed = len(state.failed) + sum(record.status == "failed" for record in finished)
-    failed += _report_gone(finished, store, reporter)
-    try:
-        _report_failures(state, finished, store, reporter, whole=request.traceback)
-        _report_plugins(store, reporter)
-        _report_other_code(installed, finished, reporter)
-        _report_overlaps(overlaps(finished), reporter, shared)
-    except KeyboardInterrupt:
-        # The cells are computed and kept: only their report is cut short.
-        reporter.notice(_stopped(plan, state, finished))
-        return RunOutcome(plan, failed, interrupted=True)
-    # Reading the new logits is still fast: prepare outcomes now, for `compare` and `report`.
-    with suppress(KeyboardInterrupt):
-        Outcomes(store).prepare([] if interrupted else finished)
-    _forget_claims(state, finished, store)
-    if settings.keep_models and finished:
-        reporter.info(f"models: {models_line(finished)}")
-    if saved := encodings_saved(finished):
-        reporter.info(saved)
-    if not interrupted:
-        engines.refuse_less(state.todo, finished)
-        if state.todo or state.done:
-            reporter.results(request.store)
-    nothing = not interrupted and _report_inapplicable(state, finished, store, reporter)
-    return RunOutcome(plan, failed, interrupted, nothing)
+        current().step("estimating time and room")
+        say = self.reporter.info
+        self._announce(state)
+        if state.todo:
+            from fewshot_bench.engines.expected_time import Machine, list_times
+            from fewshot_bench.runner.needs import compute_needs
 
-
-@contextmanager
-def _opened(folder: Path, *, dry_run: bool) -> Iterator[Store]:
-    """The store, not created by a dry run; absolute, since a plug-in may change directory.
-
-    A run that is refused or has no data leaves no empty folders behind.
-    """
-    from fewshot_bench.store.store import Store
-
-    store = Store(folder.absolute())
-    if dry_run and any(part.is_file() for part in (store.path, *store.path.parents)):
-        raise UsageError(f"store '{folder}' is not a folder; choose another store")
-    made = [] if dry_run else store.create()
-    try:
-        yield store
-    finally:
-        for empty in made:
-            with suppress(OSError):
-                empty.rmdir()
-
-
-def _dry_run(
-    plan: Plan, state: Resume, request: Request, setup: EngineSetup, reporter: Reporter
-) -> None:
-    _announce(plan, state, setup.store, reporter)
-    if state.todo:
-        workers = min(setup.settings.workers, len(state.todo))
-        needed = _needs(plan, state, setup.settings)
-        for line in needed.lines(workers, setup.store.path, setup.settings.feature_budget):
-            reporter.info(line)
-        for line in _time_lines(plan, state, setup, request, workers):
-            reporter.info(line)
-    _announce_weights(request.backbone, reporter)
-
-
-def _time_lines(
-    plan: Plan, state: Resume, setup: EngineSetup, request: Request, workers: int
-) -> Iterator[str]:
-    from fewshot_bench.engines.expected_time import Machine, lines
-
-    cards = len(setup.settings.devices) if request.device != "cpu" else 0
-    machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
-    return lines(state.todo, plan.datasets, setup.store.records(), machine, workers)
-
-
-def _needs(plan: Plan, state: Resume, settings: Settings) -> Needs:
-    from fewshot_bench.runner.needs import needs
-
-    return needs(state.todo, plan.datasets, settings.keep_logits)
-
-
-def _check_room(
-    plan: Plan,
-    state: Resume,
-    store: Store,
-    engines: ChosenEngine,
-    settings: Settings,
-    reporter: Reporter,
-) -> None:
-    """NoRoomError if disk or memory cannot hold the run; reports what will be tight.
-
-    StoreError for a folder that results go into and that cannot be written.
-    """
-    from fewshot_bench.runner import preflight as room
-
-    if state.todo:
-        store.check_writable(state.todo, _folders(state, store, settings))
-        needed = _needs(plan, state, settings)
-        models = _models(state, store, reporter) if settings.keep_models else 0
-        room.check_disk(store.path, needed.results + models)
-        for line in needed.shrunk(store.path, settings.feature_budget):
-            reporter.info(f"note: {line}")
-        _shrink_features(store, settings, reporter)
-        if engines.here:
+            settings, datasets = setup.settings, self.plan.datasets
             workers = min(settings.workers, len(state.todo))
-            room.check_memory(workers, needed.least, len(settings.devices))
-            if tight := room.tight_memory(workers, needed.worker):
-                reporter.info(f"note: {tight}")
+            needs = compute_needs(state.todo, datasets, settings.keep_logits)
+            for line in needs.lines(workers, self.store.path, settings.feature_budget):
+                say(line)
+            cards = len(settings.devices) if self.request.device != "cpu" else 0
+            machine = Machine(cards, -(-(os.cpu_count() or 1) // max(cards, 1)))
+            records = self.store.records()
+            for line in list_times(state.todo, datasets, records, machine, workers):
+                say(line)
+        backbone = self.request.backbone
+        if loading.needs_fetching(backbone):
+            say(f"the weights of {backbone} are not on this machine: to be fetched")
+        engine = self.engines.build(setup)
+        with self.engines.blaming():
+            preview = engine.preview(len(state.todo))
+        if preview:
+            say(preview)
 
+    def _check_room(self, state: Resume, settings: Settings) -> None:
+        """NoRoomError if disk or memory cannot hold the run; reports what will be tight.
 
-def _folders(state: Resume, store: Store, settings: Settings) -> list[Path]:
-    """Folders of the store that the run writes to besides those of records."""
-    from fewshot_bench.store.kept_models import MODELS, model_folder
-    from fewshot_bench.store.leases import FOLDER
+        StoreError for a folder that results go into and that cannot be written.
+        """
+        from fewshot_bench.runner import preflight
+        from fewshot_bench.runner.needs import compute_needs
+        from fewshot_bench.store.kept_models import MODELS, model_folder
+        from fewshot_bench.store.leases import FOLDER
 
-    found = [store.path / FOLDER]
-    if settings.keep_models:
-        found += [store.path / MODELS]
-        found += [model_folder(store.path, cell.key()) for cell in state.todo]
-    return found
+        path, say = self.store.path, self.reporter.info
+        folders = [path / FOLDER]
+        if settings.keep_models:
+            folders += [path / MODELS, *(model_folder(path, cell.key()) for cell in state.todo)]
+        self.store.check_writable(state.todo, folders)
+        needs = compute_needs(state.todo, self.plan.datasets, settings.keep_logits)
+        models = self._expect_models(state) if settings.keep_models else 0
+        preflight.check_disk(path, needs.results + models)
+        for line in needs.list_shrunk(path, settings.feature_budget):
+            say(f"note: {line}")
+        self._shrink_features(settings)
+        if self.engines.here:
+            workers = min(settings.workers, len(state.todo))
+            preflight.check_memory(workers, needs.least, len(settings.devices))
+            if tight := preflight.tight_memory(workers, needs.worker):
+                say(f"note: {tight}")
 
+    def _shrink_features(self, settings: Settings) -> None:
+        """Remove least recently used features of earlier runs that are beyond the budget.
 
-def _shrink_features(store: Store, settings: Settings, reporter: Reporter) -> None:
-    """Remove least recently used features of earlier runs that are beyond the budget.
+        A warning if none can be kept: every worker then encodes its own.
+        """
+        from fewshot_bench.images.feature_files import FeatureFiles
+        from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 
-    A warning if none can be kept: every worker then encodes its own.
-    """
-    from fewshot_bench.images.feature_store import FeatureStore
-    from fewshot_bench.utils.cache_dir import FEATURES, folder_of
-    from fewshot_bench.utils.text import size_text
+        folder = folder_of(FEATURES, self.store.path)
+        assert folder is not None
+        features = FeatureFiles(folder, lambda: settings.feature_budget)
+        if settings.feature_budget != 0 and (why := features.obstacle()):
+            self.reporter.warning(
+                f"features are not kept in '{folder}', every worker makes its own: {why}"
+            )
+        if removed := features.shrink():
+            self.reporter.info(
+                f"note: features: {size_text(removed)} of earlier runs were beyond the budget and "
+                "are removed"
+            )
 
-    folder = folder_of(FEATURES, store.path)
-    assert folder is not None
-    features = FeatureStore(folder, lambda: settings.feature_budget)
-    if settings.feature_budget != 0 and (why := features.obstacle()):
-        reporter.warning(f"features are not kept in '{folder}', every worker makes its own: {why}")
-    if removed := features.shrink():
-        reporter.info(
-            f"note: features: {size_text(removed)} of earlier runs were beyond the budget and are "
-            "removed"
+    def _expect_models(self, state: Resume) -> int:
+        """Bytes for the cells' models, estimated from stored ones; reports methods without any."""
+        from fewshot_bench.store.kept_models import expected_bytes
+
+        methods = (cell.method for cell in state.todo)
+        size, unknown = expected_bytes(methods, self.store.records())
+        if size:
+            self.reporter.info(f"models: up to {size_text(size)} of disk, as those in the store")
+        if unknown:
+            self.reporter.info(
+                f"models: no model of {', '.join(unknown)} is in the store yet, so that their size "
+                "is not known"
+            )
+        return size
+
+    def _drop_unreadable(self, state: Resume) -> None:
+        """Report data sets with missing or corrupt images, and drop their cells."""
+        from fewshot_bench.runner.preflight import check_images
+
+        say = self.reporter
+        bad = check_images(self.plan.datasets, state.todo, say.warning, say.info)
+        for problem in bad.values():
+            say.unusable(problem)
+        self.plan.problems.update(bad)
+        state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
+
+    def _announce(self, state: Resume) -> None:
+        """What is left out, what is worth a note, and how many cells there are."""
+        from fewshot_bench.runner.preflight import long_prompts
+        from fewshot_bench.runner.variants import note_published
+        from fewshot_bench.splits.short_classes import short_lines
+
+        plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
+        for reason in plan.left_out.values():
+            warn(f"left out: {reason}")
+        for damage in self.store.damaged:
+            warn(f"damaged, not used: {damage}")
+        for line in long_prompts(plan.datasets, state.todo):
+            warn(line)
+        for line in (*short_lines(plan.cells, plan.datasets), *note_published(plan.cells)):
+            say(f"note: {line}")
+        for name, dataset in plan.datasets.items():
+            for line in dataset.card().left_out:
+                say(f"{name}: {line}")
+        if plan.problems and not (state.todo or state.done or state.failed):
+            return
+        for line in state.about_stale():
+            say(line)
+        failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+        done = f"{len(state.done)} done already, {len(state.todo)} to run"
+        say(f"{counted(len(plan.cells), 'cell')}: {done}{failed}")
+
+    def _compute(self, state: Resume, engine: Engine) -> tuple[bool, list[Record]]:
+        """Run the engine; returns True if interrupted, and the records received."""
+        records: list[Record] = []
+        workers = min(engine.workers, len(state.todo))
+        current().step(f"starting {counted(workers, 'worker')}")
+        try:
+            with self.reporter.progress(state.todo, engine.workers) as shown:
+                for record in self.engines.records(engine, state.todo, shown.inside, self.store):
+                    shown.finish(record)
+                    records.append(record)
+        except KeyboardInterrupt:
+            self._say_stopped(state, records)
+            return True, records
+        return False, records
+
+    def _say_stopped(self, state: Resume, records: Sequence[Record]) -> None:
+        self.reporter.notice(
+            f"stopped: {len(state.done) + len(records)} of {len(self.plan.cells)} cells are done "
+            "and kept; run the same command again to continue"
         )
 
+    def _report_gone(self, records: Sequence[Record]) -> int:
+        """Report results of this run that are not in the store any more; their number."""
+        results = [record.spec.key() for record in records if record.status != "failed"]
+        gone = sum(self.store.stamp(key) is None for key in results)
+        if gone:
+            path = self.store.path
+            self.reporter.warning(
+                f"{gone} of {len(results)} results are no longer in '{path}', which was moved or "
+                "emptied during the run: bring them back with fsbench store merge FOLDER --store "
+                f"{shlex.quote(str(path))}, or run the same command again"
+            )
+        return gone
 
-def _models(state: Resume, store: Store, reporter: Reporter) -> int:
-    """Bytes for the cells' models, estimated from stored models; reports methods without any."""
-    from fewshot_bench.store.kept_models import expected_bytes
-    from fewshot_bench.utils.text import size_text
+    def _report_records(
+        self, state: Resume, records: Sequence[Record], code: Code, shared: Sequence[str]
+    ) -> None:
+        """Report failures, warnings of plug-ins, and cells of other code or with other images.
 
-    size, unknown = expected_bytes((cell.method for cell in state.todo), store.records())
-    if size:
-        reporter.info(f"models: up to {size_text(size)} of disk, as those in the store")
-    if unknown:
-        reporter.info(
-            f"models: no model of {', '.join(unknown)} is in the store yet, so that their size is "
-            "not known"
+        shared: data sets whose overlaps were reported.
+        """
+        from fewshot_bench.engines.reporting import failure_lines
+
+        warn, store = self.reporter.warning, self.store
+        before = [store.get(cell.key()) for cell in state.failed]
+        failures = [*filter(None, before), *records]
+        self.reporter.failures(failure_lines(failures, store, whole=self.request.traceback))
+        warnings = registry().call(
+            "run_warnings", lambda _, failure: warn(str(failure)), store=store.path
         )
-    return size
+        for text in chain.from_iterable(texts for _, texts in warnings):
+            warn(text)
+        # Code that was edited during the run, or older code of another machine.
+        if text := code.about(records):
+            warn(text)
+        self._report_overlaps(overlaps(records), shared)
 
+    def _report_overlaps(
+        self, shares: Sequence[Overlap], reported: Sequence[str] = ()
+    ) -> Sequence[str]:
+        """Report data sets whose test images are among training images, unless `reported`."""
+        texts = overlap_texts(shares)
+        for name, text in texts.items():
+            if name not in reported:
+                self.reporter.warning(text)
+        return list(texts)
 
-def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    """Report data sets with missing or corrupt images, and drop their cells from those to run."""
-    from fewshot_bench.runner.preflight import check_images
+    def _conclude(
+        self,
+        state: Resume,
+        records: list[Record],
+        settings: Settings,
+        failed: int,
+        interrupted: bool,
+    ) -> RunOutcome:
+        from fewshot_bench.store.kept_models import models_line
+        from fewshot_bench.store.leases import Leases
+        from fewshot_bench.store.predictions import Outcomes
 
-    bad = check_images(plan.datasets, state.todo, reporter.warning, reporter.info)
-    _report_unusable(bad, reporter)
-    plan.problems.update(bad)
-    state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
+        store, say = self.store, self.reporter.info
+        # Reading the new logits is still fast: prepare outcomes now, for `compare` and `report`.
+        with suppress(KeyboardInterrupt):
+            Outcomes(store).prepare([] if interrupted else records)
+        # Claims of a killed run on settled cells.
+        settled = [*state.done, *(record.spec for record in records)]
+        Leases(store, "").forget(cell.fit_key() for cell in settled)
+        if settings.keep_models and records:
+            say(f"models: {models_line(records)}")
+        if saved := encodings_saved(records):
+            say(saved)
+        if interrupted:
+            return RunOutcome(self.plan, failed, interrupted)
+        self.engines.refuse_less(state.todo, records)
+        if state.todo or state.done:
+            self.reporter.results(self.request.store)
+        inapplicable = self._report_inapplicable(state, records)
+        return RunOutcome(self.plan, failed, inapplicable=inapplicable)
 
-
-def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> None:
-    from fewshot_bench.runner.preflight import long_prompts
-    from fewshot_bench.runner.variants import published_lines
-    from fewshot_bench.splits.short_classes import short_lines
-
-    for reason in plan.left_out.values():
-        reporter.warning(f"left out: {reason}")
-    for damage in store.damaged:
-        reporter.warning(f"damaged, not used: {damage}")
-    for line in long_prompts(plan.datasets, state.todo):
-        reporter.warning(line)
-    for line in (*short_lines(plan.cells, plan.datasets), *published_lines(plan.cells)):
-        reporter.info(f"note: {line}")
-    for name, dataset in plan.datasets.items():
-        for line in dataset.card().left_out:
-            reporter.info(f"{name}: {line}")
-    if plan.problems and not (state.todo or state.done or state.failed):
-        return
-    failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
-    for line in state.about_stale():
-        reporter.info(line)
-    cells = "1 cell" if len(plan.cells) == 1 else f"{len(plan.cells)} cells"
-    reporter.info(f"{cells}: {len(state.done)} done already, {len(state.todo)} to run{failed}")
-
-
-def _announce_weights(backbone: str, reporter: Reporter) -> None:
-    """Report missing weights in a dry run, which contacts no other machine."""
-    from fewshot_bench.backbones import loading
-
-    if loading.needs_fetching(backbone):
-        reporter.info(f"the weights of {backbone} are not on this machine: to be fetched")
-
-
-def _run(
-    plan: Plan,
-    state: Resume,
-    engines: ChosenEngine,
-    engine: Engine,
-    store: Store,
-    reporter: Reporter,
-) -> tuple[bool, list[Record]]:
-    """Run the engine; returns True if interrupted, and the records received."""
-    finished: list[Record] = []
-    current().step(f"starting {counted(min(engine.workers, len(state.todo)), 'worker')}")
-    try:
-        with reporter.progress(state.todo, engine.workers) as shown:
-            for record in engines.records(engine, state.todo, shown.inside, store):
-                shown.finish(record)
-                finished.append(record)
-    except KeyboardInterrupt:
-        reporter.notice(_stopped(plan, state, finished))
-        return True, finished
-    return False, finished
-
-
-def _stopped(plan: Plan, state: Resume, finished: Sequence[Record]) -> str:
-    return (
-        f"stopped: {len(state.done) + len(finished)} of {len(plan.cells)} cells are done and "
-        "kept; run the same command again to continue"
-    )
-
-
-def _report_failures(
-    state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter, *, whole: bool
-) -> None:
-    """Report why cells failed: in this run, and in earlier runs if they were not retried."""
-    from fewshot_bench.engines.failures import failure_lines
-
-    before = [store.get(cell.key()) for cell in state.failed]
-    reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
-
-
-def _report_gone(finished: Sequence[Record], store: Store, reporter: Reporter) -> int:
-    """Report results of this run that are not in the store any more; their number."""
-    results = [record.spec.key() for record in finished if record.status != "failed"]
-    gone = sum(store.stamp(key) is None for key in results)
-    if gone:
-        reporter.warning(
-            f"{gone} of {len(results)} results are no longer in '{store.path}', which was moved or "
-            "emptied during the run: bring them back with fsbench store merge FOLDER --store "
-            f"{shlex.quote(str(store.path))}, or run the same command again"
-        )
-    return gone
-
-
-def _report_inapplicable(
-    state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter
-) -> bool:
-    """Report that all cells are n/a, if so; True in that case: the request gives no number."""
-    reasons: dict[str, None] = {}
-    for record in chain(finished, (store.get(cell.key()) for cell in [*state.done, *state.failed])):
-        if record is None or record.status != "inapplicable":
-            return False
-        reasons[f"{record.spec.label}: {(record.error or {}).get('message')}"] = None
-    if reasons:
-        reporter.warning(f"all cells are n/a, there is no result: {limited(list(reasons), FEW)}")
-    return bool(reasons)
-
-
-def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:
-    """Report cells whose code was edited during the run, or computed elsewhere by older code."""
-    text = code.about(finished)
-    if text:
-        reporter.warning(text)
-
-
-def _report_plugins(store: Store, reporter: Reporter) -> None:
-    """Report the warnings of plug-ins (`run_warnings`)."""
-    found = registry().call(
-        "run_warnings", lambda _, failure: reporter.warning(str(failure)), store=store.path
-    )
-    for text in chain.from_iterable(texts for _, texts in found):
-        reporter.warning(text)
-
-
-def _report_unusable(problems: Mapping[str, str], reporter: Reporter) -> None:
-    for problem in problems.values():
-        reporter.unusable(problem)
-
-
-def _report_unknown_images(problems: Mapping[str, str], reporter: Reporter) -> None:
-    for name, problem in problems.items():
-        reporter.warning(
-            f"whether images of {name} changed since cells were computed is not known: {problem}"
-        )
-
-
-def _report_overlaps(
-    found: Sequence[Overlap], reporter: Reporter, reported: Sequence[str] = ()
-) -> Sequence[str]:
-    """Report data sets whose test images are among training images, unless already reported."""
-    texts = overlap_texts(found)
-    for name, text in texts.items():
-        if name not in reported:
-            reporter.warning(text)
-    return list(texts)
-
-
-def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> None:
-    """Remove the claims of a killed run on settled cells."""
-    from fewshot_bench.store.leases import Leases
-
-    settled = [*state.done, *(record.spec for record in finished)]
-    Leases(store, "").forget(cell.fit_key() for cell in settled)
+    def _report_inapplicable(self, state: Resume, records: Sequence[Record]) -> bool:
+        """Report that all cells are n/a, if so; True in that case: the request gives no number."""
+        reasons: dict[str, None] = {}
+        before = (self.store.get(cell.key()) for cell in [*state.done, *state.failed])
+        for record in chain(records, before):
+            if record is None or record.status != "inapplicable":
+                return False
+            reasons[f"{record.spec.label}: {(record.error or {}).get('message')}"] = None
+        if reasons:
+            said = limited(list(reasons), FEW)
+            self.reporter.warning(f"all cells are n/a, there is no result: {said}")
+        return bool(reasons)
 
 
 def encodings_saved(records: Sequence[Record]) -> str:

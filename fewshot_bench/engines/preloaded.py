@@ -13,8 +13,8 @@ from contextlib import suppress
 
 # All that a worker needs, and the formats that Pillow registers for the first image that it opens.
 MODULES = (
-    *("fewshot_bench.engines.worker", "fewshot_bench.runner.run", "fewshot_bench.training"),
-    *("fewshot_bench.backbones.open_clip", "psutil"),
+    *("fewshot_bench.engines.worker", "fewshot_bench.runner.run"),
+    *("fewshot_bench.training.provisional", "fewshot_bench.backbones.open_clip", "psutil"),
     *("PIL.JpegImagePlugin", "PIL.PngImagePlugin"),
 )
 

@@ -6,7 +6,6 @@ are tried in another slot, with less memory, or recorded as failed.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import queue
 import signal
@@ -16,9 +15,9 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import msgspec
 
@@ -72,7 +71,7 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
-    found = []
+    slots = []
     for number in range(per_device):
         for device in devices:
             kind, _, index = device.partition(":")
@@ -80,73 +79,46 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
             if index:
                 chosen = entries[int(index)] if int(index) < len(entries) else index
                 own = {"CUDA_VISIBLE_DEVICES": chosen}
-            found.append(Slot(f"{device}/{number}", kind, own))
-    return found
+            slots.append(Slot(f"{device}/{number}", kind, own))
+    return slots
 
 
-class _Message(msgspec.Struct, tag_field="event", tag=str.lower):
-    """A message of a worker; whatever else arrives in its channel is passed over."""
+class Message(msgspec.Struct):
+    """A message of a worker; whatever else arrives in its channel is passed over.
 
+    event: `idle` (waits for cells), `started` (begins the first of its unfinished cells),
+    `progress` (done, total: steps of it), `finished` (key: of a stored cell), `failed` (record: of
+    a cell that failed because of the machine, not stored), `fatal` (message, exit_code: it cannot
+    go on), `beat` (waiting: for a lock of another process; asking: the label process).
+    """
 
-class Idle(_Message):
-    """It waits for cells."""
-
-
-class Started(_Message):
-    """It begins the first of its unfinished cells."""
-
-
-class Beat(_Message):
-    """It lives. waiting: for a lock of another process; asking: the label process."""
-
+    event: Literal["idle", "started", "beat", "progress", "finished", "failed", "fatal"]
+    done: int = 0
+    total: int = 0
+    key: str = ""
+    record: Any = None
+    message: str = ""
+    exit_code: int = 1
     waiting: bool = False
     asking: bool = False
 
-
-class Steps(_Message, tag="progress"):
-    """Progress of the running cell."""
-
-    done: int
-    total: int
-
-
-class Finished(_Message):
-    """A cell is stored, or was before."""
-
-    key: str
-
-
-class Failed(_Message):
-    """A cell failed because of the machine, and its record is not stored."""
-
-    record: Any
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Message:
+        """The message with these values; ValueError for anything else."""
+        try:
+            message = msgspec.convert(values, cls)
+            if message.event == "failed":
+                # Only the label process hands in what is done, and computes metrics.
+                record = Record.from_dict(message.record)
+                message.record = replace(record, status="failed", metrics={})
+            return message
+        except Exception as error:
+            # A foreign process may write whatever it likes.
+            raise ValueError(f"{values!r:.80} is no event") from error
 
 
-class Fatal(_Message):
-    """The worker cannot go on."""
-
-    message: str
-    exit_code: int
-
-
-AnyEvent = Idle | Started | Beat | Steps | Finished | Failed | Fatal
 # None once the worker has ended.
-Event = tuple["Worker", AnyEvent | None]
-
-
-def read_event(message: Mapping[str, Any]) -> AnyEvent:
-    """The event in a message of a worker; ValueError for anything else."""
-
-    try:
-        event: AnyEvent = msgspec.convert(message, AnyEvent)
-        if isinstance(event, Failed):
-            # Only the label process hands in what is done, and computes metrics.
-            record = Record.from_dict(event.record)
-            event.record = dataclasses.replace(record, status="failed", metrics={})
-        return event
-    except Exception as error:
-        # A foreign process may write whatever it likes.
-        raise ValueError(f"{message!r:.80} is no event") from error
+Event = tuple["Worker", Message | None]
 
 
 @dataclass(eq=False)
@@ -163,7 +135,7 @@ class Worker:
     parts: int = 1
     # Key of the fit whose lease the engine holds for this worker.
     claimed: str = ""
-    fatal: Fatal | None = None
+    fatal: Message | None = None
     ready: bool = False
     idle: bool = False
     # True once its backbone is loaded: from then on, the time of its first cell counts.
@@ -226,10 +198,10 @@ class Worker:
                     # Other code may write into the channel, whatever it likes.
                     with suppress(ValueError):
                         message, _ = self.channel.receive(MOST_BYTES)
-                        self._events.put((self, read_event(message)))
+                        self._events.put((self, Message.read(message)))
         self.process.wait()
         self.channel.close()
-        self.labels.left()
+        self.labels.wait()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
@@ -283,7 +255,7 @@ class Worker:
         with suppress(OSError):
             self.channel.send(request)
 
-    def finished(self, key: str) -> RunSpec | None:
+    def finish(self, key: str) -> RunSpec | None:
         """Remove and return the cell with this key, and start the next; None for an unknown key."""
         for cell in self.cells:
             if cell.key() == key:
@@ -300,19 +272,18 @@ class Worker:
     def _alive(self) -> None:
         self._beat = self._sign = time.monotonic()
 
-    def beat(self, event: AnyEvent) -> None:
-        """Register any event as a sign of life; heartbeats count as activity only while waiting."""
+    def note(self, message: Message) -> None:
+        """Take a message as a sign of life; heartbeats count as activity only while waiting."""
         now = time.monotonic()
-        waiting = isinstance(event, Beat) and event.waiting
-        self._asking = isinstance(event, Beat) and event.asking
-        if isinstance(event, Started):
+        self._asking = message.asking
+        if message.event == "started":
             self.started, self._since = True, now
             self.foreign = bool(self.owner)
-        if waiting:
+        if message.waiting:
             # Time spent waiting for other processes does not count for this cell.
             self._since += now - self._beat
         self._beat = now
-        if waiting or not isinstance(event, Beat):
+        if message.event != "beat" or message.waiting:
             self._sign = now
 
     def excuse(self, seconds: float) -> None:
@@ -362,7 +333,7 @@ class Worker:
             if (STACK in before and before == self.tail) or self.process.poll() is not None:
                 return
 
-    def end_what_it_left(self) -> None:
+    def kill_descendants(self) -> None:
         """Kill descendants of an ended process that keep its channel open.
 
         Given up is a process that survives being killed (it hangs in a driver), and one that left a
@@ -388,7 +359,7 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
-        self.labels.left()
+        self.labels.wait()
         if self._reader is not None:
             # The reader closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)
@@ -415,7 +386,7 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
     return used
 
 
-def killed_for_memory() -> int:
+def count_memory_kills() -> int:
     """The number of processes that the kernel killed for lack of memory; 0 if not counted."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
@@ -434,7 +405,7 @@ class RetryPolicy:
     _parts: dict[str, int] = field(default_factory=dict)
     _places: dict[str, str] = field(default_factory=dict)
     _incidents: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    _memory_kills: int = field(default_factory=killed_for_memory)
+    _memory_kills: int = field(default_factory=count_memory_kills)
     _failed_starts: int = 0
 
     def parts(self, cells: Group) -> int:
@@ -446,15 +417,15 @@ class RetryPolicy:
         keys = [cell.key() for cell in cells]
         return {key: self._incidents[key] for key in keys if key in self._incidents}
 
-    def happened_at(self, group: Group, place: str) -> bool:
+    def has_failed_at(self, group: Group, slot: str) -> bool:
         """True when a worker was lost in this slot with this group."""
-        return self._places.get(group[0].key()) == place
+        return self._places.get(group[0].key()) == slot
 
-    def started(self) -> None:
+    def reset_starts(self) -> None:
         """Reset the count of workers that ended before they were ready."""
         self._failed_starts = 0
 
-    def failed_start(self, worker: Worker) -> None:
+    def count_failed_start(self, worker: Worker) -> None:
         """Count a worker that ended before it was ready; EngineError if that is systematic."""
         self._failed_starts += -(-FAILED_STARTS // STUCK) if worker.ended else 1
         code = worker.process.returncode
@@ -479,22 +450,22 @@ class RetryPolicy:
             kind = "TimeLimit" if worker.ended == "timeout" else "WorkerLost"
             times = "" if kind == "TimeLimit" else f" {tries} times in this cell"
             text = f"the worker process was {how}{times}"
-            failed = [lost(one, text, worker.tail, kind=kind) for one in cells[:count]]
+            failed = [lost(lost_cell, text, worker.tail, kind=kind) for lost_cell in cells[:count]]
             cells = cells[count:]
-        elif self._killed_for_memory():
+        elif self._has_memory_kill():
             self._parts[cell.fit_key()] = 2 * worker.parts
             how += "; tried again with less memory"
         for left in cells:
-            self._happened(left, how)
+            self._add_incident(left, how)
         self._places[key] = worker.slot.name
         return failed, cells
 
-    def _happened(self, cell: RunSpec, how: str) -> None:
+    def _add_incident(self, cell: RunSpec, how: str) -> None:
         incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
         self._incidents.setdefault(cell.key(), []).append(incident)
 
-    def _killed_for_memory(self) -> bool:
-        before, self._memory_kills = self._memory_kills, killed_for_memory()
+    def _has_memory_kill(self) -> bool:
+        before, self._memory_kills = self._memory_kills, count_memory_kills()
         return self._memory_kills > before
 
     def _how(self, worker: Worker) -> str:

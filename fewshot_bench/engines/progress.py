@@ -85,7 +85,7 @@ class Estimate:
             pace.observe(done, total, now)
         return pace
 
-    def finished(self, cell: RunSpec, seconds: float) -> None:
+    def finish(self, cell: RunSpec, seconds: float) -> None:
         """Record the seconds that a cell took."""
         self._left.pop(cell.key(), None)
         self._running.pop(cell.key(), None)
@@ -94,35 +94,35 @@ class Estimate:
     def seconds_left(self) -> float | None:
         """Expected seconds for the remaining cells; None if nothing is known yet."""
         left = {key: pace.seconds_left() for key, pace in self._running.items()}
-        known = {key: seconds for key, seconds in left.items() if seconds is not None}
-        seen = self._seen or self._ahead(known)
+        paces = {key: seconds for key, seconds in left.items() if seconds is not None}
+        seen = self._seen or self._ahead(paces)
         if not seen:
             return None
         total = 0.0
         for key, cell in self._left.items():
-            total += known[key] if key in known else _expected(cell, seen)
+            total += paces[key] if key in paces else _expect(cell, seen)
         return total / self._jobs
 
     def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
         """(shots, expected total seconds) of running cells by method."""
-        found: dict[str, list[tuple[int, float]]] = {}
+        runs: dict[str, list[tuple[int, float]]] = {}
         for key, seconds in left.items():
             cell = self._left[key]
             whole = self._running[key].seconds + seconds
-            found.setdefault(cell.label, []).append((_shots(cell), whole))
-        return found
+            runs.setdefault(cell.label, []).append((_shots(cell), whole))
+        return runs
 
 
-def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
+def _expect(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
     """Expected seconds of a cell; seen: (shots, seconds) of others by method."""
     own = seen.get(cell.label)
     if own is None:
         rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
         return _shots(cell) * sum(rates) / len(rates)
-    return expected_seconds(cell, own)
+    return expect_seconds(cell, own)
 
 
-def expected_seconds(cell: RunSpec, own: Sequence[tuple[int, float]]) -> float:
+def expect_seconds(cell: RunSpec, own: Sequence[tuple[int, float]]) -> float:
     """Expected seconds of a cell; own: (shots, seconds) of others of its method, at least one."""
     same = [seconds for shots, seconds in own if shots == _shots(cell)]
     if same:
@@ -156,9 +156,9 @@ class Display:
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
         """Progress within the fit of one cell, or 0 of 0 while it runs; may be called often."""
         now = self._clock()
-        self.moved(cell, self.estimate.inside(cell, done, total, now), now)
+        self.move(cell, self.estimate.inside(cell, done, total, now), now)
 
-    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
         """Print a line about a running cell if nothing was printed for a while."""
         if now - self._said >= SILENT_SECONDS:
             self._said = now
@@ -169,7 +169,7 @@ class Display:
     def finish(self, record: Record) -> None:
         """Record a finished cell and show its outcome."""
         seconds = float(record.timings.get("elapsed_seconds", 0.0))
-        self.estimate.finished(record.spec, seconds)
+        self.estimate.finish(record.spec, seconds)
         self.done += 1
         self.show(record, seconds)
 
@@ -201,7 +201,7 @@ class LiveDisplay(Display):
         self._task = task
         self._drawn = float("-inf")
 
-    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
         """Move the bar, at most ten times a second."""
         if now - self._drawn >= DRAWN_SECONDS:
             self._drawn = now
@@ -243,7 +243,7 @@ def _outcome(record: Record) -> str:
 class SilentDisplay(Display):
     """Shows nothing."""
 
-    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
         """Nothing."""
 
     def show(self, record: Record, seconds: float) -> None:

@@ -1,30 +1,40 @@
 """Reporters: messages of a run to a terminal, to a notebook, or to Python's warnings.
 
 `Reporter` is the interface; the command line implements its own. A quiet `CallReporter` still
-issues problems as warnings.
+issues problems as warnings. `failure_lines` are the reasons of failed cells: a paragraph each, with
+the plug-in author's frame and the record.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from fewshot_bench.utils.text import printable, printable_lines
+from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.text import FEW, MANY, printable, printable_lines, shortened
 
 if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.engines.progress import Display
-
+    from fewshot_bench.store.store import Store
 
 _PACKAGE = str(Path(__file__).parents[1])
 
 
 class FsbenchWarning(UserWarning):
-    """A problem of a run that does not stop it, but that its caller should notice."""
+    """A problem of a run that does not stop it, but that its caller should notice.
+
+    >>> warnings.simplefilter("error", FsbenchWarning)
+    """
 
 
 class Reporter(Protocol):
@@ -110,8 +120,8 @@ class CallReporter:
 def in_notebook() -> bool:
     """True if this process is the kernel of a notebook, which shows HTML."""
     shell = sys.modules.get("IPython")
-    found = shell.get_ipython() if shell is not None else None
-    return hasattr(found, "kernel")
+    kernel = shell.get_ipython() if shell is not None else None
+    return hasattr(kernel, "kernel")
 
 
 def _stream() -> TextIO:
@@ -128,3 +138,110 @@ def _warn(text: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, FsbenchWarning, stacklevel=level)
+
+
+LONGEST_REASON = 600
+# Errors about `logits` state its place themselves; pointing at `fit` would be misleading.
+_ABOUT_LOGITS = re.compile(r"logits\(\)|\S+\.logits\b")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass
+class Reason:
+    """A reason why one or several cells failed; text, frame and trace are those of the first."""
+
+    text: str
+    frame: str
+    trace: str
+    cells: list[RunSpec] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The cell, or its method and the data sets of all cells."""
+        first = self.cells[0]
+        if len(self.cells) == 1:
+            return first.describe()
+        names = dict.fromkeys(cell.evaluated for cell in self.cells)
+        return (
+            f"{first.label} on {', '.join(shortened(list(names), FEW))} ({len(self.cells)} cells)"
+        )
+
+
+def reasons(records: Iterable[Record]) -> list[Reason]:
+    """Failures grouped by method, place and message; numbers in messages are ignored."""
+    groups: dict[tuple[str, ...], Reason] = {}
+    for record in records:
+        if record.status == "failed":
+            reason = _reason(record)
+            alike = _NUMBER.sub("0", reason.text)
+            alike_reason = groups.setdefault((record.spec.label, reason.frame, alike), reason)
+            alike_reason.cells.append(record.spec)
+    return list(groups.values())
+
+
+def _reason(record: Record) -> Reason:
+    error = record.error or {}
+    trace = str(error.get("traceback") or "")
+    kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
+    text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
+    frame = author_frame(trace, _packages(record.spec))
+    if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
+        frame = _fit(record.spec.method)
+    return Reason(text, frame, trace)
+
+
+def _fit(method: str) -> str:
+    """Location of a method's `fit`, as a ContractError of the harness has no author's frame."""
+    try:
+        kind = registry().method_class(method)
+        return str(getattr(kind, "_fit_at", "")) or place_of(kind, getattr(kind, "fit", None))
+    except FsbenchError:
+        return ""
+
+
+def _packages(spec: RunSpec) -> Iterator[str]:
+    """The top-level modules of a cell's method and data sets."""
+    known = registry()
+    families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
+    datasets = [known.datasets.entries.get(name) for name in (*families, spec.dataset, spec.target)]
+    if ".py:" in spec.method:
+        yield Path(spec.method.rpartition(":")[0]).stem
+    for entry in (known.methods.entries.get(spec.method), *datasets):
+        if entry is not None:
+            yield top_module(entry.target)
+
+
+def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
+    """Lines on the reasons of failed cells, empty without failures; `whole` adds tracebacks."""
+    groups = reasons(records)
+    count = sum(len(reason.cells) for reason in groups)
+    if not groups:
+        return []
+    lines = [f"{count} cell{'s' if count > 1 else ''} failed:"]
+    for reason in groups if whole else groups[:MANY]:
+        lines += _paragraph(reason, store, whole)
+    if len(groups) > MANY and not whole:
+        more = len(groups) - MANY
+        lines.append(f"and {more} more {'reason' if more == 1 else 'reasons'}")
+    step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
+    return [*lines, f"({step}--retry-failed computes these cells again)"]
+
+
+def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
+    yield f"  {reason.where}: {reason.text}"
+    if reason.frame:
+        yield f"      at {reason.frame}"
+    paths = [short_path(str(_file(store, cell))) for cell in reason.cells]
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    yield f"      record: {paths[0]}{more}"
+    if whole:
+        yield from trace_lines(reason)
+
+
+def trace_lines(reason: Reason) -> Iterator[str]:
+    """The lines of the traceback, indented and prefixed with a bar."""
+    yield from (f"      | {line}" for line in reason.trace.rstrip().splitlines())
+
+
+def _file(store: Store, cell: RunSpec) -> Path:
+    return store.file(cell.key())

@@ -41,11 +41,11 @@ def draw_passes(count: int, rng: torch.Generator) -> tuple[int, ...]:
 def passes_of(order: Sequence[int]) -> list[int]:
     """The pass of each element of `order`: how often the same image occurs before it."""
     seen: Counter[int] = Counter()
-    found = []
+    passes = []
     for index in order:
-        found.append(seen[index])
+        passes.append(seen[index])
         seen[index] += 1
-    return found
+    return passes
 
 
 class Uniforms:
@@ -86,7 +86,7 @@ def view_key(digest: bytes, seed: int, number: int) -> bytes:
     return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
-def keyed_chunks(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
+def chunk_by_keys(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
     """(b, NUMBERS) in [0, 1) for every `size` keys; a row depends on its key alone."""
     stream = torch.Generator()
     for start in range(0, len(keys), size):
@@ -105,7 +105,7 @@ def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor)
     fit, then the largest central crop within the ratio's bounds. `uniforms` (n, NUMBERS) in [0, 1).
     """
     share, aspect = uniforms[:, :ATTEMPTS], uniforms[:, ATTEMPTS : 2 * ATTEMPTS]
-    place, mirrored = uniforms[:, -3:-1], uniforms[:, -1] < augment.flip
+    corner_share, mirrored = uniforms[:, -3:-1], uniforms[:, -1] < augment.flip
     extent = torch.tensor(sizes, dtype=torch.float64)
     low, high = augment.scale
     area = extent.prod(dim=1, keepdim=True) * (low + (high - low) * share)
@@ -115,7 +115,7 @@ def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor)
     fits = (width > 0) & (width <= extent[:, :1]) & (height > 0) & (height <= extent[:, 1:])
     choice = fits.int().argmax(dim=1, keepdim=True)
     sizes_drawn = torch.cat([width.gather(1, choice), height.gather(1, choice)], dim=1)
-    corner = ((extent - sizes_drawn + 1) * place).floor()
+    corner = ((extent - sizes_drawn + 1) * corner_share).floor()
     boxes = torch.cat([corner, corner + sizes_drawn], dim=1).int().tolist()
     good = fits.any(dim=1).tolist()
     return [
@@ -155,9 +155,9 @@ class Cutter:
 
     def _cut(self, images: Sequence[Image.Image], crops: list[Crop]) -> Tensor:
         pairs = list(zip(images, crops, strict=True))
-        return mirror(torch.stack(spread(self._cropped, pairs, self._threads, 4)), crops)
+        return mirror(torch.stack(spread(self._crop, pairs, self._threads, 4)), crops)
 
-    def _cropped(self, pair: tuple[Image.Image, Crop]) -> Tensor:
+    def _crop(self, pair: tuple[Image.Image, Crop]) -> Tensor:
         image, crop = pair
         part = image.crop(crop.box).resize((self._width, self._height), BICUBIC)
         return torch.from_numpy(pixels_of(part))

@@ -35,7 +35,7 @@ def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None
     also: steps applied to images before the backbone's.
     """
     steps = getattr(backbone, "_steps", None)
-    described = [_described(step) for step in steps] if steps is not None else [ADDRESS]
+    described = [_describe(step) for step in steps] if steps is not None else [ADDRESS]
     if any(ADDRESS in text for text in described):
         return None
     facts = {"steps": described, "size": list(backbone.image_size), "decoder": decoder()}
@@ -49,7 +49,7 @@ def decoder() -> tuple[str, ...]:
     return (*decoder_versions(), *installed)
 
 
-def _described(step: Any) -> str:
+def _describe(step: Any) -> str:
     """Type and settings of a step; contains ADDRESS if it is not the same in every process."""
     if isinstance(step, functools.partial) or inspect.ismethod(step):
         return ADDRESS
@@ -72,8 +72,8 @@ class ImageCache:
         self._name = name
         self._transform = transform
         self._shape = (3, *size)
-        place = hashlib.sha256(transform.encode()).hexdigest()[:16]
-        self._folder = cache_folder.cache_root() / IMAGES / place
+        name_of_folder = hashlib.sha256(transform.encode()).hexdigest()[:16]
+        self._folder = cache_folder.cache_root() / IMAGES / name_of_folder
         self._places: dict[bytes, tuple[Segment, int]] = {}
         self._seen: set[Path] = set()
         self._lock = threading.Lock()
@@ -93,8 +93,8 @@ class ImageCache:
         return [digest for digest in wanted if digest not in self._places]
 
     def _files(self) -> list[CacheFile]:
-        found = cache_folder.files(IMAGES, self._folder.parent)
-        return [f for f in found if f.path.parent == self._folder and not f.temporary]
+        files = cache_folder.files(IMAGES, self._folder.parent)
+        return [f for f in files if f.path.parent == self._folder and not f.temporary]
 
     def _open(self, path: Path) -> None:
         self._seen.add(path)
@@ -111,14 +111,14 @@ class ImageCache:
         prices: dict[int, Cost] = {}
         wanted: dict[Segment, dict[int, int]] = {}
         with self._lock:
-            for place, digest in digests.items():
+            for index, digest in digests.items():
                 if digest in self._places:
                     segment, row = self._places[digest]
-                    wanted.setdefault(segment, {})[place] = row
+                    wanted.setdefault(segment, {})[index] = row
         for segment, rows in wanted.items():
             if segment.is_good(list(rows.values())):
-                for place, row in rows.items():
-                    into[place] = segment.rows[row]
+                for index, row in rows.items():
+                    into[index] = segment.rows[row]
                 prices |= dict.fromkeys(rows, segment.price)
                 segment.release()
             else:
@@ -128,16 +128,16 @@ class ImageCache:
     def run_of(self, digests: Sequence[bytes]) -> tuple[Pixels, Segment] | None:
         """(n, 3, h, w) of images that are contiguous in one file, in this order; not copied."""
         with self._lock:
-            found = [self._places.get(digest) for digest in digests]
-        if not found or found[0] is None:
+            rows = [self._places.get(digest) for digest in digests]
+        if not rows or rows[0] is None:
             return None
-        segment, first = found[0]
-        if found != [(segment, first + offset) for offset in range(len(found))]:
+        segment, first = rows[0]
+        if rows != [(segment, first + offset) for offset in range(len(rows))]:
             return None
-        if not segment.is_good(range(first, first + len(found))):
+        if not segment.is_good(range(first, first + len(rows))):
             self._forget(segment)
             return None
-        return segment.rows[first : first + len(found)], segment
+        return segment.rows[first : first + len(rows)], segment
 
     def _forget(self, segment: Segment) -> None:
         """Never serve a damaged file again."""

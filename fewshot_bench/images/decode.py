@@ -94,7 +94,7 @@ def _brightest(image: Image.Image) -> int | None:
     return int(max(high for _, high in extrema[:colors])) if colors else None
 
 
-def decoded(data: bytes) -> Image.Image | str:
+def decode_or_explain(data: bytes) -> Image.Image | str:
     """The PIL image of an encoded file, or in one line why it does not decode."""
     if not data:
         return "the file is empty"
@@ -168,21 +168,21 @@ def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
     work.step(f"checking images of {dataset.card().name}", len(items))
 
     def check(item: Item) -> str | Stamp | Known:
-        found = _problem(dataset, digests, item)
+        result = _problem(dataset, digests, item)
         work.advance()
-        return found
+        return result
 
-    found = dict(zip(items, spread(check, items), strict=True))
-    young = [item for item, problem in found.items() if isinstance(problem, Stamp)]
+    results = dict(zip(items, spread(check, items), strict=True))
+    young = [item for item, problem in results.items() if isinstance(problem, Stamp)]
     if young:
         # Wait until their stamps are reliable, so that the next run need not read these files.
-        latest = max(p.changed for p in found.values() if isinstance(p, Stamp))
+        latest = max(p.changed for p in results.values() if isinstance(p, Stamp))
         time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
         again = functools.partial(_problem, dataset, digests, patient=False)
-        found |= dict(zip(young, spread(again, young), strict=True))
+        results |= dict(zip(young, spread(again, young), strict=True))
     digests.save()
-    bad = {item.id: problem for item, problem in found.items() if isinstance(problem, str)}
-    turned = sum(isinstance(known, Known) and known.turned for known in found.values())
+    bad = {item.id: problem for item, problem in results.items() if isinstance(problem, str)}
+    turned = sum(isinstance(facts, Known) and facts.turned for facts in results.values())
     return Checked(bad, turned, digests.problem)
 
 
@@ -191,9 +191,9 @@ def _problem(
 ) -> str | Stamp | Known:
     """Why an image is unusable, or its facts; with `patient`, its stamp if it just changed."""
     stamp = digests.stamp(item)
-    known = digests.get(item, stamp)
-    if known is not None and known.decodes:
-        return known
+    facts = digests.get(item, stamp)
+    if facts is not None and facts.decodes:
+        return facts
     taken = now()
     if patient and stamp is not None and is_racy(stamp, taken):
         return stamp
@@ -201,13 +201,13 @@ def _problem(
         data = dataset.read(item)
     except Exception as error:
         return unread(error)
-    image = decoded(data)
+    image = decode_or_explain(data)
     problem = image if isinstance(image, str) else deep_problem(image)
     if problem is not None or isinstance(image, str):
         return str(problem)
-    known = Known(hashlib.sha256(data).digest(), True, is_turned(image))
-    digests.put(item, stamp, known, taken)
-    return known
+    facts = Known(hashlib.sha256(data).digest(), True, is_turned(image))
+    digests.put(item, stamp, facts, taken)
+    return facts
 
 
 def orientation(image: Image.Image) -> Any:
@@ -256,10 +256,10 @@ class EncodedFiles(ABC):
                 f"{self.name}: {self.title(index)} changed while it was in use; "
                 "run again when the files stay as they are"
             )
-        found = decoded(data)
-        if isinstance(found, str):
-            raise self.unusable(index, f"does not decode: {found}")
-        return found
+        image = decode_or_explain(data)
+        if isinstance(image, str):
+            raise self.unusable(index, f"does not decode: {image}")
+        return image
 
     def unusable(self, index: int, reason: str) -> DataMissingError:
         """The error for an image that cannot be used."""
@@ -288,22 +288,22 @@ class ImageFiles(EncodedFiles):
     @functools.cached_property
     def digests(self) -> tuple[bytes, ...]:
         """The SHA-256 of every file; files with a cached digest for their stamp are not read."""
-        known = dataset_digests(self._dataset)
-        known.load()
-        found = spread(lambda index: self._digest(index, known), range(len(self._items)))
-        known.save()
-        self.problem = known.problem
-        return tuple(found)
+        cached = dataset_digests(self._dataset)
+        cached.load()
+        shas = spread(lambda index: self._digest(index, cached), range(len(self._items)))
+        cached.save()
+        self.problem = cached.problem
+        return tuple(shas)
 
-    def _digest(self, index: int, known: DatasetDigests) -> bytes:
+    def _digest(self, index: int, cached: DatasetDigests) -> bytes:
         item = self._items[index]
-        stamp = known.stamp(item)
-        before = known.get(item, stamp)
+        stamp = cached.stamp(item)
+        before = cached.get(item, stamp)
         if before is not None:
             return before.sha
         taken = now()
         sha = hashlib.sha256(self.read(index)).digest()
-        known.put(item, stamp, Known(sha, False), taken)
+        cached.put(item, stamp, Known(sha, False), taken)
         return sha
 
     def read(self, index: int) -> bytes:

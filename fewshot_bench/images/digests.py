@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
 from fewshot_bench.api.items import Item
-from fewshot_bench.utils import cache_dir as cache_folder
-from fewshot_bench.utils.cache_dir import DIGESTS, CacheFile
+from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.image_formats import decoder_versions
+from fewshot_bench.utils.small_cache import change, recall
 
 FORMAT = 2
 # As in git: where the file system's clock is coarse, a file that changed this shortly before it was
 # read may change again without another stamp.
 RACY_SECONDS = 2.0
-SEGMENTS = 8
-LIMIT = 256 * 10**6
 KEY, SHA = 16, 32
 RECORD = KEY + SHA + 1
 
@@ -47,9 +41,10 @@ class Known:
 class DatasetDigests:
     """Digests of one data set's image files; safe to use from several threads and processes."""
 
-    def __init__(self, folder: Path, name: str, dataset: Dataset) -> None:
+    def __init__(self, key: str, name: str, dataset: Dataset) -> None:
+        """key: in the cache; name: of the data set."""
         self.problem = ""
-        self._folder = folder
+        self._key = key
         self._name = name
         self._dataset = dataset if isinstance(dataset, Stamped) else None
         self._new: dict[bytes, bytes] = {}
@@ -57,11 +52,7 @@ class DatasetDigests:
 
     @functools.cached_property
     def _known(self) -> dict[bytes, bytes]:
-        return _merged(self._files()) if self._dataset is not None else {}
-
-    def _files(self) -> list[CacheFile]:
-        found = cache_folder.files(DIGESTS, self._folder.parent)
-        return [f for f in found if f.path.parent == self._folder and not f.temporary]
+        return _split(recall(DIGESTS, self._key)) if self._dataset is not None else {}
 
     def load(self) -> None:
         """Read the digests that earlier runs wrote."""
@@ -79,39 +70,27 @@ class DatasetDigests:
         packed = self._new.get(key) or self._known.get(key)
         return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
 
-    def put(self, item: Item, stamp: Stamp | None, known: Known, taken: float) -> None:
+    def put(self, item: Item, stamp: Stamp | None, facts: Known, taken: float) -> None:
         """Add the digest of bytes read at `taken` (seconds since 1970), after the stamp."""
         if stamp is not None and not is_racy(stamp, taken):
             with self._lock:
-                self._new[_key(item, stamp)] = known.packed()
+                self._new[_key(item, stamp)] = facts.packed()
 
     def save(self) -> None:
-        """Write new digests to a file of their own; on failure, `problem` holds the reason."""
+        """Add new digests to the cache; on failure, `problem` holds the reason."""
         with self._lock:
             new, self._new = self._new, {}
             self._known.update(new)
         if not new:
             return
         try:
-            cache_folder.make_room(DIGESTS, RECORD * len(new), LIMIT)
-            self._write(new)
-            found = self._files()
-            if len(found) > SEGMENTS:
-                written = self._write(_merged(found))
-                for file in found:
-                    if file.path != written:
-                        cache_folder.remove(file)
-        except OSError as error:
+            change(
+                *(DIGESTS, self._key, lambda before: _merge(before, new)),
+                title=self._name,
+                images=len(self._known),
+            )
+        except (OSError, RuntimeError) as error:
             self.problem = f"digests of images are not kept: {error}"
-
-    def _write(self, records: dict[bytes, bytes]) -> Path:
-        head = json.dumps({"format": FORMAT, "dataset": self._name, "images": len(records)})
-        rows = b"".join(key + packed for key, packed in records.items())
-        body = head.encode() + b"\n" + rows
-        digest = hashlib.sha256(body)
-        path = self._folder / f"{digest.hexdigest()}.digests"
-        cache_folder.write(path, body + digest.digest())
-        return path
 
 
 def dataset_digests(dataset: Dataset) -> DatasetDigests:
@@ -120,9 +99,8 @@ def dataset_digests(dataset: Dataset) -> DatasetDigests:
     Whether a file decodes depends on them: on a plug-in for HEIC, for example.
     """
     card = dataset.card()
-    made_of = "\0".join((card.name, card.folder, *decoder_versions()))
-    place = hashlib.sha256(made_of.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return DatasetDigests(cache_folder.cache_root() / DIGESTS / place, card.name, dataset)
+    key = "\0".join((f"{FORMAT}", card.name, card.folder, *decoder_versions()))
+    return DatasetDigests(key, card.name, dataset)
 
 
 def is_racy(stamp: Stamp, taken: float) -> bool:
@@ -140,32 +118,19 @@ def _key(item: Item, stamp: Stamp) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
 
 
-def _merged(files: Iterable[CacheFile]) -> dict[bytes, bytes]:
-    """The records of all undamaged files; records of decoded images take precedence."""
-    found: dict[bytes, bytes] = {}
-    for file in files:
-        data = b""
-        with suppress(OSError):
-            data = file.path.read_bytes()
-        for key, packed in _records(data).items():
-            if key not in found or packed[SHA]:
-                found[key] = packed
-        cache_folder.touch(file.path)
-    return found
+def _merge(before: bytes | None, new: dict[bytes, bytes]) -> bytes:
+    """The content of the cache with new records; those of decoded images take precedence."""
+    records = _split(before)
+    for key, packed in new.items():
+        if key not in records or packed[SHA]:
+            records[key] = packed
+    return b"".join(key + packed for key, packed in records.items())
 
 
-def _records(data: bytes) -> dict[bytes, bytes]:
-    """Packed records by key; empty for a damaged file or another format."""
-    body, digest = data[:-SHA], data[-SHA:]
-    head, newline, rows = body.partition(b"\n")
-    if not newline or hashlib.sha256(body).digest() != digest or len(rows) % RECORD:
-        return {}
-    try:
-        if json.loads(head)["format"] != FORMAT:
-            return {}
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}
+def _split(content: bytes | None) -> dict[bytes, bytes]:
+    """Packed records by key."""
+    content = content or b""
     return {
-        rows[start : start + KEY]: rows[start + KEY : start + RECORD]
-        for start in range(0, len(rows), RECORD)
+        content[start : start + KEY]: content[start + KEY : start + RECORD]
+        for start in range(0, len(content), RECORD)
     }

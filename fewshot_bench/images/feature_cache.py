@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.images.feature_segment import (
+from fewshot_bench.images.feature_files import (
     KEY,
     KINDS,
     Array,
+    FeatureFiles,
     Form,
-    Label,
+    Rows,
+    Shard,
     pack_cost,
     unpack_cost,
 )
-from fewshot_bench.images.feature_store import FeatureStore, Rows, Shard
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.locks import once
 
@@ -68,8 +69,7 @@ class Origin:
         """The shard of rows with this context."""
         shared = context if self.shared is None else self.shared
         digest = _digest({"shared": shared, "dataset": self.dataset, "role": self.role})
-        name = digest.hex()[:16]
-        return Shard(name, Label(self.dataset, self.role, name), self.passing)
+        return Shard(digest.hex()[:16], self.dataset, self.role, self.passing)
 
 
 def _digest(values: Mapping[str, Any]) -> bytes:
@@ -85,7 +85,7 @@ class _Call:
     shard: Shard
     compute: Callable[[list[int]], Tensor]
     meter: Meter
-    store: FeatureStore | None
+    files: FeatureFiles | None
 
 
 class FeatureCache:
@@ -93,7 +93,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None, is_sound: Callable[[], bool] = lambda: True) -> None:
         """is_sound: returns False while new features must not be shared with other cells."""
-        self._store = None if folder is None else FeatureStore(folder)
+        self._files = None if folder is None else FeatureFiles(folder)
         self._is_sound = is_sound
         self._memory = _Memory()
 
@@ -116,18 +116,18 @@ class FeatureCache:
         stay in memory.
         """
         origin = origin or Origin()
-        store = self._store if lasting else None
-        call = _Call(_digest(context), origin, origin.shard(context), compute, meter, store)
+        files = self._files if lasting else None
+        call = _Call(_digest(context), origin, origin.shard(context), compute, meter, files)
         first: dict[bytes, int] = {}
-        for place, key in enumerate(keys):
-            first.setdefault(key, place)
-        found = self._distinct(call, list(first), list(first.values()))
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
+        features = self._gather(call, list(first), list(first.values()))
         if len(first) == len(keys):
-            return found
+            return features
         order = {key: row for row, key in enumerate(first)}
-        return found[torch.tensor([order[key] for key in keys])]
+        return features[torch.tensor([order[key] for key in keys])]
 
-    def _distinct(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
+    def _gather(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
         """(n, width) of distinct keys; places: their indices among the requested keys."""
         if call.origin.whole or len(keys) <= AT_ONCE:
             return self._part(call, keys, places)
@@ -145,11 +145,11 @@ class FeatureCache:
         self._fill(call, rows)
         computed = None
         if rows.lacking.any():
-            folder = call.store.folder if call.store else None
+            folder = call.files.folder if call.files else None
             with once(folder, f"{call.name.hex()} {call.shard.name}"):
                 self._fill(call, rows)
                 if rows.lacking.any():
-                    computed = self._computed(call, rows, places)
+                    computed = self._compute(call, rows, places)
         _charge(rows, call.meter)
         if computed is not None:
             return computed
@@ -159,10 +159,10 @@ class FeatureCache:
 
     def _fill(self, call: _Call, rows: Rows) -> None:
         self._memory.fill(rows)
-        if call.store is not None and rows.lacking.any():
-            call.store.fill(call.shard, rows)
+        if call.files is not None and rows.lacking.any():
+            call.files.fill(call.shard, rows)
 
-    def _computed(self, call: _Call, rows: Rows, places: Sequence[int]) -> Tensor | None:
+    def _compute(self, call: _Call, rows: Rows, places: Sequence[int]) -> Tensor | None:
         """Compute and keep missing rows; returns the features if all rows were computed."""
         if call.origin.whole:
             rows.lacking[:] = True
@@ -179,20 +179,20 @@ class FeatureCache:
         )
         if sound and self._is_sound():
             self._keep(call, block)
-        whole = len(lacking) == len(rows.names)
-        if not whole:
-            if not rows.takes(block.form):
-                raise ValueError(f"features have the form {block.form}, and had {rows.form}")
-            rows.data[lacking] = block.data
-        rows.put(lacking, [block.cost] * len(lacking))
-        return features if whole else None
+        if len(lacking) == len(rows.names):
+            rows.mark(lacking, block.cost)
+            return features
+        if not rows.takes(block.form):
+            raise ValueError(f"features have the form {block.form}, and had {rows.form}")
+        rows.put(lacking, block.data, block.cost)
+        return None
 
     def _keep(self, call: _Call, block: _Block) -> None:
         """Keep a block on disk, or in memory if the disk does not take it."""
         kept = False
-        if call.store is not None and block.form.dtype in KINDS:
+        if call.files is not None and block.form.dtype in KINDS:
             rows = block.keys, block.data, block.cost, block.form
-            kept = call.store.add(call.shard, *rows)
+            kept = call.files.add(call.shard, *rows)
         if not kept:
             self._memory.add(block, only_if_free=call.shard.passing)
 
@@ -229,17 +229,16 @@ class _Memory:
 
     def fill(self, rows: Rows) -> None:
         """Fill in the missing ones of `rows` that are in memory."""
-        found: dict[_Block, list[tuple[int, int]]] = {}
-        for place in np.flatnonzero(rows.lacking).tolist() if self._places else ():
-            block, row = self._places.get(rows.names[place], (None, 0))
+        pairs_of: dict[_Block, list[tuple[int, int]]] = {}
+        for index in np.flatnonzero(rows.lacking).tolist() if self._places else ():
+            block, row = self._places.get(rows.names[index], (None, 0))
             if block is not None:
-                found.setdefault(block, []).append((place, row))
-        for block, pairs in found.items():
+                pairs_of.setdefault(block, []).append((index, row))
+        for block, pairs in pairs_of.items():
             self._blocks.move_to_end(block)
             if rows.takes(block.form):
-                places, taken = np.array(pairs).T
-                rows.data[places] = block.data[taken]
-                rows.put(places, [block.cost] * len(places))
+                indices, numbers = np.array(pairs).T
+                rows.put(indices, block.data[numbers], block.cost)
 
     def add(self, block: _Block, *, only_if_free: bool) -> None:
         """Keep a block, evicting the least recently used ones unless `only_if_free`."""

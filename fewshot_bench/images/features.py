@@ -48,15 +48,15 @@ def encoder_content(backbone: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "batch": ENCODE_BATCH,
         "encoder": ENCODER,
-    } | _preprocessing(backbone)
+    } | _describe_preprocessing(backbone)
 
 
-def _preprocessing(backbone: Any) -> dict[str, Any]:
+def _describe_preprocessing(backbone: Any) -> dict[str, Any]:
     """Identity of the preprocessing; if unknown, that of the backbone object in this process."""
     transform = transform_of(backbone)
-    known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
-    if transform is not None and None not in known:
-        return {"preprocess": transform, "normalize": repr(known)}
+    settings = [getattr(backbone, name, None) for name in ("_mean", "_std")]
+    if transform is not None and None not in settings:
+        return {"preprocess": transform, "normalize": repr(settings)}
     try:
         return {"instance": _INSTANCES.setdefault(backbone, next(_NUMBERS))}
     except TypeError:
@@ -85,7 +85,7 @@ def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> T
     return encode_image(pixels[index])[:count]
 
 
-def filled(count: int) -> list[int]:
+def pad_order(count: int) -> list[int]:
     """An order of `count` images, padded so that no small last batch rounds differently.
 
     The padding repeats first images. In batches of `ENCODE_BATCH`, or in a single one, the features
@@ -93,10 +93,10 @@ def filled(count: int) -> list[int]:
     """
     rest = count % ENCODE_BATCH
     lacking = SMALL_BATCH - rest if 0 < rest < SMALL_BATCH else 0
-    return [place % count for place in range(count + lacking)]
+    return [number % count for number in range(count + lacking)]
 
 
-def visited(order: Any, count: int) -> list[int]:
+def list_visits(order: Any, count: int) -> list[int]:
     """Indices of the images that a pass visits, in order; all `count` of them by default."""
     return list(range(count)) if order is None else indices("batches: order", order, count)
 
@@ -113,25 +113,25 @@ def check_batches(size: Any, augment: Any, rng: Any) -> None:
     """ContractError for invalid arguments of `batches`."""
     whole_number("batches: size", size, 1)
     if augment is not None:
-        _augmented("batches", augment)
-        _generator("augmented batches need", rng)
+        _check_augment("batches", augment)
+        _check_generator("augmented batches need", rng)
 
 
 def check_views(count: Any, augment: Any, rng: Any, start: Any) -> None:
     """ContractError for invalid arguments of `views`."""
     whole_number("views: count", count, 1)
     whole_number("views: start", start, 0)
-    _augmented("views", augment)
+    _check_augment("views", augment)
     if rng is not None:
-        _generator("views draw from", rng)
+        _check_generator("views draw from", rng)
 
 
-def _augmented(what: str, augment: Any) -> None:
+def _check_augment(what: str, augment: Any) -> None:
     if not isinstance(augment, Augment):
         raise ContractError(f"{what}: augment is {augment!r}, expected Augment(...) or Augment()")
 
 
-def _generator(what: str, rng: Any) -> None:
+def _check_generator(what: str, rng: Any) -> None:
     if not isinstance(rng, torch.Generator):
         raise ContractError(f"{what} rng=ctx.rng('augment'), not {rng!r:.80}")
 
@@ -174,7 +174,7 @@ _BATCHES: dict[int, Iterator[Any]] = {}
 _SCOPES: list[set[int]] = []
 
 
-def _backing(view: ImageView) -> _Backing:
+def _behind(view: ImageView) -> _Backing:
     return _BACKINGS[view._token]
 
 
@@ -245,7 +245,7 @@ class ImageView:
         self._token = token
 
     def __len__(self) -> int:
-        return len(_backing(self).order)
+        return len(_behind(self).order)
 
     def batches(
         self,
@@ -257,29 +257,29 @@ class ImageView:
         device: torch.device | str | None = None,
     ) -> Iterator[Tensor]:
         """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
-        backing = _backing(self)
+        backing = _behind(self)
         check_batches(size, augment, rng)
-        indices = [backing.order[place] for place in visited(order, len(backing.order))]
+        indices = [backing.order[number] for number in list_visits(order, len(backing.order))]
         backing.meter.images_seen += len(indices)
         passes: tuple[int, ...] = ()
         if augment is not None and rng is not None:
             passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
         tally = backing.meter.images
         pixels = backing.source.batches(backing.batch(size), indices, augment, passes, tally)
-        return _Batches(_moved(pixels, device))
+        return _Batches(_move(pixels, device))
 
     @property
     def raw_features(self) -> Tensor:
         """(n, width) features of the frozen backbone before normalization."""
-        return self._frozen(projected=True)
+        return self._encode_frozen(projected=True)
 
     @property
     def unprojected(self) -> Tensor:
         """(n, tower's width) rows before the projection; see `fewshot_bench.Images`."""
-        return self._frozen(projected=False)
+        return self._encode_frozen(projected=False)
 
-    def _frozen(self, *, projected: bool) -> Tensor:
-        backing = _backing(self)
+    def _encode_frozen(self, *, projected: bool) -> Tensor:
+        backing = _behind(self)
         source = backing.source
 
         def compute(places: list[int]) -> Tensor:
@@ -308,7 +308,7 @@ class ImageView:
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
-        backing = _backing(self)
+        backing = _behind(self)
         check_views(count, augment, rng, start)
         augment = backing.source.allowed(augment)
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
@@ -318,7 +318,7 @@ class ImageView:
                 numbers = range(start, start + count)
                 flat = _own_views(backing, numbers, augment, drawn | {"kind": "own views"})
             else:
-                flat = _drawn_views(backing, draw_passes(count, rng), augment, drawn)
+                flat = _draw_views(backing, draw_passes(count, rng), augment, drawn)
         features = flat.to(backing.source.backbone.device)
         features = features.view(count, len(backing.order), features.shape[-1])
         return F.normalize(features, dim=-1) if normalize and projected else features.clone()
@@ -329,7 +329,7 @@ def _read(*, projected: bool) -> dict[str, Any]:
     return {} if projected else {"read": "before the projection"}
 
 
-def _drawn_views(
+def _draw_views(
     backing: _Backing, passes: tuple[int, ...], augment: Augment, drawn: dict[str, Any]
 ) -> Tensor:
     """(passes * n, width): one view per image and pass, cached for exactly this request."""
@@ -356,14 +356,14 @@ def _own_views(
     images = [digests[index] for index in backing.order]
     keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
 
-    def compute(places: list[int]) -> Tensor:
-        order = [backing.order[place % len(images)] for place in places]
+    def compute(rows: list[int]) -> Tensor:
+        order = [backing.order[row % len(images)] for row in rows]
         batches = backing.source.batches(
             ENCODE_BATCH,
             order,
             augment,
             tally=backing.meter.images,
-            keys=[keys[place] for place in places],
+            keys=[keys[row] for row in rows],
         )
         return encode(backing.source, batches, projected="read" not in drawn)
 
@@ -382,8 +382,8 @@ class ShotsView(ImageView):
         pixels = super().batches(size, **passed)
         if not labels:
             return pixels
-        backing = _backing(self)
-        visit = visited(passed.get("order"), len(backing.order))
+        backing = _behind(self)
+        visit = list_visits(passed.get("order"), len(backing.order))
         places = backing.index[torch.tensor(visit, dtype=torch.int64)]
         listed = send(backing.source.labels[places], backing.source.backbone.device)
         return _Batches(labeled(pixels, listed))
@@ -391,7 +391,7 @@ class ShotsView(ImageView):
     @property
     def labels(self) -> Tensor:
         """(n,) int64 class indices, on the backbone's device."""
-        backing = _backing(self)
+        backing = _behind(self)
         return backing.source.labels[backing.index].to(backing.source.backbone.device)
 
 
@@ -465,6 +465,6 @@ def _digests(backing: _Backing) -> tuple[bytes, ...]:
         return backing.source.digests
 
 
-def _moved(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:
+def _move(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:
     for pixels in batches:
         yield pixels if device is None else pixels.to(device)

@@ -22,11 +22,11 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment
-from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_of
+from fewshot_bench.images.augment import Cutter, Uniforms, chunk_by_keys, pixels_of
 from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
 from fewshot_bench.images.cache_file import Pixels, Segment
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
-from fewshot_bench.images.held import Held
+from fewshot_bench.images.decode_cache import DecodeCache
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
@@ -48,7 +48,7 @@ class Loaded:
     mapped: Segment | None = None
 
 
-def timed(
+def measure_waits(
     loading: Ahead[Loaded],
     tally: ImageCost,
     count: Callable[[Loaded, float, ImageCost], None],
@@ -66,7 +66,7 @@ def timed(
 
 
 class ImageSource:
-    """The images of some items under a backbone's transform; keeps decoded ones in memory (`Held`).
+    """The images of some items under a backbone's transform; keeps decoded ones in memory.
 
     If the data set detects changes of files (`Stamped`), decoded evaluation images are also kept in
     the user's cache folder.
@@ -101,8 +101,8 @@ class ImageSource:
         self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
         self._threads = threads
         self._depth = depth
-        self._rgb = Held()
-        self._evaluation = Held()
+        self._rgb = DecodeCache()
+        self._evaluation = DecodeCache()
         self._prices: dict[tuple[str, int], Cost] = {}
 
     @classmethod
@@ -181,8 +181,8 @@ class ImageSource:
             pixels = self._evaluation_batches(chunks, tally)
         else:
             drawn = Uniforms(len(self), passes).chunks(chunks)
-            numbers = drawn if passes else keyed_chunks(keys, size)
-            pixels = self._augmented_batches(chunks, self.allowed(augment), numbers, tally)
+            numbers = drawn if passes else chunk_by_keys(keys, size)
+            pixels = self._augment_batches(chunks, self.allowed(augment), numbers, tally)
         for batch in pixels:
             yield self.backbone.normalize(batch)
 
@@ -194,7 +194,9 @@ class ImageSource:
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
         loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
         try:
-            for loaded in timed(loading, tally, functools.partial(self._tallied, "evaluation")):
+            for loaded in measure_waits(
+                loading, tally, functools.partial(self._tally, "evaluation")
+            ):
                 decoded = [i for i, price in enumerate(loaded.prices) if price is None]
                 if decoded:
                     with tally.unbilled():
@@ -210,27 +212,27 @@ class ImageSource:
 
     def _evaluation_batch(self, indices: Sequence[int]) -> Loaded:
         start = time.perf_counter(), time.thread_time()
-        mapped = self._mapped_batch(indices, start)
+        mapped = self._map_batch(indices, start)
         if mapped is not None:
             return mapped
         height, width = self.backbone.image_size
         pixels: Pixels = np.empty((len(indices), 3, height, width), np.uint8)
         prices: list[Cost | None] = [None] * len(indices)
-        for place, index in enumerate(indices):
+        for row, index in enumerate(indices):
             kept = self._evaluation.get(index)
             if kept is not None:
-                pixels[place], prices[place] = kept, self._prices[("evaluation", index)]
-        absent = [place for place, price in enumerate(prices) if price is None]
+                pixels[row], prices[row] = kept, self._prices[("evaluation", index)]
+        absent = [row for row, price in enumerate(prices) if price is None]
         if self._cache is not None and absent:
-            digests = {place: self._files.digests[indices[place]] for place in absent}
-            for place, price in self._cache.take(digests, pixels).items():
-                prices[place] = price
+            digests = {row: self._files.digests[indices[row]] for row in absent}
+            for row, price in self._cache.take(digests, pixels).items():
+                prices[row] = price
         serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-        absent = [place for place, price in enumerate(prices) if price is None]
+        absent = [row for row, price in enumerate(prices) if price is None]
 
-        def decode(place: int) -> float:
+        def decode(row: int) -> float:
             begun = time.thread_time()
-            pixels[place] = self._prepared(indices[place])
+            pixels[row] = self._prepare(indices[row])
             return time.thread_time() - begun
 
         cpu = sum(spread(decode, absent, self._threads, 1))
@@ -240,7 +242,7 @@ class ImageSource:
         image = self._files.decode(index)
         return upright(image) if self.turning else image
 
-    def _prepared(self, index: int) -> Any:
+    def _prepare(self, index: int) -> Any:
         """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
         picture = self._picture(index)
         try:
@@ -250,26 +252,26 @@ class ImageSource:
             reason = f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
             raise self._files.unusable(index, reason) from error
 
-    def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
+    def _map_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
         """A batch as a view of a cache file, without a copy; None if not contiguous in one."""
         if self._cache is None:
             return None
-        found = self._cache.run_of([self._files.digests[index] for index in indices])
-        if found is None:
+        run = self._cache.run_of([self._files.digests[index] for index in indices])
+        if run is None:
             return None
-        pixels, segment = found
+        pixels, segment = run
         prices: list[Cost | None] = [segment.price] * len(indices)
         serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
         return Loaded(indices, pixels, prices, serving, 0.0, segment)
 
     def _keep(self, loaded: Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
         """Cache newly decoded images on disk, or in memory if that is not possible."""
-        for place in decoded:
-            index, pixels = loaded.indices[place], loaded.images[place]
+        for row in decoded:
+            index, pixels = loaded.indices[row], loaded.images[row]
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
-    def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageCost) -> None:
+    def _tally(self, kind: str, loaded: Loaded, waited: float, tally: ImageCost) -> None:
         """Add a batch's costs to the tally, and remember the cost of each decoded image."""
         decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
         serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
@@ -279,7 +281,7 @@ class ImageSource:
         keys = [(id(self), kind, index) for index in loaded.indices]
         tally.served(dict(zip(keys, loaded.prices, strict=True)), serving)
 
-    def _augmented_batches(
+    def _augment_batches(
         self,
         chunks: Sequence[Sequence[int]],
         augment: Augment,
@@ -291,7 +293,7 @@ class ImageSource:
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:
-            for loaded in timed(loading, tally, functools.partial(self._tallied, "rgb")):
+            for loaded in measure_waits(loading, tally, functools.partial(self._tally, "rgb")):
                 start = time.perf_counter()
                 if begun is None:
                     begun = cutter.begin(loaded.images, next(numbers))
@@ -307,13 +309,13 @@ class ImageSource:
 
         images = [self._rgb.get(index) for index in indices]
         prices = [self._prices.get(("rgb", index)) for index in indices]
-        absent = [place for place, image in enumerate(images) if image is None]
+        absent = [row for row, image in enumerate(images) if image is None]
 
-        def load(place: int) -> float:
+        def load(row: int) -> float:
             begun = time.thread_time()
-            image = self._picture(indices[place]).convert("RGB")
-            self._rgb.put(indices[place], image, 4 * image.width * image.height)
-            images[place], prices[place] = image, None
+            image = self._picture(indices[row]).convert("RGB")
+            self._rgb.put(indices[row], image, 4 * image.width * image.height)
+            images[row], prices[row] = image, None
             return time.thread_time() - begun
 
         cpu = sum(spread(load, absent, self._threads, 1))

@@ -98,14 +98,14 @@ _TEXT_CACHES: list[TextCache] = []
 
 
 @contextmanager
-def opened(stack: list[T], one: T) -> Iterator[None]:
-    """Keep `one` on `stack`, which all threads of the process share, inside the context."""
-    stack.append(one)
+def opened(stack: list[T], entry: T) -> Iterator[None]:
+    """Keep `entry` on `stack`, which all threads of the process share, inside the context."""
+    stack.append(entry)
     try:
         yield
     finally:
         # By identity: two totals may compare equal.
-        del stack[next(i for i, other in enumerate(stack) if other is one)]
+        del stack[next(i for i, other in enumerate(stack) if other is entry)]
 
 
 def counting(total: Cost) -> AbstractContextManager[None]:

@@ -64,9 +64,9 @@ class ImageCost:
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of a record."""
-        found: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
-        found |= {"decoded": self.decoded, "cached": self.cached}
-        return found | ({"problem": self.problem} if self.problem else {})
+        values: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
+        values |= {"decoded": self.decoded, "cached": self.cached}
+        return values | ({"problem": self.problem} if self.problem else {})
 
 
 class Meter:
@@ -100,12 +100,12 @@ class Meter:
         try:
             yield
         finally:
-            total = _passed(self._now() - start)
-            billed = _passed(total + (self.images.credit - credit))
+            total = _clamp(self._now() - start)
+            billed = _clamp(total + (self.images.credit - credit))
             _, inner, inner_billed = self._stack.pop()
-            _add(self._elapsed, name, _passed(total - inner))
+            _add(self._elapsed, name, _clamp(total - inner))
             if name not in ENCODING:
-                _add(self._billed, name, _passed(billed - inner_billed))
+                _add(self._billed, name, _clamp(billed - inner_billed))
             if self._stack:
                 outer, spent, spent_billed = self._stack[-1]
                 self._stack[-1] = (outer, spent + total, spent_billed + billed)
@@ -203,7 +203,7 @@ class _KeySet:
         return new
 
 
-def _passed(seconds: Cost) -> Cost:
+def _clamp(seconds: Cost) -> Cost:
     """The seconds of a difference, at least zero, without counts."""
     return Cost(max(0.0, seconds.wall), max(0.0, seconds.cpu))
 

@@ -38,8 +38,8 @@ class _Kept:
     cost: Cost
 
     def bytes_on(self, device: torch.device) -> int:
-        every = [one for tensors in self.derived.values() for one in tensors]
-        return sum(one.nbytes for one in every if one.device.type == device.type)
+        every = [tensor for tensors in self.derived.values() for tensor in tensors]
+        return sum(tensor.nbytes for tensor in every if tensor.device.type == device.type)
 
 
 Key = tuple[int, str]
@@ -58,7 +58,7 @@ def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Der
     with _LOCK:
         kept = _KEPT.get(key)
         if kept is None:
-            kept, paid = _computed(compute), None
+            kept, paid = _compute(compute), None
             _keep(backbone, key, kept)
         else:
             paid = kept.cost
@@ -69,10 +69,12 @@ def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Der
         return kept.derived
 
 
-def _computed(compute: Callable[[], Derived]) -> _Kept:
+def _compute(compute: Callable[[], Derived]) -> _Kept:
     start = time.perf_counter(), time.process_time()
     derived = compute()
-    for device in {one.device for tensors in derived.values() for one in tensors if one.is_cuda}:
+    for device in {
+        tensor.device for tensors in derived.values() for tensor in tensors if tensor.is_cuda
+    }:
         torch.cuda.synchronize(device)
     spent = Cost(time.perf_counter() - start[0], time.process_time() - start[1])
     return _Kept(derived, spent)
@@ -104,7 +106,7 @@ def idle_bytes(device: torch.device) -> Iterator[Callable[[], int]]:
         idle = dict(_KEPT)
         _IDLE.append(idle)
     try:
-        yield lambda: sum(one.bytes_on(device) for key, one in idle.items() if key in _KEPT)
+        yield lambda: sum(values.bytes_on(device) for key, values in idle.items() if key in _KEPT)
     finally:
         with _LOCK:
-            del _IDLE[next(i for i, one in enumerate(_IDLE) if one is idle)]
+            del _IDLE[next(i for i, values in enumerate(_IDLE) if values is idle)]

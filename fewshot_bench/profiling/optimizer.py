@@ -61,9 +61,9 @@ class FiniteNumbers:
     def watching(self) -> Iterator[None]:
         """NumericalError if a loss or gradient inside is not finite, at the latest at the end."""
         with ExitStack() as stack:
-            _wrap(stack, torch.autograd, "backward", self._checked)
-            _wrap(stack, torch.amp.GradScaler, "step", self._counted)
-            _wrap(stack, torch.optim.Optimizer, "__init__", self._met)
+            _wrap(stack, torch.autograd, "backward", self._check)
+            _wrap(stack, torch.amp.GradScaler, "step", self._count)
+            _wrap(stack, torch.optim.Optimizer, "__init__", self._meet)
             try:
                 yield
                 self._send()
@@ -91,7 +91,7 @@ class FiniteNumbers:
         self._send()
         self._receive()
 
-    def _met(self, create: Callable[..., None]) -> Callable[..., None]:
+    def _meet(self, create: Callable[..., None]) -> Callable[..., None]:
         """Wrap `Optimizer.__init__`: errors in the first step name this optimizer's rate."""
 
         @functools.wraps(create)
@@ -101,7 +101,7 @@ class FiniteNumbers:
 
         return met
 
-    def _checked(self, backward: Callable[..., None]) -> Callable[..., None]:
+    def _check(self, backward: Callable[..., None]) -> Callable[..., None]:
         """Wrap `torch.autograd.backward`, which `Tensor.backward` calls too, to check losses."""
 
         @functools.wraps(backward)
@@ -114,7 +114,7 @@ class FiniteNumbers:
 
         return checked
 
-    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _count(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `GradScaler.step`, which may skip steps of non-fused optimizers, to count skips."""
 
         @functools.wraps(step)
@@ -185,8 +185,8 @@ class FiniteNumbers:
         )
 
     def _advice(self) -> str:
-        known = isinstance(self._lr, int | float)
-        option = f" (-o {self._owner}.lr={self._lr / 10:g})" if known else ""
+        is_number = isinstance(self._lr, int | float)
+        option = f" (-o {self._owner}.lr={self._lr / 10:g})" if is_number else ""
         better = {"fp16": "--precision bf16 or fp32", "bf16": "--precision fp32"}
         other = better.get(self._precision)
         return f"a lower learning rate{option}" + (f", or {other}" if other else "")
@@ -285,15 +285,15 @@ class LogitsObserver(ParameterObserver):
     known: references to the parameters that `fit` trained; trained again, they do not count again.
     """
 
-    def __init__(self, known: Iterable[weakref.ref[Tensor]]) -> None:
+    def __init__(self, parameters: Iterable[weakref.ref[Tensor]]) -> None:
         super().__init__()
-        self._known = tuple(known)
+        self._known = tuple(parameters)
         self._most = 0
 
     def _saw(self, stepped: Sequence[Tensor]) -> None:
         # Not held: a method may make a parameter for every query.
-        known = {id(parameter()) for parameter in self._known}
-        new = sum(one.numel() for one in stepped if id(one) not in known)
+        ids = {id(parameter()) for parameter in self._known}
+        new = sum(parameter.numel() for parameter in stepped if id(parameter) not in ids)
         self._most = max(self._most, new)
 
     @property

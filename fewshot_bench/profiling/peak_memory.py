@@ -35,13 +35,13 @@ class PeakMemory:
                     peak = torch.cuda.max_memory_allocated(self._device) - idle()
                     self.megabytes = peak / 2**20
                 return
-            with _sampled_resident_set() as largest:
+            with _sample_resident_set() as largest:
                 yield
             self.megabytes = (largest[0] - idle()) / 2**20
 
 
 @contextmanager
-def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
+def _sample_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
     """The largest resident set in bytes, sampled every `interval` seconds and at both ends."""
     give_back_memory()
     done = threading.Event()

@@ -33,7 +33,7 @@ from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examination import adapt_classifier
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import collected, guarded
+from fewshot_bench.runner.isolation import collect_output, guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
@@ -89,17 +89,17 @@ def evaluate(
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
-        printed = stack.enter_context(guarded(f"{spec.method}.logits", incidents))
+        printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
         with observer.watching():
             answers = _predict(fitted, cell, session, meter, batches, incidents)
         verdict = _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")
-        stored = _stored_values(fitted.classifier, spec.method)
+        stored = _count_stored(fitted.classifier, spec.method)
         card = _card(cell, incidents)
     said = fitted.printed + printed.text
     footprint = {
-        **fitted.trained_with(observer),
+        **fitted.sum_trained(observer),
         "stored": stored,
         "backbone": getattr(fitted.backbone, "parameters", None),
         "images_seen": meter.images_seen,
@@ -134,7 +134,7 @@ def _predict(
 ) -> np.ndarray:
     """Logits in the order of the queries."""
     limit = functools.partial(batches.limit, incidents=incidents)
-    answers, columns = _asked(fitted, cell, session, meter, limit)
+    answers, columns = _answer(fitted, cell, session, meter, limit)
     if are_probabilities(answers):
         text = "logits() returned probabilities: nll, brier and ece take the softmax of them again"
         incidents.add("probabilities", f"{cell.spec.method}: {text}; return their logarithms")
@@ -147,16 +147,16 @@ def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray
 
     def ask(order: list[int]) -> np.ndarray:
         with isolated(derive(seed_of(fitted.cell), "predict")):
-            again, columns = _asked(fitted, cell, session, meter, int, order)
+            again, columns = _answer(fitted, cell, session, meter, int, order)
         return again[:, columns]
 
-    with not_counted(), accounted(session.features, meter), collected():
+    with not_counted(), accounted(session.features, meter), collect_output():
         verdict = ask_again(ask, answers, cell.spec.precision)
     fitted.context.restore(declared)
     return verdict
 
 
-def _asked(
+def _answer(
     fitted: Fitted,
     cell: Cell,
     session: Session,
@@ -168,7 +168,7 @@ def _asked(
 
     The columns of logits are those of the classifier, which may answer for more classes.
     """
-    known, asked = fitted.cell.lists.fitted, cell.lists.evaluated
+    fitted_space, asked = fitted.cell.lists.fitted, cell.lists.evaluated
     source = session.source(cell.lists.queries, cell.spec)
     queries = image_view(
         source, session.features, meter, phase="encode_queries", order=order, batch=batch
@@ -176,22 +176,22 @@ def _asked(
     count = len(queries)
     with meter.phase("predict"), torch.no_grad():
         # A copy, so that attributes set in one evaluation do not affect the next one.
-        classifier, columns = adapt_classifier(copy.copy(fitted.classifier), known, asked)
+        classifier, columns = adapt_classifier(copy.copy(fitted.classifier), fitted_space, asked)
         raw = classifier.logits(queries)
-    classes = asked if columns is None else known
-    with _placed(fitted.cell.method, classifier):
+    classes = asked if columns is None else fitted_space
+    with _blame_logits(fitted.cell.method, classifier):
         answers = plain_logits(raw, count, len(classes.classnames), fitted.cell.spec.precision)
     return answers, slice(None) if columns is None else columns.numpy()
 
 
 @contextmanager
-def _placed(method: object, classifier: object) -> Iterator[None]:
+def _blame_logits(method: object, classifier: object) -> Iterator[None]:
     """Add the place of the author's `logits` to errors about what it returned."""
     try:
         yield
     except ContractError as error:
-        place = place_of(type(method), getattr(type(classifier), "logits", None))
-        raise ContractError(f"{error} (at {place})" if place else str(error)) from error
+        where = place_of(type(method), getattr(type(classifier), "logits", None))
+        raise ContractError(f"{error} (at {where})" if where else str(error)) from error
 
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
@@ -223,17 +223,18 @@ def environment_of(
     cls: the class that runs under the name `method`; by default the one that the name stands for.
     """
     code = registry().code(method, cls)
-    known = cls is None or code["registered"]
+    is_registered = cls is None or code["registered"]
+    origin = registry().method(method).origin.split(",")[0] if is_registered else method
     return environment.describe(backbone.device) | {
         "weights_digest": backbone.weights_digest,
         "activation": getattr(backbone, "activation", None),
-        "method_origin": registry().method(method).origin.split(",")[0] if known else method,
+        "method_origin": origin,
         "code": code,
         "kit": kit_results.of_record(method, str(code["digest"])),
     }
 
 
-def _stored_values(classifier: Classifier, method: str) -> int:
+def _count_stored(classifier: Classifier, method: str) -> int:
     """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
     kept = classifier.tensors()
     wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
@@ -305,13 +306,13 @@ def _on_the_host(logits: Tensor) -> Tensor:
         raise ContractError(f"logits() returned a tensor of {kind}; return dense real numbers")
     _refuse_freed(logits)
     try:
-        found = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
+        copied = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
     except (RuntimeError, NotImplementedError) as error:
         raise ContractError(
             f"logits() returned a tensor that cannot be read (on device '{logits.device}': "
             f"{_reason(error)}); return a plain dense one on the backbone's device"
         ) from error
-    return Tensor.as_subclass(found, Tensor).contiguous()
+    return Tensor.as_subclass(copied, Tensor).contiguous()
 
 
 def _refuse_freed(logits: Tensor) -> None:
@@ -364,7 +365,7 @@ def ask_again(
 def _orders(count: int) -> Iterator[list[int]]:
     """Places of queries: spread over all of them, backwards, and some of these alone."""
     asked = min(ASKED, count)
-    order = [place * count // asked for place in range(asked)][::-1]
+    order = [index * count // asked for index in range(asked)][::-1]
     yield order
-    for place in order[:ALONE]:
-        yield [place]
+    for index in order[:ALONE]:
+        yield [index]

@@ -42,12 +42,12 @@ class LabelSpace(Vocabulary):
         return cls(card.classnames[part], card.templates(prompts), card.identities[part])
 
     @classmethod
-    def fitted(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+    def of_fit(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
         """The classes that a cell is fitted on; `card`: the card of its data set."""
         return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
 
     @classmethod
-    def evaluated(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+    def of_evaluation(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
         """The classes that a cell is evaluated on; `card`: the card of its target."""
         return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
 
@@ -60,7 +60,7 @@ class LabelSpace(Vocabulary):
         """True if a classifier of `fitted` answers: it has these classes and templates."""
         return self.is_subset_of(fitted) and self.templates == fitted.templates
 
-    def named_as(self, fitted: LabelSpace) -> LabelSpace:
+    def name_as(self, fitted: LabelSpace) -> LabelSpace:
         """This space under the names of the prompts that answer for it.
 
         These are the names of `fitted` if it answers, which may be the user's own.
@@ -84,8 +84,8 @@ def adapt_classifier(
     if evaluated.is_answered_by(fitted):
         import torch
 
-        place = {identity: column for column, identity in enumerate(fitted.identities)}
-        return classifier, torch.tensor([place[identity] for identity in evaluated.identities])
+        columns = {identity: column for column, identity in enumerate(fitted.identities)}
+        return classifier, torch.tensor([columns[identity] for identity in evaluated.identities])
     if not isinstance(classifier, Transferable):
         raise NotApplicableError(TIED)
     return classifier.for_classes(Vocabulary(evaluated.classnames, evaluated.templates)), None

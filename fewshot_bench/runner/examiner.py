@@ -79,22 +79,22 @@ class Examiner:
         cell, split = self._cell(spec), self._cell(spec).split
         return CellLists(
             *self._label_spaces(spec),
-            train=self._labeled(cell, split.train),
-            val=self._labeled(cell, split.val),
-            queries=self.images(cell.target, tuple(split.test[place] for place in cell.order), ()),
+            train=self._list_labeled(cell, split.train),
+            val=self._list_labeled(cell, split.val),
+            queries=self.images(cell.target, tuple(split.test[index] for index in cell.order), ()),
             picks=digest_of((("train", split.train), ("val", split.val))),
             support=digest_of((("train", split.train),)),
         )
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
-        fitted = LabelSpace.fitted(self.dataset(spec).card(), spec)
-        return fitted, LabelSpace.evaluated(self.target(spec).card(), spec).named_as(fitted)
+        fitted = LabelSpace.of_fit(self.dataset(spec).card(), spec)
+        return fitted, LabelSpace.of_evaluation(self.target(spec).card(), spec).name_as(fitted)
 
     def files(self, images: ImageList) -> ImageFiles:
         """The encoded files of an image list."""
-        return self.listed(images.handle)
+        return self.find_files(images.handle)
 
-    def listed(self, handle: str) -> ImageFiles:
+    def find_files(self, handle: str) -> ImageFiles:
         """The encoded files of the image list with this handle; ContractError if unknown."""
         if handle not in self._lists:
             raise ContractError(f"no list of images has the handle '{handle}'; run again")
@@ -149,15 +149,15 @@ class Examiner:
         key = (*split_key(spec), canonical_json(dict(spec.data)))
         key = (*key, spec.revision, spec.target_revision)
         if key not in self._cells:
-            _keep(self._cells, key, self._drawn(spec), CELLS_KEPT)
+            _keep(self._cells, key, self._draw(spec), CELLS_KEPT)
         return self._cells[key]
 
-    def _drawn(self, spec: RunSpec) -> _Cell:
+    def _draw(self, spec: RunSpec) -> _Cell:
         dataset, target = self.dataset(spec), self.target(spec)
         self._check_lists(spec.dataset, spec.data, spec.revision)
         if spec.target:
             self._check_lists(spec.target, data_of_target(spec.data), spec.target_revision)
-        drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
+        drawn = draw_all_classes(spec, dataset.items(), self._load_imported(spec))
         other = target.items() if spec.target else None
         split = narrowed(spec, drawn, len(dataset.card().classnames), other)
         return _Cell(dataset, target, drawn, split, self._shuffle(split))
@@ -168,8 +168,8 @@ class Examiner:
         Cells with the same test images have the same order, and share their images.
         """
 
-        def rank(place: int) -> bytes:
-            name = split.test[place].id.encode("utf-8", "surrogatepass")
+        def rank(index: int) -> bytes:
+            name = split.test[index].id.encode("utf-8", "surrogatepass")
             return hashlib.blake2b(name, key=self._secret).digest()
 
         return tuple(sorted(range(len(split.test)), key=rank))
@@ -192,7 +192,7 @@ class Examiner:
                 "the same in every process"
             )
 
-    def _imported(self, spec: RunSpec) -> Picks | None:
+    def _load_imported(self, spec: RunSpec) -> Picks | None:
         """The imported picks of a cell; None unless its protocol is `imported`."""
         if spec.protocol != IMPORTED or self._store is None:
             return None
@@ -208,7 +208,7 @@ class Examiner:
             )
         return picks.train, () if spec.val == "none" else picks.val
 
-    def _labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
+    def _list_labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
         return self.images(cell.dataset, tuple(items), tuple(item.label for item in items))
 
     def images(
@@ -222,8 +222,8 @@ class Examiner:
         else:
             files = ImageFiles(dataset, items, handle if self._anonymous else "")
             _keep(self._lists, handle, files, LISTS_KEPT)
-            known = self._lists
-            self._handles = {key: name for key, name in self._handles.items() if name in known}
+            lists = self._lists
+            self._handles = {key: name for key, name in self._handles.items() if name in lists}
         card: DatasetCard = dataset.card()
         stamped = self._lists[handle].stamped
         return ImageList(handle, card.name, len(items), card.mirrored, stamped, labels)
@@ -256,7 +256,7 @@ class Examiner:
         train, val = self.files(lists.train).digests, self.files(lists.val).digests
         shuffled = self.files(lists.queries).digests
         test = dict(zip(cell.order, shuffled, strict=True))
-        return image_facts(train, val, [test[place] for place in range(len(test))])
+        return image_facts(train, val, [test[index] for index in range(len(test))])
 
     def _with_names(self, record: Record) -> Record:
         """The record with image ids in its error, which the process that failed did not have."""
@@ -268,10 +268,10 @@ class Examiner:
         }
         return replace(record, error=error)
 
-    def _title(self, found: re.Match[str]) -> str:
-        handle, index = found[1], int(found[2])
-        known = handle in self._lists and index < len(self._lists[handle])
-        return self._lists[handle].named(index) if known else found[0]
+    def _title(self, match: re.Match[str]) -> str:
+        handle, index = match[1], int(match[2])
+        is_listed = handle in self._lists and index < len(self._lists[handle])
+        return self._lists[handle].named(index) if is_listed else match[0]
 
 
 def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:

@@ -25,7 +25,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.context import Context, Declarations
-from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.cache_dir import only_read
 from fewshot_bench.utils.errors import ContractError
@@ -54,13 +54,13 @@ class Fitted:
     trained: Mapping[str, Any]
     parameters: tuple[weakref.ref[Tensor], ...]
 
-    def trained_with(self, in_logits: LogitsObserver) -> dict[str, Any]:
+    def sum_trained(self, in_logits: LogitsObserver) -> dict[str, Any]:
         """`trained`, with the optimizer steps in `logits` and the parameters that they trained."""
         parts = self.trained["trained"], in_logits.trained
-        known = None not in parts
+        is_observed = None not in parts
         return {
-            "trained": sum(parts) if known else None,
-            "trained_source": self.trained["trained_source"] if known else NOT_OBSERVED,
+            "trained": sum(parts) if is_observed else None,
+            "trained_source": self.trained["trained_source"] if is_observed else NOT_OBSERVED,
             "steps": self.trained["steps"] + in_logits.steps,
         }
 
@@ -89,7 +89,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(seed_of(cell)))
-        printed = stack.enter_context(guarded(f"{spec.method}.fit", incidents))
+        printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
         with observer.watching(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
@@ -159,10 +159,10 @@ def _check_classifier(classifier: Any, method: str) -> None:
 def _check_options(cell: Cell) -> None:
     """ContractError if `fit` changed a field: the record would state an unused option."""
     for name, given in cell.spec.options.items():
-        found = getattr(cell.method, name, given)
-        if found != given:
+        value = getattr(cell.method, name, given)
+        if value != given:
             raise ContractError(
-                f"{cell.spec.method}.fit changed {name} from {given!r} to {found!r}, and the "
+                f"{cell.spec.method}.fit changed {name} from {given!r} to {value!r}, and the "
                 "record states what was given; keep other values in local variables"
             )
 

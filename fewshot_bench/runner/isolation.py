@@ -1,6 +1,6 @@
 """Guard around code of a method: its output is captured, its child processes are ended.
 
-`guarded` is the entry point. What else a foreign plug-in leaves behind dies with its process, which
+`guard` is the entry point. What else a foreign plug-in leaves behind dies with its process, which
 serves that plug-in alone.
 """
 
@@ -29,14 +29,14 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @contextmanager
-def guarded(who: str, incidents: Incidents) -> Iterator[Printed]:
+def guard(who: str, incidents: Incidents) -> Iterator[Printed]:
     """Capture stdout inside; afterwards end new child processes, and return to the folder.
 
     who: prefix of the incident about processes, such as `tip-adapter.fit`.
     """
     children, process = list_children(), os.getpid()
     try:
-        with same_folder(), collected() as printed:
+        with same_folder(), collect_output() as printed:
             yield printed
     finally:
         if os.getpid() != process:
@@ -79,7 +79,7 @@ class _Start(io.RawIOBase):
 
 
 @contextmanager
-def collected() -> Iterator[Printed]:
+def collect_output() -> Iterator[Printed]:
     """Capture what Python code prints to stdout inside; only the start of the text is kept."""
     printed, start = Printed(), _Start()
     stream = io.TextIOWrapper(
@@ -96,10 +96,10 @@ def collected() -> Iterator[Printed]:
 
 
 @contextmanager
-def contained() -> Iterator[Printed]:
+def contain() -> Iterator[Printed]:
     """Capture Python's stdout inside; afterwards restore working directory and environment."""
     environment = dict(os.environ)
-    with same_folder(), collected() as printed:
+    with same_folder(), collect_output() as printed:
         try:
             yield printed
         finally:

@@ -1,6 +1,6 @@
 """Conformance kit results by method code, cached for the records of a method's cells.
 
-`keep` writes a result, `kept` reads it. A result belongs to one method and one digest of its
+`keep` writes a result, `load` reads it. A result belongs to one method and one digest of its
 source.
 """
 
@@ -37,13 +37,13 @@ def keep(method: str, digest: str, result: KitResult) -> None:
     write(_file(method, digest), json.dumps(content, indent=1).encode())
 
 
-def kept(method: str, digest: str) -> KitResult | None:
+def load(method: str, digest: str) -> KitResult | None:
     """The result for a method and the digest of its code; None if there is none."""
     if digest in ("", CHANGED):
         return None
     try:
         values = json.loads(_file(method, digest).read_bytes())
-        return _checked(values) if values["digest"] == digest else None
+        return _check(values) if values["digest"] == digest else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -54,11 +54,11 @@ def of_record(method: str, digest: str | None = None) -> dict[str, Any] | None:
     digest: of the code; by default that of the method's class in this process.
     """
     code = registry().code(method)["digest"] if digest is None else digest
-    result = kept(method, str(code))
+    result = load(method, str(code))
     return None if result is None else asdict(result)
 
 
-def _checked(values: Any) -> KitResult:
+def _check(values: Any) -> KitResult:
     version, passed, failed = values["version"], values["passed"], values["failed"]
     expected = values["expected"]
     whole = all(isinstance(number, int) for number in (version, passed))

@@ -1,6 +1,6 @@
 """Upper bounds of a run's disk use (results, features, decoded images) and memory.
 
-`needs` counts from the plan, before anything is encoded. Data shared by cells is counted once.
+`compute_needs` counts from the plan, before anything is encoded; data that cells share count once.
 """
 
 from __future__ import annotations
@@ -61,15 +61,11 @@ class Needs:
 
     def lines(self, workers: int, store: Path, budget: int | None) -> Iterator[str]:
         """The lines of --dry-run, by kind of resource; budget: `Settings.feature_budget`."""
-        from fewshot_bench.images.feature_store import largest_merge
-
         rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
         yield f"needs up to {size_text(self.results)} of disk for results"
-        copies = min(self.features, workers * largest_merge(budget))
-        size, more = size_text(self.features), size_text(copies)
-        kept = f"up to {size} of disk, and {more} while files are merged: {rows}"
+        kept = f"up to {size_text(self.features)} of disk: {rows}"
         yield f"features: {kept if rows else 'none'}"
-        yield from self.shrunk(store, budget)
+        yield from self.list_shrunk(store, budget)
         if self.silent:
             names = ", ".join(self.silent)
             yield f"features: views of {names} are not counted (no views_per_image)"
@@ -83,13 +79,13 @@ class Needs:
             "encoder that learns, in all workers together)"
         )
 
-    def shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
+    def list_shrunk(self, store: Path, budget: int | None) -> Iterator[str]:
         """A sentence on the consequences if not all features can be kept."""
         folder = store / CACHE / FEATURES
-        place = next(p for p in (folder, *folder.parents) if p.exists())
+        existing = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
         bound = (budget, "--feature-budget") if budget is not None else None
-        bound = bound or bound_of(FEATURES, place, used)
+        bound = bound or bound_of(FEATURES, existing, used)
         if bound and bound[0] < self.features:
             yield (
                 f"features: {size_text(bound[0])} may be kept ({bound[1]}): views beyond that "
@@ -97,9 +93,11 @@ class Needs:
             )
 
 
-def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = "") -> Needs:
+def compute_needs(
+    cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = ""
+) -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
-    from fewshot_bench.images.feature_store import kept_row_bytes
+    from fewshot_bench.images.feature_files import kept_row_bytes
 
     counts = count(cells, datasets)
     rows, distinct = distinct_rows(counts), Counter[str]()
@@ -149,8 +147,15 @@ def distinct_rows(counts: Sequence[Counts]) -> Mapping[tuple[str, ...], int]:
         prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
         queries["prompts", *about, prompts] = count.prompts
     pools = {count.cell.dataset: count.pool for count in counts}
-    known = {key: min(pools[key[-1]], sum(found.values())) for key, found in drawn.items()}
-    return {**queries, **known, **{key: sum(found.values()) for key, found in views.items()}}
+    fitted = {
+        key: min(pools[key[-1]], sum(counts_by_split.values()))
+        for key, counts_by_split in drawn.items()
+    }
+    return {
+        **queries,
+        **fitted,
+        **{key: sum(counts_by_split.values()) for key, counts_by_split in views.items()},
+    }
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,8 @@ class _Fit:
         method = registry().method_class(cell.method)(**cell.options)
         unprojected = bool(getattr(method, "unprojected_views", False))
         width = _row_width(_shape(cell.backbone), unprojected=unprojected)
-        held = _declared(cell, method, "fit_bytes", support, classes, width) or 0
-        return cls(_declared(cell, method, "views_per_image", shots, classes), held, unprojected)
+        held = _ask_method(cell, method, "fit_bytes", support, classes, width) or 0
+        return cls(_ask_method(cell, method, "views_per_image", shots, classes), held, unprojected)
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class Counts:
 
     def memory(self) -> int:
         """Upper bound in bytes for a worker and its label process, without what training keeps."""
-        from fewshot_bench.images import feature_cache, held
+        from fewshot_bench.images import decode_cache, feature_cache
         from fewshot_bench.training.batches import VIEW_BYTES
 
         shape = _shape(self.cell.backbone)
@@ -258,7 +263,8 @@ class Counts:
         view = 4 * _row_width(shape, unprojected=self.fit.unprojected)
         views = 3 * max(VIEW_BYTES, view * self.support) if self.fit.views != 0 else 0
         kept = min(feature_cache.MEMORY, view * self.support * (self.fit.views or self.fitted))
-        pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.fit.views != 0 else 0
+        crops = self.fit.views != 0
+        pictures = min(decode_cache.MEMORY, PICTURE_BYTES * self.support) if crops else 0
         # Three copies in each process: to change, to send or to order, and the result.
         logits = 6 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))
@@ -267,7 +273,7 @@ class Counts:
         return both + weights + features + beside + logits
 
 
-def _declared(cell: RunSpec, method: object, name: str, *sizes: int) -> int | None:
+def _ask_method(cell: RunSpec, method: object, name: str, *sizes: int) -> int | None:
     """The number that a function of a cell's method returns; None if there is no such function.
 
     ContractError if it raises, or returns anything but an int of at least 0.

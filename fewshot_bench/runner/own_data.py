@@ -39,7 +39,7 @@ def read_own_data(
 
 def _classnames(given: ClassNames) -> list[str] | dict[str, str]:
     if not isinstance(given, str | os.PathLike):
-        return _checked_names(given, "classnames")
+        return _check_names(given, "classnames")
     path = Path(given)
     where = f"--classnames {path}"
     if path.suffix.lower() not in FORMATS:
@@ -47,15 +47,15 @@ def _classnames(given: ClassNames) -> list[str] | dict[str, str]:
     text = _text(path, where)
     if path.suffix.lower() == ".txt":
         return _lines(text, where, "class name")
-    found = _json(text, where) if path.suffix.lower() == ".json" else _yaml(text, where)
-    return _checked_names(found, where)
+    content = _json(text, where) if path.suffix.lower() == ".json" else _yaml(text, where)
+    return _check_names(content, where)
 
 
-def _checked_names(found: Any, where: str) -> list[str] | dict[str, str]:
-    if isinstance(found, list | tuple) and found:
-        return [_name(name, f"{where}, entry {number}") for number, name in enumerate(found, 1)]
-    if isinstance(found, Mapping) and found:
-        return {_key(old): _name(new, f"{where}, '{old}'") for old, new in found.items()}
+def _check_names(names: Any, where: str) -> list[str] | dict[str, str]:
+    if isinstance(names, list | tuple) and names:
+        return [_name(name, f"{where}, entry {number}") for number, name in enumerate(names, 1)]
+    if isinstance(names, Mapping) and names:
+        return {_key(old): _name(new, f"{where}, '{old}'") for old, new in names.items()}
     raise UsageError(f"{where}: expected a list of names, or a mapping of old names to new ones")
 
 
@@ -64,13 +64,13 @@ def _key(old: Any) -> Any:
 
 
 def _templates(given: Sequence[str]) -> list[str]:
-    found: list[str] = []
+    templates: list[str] = []
     for text in given:
-        found += [_template(text, "--templates")] if "{" in text else _template_file(text)
-    for template in found:
-        if found.count(template) > 1:
+        templates += [_template(text, "--templates")] if "{" in text else _template_file(text)
+    for template in templates:
+        if templates.count(template) > 1:
             raise UsageError(f"--templates: '{template}' stands there twice; leave one out")
-    return found
+    return templates
 
 
 def _template_file(text: str) -> list[str]:
@@ -140,10 +140,10 @@ def _yaml(text: str, where: str) -> Any:
 
 
 def _unique(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for old, new in pairs:
         name = _name(old, where)
-        if name in found:
+        if name in names:
             raise UsageError(f"{where}: '{name}' stands there twice: expected every old name once")
-        found[name] = new
-    return found
+        names[name] = new
+    return names

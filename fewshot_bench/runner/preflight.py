@@ -16,7 +16,7 @@ from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.usable import lost_in_training
+from fewshot_bench.images.readable import list_lost_training
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
@@ -120,7 +120,7 @@ def check_lists(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
                 f"'{part.classname}', and the card's class {part.label} is "
                 f"'{classnames[part.label]}': expected the name of the label (are labels shifted?)"
             )
-    for id, first, second in _listed_twice(pools):
+    for id, first, second in _find_duplicates(pools):
         if first == second:
             raise PluginError(
                 f"{name}: item '{id}' is twice in {first}: expected one item per id; take one out"
@@ -159,7 +159,7 @@ def _check_classnames(card: DatasetCard) -> None:
             )
 
 
-def _listed_twice(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
+def _find_duplicates(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
     """Ids that occur twice, with the roles of both places; compared folder by folder."""
     if not any(isinstance(items, ItemList) for items in pools.values()):
         # Packing tuples takes longer than comparing their ids, which already exist.
@@ -223,7 +223,7 @@ def check_images(
             continue
         unkept += [trouble] if trouble else []
         if turned:
-            note(_turned(name, turned, len(items), {cell.exif for cell in cells}))
+            note(_describe_turned(name, turned, len(items), {cell.exif for cell in cells}))
         if bad:
             problems[name] = _unusable(name, datasets[name], bad)
     if unkept:
@@ -240,17 +240,18 @@ def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> I
         card = datasets[name].card()
         asked = Vocabulary(card.classnames, card.templates(prompts))
         texts = [text for template in asked.templates for text in asked.prompts(template)]
-        if found := too_long(backbone, texts):
-            longest = max(found, key=lambda text: found[text])
+        if lengths := too_long(backbone, texts):
+            longest = max(lengths, key=lambda text: lengths[text])
+            example = f"{lengths[longest]} ('{longest[:60]}...')"
             yield (
-                f"{name}: {len(found):,} of {len(texts):,} prompts have more tokens than the text "
-                f"encoder of {backbone} reads, the longest {found[longest]} ('{longest[:60]}...'): "
-                "cells of methods that encode them fail; shorten the class names (--classnames) or "
-                "the templates"
+                f"{name}: {len(lengths):,} of {len(texts):,} prompts have more tokens than the "
+                f"text encoder of {backbone} reads, the longest {example}: cells of "
+                "methods that encode them fail; shorten the class names (--classnames) "
+                "or the templates"
             )
 
 
-def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
+def _describe_turned(name: str, count: int, total: int, ways: set[str]) -> str:
     done = "which is applied (--exif rotate)"
     if "ignore" in ways:
         done = "which is left alone, as open_clip leaves it (--exif rotate applies it)"
@@ -262,7 +263,7 @@ def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
-    lost = lost_in_training(dataset, bad)
+    lost = list_lost_training(dataset, bad)
     whole = f", {lost} among them" if lost else ""
     # Nothing can be trained on a class without images.
     skip = "" if lost else "; --skip-damaged goes on without them"
@@ -283,14 +284,14 @@ def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec])
     pools = datasets[name].items()
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     for cell in {split_key(cell): cell for cell in cells}.values():
         if cell.dataset == name or cell.target == name:
-            found |= {item.id: item for item in _used(name, datasets, cell)}
-    return list(found.values())
+            items |= {item.id: item for item in _list_used(name, datasets, cell)}
+    return list(items.values())
 
 
-def _used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
+def _list_used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
     """The images of one data set that a cell uses; imported picks are checked as they are used."""
     split = split_of(cell, datasets)
     evaluated = split.test if name == (cell.target or cell.dataset) else ()

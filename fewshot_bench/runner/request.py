@@ -33,7 +33,7 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.images.usable import open_usable, with_skipped
+from fewshot_bench.images.readable import open_usable, with_skipped
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
 
-def imported_picks(
+def digests_of_imported_picks(
     request: Request, datasets: Mapping[str, Dataset], names: Iterable[str], val: str
 ) -> dict[tuple[str, int, int], str]:
     """The digests of imported picks by data set, shots and split seed."""
@@ -150,27 +150,31 @@ class Plan:
 
 def expand(request: Request) -> Plan:
     """Plan every cell of the request. UsageError for unknown names or values."""
-    known = registry()
+    plugins = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
-    variants = expand_methods(request.methods, request.options, known, plan.left_out)
-    names = known.expand_datasets(request.datasets)
-    targets = known.expand_datasets(request.transfer)
+    variants = expand_methods(request.methods, request.options, plugins, plan.left_out)
+    names = plugins.expand_datasets(request.datasets)
+    targets = plugins.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
     _check_request(request)
     if "templates" in request.data and prompts != "custom":
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
-    sources = _opened(
+    sources = _open_all(
         names, request.datasets, plan, lambda name: _source(name, request, val), request.partial
     )
-    evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
+    evaluated = _open_all(targets, request.transfer, plan, lambda name: _target(name, request))
     if plan.left_out and not (request.partial or (variants and (sources or plan.problems))):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
     backbone = backbone_for(request.backbone, names, targets)
     weights = weights_of(backbone)
-    picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
-    settled = PublishedVariants(known).of if request.published else lambda variant, _: variant
+    picks = (
+        digests_of_imported_picks(request, plan.datasets, sources, val)
+        if sampling == IMPORTED
+        else {}
+    )
+    settled = PublishedVariants(plugins).of if request.published else lambda variant, _: variant
     # Cells that share a fit are adjacent, and methods vary fastest: they share a support set.
     for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
@@ -222,7 +226,7 @@ def expand(request: Request) -> Plan:
     return plan
 
 
-def _opened(
+def _open_all(
     names: Iterable[str],
     asked: Sequence[str],
     plan: Plan,
@@ -335,8 +339,8 @@ def _protocol(request: Request) -> tuple[str, str, str]:
     elif request.protocol in SAMPLERS:
         sampling, val, prompts = request.protocol, SAMPLERS[request.protocol].val, "custom"
     else:
-        known = [*PRESETS, *SAMPLERS, IMPORTED]
-        raise unknown("protocol", request.protocol, known, "see docs/protocols.md")
+        names = [*PRESETS, *SAMPLERS, IMPORTED]
+        raise unknown("protocol", request.protocol, names, "see docs/protocols.md")
     return sampling, request.val or val, request.prompts or prompts
 
 

@@ -23,7 +23,7 @@ from fewshot_bench.images.features import accounted, image_view, open_views
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import plain_logits
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
-from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils.errors import ContractError, FsbenchError
 from fewshot_bench.utils.rng import derive, isolated
@@ -46,20 +46,20 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
         stack.enter_context(open_views())
         stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
         stack.enter_context(isolated(derive(seed_of(fitted.cell), "keep")))
-        stack.enter_context(guarded(f"{spec.method}.restore", incidents))
+        stack.enter_context(guard(f"{spec.method}.restore", incidents))
         stack.enter_context(torch.no_grad())
         try:
             tensors = fitted.classifier.tensors()
-            again = _restored(fitted, tensors)
+            again = _restore(fitted, tensors)
             expected = _answers(copy.copy(fitted.classifier), fitted, session)
-            found = _answers(again, fitted, session)
+            again_logits = _answers(again, fitted, session)
         except FsbenchError:
             raise
         except Exception as error:
             why = error_text(error, type(fitted.cell.method))
             raise ContractError(f"it cannot be restored from its tensors: {why}") from error
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.restore")
-    gap, scale = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+    gap, scale = float(np.abs(again_logits - expected).max()), float(np.abs(expected).max())
     if gap > TOLERANCE * scale:
         raise ContractError(
             f"restored from its tensors it answers otherwise: logits differ by up to {gap:.3g} "
@@ -69,7 +69,7 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
     return tensors
 
 
-def _restored(fitted: Fitted, tensors: Mapping[str, Tensor]) -> Classifier:
+def _restore(fitted: Fitted, tensors: Mapping[str, Tensor]) -> Classifier:
     spec, space = fitted.cell.spec, fitted.cell.lists.fitted
     method = type(fitted.cell.method)(**spec.options)
     return restore(
@@ -85,7 +85,7 @@ def _answers(classifier: Classifier, fitted: Fitted, session: Session) -> np.nda
     """(images, classes) logits of a classifier for some train images."""
     train, spec = fitted.cell.lists.train, fitted.cell.spec
     count = min(COMPARED, train.count)
-    order = [place * train.count // count for place in range(count)]
+    order = [index * train.count // count for index in range(count)]
     queries = image_view(
         session.source(train, spec),
         session.features,

@@ -51,8 +51,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def release(error: BaseException) -> None:
     """Free memory held by an error's frames, and return it to the device and the system."""
-    for one in _chain(error):
-        traceback.clear_frames(one.__traceback__)
+    for raised in _chain(error):
+        traceback.clear_frames(raised.__traceback__)
     forget_derived()
     gc.collect()
     give_back_memory()
@@ -74,23 +74,23 @@ def fit_within_memory(
     """
     incidents, parts = Incidents(), min(parts, MOST_PARTS)
     while True:
-        found = _tried(cell, session, progress, interrupted, parts, incidents)
-        if isinstance(found, Fitted) or not out_of_memory(found.error):
-            return found
-        release(found.error)
+        result = _try(cell, session, progress, interrupted, parts, incidents)
+        if isinstance(result, Fitted) or not out_of_memory(result.error):
+            return result
+        release(result.error)
         session.drop_changed_backbone()
         spec = cell.spec
-        if not found.divisible or parts >= MOST_PARTS:
+        if not result.divisible or parts >= MOST_PARTS:
             tried = "and cannot use less of it (it does not read ctx.memory_parts)"
-            if found.divisible:
+            if result.divisible:
                 tried = f"even in {parts} parts"
-            return Failure(_hopeless(spec, "fit", tried, found.error), found.incidents)
-        parts, incidents = 2 * parts, found.incidents
-        text = f"{spec.method}.fit ran out of memory ({_reason(found.error)})"
+            return Failure(_hopeless(spec, "fit", tried, result.error), result.incidents)
+        parts, incidents = 2 * parts, result.incidents
+        text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
         incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
 
 
-def _tried(
+def _try(
     cell: Cell,
     session: Session,
     progress: Progress | None,
@@ -168,8 +168,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [one.__cause__, one.__context__]
+        raised = waiting.pop()
+        if raised is not None and id(raised) not in seen:
+            seen.add(id(raised))
+            yield raised
+            waiting += [raised.__cause__, raised.__context__]

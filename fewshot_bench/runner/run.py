@@ -21,7 +21,7 @@ from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
 from fewshot_bench.images.features import open_views
-from fewshot_bench.runner.classifier_state import held_state
+from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fitted
@@ -81,18 +81,18 @@ def run_group(
             left[spec.fit_key()] -= 1
             shared = left[spec.fit_key()] > 0
             with own_interruptions() as interrupted:
-                record, answers = _computed(
+                record, answers = _compute(
                     spec, session, progress, fits, interrupted, parts, shared=shared
                 )
             if not shared:
                 # What a finalizer does to this process, it does before the result is handed in.
                 fits.pop(spec.fit_key(), None)
-            outcome = _settled(record, answers, session)
+            outcome = _settle(record, answers, session)
             _place_model(outcome.record, session)
             yield outcome
 
 
-def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
+def _settle(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
     """The outcome with metrics; data that became unusable (a changed image) fail the cell."""
     try:
         return session.examiner.settle(record, answers)
@@ -105,7 +105,7 @@ def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Ou
         return session.examiner.settle(failed, None)
 
 
-def _computed(
+def _compute(
     spec: RunSpec,
     session: Session,
     progress: Progress | None,
@@ -130,7 +130,7 @@ def _computed(
         incidents.restart(fitted.incidents)
         if isinstance(fitted, Failure):
             # Raised again, it would hold the frames of all earlier cells of this fit.
-            return _unanswered(spec, fitted.error, session, incidents)
+            return _record_error(spec, fitted.error, session, incidents)
         try:
             before = _state(fitted) if shared else []
             answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
@@ -150,10 +150,10 @@ def _computed(
     except BaseException as error:
         if interrupted() or isinstance(error, NoRoomForModel):
             raise
-        return _unanswered(spec, error, session, incidents)
+        return _record_error(spec, error, session, incidents)
 
 
-def _unanswered(
+def _record_error(
     spec: RunSpec, error: BaseException, session: Session, incidents: Incidents
 ) -> tuple[Record, None]:
     """The record of a cell without answers: inapplicable if none can ever be had, else failed."""
@@ -166,7 +166,7 @@ _CHANGED = "what fit returned; fitted again for the next cell of this fit"
 
 
 def _state(fitted: Fitted) -> list[Any]:
-    return held_state(fitted.classifier, (fitted.backbone, fitted.context, fitted.cell))
+    return read_state(fitted.classifier, (fitted.backbone, fitted.context, fitted.cell))
 
 
 def _with_model(

@@ -88,7 +88,7 @@ class Session:
 
     def drop_changed_backbone(self) -> None:
         """Drop the backbone if a method left it changed; the next cell loads it anew."""
-        if any(_differs(loaded, found) for loaded, found in self._backbones.values()):
+        if any(_differs(loaded, fingerprint) for loaded, fingerprint in self._backbones.values()):
             self._backbones.clear()
             self._sources.clear()
 

@@ -62,7 +62,7 @@ Option = str | tuple[str, tuple[Any, ...]]
 def expand_methods(
     methods: Iterable[str | Configured],
     options: Iterable[Option],
-    known: Registry,
+    catalog: Registry,
     left_out: dict[str, str] | None = None,
 ) -> list[Variant]:
     """Every method with every combination of the option values.
@@ -71,19 +71,22 @@ def expand_methods(
     left_out: receives the broken methods of `all` and of suites: name to reason.
     UsageError for unknown names and values, PluginError for a broken method given by name.
     """
-    asked = _asked(methods, known, {} if left_out is None else left_out)
-    names = list(dict.fromkeys(one if isinstance(one, str) else one.method for one in asked))
+    asked = _expand_names(methods, catalog, {} if left_out is None else left_out)
+    names = list(
+        dict.fromkeys(method if isinstance(method, str) else method.method for method in asked)
+    )
     settings = [_setting(option) for option in options]
     used: set[int] = set()
     variants = []
-    for one in asked:
-        name = one if isinstance(one, str) else one.method
-        cls = known.method_class(name)
-        refuse_broken(name, cls, known.method(name).origin)
-        if isinstance(one, Configured):
+    for method in asked:
+        name = _name_of(method)
+        cls = catalog.method_class(name)
+        refuse_broken(name, cls, catalog.method(name).origin)
+        if isinstance(method, Configured):
             parameters = {field.name: field for field in hyperparameters(cls)}
             values = {
-                key: typed_value(name, parameters[key], value) for key, value in one.values.items()
+                key: typed_value(name, parameters[key], value)
+                for key, value in method.values.items()
             }
             variant = variant_of(name, cls, values)
             # An object does not tell which of its values were named.
@@ -100,36 +103,40 @@ def expand_methods(
             variant_of(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())
         ]
-    objects = {one.method for one in asked if isinstance(one, Configured)}
+    objects = {method.method for method in asked if isinstance(method, Configured)}
     for index, (owner, parameter, _) in enumerate(settings):
         if index not in used:
             fixed = [n for n in ([owner] if owner else names) if n in objects]
-            if any(_has(known.method_class(name), parameter) for name in fixed):
+            if any(_has(catalog.method_class(name), parameter) for name in fixed):
                 raise UsageError(
                     f"option {parameter}: {', '.join(map(short, fixed))} was given as an object, "
                     "which has a value for it: give the class, or make the object with another one"
                 )
-            _refuse_setting(owner, parameter, names, known)
+            _refuse_setting(owner, parameter, names, catalog)
     return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
 
 
-def _asked(
-    requested: Iterable[str | Configured], known: Registry, left_out: dict[str, str]
+def _name_of(method: str | Configured) -> str:
+    return method if isinstance(method, str) else method.method
+
+
+def _expand_names(
+    requested: Iterable[str | Configured], catalog: Registry, left_out: dict[str, str]
 ) -> list[str | Configured]:
     """The methods to run, each name once."""
-    found: list[str | Configured] = []
-    for one in requested:
-        suite = known.suite_of_methods(one) if isinstance(one, str) else None
+    methods: list[str | Configured] = []
+    for method in requested:
+        suite = catalog.suite_of_methods(method) if isinstance(method, str) else None
         if suite is not None:
             usable, broken = suite
-            found += usable
+            methods += usable
             left_out |= broken
-        elif isinstance(one, str):
-            found.append(known.method(one).name)
+        elif isinstance(method, str):
+            methods.append(catalog.method(method).name)
         else:
-            found.append(one)
+            methods.append(method)
     # No dict: the values of a `Configured` need not be hashable.
-    return [one for place, one in enumerate(found) if one not in found[:place]]
+    return [method for index, method in enumerate(methods) if method not in methods[:index]]
 
 
 def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
@@ -165,15 +172,15 @@ def _has(cls: type, parameter: str) -> bool:
     return parameter.replace("-", "_") in {field.name for field in hyperparameters(cls)}
 
 
-def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registry) -> None:
+def _refuse_setting(owner: str, parameter: str, names: list[str], catalog: Registry) -> None:
     if owner:
         raise UsageError(
             f"option {owner}.{parameter}: method '{owner}' is not among those that run "
             f"({', '.join(names)})"
         )
     if len(names) == 1:
-        find_parameter(names[0], known.method_class(names[0]), parameter)
-    every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
+        find_parameter(names[0], catalog.method_class(names[0]), parameter)
+    every = {field.name for name in names for field in hyperparameters(catalog.method_class(name))}
     raise unknown(
         f"hyper-parameter of {', '.join(names)}",
         parameter,
@@ -187,7 +194,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
 
     UsageError for values that the class refuses, PluginError for a class that changes them.
     """
-    fields, method = hyperparameters(cls), _built(name, cls, chosen)
+    fields, method = hyperparameters(cls), _build(name, cls, chosen)
     try:
         card_of(method)
     except ContractError as error:
@@ -223,12 +230,12 @@ class PublishedVariants:
         key = variant.method, repr((sorted(values.items()), sorted(variant.chosen)))
         if key not in self._made:
             made = variant_of(variant.method, cls, values)
-            overrides = published_overrides(variant, cls)
+            overrides = select_overrides(variant, cls)
             self._made[key] = dataclasses.replace(made, overrides=overrides, chosen=variant.chosen)
         return self._made[key]
 
 
-def published_overrides(variant: Variant, cls: type) -> dict[str, Any]:
+def select_overrides(variant: Variant, cls: type) -> dict[str, Any]:
     """The overrides of a variant with published values: those that the user named.
 
     A named value that is the default counts if its option has published values, which it replaces.
@@ -242,7 +249,7 @@ def published_overrides(variant: Variant, cls: type) -> dict[str, Any]:
     }
 
 
-def published_lines(cells: Iterable[RunSpec]) -> Iterator[str]:
+def note_published(cells: Iterable[RunSpec]) -> Iterator[str]:
     """Notes on methods that run with published values on data sets without values of their own."""
     asked: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for cell in cells:
@@ -257,7 +264,7 @@ def published_lines(cells: Iterable[RunSpec]) -> Iterator[str]:
             yield f"{', '.join(methods)}: {no_own_values(without)}"
 
 
-def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
+def _build(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
     """An instance; UsageError for values that the class itself rejects."""
     try:
         with plugin_code():

@@ -112,9 +112,9 @@ def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: 
     wrong = []
     for role, positions in written.positions.items():
         pool = pools.get(role, ())
-        for item, place in zip(file.lists[role], positions, strict=True):
-            if place >= len(pool) or pool[place].id != item.id:
-                wrong.append(f"{role} {place}")
+        for item, position in zip(file.lists[role], positions, strict=True):
+            if position >= len(pool) or pool[position].id != item.id:
+                wrong.append(f"{role} {position}")
     if wrong:
         total = sum(map(len, written.positions.values()))
         raise DataMissingError(
@@ -124,39 +124,39 @@ def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: 
     return f"all positions are those of the lists of {dataset}"
 
 
-def find_items(paths: Iterable[str], known: Mapping[str, Item]) -> list[list[Item]]:
+def find_items(paths: Iterable[str], items_by_id: Mapping[str, Item]) -> list[list[Item]]:
     """The items that match each path: one, none, or several if it is ambiguous.
 
-    known: a data set's items by id. A path matches the longest id that it ends in; only if there is
-    none, it matches ids that end in the path.
+    items_by_id: of a data set. A path matches the longest id that it ends in; only without one, it
+    matches ids that end in the path.
     """
     listed = list(paths)
-    found = {path: _by_whole_id(path, known) for path in listed}
-    wanted = {"/".join(_parts(path)) for path, item in found.items() if item is None}
-    ends = _by_end(known, wanted) if wanted else {}
-    return [_found(path, found[path], ends) for path in listed]
+    matches = {path: _by_whole_id(path, items_by_id) for path in listed}
+    wanted = {"/".join(_parts(path)) for path, item in matches.items() if item is None}
+    ends = _by_end(items_by_id, wanted) if wanted else {}
+    return [_match(path, matches[path], ends) for path in listed]
 
 
-def _found(path: str, item: Item | None, ends: Mapping[str, list[Item]]) -> list[Item]:
+def _match(path: str, item: Item | None, ends: Mapping[str, list[Item]]) -> list[Item]:
     return ends.get("/".join(_parts(path)), []) if item is None else [item]
 
 
-def _by_whole_id(path: str, known: Mapping[str, Item]) -> Item | None:
+def _by_whole_id(path: str, items_by_id: Mapping[str, Item]) -> Item | None:
     parts = _parts(path)
     ends = (path, *("/".join(parts[start:]) for start in range(len(parts))))
-    return next((known[end] for end in ends if end in known), None)
+    return next((items_by_id[end] for end in ends if end in items_by_id), None)
 
 
-def _by_end(known: Mapping[str, Item], wanted: Collection[str]) -> dict[str, list[Item]]:
+def _by_end(items_by_id: Mapping[str, Item], wanted: Collection[str]) -> dict[str, list[Item]]:
     """Items by the wanted suffixes of their ids; an index of all suffixes might be too large."""
-    found: dict[str, list[Item]] = {}
-    for item in known.values():
+    by_end: dict[str, list[Item]] = {}
+    for item in items_by_id.values():
         parts = item.id.split("/")
         for start in range(1, len(parts)):
             end = "/".join(parts[start:])
             if end in wanted:
-                found.setdefault(end, []).append(item)
-    return found
+                by_end.setdefault(end, []).append(item)
+    return by_end
 
 
 def mapped(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
@@ -165,11 +165,11 @@ def mapped(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
     DataMissingError counts and names images that are not in the data set, that match several of its
     images, or whose label or class name differs there.
     """
-    known = {item.id: item for role in ROLES for item in pools.get(role, ())}
+    items_by_id = {item.id: item for role in ROLES for item in pools.get(role, ())}
     written = [item.id for items in file.lists.values() for item in items]
-    found = find_items(written, known)
-    _refuse_missing(file, dataset, written, found, next(iter(known), "none"))
-    meant = iter(found)
+    matches = find_items(written, items_by_id)
+    _refuse_missing(file, dataset, written, matches, next(iter(items_by_id), "none"))
+    meant = iter(matches)
     lists = {role: tuple(next(meant)[0] for _ in items) for role, items in file.lists.items()}
     _refuse_other_labels(file, dataset, lists)
     return replace(file, lists=lists)
@@ -186,22 +186,22 @@ def _refuse_missing(
     file: SplitFile,
     dataset: str,
     written: Sequence[str],
-    found: Sequence[list[Item]],
+    matches: Sequence[list[Item]],
     example: str,
 ) -> None:
-    absent = [path for path, items in zip(written, found, strict=True) if not items]
+    absent = [path for path, items in zip(written, matches, strict=True) if not items]
     if absent:
         raise DataMissingError(
-            f"{len(absent)} of {len(found)} images in {file.path} are not in '{dataset}': "
+            f"{len(absent)} of {len(matches)} images in {file.path} are not in '{dataset}': "
             f"{few(absent)}; expected paths that end in ids such as '{example}' "
             f"(fsbench splits show {shlex.quote(dataset)})"
         )
-    several = [path for path, items in zip(written, found, strict=True) if len(items) > 1]
+    several = [path for path, items in zip(written, matches, strict=True) if len(items) > 1]
     if several:
-        one, other = next(items for items in found if len(items) > 1)[:2]
+        first, second = next(items for items in matches if len(items) > 1)[:2]
         raise DataMissingError(
-            f"{len(several)} of {len(found)} paths in {file.path} may be several images of "
-            f"'{dataset}': {few(several)} ('{one.id}' or '{other.id}'); expected longer paths"
+            f"{len(several)} of {len(matches)} paths in {file.path} may be several images of "
+            f"'{dataset}': {few(several)} ('{first.id}' or '{second.id}'); expected longer paths"
         )
 
 

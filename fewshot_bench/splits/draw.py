@@ -51,14 +51,14 @@ def draw(
     _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
     wanted = Draw(pools.get("train", ()), pools.get("val"), shots, seed, val)
     train, held = SAMPLERS[protocol].draw(wanted)
-    test = _limited(pools.get("test", ()), limit)
+    test = _limit(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
 
 
 def split_key(spec: RunSpec) -> tuple[Any, ...]:
     """Key that is equal for cells of a plan that share a split."""
-    found: tuple[Any, ...] = _split_fields(spec)
-    return found
+    key: tuple[Any, ...] = _split_fields(spec)
+    return key
 
 
 def split_of(
@@ -88,7 +88,7 @@ def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = N
         half = class_half(classes, "base")
         train, val = _only(train, half), _only(val, half)
         test = _only(test, class_half(classes, spec.classes))
-    return replace(split, train=train, val=val, test=_limited(test, spec.limit))
+    return replace(split, train=train, val=val, test=_limit(test, spec.limit))
 
 
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
@@ -179,7 +179,7 @@ def _rest_of_train(dataset_name: str) -> str:
     )
 
 
-def _limited(test: Sequence[Item], limit: int | None) -> Sequence[Item]:
+def _limit(test: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or len(test) <= limit:
         return test
     if isinstance(test, ItemList):
@@ -191,5 +191,5 @@ def _first(test: Sequence[Item], limit: int) -> Sequence[Item]:
     """The `limit` items with the lowest ranks, in the order of the list."""
     every = (id for part in parts(test) for id in part.ids)
     kept = set(heapq.nsmallest(limit, every, key=lambda id: rank("limit", id)))
-    found = ((id, part) for part in parts(test) for id in part.ids if id in kept)
-    return tuple(Item(id, part.label, part.classname) for id, part in found)
+    ids = ((id, part) for part in parts(test) for id in part.ids if id in kept)
+    return tuple(Item(id, part.label, part.classname) for id, part in ids)

@@ -260,15 +260,15 @@ def index_from(path: Path, content: Mapping[str, Any]) -> SplitFile:
 
 
 def _index_part(role: str, picks: Sequence[Item], pool: Sequence[Item]) -> dict[str, Any]:
-    places = {item.id: place for place, item in enumerate(pool)}
-    outside = [item.id for item in picks if item.id not in places]
+    indices = {item.id: index for index, item in enumerate(pool)}
+    outside = [item.id for item in picks if item.id not in indices]
     if outside:
         raise UsageError(
             f"'{outside[0]}' was picked for {role} and is not in the data set's {role} list, so it "
             "has no position there (use --format fsbench)"
         )
     data = [{"impath": i.id, "label": i.label, "classname": i.classname} for i in picks]
-    return {"data": data, "indices": [places[item.id] for item in picks]}
+    return {"data": data, "indices": [indices[item.id] for item in picks]}
 
 
 def _index_items(path: Path, role: str, part: Any) -> tuple[Item, ...]:

@@ -61,8 +61,8 @@ def load_imported(
         )
     file = read_split_file(path)
     check_digest(file)
-    found = (file.format, file.dataset, file.shots, file.seed)
-    if found != ("fsbench", dataset, shots, seed):
+    header = (file.format, file.dataset, file.shots, file.seed)
+    if header != ("fsbench", dataset, shots, seed):
         raise unusable(
             path,
             f"holds '{file.dataset}', {file.shots}-shot, seed {file.seed}",
@@ -79,7 +79,7 @@ def check_val(picks: Picks, val: str) -> None:
     if val == "none":
         return
     allowed = VALIDATION[val](picks.shots)
-    held = _held(picks.val)
+    held = _count_held(picks.val)
     if held == 0 or (allowed is not None and held > allowed):
         fitting = fitting_val(picks.val, picks.shots)
         raise UsageError(
@@ -91,12 +91,12 @@ def check_val(picks: Picks, val: str) -> None:
 
 def fitting_val(val: Sequence[Item], shots: int) -> str:
     """The validation policy that admits these validation images and the fewest beside them."""
-    held = _held(val)
+    held = _count_held(val)
     allowed = {name: most(shots) for name, most in VALIDATION.items()}
     return next(name for name, most in allowed.items() if most is None or held <= most)
 
 
-def _held(val: Sequence[Item]) -> int:
+def _count_held(val: Sequence[Item]) -> int:
     """The number of validation images of the class with the most of them."""
     return max((len(items) for items in group(val).values()), default=0)
 
@@ -129,22 +129,22 @@ def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
 
 def _others(folder: Path) -> str:
     """Text that lists the settings that were imported for the data set."""
-    found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
-    settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
+    matches = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
+    settings = [f"{match[1]}-shot, seed {match[2]}" for match in matches if match]
     return f"; there are {'; '.join(settings[:6])}" if settings else ""
 
 
 def split_paths(store: Path) -> list[Path]:
     """The files of imported picks, sorted."""
-    found = sorted((store / FOLDER).glob("*/shot_*-seed_*.json"))
-    return [path for path in found if SETTING.fullmatch(path.stem)]
+    paths = sorted((store / FOLDER).glob("*/shot_*-seed_*.json"))
+    return [path for path in paths if SETTING.fullmatch(path.stem)]
 
 
 def checked(path: Path) -> SplitFile:
     """Imported picks; DataMissingError if the file was changed or its path is wrong."""
     file = read_split_file(path)
     check_digest(file)
-    place = (safe_name(file.dataset), f"shot_{file.shots}-seed_{file.seed}")
-    if file.format != "fsbench" or place != (path.parent.name, path.stem):
-        raise unusable(path, f"holds {'/'.join(place)}", "what its name says: import it again")
+    location = (safe_name(file.dataset), f"shot_{file.shots}-seed_{file.seed}")
+    if file.format != "fsbench" or location != (path.parent.name, path.stem):
+        raise unusable(path, f"holds {'/'.join(location)}", "what its name says: import it again")
     return file

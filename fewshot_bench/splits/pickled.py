@@ -169,22 +169,22 @@ def read_pickled(path: Path, content: bytes) -> SplitFile:
     except Refused as error:
         raise unusable(path, str(error), EXPECTED) from None
     if not isinstance(value, dict) or "train" not in value or not set(value) <= set(ROLES):
-        found = f"the keys {shown(list(value))}" if isinstance(value, dict) else shown(value)
-        raise unusable(path, f"has {found}", EXPECTED)
+        wrong = f"the keys {shown(list(value))}" if isinstance(value, dict) else shown(value)
+        raise unusable(path, f"has {wrong}", EXPECTED)
     lists = {role: tuple(_items(path, role, value[role])) for role in ROLES if role in value}
     return SplitFile(path, "pickle", lists)
 
 
 def _items(path: Path, role: str, entries: Any) -> Iterator[Item]:
     if not isinstance(entries, list):
-        raise _misplaced(path, role, entries)
+        raise _is_misplaced(path, role, entries)
     for number, entry in enumerate(entries):
         attributes = entry.attributes if isinstance(entry, Datum) else {}
         if not set(ATTRIBUTES) <= set(attributes):
-            raise _misplaced(path, role, entry)
+            raise _is_misplaced(path, role, entry)
         values = [attributes[attribute] for attribute in ATTRIBUTES]
         yield item_of(path, f"as entry {number} of '{role}'", *values)
 
 
-def _misplaced(path: Path, role: str, value: object) -> DataMissingError:
+def _is_misplaced(path: Path, role: str, value: object) -> DataMissingError:
     return unusable(path, f"has {shown(value)} under '{role}'", EXPECTED)

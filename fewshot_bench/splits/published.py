@@ -67,13 +67,13 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
     Train picks must match. Val picks must match only if there are as many as published: for other
     validation policies nothing is published.
     """
-    known = published_splits().get(catalog_name)
-    expected = known.picks.get(f"{split.shots}/{split.seed}") if known else None
-    if known is None or expected is None or split.protocol != "coop":
+    published = published_splits().get(catalog_name)
+    expected = published.picks.get(f"{split.shots}/{split.seed}") if published else None
+    if published is None or expected is None or split.protocol != "coop":
         return None
     if picks_digest(split.train) != expected[0]:
         return False
-    comparable = len(split.val) == known.classes * min(split.shots, 4)
+    comparable = len(split.val) == published.classes * min(split.shots, 4)
     return not comparable or picks_digest(split.val) == expected[1]
 
 
@@ -82,10 +82,10 @@ def compared_lists(pools: Pools, catalog_name: str) -> Lists:
 
     Of renamed lists, few-shot picks are the published ones, and prompts are not.
     """
-    known = published_splits().get(catalog_name)
-    if known is None:
+    published = published_splits().get(catalog_name)
+    if published is None:
         return Lists.UNKNOWN
-    if digest_of((role, pools.get(role, ())) for role in ROLES) != known.lists_sha256:
+    if digest_of((role, pools.get(role, ())) for role in ROLES) != published.lists_sha256:
         return Lists.OTHER
     names = {part.label: part.classname for items in pools.values() for part in parts(items)}
     same = verified_names([names[label] for label in sorted(names)], catalog_name)
@@ -97,14 +97,16 @@ def verified_names(names: Sequence[str], catalog_name: str, classes: str = "all"
 
     names: in the order of the labels, of `all` classes or of the `base` or `new` half.
     """
-    known = published_splits().get(catalog_name)
-    if known is None:
+    published = published_splits().get(catalog_name)
+    if published is None:
         return None
-    found = {classes: names}
+    names_of = {classes: names}
     if classes == "all":
-        halves = {part: class_half(len(names), part) for part in known.classnames_sha256}
-        found = {part: names[half.start : half.stop] for part, half in halves.items()}
-    return all(names_digest(some) == known.classnames_sha256[part] for part, some in found.items())
+        halves = {part: class_half(len(names), part) for part in published.classnames_sha256}
+        names_of = {part: names[half.start : half.stop] for part, half in halves.items()}
+    return all(
+        names_digest(some) == published.classnames_sha256[part] for part, some in names_of.items()
+    )
 
 
 def names_digest(names: Iterable[str]) -> str:
@@ -114,8 +116,10 @@ def names_digest(names: Iterable[str]) -> str:
 
 def verified_file(content: bytes, catalog_name: str) -> bool | None:
     """True when a split file is byte for byte the published one; None when none is published."""
-    known = published_splits().get(catalog_name)
-    return None if known is None else hashlib.sha256(content).hexdigest() == known.file_sha256
+    published = published_splits().get(catalog_name)
+    return (
+        None if published is None else hashlib.sha256(content).hexdigest() == published.file_sha256
+    )
 
 
 @functools.cache
@@ -190,20 +194,20 @@ def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     if any((own.train, own.val) == (split.train, split.val) for own in draws):
         return "equal: the same images in the same order"
     own = draws[0]
-    shares = [f"{_shared(split.train, own.train)} train"]
+    shares = [f"{_share(split.train, own.train)} train"]
     if split.val:
-        shares.append(f"{_shared(split.val, own.val)} val")
+        shares.append(f"{_share(split.val, own.val)} val")
     return f"differs: {' and '.join(shares)} images are the same"
 
 
 def _policies(split: Split) -> list[str]:
     """The validation policies that give as many images per class as the split has."""
     held = max((len(items) for items in group(split.val).values()), default=0)
-    found = [name for name in ("none", "min4", "shots") if VALIDATION[name](split.shots) == held]
-    return found or ["full"]
+    policies = [name for name in ("none", "min4", "shots") if VALIDATION[name](split.shots) == held]
+    return policies or ["full"]
 
 
-def _shared(mine: Sequence[Item], drawn: Sequence[Item]) -> str:
+def _share(mine: Sequence[Item], drawn: Sequence[Item]) -> str:
     both = {item.id for item in mine} & {item.id for item in drawn}
     other_order = mine != drawn and len(both) == len(mine) == len(drawn)
     return f"{len(both)} of {len(mine)}{' (in another order)' if other_order else ''}"

@@ -81,7 +81,7 @@ def _coop(draw: Draw) -> Picks:
     """Train, then val, on one stream (CoOp; Dassl `generate_fewshot_dataset`, repeat=False)."""
     rng = random.Random(draw.seed)
     train = _sample(rng, draw.train, draw.shots)
-    return train, _held(partial(_sample, rng), draw.val_pool(train), draw.held)
+    return train, _hold(partial(_sample, rng), draw.val_pool(train), draw.held)
 
 
 @sampler("clip-lora")
@@ -104,18 +104,18 @@ def _clip_lora(draw: Draw) -> Picks:
     if draw.policy == "min4":
         return train, paper_val
     other = random.Random(derive(draw.seed, "clip-lora", "val"))
-    return train, _held(partial(_sample_repeat, other), draw.val_pool(train), draw.held)
+    return train, _hold(partial(_sample_repeat, other), draw.val_pool(train), draw.held)
 
 
 @sampler("nested")
-def _nested(draw: Draw) -> Picks:
+def _nest(draw: Draw) -> Picks:
     """The first `shots` per class by rank: fewer shots give a subset, whatever the list order."""
-    train = _ranked(draw.train, "train", draw.shots, draw.seed)
+    train = _rank(draw.train, "train", draw.shots, draw.seed)
     pool, count = draw.val_pool(train), draw.held
-    return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
+    return train, _rank(pool, "val", len(pool) if count is None else count, draw.seed)
 
 
-def _held(
+def _hold(
     sample: Callable[[Sequence[Item], int], tuple[Item, ...]],
     pool: Sequence[Item],
     count: int | None,
@@ -138,12 +138,12 @@ def _at_once(
 ) -> tuple[Sequence[Item], Sequence[Item]]:
     """Train and val picks of one class in one draw; train takes precedence if there are too few."""
     if len(items) < shots:
-        return _repeated(rng, items, shots), ()
+        return _repeat(rng, items, shots), ()
     picks = rng.sample(items, min(shots + held, len(items)))
     return picks[:shots], picks[shots:]
 
 
-def _repeated(rng: random.Random, items: Sequence[Item], count: int) -> Sequence[Item]:
+def _repeat(rng: random.Random, items: Sequence[Item], count: int) -> Sequence[Item]:
     """`count` images with replacement; ALL_SHOTS gives each image once, like 0 shots in Dassl."""
     return items if count == ALL_SHOTS else rng.choices(items, k=count)
 
@@ -153,11 +153,11 @@ def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tupl
     picks: list[Item] = []
     for items in group(pool).values():
         enough = len(items) >= count
-        picks += rng.sample(items, count) if enough else _repeated(rng, items, count)
+        picks += rng.sample(items, count) if enough else _repeat(rng, items, count)
     return tuple(picks)
 
 
-def _ranked(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Item, ...]:
+def _rank(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Item, ...]:
     classes = group(pool)
 
     def place(item: Item) -> tuple[bytes, str]:

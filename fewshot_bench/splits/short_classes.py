@@ -23,7 +23,7 @@ def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
     An image drawn twice counts once. `short_val`: classes with fewer validation images than the
     policy asks for.
     """
-    train, val = _counted(split.train), _counted(split.val)
+    train, val = _count(split.train), _count(split.val)
     least = VALIDATION[spec.val](spec.shots) or 0
     return {
         "short_classes": _short(train.values(), spec.shots),
@@ -32,7 +32,7 @@ def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
     }
 
 
-def _counted(items: Iterable[Item]) -> Counter[int]:
+def _count(items: Iterable[Item]) -> Counter[int]:
     """Number of distinct images by label."""
     return Counter(label for label, _ in {(item.label, item.id) for item in items})
 

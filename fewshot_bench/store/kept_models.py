@@ -154,14 +154,11 @@ def remove_model(store: Path, key: str) -> None:
 
 def list_unclaimed(store: Path, seconds: float) -> Iterator[Path]:
     """Model folders that no record states and that were not written to for `seconds`."""
-    for folder in sorted_entries(store / MODELS):
-        if folder.is_dir() and not _is_young(folder, seconds) and not _is_claimed(store, folder):
+    for folder in filter(Path.is_dir, sorted_entries(store / MODELS)):
+        times = [path.stat().st_mtime for path in (folder, *sorted_entries(folder))]
+        is_young = time.time() - max(times) < seconds
+        if not is_young and not _is_claimed(store, folder):
             yield folder
-
-
-def _is_young(folder: Path, seconds: float) -> bool:
-    times = [folder.stat().st_mtime, *(path.stat().st_mtime for path in sorted_entries(folder))]
-    return time.time() - max(times) < seconds
 
 
 def _is_claimed(store: Path, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The conformance kit: run it on your method, in pytest or with `fsbench check NAME`."""
+"""The conformance kit, for pytest and `fsbench check NAME`: names may still change."""
 
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped

@@ -28,7 +28,10 @@ Step = Callable[[Tensor, Tensor, Scale], None]
 
 
 def step_on(loss: FeatureLoss) -> Step:
-    """A step that adds the gradients of `loss`."""
+    """A step that adds the gradients of `loss`.
+
+    >>> step = step_on(lambda features, labels: F.cross_entropy(features @ weights.T, labels))
+    """
 
     def step(features: Tensor, labels: Tensor, scale: Scale) -> None:
         torch.autograd.backward(scale(loss(features, labels)))
@@ -53,6 +56,8 @@ def train_epochs(
     views: `epochs` tensors (n, width). labels: (n,). rate: learning rate of an epoch, counted
     from 0. steps: use only the first `steps` batches of each epoch; 0 for all. A short last batch
     is dropped if a full one exists.
+
+    >>> train_epochs(step, sgd, views, labels, ctx, epochs=20, batch_size=32, rate=rate)
     """
     scaler, order, count = ctx.scaler(), ctx.rng("order"), len(labels)
     steps = steps or steps_per_epoch(count, batch_size, drop_last=True)
@@ -73,7 +78,10 @@ VIEW_BYTES = 2**26
 def minibatches(
     count: int, size: int, rng: torch.Generator, device: torch.device, *, drop_last: bool
 ) -> list[Tensor]:
-    """Shuffled indices of one epoch; a short last batch is dropped only if a full one exists."""
+    """Shuffled indices of one epoch; a short last batch is dropped only if a full one exists.
+
+    >>> for index in minibatches(100, 32, rng, ctx.device, drop_last=False): ...
+    """
     order = send(torch.randperm(count, generator=rng), device)
     batches = list(torch.split(order, size))
     if drop_last and count >= size and len(batches[-1]) < size:
@@ -82,7 +90,11 @@ def minibatches(
 
 
 def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
-    """The number of batches that `minibatches` yields."""
+    """The number of batches that `minibatches` yields.
+
+    >>> steps_per_epoch(100, 32, drop_last=False)
+    4
+    """
     return count // size if drop_last and count >= size else math.ceil(count / size)
 
 
@@ -150,6 +162,8 @@ def epoch_views(
     Raw features with `normalize=False`; rows before the projection with `projected=False`. Views
     are requested in chunks of at most `VIEW_BYTES`, but at least one epoch, so that long schedules
     on large support sets fit in memory; chunks depend only on sizes.
+
+    >>> for views in epoch_views(task.train, 20, Augment(), backbone.embed_dim): ...
     """
     chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
     for first in range(0, epochs, chunk):
@@ -180,14 +194,14 @@ def views_in_turn(
         if views is None:
             for first in range(0, len(asked), chunk):
                 some = asked[first : first + chunk]
-                yield from _taken(images, some, augment, count, chunk)
+                yield from _take(images, some, augment, count, chunk)
             continue
         every = torch.arange(len(images), device=views.device)
         for turn in send(asked.contiguous(), views.device):
             yield views[turn, every]
 
 
-def _taken(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
+def _take(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
     """(t, n, width): view `turns[e, i]` of image i at [e, i], collected from chunks of views."""
     taken = torch.empty(0)
     for start in range(0, count, chunk):

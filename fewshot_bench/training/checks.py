@@ -20,7 +20,10 @@ class Named(Protocol):
 
 
 def require(method: Named, field: str, holds: bool, expected: str) -> None:
-    """UsageError with the value, the expectation and the next step, unless `holds`."""
+    """UsageError with the value, the expectation and the next step, unless `holds`.
+
+    >>> require(self, "order", self.order % 2 == 0, "an even number")
+    """
     if not holds:
         value = getattr(method, field)
         raise UsageError(
@@ -29,7 +32,10 @@ def require(method: Named, field: str, holds: bool, expected: str) -> None:
 
 
 def require_choices(method: Named) -> None:
-    """UsageError unless every field annotated with a Literal has one of its choices."""
+    """UsageError unless every field annotated with a Literal has one of its choices.
+
+    >>> def __post_init__(self): require_choices(self)
+    """
     for field, kind in typing.get_type_hints(type(method)).items():
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
@@ -43,7 +49,10 @@ _LARGEST = 3e37
 
 
 def require_positive(method: Named, *fields: str) -> None:
-    """UsageError unless the fields are numbers above 0 that float32 can hold."""
+    """UsageError unless the fields are numbers above 0 that float32 can hold.
+
+    >>> def __post_init__(self): require_positive(self, "rank", "lr")
+    """
     for field in fields:
         value = getattr(method, field)
         expected = f"a finite number above 0{_at_most(value)}"
@@ -51,7 +60,10 @@ def require_positive(method: Named, *fields: str) -> None:
 
 
 def require_not_negative(method: Named, *fields: str) -> None:
-    """UsageError unless the fields are numbers of at least 0 that float32 can hold."""
+    """UsageError unless the fields are numbers of at least 0 that float32 can hold.
+
+    >>> def __post_init__(self): require_not_negative(self, "dropout")
+    """
     for field in fields:
         value = getattr(method, field)
         expected = f"a finite number of at least 0{_at_most(value)}"

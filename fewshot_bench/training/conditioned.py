@@ -34,11 +34,11 @@ def for_images(model: PromptModel, device: torch.device, ctx: RunContext) -> Pro
 @torch.no_grad()
 def conditioned_logits(model: PromptModel, contexts: Contexts, images: Tensor) -> Tensor:
     """(n, classes) logits of unit image features (n, embed)."""
-    found = [images.new_empty(0, len(model.prompts.end))]
+    logits = [images.new_empty(0, len(model.prompts.end))]
     for block in row_blocks(images, _images_at_once(model)) if images.numel() else ():
         classes = model.class_features(contexts(block))
-        found.append(PromptBatch(classes, block, block, model.scale).logits)
-    return torch.cat(found)
+        logits.append(PromptBatch(classes, block, block, model.scale).logits)
+    return torch.cat(logits)
 
 
 def conditioned_backward(

@@ -92,7 +92,9 @@ class EncoderLearner(EncoderHooks):
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
         """The prompts of all classes, one entry per template."""
         tower = backbone.text_tower()
-        tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
+        tokens = [
+            backbone.tokenize(vocabulary.prompts(template)) for template in vocabulary.templates
+        ]
         return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
@@ -142,11 +144,11 @@ class EncoderLearner(EncoderHooks):
         """The tensors after the last step."""
         start = self.initial(task, backbone, ctx)
         learned = {
-            name: torch.nn.Parameter(one.detach().clone().to(backbone.device))
-            for name, one in start.items()
+            name: torch.nn.Parameter(value.detach().clone().to(backbone.device))
+            for name, value in start.items()
         }
         self.train(learned, task, backbone, ctx)
-        return {name: one.detach() for name, one in learned.items()}
+        return {name: value.detach() for name, value in learned.items()}
 
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
@@ -275,7 +277,10 @@ class EpochSchedule(CosineEpochs):
 
 @dataclass(frozen=True)
 class EpochLearner(EpochSchedule):
-    """SGD with momentum on the schedule of `EpochSchedule`."""
+    """SGD with momentum on the schedule of `EpochSchedule`.
+
+    >>> EpochLearner(epochs=5, lr=2e-3)
+    """
 
     momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
 
@@ -296,6 +301,8 @@ class StepLearner(EncoderLearner):
     """AdamW for a number of steps per shot, with a cosine rate over all steps, as in CLIP-LoRA.
 
     The short last batch of an epoch is kept.
+
+    >>> StepLearner(iterations=500, lr=2e-4)
     """
 
     drop_last: ClassVar[bool] = False

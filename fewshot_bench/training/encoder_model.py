@@ -39,6 +39,8 @@ class Encoders:
     A tower that no trained tensor changes is None; its features are frozen. classes: frozen class
     features (classes, embed), for methods that derive prompts from them
     (`EncoderLearner.from_classes`).
+
+    >>> optimizer = AdamW(encoders.parameters().values())
     """
 
     vision: ImageTower | None
@@ -52,10 +54,10 @@ class Encoders:
         """Every tensor of the towers by name, such as `vision.blocks.0.ln_1.weight`."""
         towers = {"vision": self.vision, "text": self.text}
         return {
-            f"{encoder}.{name}": one
+            f"{encoder}.{name}": value
             for encoder, tower in towers.items()
             if tower is not None
-            for name, one in tower.parameters().items()
+            for name, value in tower.parameters().items()
         }
 
     def with_parameters(self, tensors: Learned) -> Encoders:
@@ -244,9 +246,11 @@ class EncoderModel:
             return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
         if self.divided and not torch.is_grad_enabled():
             pairs = zip(self.prompts, self.divided, strict=True)
-            raw = [encode_in_parts(parts, self._encoder(one, learned)) for one, parts in pairs]
+            raw = [
+                encode_in_parts(parts, self._encoder(prompts, learned)) for prompts, parts in pairs
+            ]
         else:
-            raw = [self._encoder(one, learned)() for one in self.prompts]
+            raw = [self._encoder(prompts, learned)() for prompts in self.prompts]
         return self.hooks.read_classes(raw, learned, self.frozen)
 
     def _encoder(self, prompts: TextPrompts, learned: Learned) -> Callable[..., Tensor]:
@@ -282,7 +286,7 @@ class EncoderModel:
         if derived is learned:
             self._backward(pixels, labels, loss, learned, scale)
             return
-        leaves = {name: one.detach().requires_grad_() for name, one in derived.items()}
+        leaves = {name: value.detach().requires_grad_() for name, value in derived.items()}
         self._backward(pixels, labels, loss, leaves, scale)
         met = [name for name, leaf in leaves.items() if leaf.grad is not None]
         torch.autograd.backward([derived[n] for n in met], [leaves[n].grad for n in met])
@@ -295,8 +299,8 @@ class EncoderModel:
             torch.autograd.backward(scale(loss(batch)))
             return
         raw = [
-            encode_in_parts(parts, self._encoder(one, learned)).requires_grad_()
-            for one, parts in zip(self.prompts, self.divided, strict=True)
+            encode_in_parts(parts, self._encoder(prompts, learned)).requires_grad_()
+            for prompts, parts in zip(self.prompts, self.divided, strict=True)
         ]
         if raw:
             read = self.hooks.read_classes(raw, learned, self.frozen)
@@ -310,9 +314,9 @@ class EncoderModel:
                 torch.autograd.backward(scale(share))
         if classes.grad is not None:
             torch.autograd.backward(read, classes.grad)
-        for one, parts, features in zip(self.prompts, self.divided, raw, strict=True):
+        for prompts, parts, features in zip(self.prompts, self.divided, raw, strict=True):
             assert features.grad is not None
-            backward_in_parts(parts, self._encoder(one, learned), features.grad)
+            backward_in_parts(parts, self._encoder(prompts, learned), features.grad)
 
     @torch.no_grad()
     def predict(self, queries: Images, classes: Tensor, learned: Learned) -> Tensor:
@@ -332,13 +336,13 @@ class EncoderModel:
         images *= self.hooks.image_runs
         tokens = {
             "vision": images * self.frozen.vision.tokens if self.frozen.vision else 0,
-            "text": sum(one.tokens for one in self.prompts),
+            "text": sum(prompts.tokens for prompts in self.prompts),
         }
         short = {
             name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
         }
         chunks = chunks_for(parts)
-        divided = tuple(one.divide(chunks) for one in self.prompts) if chunks > 1 else ()
+        divided = tuple(prompts.divide(chunks) for prompts in self.prompts) if chunks > 1 else ()
         return replace(self, recompute=frozenset(short), chunks=chunks, divided=divided)
 
 

@@ -17,7 +17,10 @@ from fewshot_bench.api.task import Images, Vocabulary
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """Weight (classes, embed), including the scale, and bias (classes,) on unit image features."""
+    """Weight (classes, embed), including the scale, and bias (classes,) on unit image features.
+
+    >>> LinearClassifier(backbone.logit_scale * text).logits(queries)
+    """
 
     weight: Tensor
     bias: Tensor | None = None
@@ -34,7 +37,10 @@ class LinearClassifier:
 
 
 def template_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
-    """(templates, classes, embed) raw text features of all prompts, not normalized."""
+    """(templates, classes, embed) raw text features of all prompts, not normalized.
+
+    >>> mean = template_features(backbone, task).mean(0)  # (classes, embed)
+    """
     prompts = map(vocabulary.prompts, vocabulary.templates)
     return torch.stack([backbone.encode_text(list(of_template)) for of_template in prompts])
 
@@ -43,8 +49,10 @@ def linear_start(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tenso
     """Weight (outputs, inputs) and bias (outputs,), initialized as in torch.nn.Linear.
 
     Uniform within +-1 / sqrt(inputs), the weight drawn first.
+
+    >>> weight, bias = linear_start(10, 512, ctx.rng("init"))
     """
     bound = inputs**-0.5
     shapes: tuple[tuple[int, ...], ...] = ((outputs, inputs), (outputs,))
-    weight, bias = (torch.empty(one).uniform_(-bound, bound, generator=rng) for one in shapes)
+    weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=rng) for shape in shapes)
     return weight, bias

@@ -45,6 +45,8 @@ class PromptLearner:
 
     All other weights are frozen. The learning rate is a cosine per epoch after one epoch at
     `warmup_lr`; the last epoch is kept.
+
+    >>> PromptLearner(context_tokens=4, epochs=50)
     """
 
     name: ClassVar[str]

@@ -35,6 +35,8 @@ class PromptBatch:
     classes: features of the learned prompts, differentiable, (classes, embed), or
     (b, classes, embed) of prompts that depend on the image. images: (b, embed). labels: (b,).
     scale: the logit scale.
+
+    >>> loss = batch.cross_entropy()
     """
 
     classes: Tensor
@@ -138,9 +140,11 @@ class PromptModel:
             assert leaf.grad is not None
             outer.append(leaf.grad)
         if not self.parts:
-            return _pulled_back(raw, context, outer)
+            return _pull_back(raw, context, outer)
         by_part = [
-            _pulled_back(encode(part), context, [one[..., part.members, :] for one in outer])
+            _pull_back(
+                encode(part), context, [gradient[..., part.members, :] for gradient in outer]
+            )
             for part in self.parts
         ]
         return [torch.stack(of_parts).sum(0) for of_parts in zip(*by_part, strict=True)]
@@ -150,12 +154,12 @@ class PromptModel:
             return self.prompts.features(self.tower, context, part, recompute=self.recompute)
 
 
-def _pulled_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> list[Tensor]:
+def _pull_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> list[Tensor]:
     """Gradients in the features, backpropagated to the context."""
     last = len(outer) - 1
     return [
-        torch.autograd.grad(features, context, one, retain_graph=index < last)[0]
-        for index, one in enumerate(outer)
+        torch.autograd.grad(features, context, gradient, retain_graph=index < last)[0]
+        for index, gradient in enumerate(outer)
     ]
 
 

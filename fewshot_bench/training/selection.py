@@ -24,7 +24,12 @@ def first_best(counts: Sequence[Tensor]) -> int:
 
 
 class BestOnValidation:
-    """Keeps the tensors of the step with most correct predictions; the first or last on ties."""
+    """Keeps the tensors of the step with most correct predictions; the first or last on ties.
+
+    >>> best = BestOnValidation(task.val.labels)
+    >>> best.offer(logits, weights)
+    >>> best.kept
+    """
 
     def __init__(self, labels: Tensor, *, last_of_equals: bool = False) -> None:
         self._labels = labels

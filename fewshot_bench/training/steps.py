@@ -26,7 +26,11 @@ Scale = Callable[[Tensor], Tensor]
 
 
 def unit(features: Tensor) -> Tensor:
-    """Features (..., width) normalized to unit length, in float32."""
+    """Features (..., width) normalized to unit length, in float32.
+
+    >>> unit(torch.tensor([3.0, 4.0]))
+    tensor([0.6000, 0.8000])
+    """
     return F.normalize(features.float(), dim=-1)
 
 
@@ -39,18 +43,28 @@ def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
 
 
 def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
-    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form."""
+    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form.
+
+    >>> cosine(0.1, 50, 100)  # half of the way: half of the rate
+    0.05
+    """
     return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group.
+
+    >>> set_rate(optimizer, cosine(self.lr, step, total))
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """Run one optimizer step on `loss`; does not synchronize with the device."""
+    """Run one optimizer step on `loss`; does not synchronize with the device.
+
+    >>> minimize(F.cross_entropy(logits, labels), optimizer, ctx.scaler())
+    """
     minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
 
 
@@ -68,8 +82,8 @@ def minimize_by(
     backward(scaler.scale)
     if max_norm:
         scaler.unscale_(optimizer)
-        every = [one for group in optimizer.param_groups for one in group["params"]]
-        _bound([one.grad for one in every if one.grad is not None], max_norm)
+        every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        _clip([parameter.grad for parameter in every if parameter.grad is not None], max_norm)
     scaler.step(optimizer)
     scaler.update()
 
@@ -86,26 +100,28 @@ def momentum_sgd(
 
     torch's fused SGD starts from uninitialized momentum buffers, and keeps them if the gradients of
     the first step overflow; here momentum starts at zero.
+
+    >>> optimizer = momentum_sgd([context], lr=2e-3, momentum=0.9)
     """
     fused = parameters[0].is_cuda if fused is None else fused
     optimizer = torch.optim.SGD(
         parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
     )
     if fused and momentum:
-        for one in parameters:
-            optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one)
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
+def _clip(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Clip the total norm of gradients, as torch.nn.utils.clip_grad_norm_ does.
 
     Unlike that function, it moves no number between devices.
     """
-    norm = torch.stack([one.norm() for one in gradients]).norm()
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for one in gradients:
-        one.mul_(factor)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
@@ -120,8 +136,12 @@ def coop_epochs(shots: int) -> int:
 
 
 def by_shots(values: Mapping[int, T], shots: int) -> T:
-    """The value of the nearest number of shots that is not higher; else that of the lowest."""
-    return values[max((known for known in values if known <= shots), default=min(values))]
+    """The value of the nearest number of shots that is not higher; else that of the lowest.
+
+    >>> by_shots({1: 50, 4: 100}, 2)
+    50
+    """
+    return values[max((number for number in values if number <= shots), default=min(values))]
 
 
 def dassl_rate(epoch: int, epochs: int, base: float, warmup: float) -> float:

@@ -29,15 +29,15 @@ class Kind:
 
 def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, Any]:
     """The converted arguments; UsageError for the first invalid one. Others pass unchanged."""
-    found = dict(given)
+    arguments = dict(given)
     for name, kind in kinds.items():
         if name in given:
             try:
-                found[name] = kind.read(given[name])
+                arguments[name] = kind.read(given[name])
             except (TypeError, ValueError):
                 value = f"{given[name]!r:.80}"
                 raise UsageError(f"{name}={value}: expected {kind.expected}") from None
-    return found
+    return arguments
 
 
 def optional(kind: Kind) -> Kind:
@@ -49,10 +49,10 @@ def whole(least: int, most: int | None = None) -> Kind:
     """A whole number of at least `least`, and at most `most` if given."""
 
     def read(value: Any) -> int:
-        found = _whole(value, least)
-        if most is not None and found > most:
+        number = _whole(value, least)
+        if most is not None and number > most:
             raise ValueError
-        return found
+        return number
 
     return Kind(f"a whole number from {least}{'' if most is None else f' to {most:,}'}", read)
 
@@ -74,8 +74,8 @@ def several(expected: str, read: Callable[[Any], Any], least: int = 1) -> Kind:
     """One value, or an iterable of at least `least` values; read as a tuple."""
 
     def read_all(value: Any) -> tuple[Any, ...]:
-        one = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
-        values = (value,) if one else tuple(value)
+        single = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
+        values = (value,) if single else tuple(value)
         if len(values) < least:
             raise ValueError
         return tuple(map(read, values))
@@ -93,10 +93,10 @@ def names(expected: str, least: int = 1) -> Kind:
     given = several(expected, _text, 0)
 
     def read(value: Any) -> tuple[str, ...]:
-        found = split_names(value) if isinstance(value, str) else given.read(value)
-        if len(found) < least:
+        values = split_names(value) if isinstance(value, str) else given.read(value)
+        if len(values) < least:
             raise ValueError
-        return tuple(found)
+        return tuple(values)
 
     return Kind(expected, read)
 
@@ -118,10 +118,10 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any, least: int) -> int:
-    found = operator.index(value)
-    if isinstance(value, bool) or found < least:
+    number = operator.index(value)
+    if isinstance(value, bool) or number < least:
         raise ValueError
-    return found
+    return number
 
 
 def _flag(value: Any) -> bool:
@@ -136,12 +136,12 @@ def _folder(value: Any) -> Path:
     return Path(value)
 
 
-def _mapping(value: Any) -> dict[str, str]:
+def _read_mapping(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise TypeError
-    return {_text(key): _text(one) for key, one in value.items()}
+    return {_text(key): _text(inner) for key, inner in value.items()}
 
 
 FLAG = Kind("True or False", _flag)
 FOLDER = Kind("the path of a folder", _folder)
-RENAMING = Kind("a mapping of names to other names", _mapping)
+RENAMING = Kind("a mapping of names to other names", _read_mapping)

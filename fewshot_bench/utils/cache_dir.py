@@ -1,20 +1,17 @@
-"""The cache of recomputable files: location, size limits and contents.
-
-`keep` and `kept` cache expensive lists and figures, each stored with the digest of key and content.
-"""
+"""The cache of recomputable files: location, size limits and contents."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fewshot_bench.utils.database import JOURNALS, remove_database
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, temporary_name, whole
 from fewshot_bench.utils.text import SIZES, read_size, size_text
@@ -31,21 +28,21 @@ RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 # Folder in a store for features.
 CACHE = "cache"
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
-FIGURES = "figures"
-# Feature files: rows that other cells will use, views of one fit, remains of a damaged file, and
-# files of older versions, which are never read.
-LASTING, PASSING, DAMAGED, OLD = ".rows", ".views", ".damaged", ".safetensors"
+VERIFIED, KIT, LISTS = "verified", "kit", "lists"
+# Feature files: rows that other cells will use, and views of one fit.
+LASTING, PASSING = ".rows", ".views"
+# The file of `utils/small_cache.py`.
+VALUES = "values.sqlite"
+# Names of files; SQLite's journals are added to them.
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
-    DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
-    FEATURES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.(rows|views|damaged|safetensors)"),
-    TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
+    DIGESTS: re.compile(re.escape(VALUES)),
+    FEATURES: re.compile(r"[0-9a-f]{16}\.(rows|views)"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
-    LISTS: re.compile(r"[0-9a-f]{64}\.list"),
-    FIGURES: re.compile(r"[0-9a-f]{64}\.figure"),
+    LISTS: re.compile(re.escape(VALUES)),
 }
+DATABASES = (DIGESTS, FEATURES, LISTS)
 KINDS = tuple(NAMES)
 
 
@@ -144,43 +141,38 @@ def folder_of(kind: str, store: Path | None = None) -> Path | None:
 def files(kind: str, folder: Path | None) -> list[CacheFile]:
     """Cache files of one kind, least recently used first, including temporary files.
 
-    Only files with names of the harness, in the folder and one level below; follows no links.
+    Only files with names of the harness, in the folder and one level below; follows no links. The
+    size of a database includes its journals.
     """
-    found = []
+    entries: dict[Path, CacheFile] = {}
     for path in _plain_files(folder):
         assert folder is not None
         temporary = path.name.startswith(f"{TEMPORARY}~")
-        if temporary or NAMES[kind].fullmatch(path.relative_to(folder).as_posix()):
+        main = path.with_name(re.sub(f"({'|'.join(JOURNALS)})$", "", path.name))
+        if temporary or NAMES[kind].fullmatch(main.relative_to(folder).as_posix()):
             with suppress(OSError):
                 status = path.lstat()
-                found.append(
-                    CacheFile(path, kind, status.st_size, status.st_mtime, temporary=temporary)
-                )
-    return sorted(found, key=lambda file: (file.used, file.path))
+                before = entries.get(main, CacheFile(main, kind, 0, 0.0, temporary=temporary))
+                size, used = before.size + status.st_size, max(before.used, status.st_mtime)
+                entries[main] = replace(before, size=size, used=used)
+    return sorted(entries.values(), key=lambda file: (file.used, file.path))
 
 
 def _plain_files(folder: Path | None) -> Iterator[Path]:
     if folder is None or folder.is_symlink():
         return
-    for entry in _scanned(folder):
+    for entry in _scan(folder):
         if entry.is_dir(follow_symlinks=False):
             yield from (
                 Path(inner.path)
-                for inner in _scanned(entry.path)
+                for inner in _scan(entry.path)
                 if inner.is_file(follow_symlinks=False)
             )
         elif entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
 
 
-def listed(folder: Path) -> list[Path]:
-    """Plain files of a cache folder; empty if the folder does not exist or is a link."""
-    if folder.is_symlink():
-        return []
-    return [Path(entry.path) for entry in _scanned(folder) if entry.is_file(follow_symlinks=False)]
-
-
-def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
+def _scan(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -191,9 +183,12 @@ def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
 def remove(file: CacheFile) -> bool:
     """Remove a file, and its subfolder if that becomes empty; False if it cannot be removed."""
     try:
-        if not stat.S_ISREG(file.path.lstat().st_mode):
+        if file.kind in DATABASES and not file.temporary:
+            remove_database(file.path)
+        elif stat.S_ISREG(file.path.lstat().st_mode):
+            file.path.unlink()
+        else:
             return False
-        file.path.unlink()
     except OSError:
         return False
     if file.path.parent.name != file.kind:
@@ -244,16 +239,16 @@ def make_room(
     """
     folder = folder or cache_root() / kind
     folder.mkdir(parents=True, exist_ok=True)
-    found = files(kind, folder)
-    for file in [file for file in found if _is_over(file)]:
+    entries = files(kind, folder)
+    for file in [file for file in entries if file.temporary and is_stale(file.path)]:
         remove(file)
-        found.remove(file)
+        entries.remove(file)
     disk = shutil.disk_usage(folder)
     reserve = min(RESERVED_BYTES, int(RESERVED_SHARE * disk.total))
-    total = sum(file.size for file in found)
+    total = sum(file.size for file in entries)
     limit = share_of_disk(total, disk.free) if limit is None else limit
     excess = max(total + need - limit, need + reserve - disk.free)
-    candidates = [file for file in found if not file.temporary and spare(file)]
+    candidates = [file for file in entries if not file.temporary and spare(file)]
     if need > limit:
         bound = f"{LIMIT_VARIABLE}={limit / GB:g}" if kind == IMAGES else size_text(limit)
         raise OSError(f"{size_text(need)} of {kind} do not fit into {bound}")
@@ -264,59 +259,3 @@ def make_room(
             return
         if remove(file):
             excess -= file.size
-
-
-def _is_over(file: CacheFile) -> bool:
-    """True for unused files: temporary ones of dead processes, or of an older format."""
-    old = file.kind == FEATURES and file.path.suffix == OLD
-    return old or (file.temporary and is_stale(file.path))
-
-
-LIMIT = 2 * GB
-SHA = 32
-SUFFIXES = {LISTS: ".list", FIGURES: ".figure"}
-
-
-def keep_list(key: str, content: bytes) -> None:
-    """Cache a list; see `keep`."""
-    keep(LISTS, key, content)
-
-
-def kept_list(key: str) -> bytes | None:
-    """The cached list of a key; see `kept`."""
-    return kept(LISTS, key)
-
-
-def keep(kind: str, key: str, content: bytes) -> None:
-    """Cache a list or figure; nothing is kept if the cache is not writable.
-
-    key: a text that is unique for the content.
-    """
-    with suppress(OSError, RuntimeError):
-        make_room(kind, len(content) + SHA, LIMIT)
-        write(_path(kind, key), _keyed_digest(key, content) + content)
-
-
-def kept(kind: str, key: str) -> bytes | None:
-    """The list or figure of a key; None if there is none, or it is damaged or of another key."""
-    try:
-        path = _path(kind, key)
-        found = path.read_bytes()
-    except (OSError, RuntimeError):
-        return None
-    touch(path)
-    content = found[SHA:]
-    return content if _keyed_digest(key, content) == found[:SHA] else None
-
-
-def _keyed_digest(key: str, content: bytes) -> bytes:
-    """Digest of a content and its key, so that a file under another one's name is never used."""
-    return hashlib.sha256(_key_digest(key) + content).digest()
-
-
-def _key_digest(key: str) -> bytes:
-    return hashlib.sha256(os.fsencode(key)).digest()
-
-
-def _path(kind: str, key: str) -> Path:
-    return cache_root() / kind / f"{_key_digest(key).hex()}{SUFFIXES[kind]}"

@@ -32,6 +32,7 @@ REFUSAL = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
+JOURNALS = ("-wal", "-shm", "-journal")
 # File systems of one machine. A write-ahead log needs memory that all its processes share, which
 # machines do not (https://sqlite.org/wal.html); elsewhere a rollback journal takes its place.
 LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"}
@@ -42,7 +43,9 @@ class Database:
 
     version: of what the values mean; a file of another version or schema is made anew. page_size:
     bytes; larger pages suit larger rows. timeout: seconds to wait for the lock of another process.
-    writes: False to read a file that others write, and never to create or remove one.
+    durable: False to write faster values that have their own checksums, which a power failure (not
+    a kill) may damage. writes: False to read a file that others write, and never to create or
+    remove one.
     """
 
     def __init__(
@@ -53,15 +56,17 @@ class Database:
         *,
         page_size: int = 4096,
         timeout: float = 60.0,
+        durable: bool = True,
         writes: bool = True,
     ) -> None:
         self.path = path
-        # Why the file was made anew; empty if it was not.
+        # Why a damaged file was removed; empty if none was.
         self.damage = ""
         self._schema = schema
         self._version = version
         self._page_size = page_size
         self._timeout = timeout
+        self._durable = durable
         self._writes = writes
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -83,7 +88,7 @@ class Database:
             try:
                 return self._connect().execute(sql, values).fetchall()
             except (sqlite3.Error, UnicodeDecodeError) as error:
-                if not self._remove_damaged(error) and _code(error) not in REFUSAL:
+                if not self._is_of_file(error):
                     raise
         return []
 
@@ -102,7 +107,7 @@ class Database:
             except BaseException as error:
                 with suppress(sqlite3.Error, UnicodeDecodeError):
                     connection.execute("rollback")
-                if self._remove_damaged(error) or _code(error) in REFUSAL:
+                if self._is_of_file(error):
                     raise OSError(errno.EIO, f"{error}", str(self.path)) from error
                 raise
 
@@ -126,7 +131,7 @@ class Database:
                 self._connection = self._open()
                 return self._connection
             except (sqlite3.Error, UnicodeDecodeError) as error:
-                if not self._remove_damaged(error):
+                if not self._remove(error):
                     break
         self._connection = self._open_memory()
         return self._connection
@@ -170,11 +175,11 @@ class Database:
             if way == "mode=rw":
                 connection.execute(f"pragma page_size={self._page_size}")
                 self._create_tables(connection)
-                connection.execute("pragma synchronous=normal")
-                with suppress(sqlite3.OperationalError):
+                connection.execute(f"pragma synchronous={'normal' if self._durable else 'off'}")
+                if self._durable and _is_local(path.parent.stat().st_dev):
                     # Refused while others use the file; either journal is safe.
-                    mode = "wal" if _is_local(path.parent.stat().st_dev) else "delete"
-                    connection.execute(f"pragma journal_mode={mode}")
+                    with suppress(sqlite3.OperationalError):
+                        connection.execute("pragma journal_mode=wal")
             elif not self._has_tables(connection):
                 raise _OtherVersionError
         except BaseException:
@@ -214,25 +219,44 @@ class Database:
     def _has_tables(self, connection: sqlite3.Connection) -> bool:
         return _layout_of(connection) == (self._version, _tables_of(self._schema))
 
-    def _remove_damaged(self, error: BaseException) -> bool:
-        """Remove the file if the error is about its content, unless another one is in its place."""
-        if not self._writes or self._in_memory or self.path is None or not _is_damage(error):
+    def _is_of_file(self, error: BaseException) -> bool:
+        """True for an error that the file causes, not the caller; a damaged file is removed."""
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError) or self._in_memory:
             return False
-        self.damage = str(error)
+        if _code(error) in REFUSAL:
+            return True
+        damaged = _is_damage(error)
+        with suppress(sqlite3.Error, UnicodeDecodeError):
+            # A file that was cut short lacks its tables.
+            damaged |= self._connection is not None and not self._has_tables(self._connection)
+        if damaged:
+            self._remove(error)
+        return damaged
+
+    def _remove(self, error: BaseException) -> bool:
+        """Remove a damaged file, unless another one is in its place; False if it stays."""
+        if not self._writes or self.path is None:
+            return False
+        if not isinstance(error, _OtherVersionError):
+            self.damage = str(error)
         if self._file == self._identify():
             self.close()
-            # The log first: SQLite drops a log that is left beside an empty file.
-            for suffix in ("-wal", "-shm", "-journal", ""):
-                with suppress(OSError):
-                    self.path.with_name(f"{self.path.name}{suffix}").unlink()
+            with suppress(OSError):
+                remove_database(self.path)
         return True
+
+
+def remove_database(path: Path) -> None:
+    """Remove a file with its journals, which others may have open; OSError if it stays.
+
+    Journals go first: SQLite drops a journal that is left beside an empty file.
+    """
+    for suffix in (*JOURNALS, ""):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
 
 
 class _OtherVersionError(sqlite3.DatabaseError):
     """A file with tables of another schema or version, or of another program."""
-
-    def __str__(self) -> str:
-        return "it is of another version"
 
 
 def _code(error: BaseException) -> int:

@@ -27,18 +27,18 @@ def masked(value: Any) -> Any:
         for name, text in os.environ.items()
         if NAMES.search(name.upper()) and len(text) >= SHORTEST
     }
-    return _masked(value, sorted(secrets, key=len, reverse=True)) if secrets else value
+    return _mask(value, sorted(secrets, key=len, reverse=True)) if secrets else value
 
 
-def _masked(value: Any, secrets: list[str]) -> Any:
+def _mask(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, MASK)
         return value
     if isinstance(value, Mapping):
-        return {_masked(key, secrets): _masked(item, secrets) for key, item in value.items()}
+        return {_mask(key, secrets): _mask(item, secrets) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_masked(item, secrets) for item in value)
+        return type(value)(_mask(item, secrets) for item in value)
     return value
 
 

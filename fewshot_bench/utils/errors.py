@@ -20,6 +20,8 @@ class FsbenchError(Exception):
     """Base class of all deliberate errors; `exit_code` is the exit code of the CLI.
 
     Its text is one printable line, even with names and values from untrusted files.
+
+    >>> with contextlib.suppress(FsbenchError): run("clip-lra", "digits")
     """
 
     exit_code = 1
@@ -29,29 +31,44 @@ class FsbenchError(Exception):
 
 
 class UsageError(FsbenchError):
-    """An invalid request (unknown name, value out of range)."""
+    """An invalid request (unknown name, value out of range).
+
+    >>> raise UsageError("rank=0: expected at least 1")
+    """
 
     exit_code = 2
 
 
 class DataMissingError(FsbenchError):
-    """Required images, split files or weights are missing or unreadable."""
+    """Required images, split files or weights are missing or unreadable.
+
+    >>> raise DataMissingError(f"{folder} does not exist: fetch it first")
+    """
 
     exit_code = 3
 
 
 class UnsupportedBackboneError(FsbenchError):
-    """A method needs a part (a transformer text tower, say) that the backbone lacks."""
+    """A method needs a part (a transformer text tower, say) that the backbone lacks.
+
+    >>> raise UnsupportedBackboneError("needs a transformer as text tower")
+    """
 
     exit_code = 2
 
 
 class ContractError(FsbenchError):
-    """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed."""
+    """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed.
+
+    >>> raise ContractError("logits: expected (queries, classes), got (10, 3)")
+    """
 
 
 class NumericalError(FsbenchError):
-    """A loss, a gradient or a solver's result is not finite, so that a fit cannot continue."""
+    """A loss, a gradient or a solver's result is not finite, so that a fit cannot continue.
+
+    >>> raise NumericalError("the loss is nan at step 12: lower lr")
+    """
 
 
 class InsufficientMemoryError(FsbenchError):
@@ -59,7 +76,10 @@ class InsufficientMemoryError(FsbenchError):
 
 
 class NotApplicableError(FsbenchError):
-    """The method does not apply to this cell; tables show the reason, never a number."""
+    """The method does not apply to this cell; tables show the reason, never a number.
+
+    >>> raise NotApplicableError("needs at least 2 shots")
+    """
 
 
 class PluginError(FsbenchError):
@@ -81,12 +101,12 @@ def denied(error: PermissionError) -> str:
     return f"'{error.filename}': permission denied; make it readable for this user"
 
 
-def suggestion(value: str, known: Iterable[str]) -> str:
+def suggestion(value: str, names: Iterable[str]) -> str:
     """The closest known name as ": did you mean 'x'?"; empty if none is similar.
 
     Similar names contain the value, have the same letters, or share two thirds of them.
     """
-    folded = {_fold(name): name for name in sorted(set(known))}
+    folded = {_fold(name): name for name in sorted(set(names))}
     asked = _fold(value)
     alike = [
         name
@@ -106,9 +126,9 @@ def _fold(name: str) -> str:
     return name.casefold().replace("_", "-").replace("/", "-")
 
 
-def unknown(kind: str, value: str, known: Iterable[str], next_step: str) -> UsageError:
+def unknown(kind: str, value: str, names: Iterable[str], next_step: str) -> UsageError:
     """The error for an unknown name, with a suggestion and the next step."""
-    names = sorted(set(known))
+    names = sorted(set(names))
     hint = suggestion(value, names)
     if not hint:
         hint = f": expected one of {', '.join(names)}" if 0 < len(names) <= 12 else ""
@@ -136,9 +156,9 @@ _ALSO = {
 }
 
 
-def one_of(where: str, value: object, known: Iterable[str]) -> None:
+def one_of(where: str, value: object, names: Iterable[str]) -> None:
     """ContractError with the closest name unless `value` is among the known ones."""
-    names = tuple(known)
+    names = tuple(names)
     if isinstance(value, str) and value in names:
         return
     also = _ALSO.get(str(value).casefold(), "")
@@ -181,9 +201,9 @@ def texts(where: str, values: object, *, contain: str = "") -> None:
             raise ContractError(f"{where} has {value!r:.80}, expected a text{what}")
 
 
-def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None:
+def keys(where: str, values: Mapping[Any, object], names: Iterable[str]) -> None:
     """ContractError if `values` is no mapping; with the closest name for an unknown key."""
-    names = tuple(known)
+    names = tuple(names)
     if not isinstance(values, Mapping):
         raise ContractError(f"{where} is {values!r:.80}, expected a mapping of {', '.join(names)}")
     for key in values:
@@ -193,11 +213,11 @@ def keys(where: str, values: Mapping[Any, object], known: Iterable[str]) -> None
 def indices(where: str, values: Any, count: int) -> list[int]:
     """Indices into `count` images from a tensor or sequence; ContractError for other values."""
     try:
-        found = list(values.tolist() if hasattr(values, "tolist") else values)
-        listed = [operator.index(value) for value in found]
+        numbers = list(values.tolist() if hasattr(values, "tolist") else values)
+        listed = [operator.index(value) for value in numbers]
     except TypeError:
         raise ContractError(f"{where} is {values!r:.80}, expected indices of images") from None
-    if any(isinstance(value, bool) for value in found):
+    if any(isinstance(value, bool) for value in numbers):
         raise ContractError(f"{where} holds truth values, expected indices: mask.nonzero()[:, 0]")
     wrong = [index for index in listed if not -count <= index < count]
     if wrong:

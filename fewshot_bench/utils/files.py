@@ -50,12 +50,12 @@ def open_regular(path: Path) -> BufferedReader:
 
     A pipe would make the reader wait for ever, and some devices never end.
     """
-    return os.fdopen(_opened(path)[0], "rb")
+    return os.fdopen(_open(path)[0], "rb")
 
 
 def read_regular(path: Path, most: int = LARGEST) -> bytes:
     """The bytes of a regular file; TooLargeError for more bytes, OSError for any other file."""
-    file, size = _opened(path)
+    file, size = _open(path)
     try:
         if size > most:
             reason = f"it has {size_text(size)}, expected at most {size_text(most)}"
@@ -66,12 +66,12 @@ def read_regular(path: Path, most: int = LARGEST) -> bytes:
         os.close(file)
 
 
-def _opened(path: Path) -> tuple[int, int]:
+def _open(path: Path) -> tuple[int, int]:
     """The descriptor of a regular file, and its size in bytes."""
     file = os.open(path, _READING)
-    found = os.fstat(file)
-    if stat.S_ISREG(found.st_mode):
-        return file, found.st_size
+    status = os.fstat(file)
+    if stat.S_ISREG(status.st_mode):
+        return file, status.st_size
     os.close(file)
     raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
@@ -188,10 +188,10 @@ def publish(target: Path, temporary: Sequence[Path]) -> None:
     _sync_folder(target.parent)
 
 
-def same_content(one: Path, other: Path) -> bool:
+def same_content(first: Path, second: Path) -> bool:
     """True when two files have the same bytes; False when one is not there."""
     try:
-        return filecmp.cmp(one, other, shallow=False)
+        return filecmp.cmp(first, second, shallow=False)
     except FileNotFoundError:
         return False
 

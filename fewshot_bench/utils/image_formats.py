@@ -43,8 +43,8 @@ def image_endings() -> tuple[str, ...]:
     named = {*features.modules, *features.codecs, *features.features}
     lacking = {n for n, codec in CODECS.items() if codec not in named or not features.check(codec)}
     readable = set(readable_formats()) - lacking
-    known = Image.registered_extensions()
-    return tuple(sorted(ending[1:] for ending, name in known.items() if name in readable))
+    endings = Image.registered_extensions()
+    return tuple(sorted(ending[1:] for ending, name in endings.items() if name in readable))
 
 
 @functools.cache

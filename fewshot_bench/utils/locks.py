@@ -39,7 +39,7 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
     waiting: called once if another process holds the lock.
     """
     path = folder / f".{key}.lock"
-    lock = filelock.FileLock(path, mode=_supported(path))
+    lock = filelock.FileLock(path, mode=_probe(path))
     try:
         try:
             lock.acquire(timeout=0)
@@ -55,7 +55,7 @@ def exclusive(folder: Path, key: str, waiting: Callable[[], None] = lambda: None
 
 
 @functools.lru_cache(maxsize=1024)
-def _supported(path: Path) -> int:
+def _probe(path: Path) -> int:
     """Create a lock file; its mode follows from the umask, as users of a folder share its locks.
 
     OSError if it cannot be locked, as on NFS without a lock service. filelock takes some of these

@@ -60,8 +60,8 @@ def _groups() -> Iterator[Path]:
 
 def _reclaimable(folder: Path) -> int:
     lines = [line.split() for line in _read(folder / _STATISTICS).splitlines()]
-    found = {words[0]: words[1] for words in lines if len(words) == 2 and words[1].isdigit()}
-    return sum(int(found.get(name, 0)) for name in _CACHED)
+    counts = {words[0]: words[1] for words in lines if len(words) == 2 and words[1].isdigit()}
+    return sum(int(counts.get(name, 0)) for name in _CACHED)
 
 
 def _read(path: Path) -> str:
@@ -98,8 +98,8 @@ def give_back_memory() -> None:
 
 def sharing() -> int:
     """The number of workers that this one shares its device with, itself included; 1 elsewhere."""
-    found = os.environ.get(SHARING_VARIABLE, "")
-    return max(1, int(found)) if found.isdecimal() else 1
+    setting = os.environ.get(SHARING_VARIABLE, "")
+    return max(1, int(setting)) if setting.isdecimal() else 1
 
 
 def free_memory(device: torch.device) -> int:

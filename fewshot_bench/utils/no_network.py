@@ -38,15 +38,15 @@ def refuse_sockets() -> bool:
     `socket` fails there with ENETUNREACH. Programs for another kind of processor, and io_uring,
     which opens sockets without that call, fail with ENOSYS. False where the kernel has no filters.
     """
-    known = _MACHINES.get(platform.machine())
-    if not sys.platform.startswith("linux") or known is None or sys.maxsize < 2**32:
+    numbers = _MACHINES.get(platform.machine())
+    if not sys.platform.startswith("linux") or numbers is None or sys.maxsize < 2**32:
         return False
     library = ctypes.CDLL(None, use_errno=True)
-    content = _filter(known[0], known[1])
+    content = _filter(numbers[0], numbers[1])
     program = _Program(len(content) // 8, content)
     if library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
         return False
-    return bool(library.syscall(known[2], _SET_FILTER, _FLAGS, ctypes.byref(program)) == 0)
+    return bool(library.syscall(numbers[2], _SET_FILTER, _FLAGS, ctypes.byref(program)) == 0)
 
 
 def _filter(machine: int, opens: int) -> bytes:
@@ -63,7 +63,7 @@ def _filter(machine: int, opens: int) -> bytes:
         (_RETURN, 0, 0, absent),
         (_EQUAL, 0, len(_WITHIN) + 2, opens),
         (_LOAD, 0, 0, _FAMILY),
-        *((_EQUAL, len(_WITHIN) - place, 0, family) for place, family in enumerate(_WITHIN)),
+        *((_EQUAL, len(_WITHIN) - index, 0, family) for index, family in enumerate(_WITHIN)),
         (_RETURN, 0, 0, refused),
         (_RETURN, 0, 0, _ALLOW),
     ]

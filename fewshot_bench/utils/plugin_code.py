@@ -45,12 +45,12 @@ class _Shared:
 
 
 def _to_stderr() -> Any:
-    found, sys.stdout = sys.stdout, sys.stderr
-    return found
+    stream, sys.stdout = sys.stdout, sys.stderr
+    return stream
 
 
-def _stdout_again(found: Any) -> None:
-    sys.stdout = found
+def _stdout_again(stream: Any) -> None:
+    sys.stdout = stream
 
 
 def _folder() -> str | None:
@@ -61,10 +61,10 @@ def _folder() -> str | None:
         return None
 
 
-def _folder_again(found: str | None) -> None:
-    if found is not None and found != _folder():
+def _folder_again(folder: str | None) -> None:
+    if folder is not None and folder != _folder():
         with suppress(OSError):
-            os.chdir(found)
+            os.chdir(folder)
 
 
 _stderr_only = _Shared(_to_stderr, _stdout_again)
@@ -90,10 +90,10 @@ def plugin_code() -> Iterator[None]:
 
 def _is_of_a_signal(error: KeyboardInterrupt) -> bool:
     """True if a signal handler of fsbench raised it: its frame is the last of the traceback."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    file = place.tb_frame.f_code.co_filename if place is not None else ""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename if trace is not None else ""
     return file in (__file__, processes.__file__)
 
 

@@ -106,9 +106,9 @@ class Ahead(Iterator[Out], Generic[Out]):
         self._fill(self._depth + 1)
         if not self._pending:
             raise StopIteration
-        found = self._pending.popleft().result()
+        result = self._pending.popleft().result()
         self._fill(self._depth)
-        return found
+        return result
 
     def _fill(self, count: int) -> None:
         while len(self._pending) < count:

@@ -44,8 +44,8 @@ def interrupt_on_signals() -> None:
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def stop(number: int, frame: object) -> None:
-        for one in numbers:
-            signal.signal(one, signal.SIG_IGN)
+        for signal_number in numbers:
+            signal.signal(signal_number, signal.SIG_IGN)
         if number == hangup:
             _silence([descriptor for descriptor in terminals if not os.isatty(descriptor)])
         raise KeyboardInterrupt
@@ -63,11 +63,11 @@ def _silence(descriptors: list[int]) -> None:
 
 @functools.cache
 def started() -> float:
-    """Start time of this process; see `_started`."""
-    return _started(os.getpid())
+    """Start time of this process; see `_read_start_time`."""
+    return _read_start_time(os.getpid())
 
 
-def _started(pid: int) -> float:
+def _read_start_time(pid: int) -> float:
     """Start time in seconds: since boot on Linux, as clocks may be reset; elsewhere since 1970."""
     import psutil
 
@@ -88,7 +88,7 @@ def is_running(pid: int, started: float = 0.0) -> bool:
     import psutil
 
     try:
-        another = bool(started) and abs(_started(pid) - started) > 1
+        another = bool(started) and abs(_read_start_time(pid) - started) > 1
         return not another and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -21,12 +21,12 @@ def one_place(path: str) -> Path:
     return Path(os.path.realpath(whole))
 
 
-def one_spelling(place: str | Path) -> str:
+def one_spelling(path: str | Path) -> str:
     """The spelling of an absolute path in names: below the user's home it starts with `~`.
 
     UsageError for a path that is not UTF-8, since names are written into records.
     """
-    whole, home = str(place), os.path.realpath(Path.home())
+    whole, home = str(path), os.path.realpath(Path.home())
     below = home != os.sep and whole.startswith(f"{home}{os.sep}")
     spelled = f"~{whole[len(home) :]}" if below else whole
     if any(unicodedata.category(character) == "Cs" for character in spelled):
@@ -44,5 +44,5 @@ def one_spelling(place: str | Path) -> str:
 def spelled_once(name: str) -> str:
     """`folder:./a/` with its path in canonical spelling if the path exists, else unchanged."""
     family, colon, path = name.partition(":")
-    known = colon and path and os.path.exists(os.path.expanduser(path))
-    return f"{family}:{one_spelling(one_place(path))}" if known else name
+    exists = colon and path and os.path.exists(os.path.expanduser(path))
+    return f"{family}:{one_spelling(one_place(path))}" if exists else name

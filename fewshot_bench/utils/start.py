@@ -215,7 +215,7 @@ def start(
             channel.close()
 
 
-def running_preload() -> str | None:
+def find_preload() -> str | None:
     """The imports of a running server, for a process that needs some of them; None without one."""
     own = (name for name, server in _servers.items() if server._engine == os.getpid())
     return next(own, None)

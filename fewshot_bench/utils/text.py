@@ -51,7 +51,7 @@ def split_names(text: str) -> tuple[str, ...]:
     names = []
     while parts:
         count = 1 if _is_place(parts[0]) else _length_of_place(parts)
-        names.append(_unescaped(",".join(parts[:count])))
+        names.append(_unescape(",".join(parts[:count])))
         del parts[:count]
     return tuple(name for name in names if name)
 
@@ -64,23 +64,23 @@ def _length_of_place(parts: Sequence[str]) -> int:
 
 def join_names(names: Iterable[str]) -> str:
     """The inverse of `split_names`: a comma-separated list with escapes."""
-    return ",".join(_escaped(name) for name in names)
+    return ",".join(_escape(name) for name in names)
 
 
-def _escaped(name: str) -> str:
+def _escape(name: str) -> str:
     text = name.replace("\\", "\\\\").replace(",", "\\,")
     inner = text.strip(" ")
     before, _, after = text.partition(inner) if inner else ("", "", text)
     return f"{before.replace(' ', BLANK)}{inner}{after.replace(' ', BLANK)}"
 
 
-def _unescaped(part: str) -> str:
+def _unescape(part: str) -> str:
     bare = re.sub(r"(?<!\\)\s+$", "", part.lstrip())
     return re.sub(r"\\([\\, ])", r"\1", bare)
 
 
 def _is_place(part: str) -> bool:
-    text = _unescaped(part)
+    text = _unescape(part)
     file, _, owner = text.rpartition(":")
     if file.endswith(".py") and "," not in owner and os.path.isfile(os.path.expanduser(file)):
         return True
@@ -103,7 +103,7 @@ def printable(text: str, longest: int = 0) -> str:
     longest: approximate number of kept characters; 0 keeps all.
     """
     if not text.isprintable():
-        text = "".join(_shown_character(character) for character in text)
+        text = "".join(_escape_character(character) for character in text)
     if longest and len(text) > longest:
         half = longest // 2
         return f"{text[:half]} ... {text[-half:]}"
@@ -125,7 +125,7 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _shown_character(character: str) -> str:
+def _escape_character(character: str) -> str:
     if character.isprintable():
         return character
     return " " if character.isspace() else "\ufffd"
@@ -155,9 +155,9 @@ def limited(names: Sequence[str], most: int, comma: str = ", ") -> str:
     return comma.join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, singular: str, many: str = "") -> str:
     """`1 seed`, `3 seeds`, `1,980 records`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
 def joined(parts: Sequence[str], comma: str = ", ") -> str:
@@ -192,10 +192,10 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT]?)(I?)B)?", re.ASCII)
 
 def read_size(text: str | int) -> int:
     """Parse a size to bytes, in powers of 1,000 or (20GiB) of 1,024; ValueError if malformed."""
-    found = _SIZE.fullmatch(str(text).strip().upper())
-    if found is None or isinstance(text, bool):
+    match = _SIZE.fullmatch(str(text).strip().upper())
+    if match is None or isinstance(text, bool):
         raise ValueError(text)
-    number, unit, binary = found.groups()
+    number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit or " "))
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.backbones import ImageTower, Site, TextTower
-from fewshot_bench.training import Scale, WithoutRun, require, require_not_negative
+from fewshot_bench.training import require, require_not_negative
+from fewshot_bench.training.provisional import Scale, WithoutRun
 from fsbench_methods import papers
 from fsbench_methods.lora_layers import LowRank, named_site, site_name, with_deltas
 from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.training import row_blocks
+from fewshot_bench.training.provisional import row_blocks
 
 BLOCKS = {"cpu": 2**18, "other": 2**24}
 """Elements of the largest temporary tensor: fits into a CPU's cache, or fills an accelerator."""

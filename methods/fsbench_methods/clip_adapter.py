@@ -14,8 +14,6 @@ from torch.nn import Parameter
 
 from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
-    coop_epochs,
-    dassl_rate,
     epoch_views,
     momentum_sgd,
     require,
@@ -25,6 +23,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fewshot_bench.training.provisional import coop_epochs, dassl_rate
 from fsbench_methods import papers
 
 _CODE = "CLIP-Adapter (Gao et al. 2021), clip_adapter.py"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.training import WithoutRun, require
+from fewshot_bench.training import require
+from fewshot_bench.training.provisional import WithoutRun
 from fsbench_methods import papers
 from fsbench_methods.encoder_training import Schedule
 from fsbench_methods.lora_layers import LowRank, layers_at, named_factors

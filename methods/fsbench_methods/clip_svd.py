@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.training import (
+from fewshot_bench.training import Encoders, Learned, StepLearner
+from fewshot_bench.training.provisional import (
     Derived,
     EncoderHooks,
     EncoderModel,
-    Encoders,
     Encoding,
-    Learned,
-    StepLearner,
     once_for,
 )
 from fsbench_methods import papers

@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.training import (
-    PromptLearner,
+from fewshot_bench.training import PromptLearner, linear_start
+from fewshot_bench.training.provisional import (
     PromptModel,
     WithoutRun,
     conditioned_backward,
     conditioned_logits,
     for_images,
-    linear_start,
 )
 from fsbench_methods import papers
 

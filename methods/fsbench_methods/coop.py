@@ -16,7 +16,8 @@ from fewshot_bench import (
     hyper,
 )
 from fewshot_bench.backbones import TextTower
-from fewshot_bench.training import CLASS_SPECIFIC, PromptLearner, Prompts, build_prompts
+from fewshot_bench.training import PromptLearner
+from fewshot_bench.training.provisional import CLASS_SPECIFIC, Prompts, build_prompts
 from fsbench_methods import papers
 
 
@@ -27,7 +28,7 @@ class CoOp(PromptLearner):
     The frozen image encoder sees a new augmented view of every support image in every epoch; views
     are encoded before training, each once for all shots of a seed. `class_views` limits the number
     of views, which is cheaper but not exact. SGD, cosine per epoch after one epoch at `warmup_lr`
-    (`fewshot_bench.training.dassl_rate`). The last checkpoint is kept. One schedule for all data
+    (`dassl_rate` of `training.provisional`). The last checkpoint is kept. One schedule for all data
     sets; the official code trains 50 epochs on ImageNet at every number of shots (`epochs=50`).
     """
 

@@ -8,14 +8,8 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, Vocabulary, hyper
 from fewshot_bench.backbones import Edits, Tokens
-from fewshot_bench.training import (
-    ContextPrompts,
-    EpochLearner,
-    build_prompts,
-    embedded_words,
-    require,
-    require_positive,
-)
+from fewshot_bench.training import EpochLearner, require, require_positive
+from fewshot_bench.training.provisional import ContextPrompts, build_prompts, embedded_words
 
 _REPO = "MaPLe's and PromptSRC's repositories, configs/trainers"
 

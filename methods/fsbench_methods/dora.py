@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary
-from fewshot_bench.training import WithoutRun
+from fewshot_bench.training.provisional import WithoutRun
 from fsbench_methods import papers
 from fsbench_methods.lora_layers import LowRank, named_factors, site_name
 from fsbench_methods.lora_model import LoraClassifier, MergedClassifier, restored, update_step

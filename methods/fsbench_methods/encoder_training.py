@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fewshot_bench import RunContext
-from fewshot_bench.training import Backward, cosine, minimize_by, set_rate
+from fewshot_bench.training import cosine, set_rate
+from fewshot_bench.training.provisional import Backward, minimize_by
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

@@ -12,7 +12,6 @@ from torch.optim import AdamW, Optimizer
 
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
-    EncoderLearner,
     Encoders,
     Learned,
     cosine,
@@ -20,6 +19,7 @@ from fewshot_bench.training import (
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.provisional import EncoderLearner
 from fsbench_methods import papers
 
 _REPO = "wise-ft src/args.py, README"

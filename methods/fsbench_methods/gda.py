@@ -13,13 +13,11 @@ from fewshot_bench import Augment, Backbone, MethodCard, Published, RunContext, 
 from fewshot_bench.training import (
     LinearClassifier,
     by_shots,
-    bytes_of_views,
-    count_correct,
-    first_best,
     require,
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.provisional import bytes_of_views, count_correct, first_best
 from fsbench_methods import papers
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)

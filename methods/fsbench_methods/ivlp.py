@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.training import Encoders, Learned, TextPrompts, require_positive
+from fewshot_bench.training import Encoders, Learned, require_positive
+from fewshot_bench.training.provisional import TextPrompts
 from fsbench_methods import papers
 from fsbench_methods.deep_prompts import (
     DeepPrompts,

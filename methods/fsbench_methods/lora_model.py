@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, Images, Vocabulary
 from fewshot_bench.backbones import ImageTower, PackedPrompts, PromptPart, TextTower
-from fewshot_bench.training import (
+from fewshot_bench.training import unit
+from fewshot_bench.training.provisional import (
     Autocast,
     Backward,
     Encode,
@@ -22,7 +23,6 @@ from fewshot_bench.training import (
     chunks_for,
     encode_in_parts,
     must_recompute,
-    unit,
 )
 from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts
 

@@ -16,15 +16,17 @@ from torch.optim.optimizer import ParamsT
 
 from fewshot_bench import Augment, Backbone, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
-    Backward,
-    Encoding,
-    device_generator,
-    pixel_batches,
     require,
     require_choices,
     require_not_negative,
     require_positive,
     steps_per_epoch,
+)
+from fewshot_bench.training.provisional import (
+    Backward,
+    Encoding,
+    device_generator,
+    pixel_batches,
     view_batches,
 )
 from fsbench_methods.encoder_training import Schedule

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.training import (
-    Encoders,
-    Learned,
-    TextPrompts,
-    linear_start,
-    require_positive,
-)
+from fewshot_bench.training import Encoders, Learned, linear_start, require_positive
+from fewshot_bench.training.provisional import TextPrompts
 from fsbench_methods import papers
 from fsbench_methods.deep_prompts import (
     DeepPrompts,

@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import Edits
 from fewshot_bench.training import (
-    CosineEpochs,
     Encoders,
     Learned,
     momentum_sgd,
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.provisional import CosineEpochs
 from fsbench_methods import papers
 
 _REPO = "configs/trainers/MultiModalAdapter"

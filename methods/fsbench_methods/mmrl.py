@@ -23,10 +23,7 @@ from fewshot_bench import (
 )
 from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
-    BatchLoss,
-    EncoderBatch,
     Encoders,
-    EpochSchedule,
     Learned,
     linear_start,
     require,
@@ -34,6 +31,7 @@ from fewshot_bench.training import (
     require_positive,
     unit,
 )
+from fewshot_bench.training.provisional import BatchLoss, EncoderBatch, EpochSchedule
 from fsbench_methods import papers
 
 _REPO = "MMRL configs/trainers/MMRL/vit_b16_few_shot.yaml"

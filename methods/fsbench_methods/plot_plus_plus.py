@@ -12,21 +12,16 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.backbones import Edits, Tokens
-from fewshot_bench.training import (
+from fewshot_bench.training import Encoders, EpochLearner, Learned, require, require_positive, unit
+from fewshot_bench.training.provisional import (
     AfterStep,
     BatchLoss,
     EncoderBatch,
     EncoderModel,
-    Encoders,
     Encoding,
-    EpochLearner,
-    Learned,
     TextPrompts,
     coop_epochs,
     embedded_words,
-    require,
-    require_positive,
-    unit,
 )
 from fsbench_methods import papers
 from fsbench_methods.deep_prompts import prompts_behind

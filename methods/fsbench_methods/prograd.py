@@ -12,13 +12,8 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Vocabulary, hyper
 from fewshot_bench.backbones import TextTower
-from fewshot_bench.training import (
-    Loss,
-    PromptBatch,
-    PromptLearner,
-    embedded_words,
-    require_not_negative,
-)
+from fewshot_bench.training import Loss, PromptBatch, PromptLearner, require_not_negative
+from fewshot_bench.training.provisional import embedded_words
 from fsbench_methods import papers
 
 

@@ -23,16 +23,13 @@ from fewshot_bench import (
 )
 from fewshot_bench.training import (
     by_shots,
-    bytes_of_views,
-    count_correct,
-    first_best,
     require,
     require_choices,
     require_not_negative,
     require_positive,
-    row_blocks,
     unit,
 )
+from fewshot_bench.training.provisional import bytes_of_views, count_correct, first_best, row_blocks
 from fsbench_methods import papers
 
 ROWS = 1024

@@ -24,13 +24,8 @@ from fewshot_bench import (
 )
 from fewshot_bench.backbones import ImageTower, ProjectingBackbone
 from fewshot_bench.training import (
-    EncoderClassifier,
-    EncoderHooks,
-    EncoderModel,
     Encoders,
-    Encoding,
     Learned,
-    WithoutRun,
     cosine,
     epoch_views,
     minimize,
@@ -39,6 +34,13 @@ from fewshot_bench.training import (
     require_positive,
     set_rate,
     unit,
+)
+from fewshot_bench.training.provisional import (
+    EncoderClassifier,
+    EncoderHooks,
+    EncoderModel,
+    Encoding,
+    WithoutRun,
 )
 from fsbench_methods import papers
 

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
-    AfterStep,
-    BatchLoss,
-    EncoderBatch,
     Learned,
     require,
     require_not_negative,
@@ -22,6 +19,7 @@ from fewshot_bench.training import (
     template_features,
     unit,
 )
+from fewshot_bench.training.provisional import AfterStep, BatchLoss, EncoderBatch
 from fsbench_methods import papers
 from fsbench_methods.ivlp import Ivlp
 from fsbench_methods.sixty_templates import SIXTY_TEMPLATES

@@ -13,7 +13,6 @@ from torch import Tensor
 from fewshot_bench import Augment, Backbone, MethodCard, Published, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
-    dassl_rate,
     epoch_views,
     require_not_negative,
     require_positive,
@@ -22,6 +21,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fewshot_bench.training.provisional import dassl_rate
 from fsbench_methods import papers
 
 _CODE = "TaskRes (Yu et al. 2023)"

@@ -14,17 +14,19 @@ from torch.optim import Adam, Optimizer
 from fewshot_bench import Backbone, MethodCard, Published, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
-    BatchLoss,
-    ContextPrompts,
-    EncoderBatch,
     Encoders,
-    EpochSchedule,
     Learned,
-    TextPrompts,
-    build_prompts,
     linear_start,
     require_not_negative,
     require_positive,
+)
+from fewshot_bench.training.provisional import (
+    BatchLoss,
+    ContextPrompts,
+    EncoderBatch,
+    EpochSchedule,
+    TextPrompts,
+    build_prompts,
 )
 from fsbench_methods import papers
 

@@ -24,7 +24,6 @@ from fewshot_bench import (
 )
 from fewshot_bench.training import (
     BestOnValidation,
-    bytes_of_views,
     cosine,
     epoch_views,
     minibatches,
@@ -37,6 +36,7 @@ from fewshot_bench.training import (
     steps_per_epoch,
     unit,
 )
+from fewshot_bench.training.provisional import bytes_of_views
 from fsbench_methods import papers
 from fsbench_methods.cache_model import Cache, grid, search
 

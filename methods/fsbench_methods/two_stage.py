@@ -11,19 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.training import (
+from fewshot_bench.training import Encoders, Learned, StepLearner, cosine, require, unit
+from fewshot_bench.training.provisional import (
     Backward,
     EncoderClassifier,
     EncoderHooks,
     EncoderModel,
-    Encoders,
     Encoding,
-    Learned,
     Scale,
-    StepLearner,
-    cosine,
-    require,
-    unit,
 )
 from fsbench_methods import papers
 from fsbench_methods.layer_norms import PROMPTS, SCHEDULE, chosen, is_block_norm

@@ -14,8 +14,6 @@ from torch import Tensor
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
-    bytes_of_views,
-    dassl_rate,
     momentum_sgd,
     require_positive,
     step_on,
@@ -24,6 +22,7 @@ from fewshot_bench.training import (
     train_epochs,
     unit,
 )
+from fewshot_bench.training.provisional import bytes_of_views, dassl_rate
 from fsbench_methods import papers
 
 MOMENTUM, WARMUP_LR = 0.9, 1e-5

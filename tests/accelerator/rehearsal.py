@@ -11,7 +11,7 @@ import traceback
 import typing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
 import torch
 
@@ -38,16 +38,12 @@ WAYS = 3
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Events of a fit and of the prediction of a query batch; `error` is set if they failed.
-
-    encodes: whether the method used `ctx.autocast`, so that precision needs a test of its own.
-    """
+    """Events of a fit and of the prediction of a query batch; `error` is set if they failed."""
 
     fit: Log
     predict: Log
     logits: torch.Tensor | None = None
     error: str = ""
-    encodes: bool = False
 
     def faults(self) -> list[str]:
         """Descriptions of all faults; empty if there is none."""
@@ -95,7 +91,6 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
     with pretended() as log, small, features.open_views():
         made = prepare(SETTING, _backbone(precision), parts)
         numbers = FiniteNumbers(method.name, method, made.context)
-        made.context.autocast = Mock(side_effect=made.context.autocast)
         log.events.clear()
         fit, logits, error = Log(), None, ""
         try:
@@ -106,7 +101,7 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
                 logits = classifier.logits(made.view(QUERIES))
         except (RuntimeError, TypeError) as raised:
             error = f"{raised} at {_place(raised)}"
-        return Rehearsal(fit, Log(log.events), logits, error, made.context.autocast.called)
+        return Rehearsal(fit, Log(log.events), logits, error)
 
 
 def on_host(method: Any) -> torch.Tensor:

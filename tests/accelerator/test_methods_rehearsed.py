@@ -16,31 +16,31 @@ from fewshot_bench.api.registry import registry
 from tests.accelerator.rehearsal import on_host, rehearse, ways
 
 
-def _builtin() -> list[Any]:
+def _ways() -> dict[str, list[Any]]:
+    """Short variants of every built-in method, by its name."""
     catalog = registry().methods
     names = [name for name in catalog.names() if catalog.find(name).origin.startswith("fewshot")]
-    return [
-        pytest.param(way, id=name if number == 0 else f"{name}-{number}")
-        for name in names
-        for number, way in enumerate(ways(registry().method_class(name)()))
-    ]
+    return {name: ways(registry().method_class(name)()) for name in names}
 
 
-@pytest.mark.parametrize("method", _builtin())
-def test_no_device_is_mixed_and_no_step_waits(method: Any) -> None:
-    seen = rehearse(method)
+WAYS = {
+    name if number == 0 else f"{name}-{number}": method
+    for name, methods in _ways().items()
+    for number, method in enumerate(methods)
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_device_is_mixed_and_no_step_waits(way: str) -> None:
+    seen = rehearse(WAYS[way])
     assert seen.faults() == []
-    assert_close(seen.logits.host, on_host(method), rtol=1e-4, atol=1e-3)
-    # bf16 is rehearsed only for methods that encode; one frozen-feature method is tested below.
-    if seen.encodes and method == ways(type(method)())[0]:
-        assert rehearse(method, "bf16").faults() == []
-        assert rehearse(method, "fp16").faults() == []
+    assert_close(seen.logits.host, on_host(WAYS[way]), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name, method in WAYS.items() if name == method.name])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_frozen_features_in_16_bits(precision: str) -> None:
-    method = ways(registry().method_class("lp++")())[0]
-    assert rehearse(method, precision).faults() == []
+def test_16_bits(name: str, precision: str) -> None:
+    assert rehearse(WAYS[name], precision).faults() == []
 
 
 def test_views_in_turn() -> None:

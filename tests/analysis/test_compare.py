@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fewshot_bench.analysis.statistics.intervals import estimate, quantile
-from fewshot_bench.analysis.table.axes import AVERAGE
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.export import rows as table_rows
+from fewshot_bench.analysis.table.table import AVERAGE
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, make, matrix, read_csv, written

@@ -8,9 +8,8 @@ import json
 import pytest
 
 from fewshot_bench.analysis.statistics.intervals import estimate
-from fewshot_bench.analysis.table.axes import Group, Seed
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Group, Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, halves, inapplicable, make, read_csv, written

@@ -8,8 +8,6 @@ import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.filters import select
-from fewshot_bench.analysis.sweep.build import Axis
-from fewshot_bench.analysis.sweep.build import build as build_sweep
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
@@ -56,15 +54,6 @@ def test_audit_names_it() -> None:
     kinds = {finding.kind for finding in audit(MIXED).findings}
     assert "method-code" in kinds
     assert "method-code" not in {finding.kind for finding in audit(MIXED[:1]).findings}
-
-
-def test_a_sweep_refuses_it() -> None:
-    records = [
-        coded(digest, make(options={"rank": rank}, overrides={"rank": rank}))
-        for digest, rank in ((OLD, 2), (NEW, 4))
-    ]
-    with pytest.raises(UsageError, match=r"code of 'coop@1'.*fsbench run again"):
-        build_sweep("coop", [Axis("rank", (2, 4), 2)], records)
 
 
 def test_a_published_cell_of_two_codes_is_mixed() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.analysis.table.axes import AVERAGE
+from fewshot_bench.analysis.table.table import AVERAGE
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.spelling import spelled_once
 from tests.compare_records import make, matrix, read_csv, run_compare, save

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv, written
 

@@ -11,7 +11,6 @@ import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.export import rows as table_rows
-from fewshot_bench.analysis.table.groups import group_of
 from fewshot_bench.api.metrics import METRICS, Metric, needs
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
@@ -140,7 +139,7 @@ def test_no_harmonic_mean_of_errors() -> None:
         for method in ("a", "b")
         for record in halves(method, "dtd", 1, 80.0, 60.0)
     ]
-    assert {group_of(record.spec).scope for record in records} == {"base", "new"}
+    assert {record.spec.classes for record in records} == {"base", "new"}
     text = written("terminal", build(records, Options(metric="ece")))
     assert "(H)" not in text
     assert "* no harmonic mean of base and new: it is one of accuracies, not of ece" in text

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from fewshot_bench.analysis.formats import latex
-from fewshot_bench.analysis.table.axes import AVERAGE
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.table import AVERAGE
 from tests.compare_records import make, matrix, read_csv, written
 
 FIRST = (

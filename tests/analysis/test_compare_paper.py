@@ -13,9 +13,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.compact import blocks
-from fewshot_bench.analysis.table.layouts import LAYOUTS
-from fewshot_bench.analysis.table.paper import paper_rows
+from fewshot_bench.analysis.table.layouts import LAYOUTS, blocks, paper_rows
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.errors import UsageError
@@ -102,7 +100,7 @@ def test_halves_and_transfers_are_tables_of_their_own() -> None:
     found += [make("coop", "imagenet", target=f"imagenet-{name}") for name in ("a", "r")]
     found += [make("coop", "imagenet")]
     table = build(found)
-    titles = {block.title: [group.label for group in block.groups] for block in blocks(table)}
+    titles = {block.title: [group.label for group, _ in block.columns] for block in blocks(table)}
     assert titles == {
         "1-shot": ["imagenet"],
         "1-shot, base classes": ["dtd (base)", "pets (base)", "average (base)"],

@@ -20,8 +20,8 @@ from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.contrasts import Contrast, Ranking, Significance
-from fewshot_bench.analysis.table.full import grids
+from fewshot_bench.analysis.table.layouts import full
+from fewshot_bench.analysis.table.significance import Contrast, Ranking, Significance
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
@@ -213,7 +213,7 @@ def test_more_groups_of_ranks_than_letters() -> None:
     cliques = tuple(tuple(names[place : place + 3]) for place in range(38))
     ranking = Ranking(1, 200, tuple(names), tuple(map(float, range(1, 41))), 0.0, 3.0, cliques)
     table = replace(build(records), significance=Significance(rankings=(ranking,)), baseline="m0")
-    (grid,) = [grid for grid in grids(table) if grid.name.startswith("ranks")]
+    (grid,) = [grid for grid in full(table) if grid.name.startswith("ranks")]
     assert "methods with a number in common" in grid.caption
     assert [line.costs[1] for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
     assert all(line.costs[1] for line in grid.lines)

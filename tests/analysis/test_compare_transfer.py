@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.run import command as run_command
 from fewshot_bench.utils.errors import UsageError

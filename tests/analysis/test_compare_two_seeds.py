@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.full import grids
+from fewshot_bench.analysis.table.layouts import full
 from fewshot_bench.plugins.reproduce.judge import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
 from tests.helpers import fsbench
@@ -105,7 +105,7 @@ def test_equal_means_of_other_values_share_the_best_place() -> None:
         for seed, value in enumerate(pair, 1)
     ]
     assert len({sum(pair) / 2 for pair in values.values()}) == 2
-    grid = next(grids(build(records)))
+    grid = next(full(build(records)))
     entries = [line.entries[0] for line in grid.lines]
     assert len({(entry.mean, entry.rank) for entry in entries}) == 1
     assert entries[0].rank == 1

@@ -113,7 +113,7 @@ def test_report_audit_and_signature_show_the_newest(store: Path, tmp_path: Path)
     assert "coop@9" in signed.err
 
 
-def test_a_sweep_draws_the_installed_version_or_the_one_that_is_named(tmp_path: Path) -> None:
+def test_a_sweep_draws_the_newest_version_or_the_one_that_is_named(tmp_path: Path) -> None:
     options = ("-o", "rank=1,2")
     records = swept(options)
     older = [
@@ -122,13 +122,11 @@ def test_a_sweep_draws_the_installed_version_or_the_one_that_is_named(tmp_path: 
         for low in [{"top1": 1.0}]
     ]
     store = save(tmp_path / "store", [*records, *older])
-    shown = fsbench("sweep", "clip-lora", *options, "--store", store)
-    assert "6 records of version 1 (fsbench sweep clip-lora@1 draws" in " ".join(shown.out.split())
-    drawn = fsbench("sweep", "clip-lora@1", *options, "--store", store, "--format", "json")
+    words = ("compare", "--layout", "sweep", *options, "--store", store)
+    shown = fsbench(*words, "-m", "clip-lora")
+    assert "left out: 6 of version 1 (--method clip-lora@1" in " ".join(shown.out.split())
+    drawn = fsbench(*words, "-m", "clip-lora@1", "--format", "json")
     assert {row["mean"] for row in json.loads(drawn.out)["rows"]} == {1.0}
-    refused = fsbench("sweep", "clip-lora@1", *options, "--store", store, "-d", "digits")
-    assert refused.code == 2
-    assert "--only-existing" in refused.err
 
 
 def test_a_published_table_shows_the_version_that_is_named(tmp_path: Path) -> None:

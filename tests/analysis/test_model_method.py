@@ -7,9 +7,9 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import open_clip
 import pytest
 from safetensors.torch import save_file
@@ -82,7 +82,7 @@ def kept(folder: Path, own: type, method: str, code: str = "") -> Path:
     """A model that names a class in a file; code: its digest, by default that of `own`."""
     vocabulary = fb.Vocabulary(("cat", "dog"), ("a photo of a {}.",))
     config = config_of("zero-shot", own(), loading.load("tiny"), vocabulary)
-    config = replace(
+    config = msgspec.structs.replace(
         config, method=method, method_origin="", method_code=code or source_digest(own)
     )
     write_model(folder, config, {}, "a card")

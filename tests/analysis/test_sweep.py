@@ -1,4 +1,4 @@
-"""`fsbench sweep`: varied options, drawn cells, and missing cells."""
+"""`fsbench compare --layout sweep`: results of a method over its options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import json
 import math
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,30 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+import fewshot_bench as fb
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.signature import parse
-from fewshot_bench.analysis.sweep.build import Axis, build
-from fewshot_bench.analysis.sweep.render import render
+from fewshot_bench.analysis.sweep.panels import SweepOptions, document, sweep_of
+from fewshot_bench.analysis.table.build import build
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.variants import expand_methods
 from tests.compare_records import make, save
 from tests.helpers import fsbench
 
-# The options given in the issue.
+# The options of Figure 3 of CLIP-LoRA.
 FIGURE_3 = (
     *("-o", "rank=1,2,4,8,16,32", "-o", "matrices=q,k,v,o,qv,qkv,qkvo"),
     *("-o", "encoder=vision,text,both", "-o", "position=all,top-half,bottom-half"),
 )
 SMALL = ("-o", "rank=1,2,4", "-o", "matrices=q,qv")
+SWEEP = ("compare", "--layout", "sweep", "-m", "clip-lora")
 
 
 def value(options: Mapping[str, Any], dataset: str, seed: int) -> float:
     """A value that identifies its cell."""
-    place = ["q", "k", "v", "o", "qv", "qkv", "qkvo"].index(options["matrices"])
-    return 60 + math.log2(options["rank"]) + 3 * place + 10 * (dataset == "pets") + 0.25 * seed
+    matrix = ["q", "k", "v", "o", "qv", "qkv", "qkvo"].index(options["matrices"])
+    return 60 + math.log2(options["rank"]) + 3 * matrix + 10 * (dataset == "pets") + 0.25 * seed
 
 
 def swept(
@@ -67,27 +69,28 @@ def swept(
 
 
 def rows(store: Path, *words: object) -> list[dict[str, Any]]:
-    shown = fsbench("sweep", "clip-lora", "--store", store, "--format", "json", *words)
+    shown = fsbench(*SWEEP, "--store", store, "--format", "json", *words)
     assert shown.code == 0, shown
-    found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
-    return found
+    lines: list[dict[str, Any]] = json.loads(shown.out)["rows"]
+    return lines
 
 
 @pytest.mark.slow
-def test_figure_3_is_drawn_from_the_store(tmp_path: Path) -> None:
+def test_figure_3_is_drawn(tmp_path: Path) -> None:
     store = save(tmp_path / "store", swept(FIGURE_3, seeds=(1,)))
     target = tmp_path / "figure.svg"
-    shown = fsbench("sweep", "clip-lora", *FIGURE_3, "--store", store, "-O", target)
+    shown = fsbench(*SWEEP, *FIGURE_3, "--store", store, "--figure", target)
     assert shown.code == 0, shown
     lines = shown.out.splitlines()
-    assert lines[0] == "clip-lora on dtd, 4-shot  top-1 accuracy, 60.25 to 83.25"
-    assert sum(line.startswith("encoder ") for line in lines) == 9
-    start = lines.index("encoder text, position top-half")
+    heads = [line for line in lines if line.startswith("clip-lora on dtd, 4-shot")]
+    assert len(heads) == 9
+    assert heads[0].endswith("top-1 accuracy in %, 60.25 to 83.25")
+    start = next(i for i, line in enumerate(lines) if "encoder text, position top-half" in line)
     assert lines[start + 1].split() == ["matrices", "\\", "rank", *["1", "2", "4", "8", "16", "32"]]
     assert lines[start + 3].split() == ["q", *(f"{60.25 + n:.2f}" for n in range(6))]
     assert lines[start + 9].split() == ["qkvo", *(f"{78.25 + n:.2f}" for n in range(6))]
     assert "missing" not in shown.out
-    (matrix,) = parse(lines[-1]).matrices
+    (matrix,) = parse(shown.out[shown.out.index("fsbench:1") :]).matrices
     assert (len(matrix.methods), matrix.methods[0].count, matrix.count) == (1, 378, 378)
     text = " ".join(ElementTree.parse(target).getroot().itertext())
     assert text.count("60.25") >= 9
@@ -102,194 +105,141 @@ def test_what_is_missing_is_shown_and_not_filled(tmp_path: Path) -> None:
     failed = [r for r in kept if r.spec.options["rank"] == 4 and r.spec.options["matrices"] == "q"]
     kept = [dataclasses.replace(r, status="failed", metrics={}) if r in failed else r for r in kept]
     store = save(tmp_path / "store", kept)
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--each", "--store", store).out
+    shown = fsbench(*SWEEP, *SMALL, "--each", "--store", store).out
     average, dtd, pets = (part.splitlines() for part in shown.split("\n\n")[:3])
     assert average[0].startswith("clip-lora on average, 4-shot")
     assert average[3].split() == ["q", "65.50", "66.50", "failed"]
     assert average[4].split() == ["qv", "77.50", "—", "79.50"]
     assert dtd[4].split() == ["qv", "72.50", "73.38*", "74.50"]
     assert pets[4].split() == ["qv", "82.50", "—", "84.50"]
-    assert "* 2 of 18 cells missing" in shown
-    assert "* 3 of 18 cells failed" in shown
+    assert "* 2 of 18 cells missing; not interpolated" in shown
     assert "* 1 of 18 cells over fewer seeds" in shown
-    found = rows(store, *SMALL)
-    hole = next(r for r in found if (r["option_rank"], r["option_matrices"]) == (2, "qv"))
+    lines = rows(store, *SMALL)
+    hole = next(r for r in lines if (r["option_rank"], r["option_matrices"]) == (2, "qv"))
     assert (hole["mean"], hole["n_seeds"], hole["status"]) == (None, 0, "missing")
     assert hole["missing"] == ["dtd seed 3", "pets seed 1", "pets seed 2", "pets seed 3"]
 
 
-@pytest.mark.parametrize(
-    "number", [float("inf"), 10**400, True, "71.5", None], ids=["inf", "huge", "bool", "text", "no"]
-)
+@pytest.mark.parametrize("number", [float("inf"), 10**400, True, "71.5", None])
 def test_what_is_no_number_is_missing(tmp_path: Path, number: Any) -> None:
     """JSON's 1e999 is infinite in Python."""
     first, *others = swept(("-o", "rank=1,32", "-o", "matrices=qkv"))
-    axes = [Axis("rank", (1, 32), 2)]
-    sweep = build(
-        "clip-lora", axes, [dataclasses.replace(first, metrics={"top1": number}), *others]
-    )
+    records = [dataclasses.replace(first, metrics={"top1": number}), *others]
+    sweep = sweep_of(build(records), SweepOptions({"rank": (1, 32)}))
     assert [cell.status for cell in sweep.panels[0].cells.values()] == ["partial", "done"]
-    assert "75.62*" in render(sweep)
+    assert "75.62*" in formats.render(document(sweep, "terminal"), "terminal")
 
 
-def test_lists_of_a_target_are_the_same_in_all_cells(tmp_path: Path) -> None:
-    records = swept(SMALL, target="pets", target_revision="r1")
-    spec = dataclasses.replace(records[0].spec, target_revision="r2")
-    store = save(tmp_path / "store", [*records, dataclasses.replace(records[0], spec=spec)])
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
-    assert shown.code == 2
-    assert "differ in target revision of 'pets' ('r1' in 18 records, 'r2' in 1" in shown.err
-
-
-def test_other_options_must_be_the_defaults_or_those_given(tmp_path: Path) -> None:
+def test_other_options_have_the_defaults_or_the_one_value_given(tmp_path: Path) -> None:
     short = swept((*SMALL, "-o", "iterations=3"))
     other = [dataclasses.replace(r, metrics={"top1": 1.0}) for r in short]
     store = save(tmp_path / "store", [*swept(SMALL), *other])
     assert {row["mean"] for row in rows(store, *SMALL)} == {60.5, 61.5, 62.5, 72.5, 73.5, 74.5}
-    assert {row["mean"] for row in rows(store, *SMALL, "-o", "iterations=3")} == {1.0}
-    older = [dataclasses.replace(r, spec=_version(r, "0")) for r in swept(SMALL)]
-    store = save(tmp_path / "older", older)
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
-    assert shown.code == 3
-    assert "its 18 records of clip-lora have other options ('clip-lora[matrices=q,rank" in shown.err
-    assert "of version 0, and here it is 2" in shown.err
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-o", "iterations=9")
-    assert "('clip-lora[matrices=q,rank=1]', " in shown.err
-    shown = fsbench("sweep", "coop", "-o", "epochs=1,2", "--store", store)
-    assert "no result of this sweep: no record of coop; run it with --dataset" in shown.err
+    fixed = rows(store, *SMALL, "-o", "iterations=3")
+    assert {(row["mean"], row["method"]) for row in fixed} == {(1.0, "clip-lora[iterations=3]")}
+    assert {row["option_iterations"] for row in rows(store)} == {3, 500}
+    shown = fsbench(*SWEEP, *SMALL, "--store", store, "-o", "iterations=9")
+    assert (shown.code, "no record has these options" in shown.err) == (3, True)
 
 
-def _version(record: Record, version: str) -> Any:
-    return dataclasses.replace(record.spec, method_version=version)
-
-
-def test_conditions_do_not_mix_and_can_be_chosen(tmp_path: Path) -> None:
+def test_conditions_stand_in_blocks_and_can_be_chosen(tmp_path: Path) -> None:
     records = [*swept(SMALL), *swept(SMALL, val="none"), *swept(SMALL, ("pets",))]
     store = save(tmp_path / "store", records)
-    mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
-    assert mixed.code == 2
-    assert "records differ in val ('min4' in 36 records, 'none' in 18 records)" in mixed.err
+    shown = fsbench(*SWEEP, *SMALL, "--store", store).out
+    assert [line for line in shown.splitlines() if line.startswith("Conditions")] == [
+        "Conditions 1 of 2: val min4",
+        "Conditions 2 of 2: val none",
+    ]
     assert len(rows(store, *SMALL, "--val", "none", "--shots", "4")) == 6
-    chosen = rows(store, *SMALL, "--protocol", "fair", "--dataset", "pets", "--only-existing")
+    chosen = rows(store, *SMALL, "--val", "min4", "--dataset", "pets")
     assert {row["dataset"] for row in chosen} == {"pets"}
 
 
-@pytest.mark.parametrize(
-    "other",
-    [{"limit": 40}, {"device": "cuda"}, {"exif": "rotate"}, {"backbone": "ViT-B-32@/my w/x.pt"}],
-)
-def test_the_option_that_chooses_among_conditions_works(
-    tmp_path: Path, other: dict[str, Any]
-) -> None:
-    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, **other)])
-    mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store).err
-    advice = shlex.split(mixed.partition("choose one with ")[2].partition(", or ")[0])
-    assert len(rows(store, *SMALL, *advice)) == 6
-    (name, value), *_ = other.items()
-    assert len(rows(store, *SMALL, f"--{name}", str(value))) == 6
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        ({"weights": "ab" * 32}, ("--weights", "abab")),
-        ({"revision": "new lists"}, ("--revision", "new")),
-        ({"data": {"holdout": 0.5}}, ("--own-data", "none")),
-    ],
-)
-def test_what_no_option_of_a_sweep_chooses_is_removed(
-    tmp_path: Path, other: dict[str, Any], words: tuple[str, str]
-) -> None:
-    store = save(tmp_path / "store", [*swept(SMALL), *swept(SMALL, **other)])
-    mixed = fsbench("sweep", "clip-lora", *SMALL, "--store", store).err
-    assert f"(fsbench store rm {words[0]} PREFIX)" in mixed
-    assert "choose one with" not in mixed
-    assert "--force" not in mixed
-    assert fsbench("store", "rm", "--store", store, *words, "--yes").code == 0
-    assert len(rows(store, *SMALL)) == 6
-
-
-@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "csv", "json"])
-def test_files_of_every_kind(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_figures(tmp_path: Path, suffix: str) -> None:
     store = save(tmp_path / "store", swept(SMALL)[:-4])
     targets = [tmp_path / f"{n}.{suffix}" for n in (1, 2)]
     for target in targets:
-        assert fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target).code == 0
+        assert fsbench(*SWEEP, *SMALL, "--store", store, "--figure", target).code == 0
     data = targets[0].read_bytes()
     assert data == targets[1].read_bytes()
     if suffix == "png":
         assert Image.open(targets[0]).width > 300
-    elif suffix == "csv":
-        lines = list(csv.DictReader(io.StringIO(data.decode())))
-        assert [line["option_rank"] for line in lines] == ["1", "2", "4"] * 2
-        assert [line["status"] for line in lines].count("missing") == 1
-    elif suffix == "json":
-        assert json.loads(data)["meta"]["defaults"] == {"rank": 2, "matrices": "qkv"}
     else:
         assert (b"<svg" in data) or data.startswith(b"%PDF")
+
+
+def test_csv_and_json(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL)[:-4])
+    table = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "csv").out
+    lines = list(csv.DictReader(io.StringIO(table)))
+    assert [line["option_rank"] for line in lines] == ["1", "2", "4"] * 2
+    assert [line["status"] for line in lines].count("missing") == 1
+    data = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "json").out
+    assert json.loads(data)["meta"]["defaults"] == {"rank": 2, "matrices": "qkv"}
+
+
+def test_the_library_draws_the_same(tmp_path: Path) -> None:
+    results = fb.load(save(tmp_path / "store", [*swept(SMALL), make("coop")]))
+    values = {"rank": [1, 2, 4], "matrices": ["q", "qv"]}
+    own = results.where(method="clip-lora")
+    table = own.compare(layout="sweep", options=values)
+    assert json.loads(table.to_json())["rows"] == rows(results.store, *SMALL)
+    assert "background:rgb(253,231,37)" in table.to_html()
+    assert "clip-lora" in table.curves().get_suptitle()
+    # Without options, those that vary.
+    assert set(own.compare(layout="sweep").to_frame()["option_rank"]) == {1, 2, 4}
+    with pytest.raises(fb.UsageError, match="one method, and there are 'clip-lora@2', 'coop@1'"):
+        str(results.compare(layout="sweep"))
+    for more in ({"options": values}, {"each": True}, {"layout": "sweep", "baseline": "coop"}):
+        with pytest.raises(fb.UsageError, match="layout='sweep'"):
+            results.compare(**more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["-o", "rank=2"], 2, "nothing varies in rank=2"),
+        (["-o", "rank=2"], 2, "nothing varies in the options of clip-lora"),
         (["-o", "ranks=2,3"], 2, "unknown hyper-parameter of clip-lora 'ranks'"),
         (["-o", "matrices=q,x"], 2, "distinct letters of q, k, v, o, m"),
-        (["-o", "rank=1,2", "-O", "a.txt"], 2, "expected a name that ends in .svg"),
-        (["-o", "rank=1,2", "-O", "no/folder/a.svg"], 2, "expected a file in a folder that is the"),
+        (["-o", "rank=1,2", "--figure", "a.txt"], 2, "expected a name that ends in .pdf"),
+        (["-o", "rank=1,2", "--baseline", "coop"], 2, "has no room for --baseline"),
+        (["-o", "rank=1,2", "--layout", "full"], 2, "--option belongs to --layout sweep"),
         (["-o", "rank=1,2", "--store", "nowhere"], 3, "does not exist"),
-        ([], 2, "missing option '--option'"),
     ],
 )
-def test_wrong_requests_are_one_error(words: list[str], code: int, said: str) -> None:
-    shown = fsbench("sweep", "clip-lora", *words)
+def test_wrong_requests_are_one_error(
+    tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    store = save(tmp_path / "store", swept(("-o", "rank=2", "-o", "matrices=qkv")))
+    shown = fsbench(*SWEEP, "--store", store, *words)
     assert shown.code == code, shown
     assert said in shown.err
 
 
 @pytest.mark.slow
-def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
-    words = ("-o", "epochs=1,2", "-o", "context_tokens=2,4", "--dataset", "digits", "--shots", "1")
-    more = ("--seeds", "1", "--limit", "20", "--jobs", "1", "--store", tmp_path)
-    dry = fsbench("sweep", "coop", *words, *more, "--dry-run")
-    assert (dry.code, "4 cells: 0 done already, 4 to run" in dry.out) == (0, True)
-    first = fsbench("sweep", "coop", *words, *more, "--format", "json")
-    assert first.code == 0, first
-    assert {row["status"] for row in json.loads(first.out)["rows"]} == {"done"}
-    again = fsbench("sweep", "coop", *words, *more)
-    assert "4 cells: 4 done already, 0 to run" in again.out
-    assert "coop on digits, 1-shot  top-1 accuracy" in again.out
-    # Tables of the store exclude sweeps unless requested.
-    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
-    assert fsbench("run", "-m", "zero-shot", "-d", "digits", *more).code == 0
-    table = fsbench("compare", "--store", tmp_path)
-    assert (table.code, "zero-shot" in table.out, "coop[" in table.out) == (0, True, False)
-    asked = fsbench("compare", "--store", tmp_path / "sweeps")
-    assert (asked.code, asked.out.count("coop[")) == (0, 4)
-    # Both stores are drawn; if named, the store of sweeps is used alone.
-    assert {row["status"] for row in rows_of(tmp_path, *words[:4])} == {"done"}
-    assert {row["status"] for row in rows_of(tmp_path / "sweeps", *words[:4])} == {"done"}
-
-
-def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
-    """Rows of CoOp's sweep."""
-    shown = fsbench("sweep", "coop", *words, "--store", store, "--format", "json")
-    found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
-    return found
+def test_what_a_run_spans_is_drawn(tmp_path: Path) -> None:
+    words = ("-m", "coop", "-o", "epochs=1,2", "-o", "context_tokens=2,4", "--store", tmp_path)
+    cells = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
+    assert fsbench("run", *words, *cells).code == 0
+    assert "4 cells: 4 done already, 0 to run" in fsbench("run", *words, *cells).out
+    for more in (words, words[-2:]):
+        shown = fsbench("compare", "--layout", "sweep", "--format", "json", *more)
+        assert [row["status"] for row in json.loads(shown.out)["rows"]] == ["done"] * 4
 
 
 def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     name = '=1+$x$\x1b[2J<b>&_^{"'
     store = save(tmp_path / "store", swept(SMALL, (name,)))
     target = tmp_path / "figure.svg"
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
+    shown = fsbench(*SWEEP, *SMALL, "--store", store, "--figure", target)
     assert shown.code == 0, shown
     assert "\x1b" not in shown.out
     root = ElementTree.parse(target).getroot()
-    assert not {"script", "a", "foreignObject"} & {one.tag.partition("}")[2] for one in root.iter()}
-    text = "".join(root.itertext())
-    assert "=1+$x$\ufffd[2J<b>&_^{" in text
-    table = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "csv").out
+    tags = {part.tag.partition("}")[2] for part in root.iter()}
+    assert not {"script", "a", "foreignObject"} & tags
+    assert "=1+$x$\ufffd[2J<b>&_^{" in "".join(root.itertext())
+    table = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "csv").out
     lines = list(csv.DictReader(io.StringIO(table)))
     assert {line["dataset"][:2] for line in lines} == {"'="}
     assert rows(store, *SMALL)[0]["dataset"] == name
@@ -298,13 +248,11 @@ def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
 def test_conditions_and_signature_stand_under_the_drawing(tmp_path: Path) -> None:
     store = save(tmp_path / "store", swept(SMALL, backbone="ViT-B-16/openai", weights="ab" * 32))
     target = tmp_path / "figure.svg"
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
-    signature = shown.out.splitlines()[-1]
-    said = " ".join(shown.out.split())
-    assert "; backbone ViT-B-16/openai; precision fp32; " in said
-    assert "weights abababababab; exif ignore; published no fsbench:1" in said
+    shown = fsbench(*SWEEP, *SMALL, "--store", store, "--figure", target)
+    signature = shown.out[shown.out.index("fsbench:1") :]
+    assert "; backbone ViT-B-16/openai; precision fp32; " in shown.out
     drawn = "\n".join(ElementTree.parse(target).getroot().itertext())
-    pasted = drawn[drawn.index("fsbench:1") :].partition("\n\n\n")[0]
+    pasted = drawn[drawn.rindex("fsbench:1") :].partition("\n\n\n")[0]
     assert parse(pasted) == parse(signature)
     assert "backbone ViT-B-16/openai" in " ".join(drawn.split())
 
@@ -313,75 +261,21 @@ def test_characters_that_the_font_lacks_are_one_warning(tmp_path: Path) -> None:
     store = save(tmp_path / "store", swept(SMALL, ("\u6c49\u5b57",)))
     for suffix, said in (("png", "2 characters are boxes in the figure, whose font"), ("svg", "")):
         target = tmp_path / f"figure.{suffix}"
-        shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
-        assert shown.code == 0
-        assert said in shown.err
-        assert bool(shown.err) == bool(said)
-    assert "\u6c49\u5b57" in target.read_text(encoding="utf-8")
+        shown = fsbench(*SWEEP, *SMALL, "--store", store, "--figure", target)
+        assert (shown.code, said in shown.err) == (0, True)
+        assert shown.err.count("\n") == 1 + bool(said)
 
 
-def test_a_terminal_gets_colored_blocks(tmp_path: Path) -> None:
-    axes = [Axis("rank", (1, 2, 4), 2), Axis("matrices", ("q", "qv"), "qkv")]
-    sweep = build("clip-lora", axes, swept(SMALL)[:-3])
-    styled = render(sweep, styled=True)
-    ground = re.findall(r"48;2;(\d+;\d+;\d+)m\s*([\d.]+)", styled)
-    assert ground[0] == ("68;1;84", "60.50")
-    assert ground[-1] == ("253;231;37", "73.50")
-    assert len(ground) == 5
-    assert re.sub(r"\x1b\[[\d;]*m", "", styled).split() == render(sweep).split()
-
-
-def test_limits_and_unfair_validation_are_marked(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(SMALL, limit=60, val="full"))
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json")
-    assert shown.code == 0, shown
-    found = json.loads(shown.out)
-    assert {tuple(row["marks"]) for row in found["rows"]} == {
-        ("unfair validation", "limited to 60")
+def test_marks_and_notes_are_those_of_the_table(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL, val="full", limit=60, split_seed=1, digest="d"))
+    shown = json.loads(fsbench(*SWEEP, *SMALL, "--store", store, "--format", "json").out)
+    assert {tuple(row["marks"]) for row in shown["rows"]} == {
+        ("unfair validation", "limited to 60", "crossed seeds")
     }
-    notes = "\n".join(found["meta"]["notes"])
-    assert "clip-lora had the full validation set" in notes
+    notes = "\n".join(shown["meta"]["notes"])
+    assert "had the full validation set" in notes
     assert "only 60 queries per data set" in notes
-
-
-@pytest.mark.parametrize("seeds", [{"split_seed": 1, "digest": "d"}, {"train_seed": 1}])
-def test_runs_that_share_seeds_are_named(tmp_path: Path, seeds: dict[str, Any]) -> None:
-    store = save(tmp_path / "store", swept(SMALL, **seeds))
-    assert {tuple(row["marks"]) for row in rows(store, *SMALL)} == {("crossed seeds",)}
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store).out
-    assert "nothing is said about other training seeds" in shown or "split seed 1:" in shown
-
-
-def test_seeds_that_drew_the_same_support_set_are_named(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(SMALL, digest="all"))
-    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
-    assert "several seeds drew the same support set: dtd, 4-shot; intervals" in shown
-
-
-def test_classes_with_fewer_images_than_the_shots_are_named(tmp_path: Path) -> None:
-    made = swept(SMALL)
-    for number, record in enumerate(made):
-        facts = {"short_classes": number % 2, "smallest_class": 3, "classes": 47, "short_val": 1}
-        record.split.update(facts)  # type: ignore[attr-defined]
-    store = save(tmp_path / "store", made)
-    said = "for want of more: dtd, 4-shot: 1 of 47 classes (the smallest gave 3)"
-    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
-    table = fsbench("compare", "--store", store, "--format", "json").out
-    for shown in (drawn, table):
-        assert said in shown
-        assert "fewer validation images than the policy says: dtd, 4-shot: 1 of 47" in shown
-
-
-def test_test_images_that_were_trained_on_are_named(tmp_path: Path) -> None:
-    made = swept(SMALL)
-    for number, record in enumerate(made):
-        record.split.update({"overlap": 2 + number % 2, "test": 100})  # type: ignore[attr-defined]
-    store = save(tmp_path / "store", made)
-    said = "3 of 100 test images are also among the train or validation images, byte for byte"
-    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "json").out
-    table = fsbench("compare", "--store", store, "--format", "json").out
-    for shown in (drawn, table):
-        assert f"{said} (or fewer, in 18 of 18 cells)" in shown
+    assert "chosen on test data" in notes
 
 
 def test_an_average_is_the_one_of_the_table(tmp_path: Path) -> None:
@@ -391,21 +285,73 @@ def test_an_average_is_the_one_of_the_table(tmp_path: Path) -> None:
         dataclasses.replace(record, metrics={"top1": top1[record.spec.dataset]})
         for record in swept(SMALL, ("dtd", "pets"), seeds=(1,))
     ]
-    store = save(tmp_path / "store", made)
-    drawn = fsbench("sweep", "clip-lora", *SMALL, "--store", store).out
-    table = fsbench("compare", "--store", store).out
-    assert "65.86" in table
-    assert "65.86" in drawn
-    assert "65.87" not in table + drawn
+    drawn = fsbench(*SWEEP, *SMALL, "--store", save(tmp_path / "store", made)).out
+    assert ("65.86" in drawn, "65.87" in drawn) == (True, False)
 
 
 def test_what_is_not_drawn_beside_an_average_is_named(tmp_path: Path) -> None:
     halves = swept(SMALL, ("dtd",), classes="base", digest="of base classes")
     store = save(tmp_path / "s", [*swept(SMALL, ("dtd", "pets")), *halves])
-    words = ("sweep", "clip-lora", *SMALL, "--store", store)
-    shown = fsbench(*words)
-    assert "* not drawn beside the average: dtd (base) (--each draws them)" in shown.out
-    assert [matrix.classes for matrix in parse(shown.out.splitlines()[-1]).matrices] == [("all",)]
-    every = fsbench(*words, "--each")
-    assert "on dtd (base), 4-shot" in every.out
-    assert "not drawn" not in every.out
+    shown = fsbench(*SWEEP, *SMALL, "--store", store).out
+    assert "* not drawn beside the average: dtd (base) (--each draws them)" in shown
+    signature = shown[shown.index("fsbench:1") :]
+    assert [matrix.classes for matrix in parse(signature).matrices] == [("all",)]
+    every = fsbench(*SWEEP, *SMALL, "--store", store, "--each").out
+    assert "on dtd (base), 4-shot" in every
+    assert "not drawn" not in every
+
+
+def test_one_option_gives_a_curve_whose_axis_fits_the_numbers(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(("-o", "rank=1,2,32", "-o", "matrices=qkv")))
+    target = tmp_path / "figure.svg"
+    shown = fsbench(*SWEEP, "-o", "rank=1,2,4,32", "--store", store, "--figure", target).out
+    lines = [re.split(r"\s{2,}", line) for line in shown.splitlines() if line[:1].isdigit()]
+    assert [line[:2] for line in lines] == [
+        ["1", "75.50 ±0.62"],
+        ["2", "76.50 ±0.62"],
+        ["4", "—"],
+        ["32", "80.50 ±0.62"],
+    ]
+    points = [line[-1].index("●") for line in lines if "●" in line[-1]]
+    assert points == [0, 8, 39]
+    assert re.search(r"^rank +top-1 +75\.50 +80\.50$", shown, re.MULTILINE)
+    text = target.read_text(encoding="utf-8")
+    axis = text[text.index('<g id="matplotlib.axis_2">') :]
+    axis = axis[: axis.index('<g id="patch')]
+    ticks = [float(n) for n in re.findall(r">([\d.]+)</text>", axis)]
+    assert (65 <= min(ticks) <= 76, 80 <= max(ticks) <= 90) == (True, True)
+    assert {">top-1 accuracy in %<", ">rank<"} <= set(re.findall(r">[^<>]+<", text))
+
+
+@pytest.mark.parametrize("width", [60, 300])
+@pytest.mark.parametrize("count", [0, 2])
+def test_every_number_is_there_in_any_width(width: int, count: int) -> None:
+    """24 ranks in columns, a cell's value is its rank; count: values of the second option."""
+    matrices = [f"{number} and a long value of an option" for number in range(count)] or ["q"]
+    records = [
+        make("clip-lora", "dtd", 4, seed, 50.0 + rank + seed / 4, options=own, overrides=own)
+        for matrix in matrices
+        for rank in range(1, 25)
+        for seed in (1, 3)
+        for own in [{"rank": rank, "matrices": matrix}]
+    ]
+    sweep = document(sweep_of(build(records), SweepOptions()), "terminal")
+    text = formats.render(sweep, "terminal", styled=True, width=width)
+    body = re.sub(r"\x1b\[[\d;]*m", "", text).partition("\nprotocol")[0]
+    assert max(map(len, body.splitlines())) <= width
+    body = re.sub(r"in\s+%,\s+[\d.]+\s+to\s+[\d.]+", "", body)
+    numbers = re.findall(r"(?<![\d.–(])\d\d\.\d\d(?![\d.–)])", body)
+    ranks = [*range(1, 25)] * count or [*range(1, 25), 1, 24]
+    # The ends of a curve's axis are numbers, too.
+    assert sorted(numbers) == sorted(f"{50.5 + rank:.2f}" for rank in ranks)
+
+
+def test_cells_that_are_equal_to_two_decimals_are_both_best() -> None:
+    records = [
+        make("clip-lora", "dtd", 4, seed, top1, options={"rank": rank}, overrides={"rank": rank})
+        for rank, top1 in ((1, 60.001), (2, 60.004), (4, 59.9))
+        for seed in (1, 2, 3)
+    ]
+    sweep = sweep_of(build(records), SweepOptions())
+    (panel,) = sweep.panels
+    assert [sweep.is_best(panel, cell) for cell in panel.cells.values()] == [True, True, False]

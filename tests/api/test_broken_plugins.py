@@ -177,7 +177,7 @@ def test_all_other_methods_run(what: str, install: Any, tmp_path: Path) -> None:
         assert "Traceback" not in fsbench(command, "mine").err
     good(fsbench("show", "coop"))
     good(fsbench("list", "methods"))
-    good(fsbench("sweep", "coop", "-o", "epochs=1,2", *FEW, tmp_path))
+    good(fsbench("run", "-m", "coop", "-o", "epochs=1,2", *FEW, tmp_path))
 
 
 def test_two_plugins_with_one_name_cost_that_name_alone(install: Any, tmp_path: Path) -> None:

@@ -190,13 +190,13 @@ def test_reproduce_takes_the_precision_of_the_paper_where_it_can(
 
 def test_a_sweep_draws_what_it_ran(tmp_path: Path) -> None:
     words = ("-o", "epochs=1,2", "-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "9")
-    ran = fsbench("sweep", "coop", *words, "--store", tmp_path)
+    ran = fsbench("run", "-m", "coop", *words, "--store", tmp_path)
     assert ran.code == 0, ran.err
     assert first_line(ran).startswith("backbone tiny (a toy")
-    assert TOY_NOTE in " ".join(ran.out.split("\n")[5:])
-    for words in (("--backbone", "auto"), ("--precision", "auto"), ("-d", "digits")):
-        drawn = fsbench("sweep", "coop", "-o", "epochs=1,2", *words, "--store", tmp_path)
+    for more in ((), ("-m", "coop", "-o", "epochs=1,2"), ("-d", "digits")):
+        drawn = fsbench("compare", "--layout", "sweep", *more, "--store", tmp_path)
         assert drawn.code == 0, drawn.err
+        assert TOY_NOTE in " ".join(drawn.out.split("\n"))
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
@@ -275,7 +275,7 @@ def test_help_needs_no_torch() -> None:
         "try:\n    main()\n"
         "except SystemExit:\n    print('torch' in sys.modules)\n"
     )
-    for name in ("run", "sweep", "reproduce", "demo"):
+    for name in ("run", "reproduce", "demo"):
         done = subprocess.run(
             [sys.executable, "-c", code, name, "--help"], capture_output=True, text=True, check=True
         )

@@ -23,7 +23,7 @@ from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import split_names
 from tests.compare_records import make
 from tests.helpers import fsbench
-from tests.plugin_edited import method_source, ran
+from tests.plugin_edited import method_source
 
 
 def write(path: Path, text: str | None = None) -> Path:
@@ -144,23 +144,26 @@ def test_a_folder_without_init_beside_the_file_is_its_own(tmp_path: Path) -> Non
         load(f"{other}:Edited")
 
 
-@pytest.mark.slow
-def test_a_file_is_run_compared_and_run_again_after_an_edit(tmp_path: Path) -> None:
+def test_a_file_is_run_compared_and_run_again_after_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, store = write(tmp_path / "my methods" / "lora.py"), tmp_path / "store"
     words = ["--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "40"]
     words += ["--backbone", "tiny", "--store", str(store)]
-    first = ran("run", "-m", "lora.py:Edited", *words, cwd=file.parent)
+    monkeypatch.chdir(file.parent)
+    first = fsbench("run", "-m", "lora.py:Edited", *words)
     assert first.code == 0, first.err
     (record,) = Store(store).records()
     assert record.spec.method == f"{file.resolve()}:Edited"
     assert record.environment["code"]["digest"]
     assert not (file.parent / "__pycache__").exists()
-    again = ran("run", "-m", f"{file}:Edited", *words, cwd=os.sep)
+    monkeypatch.chdir(os.sep)
+    again = fsbench("run", "-m", f"{file}:Edited", *words)
     assert "1 done already, 0 to run" in again.out
-    table = ran("compare", "-m", "lora.py:Edited", "--store", store, "--format", "csv")
+    table = fsbench("compare", "-m", "lora.py:Edited", "--store", store, "--format", "csv")
     assert "lora.py:Edited" in table.out
     write(file, method_source("SCALE = 3.0"))
-    edited = ran("run", "-m", f"{file}:Edited", *words)
+    edited = fsbench("run", "-m", f"{file}:Edited", *words)
     assert "1 cell was computed with other code of" in edited.out
     (other,) = Store(store).records()
     assert other.code_digest != record.code_digest

@@ -23,8 +23,8 @@ def test_a_suite_stands_for_its_methods_and_for_each_once() -> None:
     assert not {"coop", "clip-lora"} & set(fast)
     request = Request(("zero-shot", "fast"), ("digits",), shots=(1,), seeds=(1,))
     assert {cell.method for cell in expand(request).cells} == set(fast)
-    assert fb.methods("fast") == fast
-    assert {"coop", "clip-lora", "zero-shot"} <= set(fb.methods("seed-paper"))
+    assert fb.list_methods("fast") == fast
+    assert {"coop", "clip-lora", "zero-shot"} <= set(fb.list_methods("seed-paper"))
 
 
 @pytest.mark.parametrize("listing", [fb.methods, fb.datasets])
@@ -36,7 +36,7 @@ def test_a_suite_is_a_name(listing: Any, suite: Any) -> None:
 
 def test_an_unknown_suite_is_named_with_the_closest() -> None:
     with pytest.raises(UsageError, match="did you mean 'prompts'"):
-        fb.methods("prompt")
+        fb.list_methods("prompt")
     result = fsbench("run", "-m", "promts", "-d", "digits", "--dry-run")
     assert result.code == 2
     assert "did you mean 'prompts'" in result.err

@@ -180,8 +180,9 @@ def test_report_and_sweep_take_it(store: Store, install: Install, tmp_path: Path
     assert made.code == 0, made.err
     assert "top-3 accuracy" in page.read_text(encoding="utf-8")
     cells = ("--shots", 1, "--seeds", 1, "--limit", 20)
-    run = ("-d", "digits", "-o", "init_alpha=1,2", *cells)
-    swept = fsbench("sweep", "tip-adapter", "--store", tmp_path / "t", *run, "--metric", "top3")
+    words = ("-m", "tip-adapter", "-o", "init_alpha=1,2", "--store", tmp_path / "t")
+    assert fsbench("run", *words, "-d", "digits", *cells).code == 0
+    swept = fsbench("compare", "--layout", "sweep", *words, "--metric", "top3")
     assert swept.code == 0, swept.err
     assert "top-3 accuracy" in swept.out
     assert "missing" not in swept.out

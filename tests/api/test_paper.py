@@ -13,7 +13,7 @@ from fewshot_bench import ContractError, MethodCard, Paper
 from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.paper import family
-from fewshot_bench.api.plugin_values import packed, unpacked
+from fewshot_bench.api.plugin_host import pack, unpack
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import papers_of_weights
 from fewshot_bench.cli.completion import backbones
@@ -150,7 +150,7 @@ def test_a_card_takes_one_paper_or_several() -> None:
 
 def test_papers_cross_between_processes() -> None:
     card = MethodCard("x", paper=(Paper("A lamp", THREE, 2022, code="https://a"),))
-    assert unpacked(json.loads(json.dumps(packed(card)))) == card
+    assert unpack(json.loads(json.dumps(pack(card)))) == card
 
 
 def test_data_sets_and_backbones_are_registered_with_papers() -> None:

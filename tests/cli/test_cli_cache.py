@@ -12,6 +12,7 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.utils.small_cache import keep_list
 from tests.helpers import fsbench
 from tests.image_cases import COUNT, Photos, make_folder, tiny
 
@@ -29,8 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with meter.phase("fit"):
         _ = image_view(source, store, meter, phase="encode_queries").features
     folder = tmp_path / "cache"
-    (folder / "tar-index").mkdir()
-    (folder / "tar-index" / f"{'a' * 32}.json").write_text("{}", encoding="utf-8")
+    keep_list("key", b"content")
     for name in FOREIGN:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("keep", encoding="utf-8")
@@ -50,7 +50,7 @@ def test_ls_says_what_there_is(cache: Path, tmp_path: Path) -> None:
     days.append(time.strftime("%Y-%m-%d"))
     assert listed[0].split() == ["kind", "data", "set", "images", "size", "last", "used", "file"]
     rows = {line.split()[0]: line.split() for line in listed[1:]}
-    assert sorted(rows) == ["digests", "features", "images", "tar-index"]
+    assert sorted(rows) == ["digests", "features", "images", "lists"]
     for kind in ("digests", "features", "images"):
         assert rows[kind][1:3] == ["photos", str(COUNT)]
     assert rows["images"][-3] in days
@@ -74,14 +74,16 @@ def test_size_prints_totals_and_the_bound(
 
 def test_rm_removes_what_is_ours(cache: Path, tmp_path: Path) -> None:
     store = ("--store", tmp_path / "store")
-    assert fsbench("cache", "rm", "--older", "1h", *store).out == "removed 0 files, 0 B\n"
+    assert fsbench("cache", "rm", "--yes", "--older", "1h", *store).out == "removed 0 files, 0 B\n"
     (path,) = cache.rglob(SEGMENT)
     os.utime(path, (time.time() - 7200,) * 2)
-    assert fsbench("cache", "rm", "--older", "1h", *store).out.startswith("removed 1 files")
-    assert kinds(tmp_path) == ["digests", "features", "tar-index"]
-    fsbench("cache", "rm", "--kind", "digests,tar-index", *store)
+    assert fsbench("cache", "rm", "--yes", "--older", "1h", *store).out.startswith(
+        "removed 1 files"
+    )
+    assert kinds(tmp_path) == ["digests", "features", "lists"]
+    fsbench("cache", "rm", "--yes", "--kind", "digests,lists", *store)
     assert kinds(tmp_path) == ["features"]
-    assert fsbench("cache", "rm", *store).out.startswith("removed 1 files")
+    assert fsbench("cache", "rm", "--yes", *store).out.startswith("removed 1 files")
     assert fsbench("cache", "ls", *store).out == "nothing is cached\n"
     for name in FOREIGN:
         assert (cache / name).read_text(encoding="utf-8") == "keep"
@@ -94,7 +96,7 @@ def test_rm_follows_no_link(cache: Path, tmp_path: Path) -> None:
     path.parent.symlink_to(outside)
     inside = cache / "images" / "0123456789abcdef" / f"{'b' * 64}.pixels"
     inside.symlink_to(outside / path.name)
-    fsbench("cache", "rm", "--store", tmp_path / "store")
+    fsbench("cache", "rm", "--yes", "--store", tmp_path / "store")
     assert (outside / path.name).is_file()
     assert inside.is_symlink()
 

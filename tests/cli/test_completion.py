@@ -96,7 +96,6 @@ def test_what_is_there_already_is_not_offered_again() -> None:
         (("compare", "--baseline", "zero"), ["zero-shot"]),
         (("report", "-d", "eur"), ["eurosat"]),
         (("check", "clip-l"), ["clip-lora"]),
-        (("sweep", "clip-l"), ["clip-lora"]),
         (("show", "eur"), ["eurosat"]),
         (("data", "verify", "eur"), ["eurosat"]),
         (("data", "prepare", "dtd,eur"), ["dtd,eurosat"]),

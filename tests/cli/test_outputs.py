@@ -91,7 +91,7 @@ def test_no_output_has_the_name_of_an_image_or_of_another_output(
         ("data", "prepare", "digits", "--root", ""),
         ("run", "--config", ""),
         ("evaluate", "model", "-d", "digits", "--store", ""),
-        ("cache", "rm", "--older", ""),
+        ("cache", "rm", "--yes", "--older", ""),
     ],
 )
 def test_an_empty_path_is_not_the_current_folder(words: tuple[str, ...]) -> None:
@@ -105,16 +105,6 @@ def test_options_of_picks_need_shots(option: tuple[str, ...]) -> None:
     for words in (("show", "digits"), ("export", "digits", "-O", "x.json")):
         done = fsbench("splits", *words, *option)
         assert (done.code, "add --shots" in done.err) == (2, True), done
-
-
-@pytest.mark.parametrize("option", [("--force",), ("--jobs", "1"), ("--dry-run",)])
-def test_options_of_runs_are_refused_where_a_sweep_only_draws(
-    store: Path, option: tuple[str, ...]
-) -> None:
-    for more in ((), ("--dataset", "digits", "--only-existing")):
-        words = ("sweep", "clip-lora", "-o", "rank=1,2", "--store", store, *more, *option)
-        done = fsbench(*words)
-        assert (done.code, f"{option[0]} has no effect" in done.err) == (2, True), done
 
 
 def test_a_model_in_the_folder_of_its_images_is_refused(tmp_path: Path) -> None:

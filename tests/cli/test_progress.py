@@ -165,7 +165,7 @@ def test_what_runs_counts_as_what_is_left_of_it() -> None:
     estimate.inside(one, 0, 10, 0.0)
     estimate.inside(one, 5, 10, 50.0)
     assert estimate.seconds_left() == pytest.approx(50.0 + 100.0)
-    estimate.finished(one, 100.0)
+    estimate.finish(one, 100.0)
     estimate.inside(other, 0, 10, 100.0)
     estimate.inside(other, 9, 10, 190.0)
     assert estimate.seconds_left() == pytest.approx(10.0)

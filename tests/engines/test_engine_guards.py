@@ -190,34 +190,6 @@ def test_several_runs_compute_each_cell_once(methods: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_worker_is_replaced_after_a_thread_was_left(methods: Any, tmp_path: Path) -> None:
-    todo = cells("leaver") + cells("zero-shot", seeds=(1, 2))
-    pids: list[int] = []
-    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
-        found = {}
-        for record in engine.run(todo, lambda *_: None):
-            found[record.spec.method] = record
-            pids += [worker.process.pid for worker in engine._workers]
-    assert len(set(pids)) == 2
-    assert found["zero-shot"].status == "done"
-    kinds = {incident["kind"] for incident in found["leaver"].incidents}
-    assert kinds == {"threads"}, found["leaver"].incidents
-
-
-@pytest.mark.slow
-def test_after_a_thread_was_left_the_same_fit_is_made_anew(methods: Any, tmp_path: Path) -> None:
-    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
-        pids, states = [], []
-        for record in engine.run(cells("leaver", classes=("base", "new")), lambda *_: None):
-            # No work was lost: the second cell is computed by another process for the first time.
-            assert {incident["kind"] for incident in record.incidents} == {"threads"}
-            states.append(record.status)
-            pids += [worker.process.pid for worker in engine._workers]
-    assert sorted(states) == ["done", "inapplicable"]
-    assert len(set(pids)) == 2
-
-
-@pytest.mark.slow
 def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Path) -> None:
     records = run(tmp_path, cells("bad-fit", options=["how=fork"]), Settings(threads=1))
     error = records["bad-fit"].error
@@ -237,9 +209,9 @@ def test_workers_that_hang_at_once_are_few() -> None:
     worker = ended_worker([])
     worker.ended = "hang"
     for _ in range(2):
-        losses.failed_start(worker)
+        losses.count_failed_start(worker)
     with pytest.raises(EngineError, match="no sign of life"):
-        losses.failed_start(worker)
+        losses.count_failed_start(worker)
 
 
 def test_a_worker_goes_on_with_what_it_holds() -> None:

@@ -333,10 +333,7 @@ def test_a_fork_of_a_process_that_has_run_cells_runs_more(tmp_path: Path) -> Non
     assert done.stdout == f"Results(1 record of '{tmp_path / 's'}': 1 done)\n", done.stderr
 
 
-def test_backbones_is_a_function_and_a_room() -> None:
-    import fewshot_bench.backbones.loading
-
-    assert fb.backbones() == ["tiny"]
-    assert fewshot_bench.backbones.loading.check
-    assert {"clip-lora", "zero-shot"} <= set(fb.methods())
-    assert fb.datasets("demo") == ["digits", "letters", "shapes"]
+def test_names_are_listed() -> None:
+    assert fb.list_backbones() == ["tiny"]
+    assert {"clip-lora", "zero-shot"} <= set(fb.list_methods())
+    assert fb.list_datasets("demo") == ["digits", "letters", "shapes"]

@@ -33,14 +33,14 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """A function that starts workers; with `until`, it waits for that event."""
     workers = []
 
-    def start(device: str = "cpu", until: str = "Idle", **settings: Any) -> Worker:
+    def start(device: str = "cpu", until: str = "idle", **settings: Any) -> Worker:
         events: queue.Queue[Any] = queue.Queue()
         asked = Settings(**{"threads": 1} | settings)
         labels = LabelProcess(tmp_path, asked)
         slot = Slot(f"{device}/0", device)
         worker = Worker.start(slot, Store(tmp_path), asked, events, labels)
         workers.append(worker)
-        while until and type(events.get(timeout=PATIENCE)[1]).__name__ != until:
+        while until and events.get(timeout=PATIENCE)[1].event != until:
             pass
         return worker
 
@@ -112,7 +112,7 @@ def test_another_variable_of_a_library_is_another_server(
         monkeypatch.setenv(name, "set by an import")
     assert parent(begin()) == parent(usual)
     monkeypatch.setenv("TORCH_SHOW_CPP_STACKTRACES", "1")
-    other = begin(until="Beat")
+    other = begin(until="beat")
     assert parent(other) != parent(usual)
     assert is_running(usual.process.pid)
 
@@ -181,7 +181,7 @@ def test_workers_do_not_outlive_a_killed_engine(begin: Begin, tmp_path: Path) ->
         "args = Store(Path(sys.argv[1])), Settings(threads=1)\n"
         "labels = LabelProcess(args[0].path, args[1])\n"
         "worker = Worker.start(Slot('cpu/0', 'cpu'), *args, events, labels)\n"
-        "while type(events.get()[1]).__name__ != 'Idle': pass\n"
+        "while events.get()[1].event != 'idle': pass\n"
         "print(worker.process.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )

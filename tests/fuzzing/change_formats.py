@@ -8,7 +8,6 @@ import random
 import struct
 import zlib
 
-from fewshot_bench.images.feature_segment import TAIL
 from tests.fuzzing.change_bytes import PLAIN
 from tests.fuzzing.change_trees import changed_tree
 
@@ -20,20 +19,6 @@ def changed_safetensors(rng: random.Random, data: bytes) -> bytes:
         return struct.pack("<Q", rng.choice((0, 2**63, length + 1, 10**9))) + data[8:]
     head = json.dumps(changed_tree(rng, json.loads(data[8 : 8 + length]))).encode()
     return struct.pack("<Q", len(head)) + head + data[8 + length :]
-
-
-def changed_features(rng: random.Random, data: bytes) -> bytes:
-    """Change the head or the table of a feature segment, and recompute length and checksum."""
-    length, size, _, magic = TAIL.unpack(data[-TAIL.size :])
-    body = data[-TAIL.size - size : -TAIL.size]
-    table, head = body[:length], body[length:]
-    if rng.random() < 0.3:
-        table = rng.randbytes(rng.choice((0, 4, length, length + 4)))
-    else:
-        head = json.dumps(changed_tree(rng, json.loads(head))).encode()
-    changed = table + head
-    tail = TAIL.pack(len(table), len(changed), hashlib.sha256(changed).digest(), magic)
-    return data[: -TAIL.size - size] + changed + tail
 
 
 def changed_pickle(rng: random.Random, data: bytes) -> bytes:
@@ -90,12 +75,6 @@ def changed_png(rng: random.Random, data: bytes) -> bytes:
     return data[:8] + b"".join(
         struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks
     )
-
-
-def resealed(rng: random.Random, data: bytes) -> bytes:
-    """Change a file of digests, and recompute its own digest."""
-    body = rng.choice(PLAIN)(rng, data[:-32])
-    return body + hashlib.sha256(body).digest()
 
 
 def changed_pixels(rng: random.Random, data: bytes) -> bytes:

@@ -124,7 +124,7 @@ def _open_shards(folder: Path, file: Path) -> bool:
 def _kept_index(folder: Path) -> list[Seed]:
     _shards(folder)
     _open_shards(folder, folder)
-    return seeds_in(folder, ("cache/tar-index/*.json", "digests"))
+    return seeds_in(folder, ("cache/lists/*.sqlite", ""))
 
 
 SUBJECTS = (

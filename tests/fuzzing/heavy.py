@@ -25,7 +25,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import SegmentWriter, open_segment
-from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
+from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_problem
 from fewshot_bench.images.digests import DatasetDigests, Known
 from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.profiling.cost import Cost
@@ -54,7 +54,7 @@ def _features(folder: Path) -> list[Seed]:
     with _meter() as meter:
         store.rows(PROMPTS, numbered(4), lambda _: torch.ones(4, 3), meter, TEXT)
         store.rows(CONTEXT, KEYS, lambda places: torch.rand(len(places), 3), meter, Origin("set"))
-    return seeds_in(folder, ("features/*/*.rows", "features"))
+    return seeds_in(folder, ("features/*.rows", ""))
 
 
 PROMPTS, CONTEXT = {"a": 1}, {"weights": "w"}
@@ -132,15 +132,15 @@ ITEM = Item("a.png", 0, "cat")
 
 
 def _digests(folder: Path) -> list[Seed]:
-    known = DatasetDigests(folder / "cache" / "digests" / ("0" * 16), "set", _Stamped())  # type: ignore[arg-type]
+    known = DatasetDigests("set", "set", _Stamped())  # type: ignore[arg-type]
     known.put(ITEM, known.stamp(ITEM), Known(KEYS[0], True), 1e9)
     known.save()
-    return seeds_in(folder, ("cache/digests/*/*.digests", "digests"))
+    return seeds_in(folder, ("cache/digests/*.sqlite", ""))
 
 
 def _read_digests(folder: Path, file: Path) -> bool:
     _listed(DIGESTS, folder / "cache" / "digests")
-    known = DatasetDigests(folder / "cache" / "digests" / ("0" * 16), "set", _Stamped())  # type: ignore[arg-type]
+    known = DatasetDigests("set", "set", _Stamped())  # type: ignore[arg-type]
     found = known.get(ITEM, known.stamp(ITEM))
     return found is not None and len(found.sha) == 32
 
@@ -240,7 +240,7 @@ class _OneImage(_Stamped):
 
 
 def _decode(folder: Path, file: Path) -> bool:
-    found = decoded(file.read_bytes())
+    found = decode_or_explain(file.read_bytes())
     # If the file is not an image, the reader of a run rejects it.
     image = ImageFiles(_OneImage(file), [ITEM]).decode(0)
     assert not isinstance(found, str)

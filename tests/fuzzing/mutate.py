@@ -9,12 +9,10 @@ import tarfile
 from tests.fuzzing.change_archives import changed_gzip, changed_tar, changed_zip
 from tests.fuzzing.change_bytes import PLAIN, Change, flipped
 from tests.fuzzing.change_formats import (
-    changed_features,
     changed_pickle,
     changed_pixels,
     changed_png,
     changed_safetensors,
-    resealed,
 )
 from tests.fuzzing.change_trees import changed_json, changed_json_lines, changed_yaml
 
@@ -25,11 +23,9 @@ BY_KIND: dict[str, Change] = {
     "zip": changed_zip,
     "tar": changed_tar,
     "tar.gz": changed_gzip,
-    "features": changed_features,
     "safetensors": changed_safetensors,
     "pickle": changed_pickle,
     "png": changed_png,
-    "digests": resealed,
     "pixels": changed_pixels,
 }
 

@@ -13,8 +13,8 @@ from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import lay_out
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.store import Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import zlib
@@ -18,9 +17,6 @@ from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import open_segment, pack_description
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_cache import FeatureCache, numbered
-from fewshot_bench.images.feature_segment import TAIL
-from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture
@@ -58,52 +54,6 @@ def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any)
     assert open_segment(path, "t", (3, 4, 4)) is None
     (entry,) = entries([CacheFile(path, IMAGES, 1, 0.0)])
     assert entry.images is None or "transform" in changes
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"width": 1, "rows": 12},
-        {"width": 6, "kept": "float16"},
-        {"width": -3},
-        {"keys": 3},
-        {"bits": 1},
-        {"bits": 10**9},
-        {"kept": "float16"},
-        {"dtype": "object", "kept": "object"},
-        {"costs": 2},
-        {"rows": None},
-        {"dataset": DEEP},
-    ],
-)
-def test_features_that_describe_themselves_otherwise(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    """A head with a matching checksum but wrong row facts makes a file damaged."""
-    features, asked = torch.rand(4, 3), []
-
-    def compute(places: list[int]) -> torch.Tensor:
-        asked.append(len(places))
-        return features
-
-    for _ in range(2):
-        for path in tmp_path.rglob("*.rows"):
-            path.write_bytes(described(path.read_bytes(), changes))
-        meter = Meter(torch.device("cpu"))
-        with meter.phase("encode_support"):
-            found = FeatureCache(tmp_path).rows({"a": 1}, numbered(4), compute, meter)
-        assert torch.equal(found, features)
-    assert asked == [4] * (1 if list(changes) == ["dataset"] else 2)
-
-
-def described(content: bytes, changes: dict[str, Any]) -> bytes:
-    """A segment with a changed head."""
-    length, size, _, magic = TAIL.unpack(content[-TAIL.size :])
-    table = content[-TAIL.size - size :][:length]
-    head = json.loads(content[-TAIL.size - size + length : -TAIL.size])
-    body = table + json.dumps(head | changes).encode()
-    tail = TAIL.pack(length, len(body), hashlib.sha256(body).digest(), magic)
-    return content[: -TAIL.size - size] + body + tail
 
 
 CONFIG = {

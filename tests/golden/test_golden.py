@@ -30,7 +30,8 @@ BASELINE = {
     "baseline.csv": ("compare", "--format", "csv"),
     "baseline.json": ("compare", "--format", "json"),
 }
-SWEEP = ("sweep", "clip-lora", "-o", "rank=1,2,4", "-o", "matrices=q,qv", "--only-existing")
+SWEEP = ("compare", "--layout", "sweep", "-m", "clip-lora", "-o", "rank=1,2,4")
+SWEEP = (*SWEEP, "-o", "matrices=q,qv")
 REPRODUCE = ("reproduce", "clip-lora-table3", "--only-existing", "--shots", "1", "-m", "clip-lora")
 
 

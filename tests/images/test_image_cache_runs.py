@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import numpy as np
 import pytest
 
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.images.feature_segment import INDEX, Segment
 from tests import plugin_photos
 from tests.helpers import Result, fsbench, save_image
 
@@ -55,13 +56,13 @@ def test_a_paper_comes_from_the_process_of_its_plugin(root: Path) -> None:
         assert registry().datasets.find("counted:").papers == (plugin_photos.PAPER,)
 
 
-def feature_keys(store: Path) -> set[bytes]:
-    """Keys of all rows in a store's cache."""
-    found: set[bytes] = set()
+def feature_names(store: Path) -> set[int]:
+    """Names of all rows in a store's cache."""
+    names: set[int] = set()
     for path in (store / "cache").rglob("*.rows"):
-        segment, content = Segment.open(path), path.read_bytes()
-        found |= set(np.frombuffer(content, INDEX, segment.keys, segment.index_at)["key"].tolist())
-    return found
+        with closing(sqlite3.connect(path)) as base:
+            names |= {name for (name,) in base.execute("select name from row")}
+    return names
 
 
 class Run:
@@ -81,7 +82,7 @@ class Run:
         self.record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.images = self.record["timings"]["images"]
         self.answers: Any = np.load(path.with_suffix(".npz"))["statistics"]
-        self.features = feature_keys(store)
+        self.features = feature_names(store)
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from torchvision.transforms import RandomResizedCrop
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
-from fewshot_bench.images.decode import decode, decoded, unreadable
-from fewshot_bench.images.given import prepared
+from fewshot_bench.images.decode import decode, decode_or_explain, unreadable
 from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.images.user_images import prepare_images
 from tests.images.test_features import Memory
 
 
@@ -71,7 +71,7 @@ def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     program.write_text(f"#!/bin/sh\ntouch {started}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    assert "no known image format" in str(decoded(EPS))
+    assert "no known image format" in str(decode_or_explain(EPS))
     assert not started.exists()
 
 
@@ -79,7 +79,7 @@ def test_no_image_starts_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_image_whose_resized_sides_fill_the_memory_is_unusable(
     size: tuple[int, int], usable: bool
 ) -> None:
-    found = decoded(encoded("RGB", "PNG", size))
+    found = decode_or_explain(encoded("RGB", "PNG", size))
     expected = "1 x 1001 pixels: expected sides that differ by a factor of at most 1,000"
     assert isinstance(found, Image.Image) if usable else found == expected
 
@@ -97,7 +97,7 @@ def test_pixels_equal_those_of_open_clip(backbone: Any, name: str) -> None:
 @pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIC can be read here")
 def test_what_reads_a_format_is_named() -> None:
     for brand, said in ((b"heic", ", it is HEIC: pip install pillow-heif)"), (b"isom", "ftyp')")):
-        problem = decoded(b"\0\0\0\x18ftyp" + brand + bytes(20))
+        problem = decode_or_explain(b"\0\0\0\x18ftyp" + brand + bytes(20))
         assert isinstance(problem, str)
         assert problem.endswith(said)
 
@@ -127,7 +127,7 @@ def test_augmented_batches_depend_on_the_seeds_of_their_passes_alone(backbone: A
 def test_a_given_file_that_changes_in_use_is_refused(backbone: Any, tmp_path: Path) -> None:
     path = tmp_path / "one.jpg"
     path.write_bytes(FILES["rgb.jpg"])
-    source, problems = prepared([path], backbone, rotate=False)
+    source, problems = prepare_images([path], backbone, rotate=False)
     assert problems == {}
     path.write_bytes(FILES["gray.jpg"])
     with pytest.raises(DataMissingError, match="changed while it was in use"):

@@ -15,7 +15,7 @@ from fewshot_bench import Augment
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import (
+from fewshot_bench.training.provisional import (
     build_prompts,
     conditioned_backward,
     conditioned_logits,

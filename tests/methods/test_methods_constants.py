@@ -19,7 +19,7 @@ from fsbench_methods.two_stage import TwoStage
 from fewshot_bench import Augment
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import Site
-from fewshot_bench.training import EncoderLearner
+from fewshot_bench.training.provisional import EncoderLearner
 from tests.reference.toy import CPU, MemoryShots, context, random_backbone, random_task
 
 BACKBONE = random_backbone()

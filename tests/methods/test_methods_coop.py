@@ -9,13 +9,8 @@ import torch
 from fsbench_methods.coop import CoOp
 
 from fewshot_bench import Augment, Task, UsageError
-from fewshot_bench.training import (
-    dassl_rate,
-    epoch_views,
-    minibatches,
-    steps_per_epoch,
-    views_in_turn,
-)
+from fewshot_bench.training import epoch_views, minibatches, steps_per_epoch
+from fewshot_bench.training.provisional import dassl_rate, views_in_turn
 from tests.reference import coop as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 

@@ -17,7 +17,8 @@ from benchmarks.subjects import classnames
 from fewshot_bench import Augment, Task
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import PromptLearner, bytes_of_views, unit
+from fewshot_bench.training import PromptLearner, unit
+from fewshot_bench.training.provisional import bytes_of_views
 from tests.reference.toy import CPU, MemoryShots, context, random_backbone, random_task
 
 GB = 1e9

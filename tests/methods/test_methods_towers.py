@@ -15,7 +15,7 @@ from fsbench_methods.mmrl import Mmrl
 from fsbench_methods.tcp import Tcp
 from torch import Tensor
 
-from fewshot_bench.training import EncoderLearner
+from fewshot_bench.training.provisional import EncoderLearner
 from tests.encoder_fits import (
     assert_same_fit,
     assert_same_step,

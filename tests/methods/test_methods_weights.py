@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task, Vocabulary
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.training import EncoderBatch, EncoderModel, Learned, StepLearner
+from fewshot_bench.training import Learned, StepLearner
+from fewshot_bench.training.provisional import EncoderBatch, EncoderModel
 from fewshot_bench.utils.errors import UsageError
 from tests.reference import tuned as reference
 from tests.reference.toy import (

@@ -16,7 +16,7 @@ from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import build_prompts
+from fewshot_bench.training.provisional import build_prompts
 from tests.reference.toy import random_backbone, relative_gap
 
 CPU = torch.device("cpu")

@@ -15,6 +15,7 @@ from fsbench_methods.clip_adapter import ClipAdapter
 
 from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.api.registry import registry
+from fewshot_bench.training import provisional
 from tests.helpers import REPOSITORY
 
 PAGE, TOWERS = (
@@ -62,7 +63,7 @@ def test_the_largest_learning_rate_is_one_that_adam_takes(name: str) -> None:
 
 
 def test_every_name_is_documented() -> None:
-    for name in training.__all__:
+    for name in (*training.__all__, *provisional.__all__):
         shown = f"`{name}" in PAGE or f"`{name}" in TOWERS
         assert shown or name in ("Encode", "Loss", "Position"), name
 
@@ -100,11 +101,11 @@ def test_gradients_are_clipped_to_their_total_norm_as_in_torch(max_norm: float) 
     optimizers = [torch.optim.SGD(one, lr=1.0) for one in (ours, theirs)]
     factor = torch.tensor([3.0, 4.0])
 
-    def add_gradients(scale: training.Scale) -> None:
+    def add_gradients(scale: provisional.Scale) -> None:
         torch.autograd.backward(scale((factor * ours[1]).sum() + ours[0].sum()))
 
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    training.minimize_by(add_gradients, optimizers[0], scaler, max_norm)
+    provisional.minimize_by(add_gradients, optimizers[0], scaler, max_norm)
     torch.autograd.backward((factor * theirs[1]).sum() + theirs[0].sum())
     if max_norm:
         torch.nn.utils.clip_grad_norm_(theirs, max_norm)

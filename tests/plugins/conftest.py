@@ -1,10 +1,11 @@
-"""A browser for tests of pages, and the records that runs on clusters must equal."""
+"""A browser for tests of pages, data sets to prepare, and records of runs on clusters."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from fewshot_bench.api.record import Record
 from tests.clusters import CELLS, DEMO, results
 from tests.helpers import fsbench
+from tests.preparing import Shop, open_shop
 
 NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -37,6 +39,13 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A server, a data root and data sets to prepare."""
+    with open_shop(tmp_path, monkeypatch) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

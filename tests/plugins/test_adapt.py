@@ -86,7 +86,7 @@ def test_auto_chooses_and_keeps_a_model(
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] > 0
     again = adapt("-d", "shapes", "-O", output)
     assert again.code == 2
-    assert "--overwrite" in again.err
+    assert "--force" in again.err
 
 
 def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -> None:
@@ -319,10 +319,10 @@ def test_overwriting_replaces_models_alone(tmp_path: Path) -> None:
     arguments = ("-d", photos(tmp_path / "photos", 2, 2), "-m", "zero-shot", "-O", output)
     output.mkdir()
     (output / "thesis.txt").write_text("years of work")
-    assert "holds no model" in adapt(*arguments, "--overwrite").err
+    assert "holds no model" in adapt(*arguments, "--force").err
     (output / "thesis.txt").unlink()
     assert adapt(*arguments).code == 0
-    assert adapt(*arguments, "--overwrite").code == 0
+    assert adapt(*arguments, "--force").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
 
 

@@ -101,9 +101,9 @@ def test_overwriting_takes_no_foreign_config_for_a_model(photos: str, tmp_path: 
     output.mkdir()
     (output / "config.json").write_text('{"a": 1}')
     (output / "weights.bin").write_text("precious")
-    done = adapt(photos, output, "--overwrite")
+    done = adapt(photos, output, "--force")
     assert done.code == 2
-    assert "--overwrite replaces nothing but a model: choose another folder" in done.err
+    assert "--force replaces nothing but a model: choose another folder" in done.err
     assert done.err.count("\n") == 1
     assert (output / "weights.bin").read_text() == "precious"
 
@@ -112,12 +112,12 @@ def test_overwriting_a_model_keeps_what_is_beside_it(photos: str, tmp_path: Path
     output = tmp_path / "m"
     assert adapt(photos, output, "--keep-support").code == 0
     (output / "notes").mkdir()
-    done = adapt(photos, output, "--overwrite")
+    done = adapt(photos, output, "--force")
     assert done.code == 2
     assert "holds 'notes' beside its model" in done.err
     (output / "notes").rmdir()
     before, place = read_config(output), output.stat().st_ino
-    done = adapt(photos, output, "--overwrite", "--seed", 2)
+    done = adapt(photos, output, "--force", "--seed", 2)
     assert done.code == 0, done.err
     assert read_config(output).data["seed"] == 2 != before.data["seed"]
     assert names(output) == sorted(set(MODEL_FILES) - {"support.safetensors"})
@@ -141,7 +141,7 @@ def test_an_earlier_model_outlives_a_failure(
         move(source, target)
 
     monkeypatch.setattr("fewshot_bench.plugins.models.place.shutil.move", broken)
-    done = adapt(photos, output, "--overwrite", "--seed", 2, "--keep-support")
+    done = adapt(photos, output, "--force", "--seed", 2, "--keep-support")
     assert done.code == 2
     assert f"cannot write '{output}': Input/output error; choose another --output" in done.err
     assert {name: (output / name).read_bytes() for name in names(output)} == before

@@ -16,7 +16,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.api.options import TAKEN
 from fewshot_bench.api.spec import CONDITIONS
-from fewshot_bench.cli import run, sweep
+from fewshot_bench.cli import run
 from fewshot_bench.engines.base import EngineError
 from fewshot_bench.engines.process import Slot, Worker
 from fewshot_bench.plugins.reproduce import command as reproduce
@@ -377,7 +377,7 @@ def test_options_are_listed_and_shown(install: Any) -> None:
 
 def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:
     own = {name for name in inspect.signature(fb.run).parameters if name != "declared"}
-    for command in (run.command, sweep.command, reproduce.command):
+    for command in (run.command, reproduce.command):
         params = click.Command.get_params(command, click.Context(command))
         own |= {name[2:] for param in params for name in param.opts if name.startswith("--")}
     assert {name.replace("_", "-") for name in own} <= TAKEN

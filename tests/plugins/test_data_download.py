@@ -6,7 +6,6 @@ import json
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,11 @@ from typing import Any
 import pytest
 
 from tests.http_server import serving
-from tests.preparing import Shop, below, images, open_shop, sha256, tar
+from tests.preparing import Shop, below, images, sha256, tar
 
 TREE = images()
 WARES = below("wares", TREE)
 BIG = tar(images(3, 300_000))
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with open_shop(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def test_an_honest_server_is_asked_once_and_the_archive_is_unpacked(shop: Shop) -> None:
@@ -178,7 +171,8 @@ def test_https_to_http_needs_a_known_digest(
         "-subj",
         "/CN=127.0.0.1",
     ]
-    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    request += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", *request], check=True, capture_output=True)
 
     def secure(server: ThreadingHTTPServer) -> str:

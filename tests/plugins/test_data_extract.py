@@ -12,23 +12,17 @@ import subprocess
 import tarfile
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import Result, wait_until
-from tests.preparing import LOCK_FILE, Shop, Tree, below, images, open_shop, tar, zipped
+from tests.preparing import LOCK_FILE, Shop, Tree, below, images, tar, zipped
 
 TREE = images()
 WARES = below("wares", TREE)
 GOOD = b"content"
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with open_shop(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,11 @@ import pytest
 
 from fewshot_bench.splits.published import published_splits
 from tests.helpers import PATIENCE, fsbench, is_running, wait_until
-from tests.preparing import Shop, below, images, open_shop, sha256, tar
+from tests.preparing import Shop, below, images, sha256, tar
 
 TREE = images()
 WARES = below("wares", TREE)
 SPLIT = b'{"train": [], "val": [], "test": []}'
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with open_shop(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def split(shop: Shop, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,9 @@ import pytest
 
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.utils.errors import DataMissingError
-from tests.preparing import Shop, below, images, open_shop, sha256, tar
+from tests.preparing import Shop, below, images, sha256, tar
 
 TREE = images() | {"labels.txt": b"theirs", "same.txt": b"same"}
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with open_shop(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def test_files_that_differ_from_the_archives_are_kept_and_named(shop: Shop) -> None:

@@ -9,22 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import PATIENCE, wait_until
-from tests.preparing import LOCK_FILE, Shop, images, open_shop, tar
+from tests.preparing import LOCK_FILE, Shop, images, tar
 
 TREE = images()
 BIG = tar(images(3, 300_000))
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    with open_shop(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 def test_a_large_download_needs_agreement(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_a_node_is_killed(cluster: SlurmCluster, local: dict[str, Record], tmp_p
 def test_a_parent_that_is_gone_and_one_that_is_stopped(
     cluster: SlurmCluster, methods: object, tmp_path: Path
 ) -> None:
-    matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-24", "--limit", "20")
+    matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-8", "--limit", "20")
     store, ending = tmp_path / "store", tmp_path / "ending"
     slow = ("run", "--method", "slow", "-o", "seconds=0", *matrix, "--store", store, *SLURM)
     gates = {"FSBENCH_TEST_FITS": str(tmp_path / "fits"), "FSBENCH_TEST_ENDING": str(ending)}
@@ -68,7 +68,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     assert second.stdout is not None
     lines = [second.stdout.readline()]
     while lines[-1] and not lines[-1].startswith("["):
-        if lines[-1].startswith("24 cells: "):
+        if lines[-1].startswith("8 cells: "):
             assert "1 done already" in lines[-1]
             ending.write_text("3")
         lines.append(second.stdout.readline())
@@ -84,7 +84,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     third = start(*slow, env=environment)
     out, err = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, (out, err)
-    assert len(results(store)) == 24
+    assert len(results(store)) == 8
 
 
 FAKE = """#!/bin/sh

@@ -302,7 +302,7 @@ def test_a_damaged_list_of_images_is_refused(
     model = aged(adapted[1], tmp_path / "m", **{IMAGES: listed})
     refused = fsbench("evaluate", model, "-d", f"folder:{adapted[0]}")
     assert refused.code == 1
-    assert "no config of a model: data is missing or wrong" in refused.err
+    assert "no config of a model: data.image_digests: expected 16 hex" in refused.err
 
 
 @pytest.mark.parametrize("form", ["json", "txt"])

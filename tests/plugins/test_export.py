@@ -23,7 +23,7 @@ from torch import Tensor
 import fewshot_bench as fb
 from fewshot_bench.api.keeping import restore
 from fewshot_bench.backbones import loading
-from fewshot_bench.images.traced import PixelView, traced
+from fewshot_bench.images.pixel_program import PixelView, trace
 from fewshot_bench.plugins.models.export import steps_of
 from fewshot_bench.plugins.models.export_formats import FORMATS
 from fewshot_bench.store.model_files import config_of, write_model
@@ -106,7 +106,7 @@ KINDS = [pytest.param(kind, marks=needs_onnx if kind == "onnx" else ()) for kind
 @pytest.mark.parametrize("name", HEADS)
 def test_every_kind_of_head_is_traced(name: str, backbone: Any) -> None:
     classifier = restored(name, backbone)
-    assert_answers(traced(classifier, backbone).module(), classifier, backbone)
+    assert_answers(trace(classifier, backbone).module(), classifier, backbone)
 
 
 @needs_onnx
@@ -115,7 +115,7 @@ def test_shapes_that_follow_from_the_images_in_onnx(
     name: str, backbone: Any, tmp_path: Path
 ) -> None:
     classifier = restored(name, backbone)
-    ask = FORMATS["onnx"].write(traced(classifier, backbone), tmp_path / "model.onnx")
+    ask = FORMATS["onnx"].write(trace(classifier, backbone), tmp_path / "model.onnx")
     assert_answers(lambda batch: ask(batch.numpy()), classifier, backbone)
 
 
@@ -123,7 +123,7 @@ def test_shapes_that_follow_from_the_images_in_onnx(
 def test_merged_updates_in_half_precision_in_onnx(backbone: Any, tmp_path: Path) -> None:
     half = random_backbone(layers=1, precision="fp16")
     classifier = restored("clip-lora", half, backbone)
-    ask = FORMATS["onnx"].write(traced(classifier, half), tmp_path / "model.onnx")
+    ask = FORMATS["onnx"].write(trace(classifier, half), tmp_path / "model.onnx")
     full = restored("clip-lora", backbone)
     assert_answers(lambda batch: ask(batch.numpy()), full, backbone, tolerance=2e-2)
 
@@ -131,7 +131,7 @@ def test_merged_updates_in_half_precision_in_onnx(backbone: Any, tmp_path: Path)
 def test_a_resnet_is_traced() -> None:
     backbone = random_backbone(vision=RESNET)
     classifier = restored("zero-shot", backbone)
-    assert_answers(traced(classifier, backbone).module(), classifier, backbone)
+    assert_answers(trace(classifier, backbone).module(), classifier, backbone)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Odd:
 )
 def test_what_is_no_program_says_why(how: str, reason: str, backbone: Any) -> None:
     with pytest.raises(NotApplicableError, match=reason) as caught:
-        traced(Odd(how), backbone)
+        trace(Odd(how), backbone)
     assert "\n" not in str(caught.value)
 
 

@@ -364,10 +364,10 @@ def test_methods_and_data_sets_print_nothing_into_json(install: Any, tmp_path: P
     assert json.loads(measured.out)["dataset"] == "chatty-digits", measured.err
     for place in ("the factory", "card", "items", "read"):
         assert f"printed by {place}\n" in measured.err
-    swept = fsbench(
-        "sweep", "chatty", "-o", "steps=1,2", *what, "--store", store, "--format", "json"
-    )
-    assert json.loads(swept.out)["meta"]["method"] == "chatty", swept.err
+    words = ("-m", "chatty", "-o", "steps=1,2", "--store", tmp_path / "swept")
+    assert fsbench("run", *words, *what).code == 0
+    drawn = fsbench("compare", "--layout", "sweep", *words, "--format", "json")
+    assert json.loads(drawn.out)["meta"]["method"] == "chatty", drawn.err
 
 
 def test_a_method_that_ends_the_process_does_not_end_predict(install: Any, tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
     HARMONIC,
-    LABELS,
-    METRICS,
     Number,
     all_numbers,
     numbers,
@@ -63,11 +61,9 @@ def test_no_number_stands_there_twice() -> None:
     assert [key for key, n in Counter(map(identity, all_numbers())).items() if n > 1] == []
 
 
-def test_values_are_of_the_declared_kinds() -> None:
+def test_values_are_possible() -> None:
     datasets = {*registry().expand_datasets(["all"]), AVERAGE, ""}
     for number in all_numbers():
-        assert number.metric in METRICS
-        assert number.label in LABELS
         assert number.dataset in datasets
         assert number.backbone in ("RN50", "RN101", "ViT-B-16", "ViT-B-32", "ViT-L-14")
         assert number.shots in (None, 0, *SHOTS)

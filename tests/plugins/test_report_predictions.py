@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.analysis.conditions import columns_of
+from fewshot_bench.analysis.record_columns import columns_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.headline import headline

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fewshot_bench.api.record import Record
@@ -192,7 +193,7 @@ def test_rows_of_another_schedule_are_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, expected: str, said: str
 ) -> None:
     table = reproduction(TABLE)
-    setting = dataclasses.replace(table.settings["kgcoop"], schedule=schedule)
+    setting = msgspec.structs.replace(table.settings["kgcoop"], schedule=schedule)
     changed = dataclasses.replace(table, settings={"kgcoop": setting})
     monkeypatch.setattr(published, "reproduction", {TABLE: changed}.__getitem__)
     more = {"prompts": "custom", "method_version": "1", "options": options("kgcoop", "dtd")}

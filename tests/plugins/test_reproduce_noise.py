@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.reproduce.judge import Parts, Spread, binomial, half_width, parts, spread
+from fewshot_bench.plugins.reproduce.noise import Parts, Spread, binomial, half_width, parts, spread
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, numbers
 
 

@@ -179,7 +179,7 @@ def test_an_unknown_record_is_an_error(tmp_path: Path) -> None:
 def test_env_shows_what_a_bug_report_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abc")
     monkeypatch.setenv("FSBENCH_DETERMINISTIC", "0")
-    result = fsbench("env", "--json")
+    result = fsbench("env", "--format", "json")
     found = json.loads(result.out)
     assert found["variables"]["HF_TOKEN"] == "(hidden)"
     assert found["variables"]["FSBENCH_DETERMINISTIC"] == "0"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fsbench_methods import zero_shot
 
-from fewshot_bench.runner.classifier_state import held_state
+from fewshot_bench.runner.classifier_state import read_state
 from fewshot_bench.runner.run import run_group
 from fewshot_bench.runner.session import Session
 from tests.helpers import cells
@@ -53,10 +53,10 @@ CHANGES: dict[str, Any] = {
 def test_a_change_inside_is_seen(what: str) -> None:
     memory = Memory()
     holder = {"method": [memory.read if what == "closure" else memory]}
-    before = held_state(holder)
-    assert held_state(holder) == before
+    before = read_state(holder)
+    assert read_state(holder) == before
     CHANGES[what](memory)
-    assert held_state(holder) != before
+    assert read_state(holder) != before
 
 
 def test_a_cached_property_is_no_change() -> None:
@@ -66,17 +66,17 @@ def test_a_cached_property_is_no_change() -> None:
             return [1]
 
     lazy = Lazy()
-    before = held_state(lazy)
+    before = read_state(lazy)
     assert lazy.packed == [1]
-    assert held_state(lazy) == before
+    assert read_state(lazy) == before
 
 
 def test_what_is_left_out_is_not_entered() -> None:
     memory = Memory()
     holder = [memory]
-    before = held_state(holder, (memory,))
+    before = read_state(holder, (memory,))
     memory.seen.append(1.0)
-    assert held_state(holder, (memory,)) == before
+    assert read_state(holder, (memory,)) == before
 
 
 def test_answers_do_not_depend_on_the_cells_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
-from fewshot_bench.training import must_recompute
+from fewshot_bench.training.provisional import must_recompute
 from tests.helpers import PATIENCE, cells
 from tests.reference.toy import CPU, random_backbone
 

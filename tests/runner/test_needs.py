@@ -9,10 +9,10 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.images.feature_store import kept_row_bytes
+from fewshot_bench.images.feature_files import kept_row_bytes
 from fewshot_bench.runner import needs as counted
 from fewshot_bench.runner import preflight as room
-from fewshot_bench.runner.needs import Needs, needs
+from fewshot_bench.runner.needs import Needs, compute_needs
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, image_folder, save_image
 
@@ -27,7 +27,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stated(specs: list[RunSpec]) -> Needs:
-    return needs(specs, {spec.dataset: registry().dataset(spec.dataset) for spec in specs})
+    return compute_needs(specs, {spec.dataset: registry().dataset(spec.dataset) for spec in specs})
 
 
 def taken(folder: Path, pattern: str = "*") -> int:
@@ -89,17 +89,6 @@ def test_logits_are_counted_in_the_worker_and_in_its_label_process() -> None:
     )
     # Ten classes; three copies of 64 float32 values per query.
     assert many - few == 1000 * (6 * 4 * 10 + 3 * 4 * 64)
-
-
-def test_copies_of_features_while_they_are_merged_are_stated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--dry-run")
-    run += ("--jobs", "2", "--store", str(tmp_path / "s"))
-    (whole,) = re.findall(r"features: up to (.*) of disk, and (.*) while", fsbench(*run).out)
-    assert whole[0] == whole[1]
-    monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "80kB")
-    assert "of disk, and 20.0 kB while files are merged: " in fsbench(*run).out
 
 
 def test_a_run_with_nothing_to_do_needs_nothing(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from PIL import Image
 
 from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
-from fewshot_bench.runner.image_state import ImageState
 from fewshot_bench.runner.request import Request, expand
-from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
@@ -130,7 +129,7 @@ def test_images_that_cannot_be_read_leave_their_cells(photos: Path) -> None:
     plan = expand(request(photos, "zero-shot"))
     next((photos / "test").rglob(f"*.{KIND}")).unlink()
     state = ImageState(plan.datasets, photos.parent / "s")
-    assert state.changed([record]) == set()
+    assert state.list_changed([record]) == set()
     assert "cannot be read" in state.problems[f"folder:{photos}"]
 
 
@@ -240,9 +239,9 @@ def test_the_record_says_what_the_plan_works_out(photos: Path) -> None:
     found = compute(photos, "zero-shot", **more)
     state = ImageState(expand(request(photos, "zero-shot")).datasets, photos.parent / "s")
     assert len(found) == 2
-    assert state.changed(found) == set()
+    assert state.list_changed(found) == set()
     other = [dataclasses.replace(r, split={**r.split, "images": "0" * 64}) for r in found]
-    assert state.changed(other) == {record.spec.key() for record in found}
+    assert state.list_changed(other) == {record.spec.key() for record in found}
     specs = [record.spec for record in found]
     assert state.overlaps(specs) == overlaps(found)
 
@@ -253,6 +252,6 @@ def test_sets_without_stamps_are_known_by_their_revision(tmp_path: Path) -> None
     other = dataclasses.replace(outcome.record, split={**outcome.record.split, "images": "0" * 64})
     plan = expand(Request(("zero-shot",), (spec.dataset,), (1,), (1,)))
     state = ImageState(plan.datasets, tmp_path)
-    assert state.changed([other]) == set()
+    assert state.list_changed([other]) == set()
     assert state.overlaps([spec]) == []
     assert outcome.record.split["overlap"] == 0

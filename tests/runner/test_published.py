@@ -155,12 +155,12 @@ def test_a_record_is_repeated_with_its_values(store: Path) -> None:
 def test_a_sweep_varies_one_value_and_keeps_the_others_published(
     tmp_path: Path, method: str
 ) -> None:
-    call = ("sweep", method, "-o", "rate=1,2", "-d", "shapes", "--shots", 2, *RUN)
-    done = fsbench(*call, "--published", "--store", tmp_path / "s", "--format", "csv")
+    call = ("-m", method, "-o", "rate=1,2", "--store", tmp_path / "s")
+    done = fsbench("run", *call, "-d", "shapes", "--shots", 2, *RUN, "--published")
     assert done.code == 0, done.err
-    rows = read_csv(done.out)
-    assert {row["option_rate"] for row in rows} == {"1.0", "2.0"}
-    found = [record.spec for record in Store(tmp_path / "s" / "sweeps").records()]
+    drawn = fsbench("compare", "--layout", "sweep", *call, "--format", "csv")
+    assert {row["option_rate"] for row in read_csv(drawn.out)} == {"1.0", "2.0"}
+    found = [record.spec for record in Store(tmp_path / "s").records()]
     assert {spec.options["steps"] for spec in found} == {30}
 
 

@@ -19,7 +19,7 @@ import torch
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import free_memory
 from fewshot_bench.runner import preflight as room
-from fewshot_bench.runner.needs import WORKER_BYTES, needs
+from fewshot_bench.runner.needs import WORKER_BYTES, compute_needs
 from fewshot_bench.utils import memory as host_memory
 from tests.helpers import cells, fsbench, record_files
 
@@ -64,7 +64,7 @@ def test_weights_in_a_folder_count(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
     (cell,) = cells("zero-shot", seeds=(1,))
     cell = dataclasses.replace(cell, backbone=f"local-dir:{tmp_path}")
-    found = needs([cell], {"digits": registry().dataset("digits", {})})
+    found = compute_needs([cell], {"digits": registry().dataset("digits", {})})
     assert found.least == WORKER_BYTES + 5_000_000
 
 

@@ -218,11 +218,10 @@ def test_picks_of_all_shots_go_to_a_file_and_back(pets: str, tmp_path: Path) -> 
 
 
 def test_a_sweep_over_all_shots_is_drawn(pets: str, tmp_path: Path) -> None:
-    base = ("sweep", "tip-adapter", "-o", "init_alpha=0.5,1", "-d", pets, "--seeds", 1)
-    store = ("--backbone", "tiny", "--store", tmp_path / "store", "--shots", "all")
-    found = fsbench(*base, *store)
-    assert found.code == 0, found
-    assert "all-shot" in found.out
+    base = ("-m", "tip-adapter", "-o", "init_alpha=0.5,1", "--store", tmp_path / "store")
+    cells = ("-d", pets, "--seeds", 1, "--backbone", "tiny", "--shots", "all")
+    assert fsbench("run", *base, *cells).code == 0
+    assert "all-shot" in fsbench("compare", "--layout", "sweep", *base).out
 
 
 class Sized:

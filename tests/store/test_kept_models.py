@@ -123,10 +123,10 @@ def test_verify_finds_damaged_tensors_and_gc_what_no_record_states(store: Path) 
     folder = model_folder(store, record.spec.key())
     stray = model_folder(store, "ab" * 32)
     shutil.copytree(folder, stray)
-    assert "model of no record" not in fsbench("store", "gc", "--store", store).out
+    assert "model of no record" not in fsbench("store", "gc", "--yes", "--store", store).out
     aged(stray)
     assert "a model without a record" in fsbench("store", "verify", "--store", store).out
-    assert "3 model of no record" in fsbench("store", "gc", "--store", store).out
+    assert "3 model of no record" in fsbench("store", "gc", "--yes", "--store", store).out
     assert not stray.exists()
     assert folder.exists()
     (folder / "model.safetensors").write_bytes(b"damaged")
@@ -158,7 +158,7 @@ def test_a_kill_between_the_record_and_its_model_loses_no_model(
     assert fb.load(store).model(record).config.method == record.spec.method
     checked = fsbench("store", "verify", "--store", store)
     assert (checked.code, "next" in checked.out) == (0, False), checked
-    assert "next" not in fsbench("store", "gc", "--store", store).out
+    assert "next" not in fsbench("store", "gc", "--yes", "--store", store).out
     merged = fsbench("store", "merge", store, "--store", tmp_path / "merged")
     assert merged.code == 0, merged.err
     assert model_of(tmp_path / "merged", record).name == folder.name
@@ -172,7 +172,7 @@ def test_a_next_model_that_a_killed_process_left_is_not_used(store: Path) -> Non
     (following / "config.json").unlink()
     aged(following)
     assert model_of(store, record) == folder
-    assert str(following) in fsbench("store", "gc", "--store", store).out
+    assert str(following) in fsbench("store", "gc", "--yes", "--store", store).out
     assert not following.exists()
 
 

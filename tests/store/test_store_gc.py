@@ -76,17 +76,17 @@ def test_what_goes_and_what_stays(
     assert "would remove 6 files" in dry.out
     assert contents(store.path) == before
     assert index.exists()
-    done = fsbench("store", "gc", "--store", store.path)
+    done = fsbench("store", "gc", "--yes", "--store", store.path)
     assert done.code == 0
     assert f"removed 6 files, {size / 1000:.1f} kB: 4 left over, 1 no record" in done.out
     assert "1 index" in done.out
     assert not index.exists()
     assert names(store.path) == aside | kept
-    done = fsbench("store", "gc", "--damaged", "--store", store.path)
+    done = fsbench("store", "gc", "--yes", "--damaged", "--store", store.path)
     assert "removed 2 files, 8 B: 2 set aside" in done.out
     assert names(store.path) == kept
     assert verify(store).findings == []
-    again = fsbench("store", "gc", "--damaged", "--store", store.path)
+    again = fsbench("store", "gc", "--yes", "--damaged", "--store", store.path)
     assert (again.code, again.out) == (0, "removed 0 files, 0 B\n")
 
 
@@ -103,7 +103,7 @@ def test_claims_and_jobs_that_are_over(tmp_path: Path) -> None:
         job.leave()
     (tmp_path / "s/claims/dead.1").write_text("{}")
     os.utime(tmp_path / "s/claims/dead.1", (0, 0))
-    result = fsbench("store", "gc", "--store", store.path)
+    result = fsbench("store", "gc", "--yes", "--store", store.path)
     assert "removed 2 files" in result.out, result
     assert "1 dead claim, 1 finished job" in result.out
     assert {path.name for path in (tmp_path / "s/jobs").iterdir()} == {wanted.name, unfinished.name}
@@ -116,7 +116,7 @@ def test_logits_that_may_be_published_just_now_stay(tmp_path: Path) -> None:
     store = filled(tmp_path / "s")
     path = put(store, 5)
     path.unlink()
-    assert "removed 0 files" in fsbench("store", "gc", "--store", store.path).out
+    assert "removed 0 files" in fsbench("store", "gc", "--yes", "--store", store.path).out
     assert path.with_suffix(".npz").exists()
 
 
@@ -133,7 +133,7 @@ def test_a_clock_that_is_ahead_removes_nothing_that_others_are_writing(
     before = contents(store.path)
     now = time.time
     monkeypatch.setattr("time.time", lambda: now() + 30 * 3600)
-    assert "removed 0 files" in fsbench("store", "gc", "--store", store.path).out
+    assert "removed 0 files" in fsbench("store", "gc", "--yes", "--store", store.path).out
     store.create()
     assert contents(store.path) == before
 
@@ -145,7 +145,7 @@ def test_logits_of_a_record_that_cannot_be_read_stay(
     path = put(store, 5)
     path.write_text("{")
     age(monkeypatch, HOURS)
-    fsbench("store", "gc", "--store", store.path)
+    fsbench("store", "gc", "--yes", "--store", store.path)
     assert path.with_suffix(".npz").exists()
 
 
@@ -178,7 +178,7 @@ def test_a_writer_that_publishes_meanwhile_loses_nothing(
         monkeypatch.setattr(store_gc.os, "rename", late)
     else:
         monkeypatch.setattr(store_gc, "is_orphan", early)
-    done = fsbench("store", "gc", "--store", store.path)
+    done = fsbench("store", "gc", "--yes", "--store", store.path)
     assert "removed 0 files" in done.out
     monkeypatch.undo()
     assert store.complete(path.stem)
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_removed_is_told(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "unlink", refused)
-    done = fsbench("store", "gc", "--store", store.path)
+    done = fsbench("store", "gc", "--yes", "--store", store.path)
     assert done.code == 1
     assert "cannot be removed: Permission denied" in done.out
     assert "removed 0 files, 0 B\n" in done.out

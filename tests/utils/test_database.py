@@ -77,7 +77,7 @@ def test_files_of_other_versions_and_programs_are_made_anew(path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_damage_at_any_place_raises_nothing(path: Path, seed: int) -> None:
-    base = Database(path, SCHEMA)
+    base = Database(path, SCHEMA, durable=bool(seed % 2))
     fill(base, range(2000))
     base.close()
     data, rng = bytearray(path.read_bytes()), random.Random(seed)
@@ -184,7 +184,7 @@ WRITER = f"""
 import sys
 from pathlib import Path
 from fewshot_bench.utils.database import Database
-base = Database(Path(sys.argv[1]), {SCHEMA!r})
+base = Database(Path(sys.argv[1]), {SCHEMA!r}, durable=bool(sys.argv[3]))
 for number in range(int(sys.argv[2]), 10**6, 2):
     with base.write() as connection:
         connection.execute("insert or ignore into number values(?, ?)", (number, number ** 2))
@@ -192,20 +192,16 @@ for number in range(int(sys.argv[2]), 10**6, 2):
 """
 
 
-@pytest.mark.parametrize("local", [True, False])
-def test_killed_writers_lose_no_transaction(
-    path: Path, local: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "_is_local", lambda _: local)
-    base = Database(path, SCHEMA)
+@pytest.mark.parametrize("durable", [True, False])
+def test_killed_writers_lose_no_transaction(path: Path, durable: bool) -> None:
+    base = Database(path, SCHEMA, durable=durable)
     base.read(COUNT)
     base.close()
     written: set[int] = set()
-    setting = "from fewshot_bench.utils import database; database._is_local = lambda _: "
     for _ in range(2):
         writers = [
             subprocess.Popen(
-                [sys.executable, "-c", f"{setting}{local}\n{WRITER}", str(path), str(first)],
+                [sys.executable, "-c", WRITER, str(path), str(first), "x" * durable],
                 stdout=subprocess.PIPE,
             )
             for first in range(2)

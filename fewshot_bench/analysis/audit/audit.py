@@ -26,7 +26,6 @@ from fewshot_bench.analysis.audit.facts import (
 )
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
-from fewshot_bench.analysis.conditions import columns_of
 from fewshot_bench.analysis.formats.document import (
     BEST,
     SECOND,
@@ -46,6 +45,7 @@ from fewshot_bench.analysis.record_columns import (
     RecordColumns,
     Shared,
     Stated,
+    columns_of,
 )
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record

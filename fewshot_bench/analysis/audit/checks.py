@@ -22,9 +22,14 @@ from fewshot_bench.analysis.audit.findings import (
     some,
     spread,
 )
-from fewshot_bench.analysis.conditions import overlaps_of
-from fewshot_bench.analysis.record_columns import Joint, Place, RecordColumns, Shared
-from fewshot_bench.analysis.table.axes import Seed
+from fewshot_bench.analysis.record_columns import (
+    Joint,
+    Place,
+    RecordColumns,
+    Shared,
+    overlaps_of,
+)
+from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record

@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.conditions import (
-    FACTS as CONDITION_FACTS,
-)
-from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
     ONE_PROMPTS,
     ONE_SPLIT,
-    ONE_TEST_SET,
     OTHER_IMAGES,
     STALE_ADVICE,
-    templates_text,
+)
+from fewshot_bench.analysis.record_columns import (
+    FACTS as CONDITION_FACTS,
+)
+from fewshot_bench.analysis.record_columns import (
+    LEGACY_TEST_SET as ONE_TEST_SET,
 )
 from fewshot_bench.analysis.record_columns import (
     Facts,
@@ -26,6 +27,7 @@ from fewshot_bench.analysis.record_columns import (
     RecordColumns,
     Rule,
     Shared,
+    templates_text,
 )
 from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with

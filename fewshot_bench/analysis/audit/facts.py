@@ -18,8 +18,9 @@ from fewshot_bench.analysis.audit.findings import (
     some,
 )
 from fewshot_bench.analysis.audit.kit_rules import by_hazard
-from fewshot_bench.analysis.conditions import digest, own_data
+from fewshot_bench.analysis.conditions import own_data
 from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.method_card import OTHER_QUERIES
 from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import FUNCTIONS, SEPARATE, THREADS, Record, entry
@@ -190,7 +191,7 @@ def _allowed(record: Record) -> dict[str, Any]:
         "prompts": spec.prompts,
         "templates": _listed(split.get("templates")),
         "protocol": spec.protocol,
-        "split_digest": digest(record) or None,
+        "split_digest": split_digest(record.split) or None,
         "split_published": published(record.split),
         "revision": spec.revision,
         "own_data": own_data(spec),

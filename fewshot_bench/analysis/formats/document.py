@@ -24,6 +24,7 @@ class Entry:
     """One text of a line, such as a number with the interval or range `around` it.
 
     rank: BEST, SECOND or 0. suffix: a remark on the number; short: the same for narrow outputs.
+    shade: position on the scale of a map's colors, from 0 to 1; None outside of maps.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Entry:
     suffix: str = ""
     rank: int = 0
     short: str = ""
+    shade: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Iterator
 
 from fewshot_bench.analysis.formats.document import BEST, SECOND, Document, Entry, Grid, Line
+from fewshot_bench.analysis.formats.style import shade_colors
 from fewshot_bench.utils.text import printable
 
 _TAGS = {BEST: "b", SECOND: "u"}
@@ -62,4 +63,7 @@ def _row(line: Line) -> str:
 def _entry(entry: Entry) -> str:
     tag = _TAGS.get(entry.rank)
     main = f"<{tag}>{text(entry.text)}</{tag}>" if tag else text(entry.text)
+    if entry.shade is not None:
+        paper, ink = shade_colors(entry.shade)
+        main = f'<span style="background:{paper};color:{ink}">{main}</span>'
     return " ".join([main, *map(text, filter(None, (entry.around, entry.suffix)))])

@@ -110,6 +110,20 @@ def color_variables() -> dict[str, str]:
     return colors | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 
 
+# Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
+_MAP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+def shade_colors(position: float) -> tuple[str, str]:
+    """The color of a map at a position from 0 to 1, as `rgb(r,g,b)`, and that of text on it."""
+    index = min(int(position * (len(_MAP) - 1)), len(_MAP) - 2)
+    share = position * (len(_MAP) - 1) - index
+    ends = zip(_MAP[index], _MAP[index + 1], strict=True)
+    red, green, blue = (round(low + share * (high - low)) for low, high in ends)
+    is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 128
+    return f"rgb({red},{green},{blue})", "black" if is_light else "white"
+
+
 # Equal records give equal files, and text stays text.
 SETTINGS: Any = {
     "svg.hashsalt": "fsbench",

@@ -17,6 +17,7 @@ from fewshot_bench.analysis.formats.document import (
     Grid,
     Section,
 )
+from fewshot_bench.analysis.formats.style import shade_colors
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.utils.text import color_system, printable
 
@@ -264,7 +265,11 @@ def _in_lines(title: str, width: int, breaks: re.Pattern[str] = _BREAKS) -> str:
 def _entry(entry: Entry) -> Text:
     from rich.text import Text
 
-    text = Text.assemble((printable(entry.text), _STYLES.get(entry.rank, "")))
+    style = _STYLES.get(entry.rank, "")
+    if entry.shade is not None:
+        paper, ink = shade_colors(entry.shade)
+        style = f"{style} {ink} on {paper}"
+    text = Text.assemble((printable(entry.text), style))
     if entry.around:
         text.append(f" {entry.around}")
     if entry.short:

@@ -7,46 +7,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
-    columns_of,
     overlaps_of,
-    own_data_text,
     refuse_mixed,
     starts,
     values_of,
 )
 from fewshot_bench.analysis.filters import absent, method_names, place, split_list
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
 from fewshot_bench.analysis.statistics.intervals import Estimate, paired
-from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
 from fewshot_bench.analysis.table.cells import (
-    FACTS,
-    Columns,
+    READ,
+    Member,
     average,
     extra_columns,
     harmonic,
     own_cell,
     without_counterpart,
 )
-from fewshot_bench.analysis.table.columns import COSTS, check_columns, facts_of
+from fewshot_bench.analysis.table.columns import check_columns, facts_of
 from fewshot_bench.analysis.table.groups import Names, table_groups
-from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.analysis.table.notes import notes
-from fewshot_bench.analysis.table.significance import (
-    Answers,
-    Places,
-    Rows,
-    significance,
-    variations,
-)
+from fewshot_bench.analysis.table.significance import Answers, significance, variations
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.metrics import METRICS, Metric
@@ -54,7 +45,11 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError
 
-Cells = dict[tuple[str, str, int], Cell]
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Returns extra columns by title for the records of one line (hook `table_columns`).
+Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,50 +83,48 @@ def build(
     options: Options | None = None,
     columns: Columns | None = None,
     answers: Answers | None = None,
-    facts: RecordColumns | None = None,
+    data: pd.DataFrame | None = None,
 ) -> Table:
     """The table of these records; UsageError when they must not share one table.
 
-    columns: returns extra columns by title for the records of one line (hook `table_columns`).
-    answers: reads predictions per image; if given, differences are tested. facts: `columns_of` the
-    records, if already built.
+    columns: those of plug-ins. answers: reads predictions per image; if given, differences are
+    tested. data: the frame of the records, if there is one.
     """
     options = options or Options()
     main = options.metrics[options.metric]
-    groups = table_groups(records, options.dataset, harmonic=main.higher_is_better)
-    facts = facts or columns_of(records)
-    facts.add(FACTS)
-    facts.load(column.source for column in COSTS.values())
+    data = frame(records) if data is None else data
+    groups = table_groups(data, options.dataset, harmonic=main.higher_is_better)
+    load(data, *READ)
     if not options.allow_mixed:
-        refuse_mixed(facts)
-    rows = assign_rows(records, facts)
+        refuse_mixed(data)
+    rows = assign_rows(data)
     names = Names.read(options.rename, rows, groups, options.elsewhere)
-    labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
+    labels = {label: names.row(label, row.spec.method) for label, row in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
+    seeds = sorted(distinct(data, "split_seed", "train_seed"))
     table = Table(
-        rows=tuple(_ordered_rows(rows, options.method)),
+        rows=tuple(_order_rows(list(rows.values()), options.method)),
         groups=groups,
-        shots=tuple(sorted({record.spec.shots for record in records})),
-        seeds=tuple(
-            Seed(*pair)
-            for pair in sorted({(r.spec.split_seed, r.spec.train_seed) for r in records})
-        ),
+        shots=tuple(sorted(shots for (shots,) in distinct(data, "shots"))),
+        seeds=tuple(Seed(*pair) for pair in seeds),
         metric=options.metric,
         metrics=options.metrics,
-        conditions=_conditions(facts),
+        conditions=_conditions(data),
         records=len(records),
         cells={},
         sort=options.sort,
-        signatures=_signatures(facts, groups if options.sign_each else ()),
-        names=names,
+        signatures=_signatures(records, groups if options.sign_each else ()),
+        renamed=names.new,
     )
-    columns = _with_facts(columns, options.columns)
-    places = _by_place(rows)
-    extra = _row_extra(table, rows, columns)
+    columns = _add_facts(columns, options.columns)
+    by_row: dict[str, list[Record]] = {row.label: [] for row in rows.values()}
+    for label, record in zip(values(data, "line"), records, strict=True):
+        by_row[rows[label].label].append(record)
+    extra = _row_extra(table, by_row, columns)
     titles = {title for values in extra.values() for title in values}
-    table = dataclasses.replace(
+    table = replace(
         table,
-        cells=_all_cells(table, rows, places, columns, facts),
+        cells=_cells(table, by_row, _members(data), columns),
         row_extra=extra,
         columns=check_columns(options.columns, {*options.metrics, *titles}),
     )
@@ -140,10 +133,10 @@ def build(
         table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
         base = table.baseline
-        table = dataclasses.replace(
+        table = replace(
             table,
-            variations=tuple(variations(table, places, answers)),
-            significance=significance(table, places, base, answers) if base else None,
+            variations=tuple(variations(table, answers)),
+            significance=significance(table, base, answers) if base else None,
         )
     missing = (
         spec
@@ -151,92 +144,90 @@ def build(
         if (spec.method, spec.method_version) not in options.older
     )
     lines, remarks = commands_of(missing, options.store)
-    shared = overlap_texts(overlaps_of(facts)).values()
-    absent = [f"no differences to {without}, of which there is no record here"] if without else []
-    all_notes = (*options.notes, *absent, *notes(table), *shared, *remarks)
-    return dataclasses.replace(table, commands=tuple(lines), notes=all_notes)
+    shared = overlap_texts(overlaps_of(data)).values()
+    lack = [f"no differences to {without}, of which there is no record here"] if without else []
+    all_notes = (*options.notes, *lack, *notes(table), *shared, *remarks)
+    return replace(table, commands=tuple(lines), notes=all_notes)
 
 
-def _with_facts(columns: Columns | None, names: str | None) -> Columns | None:
+def _add_facts(columns: Columns | None, names: str | None) -> Columns | None:
     """Prepend the requested facts of methods to the plug-ins' columns."""
     if not facts_of(names, ()):
         return columns
     return lambda records: facts_of(names, records) | dict(columns(records) if columns else {})
 
 
-def _by_place(rows: Rows) -> Places:
-    """The records by row label, evaluated data set and shots."""
-    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for label, (_, records) in rows.items():
-        for record in records:
-            places[label, record.spec.evaluated, record.spec.shots].append(record)
-    return dict(places)
+def _members(data: pd.DataFrame) -> dict[int, Member]:
+    """What cells need of each record, by its identity."""
+    lines = zip(*(values(data, name) for name in ("record", *READ)), strict=True)
+    return {id(record): Member(record, Seed.of(record), *facts) for record, *facts in lines}
 
 
-def _signatures(facts: RecordColumns, groups: Sequence[Group]) -> dict[str, str]:
-    found = {"": signature_of(facts.records, facts)}
+def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
+    signatures = {"": signature_of(records)}
     for group in groups:
-        own = [record for record in facts.records if record.spec.evaluated == group.label]
-        found[group.label] = signature_of(own) if own else found[""]
-    return found
+        own = [record for record in records if record.spec.evaluated == group.label]
+        signatures[group.label] = signature_of(own) if own else signatures[""]
+    return signatures
 
 
-def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
-    wanted = split_list(names, _every_name(rows)) if names else []
+def _order_rows(rows: Sequence[Row], names: str | None) -> list[Row]:
+    every = {name for row in rows for name in method_names(row.spec)}
+    wanted = split_list(names, every) if names else []
 
     def key(row: Row) -> tuple[int, str, str]:
         first = min(place(wanted, name) for name in method_names(row.spec))
         return first, row.spec.label if names else row.spec.method, row.label
 
-    return sorted((row for row, _ in rows.values()), key=key)
+    return sorted(rows, key=key)
 
 
-def _every_name(rows: Rows) -> set[str]:
-    return {name for row, _ in rows.values() for name in method_names(row.spec)}
-
-
-def _conditions(facts: RecordColumns) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for name, texts in values_of(facts).items():
-        about, values = CONDITIONS[name], tuple(sorted(texts))
+def _conditions(data: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    conditions = {}
+    for name, texts in values_of(data).items():
+        about, shown = CONDITIONS[name], tuple(sorted(texts))
         if about.prefix:
-            shown = starts(values)
-            values = tuple(shown[value] for value in values if value)
-        if values and not (about.quiet and values == (about.text(about.default),)):
-            found[name] = values
-    own = set(facts["data text"].values) - {"none"}
+            short = starts(shown)
+            shown = tuple(short[text] for text in shown if text)
+        if shown and not (about.quiet and shown == (about.text(about.default),)):
+            conditions[name] = shown
+    own = {text for (text,) in distinct(data, "data text")} - {"none"}
     left_out = {
-        own_data_text(data, dataset)
-        for data, dataset in facts.rows(("data", "dataset")).values
-        if data.get(SKIPPED, {}).get(dataset)
+        own_data_text(decode(stated), dataset)
+        for stated, dataset in distinct(data, "data", "dataset")
+        if decode(stated).get(SKIPPED, {}).get(dataset)
     }
     for name, digests in ((OWN_DATA, own), (SKIPPED_IMAGES, left_out)):
         if digests:
-            found[name] = tuple(sorted(digests))
-    return found
+            conditions[name] = tuple(sorted(digests))
+    return conditions
 
 
-def _all_cells(
-    table: Table, rows: Rows, places: Places, columns: Columns | None, facts: RecordColumns
-) -> Cells:
-    own = _own_data(rows)
-    cells: Cells = {}
-    table = dataclasses.replace(table, cells=cells)
+def _cells(
+    table: Table,
+    by_row: Mapping[str, Sequence[Record]],
+    members: Mapping[int, Member],
+    columns: Columns | None,
+) -> dict[tuple[str, str, int], Cell]:
+    own, usual = _own_data(by_row)
+    cells: dict[tuple[str, str, int], Cell] = {}
+    table = replace(table, cells=cells)
     halves = {(g.scope, g.dataset, g.average): g for g in table.groups}
     for row in table.rows:
-        has = {record.spec.shots > 0 for record in rows[row.label][1]}
+        parts: defaultdict[tuple[str, int], list[Member]] = defaultdict(list)
+        for record in by_row[row.label]:
+            parts[record.spec.evaluated, record.spec.shots].append(members[id(record)])
+        has = {shots > 0 for _, shots in parts}
         for group, shots in _in_order_of_need(table):
-            key = (group.label, row.label, shots)
             if group.derived:
-                cell = _derived(table, halves, group, row, shots)
+                cell = _derive(table, halves, group, row, shots)
             else:
-                members = places.get((row.label, group.label, shots), [])
-                metrics = table.metric, table.metrics
-                cell = own_cell(group, row, shots, members, *metrics, columns, facts)
-                data = own.get((row.label, group.dataset), own["", group.dataset])
-                cell = dataclasses.replace(cell, own_data=data)
+                part = parts.get((group.label, shots), [])
+                cell = own_cell(group, row, shots, part, table.metric, table.metrics, columns)
+                data = own.get((row.label, group.dataset), usual[group.dataset])
+                cell = replace(cell, own_data=data)
             # Expect cells at (or above) zero shots only of rows with such records.
-            cells[key] = dataclasses.replace(cell, expected=(shots > 0) in has)
+            cells[group.label, row.label, shots] = replace(cell, expected=(shots > 0) in has)
     return cells
 
 
@@ -246,17 +237,20 @@ def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
     return [(group, shots) for shots in table.shots for group in groups if shots in group.shots]
 
 
-def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Own-data options by (row, data set); row "" holds those of the first row as a fallback."""
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for label, (_, members) in rows.items():
-        for record in members:
-            found[label, record.spec.dataset] = record.spec.data
-            found.setdefault(("", record.spec.dataset), record.spec.data)
-    return found
+def _own_data(
+    by_row: Mapping[str, Sequence[Record]],
+) -> tuple[dict[tuple[str, str], Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
+    """Own-data options by row and data set, and by data set alone, those of the first row."""
+    own: dict[tuple[str, str], Mapping[str, Any]] = {}
+    usual: dict[str, Mapping[str, Any]] = {}
+    for label, records in by_row.items():
+        for record in records:
+            own[label, record.spec.dataset] = record.spec.data
+            usual.setdefault(record.spec.dataset, record.spec.data)
+    return own, usual
 
 
-def _derived(
+def _derive(
     table: Table,
     halves: Mapping[tuple[Scope, str, bool], Group],
     group: Group,
@@ -271,32 +265,25 @@ def _derived(
     new = halves["new", group.dataset, group.average]
     pair = (table.cell(base, row, shots), table.cell(new, row, shots))
     cell = harmonic(group, row, shots, pair, table.metric, table.metrics)
-    odd = _without_counterpart(table, base, new) if group.average else []
-    if odd and cell.status != "inapplicable":
-        return without_counterpart(group, row, shots, odd)
+    if group.average and cell.status != "inapplicable":
+        sides = table.members(base), table.members(new)
+        both = {g.dataset for g in sides[0]} & {g.dataset for g in sides[1]}
+        odd = [g for side in sides for g in side if g.dataset not in both]
+        return without_counterpart(group, row, shots, odd) if odd else cell
     return cell
 
 
-def _without_counterpart(table: Table, base: Group, new: Group) -> list[Group]:
-    """Members of either average whose data set is missing from the other."""
-    sides = table.members(base), table.members(new)
-    both = {group.dataset for group in sides[0]} & {group.dataset for group in sides[1]}
-    return [group for side in sides for group in side if group.dataset not in both]
-
-
 def _row_extra(
-    table: Table, rows: Rows, columns: Columns | None
+    table: Table, by_row: Mapping[str, Sequence[Record]], columns: Columns | None
 ) -> dict[tuple[str, str], Mapping[str, Any]]:
-    if columns is None:
-        return {}
-    found = {}
-    for label, (_, members) in rows.items():
-        for group in table.groups:
-            parts = table.members(group) if group.average else (group,)
-            names = {part.label for part in parts}
-            records = [record for record in members if record.spec.evaluated in names]
-            found[group.label, label] = extra_columns(columns, records)
-    return found
+    extra: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for group in table.groups if columns else ():
+        parts = table.members(group) if group.average else (group,)
+        names = {part.label for part in parts}
+        for label, records in by_row.items():
+            own = [record for record in records if record.spec.evaluated in names]
+            extra[group.label, label] = extra_columns(columns, own)
+    return extra
 
 
 def with_baseline(table: Table, name: str) -> Table:
@@ -308,37 +295,37 @@ def with_baseline(table: Table, name: str) -> Table:
             other = table.cell(cell.group, baseline, cell.shots)
             pair = (cell, other) if cell.expected else ()
             reasons = [part.reason for part in pair if part.status == "inapplicable"]
-            cells[key] = dataclasses.replace(
+            cells[key] = replace(
                 cell,
                 delta=_difference(cell, other, table.metric),
                 no_delta="; ".join(dict.fromkeys(reasons)),
             )
-    return dataclasses.replace(table, cells=cells, baseline=baseline.label)
+    return replace(table, cells=cells, baseline=baseline.label)
 
 
 def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
     ours, theirs = cell.series.get(metric, {}), other.series.get(metric, {})
     same = {
-        seed: _is_known(split) and split == other.splits.get(seed)
+        seed: _is_digest(split) and split == other.splits.get(seed)
         for seed, split in cell.splits.items()
     }
     return paired(ours, theirs, same)
 
 
-def _is_known(split: Hashable) -> bool:
+def _is_digest(split: Hashable) -> bool:
     """True if the split has a digest; of a tuple of splits, if all of them have one."""
-    return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
+    return all(map(_is_digest, split)) if isinstance(split, tuple) else bool(split)
 
 
 def _find_row(table: Table, name: str) -> Row:
-    found = [row for row in table.rows if row.label == name]
-    found = found or [row for row in table.rows if name in method_names(row.spec)]
-    if len(found) == 1:
-        return found[0]
-    labels = [row.label for row in table.rows]
-    if not found:
+    rows = [row for row in table.rows if row.label == name]
+    rows = rows or [row for row in table.rows if name in method_names(row.spec)]
+    if len(rows) == 1:
+        return rows[0]
+    if not rows:
+        labels = [row.label for row in table.rows]
         raise absent("baseline", name, labels, "expected a method of the table")
-    choices = ", ".join(f"'{row.label}'" for row in found)
+    choices = ", ".join(f"'{row.label}'" for row in rows)
     raise UsageError(f"baseline '{name}' is not one row of the table: choose one of {choices}")
 
 

@@ -12,49 +12,76 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import Codes, Facts, RecordColumns, Shared
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs, rounded
-from fewshot_bench.analysis.table.axes import Group, Row, Seed
-from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
-from fewshot_bench.analysis.table.model import Cell, Short, Status
+from fewshot_bench.analysis.table.columns import COSTS, number
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 
-_SMALLEST = ("smallest_class", "short_val")
-
 Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
+Series = Mapping[Seed, float]
+Metrics = Mapping[str, Metric]
+
+READ_SHORT = (
+    *("split.short_classes", "split.fitted_classes", "split.classes"),
+    *("split.smallest_class", "split.short_val"),
+)
+# Columns of the frame that cells need, in the order of the fields of `Member`.
+READ = (
+    *("split", "split.verified"),
+    *READ_SHORT,
+    *(cost.source for cost in COSTS.values()),
+)
+
+
+class Member:
+    """A record in a cell, with those of its facts that the cell shows."""
+
+    __slots__ = ("costs", "record", "seed", "short", "split", "verified")
+
+    def __init__(
+        self, record: Record, seed: Seed, split: str, verified: bool | None, *facts: Any
+    ) -> None:
+        """facts: those of `READ_SHORT`, then the costs."""
+        self.record = record
+        self.seed = seed
+        self.split = split
+        self.verified = verified
+        self.short = facts[: len(READ_SHORT)]
+        self.costs = facts[len(READ_SHORT) :]
 
 
 def own_cell(
     group: Group,
     row: Row,
     shots: int,
-    records: Sequence[Record],
+    members: Sequence[Member],
     metric: str,
-    metrics: Mapping[str, Metric],
+    metrics: Metrics,
     columns: Columns | None,
-    facts: RecordColumns,
 ) -> Cell:
     """The cell of these records; UsageError when two have the same seeds.
-
-    facts: columns of these and other records, with `FACTS`.
 
     A cell without finished records is inapplicable if any record is: no run can compute it, so none
     of its seeds counts as missing.
     """
-    present = by_seeds(records)
-    done = [record for record in records if record.status == "done"]
-    failed = [record for record in records if record.status == "failed"]
-    inapplicable = [record for record in records if record.status == "inapplicable"]
-    by_seed = {seed: record for seed, record in present.items() if record.status == "done"}
-    series = {name: series_of(by_seed, name) for name in metrics}
+    present = by_seeds(member.record for member in members)
+    done = [m for m in members if m.record.status == "done"]
+    done.sort(key=lambda member: member.seed)
+    failed = [m.record for m in members if m.record.status == "failed"]
+    inapplicable = [m.record for m in members if m.record.status == "inapplicable"]
+    records = {member.seed: member.record for member in done}
+    series = {name: series_of(records, name) for name in metrics}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
         missing = ()
-    rows = facts.places(by_seed.values())
-    holes = bool(failed or missing or inapplicable)
-    status = _status(bool(series[metric]), holes, bool(failed), bool(inapplicable and not done))
+    status: Status = "failed" if failed else "missing"
+    if series[metric]:
+        status = "partial" if failed or missing or inapplicable else "done"
+    elif inapplicable and not done:
+        status = "inapplicable"
+    verified = {member.verified for member in done}
     return Cell(
         group=group,
         row=row,
@@ -62,16 +89,25 @@ def own_cell(
         status=status,
         estimates=estimates(series),
         series=series,
-        splits=dict(zip(by_seed, facts["split"].taken(rows), strict=True)),
+        splits={member.seed: member.split for member in done},
+        records=records,
         missing_seeds=missing,
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
-        reason=_reason(series[metric], done, failed, inapplicable, metric),
-        costs=costs_of(facts, rows),
-        verified=_verified(facts, rows),
-        short=most_short(facts["short"].taken(rows)) if shots else Short(),
-        extra=extra_columns(columns, records),
+        reason=_reason(series[metric], records, failed, inapplicable, metric),
+        costs=_costs(done),
+        verified=None if verified <= {None} else verified == {True},
+        short=most_short(short_of(*member.short) for member in done) if shots else Short(),
+        extra=extra_columns(columns, [member.record for member in members]),
     )
+
+
+def _costs(done: Sequence[Member]) -> dict[str, float | None]:
+    costs = {}
+    for index, (name, cost) in enumerate(COSTS.items()):
+        numbers = [number(member.costs[index]) for member in done]
+        costs[name] = cost.together([value for value in numbers if value is not None])
+    return costs
 
 
 def extra_columns(columns: Columns | None, records: Sequence[Record]) -> Mapping[str, Any]:
@@ -80,17 +116,9 @@ def extra_columns(columns: Columns | None, records: Sequence[Record]) -> Mapping
     return columns(applicable) if columns and applicable else {}
 
 
-def _status(values: bool, holes: bool, failed: bool, inapplicable: bool) -> Status:
-    if values:
-        return "partial" if holes else "done"
-    if inapplicable:
-        return "inapplicable"
-    return "failed" if failed else "missing"
-
-
 def _reason(
-    values: Mapping[Seed, float],
-    done: Sequence[Record],
+    series: Series,
+    done: Mapping[Seed, Record],
     failed: Sequence[Record],
     inapplicable: Sequence[Record],
     metric: str,
@@ -99,7 +127,7 @@ def _reason(
         reasons = sorted({inapplicable_reason(record) for record in inapplicable})
         seeds = ",".join(map(str, sorted(map(Seed.of, inapplicable))))
         return "; ".join(reasons) + (f" (seeds {seeds})" if done else "")
-    if done and not values and not failed:
+    if done and not series and not failed:
         return f"no record has the metric {metric}"
     return ""
 
@@ -128,41 +156,24 @@ def _error(record: Record) -> str:
 
 def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
     """The metric by seed, without seeds that lack a finite value."""
-    values = {seed: number(record.metrics.get(metric)) for seed, record in records.items()}
-    return {seed: value for seed, value in values.items() if value is not None}
+    numbers = {seed: number(record.metrics.get(metric)) for seed, record in records.items()}
+    return {seed: value for seed, value in numbers.items() if value is not None}
 
 
-def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]:
+def estimates(series: Mapping[str, Series]) -> dict[str, Estimate]:
     """Mean and interval of every metric that has values."""
-    found = {metric: estimate_runs(values) for metric, values in series.items()}
-    return {metric: value for metric, value in found.items() if value is not None}
+    every = {metric: estimate_runs(own) for metric, own in series.items()}
+    return {metric: estimate for metric, estimate in every.items() if estimate is not None}
 
 
-def _verified(facts: RecordColumns, rows: Codes) -> bool | None:
-    found = set(facts["verified"].taken(rows))
-    if not found or found == {None}:
-        return None
-    return found == {True}
+def short_of(short: Any, fitted: Any, classes: Any, smallest: Any, val: Any) -> Short:
+    """The short classes of a record, of its entries `READ_SHORT`."""
+    return Short(*(int(number(n) or 0) for n in (short, fitted or classes, smallest, val)))
 
 
-def _short_classes(split: Mapping[str, Any]) -> Short:
-    classes = split.get("fitted_classes") or split.get("classes")
-    values = (split.get("short_classes"), classes, *map(split.get, _SMALLEST))
-    return Short(*(int(number(value) or 0) for value in values))
-
-
-def most_short(found: Iterable[Short]) -> Short:
+def most_short(shorts: Iterable[Short]) -> Short:
     """Short classes of the seed with the most of them."""
-    return max(dict.fromkeys(found), key=lambda one: (one.classes, one.val), default=Short())
-
-
-# Facts of records, beside those of conditions, that their cell needs.
-FACTS: Facts = {
-    "verified": Shared("split facts", lambda split: split.get("verified")),
-    "short": Shared("split facts", _short_classes),
-}
-Series = Mapping[Seed, float]
-Metrics = Mapping[str, Metric]
+    return max(dict.fromkeys(shorts), key=lambda short: (short.classes, short.val), default=Short())
 
 
 def average(
@@ -177,10 +188,7 @@ def average(
     series = {name: _average_series(cells, name) for name in metrics}
     if not series[metric]:
         return dataclasses.replace(empty, reason=f"the metric {metric} is not there for all seeds")
-    splits: dict[Seed, Hashable] = {
-        seed: tuple(cell.splits[seed] for cell in cells) for seed in cells[0].splits
-    }
-    return _combined(empty, cells, series, splits)
+    return _combine(empty, cells, series, cells[0].splits)
 
 
 def harmonic(
@@ -196,19 +204,19 @@ def harmonic(
     empty = Cell(group, row, shots, "missing")
     if hole := _hole(empty, halves):
         return hole
-    base, new = halves
-    series = {
-        name: _harmonic_series(base, new, name) if known.higher_is_better else {}
-        for name, known in metrics.items()
-    }
-    if not series[metric]:
-        below = any(_has_negative(cell, metric) for cell in halves)
-        reason = _BELOW_ZERO if below else _unequal_seeds(halves)
-        return dataclasses.replace(empty, reason=reason)
-    splits: dict[Seed, Hashable] = {
-        seed: (base.splits[seed], new.splits[seed]) for seed in series[metric]
-    }
-    return _combined(empty, halves, series, splits)
+    series: dict[str, Series] = {}
+    for name, about in metrics.items():
+        base, new = (half.series.get(name, {}) for half in halves)
+        negative = min([*base.values(), *new.values()], default=0) < 0
+        both = () if negative or not about.higher_is_better else base.keys() & new.keys()
+        series[name] = {
+            seed: rounded(harmonic_mean(base[seed], new[seed])) for seed in base if seed in both
+        }
+        if name == metric and not both:
+            below = "a harmonic mean of numbers below zero says nothing"
+            reason = below if negative else _unequal_seeds(halves)
+            return dataclasses.replace(empty, reason=reason)
+    return _combine(empty, halves, series, series[metric])
 
 
 def without_counterpart(group: Group, row: Row, shots: int, odd: Sequence[Group]) -> Cell:
@@ -234,12 +242,13 @@ def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
     return dataclasses.replace(empty, reason=reason)
 
 
-def _combined(
-    empty: Cell,
-    cells: Sequence[Cell],
-    series: Mapping[str, Series],
-    splits: Mapping[Seed, Hashable],
+def _combine(
+    empty: Cell, cells: Sequence[Cell], series: Mapping[str, Series], seeds: Iterable[Seed]
 ) -> Cell:
+    """The cell of these ones' mean, which has the splits of all of them at the seeds."""
+    splits: dict[Seed, Hashable] = {
+        seed: tuple(cell.splits[seed] for cell in cells) for seed in seeds
+    }
     whole = all(cell.status == "done" and len(cell.splits) == len(splits) for cell in cells)
     return dataclasses.replace(
         empty,
@@ -250,8 +259,8 @@ def _combined(
         missing_seeds=tuple(sorted({seed for cell in cells for seed in cell.missing_seeds})),
         failed=sum(cell.failed for cell in cells),
         costs={
-            name: column.together([cell.costs.get(name) for cell in cells])
-            for name, column in COSTS.items()
+            name: cost.together([cell.costs.get(name) for cell in cells])
+            for name, cost in COSTS.items()
         },
     )
 
@@ -277,22 +286,6 @@ def _average_series(cells: Sequence[Cell], metric: str) -> dict[Seed, float]:
 def mean_series(parts: Sequence[Series], seeds: Iterable[Seed]) -> dict[Seed, float]:
     """The mean of these series for each of the seeds, which all of them have."""
     return {seed: rounded(math.fsum(part[seed] for part in parts) / len(parts)) for seed in seeds}
-
-
-def _harmonic_series(base: Cell, new: Cell, metric: str) -> dict[Seed, float]:
-    ours, theirs = base.series.get(metric, {}), new.series.get(metric, {})
-    if _has_negative(base, metric) or _has_negative(new, metric):
-        return {}
-    return {
-        seed: rounded(harmonic_mean(ours[seed], theirs[seed])) for seed in ours if seed in theirs
-    }
-
-
-_BELOW_ZERO = "a harmonic mean of numbers below zero says nothing"
-
-
-def _has_negative(cell: Cell, metric: str) -> bool:
-    return any(value < 0 for value in cell.series.get(metric, {}).values())
 
 
 def harmonic_mean(base: float, new: float) -> float:

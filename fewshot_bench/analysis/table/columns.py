@@ -1,7 +1,7 @@
 """Columns beside the main metric, and the order of lines.
 
-A cost is one `Column`: its place in records, its aggregation over seeds and data sets, its texts
-and heads. `COSTS` holds all of them, in the order of tables; a new cost is added only here.
+A `Cost` says where it stands in records, how it is aggregated over seeds and data sets, and its
+texts and heads. `COSTS` holds all of them, in the order of tables; a new one is added only here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.filters import split_list
-from fewshot_bench.analysis.record_columns import Codes, RecordColumns
-from fewshot_bench.analysis.table.axes import Group, Row
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import fixed
@@ -36,10 +34,10 @@ def number(value: object) -> Value:
 
 def mean_of(values: Sequence[Value]) -> Value:
     """The mean, or the value itself if all are equal; None if any value is unknown."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
         return None
-    return known[0] if len(set(known)) == 1 else math.fsum(known) / len(known)
+    return numbers[0] if len(set(numbers)) == 1 else math.fsum(numbers) / len(numbers)
 
 
 def largest(values: Sequence[Value]) -> Value:
@@ -48,11 +46,11 @@ def largest(values: Sequence[Value]) -> Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Cost:
     """One cost of a cell; lower is better.
 
     name: in `--columns` and `--sort`. head: column head in text tables. key: column in CSV and
-    JSON. part, entry: field of a record and entry in it. together: aggregates over seeds and over
+    JSON. source: the entry of records. together: aggregates over seeds and over
     data sets. text: formats a value for text tables, without unit. title, hint: head in the
     report's leaderboard. axis: axis label of its figure, with unit. words: formats a value with
     unit. sentence: phrase about a method with this cost ("takes 3 s"). subject: name of the cost in
@@ -62,8 +60,7 @@ class Column:
     name: str
     head: str
     key: str
-    part: str
-    entry: str
+    source: str
     together: Callable[[Sequence[Value]], Value]
     text: Callable[[float], str]
     title: str
@@ -74,24 +71,14 @@ class Column:
     subject: str
     line: Callable[[Sequence[Value]], Value] | None = None
 
-    @property
-    def source(self) -> str:
-        """The name of its values among `RecordColumns`."""
-        return f"{self.part}.{self.entry}"
-
-    def shown(self, values: Sequence[Value]) -> str:
-        """One text for a line over its shots; empty if no value is known."""
+    def span(self, values: Sequence[Value]) -> str:
+        """One text for a line over its shots, such as `2.10–4.32`; empty if no value is known."""
         chosen = [self.line(values)] if self.line else values
-        known = [value for value in chosen if value is not None]
-        return span(known, self.text)
-
-
-def span(values: Sequence[float], write: Callable[[float], str]) -> str:
-    """One number, or the range from minimum to maximum; empty for no values."""
-    if not values:
-        return ""
-    low, high = write(min(values)), write(max(values))
-    return low if low == high else f"{low}–{high}"
+        numbers = [value for value in chosen if value is not None]
+        if not numbers:
+            return ""
+        low, high = self.text(min(numbers)), self.text(max(numbers))
+        return low if low == high else f"{low}–{high}"
 
 
 def count(value: float) -> str:
@@ -127,12 +114,11 @@ def megabytes(value: float) -> str:
     return f"{value / 1000:.2f} GB" if value >= 1000 else f"{value:.0f} MB"
 
 
-TRAINED = Column(
+TRAINED = Cost(
     name="trained",
     head="trained",
     key="trained_params",
-    part="footprint",
-    entry="trained",
+    source="footprint.trained",
     together=mean_of,
     text=count,
     title="trained",
@@ -142,12 +128,11 @@ TRAINED = Column(
     sentence=lambda words, value: f"trains {words if value else 'no'} parameters",
     subject="trained parameters",
 )
-BILLED = Column(
+BILLED = Cost(
     name="billed",
     head="billed s",
     key="billed_seconds",
-    part="timings",
-    entry="billed_seconds",
+    source="timings.billed_seconds",
     together=mean_of,
     text=seconds,
     title="time",
@@ -157,12 +142,11 @@ BILLED = Column(
     sentence=lambda words, _: f"takes {words}",
     subject="time",
 )
-PEAK = Column(
+PEAK = Cost(
     name="peak",
     head="peak MB",
     key="peak_memory_mb",
-    part="footprint",
-    entry="peak_memory_mb",
+    source="footprint.peak_memory_mb",
     together=largest,
     text=count,
     title="memory",
@@ -173,19 +157,7 @@ PEAK = Column(
     subject="memory",
     line=largest,
 )
-COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLED, PEAK)}
-
-
-def costs_of(facts: RecordColumns, rows: Codes) -> dict[str, Value]:
-    """All costs of finished records, each aggregated by its `Column.together`.
-
-    facts: columns of records. rows: the places of the finished ones.
-    """
-    found = {}
-    for name, column in COSTS.items():
-        values = map(number, facts[column.source].taken(rows))
-        found[name] = column.together([value for value in values if value is not None])
-    return found
+COSTS: Mapping[str, Cost] = {cost.name: cost for cost in (TRAINED, BILLED, PEAK)}
 
 
 # Facts of methods that a column can show, by its title.
@@ -200,9 +172,9 @@ def facts_of(names: str | None, records: Iterable[Record]) -> dict[str, str]:
     asked = [title for title in FACTS if title in split_list(names or "", FACTS)]
     if not asked:
         return {}
-    members = list(records)
-    found = {title: dict.fromkeys(map(FACTS[title], members)) for title in asked}
-    return {title: "; ".join(filter(None, texts)) for title, texts in found.items()}
+    own = list(records)
+    texts = {title: dict.fromkeys(map(FACTS[title], own)) for title in asked}
+    return {title: "; ".join(filter(None, parts)) for title, parts in texts.items()}
 
 
 CURVE = "curve"
@@ -217,13 +189,13 @@ def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | 
     """
     if text is None:
         return None
-    known = {*COSTS, CURVE, *FACTS, *titles}
-    names = split_list(text, known)
+    every = {*COSTS, CURVE, *FACTS, *titles}
+    names = split_list(text, every)
     for name in names:
-        if name not in known:
-            raise unknown("column", name, known, "fsbench compare --help")
+        if name not in every:
+            raise unknown("column", name, every, "fsbench compare --help")
     if not names:
-        raise UsageError(f"no column in '{text}'; expected a comma list of {', '.join(known)}")
+        raise UsageError(f"no column in '{text}'; expected a comma list of {', '.join(every)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -242,7 +214,7 @@ def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]
     return [*([CURVE] if curves else []), *COSTS, *titles]
 
 
-def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]:
+def sort_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]:
     """The rows of a group's table, best first if the table has a sort key.
 
     Sorts by a metric at `shots` (None: the largest number of shots that has a value), or by the

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
+from fewshot_bench.analysis.conditions import OWN_DATA
 from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
-from fewshot_bench.analysis.table.axes import marks_of, marks_of_seeds
-from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
-from fewshot_bench.analysis.table.contrasts import Detectable, Variation
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.columns import COSTS, sort_rows
+from fewshot_bench.analysis.table.significance import Detectable, Variation
+from fewshot_bench.analysis.table.table import Cell, Table, marks_of, marks_of_seeds
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import CONDITIONS
 
@@ -34,7 +34,7 @@ def rows(table: Table) -> list[dict[str, Any]]:
     cells = [
         cell
         for group in table.groups
-        for row in sorted_rows(table, group)
+        for row in sort_rows(table, group)
         for cell in table.line(group, row)
         if cell.expected
     ]
@@ -122,7 +122,7 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
     if any(other.scope != "all" for other in table.groups):
         found = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
     if OWN_DATA in table.conditions:
-        own = without_skipped(cell.own_data)
+        own = drop_skipped(cell.own_data)
         found["own_data"] = data_digest(own) if own else ""
     return found
 

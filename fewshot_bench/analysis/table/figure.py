@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, SETTINGS, looks
 from fewshot_bench.analysis.statistics.intervals import with_gaps
-from fewshot_bench.analysis.table.axes import Group, Row
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Group, Row, Table
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.utils.text import printable
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
-from fewshot_bench.analysis.conditions import data_digest, without_skipped
-from fewshot_bench.analysis.table.axes import (
+from fewshot_bench.analysis.frame import data_digest, drop_skipped
+from fewshot_bench.analysis.table.table import (
     DEPENDENT,
     NOT_METERED,
     TRAINED_UNKNOWN,
+    Cell,
     Group,
     Row,
     Seed,
+    Short,
+    Table,
 )
-from fewshot_bench.analysis.table.model import Cell, Short, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import IMPORTED, TOY, TOY_NOTE, RunSpec
 
@@ -217,7 +219,7 @@ def _own_data(table: Table) -> Iterator[str]:
     """Notes on data sets with the user's own class names, templates or hold-out."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in _own_cells(table):
-        own = without_skipped(cell.own_data)
+        own = drop_skipped(cell.own_data)
         if own:
             key = data_digest(own), ", ".join(own)
             found.setdefault(key, []).append(cell.group.dataset)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.document import (
     BEST,
     MISSING,
@@ -21,11 +20,10 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate_runs
-from fewshot_bench.analysis.table.axes import Group, Row, Seed, marks_of
 from fewshot_bench.analysis.table.export import meta
-from fewshot_bench.analysis.table.full import most_common
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.grids import most_common
 from fewshot_bench.analysis.table.notes import cell_notes
+from fewshot_bench.analysis.table.table import Group, Row, Seed, Table, marks_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import StoreError
 
@@ -72,30 +70,28 @@ class ClassTable:
 def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -> ClassTable:
     """Scores of every class that has images. records: those that the table was built from."""
     outcomes.prepare(records)
-    found: defaultdict[tuple[str, str, int], list[tuple[Record, Outcome]]] = defaultdict(list)
-    every: defaultdict[str, list[Record]] = defaultdict(list)
+    scores: list[ClassScore] = []
     absent = 0
-    for label, (_, members) in table.names.rows(assign_rows(records)).items():
-        for record in members:
-            if record.status != "done":
-                continue
-            try:
-                outcome = outcomes.of(record)
-            except StoreError:
-                absent += 1
-                continue
-            found[record.spec.evaluated, label, record.spec.shots].append((record, outcome))
-            every[record.spec.evaluated].append(record)
-    scores = [
-        score
-        for group in table.groups
-        if not group.derived
-        for row in table.rows
-        for shots in group.shots
-        for score in _scores(
-            group, row, shots, found.get((group.label, row.label, shots), []), every[group.label]
-        )
-    ]
+    for group in table.groups:
+        lines: list[tuple[Row, int, dict[Seed, Outcome], list[Record]]] = []
+        for row in table.rows:
+            for shots in group.shots if not group.derived else ():
+                usable: dict[Seed, Outcome] = {}
+                own: list[Record] = []
+                for seed, record in table.cell(group, row, shots).records.items():
+                    try:
+                        usable[seed] = outcomes.of(record)
+                        own.append(record)
+                    except StoreError:
+                        absent += 1
+                lines.append((row, shots, usable, own))
+        every = [record for *_, own in lines for record in own]
+        for row, shots, usable, own in lines:
+            if usable:
+                # Class names that the cell lacks are those of others.
+                classes = next(iter(usable.values())).classes
+                names = class_names([*own, *every], classes)
+                scores += _scores(group, row, shots, usable, names)
     several = "records are" if absent > 1 else "record is"
     lacking = [f"{absent} finished {several} left out: no logits that can be used"]
     notes = cell_notes(table) + (lacking if absent else [])
@@ -103,35 +99,28 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
 
 
 def _scores(
-    group: Group,
-    row: Row,
-    shots: int,
-    cells: Sequence[tuple[Record, Outcome]],
-    every: Sequence[Record],
+    group: Group, row: Row, shots: int, outcomes: Mapping[Seed, Outcome], names: Sequence[str]
 ) -> Iterator[ClassScore]:
-    """The scores of a cell. every: all records of the group, for class names that it lacks."""
-    if not cells:
-        return
-    names = class_names([*(record for record, _ in cells), *every], cells[0][1].classes)
-    runs = [Seed.of(record) for record, _ in cells]
-    seeds = [outcome.per_class for _, outcome in cells]
+    """The scores of a cell, by its outcomes per seed."""
+    classes = [outcome.per_class for outcome in outcomes.values()]
     columns = zip(
-        *(zip(*(getattr(s, part).tolist() for s in seeds), strict=True) for part in _PARTS),
+        *(zip(*(getattr(c, part).tolist() for c in classes), strict=True) for part in _PARTS),
         strict=True,
     )
-    for label, (images, accuracy, precision, f1) in enumerate(columns):
-        mean = _estimate(runs, accuracy)
-        if mean is not None:
-            precise = _estimate(runs, precision), _estimate(runs, f1)
-            yield ClassScore(group, row, shots, label, names[label], int(images[0]), mean, *precise)
+    for label, (images, *numbers) in enumerate(columns):
+        accuracy, precision, f1 = (_estimate(list(outcomes), own) for own in numbers)
+        if accuracy is not None:
+            yield ClassScore(
+                group, row, shots, label, names[label], int(images[0]), accuracy, precision, f1
+            )
 
 
 _PARTS = ("images", "accuracy", "precision", "f1")
 
 
 def _estimate(runs: Sequence[Seed], values: Sequence[float]) -> Estimate | None:
-    found = zip(runs, values, strict=True)
-    return estimate_runs({run: value for run, value in found if not math.isnan(value)})
+    pairs = zip(runs, values, strict=True)
+    return estimate_runs({run: value for run, value in pairs if not math.isnan(value)})
 
 
 def class_names(records: Sequence[Record], classes: int) -> list[str]:

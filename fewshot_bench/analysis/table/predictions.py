@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.table.axes import Group, Seed
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.analysis.table.table import Group, Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.store.predictions import Outcomes
@@ -27,21 +25,15 @@ FIRST: dict[str, type] = {
     "label_name": str,
 }
 OWN: dict[str, type] = {"prediction": int, "name": str, "confidence": float}
+# Id and label of an image of a test set, and how often the id stands before it in the set.
+Image = tuple[str, int, int]
 
 
-class _Image(NamedTuple):
-    """An image of a test set; `time` counts earlier occurrences of the same id in the set."""
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Predictions of one record: (class, its name, probability) by image; all class names."""
 
-    id: str
-    label: int
-    time: int
-
-
-class _Answers(NamedTuple):
-    """Predictions of one record: (class, its name, probability) per image; all class names."""
-
-    images: list[_Image]
-    values: list[tuple[int, str, float]]
+    by_image: Mapping[Image, tuple[int, str, float]]
     names: list[str]
 
 
@@ -61,78 +53,69 @@ class Predictions:
         own = {f"{row.label} {name}": kind for row in self.table.rows for name, kind in OWN.items()}
         return FIRST | {"shots": str if ALL_SHOTS in self.table.shots else int} | own
 
-    def blocks(self, records: Sequence[Record]) -> Iterator[dict[str, list[Any]]]:
+    def blocks(self) -> Iterator[dict[str, list[Any]]]:
         """Yield the columns of one block per data set, shots and pair of seeds.
 
         Methods are aligned by image; None where a method has no prediction for it.
         """
-        places = self._places(records)
         for group in self.table.groups:
             for shots in group.shots if not group.derived else ():
                 for seed in group.seeds:
-                    found = self._answers(places.get((group.label, shots, seed), {}))
-                    if found:
-                        self.cells += len(found)
+                    answers = self._answers(group, shots, seed)
+                    if answers:
+                        self.cells += len(answers)
                         self.datasets.add(group.label)
-                        yield self._block(group, shots, seed, found)
+                        yield self._block(group, shots, seed, answers)
 
-    def _places(self, records: Sequence[Record]) -> dict[tuple[str, int, Seed], dict[str, Record]]:
-        places: defaultdict[tuple[str, int, Seed], dict[str, Record]] = defaultdict(dict)
-        for label, (_, members) in self.table.names.rows(assign_rows(records)).items():
-            for record in members:
-                if record.status == "done":
-                    place = record.spec.evaluated, record.spec.shots, Seed.of(record)
-                    places[place][label] = record
-        return places
-
-    def _answers(self, records: dict[str, Record]) -> dict[str, _Answers]:
-        found = {}
-        # Follow the order of the table: the first method determines the order of the images.
-        for label in (row.label for row in self.table.rows if row.label in records):
-            try:
-                found[label] = self._of(records[label])
-            except StoreError:
-                self.absent += 1
-        return found
+    def _answers(self, group: Group, shots: int, seed: Seed) -> dict[str, _Answers]:
+        """By row, in the order of the table: the first determines the order of the images."""
+        answers = {}
+        for row in self.table.rows:
+            record = self.table.cell(group, row, shots).records.get(seed)
+            if record is not None:
+                try:
+                    answers[row.label] = self._of(record)
+                except StoreError:
+                    self.absent += 1
+        return answers
 
     def _of(self, record: Record) -> _Answers:
         outcome = self.outcomes.of(record)
         names = class_names([record], outcome.classes)
         seen: Counter[str] = Counter()
-        images = []
-        for name, label in zip(outcome.ids, outcome.labels.tolist(), strict=True):
-            images.append(_Image(name, label, seen[name]))
-            seen[name] += 1
-        values = [
-            (prediction, names[prediction], confidence)
-            for prediction, confidence in zip(
-                outcome.predictions.tolist(), outcome.confidences.tolist(), strict=True
-            )
-        ]
-        return _Answers(images, values, names)
+        by_image: dict[Image, tuple[int, str, float]] = {}
+        for image, label, prediction, confidence in zip(
+            outcome.ids,
+            outcome.labels.tolist(),
+            outcome.predictions.tolist(),
+            outcome.confidences.tolist(),
+            strict=True,
+        ):
+            by_image[image, label, seen[image]] = prediction, names[prediction], confidence
+            seen[image] += 1
+        return _Answers(by_image, names)
 
     def _block(
-        self, group: Group, shots: int, seed: Seed, found: dict[str, _Answers]
+        self, group: Group, shots: int, seed: Seed, answers: Mapping[str, _Answers]
     ) -> dict[str, list[Any]]:
-        names: dict[_Image, str] = {}
-        for answers in found.values():
-            for image in answers.images:
-                names.setdefault(image, answers.names[image.label])
-        count = len(names)
+        images: dict[Image, str] = {}
+        for own in answers.values():
+            for image in own.by_image:
+                images.setdefault(image, own.names[image[1]])
+        count = len(images)
         columns: dict[str, list[Any]] = {
             "dataset": [group.name] * count,
             "shots": [self.columns["shots"](shots)] * count,
             "split_seed": [seed.split] * count,
             "train_seed": [seed.train] * count,
-            "image": [image.id for image in names],
-            "label": [image.label for image in names],
-            "label_name": list(names.values()),
+            "image": [id for id, _, _ in images],
+            "label": [label for _, label, _ in images],
+            "label_name": list(images.values()),
         }
         nothing = (None,) * len(OWN)
         for row in self.table.rows:
-            own = found.get(row.label)
-            by_image = dict(zip(own.images, own.values, strict=True)) if own else {}
-            lines = [by_image.get(image, nothing) for image in names]
+            by_image = answers[row.label].by_image if row.label in answers else {}
+            lines = [by_image.get(image, nothing) for image in images]
             for name, values in zip(OWN, zip(*lines, strict=True), strict=True):
                 columns[f"{row.label} {name}"] = list(values)
         return columns

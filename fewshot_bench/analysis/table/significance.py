@@ -7,37 +7,134 @@ rows and data sets.
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.conditions import digest
-from fewshot_bench.analysis.table.axes import Group, Row, Seed
-from fewshot_bench.analysis.table.contrasts import (
-    LEVEL,
-    Contrast,
-    Detectable,
-    Lacking,
-    Ranking,
-    Significance,
-    Standing,
-    Variation,
-)
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Row, Seed, Table
+from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.metrics import RECORDED, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.effects import Spread
+    from fewshot_bench.analysis.statistics.paired import Comparison
+    from fewshot_bench.analysis.statistics.variance import Components
     from fewshot_bench.store.predictions import Outcome
 
+# Reads the predictions of a record per image; None if its logits are not available.
+Answers = Callable[[Record], "Outcome | None"]
 # Over fewer data sets Wilcoxon's test cannot reach 5 %.
 SIGNED_RANK_FROM = 6
 # Ranks over fewer data sets are meaningless.
 RANKED_FROM = 3
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A row against the baseline, in one group or over all; `adjusted` is its p after Holm."""
+
+    row: str
+    shots: int
+    group: str
+    result: Comparison
+    adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """True if the difference is significant at 5 % after the correction."""
+        return self.adjusted < LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row against the baseline over all data sets at one number of shots.
+
+    wins, ties, losses: numbers of data sets, by adjusted p-values. signed_rank: Wilcoxon's p over
+    data sets, None for fewer than six. left_out: data sets that could not be paired.
+    """
+
+    overall: Contrast
+    wins: int
+    ties: int
+    losses: int
+    signed_rank: float | None
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows with a number on every data set, best first, with average ranks (1 is best).
+
+    p: Friedman's. critical: Nemenyi's critical difference at 5 %. cliques: groups of rows whose
+    ranks differ by less than that, best first.
+    """
+
+    shots: int
+    datasets: int
+    rows: tuple[str, ...]
+    ranks: tuple[float, ...]
+    p: float
+    critical: float
+    cliques: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """The smallest detectable difference: one below `points` is missed more than one time in five.
+
+    Computed for the row with the median standard error among the compared ones, with its `seeds`.
+    Rows whose differences to the baseline do not vary are ignored.
+    """
+
+    group: str
+    shots: int
+    points: float
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A row with fewer tested seeds in a group than its difference to the baseline has."""
+
+    row: str
+    shots: int
+    group: str
+    tested: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Significance:
+    """All comparisons of a table with its baseline."""
+
+    contrasts: tuple[Contrast, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    detectable: tuple[Detectable, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
+
+    @functools.cached_property
+    def by_cell(self) -> dict[tuple[str, str, int], Contrast]:
+        """Contrasts by group (empty for all data sets), row and shots."""
+        # An average is over all data sets, so a test over only some of them does not apply to it.
+        overall = (part.overall for part in self.standings if not part.left_out)
+        return {(part.group, part.row, part.shots): part for part in (*self.contrasts, *overall)}
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """The variance components of one cell; `problem` is the reason if they are None."""
+
+    row: str
+    group: str
+    shots: int
+    components: Components | None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,107 +147,94 @@ class _Paired:
     lacking: tuple[Lacking, ...]
 
 
-def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
+def significance(table: Table, baseline: str, answers: Answers) -> Significance:
     """Compare every row with row `baseline`; only rankings for metrics without scores per image."""
     if table.main.scores is None:
         return Significance(rankings=tuple(_rankings(table)))
-    of_baseline = (records for place, records in places.items() if place[0] == baseline)
-    answers = remembered(answers, itertools.chain.from_iterable(of_baseline))
+    cells = (cell for (_, label, _), cell in table.cells.items() if label == baseline)
+    answers = remember(answers, (record for cell in cells for record in cell.records.values()))
     contrasts: list[Contrast] = []
     standings: list[Standing] = []
-    found_detectable: list[Detectable] = []
+    smallest: list[Detectable] = []
     lacking: list[Lacking] = []
     for shots in table.shots:
-        found = [
-            _paired(table, places, row, baseline, shots, answers)
+        pairs = [
+            _pair(table, row, baseline, shots, answers)
             for row in table.rows
             if row.label != baseline
         ]
-        lacking += [one for pair in found for one in pair.lacking]
-        found = [pair for pair in found if pair.spreads]
-        single = _single(found, shots)
+        lacking += [lack for pair in pairs for lack in pair.lacking]
+        pairs = [pair for pair in pairs if pair.spreads]
+        single = _single(pairs, shots)
         contrasts += single
-        standings += _standings(table.main, found, single, shots)
-        found_detectable += _detectable(found, shots)
+        standings += _standings(table.main, pairs, single, shots)
+        smallest += _detectable(pairs, shots)
     return Significance(
         tuple(contrasts),
         tuple(standings),
         tuple(_rankings(table)),
-        tuple(found_detectable),
+        tuple(smallest),
         tuple(lacking),
     )
 
 
-def remembered(answers: Answers, records: Iterable[Record]) -> Answers:
+def remember(answers: Answers, records: Iterable[Record]) -> Answers:
     """Cache the answers of these records, those of a row that every other row is compared with."""
-    mine = {record.spec.key() for record in records}
-    known: dict[str, Outcome | None] = {}
+    own = {record.spec.key() for record in records}
+    cache: dict[str, Outcome | None] = {}
 
     def answer(record: Record) -> Outcome | None:
         key = record.spec.key()
-        if key not in mine:
+        if key not in own:
             return answers(record)
-        if key not in known:
-            known[key] = answers(record)
-        return known[key]
+        if key not in cache:
+            cache[key] = answers(record)
+        return cache[key]
 
     return answer
 
 
-def plain_groups(table: Table, shots: int) -> list[Group]:
-    """Groups evaluated on all classes of their own data set, at this number of shots."""
-    return [g for g in table.groups if g.scope == "all" and not g.average and shots in g.shots]
-
-
-def _paired(
-    table: Table, places: Places, row: Row, baseline: str, shots: int, answers: Answers
-) -> _Paired:
+def _pair(table: Table, row: Row, baseline: str, shots: int, answers: Answers) -> _Paired:
     spreads, left_out, lacking = {}, [], []
-    for group in plain_groups(table, shots):
-        ours, theirs = (
-            by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
-        )
-        answered = _answered(ours, theirs, answers, table.main)
-        found = _spread(answered, table.main, group.label)
-        if isinstance(found, str):
+    for group in table.plain_groups(shots):
+        cell, other = (table.cells[group.label, label, shots] for label in (row.label, baseline))
+        answered = _answer(cell.records, other.records, answers, table.main)
+        spread = _spread(answered, table.main, group.label)
+        if isinstance(spread, str):
             left_out.append(group.label)
-        else:
-            spreads[group.label] = found
-            # Runs, of which several may share a support set: those are the draws of the spread.
-            delta, tested = table.cell(group, row, shots).delta, len(answered)
-            if delta and tested < delta.n:
-                lacking.append(Lacking(row.label, shots, group.label, tested, delta.n))
+            continue
+        spreads[group.label] = spread
+        # Runs, of which several may share a support set: those are the draws of the spread.
+        if cell.delta and len(answered) < cell.delta.n:
+            lacking.append(Lacking(row.label, shots, group.label, len(answered), cell.delta.n))
     return _Paired(row, spreads, tuple(left_out), tuple(lacking))
 
 
-def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
+def _single(pairs: Sequence[_Paired], shots: int) -> list[Contrast]:
     """Contrasts of every row on each single data set, adjusted as one family."""
     from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
 
-    places = [(pair.row.label, label) for pair in found for label in pair.spreads]
-    results = [compare_spreads({k: one}) for pair in found for k, one in pair.spreads.items()]
+    spreads = [(pair.row.label, *item) for pair in pairs for item in pair.spreads.items()]
+    results = [compare_spreads({label: spread}) for _, label, spread in spreads]
     adjusted = holm([result.p for result in results])
     return [
         Contrast(row, shots, label, result, p)
-        for (row, label), result, p in zip(places, results, adjusted, strict=True)
+        for (row, label, _), result, p in zip(spreads, results, adjusted, strict=True)
     ]
 
 
 def _standings(
-    metric: Metric, found: Sequence[_Paired], single: Sequence[Contrast], shots: int
+    metric: Metric, pairs: Sequence[_Paired], single: Sequence[Contrast], shots: int
 ) -> Iterator[Standing]:
     from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 
-    results = [compare_spreads(pair.spreads) for pair in found]
+    results = [compare_spreads(pair.spreads) for pair in pairs]
     adjusted = holm([result.p for result in results])
-    by_row: defaultdict[str, list[Contrast]] = defaultdict(list)
-    for contrast in single:
-        by_row[contrast.row].append(contrast)
-    for pair, result, p in zip(found, results, adjusted, strict=True):
-        own = by_row[pair.row.label]
+    for pair, result, p in zip(pairs, results, adjusted, strict=True):
+        own = [contrast for contrast in single if contrast.row == pair.row.label]
         counts = wins([replace(c.result, p=c.adjusted) for c in own], LEVEL)
         win, loss = counts.win, counts.loss
         gaps = [c.result.difference for c in own]
@@ -164,12 +248,12 @@ def _standings(
         )
 
 
-def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
+def _detectable(pairs: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
     from fewshot_bench.analysis.statistics.paired import TINY
     from fewshot_bench.analysis.statistics.power import detectable, planned_error
 
     by_set: defaultdict[str, list[Spread]] = defaultdict(list)
-    for pair in found:
+    for pair in pairs:
         for label, spread in pair.spreads.items():
             by_set[label].append(spread)
     for label, spreads in by_set.items():
@@ -199,7 +283,7 @@ def _rankings(table: Table) -> Iterator[Ranking]:
 
     sign = 1.0 if table.main.higher_is_better else -1.0
     for shots in table.shots:
-        groups = plain_groups(table, shots)
+        groups = table.plain_groups(shots)
         whole = {}
         for row in table.rows:
             cells = [table.cell(group, row, shots) for group in groups]
@@ -209,22 +293,15 @@ def _rankings(table: Table) -> Iterator[Ranking]:
         if len(groups) < RANKED_FROM or len(whole) < 2:
             continue
         scores = list(zip(*whole.values(), strict=True))
-        ranks = average_ranks(scores)
-        order = sorted(range(len(whole)), key=lambda place: float(ranks[place]))
-        names = [list(whole)[place] for place in order]
-        values = [float(ranks[place]) for place in order]
+        ranks = [float(rank) for rank in average_ranks(scores)]
+        names, ordered = zip(
+            *sorted(zip(whole, ranks, strict=True), key=lambda p: p[1]), strict=True
+        )
         critical = critical_difference(len(whole), len(groups))
-        alike = cliques(values, critical)
-        p = friedman(scores)[1]
-        same = tuple(tuple(names[place] for place in clique) for clique in alike)
-        yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)
-
-
-# Reads the predictions of a record per image; None if its logits are not available.
-Answers = Callable[[Record], "Outcome | None"]
-Rows = Mapping[str, tuple[Row, list[Record]]]
-# Records by (row label, evaluated data set, shots).
-Places = Mapping[tuple[str, str, int], list[Record]]
+        alike = tuple(
+            tuple(names[index] for index in clique) for clique in cliques(list(ordered), critical)
+        )
+        yield Ranking(shots, len(groups), names, ordered, friedman(scores)[1], critical, alike)
 
 
 def paired_spread(
@@ -239,14 +316,14 @@ def paired_spread(
     Seeds are paired if their split digests are equal; a method without shots has no support set
     and is paired by its test images alone.
     """
-    return _spread(_answered(ours, theirs, answers, metric), metric, dataset)
+    return _spread(_answer(ours, theirs, answers, metric), metric, dataset)
 
 
-def _answered(
+def _answer(
     ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: Metric
 ) -> dict[Seed, tuple[Outcome, Outcome]]:
     """The predictions of both by common seed, without seeds of which they cannot be read."""
-    found = {}
+    answered = {}
     for seed in sorted(ours.keys() & theirs.keys()):
         if not _same_split(ours[seed], theirs[seed]):
             continue
@@ -254,8 +331,8 @@ def _answered(
         if first is None or second is None:
             continue
         if first.has_scores(metric) and second.has_scores(metric):
-            found[seed] = first, second
-    return found
+            answered[seed] = first, second
+    return answered
 
 
 def _spread(
@@ -271,7 +348,8 @@ def _spread(
     if len(outcomes[0].labels) < 2:
         return "one test image says nothing about others"
     mine, other = (
-        [scores(one, metric) for one in side] for side in zip(*answered.values(), strict=True)
+        [scores(outcome, metric) for outcome in side]
+        for side in zip(*answered.values(), strict=True)
     )
     return spread(mine, other, dataset, [(seed.split, seed.train) for seed in answered])
 
@@ -281,51 +359,46 @@ def scores(outcome: Outcome, metric: Metric) -> Any:
     return outcome.scores(metric) * (metric.scale / 100)
 
 
-def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:
-    """Finished records by their seeds."""
-    return {Seed.of(record): record for record in records if record.status == "done"}
+def _same_split(ours: Record, theirs: Record) -> bool:
+    if 0 in (ours.spec.shots, theirs.spec.shots):
+        return True
+    return split_digest(ours.split) == split_digest(theirs.split) != ""
 
 
-def _same_split(one: Record, two: Record) -> bool:
-    return 0 in (one.spec.shots, two.spec.shots) or digest(one) == digest(two) != ""
-
-
-_OTHER_IMAGES = "the test images differ between seeds"
-
-
-def variations(table: Table, places: Places, answers: Answers) -> Iterator[Variation]:
+def variations(table: Table, answers: Answers) -> Iterator[Variation]:
     """Variance components of every cell with several support sets and several training seeds."""
     from fewshot_bench.analysis.statistics.variance import components, sampling_variance
 
     if table.main.scores is None:
         return
-    for shots in table.shots:
-        for group in plain_groups(table, shots):
-            for row in table.rows:
-                records = by_seed(places.get((row.label, group.label, shots), ()))
-                if min(len({s.split for s in records}), len({s.train for s in records})) < 2:
-                    continue
-                if all(seed.split == seed.train for seed in records):
-                    # Each support set has the training seed of the same number: nothing is crossed.
-                    continue
-                found = {seed: answers(record) for seed, record in records.items()}
-                known = {
-                    seed: one
-                    for seed, one in found.items()
-                    if one is not None and one.has_scores(table.main)
-                }
-                images = {seed: scores(outcome, table.main) for seed, outcome in known.items()}
-                values = {
-                    (seed.split, seed.train): 100 * float(one.mean())
-                    for seed, one in images.items()
-                }
-                if not known:
-                    continue
-                if len({one.queries.digest for one in known.values()}) > 1:
-                    yield Variation(row.label, group.label, shots, None, _OTHER_IMAGES)
-                    continue
-                try:
-                    sampling = sampling_variance(list(images.values()))
-                    yield Variation(row.label, group.label, shots, components(values, sampling))
-                except UsageError as error:
-                    yield Variation(row.label, group.label, shots, None, str(error))
+    places = (
+        (k, group, row)
+        for k in table.shots
+        for group in table.plain_groups(k)
+        for row in table.rows
+    )
+    for shots, group, row in places:
+        records = table.cell(group, row, shots).records
+        if min(len({s.split for s in records}), len({s.train for s in records})) < 2:
+            continue
+        if all(seed.split == seed.train for seed in records):
+            # Each support set has the training seed of the same number: nothing is crossed.
+            continue
+        outcomes = {
+            seed: outcome
+            for seed, record in records.items()
+            if (outcome := answers(record)) is not None and outcome.has_scores(table.main)
+        }
+        images = {seed: scores(outcome, table.main) for seed, outcome in outcomes.items()}
+        means = {(seed.split, seed.train): 100 * float(own.mean()) for seed, own in images.items()}
+        if not outcomes:
+            continue
+        if len({outcome.queries.digest for outcome in outcomes.values()}) > 1:
+            problem = "the test images differ between seeds"
+            yield Variation(row.label, group.label, shots, None, problem)
+            continue
+        try:
+            sampling = sampling_variance(list(images.values()))
+            yield Variation(row.label, group.label, shots, components(means, sampling))
+        except UsageError as error:
+            yield Variation(row.label, group.label, shots, None, str(error))

@@ -49,7 +49,7 @@ class Ray(System):
 
     def start(self, job: Job, workers: int) -> Job:
         """Start actors; EngineError if the cluster cannot be reached or lacks the resources."""
-        ray = self._connected()
+        ray = self._connect()
         have = ray.cluster_resources()
         for name, asked in (("GPU", self.gpus), ("CPU", self.cpus)):
             if asked > have.get(name, 0):
@@ -71,7 +71,7 @@ class Ray(System):
 
     def state(self) -> State:
         """The number of actors at work, and the errors of the others."""
-        ray = self._connected()
+        ray = self._connect()
         results = list(self._actors)
         done, left = [], results
         if results:
@@ -107,14 +107,14 @@ class Ray(System):
                     ray.kill(actor)
             self._actors.clear()
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray = require("ray", "ray", "--engine ray")
         if not ray.is_initialized():
-            self._connect(ray)
+            self._initialize(ray)
         return ray
 
-    def _connect(self, ray: Any) -> None:
+    def _initialize(self, ray: Any) -> None:
         # Nodes must import the same modules as this process.
         paths = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
         options: dict[str, Any] = {

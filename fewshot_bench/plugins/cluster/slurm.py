@@ -59,7 +59,7 @@ class Request:
     def directives(self) -> list[str]:
         """Directives such as `--name=value`; UsageError for a value that is no plain word."""
         given = {_NAMES.get(n, n): v for n, v in asdict(self).items() if n != "more" and v}
-        found = [f"--{name}={_checked(name, str(value))}" for name, value in given.items()]
+        found = [f"--{name}={_check(name, str(value))}" for name, value in given.items()]
         if self.time and not _TIME.fullmatch(self.time):
             raise UsageError(
                 f"--time '{self.time}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
@@ -72,7 +72,7 @@ class Request:
         for text in self.more:
             if not re.fullmatch(r"--[a-z-]+(=.+)?", text, re.DOTALL):
                 raise UsageError(f"--sbatch '{text}': expected --name or --name=value")
-            _checked("sbatch", text)
+            _check("sbatch", text)
             found.append(text)
         return found
 
@@ -86,7 +86,7 @@ def _seconds(time_limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(parts, units, strict=False))
 
 
-def _checked(name: str, value: str) -> str:
+def _check(name: str, value: str) -> str:
     if not _WORD.fullmatch(value):
         raise UsageError(
             f"--{name} '{value}': expected letters, digits and any of _ . , : @ + = [ ] / -"
@@ -228,15 +228,15 @@ class Slurm(System):
                 if (
                     earlier.settings == job.settings
                     and covered
-                    and self._asked_the_same(earlier)
+                    and self._has_same_request(earlier)
                     and any(state not in _GONE for state, _ in _queue(numbers))
                 ):
-                    taken = earlier.taken_over(job)
+                    taken = earlier.take_over(job)
                     if taken is not None:
                         return taken, numbers
         return None, []
 
-    def _asked_the_same(self, earlier: Job) -> bool:
+    def _has_same_request(self, earlier: Job) -> bool:
         """True if a job was submitted as this one would be, except for the number of workers."""
         ours = script(earlier, 1, self.request)
         theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")

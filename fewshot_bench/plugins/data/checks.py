@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
-from fewshot_bench.api.items import Item, digest_of
+from fewshot_bench.api.items import digest_of
 from fewshot_bench.api.split_file import Pools
 from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
@@ -93,7 +93,7 @@ def _labels(card: DatasetCard, pools: Pools) -> Check:
         f"{role} {item.id}: label {item.label}, class name '{item.classname}'"
         for role in ROLES
         for item in pools.get(role, ())
-        if not _has_label(card.classnames, item)
+        if item.label < 0 or card.classnames[item.label : item.label + 1] != (item.classname,)
     ]
     if wrong:
         text = f"{len(wrong):,} images have a label or class name that is not in the class list"
@@ -104,10 +104,6 @@ def _labels(card: DatasetCard, pools: Pools) -> Check:
         return Check("lists", FAILED, str(error))
     loaded = [role for role in ROLES if pools.get(role)]
     return Check("lists", OK, f"{', '.join(loaded)} loaded; every label is in the class list")
-
-
-def _has_label(names: tuple[str, ...], item: Item) -> bool:
-    return 0 <= item.label < len(names) and names[item.label] == item.classname
 
 
 def _counts(card: DatasetCard, pools: Pools) -> Check:

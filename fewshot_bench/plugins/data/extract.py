@@ -11,6 +11,7 @@ import errno
 import gzip
 import io
 import lzma
+import re
 import shutil
 import stat
 import struct
@@ -40,6 +41,7 @@ _DAMAGE = (
     ArithmeticError,
     struct.error,
 )
+_MACOS = re.compile(r"__MACOSX$|\.DS_Store$|\._")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 CHUNK, MB = 2**20, 1e6
 MAX_MEMBERS = 2_000_000
@@ -278,7 +280,8 @@ def _unpack_member(member: Member, state: _Unpacking, limit: int) -> None:
         raise UnsafeError(f"member {member.name!a} is a device, pipe or the like")
     link = _link_target(member, path) if "link" in member.kind else None
     inside = _below(path, state.strip)
-    if inside is None or inside == PurePosixPath() or _is_junk(inside):
+    # The archive's folder itself, and metadata of macOS such as `.DS_Store`, are no data.
+    if inside is None or not inside.parts or any(map(_MACOS.match, inside.parts)):
         return
     if member.kind == "folder":
         _make_folder(state.target / inside, member.name)
@@ -329,11 +332,6 @@ def _link_target(member: Member, path: PurePosixPath) -> PurePosixPath:
 
 def _below(path: PurePosixPath, folder: PurePosixPath) -> PurePosixPath | None:
     return path.relative_to(folder) if path.is_relative_to(folder) else None
-
-
-def _is_junk(path: PurePosixPath) -> bool:
-    """True for macOS metadata such as `.DS_Store`, which is no part of the data."""
-    return any(part in ("__MACOSX", ".DS_Store") or part.startswith("._") for part in path.parts)
 
 
 def _make_folder(folder: Path, name: str) -> None:

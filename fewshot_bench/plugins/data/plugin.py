@@ -17,4 +17,5 @@ def register_commands(cli: LazyGroup) -> None:
         "data",
         "fewshot_bench.plugins.data.command:command",
         "Fetch, list and verify data sets.",
+        "data",
     )

@@ -19,7 +19,13 @@ from PIL import Image
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
-from fewshot_bench.images.decode import decoded, deep_problem, in_a_line, is_turned, unread
+from fewshot_bench.images.decode import (
+    decode_or_explain,
+    deep_problem,
+    in_a_line,
+    is_turned,
+    unread,
+)
 from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
 from fewshot_bench.plugins.data.fingerprints import (
     Bytes,
@@ -162,7 +168,7 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
         content = dataset.read(item)
     except Exception as error:
         return unread(error)
-    image = decoded(content)
+    image = decode_or_explain(content)
     if isinstance(image, str):
         return f"damaged: {image}"
     try:

@@ -7,6 +7,7 @@ are stored as one small JSON file per data set in the cache folder (`remember`, 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -69,7 +70,9 @@ def record_pass(name: str, card: DatasetCard, images: int, differs: tuple[str, .
 
 def remember(verified: Verified) -> None:
     """Store a verification; OSError if its file cannot be written."""
-    write(_file(verified.name, verified.folder), msgspec.json.encode(verified))
+    # Not by msgspec, which writes no paths that are not UTF-8.
+    text = json.dumps(msgspec.structs.asdict(verified))
+    write(_file(verified.name, verified.folder), text.encode())
 
 
 def forget(name: str, card: DatasetCard) -> None:
@@ -84,7 +87,7 @@ def recall(name: str, card: DatasetCard) -> Verified | None:
     """
     try:
         path = _file(name, _folder_of(card))
-        verified = msgspec.json.decode(path.read_bytes(), type=Verified)
+        verified = msgspec.convert(json.loads(path.read_bytes()), Verified)
         touch(path)
     except (OSError, ValueError, RecursionError):
         return None
@@ -140,17 +143,13 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
             return replace(status, state=state, step=step, plain=plain)
         return _ready(status, dataset, card, listed)
     except DataMissingError as error:
-        opened = status.state == UNUSABLE or _path_exists(name)
+        # The path in a name such as `folder:PATH`.
+        _, colon, path = name.partition(":")
+        opened = status.state == UNUSABLE or (colon and Path(path).expanduser().exists())
         state = UNUSABLE if opened else ABSENT
         return replace(status, state=state, step=_step(name, error))
     except (Exception, SystemExit) as error:
         return _broken(status, error)
-
-
-def _path_exists(name: str) -> bool:
-    """True if the path in a name such as `folder:PATH` exists."""
-    _, colon, argument = name.partition(":")
-    return bool(colon) and Path(argument).expanduser().exists()
 
 
 def _step(name: str, error: FsbenchError) -> str:

@@ -16,12 +16,12 @@ import msgspec
 from fewshot_bench.api.dataset import DATA_VARIABLE, data_roots
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.options import NAMES, kept_split_option
+from fewshot_bench.cli.options import NAMES, format_option, kept_split_option
 from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.checks import join_counts, role_counts
 from fewshot_bench.plugins.data.status import Status, status_of
-from fewshot_bench.runner.isolation import contained
+from fewshot_bench.runner.isolation import contain
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import size_text
 
@@ -38,14 +38,7 @@ UNKNOWN = "-"
     shell_complete=several_of(datasets, suites),
     nargs=-1,
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to write it.",
-)
+@format_option(("terminal", "json"), "How to write it.")
 @kept_split_option
 @working("data status", live=False)
 def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
@@ -58,7 +51,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     chosen = plugins.expand_datasets(chain.from_iterable(names)) if names else everything
     statuses = []
     for name in over(chosen, "data sets"):
-        with contained():
+        with contain():
             statuses.append(status_of(name, partial(plugins.dataset, store=store)))
     if form == "json":
         say(_as_json(statuses))

@@ -17,8 +17,8 @@ from fewshot_bench.cli.output import say
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.status import forget, record_pass, remember
 from fewshot_bench.plugins.data.verify import Report, as_csv, verify
-from fewshot_bench.runner.isolation import contained
-from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.runner.isolation import contain
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
 MAX_JOBS = 8
@@ -33,14 +33,14 @@ MAX_JOBS = 8
     nargs=-1,
     required=True,
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 where something differs, too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where something differs.")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
     default=lambda: min(MAX_JOBS, os.cpu_count() or 1),
     show_default=f"CPU cores, at most {MAX_JOBS}",
     metavar="N",
-    help="Threads that read and decode images.",
+    help="Workers that read and decode images.",
 )
 @kept_split_option
 @output_option("Write every pair of images that stands in two pools to this file.", "FILE.csv")
@@ -49,20 +49,22 @@ def command(
 ) -> None:
     """Check every image, the counts and the split of a data set.
 
-    Each check ends as ok, differs (a warning) or FAILED. The exit code is 3 when a check failed.
+    Each check ends as ok, differs (a warning) or FAILED.
     """
     _check_output(output)
     chosen = registry().expand_datasets(chain.from_iterable(names))
     reports = [_verify_one(name, store, jobs) for name in chosen]
     if output is not None:
         _write_pairs(output, reports)
-    if any(report.failed or (strict and report.differs) for report in reports):
+    if any(report.failed for report in reports):
         raise click.exceptions.Exit(DataMissingError.exit_code)
+    if strict and any(report.differs for report in reports):
+        raise click.exceptions.Exit(FsbenchError.exit_code)
 
 
 def _verify_one(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
-    with working("data verify") as work, contained():
+    with working("data verify") as work, contain():
 
         def begin(total: int) -> Callable[[int], None]:
             work.step(f"images of {name}", total)

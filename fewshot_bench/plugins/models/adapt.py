@@ -86,7 +86,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
-    **dict.fromkeys(("skip_damaged", "overwrite", "keep_support"), FLAG),
+    **dict.fromkeys(("skip_damaged", "force", "keep_support"), FLAG),
 }
 
 
@@ -95,6 +95,8 @@ class Adapted:
     """A model that was kept: its folder and config, and a row for each method.
 
     tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
+
+    >>> adapt("folder:photos", "model").tried[0]["method"]
     """
 
     folder: Path
@@ -132,7 +134,7 @@ def adapt(
     templates: str | Sequence[str] = (),
     exif: str = "ignore",
     skip_damaged: bool = False,
-    overwrite: bool = False,
+    force: bool = False,
     keep_support: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Adapted:
@@ -151,14 +153,18 @@ def adapt(
     Raises UsageError for unknown or impossible arguments, DataMissingError for unreadable images,
     NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder if no
     method was tried yet, else the best so far is fitted and written.
+
+    >>> adapt("folder:photos", "model", budget="5m").folder
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
     offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
-    folder = free_place(given["output"], overwrite)
+    folder = free_place(given["output"], force)
     _refuse_inside(folder, dataset)
     variants = _variants(method, options)
-    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
+    if exif not in EXIF:
+        raise unknown("way with EXIF orientations", exif, EXIF, "fsbench adapt --help")
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, exif)
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     # Before the fits: a file that is gone afterwards costs no model.
@@ -181,7 +187,7 @@ def adapt(
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
     shown = b"" if support is None else packed_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
-    written = put(folder, overwrite, lambda made: write_model(made, config, tensors, told, shown))
+    written = put(folder, force, lambda made: write_model(made, config, tensors, told, shown))
     if written != folder:
         notes += (f"{folder} was taken while methods were fitted: the model is in {written}",)
     return Adapted(written, config, tried, notes)
@@ -247,12 +253,6 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
         return variants
     kept = [name for name in order() if not reason_not_to_keep(plugins.method_class(name))]
     return expand_methods(kept, given, plugins)
-
-
-def _exif(word: str) -> str:
-    if word not in EXIF:
-        raise unknown("way with EXIF orientations", word, EXIF, "fsbench adapt --help")
-    return word
 
 
 def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Request:
@@ -325,7 +325,11 @@ def _config(
     files: Mapping[str, str],
 ) -> ModelConfig:
     material, chosen, name = runner.material, runner.chosen, winner.name
-    validation = _validation(winner, material.labels, chosen.seed)
+    every = np.arange(len(material.labels))
+    # Images that the final fit set apart.
+    validation = every[:0]
+    if winner.validation:
+        validation = with_validation(material.labels, every, chosen.seed)[1]
     fitted_on = np.delete(material.labels, validation)
     counts = np.bincount(fitted_on, minlength=len(material.classnames)).tolist()
     return config_of(
@@ -352,13 +356,6 @@ def _config(
         temperature=stated.temperature,
         reject=stated.reject,
     )
-
-
-def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Indices of the validation images that were set apart in the final fit."""
-    if not winner.validation:
-        return np.zeros(0, dtype=np.int64)
-    return with_validation(labels, np.arange(len(labels)), seed)[1]
 
 
 def _row(search: Search, candidate: Candidate, winner: Candidate) -> Mapping[str, str]:

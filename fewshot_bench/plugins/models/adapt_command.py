@@ -85,7 +85,7 @@ from fewshot_bench.utils.text import printable
     is_flag=True,
     help="Put small pictures of the images into the folder, for fsbench app to show.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
+@click.option("--force", is_flag=True, help="Replace the model in the folder.")
 def command(**values: Any) -> None:
     """Choose and fit a method on your images, and keep the model.
 

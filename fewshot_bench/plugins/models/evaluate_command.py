@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=PathName(path_type=Path),
     help="Own names for the classes of the data set, as the model was made with.",
 )
-@format_option(("table", "json"), "A table, or JSON.")
+@format_option(("terminal", "json"), "A table, or JSON.")
 @device_option
 def command(
     model: Path,

@@ -89,6 +89,8 @@ def evaluate(
     classes of the data set, as those of `fewshot_bench.adapt`. Images that the model was made from
     are left out. UsageError if classes differ, or if it may be made from all of the test images;
     DataMissingError if there are no test images.
+
+    >>> evaluate("model", "folder:photos").metrics["top1"]
     """
     from fewshot_bench.analysis.model import Model, load_model
 
@@ -262,7 +264,7 @@ def _logits(
     Images are shuffled with a seed from the split digest: an order grouped by class would leak
     labels.
     """
-    from fewshot_bench.images.given import Encoded
+    from fewshot_bench.images.user_images import Encoded
 
     items: Sequence[Item] = split.test
     order = np.random.default_rng(derive(0, "queries", split.digest)).permutation(len(items))

@@ -102,8 +102,10 @@ def export(
     _check_free(output)
     model = open_model(path, device, None, warn)
     _warn_of_steps(model, warn)
-    same = model.config.precision == precision
-    exact = model if same else open_model(model.path, device, None, _silent, precision=precision)
+    exact = model
+    if model.config.precision != precision:
+        # Its warnings were given when the model was opened first.
+        exact = open_model(model.path, device, None, lambda text: None, precision=precision)
     pictures, source = _pictures(images, model.config.exif == "rotate")
     allowed = tolerance
     if allowed is None:
@@ -120,10 +122,6 @@ def export(
         size = sum(file.stat().st_size for file in folder.iterdir())
         _publish(folder, output, about)
     return Exported(output, written.file, size, precision, parity)
-
-
-def _silent(text: str) -> None:
-    """Drop warnings that were given when the model was opened first."""
 
 
 def _warn_of_steps(model: Model, warn: Callable[[str], None]) -> None:
@@ -144,10 +142,10 @@ def _check_free(output: Path) -> None:
 
 
 def _trace(path: Path, model: Model) -> Any:
-    from fewshot_bench.images.traced import traced
+    from fewshot_bench.images.pixel_program import trace
 
     try:
-        return traced(model.classifier, model.backbone)
+        return trace(model.classifier, model.backbone)
     except NotApplicableError as error:
         method = model.config.method
         raise UsageError(f"{path}: a model of {method} cannot be exported: {error}") from error
@@ -155,14 +153,14 @@ def _trace(path: Path, model: Model) -> Any:
 
 def _pictures(images: Iterable[str] | None, rotate: bool) -> tuple[list[Image.Image], str]:
     """Decoded images, and their source as text."""
-    from fewshot_bench.images.decode import decoded, upright
+    from fewshot_bench.images.decode import decode_or_explain, upright
 
     if images is None:
         return _tiles(), EMBEDDED
     pictures = []
     for path in images:
         try:
-            picture = decoded(Path(path).read_bytes())
+            picture = decode_or_explain(Path(path).read_bytes())
         except OSError as error:
             picture = f"cannot be read: {error.strerror}"
         if isinstance(picture, str):

@@ -16,7 +16,7 @@ from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.decode import ImageFiles, unreadable
-from fewshot_bench.images.usable import lost_classes
+from fewshot_bench.images.readable import list_lost_classes
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -118,7 +118,7 @@ def _readable(
     bad = unreadable(dataset, items).bad
     if not bad:
         return tuple(items), ()
-    lost = [title for title, _ in lost_classes(items, bad)]
+    lost = [title for title, _ in list_lost_classes(items, bad)]
     if lost or not skip:
         shown = "; ".join(
             shortened([f"{id}: {reason}" for id, reason in bad.items()], UNREADABLE_SHOWN)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from fewshot_bench.images.decode import decoded, upright
+from fewshot_bench.images.decode import decode_or_explain, upright
 from fewshot_bench.store.support_files import SUPPORT_SIDE, Support, evenly
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def support_of(runner: FitRunner) -> Support:
 
 def small(data: bytes) -> bytes:
     """A JPEG file of an image, upright, with no side longer than SUPPORT_SIDE."""
-    image = decoded(data)
+    image = decode_or_explain(data)
     # All images were decoded before anything was fitted.
     assert isinstance(image, Image.Image)
     picture = upright(image).convert("RGB")

@@ -21,11 +21,11 @@ from fewshot_bench.utils.text import few
 _MOST = 1000
 
 
-def free_place(folder: Path, overwrite: bool) -> Path:
-    """The folder to write; UsageError if unwritable or in use (`overwrite` replaces a model)."""
+def free_place(folder: Path, force: bool) -> Path:
+    """The folder to write; UsageError if unwritable or in use (`force` replaces a model)."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"--output {folder}: is a file, expected a folder that is made")
-    if problem := _in_use(folder, overwrite):
+    if problem := _in_use(folder, force):
         raise UsageError(f"--output {folder}: {problem}")
     whole = folder.absolute()
     above = next(parent for parent in (whole, *whole.parents) if parent.exists())
@@ -34,21 +34,21 @@ def free_place(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
-def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
+def put(folder: Path, force: bool, write: Callable[[Path], object]) -> Path:
     """Write a model and move it to its folder, which is returned.
 
     It is another folder, beside it, if `folder` was taken since `free_place`. write: makes a folder
     with `MODEL_FILES`. UsageError if the disk does not take it; an earlier model is then as it was.
     """
     named = folder if folder.name not in ("", "..") else folder.resolve()
-    home = folder if folder.is_dir() and not _in_use(folder, overwrite) else named.parent
+    home = named if named.is_dir() and not _in_use(named, force) else named.parent
     made = home / temporary_name()
     new, old = made / "new", made / "old"
     try:
         try:
             made.mkdir(parents=True)
             write(new)
-            target = _claim(named, overwrite, made)
+            target = _claim(named, force, made)
             _replace(target, new, old)
             return folder if target == named else target
         finally:
@@ -62,19 +62,19 @@ def put(folder: Path, overwrite: bool, write: Callable[[Path], object]) -> Path:
         ) from error
 
 
-def _claim(folder: Path, overwrite: bool, own: Path) -> Path:
+def _claim(folder: Path, force: bool, own: Path) -> Path:
     """The folder, or a new one beside it if it is in use by now; own: an entry that is no use."""
     names = (folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, _MOST)))
     for name in names:
         with suppress(FileExistsError):
             name.mkdir()
             return name
-        if name == folder and folder.is_dir() and not _in_use(folder, overwrite, own):
+        if name == folder and folder.is_dir() and not _in_use(folder, force, own):
             return folder
     raise FileExistsError(errno.EEXIST, "every other name is taken, too")
 
 
-def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
+def _in_use(folder: Path, force: bool, own: Path | None = None) -> str:
     """Why a folder must not be filled, with the next step; empty if it may be.
 
     own: an entry of it that does not count.
@@ -82,16 +82,16 @@ def _in_use(folder: Path, overwrite: bool, own: Path | None = None) -> str:
     entries = [entry for entry in sorted_entries(folder) if entry != own]
     if not entries:
         return ""
-    if not overwrite:
-        return "is not empty, expected a new folder (--overwrite replaces a model)"
+    if not force:
+        return "is not empty, expected a new folder (--force replaces a model)"
     try:
         read_config(folder)
     except StoreError as error:
-        return f"{error}; --overwrite replaces nothing but a model: choose another folder"
+        return f"{error}; --force replaces nothing but a model: choose another folder"
     others = [file.name for file in entries if file.name not in MODEL_FILES or not file.is_file()]
     if others:
         return (
-            f"holds {few(others)} beside its model, and --overwrite replaces nothing but a model: "
+            f"holds {few(others)} beside its model, and --force replaces nothing but a model: "
             "choose another folder, or move that away"
         )
     return ""

@@ -35,7 +35,7 @@ Line = Callable[[Row], str]
 @click.command("predict", short_help="Classify images with a kept model.")
 @click.argument("model", type=PathName(path_type=Path), metavar="MODEL")
 @click.argument("images", nargs=-1, metavar="IMAGES...")
-@format_option(("table", "csv", "jsonl"), "A table, CSV, or JSON lines.")
+@format_option(("terminal", "csv", "jsonl"), "A table, CSV, or JSON lines.")
 @click.option(
     "--top",
     type=click.IntRange(1),

@@ -300,7 +300,9 @@ class Search:
         """The winner; UsageError if no candidate could be fitted."""
         finalists = self.finalists
         if finalists:
-            tiers = [_tier(candidate.name) for candidate in finalists]
+            # A method in no tier comes after the last.
+            ranks = {name: rank for rank, tier in enumerate(TIERS) for name in tier}
+            tiers = [ranks.get(candidate.name, len(TIERS)) for candidate in finalists]
             scores = [candidate.score(self.labels, self.repeats) for candidate in finalists]
             return finalists[accuracy.best_of(scores, tiers)]
         without = FAILED, INAPPLICABLE
@@ -315,11 +317,6 @@ class Search:
         # If nothing can be held out, ONE_SHOT by prior knowledge; if out of time, the cheapest.
         wanted = [each for each in usable if each.name == ONE_SHOT] if not self.folds else []
         return (wanted or usable)[0]
-
-
-def _tier(name: str) -> int:
-    """Index of a method's tier; a method in no tier comes after the last."""
-    return next((index for index, tier in enumerate(TIERS) if name in tier), len(TIERS))
 
 
 def order() -> list[str]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING
 from fewshot_bench.analysis.formats.style import MARKERS
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.columns import COSTS
-from fewshot_bench.analysis.table.model import Cell
+from fewshot_bench.analysis.table.table import Cell, Group
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line, Link

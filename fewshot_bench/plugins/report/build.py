@@ -16,8 +16,8 @@ from fewshot_bench.analysis.citations import of_records
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.build import with_baseline
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import stated_notes, toy_notes
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS
 from fewshot_bench.plugins.report import board, comparisons, text

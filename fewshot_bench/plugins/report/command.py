@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.filters import chosen_of
+from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
     MetricName,
     allow_mixed_option,
@@ -84,20 +84,23 @@ def command(
     """
     from fewshot_bench.analysis.audit import audit
     from fewshot_bench.analysis.blocks import Block, made_of
+    from fewshot_bench.analysis.record_columns import columns_of
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.analysis.table.columns import COSTS
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page
     from fewshot_bench.plugins.report.thumbnails import Budget
 
-    known = {**METRICS, metric: registry().metric(metric)}
+    metrics = {**METRICS, metric: registry().metric(metric)}
     with working("report"):
-        outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
-        chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+        outcomes = Outcomes(Store(store), [value for value in metrics.values() if value.source])
+        chosen, older, unrunnable = choose_records(
+            outcomes.store, filters, every_version=allow_mixed
+        )
         records = outcomes.completed(chosen, [metric, "ece"])
         options = Options(
             metric=metric,
-            metrics=known,
+            metrics=metrics,
             allow_mixed=allow_mixed,
             method=filters["method"],
             dataset=filters["dataset"],
@@ -110,11 +113,11 @@ def command(
         def made(block: Block, own: Options) -> str:
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
-            facts = block.columns
+            facts = columns_of(block.records)
             audit.load(facts, (column.source for column in COSTS.values()))
             # Where there is no such method, a note says so.
             own = replace(own, baseline=baseline if absent else None)
-            table = build(block.records, own, facts=facts)
+            table = build(block.records, own, data=block.data)
             named = None if absent else baseline
             return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
 

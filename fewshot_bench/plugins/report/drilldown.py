@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.table.axes import Group
 from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line

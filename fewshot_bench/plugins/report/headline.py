@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fewshot_bench.analysis.citations import papers_of_installed
-from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import MOST, Look, looks
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.axes import Group, Row, Scope, Seed
-from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
@@ -126,7 +124,7 @@ def headline(table: Table, facts: RecordColumns) -> Headline:
     contestants = tuple(
         replace(each, paper=next(iter(papers[each.row.spec.method]), None)) for each in best
     )
-    return Headline(table, group, members, chosen, contestants, _located(facts))
+    return Headline(table, group, members, chosen, contestants, _located(table))
 
 
 def _present(found: Sequence[Contestant]) -> int:
@@ -143,10 +141,9 @@ def _contestant(
     return Contestant(row, label, look, cell.shots, number)
 
 
-def _located(facts: RecordColumns) -> dict[tuple[str, str, int, Seed], Record]:
+def _located(table: Table) -> dict[tuple[str, str, int, Seed], Record]:
     return {
-        (record.spec.evaluated, label, record.spec.shots, Seed.of(record)): record
-        for label, (_, members) in assign_rows(facts.records, facts).items()
-        for record in members
-        if record.status == "done"
+        (group, label, shots, seed): record
+        for (group, label, shots), cell in table.cells.items()
+        for seed, record in cell.records.items()
     }

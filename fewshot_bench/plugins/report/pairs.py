@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.statistics.intervals import holm
-from fewshot_bench.analysis.table.contrasts import LEVEL
 from fewshot_bench.analysis.table.significance import (
+    LEVEL,
     SIGNED_RANK_FROM,
     Answers,
     paired_spread,
-    remembered,
+    remember,
 )
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
@@ -124,7 +124,7 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
         for group in headline.members
         for record in headline.records_of(winner, group).values()
     )
-    answers = remembered(predictions.of, of_winner)
+    answers = remember(predictions.of, of_winner)
     keys, results, reasons = [], [], {}
     for ours, theirs in _pairs(ranked, headline.table.baseline):
         key = ours.row.label, theirs.row.label

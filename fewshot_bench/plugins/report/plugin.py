@@ -17,4 +17,5 @@ def register_commands(cli: LazyGroup) -> None:
         "report",
         "fewshot_bench.plugins.report.command:command",
         "Write a report about a store as one HTML file.",
+        "results",
     )

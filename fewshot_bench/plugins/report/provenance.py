@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.record_columns import RecordColumns
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.image_facts import split_digest
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json

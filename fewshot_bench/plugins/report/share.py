@@ -79,7 +79,7 @@ def card(headline: Headline, title: str, marks: Sequence[str], signature: str) -
 def latex_of(headline: Headline) -> str:
     """The table at the headline's shots in the paper layout, as `fsbench compare` writes it."""
     from fewshot_bench.analysis.formats import latex
-    from fewshot_bench.analysis.table import paper
+    from fewshot_bench.analysis.table.layouts import paper
 
     table = dataclasses.replace(headline.table, shots=(headline.shots,), commands=())
-    return printable_lines(latex.write_paper(paper.document(table, "latex")))
+    return printable_lines(latex.write_paper(paper(table, "latex")))

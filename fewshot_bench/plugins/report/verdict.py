@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
-from fewshot_bench.analysis.table.model import Cell
+from fewshot_bench.analysis.table.table import Cell
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline

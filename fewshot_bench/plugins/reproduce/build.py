@@ -15,13 +15,12 @@ from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import (
     NO_DATA,
     Circumstances,
-    Judged,
     Line,
     Report,
     average,
-    averaged,
     harmonic,
     judge,
+    select_averaged,
 )
 from fewshot_bench.plugins.reproduce.matching import Matches
 from fewshot_bench.plugins.reproduce.numbers import HARMONIC, sources
@@ -65,24 +64,32 @@ def build(
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
     around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
-    blocks: defaultdict[tuple[str, int, str], list[tuple[Cell, Judged]]] = defaultdict(list)
+    blocks: defaultdict[tuple[str, int, str], list[Cell]] = defaultdict(list)
     for cell in cells:
-        block = blocks[cell.label, cell.shots, cell.number.classes]
-        block.append((cell, judge(cell, matches.of(cell), around)))
+        blocks[cell.label, cell.shots, cell.number.classes].append(cell)
     lines: list[Line] = []
-    means: dict[tuple[str, int, str], Line] = {}
-    sets: dict[tuple[str, int, str], set[str]] = {}
+    # The mean of the base classes of a row, and the data sets that it is over.
+    bases: dict[tuple[str, int], tuple[Line, set[str]]] = {}
     for (label, shots, classes), block in blocks.items():
-        first, found = block[0][0], _block(block)
-        lines += found
-        if not found[-1].average:
-            continue
-        means[label, shots, classes] = found[-1]
-        own = sets[label, shots, classes] = _sets(judged for _, judged in block)
-        base = means.get((label, shots, "base"))
-        if classes == "new" and base:
-            same = own == sets[label, shots, "base"]
-            lines.append(_harmonic(table, first, base, found[-1], same=same))
+        first, judged = block[0], [judge(cell, matches.of(cell), around) for cell in block]
+        mean = first.mean.value if first.mean else None
+        # For a method that is not shipped, a mean that is printed alone is all there is.
+        own = [] if mean and first.variant is None else [each.line for each in judged]
+        if mean or len(judged) > 1:
+            over = {each.line.dataset for each in select_averaged(judged)}
+            own.append(average(judged, label, shots, mean))
+            if classes == "base":
+                bases[label, shots] = own[-1], over
+            elif classes == "new" and (label, shots) in bases:
+                base, sets = bases[label, shots]
+                printed = table.harmonic(first.number)
+                value = printed.value if printed else None
+                own.append(harmonic(base, own[-1], value, same=over == sets))
+        for line in own:
+            half = HARMONIC if line.classes == HARMONIC else classes
+            kind = sources()[first.number.source, first.number.table].kind
+            schedule = first.setting.schedule
+            lines.append(dataclasses.replace(line, classes=half, kind=kind, schedule=schedule))
     return Report(
         name=table.name,
         title=table.title,
@@ -93,35 +100,6 @@ def build(
         lines=lines,
         notes=[*_data_notes(lines, counts), *_notes(table, cells, matches)],
     )
-
-
-def _block(block: Sequence[tuple[Cell, Judged]]) -> list[Line]:
-    """The lines of one row, number of shots and half of the classes, the mean last."""
-    cell, judged = block[0][0], [one for _, one in block]
-    mean = cell.mean.value if cell.mean else None
-    # For a method that is not shipped, a mean that is printed alone is all there is.
-    lines = [] if mean and cell.variant is None else [one.line for one in judged]
-    if mean or len(judged) > 1:
-        lines.append(average(judged, cell.label, cell.shots, mean))
-    return [_row(line, cell, classes=cell.number.classes) for line in lines]
-
-
-def _sets(judged: Iterable[Judged]) -> set[str]:
-    """The data sets that a mean is over."""
-    return {one.line.dataset for one in averaged(list(judged))}
-
-
-def _harmonic(table: Reproduction, cell: Cell, base: Line, new: Line, *, same: bool) -> Line:
-    printed = table.harmonic(cell.number)
-    line = harmonic(base, new, printed.value if printed else None, same=same)
-    return _row(line, cell, classes=HARMONIC)
-
-
-def _row(line: Line, cell: Cell, *, classes: str) -> Line:
-    """The line with facts of its published row."""
-    kind = sources()[cell.number.source, cell.number.table].kind
-    schedule = cell.setting.schedule
-    return dataclasses.replace(line, classes=classes, kind=kind, schedule=schedule)
 
 
 def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:

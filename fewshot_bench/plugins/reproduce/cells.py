@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from fewshot_bench.analysis.filters import split_list
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import FitSetting
@@ -41,7 +43,6 @@ class Wanted:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-_Row = tuple[str, str, str, str, int | None]
 # Labels of rows in tables of several sources whose numbers are not the authors' own.
 _SAID = {"rerun": "re-run by ", "secondary": "listed by "}
 # Suite of the data sets behind published means, in this harness's order.
@@ -70,6 +71,11 @@ class Cell:
         return self.number.shots or 0
 
     @property
+    def run_shots(self) -> int:
+        """Shots of the run: at least 1, since every run has a support set, even if unused."""
+        return self.shots or 1
+
+    @property
     def paper(self) -> float | None:
         """The published number of the data set; None if only a mean is printed."""
         return None if self.mean else self.number.value
@@ -89,37 +95,26 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     """The cells in the order of the published table; UsageError where nothing matches."""
     printed = table.numbers()
     labels = {number.row: _label(table, number) for number in printed}
-    chosen = _named(_single(printed), labels, wanted.methods)
-    chosen = _where(chosen, table, wanted.where)
-    chosen = _among_datasets(chosen, wanted.datasets)
-    chosen = _among_shots(table, chosen, wanted.shots)
-    _refuse_varied(table, chosen, wanted.options)
-    means = {(n.row, n.classes): n for n in printed if n.dataset == AVERAGE}
+    settings = {number.row: table.setting(number) for number in printed}
     variants = _Variants(wanted.options)
-    variants.check({n.method for n in chosen if _setting(table, n).shipped})
-    found = []
-    for number in chosen:
-        setting = _setting(table, number)
-        variant, changed = variants.of(number, setting) if setting.shipped else (None, False)
-        mean = means.get((number.row, number.classes))
-        found.append(Cell(labels[number.row], number, setting, variant, changed, mean))
-    return found
-
-
-def _single(printed: Sequence[Number]) -> list[Number]:
-    """The numbers, with each mean over data sets replaced by one number per data set."""
+    # A mean over data sets that is printed alone stands for one number per data set.
     names = registry().expand_datasets([EVERY])
-    return [
-        dataclasses.replace(number, dataset=name) if number.dataset == AVERAGE else number
-        for number in printed
-        for name in (names if number.dataset == AVERAGE else [number.dataset])
-    ]
-
-
-def _setting(table: Reproduction, number: Number) -> Setting:
-    setting = table.setting(number)
-    assert setting is not None
-    return setting
+    rows = []
+    for number in printed:
+        sets = names if number.dataset == AVERAGE else [number.dataset]
+        mean = number if number.dataset == AVERAGE else None
+        for name in sets:
+            setting = settings[number.row]
+            assert setting is not None
+            single = msgspec.structs.replace(number, dataset=name)
+            rows.append(Cell(labels[number.row], single, setting, None, mean=mean))
+    chosen = _select_methods(rows, wanted.methods)
+    chosen = _select_options(chosen, variants, wanted.where)
+    chosen = _select_datasets(chosen, wanted.datasets)
+    chosen = _select_shots(table, chosen, wanted.shots)
+    _refuse_varied(table, chosen, wanted.options)
+    variants.check({cell.number.method for cell in chosen if cell.setting.shipped})
+    return [variants.add_to(cell) if cell.setting.shipped else cell for cell in chosen]
 
 
 def _label(table: Reproduction, number: Number) -> str:
@@ -130,32 +125,31 @@ def _label(table: Reproduction, number: Number) -> str:
     return number.name if number.table == table.tables[0][1] else f"{number.name} ({number.table})"
 
 
-def _named(chosen: list[Number], labels: Mapping[_Row, str], names: Sequence[str]) -> list[Number]:
+def _select_methods(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
+    """Rows of these methods, or with these labels."""
     if not names:
-        return chosen
-    known = {n.method for n in chosen} | {labels[n.row] for n in chosen}
+        return rows
+    methods = {cell.number.method for cell in rows}
+    known = methods | {cell.label for cell in rows}
     wanted = split_list(",".join(names), known)
     for name in wanted:
         if name not in known:
-            methods = {number.method for number in chosen}
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
-    return [n for n in chosen if n.method in wanted or labels[n.row] in wanted]
+    return [cell for cell in rows if cell.number.method in wanted or cell.label in wanted]
 
 
-def _where(chosen: list[Number], table: Reproduction, pairs: Iterable[str]) -> list[Number]:
-    """Numbers of installed methods whose configuration has all these values, defaults included."""
-    pairs = tuple(pairs)
+def _select_options(rows: list[Cell], variants: _Variants, pairs: Sequence[str]) -> list[Cell]:
+    """Rows of installed methods whose configuration has all these values, defaults included."""
     if not pairs:
-        return chosen
+        return rows
     asked = [
         (name, value.split(",")) for pair in pairs for name, value in as_options([pair]).items()
     ]
-    variants = _Variants(())
     kept = []
-    for number in (one for one in chosen if _setting(table, one).shipped):
-        options = variants.published(number).options
+    for cell in (cell for cell in rows if cell.setting.shipped):
+        options = variants.named_by(cell.number).options
         if all(name in options and str(options[name]) in values for name, values in asked):
-            kept.append(number)
+            kept.append(cell)
     if not kept:
         raise UsageError(
             f"no row of this table has {', '.join(pairs)}; leave --where out to see all rows"
@@ -163,23 +157,23 @@ def _where(chosen: list[Number], table: Reproduction, pairs: Iterable[str]) -> l
     return kept
 
 
-def _among_datasets(chosen: list[Number], names: Sequence[str]) -> list[Number]:
-    known = list(dict.fromkeys(number.dataset for number in chosen))
+def _select_datasets(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
+    there = list(dict.fromkeys(cell.number.dataset for cell in rows))
     for name in names:
-        if name not in known:
-            raise unknown("data set of this table", name, known, "leave --dataset out for all")
-    return [number for number in chosen if not names or number.dataset in names]
+        if name not in there:
+            raise unknown("data set of this table", name, there, "leave --dataset out for all")
+    return [cell for cell in rows if not names or cell.number.dataset in names]
 
 
-def _among_shots(table: Reproduction, chosen: list[Number], shots: Sequence[int]) -> list[Number]:
-    """Keep numbers of these shots; zero-shot rows stay, since they belong to all shots."""
-    known = sorted({number.shots or 0 for number in table.numbers()})
-    missing = [count for count in shots if count not in known]
+def _select_shots(table: Reproduction, rows: list[Cell], shots: Sequence[int]) -> list[Cell]:
+    """Rows of these shots; zero-shot rows stay, since they belong to all shots."""
+    printed = sorted({number.shots or 0 for number in table.numbers()})
+    missing = [count for count in shots if count not in printed]
     if missing:
         raise UsageError(
-            f"shots {missing[0]}: this table has {', '.join(map(str, known))}; choose among these"
+            f"shots {missing[0]}: this table has {', '.join(map(str, printed))}; choose among these"
         )
-    kept = [n for n in chosen if not shots or not n.shots or n.shots in shots]
+    kept = [cell for cell in rows if not shots or not cell.shots or cell.shots in shots]
     if not kept:
         raise UsageError(
             f"{table.name} has no number for these methods, data sets and shots together; leave "
@@ -188,10 +182,10 @@ def _among_shots(table: Reproduction, chosen: list[Number], shots: Sequence[int]
     return kept
 
 
-def _refuse_varied(table: Reproduction, chosen: Sequence[Number], options: Sequence[str]) -> None:
+def _refuse_varied(table: Reproduction, rows: Sequence[Cell], options: Sequence[str]) -> None:
     for word in options:
-        owner, parameter = word.partition("=")[0].strip().rpartition(".")[0], _parameter(word)
-        for number in chosen:
+        owner, parameter = _split_word(word)
+        for number in (cell.number for cell in rows):
             if parameter in number.options and owner in ("", number.method):
                 raise UsageError(
                     f"{parameter} is what rows of {table.name} differ in, it cannot be set for all "
@@ -199,13 +193,19 @@ def _refuse_varied(table: Reproduction, chosen: Sequence[Number], options: Seque
                 )
 
 
+def _split_word(word: str) -> tuple[str, str]:
+    """Method and name of an option: `clip-lora.rank=4` gives `clip-lora` and `rank`."""
+    owner, _, name = word.partition("=")[0].strip().rpartition(".")
+    return owner, name.replace("-", "_")
+
+
 class _Variants:
     """Configurations of methods, cached by method and options."""
 
     def __init__(self, options: Sequence[str]) -> None:
         self.options = tuple(options)
-        self.made: dict[tuple[str, tuple[str, ...]], Variant] = {}
-        self.with_published = PublishedVariants(registry())
+        self._variants: dict[tuple[str, tuple[str, ...]], Variant] = {}
+        self._published = PublishedVariants(registry())
 
     def check(self, methods: Iterable[str]) -> None:
         """UsageError for an option that no method has, or that has several values."""
@@ -213,46 +213,31 @@ class _Variants:
         if len(expand_methods(names, self.options, registry())) > len(names):
             raise UsageError("an option has several values; a published cell is repeated with one")
 
-    def published(self, number: Number) -> Variant:
-        """The configuration that the number names."""
-        return self._variant(number.method, _words(number))
+    def named_by(self, number: Number, options: Iterable[str] = ()) -> Variant:
+        """The configuration that a number names, with further options."""
+        method = number.method
+        fields = {field.name for field in hyperparameters(registry().method_class(method))}
+        own = {}
+        for word in (*(f"{name}={value}" for name, value in number.options.items()), *options):
+            owner, parameter = _split_word(word)
+            if owner == method or (not owner and parameter in fields):
+                # The last value counts.
+                own[parameter] = word
+        key = method, tuple(own.values())
+        if key not in self._variants:
+            (self._variants[key],) = expand_methods([method], key[1], registry())
+        return self._variants[key]
 
-    def of(self, number: Number, setting: Setting) -> tuple[Variant, bool]:
-        """The configuration for a number, and whether it differs from the paper's."""
-        words = (*_words(number), *setting.options)
+    def add_to(self, cell: Cell) -> Cell:
+        """The cell with its configuration, and whether that differs from the paper's."""
+        number, options = cell.number, cell.setting.options
         paper, ours = (
-            self._variant(number.method, found) for found in (words, (*words, *self.options))
+            self.named_by(number, words) for words in (options, (*options, *self.options))
         )
-        if setting.published:
-            base_to_new = number.classes != "all"
-            fit = FitSetting(number.dataset, number.shots or 0, base_to_new)
-            paper, ours = (self.with_published.of(one, fit) for one in (paper, ours))
-        return ours, ours.options != paper.options
-
-    def _variant(self, method: str, words: tuple[str, ...]) -> Variant:
-        own = tuple(word for word in words if _concerns(method, word))
-        if (method, own) not in self.made:
-            # The last value counts.
-            last = {_parameter(word): word for word in own}
-            (self.made[method, own],) = expand_methods([method], last.values(), registry())
-        return self.made[method, own]
-
-
-def _words(number: Number) -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in number.options.items())
-
-
-def _parameter(word: str) -> str:
-    return word.partition("=")[0].strip().rpartition(".")[2].replace("-", "_")
-
-
-def _concerns(method: str, word: str) -> bool:
-    """True when an option is one of a method's."""
-    owner = word.partition("=")[0].strip().rpartition(".")[0]
-    if owner:
-        return owner == method
-    names = {field.name for field in hyperparameters(registry().method_class(method))}
-    return _parameter(word) in names
+        if cell.setting.published:
+            fit = FitSetting(number.dataset, cell.shots, number.classes != "all")
+            paper, ours = (self._published.of(variant, fit) for variant in (paper, ours))
+        return dataclasses.replace(cell, variant=ours, changed=ours.options != paper.options)
 
 
 def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path) -> Plan:
@@ -269,21 +254,23 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
         if cell.variant:
             how = setting.protocol, cell.val, cell.prompts, setting.published, setting.random
             groups[*how, whole].append(cell)
-    for group in groups.values():
-        for found in _expanded(group, wanted, backbone, device, store, merged):
-            merged.cells.append(found)
-    merged.cells = list({cell.key(): cell for cell in merged.cells}.values())
+    specs = [
+        spec
+        for group in groups.values()
+        for spec in _expand(group, wanted, backbone, device, store, merged)
+    ]
+    merged.cells = list({spec.key(): spec for spec in specs}.values())
     return merged
 
 
-def _expanded(
+def _expand(
     group: Sequence[Cell], wanted: Wanted, backbone: str, device: str, store: Path, merged: Plan
 ) -> list[RunSpec]:
     first = group[0]
     request = Request(
         methods=(first.setting.method,),
         datasets=tuple(dict.fromkeys(cell.number.dataset for cell in group)),
-        shots=tuple(sorted({_shots(cell) for cell in group})),
+        shots=tuple(sorted({cell.run_shots for cell in group})),
         # If nothing is drawn, one seed is enough.
         seeds=wanted.seeds if first.setting.random else wanted.seeds[:1],
         backbone=backbone,
@@ -302,11 +289,11 @@ def _expanded(
     merged.datasets.update(expanded.datasets)
     merged.problems.update(expanded.problems)
     merged.left_out.update(expanded.left_out)
-    wanted_here: defaultdict[tuple[str, int, str], list[Variant]] = defaultdict(list)
+    variants: defaultdict[tuple[str, int, str], list[Variant]] = defaultdict(list)
     for cell in group:
         if cell.variant:
-            place = (cell.number.dataset, _shots(cell), cell.number.classes)
-            wanted_here[place].append(cell.variant)
+            key = (cell.number.dataset, cell.run_shots, cell.number.classes)
+            variants[key].append(cell.variant)
     return [
         dataclasses.replace(
             spec,
@@ -316,18 +303,5 @@ def _expanded(
             method_version=variant.version,
         )
         for spec in expanded.cells
-        for variant in wanted_here[spec.dataset, spec.shots, spec.classes]
+        for variant in variants[spec.dataset, spec.shots, spec.classes]
     ]
-
-
-def run_of(cell: Cell) -> tuple[object, ...]:
-    """What tells the runs of a cell apart from those of others, but for the seeds."""
-    assert cell.variant is not None
-    own = cell.setting.method, str(cell.variant.options), cell.setting.protocol
-    number = cell.number
-    return *own, cell.val, cell.prompts, number.dataset, number.classes, _shots(cell)
-
-
-def _shots(cell: Cell) -> int:
-    """Shots of the run: at least 1, since every run has a support set, even if unused."""
-    return cell.shots or 1

@@ -118,8 +118,6 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Runs what the store does not hold yet, under the conditions of that table, on the data sets that
     are there. Without NAME: lists what can be repeated.
-
-    Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
     own, declared = split_values(values)
     own |= {"methods": (), "datasets": (), "options": ()}
@@ -145,9 +143,9 @@ def _refuse_options(ctx: click.Context) -> None:
 def _list() -> None:
     from fewshot_bench.plugins.reproduce.published import reproductions
 
-    known = reproductions()
-    width = max(map(len, known))
-    for name, table in known.items():
+    tables = reproductions()
+    width = max(map(len, tables))
+    for name, table in tables.items():
         methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
         click.echo(f"{name:<{width}}  {table.title} ({methods})")
 
@@ -172,7 +170,7 @@ def _reproduce(
     if only_existing and asked:
         raise UsageError(f"{_NO_RUN} {option_name(asked[0])}")
     table = reproduction(name)
-    wanted = _wanted(values)
+    wanted = _read_wanted(values)
     if wanted.versions and not only_existing:
         names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
@@ -211,18 +209,18 @@ def _reproduce(
     again = "" if wanted.versions else _again(ctx)
     with working("reproduce"):
         report = _report(table, wanted, chosen, store, absent, again)
-    from fewshot_bench.plugins.reproduce import needed, tables
+    from fewshot_bench.plugins.reproduce import tables
 
-    if form != "terminal" or full or wanted.versions or needed.has_results(report):
+    if form != "terminal" or full or wanted.versions or tables.has_results(report):
         shown = tables.document(report)
     else:
-        shown = needed.document(report, chosen, wanted, _again(ctx))
+        shown = tables.needed(report, chosen, wanted, _again(ctx))
     text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
-def _wanted(values: Mapping[str, Any]) -> Wanted:
+def _read_wanted(values: Mapping[str, Any]) -> Wanted:
     from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.plugins.reproduce.cells import Wanted
 
@@ -292,7 +290,7 @@ def _again(ctx: click.Context) -> str:
         if isinstance(value, bool):
             words.append(flag)
         elif param.multiple:
-            words += [word for one in value for word in (flag, str(one))]
+            words += [word for part in value for word in (flag, str(part))]
         else:
             words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)

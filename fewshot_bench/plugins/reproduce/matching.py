@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
@@ -14,11 +15,18 @@ from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.splits.draw import class_half
 from fewshot_bench.splits.published import published_splits, verified_names
 
-_SHOWN = {"method_version": "method version"}
-# No mean is taken over records that differ in one of these; `mixture` names it.
-_MIXED = ("device", "weights", "revision")
-Place = tuple[str, str, str, str, int]
-Places = Mapping[Place, Sequence[Record]]
+# No mean is taken over records that differ in one of these facts: its name, where it stands, and
+# whether records that do not state it agree with all others.
+_FACTS: Sequence[tuple[str, Callable[[Record], object], bool]] = (
+    ("device", attrgetter("spec.device"), False),
+    ("weights", attrgetter("spec.weights"), False),
+    ("revision", attrgetter("spec.revision"), False),
+    ("weights", loaded_weights, True),
+    ("templates", templates, True),
+    ("bytes of test images", lambda record: test_images(record.split), True),
+    ("code", code, False),
+)
+CROSSED = "another split seed than training seed"
 
 
 class Matches:
@@ -27,64 +35,53 @@ class Matches:
     def __init__(self, records: Iterable[Record], wanted: Wanted, backbone: str) -> None:
         self.wanted = wanted
         self.backbone = backbone
-        self._found: defaultdict[Place, list[Record]] = defaultdict(list)
-        self._crossed: defaultdict[Place, list[Record]] = defaultdict(list)
-        self._own: defaultdict[Place, list[Record]] = defaultdict(list)
+        self._records: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
         for record in records:
             spec = record.spec
-            if spec.target:
-                continue
-            same = spec.split_seed == spec.train_seed
-            kind = self._own if _own(spec) else self._found if same else self._crossed
-            kind[_place(spec)].append(record)
+            if not spec.target:
+                key = spec.method, canonical_json(spec.options), spec.dataset, spec.classes
+                self._records[key].append(record)
 
     def of(self, cell: Cell) -> list[Record]:
         """Records of the cell under its conditions, of the seeds that were asked for."""
-        found = [record for record in self._near(cell) if not self._differs(record.spec, cell)]
+        records = [record for record, unlike in self._near(cell) if not unlike]
         # Equal options are the same cell, published or named one by one: each seed once.
-        planned = [record for record in found if record.spec.published == cell.setting.published]
-        return planned or found
+        planned = [record for record in records if record.spec.published == cell.setting.published]
+        return planned or records
 
     def elsewhere(self, cells: Sequence[Cell]) -> Counter[str]:
         """Count records of these cells under other conditions, by the conditions that differ."""
-        found: Counter[str] = Counter()
-        seen: set[str] = set()
+        first: dict[str, str] = {}
         for cell in cells:
-            for record in self._near(cell):
-                differing = self._differs(record.spec, cell)
-                if differing and record.spec.key() not in seen:
-                    seen.add(record.spec.key())
-                    found[", ".join(f"{name} {value}" for name, value in differing.items())] += 1
-            for record in self._crossed_of(cell):
-                if record.spec.key() not in seen:
-                    seen.add(record.spec.key())
-                    found["another split seed than training seed"] += 1
-            for record in self._near(cell, self._own):
-                if record.spec.key() not in seen:
-                    seen.add(record.spec.key())
-                    found[_own(record.spec)] += 1
-        return found
+            for record, unlike in self._near(cell):
+                if unlike:
+                    first.setdefault(record.spec.key(), unlike)
+        return Counter(first.values())
 
-    def _crossed_of(self, cell: Cell) -> list[Record]:
-        """Records of the cell with another split seed than training seed, if seeds matter."""
-        place = _place_of(cell)
-        return self._crossed.get(place, []) if place and cell.setting.random else []
+    def _near(self, cell: Cell) -> Iterator[tuple[Record, str]]:
+        """Records of the cell, each with what makes it another one; empty if nothing does.
 
-    def _near(self, cell: Cell, records: Places | None = None) -> list[Record]:
-        """Records of the cell under any conditions; of any shots if it is zero-shot."""
-        place, records = _place_of(cell), self._found if records is None else records
-        if place is None:
-            return []
-        if not cell.setting.random:
-            return [r for other, found in records.items() if other[:4] == place[:4] for r in found]
-        return [r for r in records.get(place, ()) if r.spec.train_seed in self.wanted.seeds]
+        If nothing is drawn for the cell, such as for zero-shot, those of any shots and seeds.
+        """
+        if cell.variant is None:
+            return
+        options, number = canonical_json(cell.variant.options), cell.number
+        for record in self._records[cell.variant.method, options, number.dataset, number.classes]:
+            spec = record.spec
+            own = _describe_own_data(spec)
+            crossed = not own and spec.split_seed != spec.train_seed
+            if not cell.setting.random:
+                left_out = crossed
+            elif spec.shots != cell.shots:
+                left_out = True
+            else:
+                left_out = not crossed and spec.train_seed not in self.wanted.seeds
+            if not left_out:
+                yield record, own or (CROSSED if crossed else self._compare(spec, cell))
 
-    def _version(self, cell: Cell) -> str:
-        """The requested version of the method, else the installed one."""
-        installed = cell.variant.version if cell.variant else ""
-        return self.wanted.versions.get(cell.setting.method, installed)
-
-    def _differs(self, spec: RunSpec, cell: Cell) -> Mapping[str, str]:
+    def _compare(self, spec: RunSpec, cell: Cell) -> str:
+        """The conditions of a record that are not those of the cell: `precision bf16, val full`."""
+        method, installed = cell.setting.method, cell.variant.version if cell.variant else ""
         expected: dict[str, Any] = {
             "backbone": self.backbone,
             "precision": self.wanted.precision,
@@ -92,37 +89,24 @@ class Matches:
             "protocol": cell.setting.protocol,
             "val": cell.val,
             "prompts": cell.prompts,
-            "method_version": self._version(cell),
+            "method_version": self.wanted.versions.get(method, installed),
         }
         # All papers have the default values of the other conditions.
-        expected |= {
-            name: about.default
-            for name, about in CONDITIONS.items()
-            if name not in expected and name not in (*_MIXED, "published")
+        expected = expected | {
+            name: about.default for name, about in CONDITIONS.items() if name not in expected
         }
-        if not cell.setting.random:
-            # Nothing is drawn, so that the sampling does not matter.
-            del expected["protocol"], expected["val"]
-        return {
-            _SHOWN.get(name, name): str(getattr(spec, name))
+        # If nothing is drawn, the sampling does not matter.
+        ignored = {"device", "weights", "revision", "published"} | (
+            set() if cell.setting.random else {"protocol", "val"}
+        )
+        return ", ".join(
+            f"{name.replace('_', ' ')} {getattr(spec, name)}"
             for name, value in expected.items()
-            if getattr(spec, name) != value
-        }
+            if name not in ignored and getattr(spec, name) != value
+        )
 
 
-def _place_of(cell: Cell) -> Place | None:
-    """The place of a cell; None for a method that is not installed."""
-    if cell.variant is None:
-        return None
-    options, number = canonical_json(cell.variant.options), cell.number
-    return cell.variant.method, options, number.dataset, number.classes, cell.shots
-
-
-def _place(spec: RunSpec) -> Place:
-    return spec.method, canonical_json(spec.options), spec.dataset, spec.classes, spec.shots
-
-
-def _own(spec: RunSpec) -> str:
+def _describe_own_data(spec: RunSpec) -> str:
     """The user's own data, or picks that no protocol drew; empty if there is neither."""
     if spec.data:
         return f"own data ({', '.join(sorted(spec.data))})"
@@ -132,14 +116,13 @@ def _own(spec: RunSpec) -> str:
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
-    """Conditions in which these records differ, so that they have no common mean: `device` ..."""
-    found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
-    loaded = set(map(loaded_weights, records)) - {""}
-    found += ["weights"] if len(loaded) > 1 and "weights" not in found else []
-    found += ["templates"] if len(set(map(templates, records)) - {""}) > 1 else []
-    tested = {test_images(record.split) for record in records} - {""}
-    found += ["bytes of test images"] if len(tested) > 1 else []
-    return found + (["code"] if len({code(record) for record in records}) > 1 else [])
+    """Facts in which these records differ, so that they have no common mean: `device` ..."""
+    differing = [
+        name
+        for name, fact, optional in _FACTS
+        if len(set(map(fact, records)) - ({""} if optional else set())) > 1
+    ]
+    return list(dict.fromkeys(differing))
 
 
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
@@ -149,31 +132,21 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     images; for a half of the classes, their number and that of the test images of a class.
     counts: images per role and `classes` of the published set, empty if not known.
     """
-    images = record.metrics.get("n")
-    known = published_splits().get(record.spec.dataset)
-    if _is_renamed(record):
+    spec, split = record.spec, record.split
+    names = split.get("classnames")
+    if names and not spec.target and verified_names(names, spec.dataset, spec.classes) is False:
         return False
-    digest = record.spec.revision.rpartition(":")
-    if known and digest[0]:
-        return known.lists_sha256.startswith(digest[2])
-    published = counts.get("test", 0)
-    if record.spec.classes != "all":
-        return isinstance(images, int) and _is_half(record, images, published, counts)
-    return bool(counts) and images == published
-
-
-def _is_half(record: Record, images: int, published: int, counts: Mapping[str, int]) -> bool:
-    """True if a half has the published classes, and test images of a class to less than one."""
-    total, classes = counts.get("classes", 0), record.split.get("classes")
+    lists = published_splits().get(spec.dataset)
+    kind, _, digest = spec.revision.rpartition(":")
+    if lists and kind:
+        return lists.lists_sha256.startswith(digest)
+    images, published = record.metrics.get("n"), counts.get("test", 0)
+    if spec.classes == "all":
+        return bool(counts) and images == published
+    if not isinstance(images, int):
+        return False
+    total, classes = counts.get("classes", 0), split.get("classes")
     if not (total and isinstance(classes, int)):
         return 0 < images < published
-    half = len(class_half(total, record.spec.classes))
+    half = len(class_half(total, spec.classes))
     return classes == half and abs(images / classes - published / total) < 1
-
-
-def _is_renamed(record: Record) -> bool:
-    """True if the classes of a public set had other names; False where a record states none."""
-    spec, names = record.spec, record.split.get("classnames")
-    if not names or spec.target:
-        return False
-    return verified_names(names, spec.dataset, spec.classes) is False

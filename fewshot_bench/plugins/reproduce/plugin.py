@@ -17,14 +17,17 @@ def register_commands(cli: LazyGroup) -> None:
         "reproduce",
         "fewshot_bench.plugins.reproduce.command:command",
         "Repeat a published table: paper, ours, noise, verdict.",
+        "run",
     )
     cli.add_lazy(
         "rerun",
         "fewshot_bench.plugins.reproduce.rerun_command:command",
         "Repeat the cell of a record and show what differs.",
+        "run",
     )
     cli.add_lazy(
         "printed",
         "fewshot_bench.plugins.reproduce.printed_command:command",
         "List numbers that papers print, and where they disagree.",
+        "results",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from fewshot_bench.utils.text import counted
 # Numbers with a difference of more than so many points disagree.
 POINT = 1.0
 HEADS = ("method", "setting", "gap", "printed")
+# Columns of CSV and JSON: the method with its options, then fields of the number and its source.
+_OF_SOURCE = ("kind", "place", "citation", "url", "commit")
 FIELDS = (
     *("method", "backbone", "dataset", "shots", "classes", "value", "sd", "seeds", "source"),
     *("table", "kind", "label", "note", "place", "citation", "url", "commit"),
@@ -40,16 +42,16 @@ class PrintedSetting:
         return self.numbers[-1].value - self.numbers[0].value
 
     @property
-    def sources(self) -> int:
-        """The number of sources."""
-        return len({number.source for number in self.numbers})
-
-    @property
     def text(self) -> str:
         """The numbers with their sources, `75.5 clip-lora, 79.86* clip-svd`; `*` has a note."""
-        return ", ".join(
-            f"{n.value:.{n.decimals}f}{'*' if n.note else ''} {n.source}" for n in self.numbers
-        )
+        return ", ".join(f"{n.printed}{'*' if n.note else ''} {n.source}" for n in self.numbers)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The texts of a line of the table after the method."""
+        classes = "" if self.classes == "all" else f", {self.classes}"
+        setting = f"{self.backbone}, {self.dataset}, {self.shots}-shot{classes}"
+        return setting, f"{self.gap:.2f}", self.text
 
 
 def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSetting]:
@@ -59,27 +61,26 @@ def settings_of(numbers: Iterable[Number], least: int = 1) -> list[PrintedSettin
         if number.shots is not None:
             key = number.name, number.backbone, number.dataset, number.shots, number.classes
             groups[key].append(number)
-    found = [
+    settings = [
         PrintedSetting(*key, tuple(sorted(group, key=lambda number: number.value)))
         for key, group in groups.items()
+        if len({number.source for number in group}) >= least
     ]
-    kept = [setting for setting in found if setting.sources >= least]
-    return sorted(kept, key=lambda setting: (setting.dataset != AVERAGE, -setting.gap))
+    return sorted(settings, key=lambda setting: (setting.dataset != AVERAGE, -setting.gap))
 
 
-def stated(numbers: Iterable[Number]) -> list[Number]:
-    """The numbers whose settings their source states; re-runs of a paper by others left out."""
-    return [
+def agreement(numbers: Iterable[Number]) -> str:
+    """How many settings have several sources, and how many of these differ by over a point.
+
+    Numbers whose setting is assumed or that are read off a figure do not count, nor do re-runs.
+    """
+    stated = (
         number
         for number in numbers
         if number.label not in ("assumed", "figure")
         and sources()[number.source, number.table].kind != "rerun"
-    ]
-
-
-def agreement(numbers: Iterable[Number]) -> str:
-    """How many settings have several sources, and how many of these differ by over a point."""
-    several = settings_of(stated(numbers), 2)
+    )
+    several = settings_of(stated, 2)
     if not several:
         return "No two sources print the same setting."
     apart = sum(setting.gap > POINT for setting in several)
@@ -89,34 +90,28 @@ def agreement(numbers: Iterable[Number]) -> str:
     )
 
 
-def document(found: Sequence[PrintedSetting], numbers: Sequence[Number], most: int) -> doc.Document:
+def document(
+    settings: Sequence[PrintedSetting], numbers: Sequence[Number], most: int
+) -> doc.Document:
     """A table of the first `most` settings; CSV and JSON have every number of all of them."""
-    lines = tuple(doc.Line.of(setting.method, *_texts(setting)) for setting in found[:most])
+    shown = settings[:most]
+    lines = tuple(doc.Line.of(setting.method, *setting.cells) for setting in shown)
     first, *heads = HEADS
-    left = ("setting", "printed")
     title = "Top-1 accuracy in %, as printed"
-    grid = doc.Grid(title, "", doc.Column.sides(*heads, left=left), lines, first=first)
+    columns = doc.Column.sides(*heads, left=("setting", "printed"))
+    grid = doc.Grid(title, "", columns, lines, first=first)
     notes = [agreement(numbers), "Schedules, prompts and validation images may differ."]
-    marks = dict.fromkeys(n.note for s in found[:most] for n in s.numbers if n.note)
+    marks = dict.fromkeys(n.note for setting in shown for n in setting.numbers if n.note)
     if marks:
         notes.append(f"*: {'; '.join(marks)}.")
-    if len(found) > most:
-        notes.append(f"{len(found) - most:,} more settings: --format csv has all.")
-    rows = [dict(zip(FIELDS, _values(n), strict=True)) for s in found for n in s.numbers]
-    return doc.Document(
-        (doc.Section(title, grids=(grid,)),), notes, rows=rows, heads=FIELDS, data={"rows": rows}
-    )
+    if len(settings) > most:
+        notes.append(f"{len(settings) - most:,} more settings: --format csv has all.")
+    rows = [_row(number) for setting in settings for number in setting.numbers]
+    sections = (doc.Section(title, grids=(grid,)),)
+    return doc.Document(sections, notes, rows=rows, heads=FIELDS, data={"rows": rows})
 
 
-def _texts(setting: PrintedSetting) -> Iterator[str]:
-    classes = "" if setting.classes == "all" else f", {setting.classes}"
-    yield f"{setting.backbone}, {setting.dataset}, {setting.shots}-shot{classes}"
-    yield f"{setting.gap:.2f}"
-    yield setting.text
-
-
-def _values(n: Number) -> list[Any]:
-    source = sources()[n.source, n.table]
-    setting = [n.name, n.backbone, n.dataset, n.shots, n.classes, n.value, n.sd, n.seeds]
-    origin = [n.source, n.table, source.kind, n.label, n.note]
-    return [*setting, *origin, source.place, source.citation, source.url, source.commit]
+def _row(number: Number) -> dict[str, Any]:
+    source = sources()[number.source, number.table]
+    row = {name: getattr(source if name in _OF_SOURCE else number, name) for name in FIELDS}
+    return row | {"method": number.name}

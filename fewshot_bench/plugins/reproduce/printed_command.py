@@ -41,16 +41,12 @@ FIRST = 20
 @click.option("--figure", type=click.Path(path_type=Path), help="Draw to .svg, .png or .pdf, too.")
 @click.option("--dark", is_flag=True, help="Draw for a dark page.")
 def command(
-    method: tuple[str, ...] | None,
-    dataset: tuple[str, ...] | None,
-    shots: tuple[int, ...] | None,
-    backbone: tuple[str, ...] | None,
-    classes: tuple[str, ...] | None,
     least: int,
     form: str,
     output: Path | None,
     figure: Path | None,
     dark: bool,
+    **filters: Collection[str | int] | None,
 ) -> None:
     """List the numbers that papers and repositories print, and where they disagree.
 
@@ -66,48 +62,38 @@ def command(
     from fewshot_bench.plugins.reproduce.numbers import numbers
     from fewshot_bench.plugins.reproduce.printed import document, settings_of
 
-    every = numbers()
-    chosen = every
-    asked = {
-        "method": method,
-        "dataset": dataset,
-        "shots": shots,
-        "backbone": backbone,
-        "classes": classes,
-    }
-    for field, values in asked.items():
-        if values is not None:
-            printed: Collection[str | int] = {getattr(n, field) for n in every} - {None, ""}
-            for value in values:
-                if value not in printed:
-                    raise unknown(
-                        f"printed {field}", str(value), map(str, printed), "fsbench printed"
-                    )
-            chosen = [number for number in chosen if getattr(number, field) in values]
-    found = settings_of(chosen, least)
-    if not found:
+    every = chosen = numbers()
+    asked = {field: values for field, values in filters.items() if values is not None}
+    for field in ("method", "dataset", "shots", "backbone", "classes"):
+        if field not in asked:
+            continue
+        printed = {getattr(number, field) for number in every} - {None, ""}
+        for value in asked[field]:
+            if value not in printed:
+                names = map(str, printed)
+                raise unknown(f"printed {field}", str(value), names, "fsbench printed")
+        chosen = [number for number in chosen if getattr(number, field) in asked[field]]
+    settings = settings_of(chosen, least)
+    if not settings:
         raise UsageError(
             f"no setting here is printed by {least} sources; --sources 1 shows what one prints"
         )
     if figure is not None:
-        _write_figure(figure, found, dark)
-    most = len(found) if any(values is not None for values in asked.values()) else FIRST
-    text = formats.render(document(found, chosen, most), form, **terminal_style(output))
-    write_text(output, text)
+        _write_figure(figure, settings, dark)
+    shown = document(settings, chosen, len(settings) if asked else FIRST)
+    write_text(output, formats.render(shown, form, **terminal_style(output)))
 
 
-def _write_figure(path: Path, found: list[PrintedSetting], dark: bool) -> None:
+def _write_figure(path: Path, settings: list[PrintedSetting], dark: bool) -> None:
     from fewshot_bench.plugins.reproduce.printed_figure import draw
 
     check_file("--figure", path, FIGURES)
-    kinds = {
-        (setting.backbone, setting.dataset, setting.shots, setting.classes) for setting in found
-    }
+    kinds = {(each.backbone, each.dataset, each.shots, each.classes) for each in settings}
     if len(kinds) > 1:
         raise UsageError(
             f"--figure draws one data set, shots and backbone, here are {len(kinds)}: name them, "
             "such as -d average --shots 16 --backbone ViT-B-16 --classes all"
         )
     suffix = path.suffix.lower()
-    write_bytes(path, drawn(lambda: draw(found, suffix[1:], dark=dark), suffix))
-    say(f"{path}: {len(found)} methods")
+    write_bytes(path, drawn(lambda: draw(settings, suffix[1:], dark=dark), suffix))
+    say(f"{path}: {len(settings)} methods")

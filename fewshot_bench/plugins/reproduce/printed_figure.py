@@ -17,23 +17,23 @@ INK, FAINT = ("#1f2328", "#e6edf3"), ("#d0d7de", "#3d444d")
 _WIDTH, _LINE, _AROUND = 7.2, 0.34, 0.9
 
 
-def content(found: Sequence[PrintedSetting]) -> str:
+def content(settings: Sequence[PrintedSetting]) -> str:
     """The numbers of a figure as JSON, which the file states about itself."""
-    return json.dumps([[s.method, s.gap, s.text] for s in found], ensure_ascii=False)
+    return json.dumps([[s.method, s.gap, s.text] for s in settings], ensure_ascii=False)
 
 
-def draw(found: Sequence[PrintedSetting], form: str, *, dark: bool = False) -> bytes:
-    """The content of the file in format `pdf`, `svg` or `png`; found: settings, one per line."""
+def draw(settings: Sequence[PrintedSetting], form: str, *, dark: bool = False) -> bytes:
+    """The content of the file in format `pdf`, `svg` or `png`; settings: settings, one per line."""
     import matplotlib
     from matplotlib.figure import Figure
 
     shade = int(dark)
-    sources = sorted({number.source for setting in found for number in setting.numbers})
+    sources = sorted({number.source for setting in settings for number in setting.numbers})
     looks = {name: (COLORS[i % len(COLORS)][shade], MARKERS[i]) for i, name in enumerate(sources)}
     with matplotlib.rc_context(SETTINGS | {"font.size": 9.5, "text.color": INK[shade]}):
-        figure = Figure(figsize=(_WIDTH, len(found) * _LINE + _AROUND), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, len(settings) * _LINE + _AROUND), layout="constrained")
         axes: Any = figure.subplots()
-        for y, setting in enumerate(reversed(found)):
+        for y, setting in enumerate(reversed(settings)):
             ends = [setting.numbers[0].value, setting.numbers[-1].value]
             axes.plot(ends, [y, y], color=FAINT[shade], linewidth=3, zorder=1)
             for number in setting.numbers:
@@ -48,8 +48,8 @@ def draw(found: Sequence[PrintedSetting], form: str, *, dark: bool = False) -> b
                 va="center",
                 color=INK[shade],
             )
-        axes.set_yticks(range(len(found)), [setting.method for setting in reversed(found)])
-        axes.set_xlabel(_quantity(found[0]), color=INK[shade])
+        axes.set_yticks(range(len(settings)), [setting.method for setting in reversed(settings)])
+        axes.set_xlabel(_quantity(settings[0]), color=INK[shade])
         axes.tick_params(colors=INK[shade], length=0)
         axes.grid(axis="x", color=FAINT[shade], linewidth=0.5)
         axes.margins(x=0.12, y=0.08)
@@ -67,7 +67,7 @@ def draw(found: Sequence[PrintedSetting], form: str, *, dark: bool = False) -> b
             handletextpad=0.2,
         )
         buffer = io.BytesIO()
-        about = metadata_of(content(found), form)
+        about = metadata_of(content(settings), form)
         figure.savefig(buffer, format=form, dpi=200, transparent=True, metadata=about)
     return buffer.getvalue()
 

@@ -7,7 +7,8 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+
+import msgspec
 
 from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.api.record import Record
@@ -22,8 +23,7 @@ from fewshot_bench.plugins.reproduce.numbers import (
 from fewshot_bench.utils.errors import unknown
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of the rows of one method in a published table.
 
     protocol, val: how support and validation images are drawn (docs/protocols.md).
@@ -55,6 +55,13 @@ class Setting:
 
         return self.method in registry().methods.entries
 
+    @property
+    def card(self) -> MethodCard | None:
+        """Facts of the installed method; None where it states none, or is not shipped."""
+        from fewshot_bench.api.registry import registry
+
+        return card_of(registry().method_class(self.method)) if self.shipped else None
+
     def prompts_of(self, dataset: str) -> str:
         """The prompt template set for a data set."""
         return "ensemble" if dataset in self.ensemble else self.prompts
@@ -64,38 +71,28 @@ class Setting:
         return "min4" if dataset in self.min4 else self.val
 
     @property
-    def card(self) -> MethodCard | None:
-        """Facts of the installed method; None where it states none, or is not shipped."""
-        from fewshot_bench.api.registry import registry
-
-        if not self.shipped:
-            return None
-        return card_of(registry().method_class(self.method))
+    def _is_scheduled(self) -> bool:
+        """True if options or published values give the method the schedule of the rows."""
+        schedules = {each.schedule for each in self.card.published} if self.card else set()
+        return bool(self.options) or (self.published and self.schedule in schedules - {""})
 
     def other_schedule(self, records: Iterable[Record]) -> bool:
         """True if the published rows have another schedule than a record's card states.
 
         Records without a card are taken to have the installed method's schedule.
         """
-        if self.options or self._has_published_schedule:
+        if self._is_scheduled or not self.schedule:
             return False
         installed = self.card.schedule if self.card else ""
         stated = {record.default_schedule or installed for record in records}
-        return bool(self.schedule) and stated - {"", self.schedule} != set()
-
-    @property
-    def _has_published_schedule(self) -> bool:
-        """True if the schedule of the rows is that of published values of the method."""
-        known = {one.schedule for one in self.card.published} if self.card else set()
-        return self.published and self.schedule in known - {""}
+        return not stated <= {"", self.schedule}
 
     @property
     def unlike(self) -> bool:
         """True if the published rows have another schedule than the installed method."""
-        card = self.card
-        same = ("", card.schedule if card else "")
-        alike = self.options or self._has_published_schedule
-        return self.random and not alike and bool(card) and self.schedule not in same
+        if not self.random or self._is_scheduled or self.card is None:
+            return False
+        return self.schedule not in ("", self.card.schedule)
 
     def differences(self) -> Iterator[str]:
         """All differences from the published rows, and facts that are not stated about them."""
@@ -103,8 +100,7 @@ class Setting:
         card = self.card
         if card is None:
             return
-        alike = self.options or self._has_published_schedule
-        if self.random and not alike and self.schedule != card.schedule:
+        if self.random and not self._is_scheduled and self.schedule != card.schedule:
             yield f"schedule {self.schedule or 'not stated'} there, {card.schedule} here"
         named = {word.partition("=")[0].rpartition(".")[2] for word in self.options}
         yield from card.differences(but=named | (card.varied if self.published else set()))
@@ -130,6 +126,12 @@ class Reproduction:
         """True when the rows come from several sources."""
         return len({source for source, _ in self.tables}) > 1
 
+    @functools.cached_property
+    def printed(self) -> list[Number]:
+        """All accuracies of the tables with this backbone."""
+        model = self.backbone.partition("/")[0]
+        return [n for s, t in self.tables for n in numbers(source=s, table=t, backbone=model)]
+
     def setting(self, number: Number) -> Setting | None:
         """The setting behind the row of a number; None if the method has none."""
         own = self.settings.get(f"{number.source}/{number.method}")
@@ -140,78 +142,52 @@ class Reproduction:
 
         Rows that print only means over data sets give these means; no harmonic means.
         """
-        found = [n for n in self._all() if self.setting(n) and n.classes != HARMONIC]
-        single = {number.row for number in found if number.dataset != AVERAGE}
-        return [n for n in found if n.dataset != AVERAGE or n.row not in single]
+        chosen = [n for n in self.printed if self.setting(n) and n.classes != HARMONIC]
+        single = {number.row for number in chosen if number.dataset != AVERAGE}
+        return [n for n in chosen if n.dataset != AVERAGE or n.row not in single]
 
     def harmonic(self, base: Number) -> Number | None:
         """The printed harmonic mean of the row of a number; None where there is none."""
-        found = (n for n in self._all() if n.row == base.row and n.classes == HARMONIC)
-        return next(found, None)
+        rows = (n for n in self.printed if n.row == base.row and n.classes == HARMONIC)
+        return next(rows, None)
 
     def others(self) -> list[str]:
         """Methods of the published tables without settings."""
-        return sorted({number.method for number in self._all() if not self.setting(number)})
+        return sorted({number.method for number in self.printed if not self.setting(number)})
 
     def sources(self) -> list[Source]:
         """The sources of the numbers."""
         return [sources()[key] for key in self.tables]
 
-    def _all(self) -> list[Number]:
-        backbone = self.backbone.partition("/")[0]
-        return [
-            number
-            for source, table in self.tables
-            for number in numbers(source=source, table=table, backbone=backbone)
-        ]
-
 
 @functools.cache
 def reproductions() -> Mapping[str, Reproduction]:
-    """All published tables by name."""
-    text = (
-        files("fewshot_bench.plugins.reproduce").joinpath("reproductions.toml").read_text("utf-8")
-    )
-    content = tomllib.loads(text)
-    settings = {name: _settings(values) for name, values in content["settings"].items()}
-    return {
-        name: Reproduction(
-            name=name,
-            title=entry["title"],
-            tables=tuple(_key(table) for table in entry["tables"]),
-            backbone=entry["backbone"],
-            precision=entry["precision"],
-            settings=settings[entry["settings"]],
-        )
-        for name, entry in content["reproductions"].items()
-    }
+    """All published tables by name.
+
+    Settings of `reproductions.toml` are by table and method: values for all methods of a table,
+    then those of each, such as `[settings.coop]` and `[settings.coop.coop]`.
+    """
+    folder = files("fewshot_bench.plugins.reproduce")
+    content = tomllib.loads(folder.joinpath("reproductions.toml").read_text("utf-8"))
+    settings: dict[str, dict[str, Setting]] = {}
+    for table, values in content["settings"].items():
+        shared = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        settings[table] = {
+            name: msgspec.convert(shared | own | {"method": name.rpartition("/")[2]}, Setting)
+            for name, own in values.items()
+            if isinstance(own, dict)
+        }
+    tables = {}
+    for name, entry in content["reproductions"].items():
+        keys = tuple(tuple(key.split("/", 1)) for key in entry["tables"])
+        own = {"tables": keys, "settings": settings[entry["settings"]]}
+        tables[name] = Reproduction(name, **entry | own)
+    return tables
 
 
 def reproduction(name: str) -> Reproduction:
     """The published table of this name; UsageError with the closest name if unknown."""
-    known = reproductions()
-    if name not in known:
-        raise unknown("published table", name, known, "fsbench reproduce lists them")
-    return known[name]
-
-
-def _key(text: str) -> tuple[str, str]:
-    source, _, table = text.partition("/")
-    return source, table
-
-
-def _settings(values: Mapping[str, Any]) -> Mapping[str, Setting]:
-    """The settings of a table by method: values for all, then those of each."""
-    shared = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    return {
-        name: _setting(name.rpartition("/")[2], {**shared, **own})
-        for name, own in values.items()
-        if isinstance(own, dict)
-    }
-
-
-def _setting(method: str, values: Mapping[str, Any]) -> Setting:
-    found: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return Setting(method, **found)
+    tables = reproductions()
+    if name not in tables:
+        raise unknown("published table", name, tables, "fsbench reproduce lists them")
+    return tables[name]

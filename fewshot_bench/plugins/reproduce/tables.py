@@ -1,68 +1,88 @@
-"""A report as a document: paper, ours, difference, noise and verdict, line by line."""
+"""A report as a document: paper, ours, difference, noise and verdict, line by line.
+
+While the store has no result, what the table needs stands there in a few lines instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats import document as doc
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.build import NOT_USED, no_data
+from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import WORDS, Line, Report
 from fewshot_bench.plugins.reproduce.numbers import HARMONIC
-from fewshot_bench.utils.text import signed
+from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.utils.text import counted, signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
 WORDED = ("shots", "data set", "verdict")
 ABSENT = "–"
+# Sources that are shown where there is no result.
+_SOURCES = 2
+
+
+def has_results(report: Report) -> bool:
+    """False if the store says nothing about any number of the table."""
+    return any(line.status not in ("missing", "not shipped") for line in report.lines)
 
 
 def document(report: Report) -> doc.Document:
     """Conditions, one table, counts and next steps; CSV has a line per cell and per mean."""
-    title, *before = opening(report)
-    found = [_values(report, line) for line in report.lines]
+    title = f"{report.name}: {report.title}"
+    before = [f"source: {source}" for source in report.sources]
+    before += [f"here: {text}" for text in report.conditions]
+    before += [f"differs or is not known: {text}" for text in report.differences]
+    # A data set without a number on either side is left to the line of the mean.
+    shown = [line for line in report.lines if line.paper is not None or line.status != "missing"]
+    lines = tuple(doc.Line.of(line.method, *_texts(line)) for line in shown)
+    first, *heads = HEAD
+    columns = doc.Column.sides(*heads, left=WORDED)
+    grid = doc.Grid(title, "", columns, lines, first=first, groups=True)
+    after = [*_count_lines(report), *report.notes]
+    items = [*map(doc.Item, after), *(doc.Item(step, step=True) for step in report.advice)]
+    rows = [_row(report, line) for line in report.lines]
     return doc.Document(
         sections=(
-            doc.Section(title, [doc.Item(t) for t in before], [_grid(title, report.lines)]),
-            doc.Section(
-                items=[
-                    *(doc.Item(text) for text in closing(report)),
-                    *(doc.Item(text, step=True) for text in report.advice),
-                ]
-            ),
+            doc.Section(title, list(map(doc.Item, before)), [grid]),
+            doc.Section(items=items),
         ),
-        rows=found,
-        data={"meta": _meta(report), "rows": found},
+        rows=rows,
+        data={"meta": _meta(report), "rows": rows},
     )
 
 
-def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
-    # A data set without a number on either side is left to the line of the mean.
-    known = [x for x in lines if x.paper is not None or x.status != "missing"]
-    shown = tuple(doc.Line.of(line.method, *_texts(line)) for line in known)
-    first, *heads = HEAD
-    return doc.Grid(
-        title, "", doc.Column.sides(*heads, left=WORDED), shown, first=first, groups=True
-    )
-
-
-def _texts(line: Line) -> Iterator[str]:
+def _texts(line: Line) -> tuple[str, ...]:
     """The texts of a line after its method."""
-    yield str(line.shots)
-    yield _place(line)
-    yield ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}"
-    yield ABSENT if line.ours is None else f"{line.ours:.2f}"
-    yield ABSENT if line.difference is None else signed(line.difference)
-    yield ABSENT if line.noise is None else f"±{line.noise:.2f}"
-    yield str(line.seeds) if line.seeds else ABSENT
-    yield line.verdict
-
-
-def _place(line: Line) -> str:
-    """The data set, or the mean, with the half of the classes."""
-    if line.classes == HARMONIC:
-        return "H of the two means"
     sets = f"{line.over} of {line.of}" if line.over else str(line.of)
-    text = f"mean of {sets} sets" if line.average else line.dataset
-    return text if line.classes == "all" else f"{text}, {line.classes}"
+    data = f"mean of {sets} sets" if line.average else line.dataset
+    if line.classes == HARMONIC:
+        data = "H of the two means"
+    elif line.classes != "all":
+        data = f"{data}, {line.classes}"
+    return (
+        str(line.shots),
+        data,
+        ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}",
+        ABSENT if line.ours is None else f"{line.ours:.2f}",
+        ABSENT if line.difference is None else signed(line.difference),
+        ABSENT if line.noise is None else f"±{line.noise:.2f}",
+        str(line.seeds) if line.seeds else ABSENT,
+        line.verdict,
+    )
+
+
+def _count_lines(report: Report) -> list[str]:
+    """Numbers of lines by status: `cells: 3 agrees, 1 missing`."""
+    texts = []
+    for title, averages in (("cells", False), ("means over data sets", True)):
+        counts = report.counts(averages=averages)
+        if counts:
+            words = ", ".join(f"{n} {WORDS.get(status, status)}" for status, n in counts.items())
+            texts.append(f"{title}: {words}")
+    return texts
 
 
 def _meta(report: Report) -> dict[str, Any]:
@@ -83,51 +103,81 @@ def _meta(report: Report) -> dict[str, Any]:
     }
 
 
-def opening(report: Report) -> list[str]:
-    """The subject, its source and its conditions."""
-    lines = [f"{report.name}: {report.title}"]
-    lines += [f"source: {source}" for source in report.sources]
-    lines += [f"here: {text}" for text in report.conditions]
-    return lines + [f"differs or is not known: {text}" for text in report.differences]
-
-
-def closing(report: Report) -> list[str]:
-    """Numbers of lines by status, notes and next steps."""
-    lines = []
-    for title, averages in (("cells", False), ("means over data sets", True)):
-        counts = report.counts(averages=averages)
-        if counts:
-            words = ", ".join(f"{n} {WORDS.get(status, status)}" for status, n in counts.items())
-            lines.append(f"{title}: {words}")
-    return [*lines, *report.notes]
-
-
-def _values(report: Report, line: Line) -> dict[str, Any]:
-    return {
+def _row(report: Report, line: Line) -> dict[str, Any]:
+    """A line of CSV and JSON; numbers have six digits."""
+    values = {
         "reproduction": report.name,
         "method": line.method,
         "shots": line.shots,
         "dataset": line.dataset,
-        "paper": _rounded(line.paper),
-        "ours": _rounded(line.ours),
-        "sd": _rounded(line.sd),
+        "paper": line.paper,
+        "ours": line.ours,
+        "sd": line.sd,
         "seeds": line.seeds,
-        "difference": _rounded(line.difference),
-        "noise": _rounded(line.noise),
-        "ratio": _rounded(line.ratio),
+        "difference": line.difference,
+        "noise": line.noise,
+        "ratio": line.ratio,
         "status": line.status,
         "verdict": line.verdict,
         "reason": line.reason,
         "datasets": line.over if line.average else None,
         "datasets_of": line.of if line.average else None,
         "test_images": line.images or None,
-        "test_sampling": _rounded(line.test_sampling),
+        "test_sampling": line.test_sampling,
         "backbone": report.backbone,
         "classes": line.classes,
         "kind": line.kind,
         "schedule": line.schedule,
     }
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in values.items()
+    }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+def needed(report: Report, cells: Sequence[Cell], wanted: Wanted, command: str) -> doc.Document:
+    """The sources, the runs, the missing data sets and the commands; command: of the whole call."""
+    methods = dict.fromkeys(cell.setting.method for cell in cells)
+    sets = list(dict.fromkeys(cell.number.dataset for cell in cells))
+    shots = sorted({cell.shots for cell in cells})
+    hidden = len(report.sources) - _SOURCES
+    lacking = [name for name in sets if _lacks_images(name)]
+    texts = [
+        f"{report.name}: {report.title}",
+        *(f"source: {source}" for source in report.sources[:_SOURCES]),
+        *([f"and {counted(hidden, 'more source')} (--full)"] if hidden > 0 else []),
+        f"no results yet: the store has none of {counted(_count_runs(cells, wanted), 'run')}",
+        f"{counted(len(methods), 'method')}: {', '.join(methods)}",
+        f"{counted(len(sets), 'data set')}, {','.join(map(str, shots))} shots, "
+        f"{report.conditions[0]}",
+        no_data(lacking) if lacking else "the data of all data sets are there",
+        *(note for note in report.notes if note.startswith(NOT_USED)),
+    ]
+    steps = [
+        f"to run what the data sets allow: {command}",
+        f"what that takes: {command} --dry-run",
+        "every number, the conditions of each row, what differs from the paper: "
+        f"{command} --only-existing --full",
+    ]
+    items = [*map(doc.Item, texts), *(doc.Item(step, step=True) for step in steps)]
+    return doc.Document((doc.Section(items=items),))
+
+
+def _count_runs(cells: Sequence[Cell], wanted: Wanted) -> int:
+    """The number of runs that the cells need: rows of several sources share some."""
+    seeds = {}
+    for cell in cells:
+        if cell.variant:
+            setting, number = cell.setting, cell.number
+            how = setting.method, str(cell.variant.options), setting.protocol, cell.val
+            run = *how, cell.prompts, number.dataset, number.classes, cell.run_shots
+            seeds[run] = len(wanted.seeds) if setting.random else 1
+    return sum(seeds.values())
+
+
+def _lacks_images(dataset: str) -> bool:
+    try:
+        registry().dataset(dataset).items()
+    except DataMissingError:
+        return True
+    return False

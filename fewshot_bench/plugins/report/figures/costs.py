@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_bench.analysis.formats.style import FAINT, INK
-from fewshot_bench.analysis.table.columns import BILLED, COSTS, Column, number
+from fewshot_bench.analysis.table.columns import BILLED, COSTS, Cost, number
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, Picture, width_of
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -54,7 +54,7 @@ def draw_all(headline: Headline) -> tuple[list[Picture], list[str]]:
     return pictures, sentences
 
 
-def _explain_alike(headline: Headline, column: Column, points: Sequence[Point]) -> str:
+def _explain_alike(headline: Headline, column: Cost, points: Sequence[Point]) -> str:
     """Sentence on a cost that hardly differs between methods; empty if it differs.
 
     It differs if the smallest and the largest are further apart than a tenth of the largest, and
@@ -73,13 +73,13 @@ def _explain_alike(headline: Headline, column: Column, points: Sequence[Point]) 
     return f"Not drawn: {column.subject}, {shown[0]} to {shown[1]}, {near}."
 
 
-def _ranges(headline: Headline, column: Column) -> list[float]:
+def _ranges(headline: Headline, column: Cost) -> list[float]:
     """The range of a cost over the seeds of every method on every data set."""
     ranges = []
     for contestant in headline.drawn:
         for group in headline.members:
             runs = headline.records_of(contestant, group).values()
-            values = [number(getattr(run, column.part).get(column.entry)) for run in runs]
+            values = [number(run.entry(*column.source.split(".", 1))) for run in runs]
             costs = [value for value in values if value is not None]
             if len(costs) > 1:
                 ranges.append(max(costs) - min(costs))
@@ -98,7 +98,7 @@ def front(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def _draw(metric: str, column: Column, points: Sequence[Point]) -> Picture:
+def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
     """One kind of cost, the cheapest on the left."""
     canvas = Canvas(f"cost-{column.name}", 3.5, 2.9)
     axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))

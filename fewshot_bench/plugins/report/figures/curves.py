@@ -11,7 +11,7 @@ from typing import Any
 
 from fewshot_bench.analysis.formats.style import INK, Look
 from fewshot_bench.analysis.statistics.intervals import Estimate, with_gaps
-from fewshot_bench.analysis.table.axes import Group
+from fewshot_bench.analysis.table.table import Group
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import (
     WIDTHS,

@@ -6,20 +6,20 @@ import gc
 
 import pytest
 
-from fewshot_bench.images import held
-from fewshot_bench.images.held import Held
+from fewshot_bench.images import decode_cache
+from fewshot_bench.images.decode_cache import DecodeCache
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound of 100 bytes, without sources of other tests."""
-    monkeypatch.setattr(held, "MEMORY", 100)
-    monkeypatch.setattr(held, "_ALL", type(held._ALL)())
-    monkeypatch.setattr(held, "_most", 0)
+    monkeypatch.setattr(decode_cache, "MEMORY", 100)
+    monkeypatch.setattr(decode_cache, "_ALL", type(decode_cache._ALL)())
+    monkeypatch.setattr(decode_cache, "_most", 0)
 
 
 def test_sources_share_one_bound() -> None:
-    one, other = Held(), Held()
+    one, other = DecodeCache(), DecodeCache()
     one.put(1, "a", 60)
     other.put(1, "b", 60)
     other.put(2, "c", 40)
@@ -32,9 +32,9 @@ def test_sources_share_one_bound() -> None:
 
 
 def test_images_that_nobody_asks_for_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = Held(), Held()
+    one, other = DecodeCache(), DecodeCache()
     one.put(1, "a", 60)
-    monkeypatch.setattr(held, "IDLE_SECONDS", -1.0)
+    monkeypatch.setattr(decode_cache, "IDLE_SECONDS", -1.0)
     other.put(1, "b", 60)
     assert (one.get(1), other.get(1)) == (None, "b")
 
@@ -42,12 +42,12 @@ def test_images_that_nobody_asks_for_make_room(monkeypatch: pytest.MonkeyPatch) 
 def test_where_there_is_room_an_image_costs_no_look_at_other_sources(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Unread(type(held._ALL)):  # type: ignore[misc]
+    class Unread(type(decode_cache._ALL)):  # type: ignore[misc]
         def __iter__(self) -> None:
             raise AssertionError("looked at all sources")
 
-    monkeypatch.setattr(held, "_ALL", Unread())
-    one = Held()
+    monkeypatch.setattr(decode_cache, "_ALL", Unread())
+    one = DecodeCache()
     for key in range(10):
         one.put(key, "a", 10)
     assert all(one.get(key) == "a" for key in range(10))

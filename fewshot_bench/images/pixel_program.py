@@ -1,6 +1,6 @@
 """A classifier as one program from pixels to logits, for `torch.export`.
 
-`traced` is the entry point. The program computes the same as the classifier's own code, for any
+`trace` is the entry point. The program computes the same as the classifier's own code, for any
 number of images: the code runs once on a view whose pixels are the input of the program.
 """
 
@@ -72,7 +72,7 @@ class _Program(nn.Module):
         return classifier.logits(PixelView(backbone, backbone.normalize(pixels))).float()
 
 
-def traced(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.ExportedProgram:
+def trace(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.ExportedProgram:
     """The program of a classifier, on the backbone's device.
 
     Input: `pixels` (n, 3, h, w) uint8, RGB, of the backbone's image size, n of at least 1. Output:
@@ -98,6 +98,6 @@ def _reason(error: Exception) -> str:
     if "specialized" in words or "Constraints violated" in words:
         return (
             "its code is for one number of images: it loops over them, or takes len(tensor) for "
-            "tensor.shape[0] (fewshot_bench.training.row_blocks serves loops)"
+            "tensor.shape[0] (row_blocks of fewshot_bench.training.provisional serves loops)"
         )
     return f"torch.export cannot follow its code ({type(error).__name__}: {words:.160})"

@@ -22,14 +22,14 @@ def open_usable(
 ) -> Dataset:
     """Open a data set without its unusable images; `open_it` opens it from `RunSpec.data`."""
     whole: Dataset = open_it({**data, SKIPPED: {name: []}})
-    found = unreadable(whole, [item for _, item in all_items(whole)]).bad
-    lost = lost_in_training(whole, found)
+    problems = unreadable(whole, [item for _, item in all_items(whole)]).bad
+    lost = list_lost_training(whole, problems)
     if lost:
         raise DataMissingError(
             f"{name}: {lost} are damaged or missing: mend them, or remove the "
             "class (its folder, or its lines in the manifest)"
         )
-    bad = list(found)
+    bad = list(problems)
     dataset: Dataset = open_it({**data, SKIPPED: {name: bad}} if bad else data)
     return dataset
 
@@ -38,24 +38,24 @@ def with_skipped(
     data: Mapping[str, Any], datasets: Mapping[str, Dataset], *names: str
 ) -> Mapping[str, Any]:
     """The `RunSpec.data` of these data sets, including the ids of skipped images."""
-    found = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
-    skipped = {n: list(d.skipped) for n, d in found.items() if isinstance(d, Without)}
+    opened = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
+    skipped = {n: list(d.skipped) for n, d in opened.items() if isinstance(d, Without)}
     return {**data, SKIPPED: skipped} if skipped else data
 
 
-def lost_in_training(dataset: Dataset, bad: Mapping[str, str]) -> str:
+def list_lost_training(dataset: Dataset, bad: Mapping[str, str]) -> str:
     """`all 10 images of class 'cow'`: the classes that would have no train images left."""
-    whole = dict(lost_classes([item for _, item in all_items(dataset)], bad))
+    whole = dict(list_lost_classes([item for _, item in all_items(dataset)], bad))
     lost = [
         f"all {whole[title]:,} images of class '{title}'"
         if title in whole
         else f"all {count:,} train images of class '{title}'"
-        for title, count in lost_classes(dataset.items().get("train", ()), bad)
+        for title, count in list_lost_classes(dataset.items().get("train", ()), bad)
     ]
     return ", ".join(shortened(lost, FEW))
 
 
-def lost_classes(items: Sequence[Item], bad: Mapping[str, str]) -> list[tuple[str, int]]:
+def list_lost_classes(items: Sequence[Item], bad: Mapping[str, str]) -> list[tuple[str, int]]:
     """Classes of which no image can be used, with the number of their images."""
     total = Counter(item.classname for item in items)
     lost = Counter(item.classname for item in items if item.id in bad)

@@ -1,6 +1,6 @@
 """Images passed by users: files, PIL images, arrays and tensors, decoded for a backbone.
 
-`prepared` is the entry point. An unusable image is left out, with the reason in one line.
+`prepare_images` is the entry point. An unusable image is left out, with the reason in one line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fewshot_bench.images.augment import pixels_of
 from fewshot_bench.images.cache_file import Pixels
 from fewshot_bench.images.decode import (
     EncodedFiles,
-    decoded,
+    decode_or_explain,
     deep_problem,
     in_a_line,
     orientation,
@@ -51,14 +51,14 @@ class Encoded:
     read: Callable[[], bytes]
 
 
-def named(image: Any, number: int) -> str:
+def name_of(image: Any, number: int) -> str:
     """The name of an image: its path as given, the name of an encoded file, or its number."""
     if isinstance(image, Encoded):
         return image.name
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
-def prepared(
+def prepare_images(
     images: Sequence[Any], backbone: LoadedBackbone, rotate: bool
 ) -> tuple[ImageSource, dict[int, str]]:
     """A source of the usable images, decoded in threads, and the problems of others by index.
@@ -66,9 +66,13 @@ def prepared(
     rotate: apply EXIF orientations.
     """
     ready = functools.partial(_ready, backbone=backbone, rotate=rotate)
-    found = spread(ready, images, size=AT_A_TIME)
-    problems = {place: one for place, one in enumerate(found) if isinstance(one, str)}
-    usable = [(images[place], one) for place, one in enumerate(found) if not isinstance(one, str)]
+    results = spread(ready, images, size=AT_A_TIME)
+    problems = {number: result for number, result in enumerate(results) if isinstance(result, str)}
+    usable = [
+        (images[number], result)
+        for number, result in enumerate(results)
+        if not isinstance(result, str)
+    ]
     files = _Given([image for image, _ in usable], tuple(digest for _, (_, digest) in usable))
     source = ImageSource(files, len(usable), backbone, rotate=rotate)
     source.hold([pixels for _, (pixels, _) in usable])
@@ -77,7 +81,7 @@ def prepared(
 
 def _ready(image: Any, backbone: LoadedBackbone, rotate: bool) -> tuple[Pixels, bytes] | str:
     """Pixels (3, h, w) for evaluation and the image's digest, or the reason why it is unusable."""
-    data, picture = _opened(image)
+    data, picture = _open(image)
     problem = picture if isinstance(picture, str) else deep_problem(picture)
     if problem is not None or isinstance(picture, str):
         return str(problem)
@@ -89,17 +93,17 @@ def _ready(image: Any, backbone: LoadedBackbone, rotate: bool) -> tuple[Pixels, 
         return f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
 
 
-def _opened(image: Any) -> tuple[bytes, Image.Image | str]:
+def _open(image: Any) -> tuple[bytes, Image.Image | str]:
     """All bytes of an image, and the image or the reason why it is unusable."""
     if isinstance(image, str | os.PathLike):
         data = _file(Path(image))
-        return (b"", data) if isinstance(data, str) else (data, decoded(data))
+        return (b"", data) if isinstance(data, str) else (data, decode_or_explain(data))
     if isinstance(image, Encoded):
         try:
             content = image.read()
         except Exception as error:
             return b"", f"cannot be read: {in_a_line(error)}"
-        return content, decoded(content)
+        return content, decode_or_explain(content)
     try:
         picture = _picture(image)
         return _content(picture), picture
@@ -171,15 +175,15 @@ class _Given(EncodedFiles):
 
     def read(self, index: int) -> bytes:
         """The encoded file, or the pixels of an image in memory."""
-        return _opened(self._images[index])[0]
+        return _open(self._images[index])[0]
 
     def title(self, index: int) -> str:
         """The path, or the number of an image in memory."""
-        return named(self._images[index], index)
+        return name_of(self._images[index], index)
 
     def decode(self, index: int) -> Image.Image:
         """The image; DataMissingError if it changed since it was first read."""
-        data, picture = _opened(self._images[index])
+        data, picture = _open(self._images[index])
         if isinstance(picture, str) or hashlib.sha256(data).digest() != self.digests[index]:
             raise self.unusable(index, "changed while it was in use")
         return picture

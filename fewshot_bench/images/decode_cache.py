@@ -1,7 +1,7 @@
 """Decoded images that a process holds in memory, with one bound for all sources of images.
 
-`Held` is the entry point; the first images of a source that fit stay, since passes over a source
-visit all of its images.
+`DecodeCache` is the entry point; the first images of a source that fit stay, since passes over a
+source visit all of its images.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MEMORY = 1 << 30
 """Maximum bytes of decoded images held by a process."""
 IDLE_SECONDS = 60.0
 _LOCK = threading.Lock()
-_ALL: WeakSet[Held] = WeakSet()
+_ALL: WeakSet[DecodeCache] = WeakSet()
 # At least the bytes that all instances hold: those of instances that are gone count until the bound
 # is reached, so that an image does not cost a look at every instance.
 _most = 0
 
 
-class Held:
+class DecodeCache:
     """Values by key, the first that fit beside those of other instances; safe for threads."""
 
     def __init__(self) -> None:
@@ -52,12 +52,14 @@ class Held:
             return True
         if size > MEMORY:
             return False
-        others = sorted((one for one in _ALL if one is not self), key=lambda one: one._asked)
-        total = self._used + sum(one._used for one in others) + size
-        for one in others:
-            if total <= MEMORY or one._asked > self._asked - IDLE_SECONDS:
+        others = sorted(
+            (cache for cache in _ALL if cache is not self), key=lambda cache: cache._asked
+        )
+        total = self._used + sum(cache._used for cache in others) + size
+        for cache in others:
+            if total <= MEMORY or cache._asked > self._asked - IDLE_SECONDS:
                 break
-            total -= one._used
-            one._used, one._values = 0, {}
+            total -= cache._used
+            cache._used, cache._values = 0, {}
         _most = total if total <= MEMORY else total - size
         return total <= MEMORY

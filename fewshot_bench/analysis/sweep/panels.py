@@ -1,0 +1,419 @@
+"""The sweep of a table: the results of one method over the values of its options, in panels.
+
+`sweep_of` turns the rows of a table into panels, `document` lays them out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from fewshot_bench.analysis.conditions import condition
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    INAPPLICABLE,
+    MISSING,
+    Column,
+    Document,
+    Entry,
+    Grid,
+    Line,
+    Section,
+)
+from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.grids import COMMANDS, SCREENS, close, marks
+from fewshot_bench.analysis.table.groups import Names
+from fewshot_bench.analysis.table.notes import RANGES
+from fewshot_bench.analysis.table.table import (
+    AVERAGE,
+    Group,
+    Row,
+    Seed,
+    Status,
+    Table,
+    marks_of,
+    marks_of_seeds,
+)
+from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_files import short
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import CONDITIONS, method_label
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.text import few
+
+WORDS: Mapping[str, str] = {"missing": MISSING, "failed": "failed", "inapplicable": INAPPLICABLE}
+# Characters of the axis of a curve on screens.
+AXIS = 40
+_CHOSEN = "the best of these cells is chosen on test data: report the sweep, not its maximum alone"
+_COUNTED = {
+    "missing": "missing; not interpolated",
+    "partial": "over fewer seeds than the others (marked *)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """What to sweep.
+
+    values: options of the method with their values, in order of display (`{"rank": (1, 2, 4)}`);
+    empty for all options that differ between records. each: whether every data set has panels
+    beside the average.
+    """
+
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    each: bool = False
+
+
+class Axis(NamedTuple):
+    """An option with its values."""
+
+    name: str
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One combination of options: `estimate` over seeds, None without a number.
+
+    Status `partial`: a number over fewer seeds than other combinations have. missing: data sets and
+    seeds without a number. seeds: those of the number.
+    """
+
+    options: Mapping[str, Any]
+    status: Status
+    estimate: Estimate | None = None
+    missing: Sequence[str] = ()
+    seeds: Sequence[Seed] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Combinations by (row, column) index; the row is 0 if only one option is swept.
+
+    others: values of the swept options that are neither rows nor columns.
+    """
+
+    group: Group
+    shots: int
+    others: Mapping[str, Any]
+    cells: Mapping[tuple[int, int], Combination]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The panels of a table. axes: columns, then rows, then a panel per combination of the others.
+
+    title: the method with its options of one value, unless that is the default.
+    """
+
+    table: Table
+    title: str
+    axes: Sequence[Axis]
+    panels: Sequence[Panel]
+
+    @property
+    def columns(self) -> Axis:
+        """The option whose values are columns."""
+        return self.axes[0]
+
+    @property
+    def rows(self) -> Axis | None:
+        """The option whose values are rows; None if only one option is swept."""
+        return self.axes[1] if len(self.axes) > 1 else None
+
+    @property
+    def blocks(self) -> list[list[Panel]]:
+        """The panels of each group and number of shots, which share a scale, in order."""
+        parts = itertools.groupby(self.panels, lambda panel: (panel.group.label, panel.shots))
+        return [list(panels) for _, panels in parts]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of the table, and those on the combinations."""
+        cells = [cell for panel in self.panels for cell in panel.cells.values()]
+        counts = Counter[str](cell.status for cell in cells)
+        return (
+            # Maps show no ranges.
+            *(note for note in self.table.notes if self.rows is None or note not in RANGES),
+            *(f"{counts[s]} of {len(cells)} cells {t}" for s, t in _COUNTED.items() if counts[s]),
+            _CHOSEN,
+        )
+
+    def text(self, cell: Combination) -> str:
+        """The mean, with `*` if over fewer seeds than others; else a word for the status."""
+        if cell.estimate is None:
+            return WORDS[cell.status]
+        return self.table.main.text(cell.estimate.mean) + "*" * (cell.status == "partial")
+
+    def is_best(self, panel: Panel, cell: Combination) -> bool:
+        """True for the best mean of a panel, and for those that equal it as shown."""
+        metric = self.table.main
+        means = [estimate.mean for estimate in estimates_of([panel])]
+        if cell.estimate is None:
+            return False
+        best = max(means) if metric.higher_is_better else min(means)
+        return metric.text(cell.estimate.mean) == metric.text(best)
+
+
+def estimates_of(panels: Iterable[Panel]) -> list[Estimate]:
+    """All numbers of some panels."""
+    cells = (cell for panel in panels for cell in panel.cells.values())
+    return [cell.estimate for cell in cells if cell.estimate is not None]
+
+
+def scale_of(panels: Iterable[Panel]) -> tuple[float, float] | None:
+    """The smallest and the largest mean of some panels; None without any number."""
+    means = [estimate.mean for estimate in estimates_of(panels)]
+    return (min(means), max(means)) if means else None
+
+
+def position(value: float, scale: tuple[float, float]) -> float:
+    """The position of a value on a scale, from 0 to 1; 1 on a scale of a single value."""
+    low, high = scale
+    return (value - low) / (high - low) if high > low else 1.0
+
+
+def select_swept(
+    records: Sequence[Record], options: SweepOptions
+) -> tuple[list[Record], tuple[str, ...]]:
+    """The records of a sweep, and a note on evaluations that are not drawn beside its average.
+
+    With `options.values`, all other options have their defaults; DataMissingError if there is no
+    such record. The average is over plain data sets; halves of classes and transfers are drawn if
+    there is none.
+    """
+    chosen = [
+        record
+        for record in records
+        if record.spec.overrides.keys() <= options.values.keys()
+        and all(record.spec.options.get(name) in own for name, own in options.values.items())
+    ]
+    chosen = chosen if options.values else list(records)
+    if not chosen:
+        labels = few(sorted({record.spec.label for record in records}))
+        raise DataMissingError(
+            f"no record has these options: the {len(records)} here have others ({labels}); "
+            "fsbench run with the same -o computes them"
+        )
+    plain = [r for r in chosen if r.spec.classes == "all" and not r.spec.target]
+    drawn = {record.spec.evaluated for record in plain}
+    others = sorted({record.spec.evaluated for record in chosen} - drawn)
+    if options.each or not others or len(drawn) < 2:
+        return chosen, ()
+    return plain, (f"not drawn beside the average: {', '.join(others)} (--each draws them)",)
+
+
+def sweep_of(table: Table, options: SweepOptions) -> Sweep:
+    """The panels of a table whose rows are combinations of options (`select_swept`).
+
+    UsageError for several methods, and if no option has several values.
+    """
+    methods = {f"{short(row.spec.method)}@{row.spec.method_version}" for row in table.rows}
+    if len(methods) > 1:
+        raise UsageError(
+            f"a sweep is of one method, and there are {few(sorted(methods))}: choose one with "
+            "--method"
+        )
+    spec = table.rows[0].spec
+    axes = [Axis(*pair) for pair in _values(table.rows, options)]
+    swept = [axis for axis in axes if len(axis.values) > 1]
+    if not swept:
+        raise UsageError(
+            f"nothing varies in the options of {short(spec.method)}: expected an option with "
+            "several values, such as -o rank=1,2,4"
+        )
+    rows = {tuple(row.spec.options[axis.name] for axis in swept): row for row in table.rows}
+    if len(rows) < len(table.rows):
+        raise UsageError("a sweep is of one set of conditions: leave --allow-mixed out")
+    single = {axis.name for axis in axes} - {axis.name for axis in swept}
+    fixed = {name: value for name, value in spec.overrides.items() if name in single}
+    averages = [g for g in table.groups if g.label == AVERAGE and len(table.members(g)) > 1]
+    own = sorted((g for g in table.groups if not g.derived), key=lambda group: group.label)
+    groups = averages + own if options.each or not averages else averages
+    title = Names(table.renamed).row(method_label(short(spec.method), fixed), spec.method)
+    panels = tuple(_panels(table, swept, rows, groups))
+    return Sweep(table, title, swept, panels)
+
+
+def _values(rows: Sequence[Row], options: SweepOptions) -> Iterable[tuple[str, Sequence[Any]]]:
+    """The requested options with their values; else those that any row overrides."""
+    if options.values:
+        return options.values.items()
+    overridden = {name for row in rows for name in row.spec.overrides}
+    names = [name for name in rows[0].spec.options if name in overridden]
+    return [(name, sorted({row.spec.options[name] for row in rows}, key=_order)) for name in names]
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Sort key: numbers by value, then text."""
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else 0.0, str(value)
+
+
+def _panels(
+    table: Table, axes: Sequence[Axis], rows: Mapping[tuple[Any, ...], Row], groups: Sequence[Group]
+) -> Iterator[Panel]:
+    names = [axis.name for axis in axes]
+    columns, others = axes[0].values, [axis.values for axis in axes[2:]]
+    lines = [(value,) for value in axes[1].values] if len(axes) > 1 else [()]
+    every = itertools.product(groups, table.shots, itertools.product(*others))
+    for group, shots, fixed in every:
+        members = table.members(group) if group.average else (group,)
+        cells = [
+            table.cell(m, row, shots) for m in members for row in table.rows if shots in m.shots
+        ]
+        # Those of any record of these members and shots.
+        seeds = {s for cell in cells for s in cell.group.seeds if s not in cell.missing_seeds}
+        if seeds:
+            found = {}
+            for (i, line), (j, column) in itertools.product(enumerate(lines), enumerate(columns)):
+                values = (column, *line, *fixed)
+                named = dict(zip(names, values, strict=True))
+                options = {name: named[name] for name in (*names[2:], *names[1:2], names[0])}
+                found[i, j] = _combination(
+                    table, group, shots, rows.get(values), options, sorted(seeds)
+                )
+            yield Panel(group, shots, dict(zip(names[2:], fixed, strict=True)), found)
+
+
+def _combination(
+    table: Table,
+    group: Group,
+    shots: int,
+    row: Row | None,
+    options: Mapping[str, Any],
+    seeds: Sequence[Seed],
+) -> Combination:
+    """The combination of a row, None without records; a mean of data sets has all seeds of each."""
+    members = table.members(group) if group.average else (group,)
+    cells = [table.cell(member, row, shots) for member in members] if row else []
+    series = [cell.series.get(table.metric, {}) for cell in cells] or [{}] * len(members)
+    missing = [
+        f"{member.name} seed {seed}"
+        for member, values in zip(members, series, strict=True)
+        for seed in seeds
+        if seed not in values
+    ]
+    if row is None or not any(series) or (missing and len(members) > 1):
+        never = cells and all(cell.status == "inapplicable" for cell in cells)
+        status: Status = "failed" if any(cell.failed for cell in cells) else "missing"
+        return Combination(options, "inapplicable" if never else status, None, missing)
+    estimate = table.cell(group, row, shots).estimates[table.metric]
+    return Combination(options, "partial" if missing else "done", estimate, missing, [*series[0]])
+
+
+def document(sweep: Sweep, form: str) -> Document:
+    """The panels as grids, and rows and metadata for CSV and JSON."""
+    signature = sweep.table.signatures.get("", "")
+    if form in ("csv", "json"):
+        lines = rows(sweep)
+        return Document(rows=lines, heads=HEADS, data={"meta": _meta(sweep), "rows": lines})
+    screen = form in SCREENS
+    notes, commands = close(replace(sweep.table, notes=sweep.notes), COMMANDS if screen else None)
+    grids = [
+        _grid(sweep, panel, scale_of(block), screen) for block in sweep.blocks for panel in block
+    ]
+    return Document((Section(grids=grids),), notes, commands, signature)
+
+
+def _grid(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, screen: bool) -> Grid:
+    """The map of a panel; of a single option a line per value, on screens with a curve."""
+    table, axis = sweep.table, sweep.columns
+    others = "".join(f", {name} {value}" for name, value in panel.others.items())
+    name = f"{sweep.title} on {panel.group.name}, {panel.shots}-shot{others}"
+    ends = [table.main.text(end) for end in scale or ()]
+    caption = ", ".join([table.main.quantity, *([" to ".join(ends)] if ends else [])])
+    caption += marks(table)
+    footer = table.signature(panel.group.seeds)
+
+    def entry(cell: Combination, around: bool = False) -> Entry:
+        best, value = sweep.is_best(panel, cell), cell.estimate
+        return Entry(
+            sweep.text(cell),
+            value.around(table.main.digits) if value and around else "",
+            rank=BEST if best else 0,
+            shade=position(value.mean, scale) if value and scale and not around else None,
+        )
+
+    if sweep.rows is None:
+        head = f"{ends[0]}{ends[1]:>{AXIS - len(ends[0])}}" if ends else ""
+        sides = (Column(head, "text"),) if screen and ends else ()
+        cells = [panel.cells[0, j] for j in range(len(axis.values))]
+        lines = [
+            Line(str(value), (entry(cell, True), Entry(_point(cell, scale)))[: 1 + len(sides)])
+            for value, cell in zip(axis.values, cells, strict=True)
+        ]
+        heads = (Column(table.main.short), *sides)
+        return Grid(name, caption, heads, tuple(lines), footer, axis.name)
+    lines = [
+        Line(str(value), tuple(entry(panel.cells[i, j]) for j in range(len(axis.values))))
+        for i, value in enumerate(sweep.rows.values)
+    ]
+    heads = tuple(Column(str(value)) for value in axis.values)
+    first = f"{sweep.rows.name} \\ {axis.name}"
+    return Grid(name, caption, heads, tuple(lines), footer, first)
+
+
+def _point(cell: Combination, scale: tuple[float, float] | None) -> str:
+    """The mean as a point on the axis of a curve: `────●───`."""
+    if cell.estimate is None or scale is None:
+        return ""
+    before = round(position(cell.estimate.mean, scale) * (AXIS - 1))
+    return f"{'─' * before}●{'─' * (AXIS - 1 - before)}"
+
+
+HEADS = ("dataset", "method", "shots", "metric", "mean", "ci95", "n_seeds", "status")
+
+
+def rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """One row per combination; None without a number. Option NAME has the column `option_NAME`."""
+    stated = dict.fromkeys(mark for row in sweep.table.rows for mark in row.stated)
+    own = marks_of(sweep.table.rows[0].spec, list(stated))
+    return [
+        {
+            "dataset": panel.group.name,
+            "method": sweep.title,
+            "shots": panel.shots,
+            **{f"option_{name}": value for name, value in cell.options.items()},
+            "metric": sweep.table.metric,
+            **_numbers(cell.estimate),
+            "status": cell.status,
+            "missing": list(cell.missing),
+            "marks": [*own, *marks_of_seeds(cell.seeds)],
+        }
+        for panel in sweep.panels
+        for cell in panel.cells.values()
+    ]
+
+
+def _numbers(value: Estimate | None) -> dict[str, Any]:
+    if value is None:
+        return {**dict.fromkeys(("mean", "ci95", "min", "max")), "n_seeds": 0}
+    parts = {"mean": value.mean, "ci95": value.half, "min": value.least, "max": value.most}
+    rounded = {name: None if part is None else round(part, 6) for name, part in parts.items()}
+    return {**rounded, "n_seeds": value.n}
+
+
+def _meta(sweep: Sweep) -> dict[str, Any]:
+    """Facts that hold for all rows."""
+    names = [axis.name for axis in sweep.axes]
+    spec, known = sweep.table.rows[0].spec, registry()
+    # A class that is in no package is not at hand.
+    is_there = spec.method in known.methods.entries
+    fields = hyperparameters(known.method_class(spec.method)) if is_there else ()
+    defaults = {field.name: field.default for field in fields}
+    return {
+        "method": sweep.title,
+        "metric": sweep.table.metric,
+        "columns": names[0],
+        "rows": names[1] if len(names) > 1 else None,
+        "panels": names[2:],
+        "defaults": {name: defaults.get(name) for name in names},
+        "conditions": {name: condition(spec, name) for name in CONDITIONS},
+        "notes": list(sweep.notes),
+        "signature": sweep.table.signatures.get("", ""),
+    }
