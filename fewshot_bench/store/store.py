@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.json_text import parse_json
 from fewshot_bench.api.metrics import Answers
@@ -31,6 +31,7 @@ from fewshot_bench.store.answer_files import (
     load,
     whole_digest,
 )
+from fewshot_bench.store.flat_table import columns_of
 from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.record_files import (
     RECORDS,
@@ -294,6 +295,19 @@ class Store:
             if row is not None:
                 yield row.record()
         index.save(complete=True)
+
+    def columns(
+        self, names: Iterable[str] | None = None, keys: Collection[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """The flat table of the readable records, sorted by key; see `flat_table.columns_of`.
+
+        keys: of the cells that are wanted; None for all.
+
+        >>> Store("results").columns(("dataset", "top1"))
+        {'dataset': ['dtd', 'pets'], 'top1': [71.2, 88.0]}
+        """
+        records = [r for r in self.records() if keys is None or r.spec.key() in keys]
+        return columns_of(records, names)
 
     def _row_or_report(self, file: RecordFile, index: Index) -> Row | None:
         try:
