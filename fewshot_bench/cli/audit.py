@@ -38,8 +38,6 @@ def command(
 
     The records that the filters choose count as one comparison. What makes it unfair, incomplete
     or not repeatable comes first; then every known hazard with its answer, and one line per method.
-
-    Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
     from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
