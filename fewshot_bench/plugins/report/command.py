@@ -114,6 +114,8 @@ def command(
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
             facts = columns_of(block.records)
+            # The condition, before an audit adds its fact of that name.
+            facts.load(("published",))
             audit.load(facts, (column.source for column in COSTS.values()))
             # Where there is no such method, a note says so.
             own = replace(own, baseline=baseline if absent else None)
