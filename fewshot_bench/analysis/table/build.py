@@ -23,7 +23,7 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import absent, method_names, place, split_list
 from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
-from fewshot_bench.analysis.statistics.intervals import Estimate, paired
+from fewshot_bench.analysis.statistics.intervals import Estimate, pair_runs
 from fewshot_bench.analysis.table.cells import (
     Member,
     average,
@@ -309,7 +309,7 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
         seed: _is_digest(split) and split == other.splits.get(seed)
         for seed, split in cell.splits.items()
     }
-    return paired(ours, theirs, same)
+    return pair_runs(ours, theirs, same)
 
 
 def _is_digest(split: Hashable) -> bool:
