@@ -20,7 +20,7 @@ from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api import method_files
 from fewshot_bench.api.condition import YES_NO
-from fewshot_bench.api.method import changed_options
+from fewshot_bench.api.method import list_changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import EVERY, registry
@@ -431,7 +431,7 @@ def _word(value: Any) -> str:
         # A method of a notebook is stored in a file of its own.
         return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
     if is_method_object(value):
-        return method_label(short(_word(type(value))), changed_options(value))
+        return method_label(short(_word(type(value))), list_changed_options(value))
     if isinstance(value, bool):
         return YES_NO[not value]
     return "none" if value is None else str(value)

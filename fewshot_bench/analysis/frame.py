@@ -157,7 +157,15 @@ def encode(cells: Sequence[Any]) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return canonical_json(plain(value)) if isinstance(value, dict | list | tuple) else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    try:
+        return canonical_json(plain(value))
+    except ValueError:
+        # JSON's 1e999 is infinite in Python.
+        from fewshot_bench.analysis.formats.tidy import finite
+
+        return canonical_json(finite(plain(value)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -231,10 +239,12 @@ def conflicts(
     rows = np.ones(len(data), bool)
     for name in rule.needs:
         rows &= is_true(data, name)
-    part = data[rows]
+    # Of few columns: those of a whole frame are slow to copy.
+    part = data.loc[rows, list(dict.fromkeys((*rule.keys, rule.value)))]
     groups, _ = group(part, rule.keys)
     _, first = group(part, (*rule.keys, rule.value))
-    return part[np.bincount(groups[first], minlength=1)[groups] > 1]
+    rows[rows] = np.bincount(groups[first], minlength=1)[groups] > 1
+    return data[rows] if rows.any() else data.iloc[:0]
 
 
 def code_text(stated: Any) -> str:

@@ -75,15 +75,15 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
     There is no interval from fewer than `FEWEST` support sets or shared training seeds. With one
     run per support set or a single support set, the runs are the draws, as in `estimate`.
     """
-    runs = estimate(list(values.values()))
+    whole = estimate(list(values.values()))
     splits = sorted({split for split, _ in values})
-    if runs is None or len(splits) in (1, len(values)):
-        return runs
+    if whole is None or len(splits) in (1, len(values)):
+        return whole
     shared = shared_trainings(values)
     is_shared = len({train for _, train in values}) < len(values)
     if len(splits) < FEWEST or (is_shared and len(shared) < FEWEST):
-        return replace(runs, half=None)
-    sums = [math.fsum(v - runs.mean for (s, _), v in values.items() if s == own) for own in splits]
+        return replace(whole, half=None)
+    sums = [math.fsum(v - whole.mean for (s, _), v in values.items() if s == own) for own in splits]
     parts = [_cluster_variance(sums, len(values))]
     freedoms = [len(splits) - 1]
     if is_shared:
@@ -91,7 +91,7 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
         table = [[by_run[split, train] for train in shared] for split in splits]
         parts.append(_shared_variance(table))
         freedoms.append(len(shared) - 1)
-    return replace(runs, half=_half_width(parts, freedoms))
+    return replace(whole, half=_half_width(parts, freedoms))
 
 
 def _cluster_variance(sums: Sequence[float], count: int) -> float:
