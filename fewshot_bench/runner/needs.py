@@ -97,7 +97,7 @@ def compute_needs(
     cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = ""
 ) -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
-    from fewshot_bench.images.feature_files import kept_row_bytes
+    from fewshot_bench.images.feature_files import LEAST, kept_row_bytes
 
     counts = count(cells, datasets)
     rows, distinct = distinct_rows(counts), Counter[str]()
@@ -105,7 +105,9 @@ def compute_needs(
     for (kind, backbone, precision, *_), number in rows.items():
         distinct[kind] += number
         width = _row_width(_shape(backbone), unprojected=kind == UNPROJECTED)
-        features += int(ROW_SHARE * number * kept_row_bytes(width, precision))
+        # Images of one kind lie in two files, such as those of two seeds.
+        files = 2 * LEAST if number else 0
+        features += int(ROW_SHARE * number * kept_row_bytes(width, precision)) + files
     for (_, backbone, _, _, name), number in rows.items():
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image
