@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -23,6 +23,7 @@ from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
 from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, kept_split_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.panels import Command, Option, add_options
 from fewshot_bench.cli.working import working
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -55,7 +56,6 @@ COMMANDS = {
         f"{_MODULE}_files:verify", "Check a data set's lists and picks, or a split file."
     ),
 }
-Command = TypeVar("Command", bound=Callable[..., Any])
 FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
 SEEDS = (1, 2, 3)
 PUBLISHED_PICKS = {
@@ -119,26 +119,16 @@ class Draws:
 
 def draw_options(command: Command) -> Command:
     """Add the options that select few-shot picks to a command."""
-    for option in (
-        click.option(
-            "--val",
-            default="min4",
-            show_default=True,
-            help=f"Validation images: {', '.join(VALIDATION)}.",
-        ),
-        click.option(
-            "--protocol",
-            default="coop",
-            show_default=True,
-            help=f"How picks are drawn: {', '.join(SAMPLERS)}.",
-        ),
-        click.option(
-            "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."
-        ),
-        click.option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
-    ):
-        command = option(command)
-    return command
+    how = f"How picks are drawn: {', '.join(SAMPLERS)}."
+    held_out = f"Validation images: {', '.join(VALIDATION)}."
+    seeds = "Seeds of the picks (default: 1,2,3; with --shots)."
+    options: list[click.Option] = [
+        Option(["--shots"], type=SHOTS, help="Few-shot picks with this many images a class."),
+        Option(["--seeds"], type=NUMBERS, help=seeds),
+        Option(["--protocol"], default="coop", show_default=True, help=how),
+        Option(["--val"], default="min4", show_default=True, help=held_out),
+    ]
+    return add_options(command, options)
 
 
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:

@@ -40,8 +40,6 @@ create table row(name int unique, checksum int, computation int, data blob)
 """
 SELECT = "select name, checksum, facts, data from row join computation on computation=id where name"
 PAGE = 1 << 15
-# Bytes of a file with one row: a page per table and index, and one of SQLite's own.
-LEAST = 4 * PAGE
 # Bytes of a row beside its values, and the share of a page that rows of usual widths leave empty.
 ROW_BYTES, WASTE = 56, 1 / 8
 # Rows are looked up, and bytes written, this many at a time.
@@ -290,7 +288,7 @@ class FeatureFiles:
 
         # A new file has a page per table and index; a journal may hold them, and the whole index.
         before = path.stat().st_size if path.exists() else 0
-        need = int((1 + WASTE) * size) + LEAST + before // 16
+        need = int((1 + WASTE) * size) + 4 * PAGE + before // 16
         cache_dir.make_room(FEATURES, need, self._budget(), self.folder, can_go)
 
     def obstacle(self) -> str:

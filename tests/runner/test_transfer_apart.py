@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fewshot_bench import DatasetCard, Item
-from fewshot_bench.api.dataset_overrides import customized
+from fewshot_bench.api.dataset_overrides import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
@@ -109,7 +109,7 @@ def test_names_say_nothing_about_which_class_it_is() -> None:
         def read(self, item: Item) -> bytes:
             raise AssertionError
 
-    swapped = customized(Plain(), {"red": "green", "green": "red"}, None).card()
+    swapped = customize(Plain(), {"red": "green", "green": "red"}, None).card()
     fitted = LabelSpace.of(swapped, "simple", "all")
     _, columns = adapt_classifier(
         Silent(), fitted, LabelSpace.of(card("red", "green"), "simple", "all")
