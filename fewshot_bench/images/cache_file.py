@@ -27,6 +27,9 @@ from fewshot_bench.utils.prefetch import spread
 MAGIC = b"fsbench-pixels-1"
 SHA = 32
 TAIL = struct.Struct(f"<Q{SHA}s{len(MAGIC)}s")
+CHUNK_BYTES = 1 << 20
+BLOCK = 4096
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def pack_description(head: Mapping[str, Any], digests: Iterable[bytes]) -> bytes:
@@ -56,11 +59,6 @@ def read_description(path: Path) -> tuple[dict[str, Any], bytes] | None:
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error):
         return None
     return head, digests
-
-
-CHUNK_BYTES = 1 << 20
-BLOCK = 4096
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def check_of(data: bytes | memoryview) -> int:

@@ -20,6 +20,7 @@ from fewshot_bench.utils.database import Database
 LIMITS = {DIGESTS: GB // 2, LISTS: 2 * GB}
 # `title`: the data set that a listing shows, with a number of images.
 SCHEMA = "create table value(key blob primary key, title text, images int, content blob)"
+SELECT = "select content from value where key=?"
 SHA = 32
 
 
@@ -39,7 +40,7 @@ def recall(kind: str, key: str) -> bytes | None:
     with suppress(OSError, RuntimeError):
         path = _path_of(kind)
         if path.exists():
-            rows = _open(path).read("select content from value where key=?", [_name_of(key)])
+            rows = _open(path).read(SELECT, [_name_of(key)])
             cache_dir.touch(path)
             return _check(key, rows[0][0]) if rows else None
     return None
@@ -63,13 +64,14 @@ def change(
     base = _open(path)
     if base.in_memory:
         raise OSError(f"{path} cannot be written")
-    before = recall(kind, key)
-    cache_dir.make_room(kind, len(make(before)), LIMITS[kind])
+    rows = base.read(SELECT, [_name_of(key)])
+    content = make(_check(key, rows[0][0]) if rows else None)
+    cache_dir.make_room(kind, len(content), LIMITS[kind])
     with base.write() as connection:
-        row = connection.execute(
-            "select content from value where key=?", [_name_of(key)]
-        ).fetchone()
-        content = make(_check(key, row[0]) if row else None)
+        now = connection.execute(SELECT, [_name_of(key)]).fetchall()
+        if now != rows:
+            # Another process has changed it meanwhile, or the file was made anew.
+            content = make(_check(key, now[0][0]) if now else None)
         connection.execute(
             "insert or replace into value values(?, ?, ?, ?)",
             (_name_of(key), title, images, _digest(key, content) + content),

@@ -20,7 +20,7 @@ import torch
 from fewshot_bench.images import feature_cache
 from fewshot_bench.images.feature_cache import FeatureCache, Origin
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.training.provisional import batches
+from fewshot_bench.training import batches
 
 torch.set_num_threads(1)
 batches.VIEW_BYTES, feature_cache.MEMORY = 2**21, 2**21
