@@ -14,7 +14,7 @@ from typing import Any
 
 from fewshot_bench.api import method_code
 from fewshot_bench.api.keeping import reason_not_to_keep
-from fewshot_bench.api.method import hyperparameters, typed_value
+from fewshot_bench.api.method import convert_value, hyperparameters
 from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.model_files import ModelConfig
@@ -115,7 +115,7 @@ def _configure(path: Path, config: ModelConfig, cls: type) -> Any:
         )
     try:
         options = {
-            name: typed_value(config.method, parameters[name], value)
+            name: convert_value(config.method, parameters[name], value)
             for name, value in config.options.items()
         }
         with plugin_code():

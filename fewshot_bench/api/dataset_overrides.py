@@ -1,6 +1,6 @@
 """Wrappers of data sets: other class names or templates, or without some images.
 
-`customized` and `Without` are the entry points; images and labels of `inner` never change.
+`customize` and `Without` are the entry points; images and labels of `inner` never change.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Customized(Override):
         }
 
 
-def customized(dataset: Any, classnames: Any, templates: Any) -> Any:
+def customize(dataset: Any, classnames: Any, templates: Any) -> Any:
     """The data set with the given class names and templates; unchanged if both are None."""
     if classnames is None and templates is None:
         return dataset

@@ -196,7 +196,7 @@ def read_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
     """A value of the parameter's type: text is parsed, other values are checked."""
     if isinstance(value, str):
         return parse_value(owner, parameter, value)
-    return typed_value(owner, parameter, value)
+    return convert_value(owner, parameter, value)
 
 
 def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
@@ -207,7 +207,7 @@ def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
         raise _refusal(owner, parameter, text) from None
 
 
-def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
+def convert_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
     """A Python value converted as by `parse_value`: for a float parameter, 1 becomes 1.0.
 
     UsageError for a value of another type.
@@ -298,17 +298,17 @@ def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
     return parameters[normal]
 
 
-def changed_options(method: Any) -> dict[str, Any]:
+def list_changed_options(method: Any) -> dict[str, Any]:
     """The hyper-parameters of a method instance that differ from the defaults of its class."""
     name, changed = str(getattr(method, "name", type(method).__name__)), {}
     for field in hyperparameters(type(method)):
-        value = typed_value(name, field, getattr(method, field.name))
+        value = convert_value(name, field, getattr(method, field.name))
         if value != field.default:
             changed[field.name] = value
     return changed
 
 
-def changed_when_built(method: Any, given: Mapping[str, Any]) -> str:
+def find_changed_when_built(method: Any, given: Mapping[str, Any]) -> str:
     """The first hyper-parameter of a method instance that has not its given value; else empty."""
     values = configuration(method)
     return next((name for name in values if values[name] != given[name]), "")

@@ -1,6 +1,6 @@
 """Static rules for a method's class, checked before anything is run.
 
-The conformance kit and `fsbench run` share them. `broken_rules` is the entry point.
+The conformance kit and `fsbench run` share them. `find_broken_rules` is the entry point.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 from fewshot_bench.api.method import (
     Hyperparameter,
-    changed_when_built,
+    convert_value,
+    find_changed_when_built,
     find_parameter,
     hyperparameters,
     parse_value,
-    typed_value,
 )
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError
@@ -57,7 +57,7 @@ class BrokenRule:
     reason: str
 
 
-def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
+def find_broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
     """Rules that a method's class breaks, in the order in which an author would fix them.
 
     registered: the registered name of the method; "" if unknown.
@@ -83,7 +83,7 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
     origin: the plug-in that registered it.
     """
     by = f" ({origin})" if origin != name else ""
-    reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
+    reasons = [rule.reason for rule in find_broken_rules(method, name)] or cannot_be_built(method)
     if reasons:
         raise PluginError(
             f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {shlex.quote(name)})"
@@ -96,7 +96,7 @@ def cannot_be_built(method: type) -> list[str]:
         with plugin_code():
             built = method()
         defaults = {option.name: option.default for option in hyperparameters(method)}
-        changed = changed_when_built(built, defaults)
+        changed = find_changed_when_built(built, defaults)
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         # A metaclass may raise on `__name__`.
@@ -113,7 +113,7 @@ def cannot_be_built(method: type) -> list[str]:
         for published in card.published if card else ():
             for option, value in published.values.items():
                 name = str(getattr(method, "name", method.__name__))
-                typed_value(name, find_parameter(name, method, option), value)
+                convert_value(name, find_parameter(name, method, option), value)
     except (ContractError, UsageError) as error:
         return [str(error)]
     return []
@@ -153,15 +153,15 @@ def _field_problem(owner: str, parameter: Hyperparameter, *, given: bool) -> str
     if not given:
         return " has init=False, so that it cannot be given; compute it in `fit`"
     if isinstance(default, list | dict | set | bytearray):
-        return f": default {default!r} can be changed in place; {_typing_advice(name)}"
+        return f": default {default!r} can be changed in place; {_advice_on_types(name)}"
     if isinstance(default, float) and not math.isfinite(default):
         return f": default {default!r} is not finite, and a record holds finite numbers alone"
     if not _round_trips(owner, parameter):
-        return f": default {default!r} cannot be given as -o {name}=...; {_typing_advice(name)}"
+        return f": default {default!r} cannot be given as -o {name}=...; {_advice_on_types(name)}"
     return ""
 
 
-def _typing_advice(name: str) -> str:
+def _advice_on_types(name: str) -> str:
     return f"annotate {name} as {TYPES}"
 
 

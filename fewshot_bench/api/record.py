@@ -177,7 +177,7 @@ class Record:
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
         it is not built in), `metered` (false if the method took `backbone.module`, whose work
         nothing counts),
-        `depends_on_queries` and `query_gap` (`runner.asked_again`).
+        `depends_on_queries` and `query_gap` (`runner.evaluate.ask_again`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,

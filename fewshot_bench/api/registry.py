@@ -26,7 +26,7 @@ from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.checked_items import CheckedItems
 from fewshot_bench.api.column_names import taken
-from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
+from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customize
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.plugin_host import PluginHost, PluginHosts
@@ -286,7 +286,7 @@ class Registry:
             dataset = opener(argument, **options) if of_family else opener(**options)
         if hasattr(dataset, "items"):
             dataset = CheckedItems(dataset, name, f"data set '{name}' ({entry.origin}) failed")
-        dataset = customized(dataset, data.get("classnames"), data.get("templates"))
+        dataset = customize(dataset, data.get("classnames"), data.get("templates"))
         skipped = data.get(SKIPPED, {}).get(name)
         return Without(dataset, tuple(skipped)) if skipped else dataset
 

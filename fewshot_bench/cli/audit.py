@@ -38,15 +38,13 @@ def command(
 
     The records that the filters choose count as one comparison. What makes it unfair, incomplete
     or not repeatable comes first; then every known hazard with its answer, and one line per method.
-
-    Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
     from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
 
     with working("audit"):
         records, notes, _ = choose_records(Store(store), filters)
-        found = audit(records, notes)
-        text = formats.render(document(found, form), form, **terminal_style(output))
+        result = audit(records, notes)
+        text = formats.render(document(result, form), form, **terminal_style(output))
     write_text(output, text)
-    ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)
+    ctx.exit(FsbenchError.exit_code if strict and not result.sound else 0)

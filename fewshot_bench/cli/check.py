@@ -13,7 +13,7 @@ import click
 from fewshot_bench.api.author_frame import class_place
 from fewshot_bench.api.method import find_parameter, parse_value
 from fewshot_bench.api.method_code import running_digest
-from fewshot_bench.api.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
+from fewshot_bench.api.method_rules import STATIC, BrokenRule, cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.output import say, warn
@@ -61,7 +61,7 @@ def command(method: str, options: tuple[str, ...], full: bool, expected: tuple[s
 
     _refuse_other_kinds(method)
     kind = registry().method_class(method)
-    broken = broken_rules(kind, method)
+    broken = find_broken_rules(kind, method)
     if cannot_be_built(kind):
         _report_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")

@@ -45,7 +45,7 @@ from fewshot_bench.cli.output import (
     write_bytes,
     write_text,
 )
-from fewshot_bench.cli.panels import PanelCommand, list_option
+from fewshot_bench.cli.panels import PanelCommand, list_option, option
 from fewshot_bench.cli.working import working
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -76,17 +76,17 @@ def check_predictions(path: Path | None) -> None:
 
 def check_outputs(files: Mapping[str, Path | None]) -> None:
     """UsageError for two options with one file, or a file that belongs to a store or model."""
-    places: dict[Path, str] = {}
+    owners: dict[Path, str] = {}
     output = files["--output"]
     if output is not None:
         refuse_image(output)
-    for option, path in files.items():
+    for name, path in files.items():
         if path is None:
             continue
-        refuse_kept(path, option)
-        other = places.setdefault(path.resolve(), option)
-        if other != option:
-            raise UsageError(f"{other} and {option} name one file, '{path}': choose another one")
+        refuse_kept(path, name)
+        other = owners.setdefault(path.resolve(), name)
+        if other != name:
+            raise UsageError(f"{other} and {name} name one file, '{path}': choose another one")
 
 
 def write_predictions(
@@ -251,72 +251,77 @@ def read_sweep(layout: str, values: Mapping[str, Any]) -> SweepOptions | None:
     )
 
 
+_TABLE = "table"
+_in_table = partial(option, panel=_TABLE)
+
+
 @click.command(
     "compare", cls=PanelCommand, short_help="Compare methods from the records of a store."
 )
 @store_option()
 @format_option(formats.FORMATS, "How to write the table.")
 @output_option("Write to this file instead of the terminal.")
-@click.option(
+@_in_table(
     "--baseline",
     callback=not_empty,
     shell_complete=one_of(methods),
     metavar="METHOD",
     help="Add differences to this method, paired on identical splits.",
 )
-@click.option(
+@_in_table(
     "--metric",
     type=MetricName(),
     default="top1",
     show_default=True,
-    help="The metric that is shown and ranked.",
+    help="Shown and ranked (fsbench list metrics).",
 )
 @list_option(
     "--columns",
     metavar="NAMES",
+    panel=_TABLE,
     help=f"Beside it: other metrics, curve, {', '.join((*COSTS, *FACTS))}, plug-ins' columns.",
 )
-@click.option(
+@_in_table(
     "--sort",
     type=MetricName(words=COSTS),
-    help="Sort every table: the best first by a metric, the cheapest by a cost.",
+    help=f"The best first by a metric; the cheapest by {', '.join(COSTS)}.",
 )
-@click.option(
+@_in_table(
     "--layout",
     type=click.Choice(tuple(LAYOUTS)),
     default=DEFAULT,
     show_default=True,
     help="; ".join(f"{name}: {text}" for name, text in LAYOUTS.items()) + ".",
 )
-@click.option("--caption", metavar="TEXT", help="Caption of --layout paper.")
-@click.option("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
-@click.option(
+@_in_table("--caption", metavar="TEXT", help="Caption of --layout paper.")
+@_in_table("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main.")
+@_in_table(
     "--rename",
     multiple=True,
     metavar="OLD=NEW",
     help="Show a method, row, data set or average under another name.",
 )
-@click.option(
+@option(
     "--figure",
     type=_FILE,
     metavar="FILE",
-    help="Also draw curves over shots, a panel per data set: .pdf, .svg, .png.",
+    help="Also draw curves over shots: .pdf, .svg, .png.",
 )
-@click.option(
+@option(
     "--predictions",
     type=_FILE,
     metavar="FILE",
-    help="Also write every method's prediction per test image: .csv, .parquet.",
+    help="Also write all predictions per test image: .csv, .parquet.",
 )
-@click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
-@click.option(
+@_in_table("--per-class", is_flag=True, help="Show the accuracy of single classes.")
+@_in_table(
     "--option",
     "-o",
     multiple=True,
     metavar="NAME=VALUE[,VALUE]",
     help="Of --layout sweep: columns, then rows, then panels; other options have their defaults.",
 )
-@click.option("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
+@_in_table("--each", is_flag=True, help="Of --layout sweep: data sets beside the average.")
 @allow_mixed_option
 @filter_options
 def command(
@@ -346,8 +351,8 @@ def command(
     --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
     command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, made_of, the_only
-    from fewshot_bench.analysis.comparison import compare, known_metrics
+    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
+    from fewshot_bench.analysis.comparison import compare, find_metrics
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
@@ -363,7 +368,7 @@ def command(
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
             older += undrawn
-        metrics = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        metrics = find_metrics({metric, sort or "", *(columns or "").split(",")})
         options = Options(
             metric=metric,
             metrics=metrics,
@@ -388,7 +393,7 @@ def command(
                 "baseline": baseline,
             }
             _refuse_beside_classes(other)
-            made = made_of(chosen, options, _tables_only, warn)
+            made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
             made = compare(chosen, outcomes, options, _names_needed(form, options), warn)

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.registry import EVERY, registry
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -49,58 +52,41 @@ def several_of(*sources: Source) -> Complete:
 
 def methods() -> Iterable[str]:
     """Registered methods."""
-    from fewshot_bench.api.registry import registry
-
     return registry().methods.entries
 
 
 def datasets() -> Iterable[str]:
     """Registered data sets, without families such as `folder:`, which need an argument."""
-    from fewshot_bench.api.registry import registry
-
     return (name for name in registry().datasets.entries if not name.endswith(":"))
 
 
 def suites() -> Iterable[str]:
     """Suites of data sets."""
-    from fewshot_bench.api.registry import registry
-
     return registry().datasets.suites()
 
 
 def suites_of_methods() -> Iterable[str]:
     """Suites of methods, including the one of all methods."""
-    from fewshot_bench.api.registry import EVERY, registry
-
     return [EVERY, *registry().methods.suites()]
 
 
 def backbones() -> Iterable[str]:
     """Registered backbones, and MODEL/TAG of all weights that open_clip lists."""
-    from fewshot_bench.api.registry import registry
-
     return [*registry().backbones.entries, *_weights_of_open_clip()]
 
 
 def engines() -> Iterable[str]:
     """Registered engines."""
-    from fewshot_bench.api.registry import registry
-
     return registry().engines.entries
 
 
 def metrics() -> Iterable[str]:
     """Metrics, including those of plug-ins."""
-    from fewshot_bench.api.metrics import METRICS
-    from fewshot_bench.api.registry import registry
-
     return [*METRICS, *registry().metrics.entries]
 
 
 def options() -> Iterable[str]:
     """Options that plug-ins register, without dashes."""
-    from fewshot_bench.api.registry import registry
-
     return registry().options.entries
 
 

@@ -166,17 +166,5 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(part) for part in value) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(map(_toml_character, text)) + '"'
-
-
-def _toml_character(character: str) -> str:
-    if character.isprintable() or "\ud800" <= character <= "\udfff":
-        return character
-    return f"\\U{ord(character):08x}"
+    """A value as TOML: as JSON, but for a character that only TOML forbids in texts."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import chain
 
 import click
@@ -27,21 +28,7 @@ def command(kind: str) -> None:
     """Print one kind of what is registered, and warn of what is broken."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, "fsbench list --help")
-    if kind == "plugins":
-        _plugins()
-    elif kind == "datasets":
-        _datasets()
-    elif kind == "backbones":
-        _backbones()
-    elif kind == "metrics":
-        _metrics()
-    elif kind == "engines":
-        _entries(registry().engines)
-    elif kind == "options":
-        _options()
-    else:
-        _methods()
-        _suites(registry().methods)
+    _PRINTERS[kind]()
     _warn_broken()
 
 
@@ -54,6 +41,7 @@ def _entries(catalog: Catalog) -> None:
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     for line in aligned(list(zip(*columns, strict=True))) if rows else ():
         click.echo(printable(line))
+    _suites(catalog)
 
 
 def _methods() -> None:
@@ -61,14 +49,10 @@ def _methods() -> None:
     methods = registry().methods
     lines: list[tuple[str, ...]] = [("method", "family", "paper", "trained", "cost of a fit", "")]
     lines += [(name, *_facts(name), _plugin(methods.entries[name])) for name in methods.names()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            text.rjust(width) if column == _NUMBER else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        click.echo(printable("  ".join(cells).rstrip()))
+    for line in aligned(lines, right=(_NUMBER,)):
+        click.echo(printable(line))
     click.echo(f"trained: parameters of the default options at {LISTED_AS}; cost: on features")
+    _suites(registry().methods)
 
 
 _NUMBER = 3
@@ -87,12 +71,7 @@ def _facts(name: str) -> tuple[str, ...]:
 
 
 def _plugin(entry: Entry) -> str:
-    return "" if entry.is_built_in else entry.origin.partition(",")[0]
-
-
-def _datasets() -> None:
-    _entries(registry().datasets)
-    _suites(registry().datasets)
+    return "" if entry.is_built_in else entry.plugin
 
 
 def _suites(catalog: Catalog) -> None:
@@ -118,24 +97,33 @@ def _metrics() -> None:
             quantity = registry().metric(name).quantity
         except PluginError as error:
             quantity = f"FAILED: {error}"
-        origin = metrics.entries[name].origin.split(",")[0]
-        click.echo(printable(f"{name:<{width}}  {quantity}  ({origin})"))
+        click.echo(printable(f"{name:<{width}}  {quantity}  ({metrics.entries[name].plugin})"))
 
 
 def _options() -> None:
     """Print options of plug-ins; options of an engine are shown with the engine."""
     options = registry().options
-    width = max((len(name) for name in options.entries), default=0)
+    width = max(map(len, options.entries), default=0)
     for name in options.names():
         entry = options.entries[name]
-        text = f"--{name:<{width}}  {entry.options[0].help}  ({entry.origin.split(',')[0]})"
-        click.echo(printable(text))
+        click.echo(printable(f"--{name:<{width}}  {entry.options[0].help}  ({entry.plugin})"))
 
 
 def _plugins() -> None:
     for info in registry().plugins:
         state = f"FAILED: {info.error}" if info.error else "ok"
         click.echo(printable(f"{info.distribution}:{info.name}  {info.target}  {state}"))
+
+
+_PRINTERS: Mapping[str, Callable[[], None]] = {
+    "methods": _methods,
+    "datasets": lambda: _entries(registry().datasets),
+    "backbones": _backbones,
+    "metrics": _metrics,
+    "engines": lambda: _entries(registry().engines),
+    "options": _options,
+    "plugins": _plugins,
+}
 
 
 def _warn_broken() -> None:

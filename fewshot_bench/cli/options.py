@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,62 +55,84 @@ MOST_NAMES = 500
 """Maximum names in one option."""
 
 
-class Names(_ParamType):
-    """A comma-separated list of names, parsed by `split_names`."""
+class Text(_ParamType):
+    """A value that a function reads from text; its ValueError says what is wrong."""
 
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a tuple of stripped names."""
-        if isinstance(value, tuple):
-            return value
-        if (count := str(value).count(",") + 1) > MOST_NAMES:
-            self.fail(f"{count:,} names: expected at most {MOST_NAMES}", param, ctx)
-        names = split_names(str(value))
-        if not names:
-            self.fail("expected at least one name", param, ctx)
-        return names
-
-
-class Numbers(_ParamType):
-    """A comma-separated list of whole numbers, ranges and optional words: `1,2,4`, `1-3`."""
-
-    name = "numbers"
-
-    def __init__(self, words: Mapping[str, int] | None = None) -> None:
-        """words: words with the numbers that they represent."""
-        self.words = words or {}
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        """name: placeholder of values in the help."""
+        self.name, self.read = name, read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a tuple of numbers."""
-        if isinstance(value, tuple):
+        """Read the value, unless it is a default that is no text."""
+        if not isinstance(value, str):
             return value
-        numbers: list[int] = []
-        for part in str(value).split(","):
-            if part.strip() in self.words:
-                numbers.append(self.words[part.strip()])
-                continue
-            first, dash, last = part.strip().partition("-")
-            ends = [first, last] if dash else [first]
-            if max(map(len, ends)) > LONGEST_NUMBER and all(map(_is_number, ends)):
-                self.fail(
-                    f"'{value!s:.60}': expected numbers of at most {LONGEST_NUMBER} digits",
-                    param,
-                    ctx,
-                )
-            if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
-                words = "".join(f" or {word}" for word in self.words)
-                self.fail(
-                    f"'{printable(str(value), LONGEST)}' is no list of whole numbers such as 1,2,4 "
-                    f"or 1-3{words}",
-                    param,
-                    ctx,
-                )
-            if int(ends[-1]) - int(first) >= MOST_NUMBERS - len(numbers):
-                short = printable(str(value), LONGEST)
-                self.fail(f"'{short}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
-            numbers += range(int(first), int(ends[-1]) + 1)
-        return tuple(numbers)
+        try:
+            return self.read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _read_names(text: str) -> tuple[str, ...]:
+    """A comma-separated list of names, as `split_names` reads it."""
+    if (count := text.count(",") + 1) > MOST_NAMES:
+        raise ValueError(f"{count:,} names: expected at most {MOST_NAMES}")
+    names = split_names(text)
+    if not names:
+        raise ValueError("expected at least one name")
+    return names
+
+
+def _read_numbers(text: str, words: Mapping[str, int] | None = None) -> tuple[int, ...]:
+    """A list of whole numbers, ranges and words that stand for numbers: `1,2,4`, `1-3`."""
+    words, numbers = words or {}, list[int]()
+    short = printable(text, LONGEST)
+    for part in map(str.strip, text.split(",")):
+        if part in words:
+            numbers.append(words[part])
+            continue
+        first, dash, last = part.partition("-")
+        ends = [first, last] if dash else [first]
+        whole = all(map(_is_number, ends))
+        if whole and max(map(len, ends)) > LONGEST_NUMBER:
+            raise ValueError(f"'{text:.60}': expected numbers of at most {LONGEST_NUMBER} digits")
+        if not whole or int(ends[-1]) < int(first):
+            more = "".join(f" or {word}" for word in words)
+            raise ValueError(f"'{short}' is no list of whole numbers such as 1,2,4 or 1-3{more}")
+        if int(ends[-1]) - int(first) >= MOST_NUMBERS - len(numbers):
+            raise ValueError(f"'{short}': expected at most {MOST_NUMBERS:,} numbers")
+        numbers += range(int(first), int(ends[-1]) + 1)
+    return tuple(numbers)
+
+
+def _read_number(text: str) -> int:
+    """A whole number with the digit limit of lists; the request checks its minimum."""
+    text = text.strip()
+    if not _is_number(text.removeprefix("-")):
+        raise ValueError(f"'{text:.60}' is no whole number")
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"'{text:.60}': expected a number of at most {LONGEST_NUMBER} digits")
+    return int(text)
+
+
+def _read_size(text: str) -> int:
+    """A size in bytes, such as 20GB."""
+    try:
+        return read_size(text)
+    except ValueError:
+        raise ValueError(f"'{text:.40}': expected {SIZES}") from None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+NAMES = Text("names", _read_names)
+NUMBER = Text("integer", _read_number)
+# `none` is what tables and filters show for the absence of a limit.
+OPTIONAL_NUMBER = Text("integer", lambda text: None if text == "none" else _read_number(text))
+SIZE = Text("size", _read_size)
+NUMBERS = Text("numbers", _read_numbers)
+SHOTS = Text("numbers", partial(_read_numbers, words={WORD: ALL_SHOTS}))
 
 
 class MetricName(_ParamType):
@@ -128,10 +151,6 @@ class MetricName(_ParamType):
         """The accepted built-in metrics and words."""
         fits = self.fits or (lambda _: True)
         return [*(name for name, metric in METRICS.items() if fits(metric)), *self.words]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """`[top1|ece|NAME]`, where NAME is a plug-in's metric."""
-        return f"[{'|'.join([*self.names, 'NAME'])}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name unchanged; UsageError for an unknown metric, or one that is not accepted."""
@@ -164,31 +183,6 @@ class MetricName(_ParamType):
         return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
-class Number(_ParamType):
-    """A whole number with the same digit limit as `Numbers`; the request checks its minimum."""
-
-    name = "integer"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a number."""
-        text = str(value).strip()
-        if not _is_number(text.removeprefix("-")):
-            self.fail(f"'{text:.60}' is no whole number", param, ctx)
-        if len(text) > LONGEST_NUMBER:
-            self.fail(
-                f"'{text:.60}': expected a number of at most {LONGEST_NUMBER} digits", param, ctx
-            )
-        return int(text)
-
-
-class OptionalNumber(Number):
-    """A whole number, or `none`, which tables and filters show for its absence."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a number, or to None."""
-        return None if value == "none" else super().convert(value, param, ctx)
-
-
 class Finite(click.FloatRange):
     """A finite number within a range."""
 
@@ -206,31 +200,6 @@ class Seconds(Finite):
     """A finite number of seconds within a range."""
 
     unit = " of seconds"
-
-
-class Size(_ParamType):
-    """A size in bytes, parsed by `read_size`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert text to a number of bytes."""
-        try:
-            return read_size(value)
-        except ValueError:
-            self.fail(f"'{value!s:.40}': expected {SIZES}", param, ctx)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-NAMES = Names()
-NUMBER = Number()
-OPTIONAL_NUMBER = OptionalNumber()
-SIZE = Size()
-NUMBERS = Numbers()
-SHOTS = Numbers({WORD: ALL_SHOTS})
 
 
 allow_mixed_option = option(
@@ -308,6 +277,7 @@ _OF_RECORDS = (
     ("--own-data", "PREFIX|none", "These own class names, templates and hold-out."),
     ("--code", "PREFIX|unknown", "Of methods that have results of this code, only these."),
 )
+_IN_STORE = {"methods": several_of(methods), "datasets": several_of(datasets)}
 _COMPLETE: Mapping[str, Any] = {
     "methods": several_of(methods, suites_of_methods),
     "datasets": several_of(datasets, suites),
@@ -335,7 +305,7 @@ def filter_options(command: Command) -> Command:
             metavar="NUMBERS" if row.kind in ("shots", "numbers") else "NAMES",
             help=row.filter,
             panel=FILTERS,
-            shell_complete=_COMPLETE.get(row.name),
+            shell_complete=_IN_STORE.get(row.name),
         )
         for row in _FILTERING
     ]

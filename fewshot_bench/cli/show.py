@@ -15,7 +15,7 @@ from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_rules import broken_rules
+from fewshot_bench.api.method_rules import find_broken_rules
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.paper import Paper
 from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
@@ -90,7 +90,7 @@ def _method(name: str) -> None:
     cls = registry().method_class(name)
     say(f"{name} (version {getattr(cls, 'version', '1')})")
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
-    broken = broken_rules(cls, name)
+    broken = find_broken_rules(cls, name)
     for rule in broken:
         warn(rule.reason)
     if broken:
@@ -228,7 +228,7 @@ def _compare_count(card: DatasetCard, role: str, count: int) -> str:
 
 
 def _compare_split(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.splits.published import Lists, compared_lists
+    from fewshot_bench.splits.published import Lists, compare_lists
 
-    verdict = compared_lists(dataset.items(), card.name)
+    verdict = compare_lists(dataset.items(), card.name)
     return "verified: equals the published lists" if verdict is Lists.EQUAL else verdict.value

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -23,6 +23,7 @@ from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
 from fewshot_bench.cli.options import NUMBERS, SHOTS, PathName, kept_split_option
 from fewshot_bench.cli.output import say
+from fewshot_bench.cli.panels import Command, Option, add_options
 from fewshot_bench.cli.working import working
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -31,11 +32,11 @@ from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
     Lists,
-    compared_lists,
+    compare_lists,
     picks_digest,
     published_splits,
-    verified_file,
-    verified_picks,
+    verify_file,
+    verify_picks,
 )
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -55,7 +56,6 @@ COMMANDS = {
         f"{_MODULE}_files:verify", "Check a data set's lists and picks, or a split file."
     ),
 }
-Command = TypeVar("Command", bound=Callable[..., Any])
 FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
 SEEDS = (1, 2, 3)
 PUBLISHED_PICKS = {
@@ -119,26 +119,16 @@ class Draws:
 
 def draw_options(command: Command) -> Command:
     """Add the options that select few-shot picks to a command."""
-    for option in (
-        click.option(
-            "--val",
-            default="min4",
-            show_default=True,
-            help=f"Validation images: {', '.join(VALIDATION)}.",
-        ),
-        click.option(
-            "--protocol",
-            default="coop",
-            show_default=True,
-            help=f"How picks are drawn: {', '.join(SAMPLERS)}.",
-        ),
-        click.option(
-            "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."
-        ),
-        click.option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
-    ):
-        command = option(command)
-    return command
+    how = f"How picks are drawn: {', '.join(SAMPLERS)}."
+    held_out = f"Validation images: {', '.join(VALIDATION)}."
+    seeds = "Seeds of the picks (default: 1,2,3; with --shots)."
+    options: list[click.Option] = [
+        Option(["--shots"], type=SHOTS, help="Few-shot picks with this many images a class."),
+        Option(["--seeds"], type=NUMBERS, help=seeds),
+        Option(["--protocol"], default="coop", show_default=True, help=how),
+        Option(["--val"], default="min4", show_default=True, help=held_out),
+    ]
+    return add_options(command, options)
 
 
 def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
@@ -221,7 +211,7 @@ def show_lists(subject: Subject) -> None:
     if "val" not in subject.lists:
         line("val", "held out of train, from the images that were not picked")
     line("lists", f"sha256 {lists_digest(subject.pools)}")
-    line("published", compared_lists(subject.pools, subject.name).value)
+    line("published", compare_lists(subject.pools, subject.name).value)
 
 
 def show_draw(split: Split, val: str) -> None:
@@ -232,7 +222,7 @@ def show_draw(split: Split, val: str) -> None:
         line(role, f"{len(items)} images, ids sha256 {picks_digest(items)}")
     line("picks", f"sha256 {lists_digest({'train': split.train, 'val': split.val})}")
     line("split", f"sha256 {split.digest} (with {len(split.test)} test images, as in records)")
-    line("published", PUBLISHED_PICKS[verified_picks(split, split.dataset)])
+    line("published", PUBLISHED_PICKS[verify_picks(split, split.dataset)])
 
 
 def _dataset(name: str, draws: Draws | None, store: Path) -> None:
@@ -270,10 +260,10 @@ def _compare_published(path: Path, file: SplitFile) -> str:
     same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
     if not same:
         return "no published lists are equal to these"
-    verdict = compared_lists(file.lists, same[0])
+    verdict = compare_lists(file.lists, same[0])
     if verdict is Lists.RENAMED:
         return f"{same[0]}: {verdict.value}"
-    bytewise = ", byte for byte" if verified_file(path.read_bytes(), same[0]) else ""
+    bytewise = ", byte for byte" if verify_file(path.read_bytes(), same[0]) else ""
     return f"equal to the published lists of {same[0]}{bytewise}"
 
 
@@ -378,5 +368,5 @@ def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, for
     place(path, content, force=force)
     say(f"{path}: {counts(file.lists)}")
     say(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
-    if not file.is_draw and verified_file(content, subject.name):
+    if not file.is_draw and verify_file(content, subject.name):
         say("  equal to the published file, byte for byte")

@@ -33,8 +33,6 @@ from fewshot_bench.api.spec import (
     AllShots,
     RunSpec,
 )
-from fewshot_bench.images.readable import open_usable, with_skipped
-from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.runner.variants import Configured, Option, PublishedVariants, expand_methods
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
@@ -150,6 +148,8 @@ class Plan:
 
 def expand(request: Request) -> Plan:
     """Plan every cell of the request. UsageError for unknown names or values."""
+    from fewshot_bench.images.readable import with_skipped
+
     plugins = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
     variants = expand_methods(request.methods, request.options, plugins, plan.left_out)
@@ -273,7 +273,11 @@ def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
         dataset: Dataset = registry().dataset(name, said, request.store)
         return dataset
 
-    return open_usable(open_it, name, data) if request.skip_damaged else open_it(data)
+    if not request.skip_damaged:
+        return open_it(data)
+    from fewshot_bench.images.readable import open_usable
+
+    return open_usable(open_it, name, data)
 
 
 def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
@@ -292,7 +296,13 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     check_train(name, pools, val)
     tested = set(label_counts(pools["test"]))
     _check_halves(name, len(dataset.card().classnames), tested, request.classes)
-    return dataset, revision_of(name, dataset)
+    return dataset, _revision(name, dataset)
+
+
+def _revision(name: str, dataset: Dataset) -> str:
+    from fewshot_bench.runner.preflight import revision_of
+
+    return revision_of(name, dataset)
 
 
 def _check_halves(name: str, classes: int, tested: Set[int], asked: Sequence[str]) -> None:
@@ -320,7 +330,7 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
     dataset = _dataset(name, {}, request)
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
-    return dataset, revision_of(name, dataset)
+    return dataset, _revision(name, dataset)
 
 
 def weights_of(backbone: str) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 
 from fewshot_bench.api.method import (
     Hyperparameter,
-    changed_when_built,
     configuration,
+    convert_value,
+    find_changed_when_built,
     find_parameter,
     hyperparameters,
     read_value,
-    typed_value,
 )
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
 from fewshot_bench.api.method_files import canonical, short
@@ -85,7 +85,7 @@ def expand_methods(
         if isinstance(method, Configured):
             parameters = {field.name: field for field in hyperparameters(cls)}
             values = {
-                key: typed_value(name, parameters[key], value)
+                key: convert_value(name, parameters[key], value)
                 for key, value in method.values.items()
             }
             variant = variant_of(name, cls, values)
@@ -202,7 +202,7 @@ def variant_of(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     options = configuration(method)
     defaults = {field.name: field.default for field in fields}
     given = {**defaults, **chosen}
-    changed = changed_when_built(method, given)
+    changed = find_changed_when_built(method, given)
     if changed:
         raise PluginError(
             f"method '{name}' changes {changed} from {given[changed]!r} to {options[changed]!r} "

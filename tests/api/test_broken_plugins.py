@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.method_rules import broken_rules, cannot_be_built
+from fewshot_bench.api.method_rules import cannot_be_built, find_broken_rules
 from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.utils.errors import PluginError
 from tests.helpers import Result, fsbench
@@ -264,7 +264,7 @@ def test_all_other_data_sets_of_a_suite_run(what: str, install: Any, tmp_path: P
 @pytest.mark.parametrize("name", registry().methods.names())
 def test_built_in_methods_break_no_static_rule(name: str) -> None:
     kind = registry().method_class(name)
-    assert broken_rules(kind, name) == []
+    assert find_broken_rules(kind, name) == []
     assert cannot_be_built(kind) == []
 
 

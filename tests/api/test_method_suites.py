@@ -27,7 +27,7 @@ def test_a_suite_stands_for_its_methods_and_for_each_once() -> None:
     assert {"coop", "clip-lora", "zero-shot"} <= set(fb.list_methods("seed-paper"))
 
 
-@pytest.mark.parametrize("listing", [fb.methods, fb.datasets])
+@pytest.mark.parametrize("listing", [fb.list_methods, fb.list_datasets])
 @pytest.mark.parametrize("suite", [3, ["fast"], b"fast"])
 def test_a_suite_is_a_name(listing: Any, suite: Any) -> None:
     with pytest.raises(UsageError, match="expected a name, or None"):

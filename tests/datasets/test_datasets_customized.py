@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.api.dataset_overrides import customized
+from fewshot_bench.api.dataset_overrides import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.own_data import read_own_data
 from tests.helpers import image_folder
@@ -44,7 +44,7 @@ class Twins:
 def test_nothing_given_is_nothing_said() -> None:
     assert read() == {}
     dataset = Twins()
-    assert customized(dataset, None, None) is dataset
+    assert customize(dataset, None, None) is dataset
 
 
 def test_class_names_from_every_format(tmp_path: Path) -> None:
@@ -158,20 +158,20 @@ def test_names_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_classes_that_share_a_name_are_renamed_by_id() -> None:
-    card = customized(Twins(), {"n2": "projectile"}, None).card()
+    card = customize(Twins(), {"n2": "projectile"}, None).card()
     assert card.classnames == ("missile", "projectile", "cat")
     with pytest.raises(UsageError, match=r"name of 2 classes .*expected a class id \(n1, n2\)"):
-        customized(Twins(), {"missile": "rocket"}, None).card()
+        customize(Twins(), {"missile": "rocket"}, None).card()
     with pytest.raises(UsageError, match="or a list of all names"):
-        customized(Twins(()), {"missile": "rocket"}, None).card()
-    both = customized(Twins(), ["rocket", "rocket", "y"], None).card()
+        customize(Twins(()), {"missile": "rocket"}, None).card()
+    both = customize(Twins(), ["rocket", "rocket", "y"], None).card()
     assert both.classnames == ("rocket", "rocket", "y")
 
 
 def test_classes_with_names_of_their_own_get_no_common_one() -> None:
     for names in (["x", "y", "x"], {"n1": "cat"}):
         with pytest.raises(UsageError, match=r"given to 2 classes .*tell them apart"):
-            customized(Twins(), names, None).card()
+            customize(Twins(), names, None).card()
 
 
 def test_names_for_a_set_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fewshot_bench import DatasetCard, Item
-from fewshot_bench.api.dataset_overrides import customized
+from fewshot_bench.api.dataset_overrides import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
@@ -21,7 +21,7 @@ from fewshot_bench.runner.examination import LabelSpace, adapt_classifier
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.splits.draw import draw_all_classes, narrowed
+from fewshot_bench.splits.draw import draw_all_classes, narrow
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import NotApplicableError, PluginError
 from tests import plugin_transfer
@@ -109,7 +109,7 @@ def test_names_say_nothing_about_which_class_it_is() -> None:
         def read(self, item: Item) -> bytes:
             raise AssertionError
 
-    swapped = customized(Plain(), {"red": "green", "green": "red"}, None).card()
+    swapped = customize(Plain(), {"red": "green", "green": "red"}, None).card()
     fitted = LabelSpace.of(swapped, "simple", "all")
     _, columns = adapt_classifier(
         Silent(), fitted, LabelSpace.of(card("red", "green"), "simple", "all")
@@ -135,7 +135,7 @@ def test_halves_are_those_of_all_classes_of_the_set() -> None:
     pool = tuple(Item(f"{label}", label, f"{label}") for label in (0, 1, 2, 3))
     pools = {"train": pool, "val": pool, "test": pool}
     spec = cells("zero-shot", classes=("new",), shots=(1,))[0]
-    split = narrowed(spec, draw_all_classes(spec, pools), 5)
+    split = narrow(spec, draw_all_classes(spec, pools), 5)
     assert [(item.id, item.label) for item in split.test] == [("3", 0)]
 
 
