@@ -86,8 +86,8 @@ def check_kit(data: pd.DataFrame) -> Iterator[Finding]:
     for text in sorted(set().union(*said.values())):
         part = select(data, lambda is_done, stated: is_done and stated == text, "done", "kit text")  # noqa: B023
         names = [_name(method, said[method], text) for method in sorted(said) if said[method][text]]
-        who, kit = some(names), read_kit(read_mapping(values(part, "environment.kit")[0]))
         records = part["record"].tolist()
+        who, kit = some(names), read_kit(records[0].entry("environment", "kit"))
         if not kit.get("failed"):
             yield Finding("note", "kit", f"{who} {text}", LABELS, records)
         for hazard, rules in group_by_hazard(kit.get("failed", ())):

@@ -113,7 +113,7 @@ def _reasons(data: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], str]]:
 def _labels_text(data: pd.DataFrame) -> str:
     """Sentence on how many cells ran fit and logits in a process without test labels."""
     done = select(data, bool, "done")
-    apart = len(select(done, lambda held: held == SEPARATE, HELD))
+    apart = len(select(data, lambda is_done, held: is_done and held == SEPARATE, "done", HELD))
     if not len(done):
         return "no result"
     if not apart:
