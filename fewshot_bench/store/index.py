@@ -50,6 +50,7 @@ _SHARED_ENTRY = {"footprint": "card"}
 _HEAD = ("key", "stamp", "numbers", "facts", "split", "sum", "verified")
 _ROW = f"{', '.join(_HEAD)}, own"
 _FACTS, _SPLIT = _HEAD.index("facts"), _HEAD.index("split")
+_TEXT = "select text from texts where digest = ?"
 # Reads of a field of single records, after which the field of all is read.
 _FEW = 16
 
@@ -145,6 +146,9 @@ class Index:
         head = heads.get(key)
         if head is None or head[1] != pack_stamp(stamp):
             return None
+        if self._read_shared(head[_FACTS]) is None:
+            # Another process has removed the file, or the text, since.
+            return None
         self._found.add(key)
         return Row(self, head)
 
@@ -234,21 +238,22 @@ class Index:
 
     def shared(self, head: Head, place: int) -> Any:
         """The value of a shared text. place: of its digest in the head."""
-        digest = head[place]
-        value = self._values.get(digest)
+        value = self._read_shared(head[place])
         if value is None:
-            text = self._texts.get(digest) or self._read_text(digest)
-            if text is None:
-                text = encode_json(_take_apart(self.read_file(head))[place - 2])
-            # Of two threads, both return the object that is kept.
-            value = self._values.setdefault(digest, parse_json(text))
+            value = parse_json(encode_json(_take_apart(self.read_file(head))[place - 2]))
         return value
 
-    def _read_text(self, digest: bytes) -> bytes | None:
-        for (text,) in self._database.read("select text from texts where digest = ?", (digest,)):
-            if isinstance(text, bytes) and digest_of_text(text) == digest:
-                return text
-        return None
+    def _read_shared(self, digest: bytes) -> Any:
+        """The value of a shared text; None if the file has it no more."""
+        if digest not in self._values:
+            text = self._texts.get(digest)
+            if text is None:
+                ((text,),) = self._database.read(_TEXT, (digest,)) or ((None,),)
+            if not isinstance(text, bytes) or digest_of_text(text) != digest:
+                return None
+            # Of two threads, both return the object that is kept.
+            self._values.setdefault(digest, parse_json(text))
+        return self._values[digest]
 
     def own(self, head: Head, field: str) -> Any:
         """A field of a row's own text, without entries that others share."""

@@ -37,8 +37,8 @@ VERSION = int(hashlib.sha256(json.dumps(_MEANING).encode()).hexdigest()[:7], 16)
 
 def index_file(store: Path) -> Path:
     """The file of a store, which may not exist."""
-    place = os.fsencode(os.path.realpath(store))
-    return cache_root() / STORES / f"{hashlib.sha256(place).hexdigest()[:32]}.sqlite"
+    location = os.fsencode(os.path.realpath(store))
+    return cache_root() / STORES / f"{hashlib.sha256(location).hexdigest()[:32]}.sqlite"
 
 
 def open_index_file(store: Path, *, create: bool = False) -> Database:

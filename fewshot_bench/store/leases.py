@@ -106,11 +106,11 @@ class Leases:
         return lease
 
     def _claim(self, key: str) -> Lease | None:
-        found = self._generations(key)
-        holders = {number: self._read(path) for number, path in found.items()}
-        if any(self._lives(path, holders[number]) for number, path in found.items()):
+        generations = self._generations(key)
+        holders = {number: self._read(path) for number, path in generations.items()}
+        if any(self._lives(path, holders[number]) for number, path in generations.items()):
             return None
-        last = max(found, default=0)
+        last = max(generations, default=0)
         before = holders.get(last)
         tries = before.tries + 1 if before is not None and before.run == self.run else 1
         holder = Holder(
@@ -144,17 +144,17 @@ class Leases:
     def is_free(self, key: str) -> bool:
         """True if no live process holds `key`; False if the folder cannot be read."""
         try:
-            return self._living(key) is None
+            return self._find_holder(key) is None
         except OSError:
             return False
 
     def holder(self, key: str) -> Holder | None:
         """The holder of `key` in a live process; None without one, or if it cannot be read."""
         with suppress(OSError):
-            return self._living(key)
+            return self._find_holder(key)
         return None
 
-    def _living(self, key: str) -> Holder | None:
+    def _find_holder(self, key: str) -> Holder | None:
         """The holder of `key` in a live process; OSError if the folder cannot be read."""
         for path in self._generations(key).values():
             holder = self._read(path)
@@ -213,12 +213,12 @@ class Leases:
         return holder is not None and holder.token == lease.holder.token
 
     def _generations(self, key: str) -> dict[int, Path]:
-        found = {}
+        generations = {}
         for path in _entries(self.folder):
             name, _, number = path.name.rpartition(".")
             if name == key and number.isdigit():
-                found[int(number)] = path
-        return found
+                generations[int(number)] = path
+        return generations
 
     @staticmethod
     def _read(path: Path) -> Holder | None:

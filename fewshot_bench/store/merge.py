@@ -48,7 +48,7 @@ def same_metrics(one: Record, other: Record) -> bool:
     return bool(both) and all(one.metrics[name] == other.metrics[name] for name in both)
 
 
-def described(mine: Cell, theirs: Cell) -> tuple[str, ...]:
+def describe_conflict(mine: Cell, theirs: Cell) -> tuple[str, ...]:
     """Lines to show: top-1 of both, largest difference of answers, differing conditions."""
     return (
         mine.record.spec.describe(),
@@ -88,10 +88,10 @@ def _conditions(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[
 
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     packages = environment.get("packages")
-    found = {name: environment.get(name) for name in _FACTS}
+    facts = {name: environment.get(name) for name in _FACTS}
     code = environment.get("code")
-    found["code of the method"] = code.get("digest") if isinstance(code, Mapping) else None
-    return found | (dict(packages) if isinstance(packages, Mapping) else {})
+    facts["code of the method"] = code.get("digest") if isinstance(code, Mapping) else None
+    return facts | (dict(packages) if isinstance(packages, Mapping) else {})
 
 
 # Outcomes for a cell, imported picks or a split of own images of a source.
@@ -141,7 +141,7 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     for path in split_paths(source):
         yield _split(path, "picks", _picks_digest, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
-        yield _split(path, "a split of own images", _made_digest, destination, dry_run)
+        yield _split(path, "a split of own images", _digest_split, destination, dry_run)
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
         try:
             theirs = examine(file.path)
@@ -183,7 +183,7 @@ def _picks_digest(path: Path) -> str:
     return checked(path).digest
 
 
-def _made_digest(path: Path) -> str:
+def _digest_split(path: Path) -> str:
     """The digest of a split of own images; DataMissingError if the file holds no split."""
     read_split_file(path)
     return hashlib.sha256(read_regular(path, MAX_BYTES)).hexdigest()
@@ -192,7 +192,7 @@ def _made_digest(path: Path) -> str:
 def _step(theirs: Cell, destination: Store) -> Step:
     if theirs.problems:
         return Step(UNUSABLE, theirs.path, theirs.problems)
-    outcome, lines = _decided(theirs, destination.file(theirs.record.spec.key()))
+    outcome, lines = _decide(theirs, destination.file(theirs.record.spec.key()))
     return Step(outcome, theirs.path, lines)
 
 
@@ -225,7 +225,7 @@ def _copy_method(source: Path, record: Record, destination: Path) -> None:
         write_whole(destination / place, read_regular(source / place))
 
 
-def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
+def _decide(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
     """The outcome for a cell; with REPLACED, lines list problems of the destination's record.
 
     With CONFLICT, they describe the difference. StoreError for a destination file of a newer
@@ -249,4 +249,4 @@ def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
         return REPLACED, ()
     if same_result(mine, theirs):
         return EQUAL, ()
-    return CONFLICT, described(mine, theirs)
+    return CONFLICT, describe_conflict(mine, theirs)

@@ -112,6 +112,11 @@ class Database:
                     self._inherited.append(self._connection)
             self._connection = None
 
+    def __del__(self) -> None:
+        # A connection is in a circle with its cached statements, which may be collected late.
+        with suppress(AttributeError, sqlite3.Error):
+            self.close()
+
     def _connect(self) -> sqlite3.Connection:
         """The connection of this process to the file that is at the path now."""
         if self._connection is not None and self._file == self._identify():

@@ -258,7 +258,7 @@ def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
     index = checkpointed(store)
     whole = index.read_bytes()
     draw = random.Random(3)
-    for _ in range(200):
+    for _ in range(100):
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         for path in index_files(store.path):
@@ -472,5 +472,5 @@ class Anything(RuleBasedStateMachine):
         assert listed(self.store) == unindexed(self.store)
 
 
-Anything.TestCase.settings = settings(max_examples=25, stateful_step_count=15)
+Anything.TestCase.settings = settings(max_examples=10, stateful_step_count=15)
 test_whatever_happens = Anything.TestCase
