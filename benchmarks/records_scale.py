@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,9 +33,8 @@ from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.answer_files import ASKED
-from fewshot_bench.store.index import INDEX
-from fewshot_bench.store.packs import OUTCOMES
-from fewshot_bench.store.record_files import written
+from fewshot_bench.store.index_file import index_files
+from fewshot_bench.store.record_files import to_text
 from fewshot_bench.store.store import Store
 
 if TYPE_CHECKING:
@@ -97,7 +95,7 @@ def fill(request: Request) -> int:
         path.with_suffix(".npz").write_bytes(content)
         environment = {**record.environment, ASKED: made.environment[ASKED]}
         record = dataclasses.replace(record, metrics=made.metrics, environment=environment)
-        path.write_bytes(written(record, made.digests)[1])
+        path.write_bytes(to_text(record, made.digests)[1])
     return len(plan.cells)
 
 
@@ -276,10 +274,9 @@ def main() -> None:
 
 
 def forget(store: Path) -> None:
-    """Remove the index and the outcomes, which can be rebuilt."""
-    for path in store.glob(f"{INDEX}*"):
+    """Remove the index with the outcomes, which can be rebuilt."""
+    for path in index_files(store):
         path.unlink()
-    shutil.rmtree(store / OUTCOMES, ignore_errors=True)
 
 
 def arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index import INDEX
-from fewshot_bench.store.packs import OUTCOMES
+from fewshot_bench.store.index_file import index_files
 from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 
@@ -56,8 +54,8 @@ def main() -> None:
         print(f"{count:,} records, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         print(f"{'compare':<18}{'first s':>9}{'again s':>9}{'again CPU s':>13}")
         for name, words in COMMANDS.items():
-            (store / INDEX).unlink(missing_ok=True)
-            shutil.rmtree(store / OUTCOMES, ignore_errors=True)
+            for path in index_files(store):
+                path.unlink()
             first, _ = timed(store, words)
             again, cpu = min(timed(store, words) for _ in range(3))
             print(f"{name:<18}{first:>9.2f}{again:>9.2f}{cpu:>13.2f}")

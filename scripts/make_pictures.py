@@ -34,12 +34,12 @@ COLUMNS = 100
 
 def digests() -> dict[str, str]:
     """The digest of the sources of each picture."""
-    found = {}
+    parts = {}
     for name, patterns in SOURCES.items():
         paths = [p for pattern in patterns for p in (ROOT / "fewshot_bench").glob(pattern)]
         texts = [path.read_bytes() for path in sorted(paths) if path.is_file()]
-        found[name] = hashlib.sha256(b"".join(texts)).hexdigest()[:16]
-    return found
+        parts[name] = hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+    return parts
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,16 +34,6 @@ def stored_arrays(store: Store, key: str) -> Mapping[str, Any]:
         "ids": np.array(stored.ids, dtype=np.str_),
         "predictions": answers.predictions,
     }
-
-
-def put_whole(store: Store, record: Record, logits: Any, labels: Any, ids: Iterable[str]) -> Record:
-    """Store a record as earlier versions did, with all logits in float32 beside it."""
-    arrays = {
-        "logits": np.asarray(logits, dtype=np.float32),
-        "labels": np.asarray(labels, dtype=np.int64),
-        "ids": np.asarray(list(ids), dtype=np.str_),
-    }
-    return store.put(dataclasses.replace(record, digests={}), arrays)
 
 
 def fields(rows: np.ndarray, **changed: Any) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench
 from tests.store_cases import QUERIES, contents
@@ -32,4 +32,4 @@ def picks(store: Path, seed: int = 1, val: str = "min4") -> Path:
     assert fsbench("splits", "export", "shapes", *words).code == 0
     flags = ("--dataset", "shapes", "--shots", "2", "--seed", seed, "--store", store)
     assert fsbench("splits", "import", file, *flags).code == 0
-    return imported_path(store, "shapes", 2, seed)
+    return path_of_import(store, "shapes", 2, seed)

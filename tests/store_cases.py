@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from fewshot_bench.api.metrics import rounded
-from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.api.record import Record, digests_of_text
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.store.packs import checksum
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers
 
@@ -113,20 +110,7 @@ def killed_at(moment: int, *words: object) -> bool:
 
 
 def fit_digests(values: dict[str, Any]) -> None:
-    """Recompute a record's digests from its changed values."""
-    digests = values["digests"]
-    for name in ("text", "seal"):
-        digests.pop(name, None)
-    digests["record"] = digest_of_values(values)
-
-
-def resealed(content: bytes) -> bytes:
-    """Recompute the checksum of a pack; return it unchanged if it cannot be parsed."""
-    try:
-        length = int.from_bytes(content[:8], "little")
-        head = json.loads(content[8 : 8 + length])["__metadata__"]
-        about, arrays = json.loads(head["about"]), load(content)
-        about["sha256"] = checksum(about["entries"], arrays)
-        return save(arrays, {"about": json.dumps(about)})
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
-        return content
+    """Recompute the digest of a record's changed values."""
+    values["digests"].pop("record", None)
+    values["digests"] = values.pop("digests")
+    values["digests"]["record"] = digests_of_text(json.dumps(values).encode())[1]

@@ -52,7 +52,7 @@ def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> 
     if elsewhere is None:
         return misnamed(entry, roots)
     expected = places(roots, entry.images)
-    above = [place for place in expected if place in elsewhere.parents]
+    above = [folder for folder in expected if folder in elsewhere.parents]
     if above:
         return f"unpacked one level too deep: move the content of {elsewhere} to {above[0]}"
     root = root_above(elsewhere, entry.images)
@@ -63,15 +63,15 @@ def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> 
 
 def unlisted_problem(entry: PublicSet, roots: Sequence[Path], holds: Callable[[Path], bool]) -> str:
     """`folder_problem` for a set without lists; `holds`: True for a folder with class folders."""
-    named = {_squashed(part) for part in _parts(entry)} | _aliases(entry)
+    named = {_squash(part) for part in _parts(entry)} | _aliases(entry)
     named.discard("")
-    near = [f for root in roots for f in subfolders(root) if _squashed(f.name) in named]
-    near += [root for root in roots if _squashed(root.name) in named]
+    near = [f for root in roots for f in subfolders(root) if _squash(f.name) in named]
+    near += [root for root in roots if _squash(root.name) in named]
     elsewhere = _first(near, holds)
     if elsewhere is None:
         return folder_problem(entry, roots) if not near else ""
     expected = places(roots, entry.images)
-    above = [place for place in expected if place in elsewhere.parents]
+    above = [folder for folder in expected if folder in elsewhere.parents]
     if elsewhere in expected:
         return ""
     if above:
@@ -88,9 +88,9 @@ def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
     for aliases in (frozenset[str](), _aliases(entry)):
         for root in roots:
             for relative in (*entry.images, *entry.folders):
-                found = _other_name(root, relative, _parts(entry), aliases)
-                if found:
-                    return found
+                name = _other_name(root, relative, _parts(entry), aliases)
+                if name:
+                    return name
     return ""
 
 
@@ -103,9 +103,9 @@ def _other_name(root: Path, relative: str, accepted: Set[str], aliases: Set[str]
     here = root
     for part in filter(None, relative.split("/")):
         if not (here / part).is_dir():
-            alike = {_squashed(part)} | (aliases if here == root else set())
+            alike = {_squash(part)} | (aliases if here == root else set())
             for folder in subfolders(here):
-                if folder.name not in accepted and _squashed(folder.name) in alike:
+                if folder.name not in accepted and _squash(folder.name) in alike:
                     return f"{folder} has another name than expected: rename it to {here / part}"
             return ""
         here /= part
@@ -113,17 +113,17 @@ def _other_name(root: Path, relative: str, accepted: Set[str], aliases: Set[str]
 
 
 def _parts(entry: PublicSet) -> set[str]:
-    return {part for place in (*entry.folders, *entry.images) for part in place.split("/")}
+    return {part for path in (*entry.folders, *entry.images) for part in path.split("/")}
 
 
 def _aliases(entry: PublicSet) -> frozenset[str]:
     """Other usual names of a data set's folder, in squashed form."""
     title = entry.title.partition(" (")[0]
     stem = (entry.split_file or "").removeprefix("split_zhou_").removesuffix(".json")
-    return frozenset(_squashed(name) for name in (entry.name, title, stem)) - {""}
+    return frozenset(_squash(name) for name in (entry.name, title, stem)) - {""}
 
 
-def _squashed(name: str) -> str:
+def _squash(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 

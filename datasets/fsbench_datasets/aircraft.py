@@ -51,7 +51,7 @@ class AircraftLists:
             role: tuple(Item(f"{image}.jpg", labels[name], name) for image, name in pairs)
             for role, pairs in rows.items()
         }
-        return Loaded(pools, names, tuple(_unlisted(variants, names)))
+        return Loaded(pools, names, tuple(_list_unlisted(variants, names)))
 
     def absent(self) -> tuple[str, str]:
         """The missing files and where they are expected, and the step that fixes it."""
@@ -74,7 +74,7 @@ class AircraftLists:
 
     def _rows(self, folder: Path, role: str, variants: Sequence[str]) -> list[tuple[str, str]]:
         """(image, variant) of every line; the variant is everything after the first blank."""
-        path, known = folder / list_file(role), set(variants)
+        path, names = folder / list_file(role), set(variants)
         rows = []
         for number, line in self._lines(path):
             image, _, name = line.partition(" ")
@@ -84,7 +84,7 @@ class AircraftLists:
                     f"{path}, line {number} is {line!r}: expected an image number, a blank and a "
                     "variant"
                 )
-            if name not in known:
+            if name not in names:
                 raise self._missing(
                     f"{path}, line {number} names the variant '{name}', which is not in {VARIANTS}"
                 )
@@ -145,7 +145,7 @@ def list_file(role: str) -> str:
     return f"images_variant_{role}.txt"
 
 
-def _unlisted(variants: Sequence[str], occurring: Sequence[str]) -> Iterator[str]:
+def _list_unlisted(variants: Sequence[str], occurring: Sequence[str]) -> Iterator[str]:
     absent = [name for name in variants if name not in set(occurring)]
     if absent:
         yield (

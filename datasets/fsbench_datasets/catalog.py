@@ -91,13 +91,13 @@ class PublicSet:
 def read_table(file: str) -> dict[str, Any]:
     """The content of a TOML file beside this module, with lists as tuples."""
     with Path(__file__).with_name(file).open("rb") as stream:
-        return {name: _frozen(value) for name, value in tomllib.load(stream).items()}
+        return {name: _freeze(value) for name, value in tomllib.load(stream).items()}
 
 
-def _frozen(value: Any) -> Any:
+def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _frozen(inner) for name, inner in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+        return {name: _freeze(inner) for name, inner in value.items()}
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
 def _sets() -> Iterator[PublicSet]:
@@ -133,12 +133,12 @@ def split_file_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ..
     In root order, so that files of the first root take precedence.
     """
     name = entry.split_file or ""
-    found: list[Path] = []
+    candidates: list[Path] = []
     for root in roots:
-        found += places([root], (*entry.folders, "", "splits"))
+        candidates += places([root], (*entry.folders, "", "splits"))
         for base in places([root], entry.images):
-            found += [base.parent, base]
-    return tuple(folder / name for folder in dict.fromkeys(found))
+            candidates += [base.parent, base]
+    return tuple(folder / name for folder in dict.fromkeys(candidates))
 
 
 def _below(root: Path, relative: str) -> Iterator[Path]:

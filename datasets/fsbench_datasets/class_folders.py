@@ -49,9 +49,9 @@ def _without_images(root: Path, tree: Tree) -> str:
             f"class folder {folder}: none of its {len(tree.unread)} images can be read here: "
             f"{'; '.join(unread_lines([tree]))}"
         )
-    found = f" (it holds {shortened(tree.others)})" if tree.others else ""
+    hint = f" (it holds {shortened(tree.others)})" if tree.others else ""
     return (
-        f"class folder {folder} has no images in it{found}: expected files that end in jpg, "
+        f"class folder {folder} has no images in it{hint}: expected files that end in jpg, "
         f"png or whatever else Pillow reads ({len(image_endings())} endings here; add some, or "
         "remove the folder)"
     )
@@ -110,12 +110,12 @@ def find_images(name: str, root: Path) -> Found:
     is the folder name, or the path where another class has the same folder name.
     """
     tree = read_tree(root)
-    top = _unwrapped(tree)
+    top = _unwrap(tree)
     roles, beside = _role_folders(root, top)
     classes = _classes(root, top, roles)
     _refuse_one_folder_twice(root, classes)
     refuse_empty(root, [folder.tree for folder in classes])
-    named = _named(name, classes)
+    named = _class_names(name, classes)
     labels = {text: label for label, text in enumerate(sorted(set(named)))}
     pools: dict[str, list[Run]] = {role: [] for role in roles or {UNSPLIT: top}}
     for folder, text in zip(classes, named, strict=True):
@@ -128,7 +128,7 @@ def find_images(name: str, root: Path) -> Found:
         role: ItemList(sorted(runs, key=lambda run: (run.label, run.folder)))
         for role, runs in pools.items()
     }
-    return Found(ordered, tuple(_left_out(tree, top, roles, beside)), tree)
+    return Found(ordered, tuple(_notes_on_rest(tree, top, roles, beside)), tree)
 
 
 def _refuse_one_folder_twice(root: Path, classes: Sequence[ClassFolder]) -> None:
@@ -144,7 +144,7 @@ def _refuse_one_folder_twice(root: Path, classes: Sequence[ClassFolder]) -> None
             )
 
 
-def _unwrapped(tree: Tree) -> Tree:
+def _unwrap(tree: Tree) -> Tree:
     """Skip wrappers: descend while the only folder holds folders, no images, and is no role."""
     while not tree.holds_images:
         below = [inner for inner in tree.below if not _is_store(inner)]
@@ -163,21 +163,21 @@ def _role_folders(root: Path, top: Tree) -> tuple[dict[str, Tree], list[Tree]]:
 
     A folder without image folders in it is a class, whatever its name.
     """
-    found: dict[str, list[Tree]] = {}
+    trees: dict[str, list[Tree]] = {}
     for folder in top.below:
         if _role(folder) and any(f.holds_images for inner in folder.below for f in inner.walk()):
-            found.setdefault(_role(folder), []).append(folder)
+            trees.setdefault(_role(folder), []).append(folder)
     named = all(_role(folder) for folder in top.below)
-    if "train" not in found and not ("test" in found and named):
+    if "train" not in trees and not ("test" in trees and named):
         _refuse_bare(root, top)
         return {}, []
-    for role, folders in found.items():
+    for role, folders in trees.items():
         if len(folders) > 1:
             names = " and ".join(folder.name for folder in folders)
             kind = {"val": "validation"}.get(role, role)
             raise UsageError(f"{root / top.path} has {names}: expected one {kind} folder")
     order: tuple[str, ...] = ("train", "val", "test")
-    roles = {role: found[role][0] for role in order if role in found}
+    roles = {role: trees[role][0] for role in order if role in trees}
     return roles, [folder for folder in top.below if folder not in roles.values()]
 
 
@@ -190,9 +190,9 @@ def _refuse_bare(root: Path, top: Tree) -> None:
 
 def _no_classes(root: Path, folder: Tree) -> DataMissingError:
     images = folder.images.listed()
-    found = f" (images lie directly in it: {shortened(images)})" if images else ""
+    hint = f" (images lie directly in it: {shortened(images)})" if images else ""
     return DataMissingError(
-        f"no class folders in {root / folder.path}{found}: expected one folder per class"
+        f"no class folders in {root / folder.path}{hint}: expected one folder per class"
     )
 
 
@@ -203,14 +203,14 @@ def _classes(root: Path, top: Tree, roles: Mapping[str, Tree]) -> list[ClassFold
             for role, folder in roles.items()
             for leaf in _leaves(root, folder)
         ]
-    found = [ClassFolder(UNSPLIT, _below(leaf, top), leaf) for leaf in _leaves(root, top)]
-    inside = [_role(folder.tree) for folder in found]
-    if all(inside) and {"train", "test"} & set(inside) and all(len(f.parts) > 1 for f in found):
+    leaves = [ClassFolder(UNSPLIT, _below(leaf, top), leaf) for leaf in _leaves(root, top)]
+    inside = [_role(folder.tree) for folder in leaves]
+    if all(inside) and {"train", "test"} & set(inside) and all(len(f.parts) > 1 for f in leaves):
         return [
             ClassFolder(role, folder.parts[:-1], folder.tree)
-            for role, folder in zip(inside, found, strict=True)
+            for role, folder in zip(inside, leaves, strict=True)
         ]
-    return found
+    return leaves
 
 
 def _leaves(root: Path, folder: Tree) -> list[Tree]:
@@ -230,7 +230,7 @@ def _below(leaf: Tree, folder: Tree) -> tuple[str, ...]:
     return tuple(path.split("/"))
 
 
-def _named(name: str, classes: Sequence[ClassFolder]) -> list[str]:
+def _class_names(name: str, classes: Sequence[ClassFolder]) -> list[str]:
     """Class name of each folder; UsageError if two are one in prompts."""
     _refuse_equal(name, classes)
     paths = {tuple(map(tidy_name, folder.parts)) for folder in classes}
@@ -274,7 +274,7 @@ def _twins(name: str, classes: Sequence[ClassFolder]) -> UsageError:
     return twins_refused(name, twins, [paths[text] for text in twins])
 
 
-def _left_out(
+def _notes_on_rest(
     tree: Tree, top: Tree, roles: Mapping[str, Tree], beside: Sequence[Tree]
 ) -> Iterator[str]:
     """Yield a line for each reason why files are not used."""

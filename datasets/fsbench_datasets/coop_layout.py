@@ -92,7 +92,7 @@ def open_coop(argument: str) -> ListedImages:
     split_file = _only_split_file(argument, folder)
     entry = by_split_file(split_file.name)
     name = f"coop:{one_spelling(folder)}"
-    known = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
+    card = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
     steps = Steps(
         "image paths in the split file start from the folder or from one of its subfolders",
         "",
@@ -100,17 +100,17 @@ def open_coop(argument: str) -> ListedImages:
     )
     bases = (folder, *subfolders(folder))
     lists = SplitFile(name, (split_file,), lambda: (f"no {split_file}", "put it back"))
-    return ListedImages(known, lists, bases, steps)
+    return ListedImages(card, lists, bases, steps)
 
 
 def _only_split_file(argument: str, folder: Path) -> Path:
     for pattern in ("split_zhou_*.json", "split*.json"):
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
+        paths = sorted(folder.glob(pattern))
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
             raise UsageError(f"coop:{argument}: expected one split file, found {names}; keep one")
-        if found:
-            return found[0]
+        if paths:
+            return paths[0]
     raise DataMissingError(
         f"coop:{argument}: no split_zhou_*.json or split*.json in {folder} "
         f"(for class folders without a split file use folder:{argument})"

@@ -59,10 +59,10 @@ def file_size(file: str | Path | os.DirEntry[str]) -> int:
 def size_and_inode(file: str | Path | os.DirEntry[str]) -> tuple[int, int]:
     """Size in bytes and inode of a regular file; -1 and 0 if there is none."""
     try:
-        found = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)
+        status = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)
     except (OSError, ValueError):
         return -1, 0
-    return (found.st_size, found.st_ino) if stat.S_ISREG(found.st_mode) else (-1, 0)
+    return (status.st_size, status.st_ino) if stat.S_ISREG(status.st_mode) else (-1, 0)
 
 
 def read_file(path: Path) -> bytes:

@@ -118,16 +118,16 @@ def digits() -> Embedded:
 @cache
 def letters() -> Embedded:
     """Drawn capital letters."""
-    return _drawn("letters", "Letters", "a photo of the letter {}.", mirrored=False)
+    return _draw("letters", "Letters", "a photo of the letter {}.", mirrored=False)
 
 
 @cache
 def shapes() -> Embedded:
     """Drawn shapes."""
-    return _drawn("shapes", "Shapes", "a photo of a {}.", mirrored=True)
+    return _draw("shapes", "Shapes", "a photo of a {}.", mirrored=True)
 
 
-def _drawn(name: str, title: str, template: str, *, mirrored: bool) -> Embedded:
+def _draw(name: str, title: str, template: str, *, mirrored: bool) -> Embedded:
     card = DatasetCard(
         name,
         title,

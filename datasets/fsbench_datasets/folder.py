@@ -126,12 +126,12 @@ class ImageFolder:
         folders = self._found.folders
         lines: dict[int, bytes] = {}
         for folder, runs in _by_folder(pools).items():
-            found = folders[folder].bytes_by_name() if folder in folders else {}
+            sizes = folders[folder].bytes_by_name() if folder in folders else {}
             for run in runs:
                 names = run.names.listed()
-                absent = [name for name in names if name not in found]
-                found |= {name: file_size(self.root / (folder + name)) for name in absent}
-                lines[id(run)] = b"".join(lines_of(found[name] for name in names))
+                absent = [name for name in names if name not in sizes]
+                sizes |= {name: file_size(self.root / (folder + name)) for name in absent}
+                lines[id(run)] = b"".join(lines_of(sizes[name] for name in names))
         return (lines[id(run)] for role in ROLES for run in pools[role].runs)
 
     @cached_property
@@ -147,7 +147,7 @@ class ImageFolder:
             check_classes(self.name, pools)
             return pools, (note,), ()
         if "test" in given:
-            pools, note = self._made()
+            pools, note = self._make()
             return pools, (note,), ()
         if "train" in given and self.holdout is None:
             raise UsageError(
@@ -155,14 +155,14 @@ class ImageFolder:
                 "test/ (and val/ if there is one), or class folders only; --holdout 0.3 takes test "
                 "images out of train/"
             )
-        return self._kept()
+        return self._read_kept()
 
-    def _made(self) -> tuple[Pools, str]:
+    def _make(self) -> tuple[Pools, str]:
         pools, note = complete(self.name, self._found.pools, self.holdout)
         check_classes(self.name, pools)
         return pools, note
 
-    def _kept(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
+    def _read_kept(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
         """Load the stored split and note later images, or make a new split.
 
         DataMissingError when a listed image is absent, unless `lenient`.
@@ -170,11 +170,11 @@ class ImageFolder:
         note = share_note("val" in self._found.pools, self.holdout)
         stored = self._places.found()
         if stored is None:
-            return self._made()[0], (kept_note(note, None),), ()
+            return self._make()[0], (kept_note(note, None),), ()
         pools = load_kept(stored)
         check_classes(self.name, pools)
         self._check_labels(pools, stored)
-        outside, later = self._compared(pools, stored)
+        outside, later = self._compare(pools, stored)
         for id in () if self.lenient else outside:
             self._refuse_absent(id, stored)
         return pools, (kept_note(note, stored), *filter(None, [later])), outside
@@ -198,7 +198,7 @@ class ImageFolder:
                         "a new split made (numbers of both cannot be compared)"
                     )
 
-    def _compared(self, pools: Pools, stored: Path) -> tuple[tuple[str, ...], str]:
+    def _compare(self, pools: Pools, stored: Path) -> tuple[tuple[str, ...], str]:
         """The listed ids without an image in the tree, and a note on images added later."""
         found = self._found
         made_of = (
@@ -270,11 +270,11 @@ def _is_name_of(classname: str, folder: str, now: str | None) -> bool:
 
 def _by_folder(pools: Pools) -> dict[str, list[Run]]:
     """The runs in the pools by folder."""
-    found: dict[str, list[Run]] = {}
+    runs: dict[str, list[Run]] = {}
     for role in ROLES:
         for run in packed(pools[role]).runs:
-            found.setdefault(run.folder, []).append(run)
-    return found
+            runs.setdefault(run.folder, []).append(run)
+    return runs
 
 
 def _later(found: Mapping[str, ItemList], listed: Mapping[str, Sequence[Run]], stored: Path) -> str:

@@ -51,35 +51,35 @@ def check_classnames(
     if the column has none.
     """
     given = package.load_dataset_builder(str(folder)).config.data_files or {}
-    every = {split: list(_named(package, folder, given[split], label)) for split in given}
-    own = [found for split in splits for found in every.get(split, ()) if found.by_number]
+    every = {split: list(_name(package, folder, given[split], label)) for split in given}
+    own = [names for split in splits for names in every.get(split, ()) if names.by_number]
     # Without any names of their own, the labels of all files are read under declared ones.
-    if all(found.names is None for found in own):
+    if all(names.names is None for names in own):
         return
     read = None if classnames is None else tuple(classnames)
-    alike = (one.file for files in every.values() for one in files if one.names == read)
+    alike = (other.file for files in every.values() for other in files if other.names == read)
     as_read = _Names(next(alike, "the data set's description"), read, True)
-    for found in own:
-        if found.names != read:
+    for names in own:
+        if names.names != read:
             raise UsageError(
-                f"{name}: {_difference(found, as_read)}: expected the same class names in the same "
+                f"{name}: {_difference(names, as_read)}: expected the same class names in the same "
                 "order in all files (give every split one ClassLabel before to_parquet, or save "
                 "the names as text)"
             )
 
 
-def _difference(one: _Names, other: _Names) -> str:
+def _difference(first: _Names, second: _Names) -> str:
     """The first label with two meanings, or the files with and without class names."""
-    if one.names is None or other.names is None:
-        bare, named = (one, other) if one.names is None else (other, one)
+    if first.names is None or second.names is None:
+        bare, named = (first, second) if first.names is None else (second, first)
         return f"{bare.file} has labels without class names, {named.file} has class names"
-    pairs = enumerate(zip_longest(one.names, other.names))
+    pairs = enumerate(zip_longest(first.names, second.names))
     label, texts = next((label, both) for label, both in pairs if both[0] != both[1])
     mine, theirs = ("no class" if text is None else f"'{text}'" for text in texts)
-    return f"label {label} is {mine} in {one.file} and {theirs} in {other.file}"
+    return f"label {label} is {mine} in {first.file} and {theirs} in {second.file}"
 
 
-def _named(package: Any, folder: Path, files: Iterable[str], label: str) -> Iterator[_Names]:
+def _name(package: Any, folder: Path, files: Iterable[str], label: str) -> Iterator[_Names]:
     for file in files:
         schema = _schema(file)
         if schema is not None and label in schema.names:
@@ -108,13 +108,13 @@ def _schema(file: str) -> Any:
 
 def empty_splits(folder: Path) -> list[str]:
     """The folders of a saved set that were written without rows, which `datasets` cannot load."""
-    found = []
+    empty = []
     for state in (folder / STATE, *sorted(folder.glob(f"*/{STATE}"))):
         with suppress(OSError, ValueError, RecursionError):
             content = json.loads(state.read_text("utf-8"))
             if isinstance(content, Mapping) and content.get("_data_files") == []:
-                found.append(state.parent.name)
-    return found
+                empty.append(state.parent.name)
+    return empty
 
 
 def last_change(folder: Path) -> int:

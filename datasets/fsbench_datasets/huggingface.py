@@ -54,7 +54,7 @@ def find_columns(name: str, features: Mapping[str, Any], image: str, label: str)
     """The requested columns, else those of the right type; UsageError lists the columns."""
     for asked in (image, label):
         if asked and asked not in features:
-            raise UsageError(f"{name} has no column '{asked}': found {_described(features)}")
+            raise UsageError(f"{name} has no column '{asked}': found {_describe(features)}")
     image = image or _only(name, features, _of_type(features, "Image"), "image")
     label = label or _only(name, features, _label_columns(features), "label")
     names = getattr(features[label], "names", None)
@@ -79,18 +79,18 @@ def _dtype(feature: Any) -> str:
     return str(getattr(feature, "dtype", ""))
 
 
-def _only(name: str, features: Mapping[str, Any], found: Sequence[str], what: str) -> str:
-    if len(found) != 1:
+def _only(name: str, features: Mapping[str, Any], columns: Sequence[str], what: str) -> str:
+    if len(columns) != 1:
         problem = (
-            f"columns {', '.join(found)} could be the {what}" if found else f"no {what} column"
+            f"columns {', '.join(columns)} could be the {what}" if columns else f"no {what} column"
         )
         raise UsageError(
-            f"{name}: {problem}; name it with ?{what}=COLUMN, there are {_described(features)}"
+            f"{name}: {problem}; name it with ?{what}=COLUMN, there are {_describe(features)}"
         )
-    return found[0]
+    return columns[0]
 
 
-def _described(features: Mapping[str, Any]) -> str:
+def _describe(features: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} ({type(kind).__name__})" for name, kind in features.items())
 
 
@@ -165,12 +165,12 @@ class Table:
             path = _parts(cell.as_py())[1]
             return None if path is None else file_stamp(self.base / path)
         stamps = [file_stamp(file["filename"]) for file in self.rows.cache_files]
-        known = [stamp for stamp in stamps if stamp is not None]
-        if not known or len(known) < len(stamps):
+        whole = [stamp for stamp in stamps if stamp is not None]
+        if not whole or len(whole) < len(stamps):
             return None
-        token = ",".join(stamp.token for stamp in known)
+        token = ",".join(stamp.token for stamp in whole)
         size = len(content.as_buffer())
-        changed = max(stamp.changed for stamp in known)
+        changed = max(stamp.changed for stamp in whole)
         return Stamp(size, changed, f"{token}:{self.split}:{number}")
 
     def _cell(self, number: int) -> Any:
@@ -194,8 +194,8 @@ def check_images(name: str, columns: Columns, features: Mapping[str, Any]) -> No
     """UsageError when the image column holds neither images, bytes nor paths."""
     feature = features[columns.image]
     stored = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
-    known = type(feature).__name__ == "Image" or "binary" in _dtype(feature)
-    if not (stored or known or "string" in _dtype(feature)):
+    has_images = type(feature).__name__ == "Image" or "binary" in _dtype(feature)
+    if not (stored or has_images or "string" in _dtype(feature)):
         raise UsageError(
             f"{name}: column '{columns.image}' is {feature}: expected images, bytes or paths"
         )
@@ -206,13 +206,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def missing(name: str, place: Place, problem: str) -> DataMissingError:
+def missing(name: str, source: Place, problem: str) -> DataMissingError:
     """The error for a data set that cannot be loaded."""
     step = (
         "check the name and the network, or download it on another machine and give hf:PATH of its "
         "folder"
     )
-    if place.folder is not None:
+    if source.folder is not None:
         step = "check that its folder is complete and that you may read it, or save it again"
     return DataMissingError(f"{name} cannot be loaded: {problem}; {step}")
 
@@ -311,18 +311,18 @@ class Hub:
         for split, role in self._roles.items():
             rows, chosen = self._splits[split], self.place.chosen
             features = rows.features
-            found = find_columns(
+            names = find_columns(
                 self.name, features, chosen.get("image", ""), chosen.get("label", "")
             )
-            check_images(self.name, found, features)
-            if columns is not None and found != columns:
+            check_images(self.name, names, features)
+            if columns is not None and names != columns:
                 raise UsageError(
                     f"{self.name}: the splits '{first}' and '{split}' have other columns or class "
                     "names: expected the same in all"
                 )
-            columns = found
+            columns = names
             base = self.place.folder.absolute() if self.place.folder else Path()
-            tables[split] = Table(split, role, rows.with_format("arrow"), found, base)
+            tables[split] = Table(split, role, rows.with_format("arrow"), names, base)
         if columns is not None:
             self._check_files(columns)
         return tables
@@ -346,10 +346,10 @@ class Hub:
         }
 
     def _find(self, id: str) -> tuple[Table, int]:
-        found = self._rows.get(id)
-        if found is None:
+        row = self._rows.get(id)
+        if row is None:
             raise FileNotFoundError(f"{self.name} has no image '{id}'")
-        return found
+        return row
 
     def _sources(self) -> tuple[str, ...]:
         if self.place.folder is not None:
@@ -363,11 +363,11 @@ class Hub:
 
 def open_hub(argument: str, holdout: float | None = None) -> OwnSet:
     """The data set for `hf:NAME` or `hf:PATH`."""
-    place = Place.of(argument)
-    name = f"hf:{place.canonical(argument)}"
+    source = Place.of(argument)
+    name = f"hf:{source.canonical(argument)}"
     check_holdout(name, holdout)
-    title = place.folder.resolve().name if place.folder else place.repository
-    return OwnSet(name, title, Hub(name, place), partial(complete, name, holdout=holdout))
+    title = source.folder.resolve().name if source.folder else source.repository
+    return OwnSet(name, title, Hub(name, source), partial(complete, name, holdout=holdout))
 
 
 def _query(argument: str, query: str) -> dict[str, str]:
@@ -377,7 +377,7 @@ def _query(argument: str, query: str) -> dict[str, str]:
         if key not in KEYS or not value or key in chosen:
             raise UsageError(
                 f"hf:{argument}: '{part}' after the question mark: expected "
-                f"{', '.join(f'{known}=NAME' for known in KEYS)}, each once"
+                f"{', '.join(f'{option}=NAME' for option in KEYS)}, each once"
             )
         chosen[key] = value
     return chosen
@@ -399,18 +399,18 @@ def _package(name: str) -> Any:
     return package
 
 
-def _load(name: str, place: Place) -> Mapping[str, Any]:
+def _load(name: str, source: Place) -> Mapping[str, Any]:
     """Split name to data set."""
     package = _package(name)
-    empty = empty_splits(place.folder) if place.folder and _is_saved(place.folder) else []
+    empty = empty_splits(source.folder) if source.folder and _is_saved(source.folder) else []
     if empty:
         raise UsageError(
             f"{name}: {shortened(empty)} was saved without rows: expected images in every split "
             "(save the set again without it)"
         )
-    with _readable(name, place):
+    with _readable(name, source):
         with _quiet():
-            loaded = _open(package, place)
+            loaded = _open(package, source)
         for rows in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
             # Reading from a damaged arrow file can crash the process.
             rows.data.validate(full=True)
@@ -420,7 +420,7 @@ def _load(name: str, place: Place) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def _readable(name: str, place: Place) -> Iterator[None]:
+def _readable(name: str, source: Place) -> Iterator[None]:
     """Raise errors of the packages that read a data set as errors of one line."""
     try:
         yield
@@ -430,16 +430,16 @@ def _readable(name: str, place: Place) -> Iterator[None]:
         if "config" in first_line(error).casefold() and isinstance(error, ValueError):
             problem = " ".join(str(error).split())
             raise UsageError(f"{name}: {problem} (hf:NAME:CONFIG says which)") from None
-        raise missing(name, place, f"{type(error).__name__}: {first_line(error)}") from None
+        raise missing(name, source, f"{type(error).__name__}: {first_line(error)}") from None
 
 
-def _open(package: Any, place: Place) -> Any:
-    if place.folder is None:
-        return package.load_dataset(place.repository, place.config, revision=place.revision)
-    if _is_saved(place.folder):
-        return package.load_from_disk(str(place.folder))
-    folder = str(place.folder)
-    loaded, change = package.load_dataset(folder), last_change(place.folder)
+def _open(package: Any, source: Place) -> Any:
+    if source.folder is None:
+        return package.load_dataset(source.repository, source.config, revision=source.revision)
+    if _is_saved(source.folder):
+        return package.load_from_disk(str(source.folder))
+    folder = str(source.folder)
+    loaded, change = package.load_dataset(folder), last_change(source.folder)
     if is_older(loaded, change):
         # The description goes, too: new copies would be read under the earlier class names.
         with contextlib.suppress(FileNotFoundError):  # another process may be doing the same
@@ -465,11 +465,11 @@ def _is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in (STATE, "dataset_dict.json"))
 
 
-def _roles(name: str, place: Place, splits: list[str]) -> dict[str, str]:
+def _roles(name: str, source: Place, splits: list[str]) -> dict[str, str]:
     """Split name to role, train first; UsageError when the roles are unclear."""
     if not splits:
-        raise missing(name, place, "it has no splits")
-    chosen = place.chosen
+        raise missing(name, source, "it has no splits")
+    chosen = source.chosen
     asked = {chosen[role]: role for role in ROLES if role in chosen}
     if len(asked) < len(chosen.keys() & set(ROLES)):
         raise UsageError(f"{name}: one split cannot be train and test at once: name distinct ones")
@@ -478,14 +478,14 @@ def _roles(name: str, place: Place, splits: list[str]) -> dict[str, str]:
             raise UsageError(f"{name} has no split '{split}': found {', '.join(splits)}")
     if asked:
         return asked
-    found = {
+    roles = {
         split: ROLE_NAMES[split.casefold()] for split in splits if split.casefold() in ROLE_NAMES
     }
-    if not found and len(splits) == 1:
+    if not roles and len(splits) == 1:
         return {splits[0]: UNSPLIT}
-    if not found or len(set(found.values())) < len(found):
+    if not roles or len(set(roles.values())) < len(roles):
         raise UsageError(
             f"{name} has the splits {', '.join(splits)}: say which to use, for example "
             f"?train={splits[0]}&test={splits[-1]}"
         )
-    return dict(sorted(found.items(), key=lambda pair: ROLES.index(pair[1])))
+    return dict(sorted(roles.items(), key=lambda pair: ROLES.index(pair[1])))

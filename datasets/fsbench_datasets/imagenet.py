@@ -73,9 +73,9 @@ class Folders:
 
     def classes(self) -> Mapping[str, Names]:
         """Class folders and their file names, sorted."""
-        found = class_files(self.place)
-        check_synsets(list(found), self.place)
-        return found
+        files = class_files(self.place)
+        check_synsets(list(files), self.place)
+        return files
 
     def read(self, synset: str, name: str) -> bytes:
         """The file's content."""
@@ -94,14 +94,16 @@ class TrainArchive:
 
     def classes(self) -> Mapping[str, Names]:
         """Inner archives and their file names, sorted."""
-        found = {synset: _images(part, self.place) for synset, part in sorted(self._parts.items())}
-        check_synsets(list(found), self.place)
-        if not found:
+        names_of = {
+            synset: _images(part, self.place) for synset, part in sorted(self._parts.items())
+        }
+        check_synsets(list(names_of), self.place)
+        if not names_of:
             raise DataMissingError(f"archive {self.place} holds no class archives (n01440764.tar)")
-        for synset, names in found.items():
+        for synset, names in names_of.items():
             if not names.count:
                 raise DataMissingError(f"{synset}.tar in archive {self.place} has no images")
-        return found
+        return names_of
 
     def read(self, synset: str, name: str) -> bytes:
         """The member's content."""
@@ -131,7 +133,7 @@ class ValArchive:
     def classes(self) -> Mapping[str, Names]:
         """Image names by synset, found by image number in the development kit."""
         synsets = validation_synsets(self._devkit())
-        found: dict[str, list[str]] = {}
+        names_of: dict[str, list[str]] = {}
         for name in _images(self._part, self.place).listed():
             match = VAL_NAME.fullmatch(name)
             number = int(match[1]) if match else 0
@@ -140,11 +142,11 @@ class ValArchive:
                     f"archive {self.place} holds '{name}': expected ILSVRC2012_val_00000001.JPEG "
                     f"to {len(synsets):08d}.JPEG, as the development kit lists them"
                 )
-            found.setdefault(synsets[number - 1], []).append(name)
-        if not found:
+            names_of.setdefault(synsets[number - 1], []).append(name)
+        if not names_of:
             raise DataMissingError(f"archive {self.place} holds no images")
-        check_synsets(list(found), self.place)
-        return {synset: Names.of(names) for synset, names in sorted(found.items())}
+        check_synsets(list(names_of), self.place)
+        return {synset: Names.of(names) for synset, names in sorted(names_of.items())}
 
     def read(self, synset: str, name: str) -> bytes:
         """The member's content."""
@@ -155,13 +157,13 @@ class ValArchive:
         return _member_stamp(self.place, self._part.find(name), name)
 
     def _devkit(self) -> Path:
-        found = next((path for path in self.devkits if path.is_file()), None)
-        if found is None:
+        archive = next((path for path in self.devkits if path.is_file()), None)
+        if archive is None:
             raise DataMissingError(
                 f"{self.place} is there, and {DEVKIT} is not, which holds the classes of its "
                 f"images: fetch it from image-net.org and put it into {self.place.parent}"
             )
-        return found
+        return archive
 
     @cached_property
     def _part(self) -> Part:
@@ -178,7 +180,7 @@ class FlatFolder:
     def classes(self) -> Mapping[str, Names]:
         """Image names by synset; DataMissingError for an image without a line in the table."""
         synsets = solution_synsets(self.table)
-        found: dict[str, list[str]] = {}
+        names_of: dict[str, list[str]] = {}
         for name in sorted(filter(is_image, os.listdir(self.place))):
             check_plain(name, self.place)
             synset = synsets.get(name.rpartition(".")[0])
@@ -187,9 +189,9 @@ class FlatFolder:
                     f"{self.place} holds '{name}', of which {self.table} has no line: expected the "
                     "images of the validation set alone"
                 )
-            found.setdefault(synset, []).append(name)
-        check_synsets(list(found), self.table)
-        return {synset: Names.of(names) for synset, names in sorted(found.items())}
+            names_of.setdefault(synset, []).append(name)
+        check_synsets(list(names_of), self.table)
+        return {synset: Names.of(names) for synset, names in sorted(names_of.items())}
 
     def read(self, synset: str, name: str) -> bytes:
         """The file's content."""
@@ -206,7 +208,7 @@ def solution_synsets(table: Path) -> dict[str, str]:
         lines = table.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataMissingError(f"{table} cannot be read: {error}") from None
-    found = {}
+    synset_of = {}
     for number, line in enumerate(lines, 1):
         name, comma, boxes = line.partition(",")
         synset = boxes.strip().partition(" ")[0]
@@ -214,14 +216,14 @@ def solution_synsets(table: Path) -> dict[str, str]:
             continue
         if not comma or not synset:
             raise DataMissingError(f"{table}, line {number}: expected ImageId,PredictionString")
-        found[name.strip()] = synset
-    return found
+        synset_of[name.strip()] = synset
+    return synset_of
 
 
-def _images(part: Part, place: Path) -> Names:
+def _images(part: Part, path: Path) -> Names:
     names = [name for name in part.names if is_image(name)]
     for name in names:
-        check_plain(name, place)
+        check_plain(name, path)
     return Names.of(names)
 
 
@@ -296,7 +298,7 @@ class ImageNet:
             if any(SYNSET.fullmatch(f.name) for f in subfolders(folder)):
                 return Folders(folder)
             table = _solution(base)
-            if role == "test" and table is not None and any(map(is_image, _listed(folder))):
+            if role == "test" and table is not None and any(map(is_image, _list(folder))):
                 return FlatFolder(folder, table)
         archive = next((a for f in self.archives if (a := f / ARCHIVES[role]).is_file()), None)
         if archive is None:
@@ -309,16 +311,16 @@ class ImageNet:
     def _classes(self) -> dict[str, Mapping[str, Names]]:
         sources = {role: self._need(role) for role in FOLDERS}
         try:
-            found = {role: source.classes() for role, source in sources.items()}
+            classes_of = {role: source.classes() for role, source in sources.items()}
         except DataMissingError as error:
             raise self._wrong(str(error)) from None
-        for synset in found["test"]:
-            if synset not in found["train"]:
+        for synset in classes_of["test"]:
+            if synset not in classes_of["train"]:
                 raise self._wrong(
                     f"class {synset} is in {sources['test'].place} and not in "
                     f"{sources['train'].place}: unpack its train images, or remove the class"
                 )
-        return found
+        return classes_of
 
     @cached_property
     def _synsets(self) -> tuple[str, ...]:
@@ -339,7 +341,7 @@ class ImageNet:
     def _missing(self) -> DataMissingError:
         roles = [role for role in FOLDERS if self._sources[role] is None]
         folders = [FOLDERS[role] for role in roles]
-        unsorted = (_unsorted(base / folder) for base in self.bases for folder in folders)
+        unsorted = (_hint_to_sort(base / folder) for base in self.bases for folder in folders)
         steps = "; ".join(filter(None, (next(filter(None, unsorted), ""), self.step())))
         return DataMissingError(
             f"data set '{self.known.name}': {steps}; "
@@ -358,18 +360,18 @@ def _solution(base: Path) -> Path | None:
     return next((t for f in (base, *base.parents[:3]) if (t := f / SOLUTION).is_file()), None)
 
 
-def _listed(folder: Path) -> list[str]:
+def _list(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError:
         return []
 
 
-def _unsorted(folder: Path) -> str:
+def _hint_to_sort(folder: Path) -> str:
     """The problem with an existing folder without class folders; empty if it does not exist."""
     if not folder.is_dir():
         return ""
-    names = _listed(folder)
+    names = _list(folder)
     if any(name.endswith(".tar") for name in names):
         return f"{folder} holds archives: unpack each into a folder of its name"
     if any(map(is_image, names)):

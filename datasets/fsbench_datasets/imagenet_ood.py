@@ -102,8 +102,8 @@ class Variant:
                     f"{base} holds the folder '{folder}': expected class folders only, "
                     f"{self._kind()}; remove it"
                 )
-        found = {self._synset(folder): (folder, names) for folder, names in files.items()}
-        return dict(sorted(found.items()))
+        classes = {self._synset(folder): (folder, names) for folder, names in files.items()}
+        return dict(sorted(classes.items()))
 
     @cached_property
     def _pools(self) -> Pools:
@@ -126,9 +126,9 @@ def open_variant(entry: PublicSet, roots: Sequence[Path]) -> Variant:
 
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
-    known = numbered_synsets() if entry.layout == "numbers" else synset_names()
+    names = numbered_synsets() if entry.layout == "numbers" else synset_names()
     return unlisted_problem(
-        entry, roots, lambda folder: any(below.name in known for below in subfolders(folder))
+        entry, roots, lambda folder: any(below.name in names for below in subfolders(folder))
     ) or (
         f"{place_step(entry, roots)}; or fsbench data prepare {entry.name} fetches them or says "
         f"how to get them: {entry.sources[0]}"

@@ -36,9 +36,9 @@ def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList
     if content is not None:
         # Whatever is wrong with cached pools, they can be made again.
         with suppress(Exception):
-            return _decoded(content)
+            return _decode(content)
     pools = {role: packed(items) for role, items in make().items()}
-    keep_list(key, _encoded(pools))
+    keep_list(key, _encode(pools))
     return pools
 
 
@@ -55,10 +55,10 @@ def kept_text(made_of: str, make: Callable[[], str]) -> str:
 
 def lists_digest(pools: Mapping[str, Sequence[Item]]) -> str:
     """SHA-256 digest of pools; equal pools have equal digests if they consist of the same runs."""
-    return hashlib.sha256(_encoded(pools)).hexdigest()
+    return hashlib.sha256(_encode(pools)).hexdigest()
 
 
-def _encoded(pools: Mapping[str, Sequence[Item]]) -> bytes:
+def _encode(pools: Mapping[str, Sequence[Item]]) -> bytes:
     """A line of JSON with a row per run, then the packed names of all runs."""
     runs = [(role, run) for role, items in pools.items() for run in packed(items).runs]
     rows = [
@@ -69,12 +69,12 @@ def _encoded(pools: Mapping[str, Sequence[Item]]) -> bytes:
     return b"".join([head, b"\n", *(run.names.packed for _, run in runs)])
 
 
-def _decoded(content: bytes) -> Mapping[str, ItemList]:
-    place = content.index(b"\n") + 1
-    roles, rows = json.loads(content[:place])
+def _decode(content: bytes) -> Mapping[str, ItemList]:
+    position = content.index(b"\n") + 1
+    roles, rows = json.loads(content[:position])
     pools: dict[str, list[Run]] = {role: [] for role in roles}
     for role, folder, label, classname, count, size in rows:
-        names = Names(count, content[place : place + size])
+        names = Names(count, content[position : position + size])
         pools[role].append(Run(folder, label, classname, names))
-        place += size
+        position += size
     return {role: ItemList(runs) for role, runs in pools.items()}

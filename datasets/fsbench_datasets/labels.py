@@ -66,14 +66,14 @@ def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None 
     if len(kinds) > 1:
         first = " and ".join(f"{row.label!r} ({row.where})" for row in kinds.values())
         raise UsageError(f"{name} has labels of two kinds, {first}: expected numbers or names")
-    names, known = _names(name, rows, classnames)
+    names, checked = _names(name, rows, classnames)
     twins = twin_names(names if classnames is None else classnames)
     labels = {text: label for label, text in enumerate(names)}
     pools: dict[str, list[Item]] = {}
     for row in rows:
         label = row.label if isinstance(row.label, int) else labels[row.label]
         pools.setdefault(row.role, []).append(Item(row.id, label, names[label]))
-    return Labeled(in_order(pools), names if known else None, twins)
+    return Labeled(in_order(pools), names if checked else None, twins)
 
 
 def in_order(pools: Mapping[str, Iterable[Item]]) -> Pools:
@@ -133,8 +133,8 @@ def check_text(name: str, text: str, what: str, where: str) -> str:
 def number_or_name(label: int | str) -> int | str:
     """Parse a label: an integer if its text is one, else the class name unchanged."""
     text = str(label).strip()
-    found = NUMBER.fullmatch(text)
-    return int(found[1]) if found else label
+    match = NUMBER.fullmatch(text)
+    return int(match[1]) if match else label
 
 
 def _check_ids(name: str, rows: Sequence[Row]) -> None:
@@ -171,22 +171,22 @@ def _names(
             check_text(name, row.label, "class name", row.where)
     if isinstance(rows[0].label, str):
         return tuple(sorted({str(row.label) for row in rows})), True
-    found = _numbered(name, rows)
+    numbered = _number(name, rows)
     _check_gaps(name, rows)
-    if not found:
+    if not numbered:
         return placeholder_names(max(int(row.label) for row in rows) + 1), False
     for row in rows:
-        if row.label not in found:
+        if row.label not in numbered:
             raise UsageError(f"{name}: label {row.label} ({row.where}) has no class name")
-    return tuple(found[label] for label in range(len(found))), True
+    return tuple(numbered[label] for label in range(len(numbered))), True
 
 
 def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> None:
     for label, text in enumerate(classnames):
         check_text(name, text, "class name", f"of label {label}")
-    known = set(map(tidy_name, classnames))
+    expected = set(map(tidy_name, classnames))
     for row in rows:
-        if isinstance(row.label, str) and len(known) < len(classnames):
+        if isinstance(row.label, str) and len(expected) < len(classnames):
             raise UsageError(
                 f"{name}: two of its class names are the same, and its images have names as "
                 "labels: expected numbers (.cls), or distinct names"
@@ -194,7 +194,7 @@ def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> N
         if isinstance(row.label, int):
             good = 0 <= row.label < len(classnames)
         else:
-            good = row.label in known
+            good = row.label in expected
         if not good:
             raise UsageError(
                 f"{name}: label {row.label!r} ({row.where}) is not among its {len(classnames)} "
@@ -202,18 +202,18 @@ def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> N
             )
 
 
-def _numbered(name: str, rows: Sequence[Row]) -> Mapping[int, str]:
+def _number(name: str, rows: Sequence[Row]) -> Mapping[int, str]:
     """Label to the class name given beside it; UsageError unless names and labels match 1 to 1."""
-    found: dict[int, Row] = {}
+    rows_of: dict[int, Row] = {}
     owners: dict[str, Row] = {}
     for row in rows:
         if row.classname is None:
             continue
         check_text(name, row.classname, "class name", row.where)
-        known = found.setdefault(int(row.label), row)
-        if known.classname != row.classname:
+        first = rows_of.setdefault(int(row.label), row)
+        if first.classname != row.classname:
             raise UsageError(
-                f"{name} gives label {row.label} two names, '{known.classname}' ({known.where}) "
+                f"{name} gives label {row.label} two names, '{first.classname}' ({first.where}) "
                 f"and '{row.classname}' ({row.where}): expected one name per label"
             )
         owner = owners.setdefault(row.classname, row)
@@ -222,7 +222,7 @@ def _numbered(name: str, rows: Sequence[Row]) -> Mapping[int, str]:
                 f"{name} gives the class '{row.classname}' two labels, {owner.label} "
                 f"({owner.where}) and {row.label} ({row.where}): expected one label per class"
             )
-    return {label: str(row.classname) for label, row in found.items()}
+    return {label: str(row.classname) for label, row in rows_of.items()}
 
 
 def _check_gaps(name: str, rows: Sequence[Row]) -> None:

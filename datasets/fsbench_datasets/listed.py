@@ -151,7 +151,7 @@ class ListedImages:
     def _found_base(self) -> Path | None:
         """The folder with most images of a spread-out sample of the lists; None if none has any."""
         sample = [item.id for pool in self._loaded.pools.values() for item in _spread(pool)]
-        held = {base: _held(base, sample) for base in self.image_places if base.is_dir()}
+        held = {base: _count_images(base, sample) for base in self.image_places if base.is_dir()}
         best = max(held, key=lambda base: held[base], default=None)
         return best if best is not None and held[best] else None
 
@@ -176,11 +176,11 @@ class ListedImages:
 
     def _foreign(self) -> str:
         """A hint if the number of classes in the lists differs from the published set's."""
-        found, expected = len(self._loaded.classnames), self.known.expected_classes
-        if not expected or found == expected:
+        count, expected = len(self._loaded.classnames), self.known.expected_classes
+        if not expected or count == expected:
             return ""
         return (
-            f"its lists have {found} classes, {self.known.name} has {expected}: perhaps these are "
+            f"its lists have {count} classes, {self.known.name} has {expected}: perhaps these are "
             "the lists of another set; otherwise "
         )
 
@@ -215,7 +215,7 @@ def _spread(pool: Sequence[Item]) -> list[Item]:
     return list(pool[::step][:SAMPLE])
 
 
-def _held(base: Path, ids: Sequence[str]) -> int:
+def _count_images(base: Path, ids: Sequence[str]) -> int:
     return sum(file_size(f"{base}/{id}") >= 0 for id in ids)
 
 

@@ -129,8 +129,8 @@ def _parse(path: Path, where: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_Pairs)
     except json.JSONDecodeError as error:
-        place = where or f"line {error.lineno}"
-        raise UsageError(f"manifest {path}, {place}: is not valid JSON: {error.msg}") from None
+        location = where or f"line {error.lineno}"
+        raise UsageError(f"manifest {path}, {location}: is not valid JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"manifest {path}: is not usable JSON: {error}") from None
 
@@ -181,11 +181,11 @@ def _plain(path: Path, types: Any, schema: Any) -> list[str]:
                 "for images inside Parquet files use hf:FOLDER"
             )
     plain = [column for column in schema if _is_plain(types, column.type)]
-    for known in (PATHS, (LABEL, *NAME_KEYS), (SPLIT,)):
-        found = [column for column in schema if column.name.strip().casefold() in known]
-        if found and not any(column in plain for column in found):
+    for group in (PATHS, (LABEL, *NAME_KEYS), (SPLIT,)):
+        columns = [column for column in schema if column.name.strip().casefold() in group]
+        if columns and not any(column in plain for column in columns):
             raise UsageError(
-                f"manifest {path}: the column '{found[0].name}' is of type {found[0].type}: "
+                f"manifest {path}: the column '{columns[0].name}' is of type {columns[0].type}: "
                 "expected text or whole numbers (write it anew as one of them)"
             )
     return [column.name for column in plain]
@@ -357,13 +357,14 @@ class _Columns:
         return columns
 
 
-def _one(name: str, every: Sequence[str], known: Sequence[str]) -> str:
-    found = [column for column in every if column.strip().casefold() in known]
-    if len(found) > 1:
+def _one(name: str, every: Sequence[str], names: Sequence[str]) -> str:
+    columns = [column for column in every if column.strip().casefold() in names]
+    if len(columns) > 1:
         raise UsageError(
-            f"{name} has the columns {' and '.join(found)}: expected one of them (rename the other)"
+            f"{name} has the columns {' and '.join(columns)}: expected one of them (rename the "
+            "other)"
         )
-    return found[0] if found else ""
+    return columns[0] if columns else ""
 
 
 @dataclass(frozen=True)
@@ -392,21 +393,21 @@ class _Reader:
         role = UNSPLIT
         if columns.split:
             role = role_of(self.name, self._text(values, columns.split, where), where)
-        known = classname if label is None else label
-        assert known is not None
-        named = classname if isinstance(known, int) else None
+        content = classname if label is None else label
+        assert content is not None
+        named = classname if isinstance(content, int) else None
         return Row(
-            self._id(self._text(values, columns.path, where), where), known, named, role, where
+            self._id(self._text(values, columns.path, where), where), content, named, role, where
         )
 
     def _label(self, value: int | str, where: str) -> int | str:
         """The label; UsageError if `0` and `00` are in one column, which may be two classes."""
         label, text = number_or_name(value), str(value).strip()
         if isinstance(label, int):
-            first, place = self.spellings.setdefault(label, (text, where))
+            first, before = self.spellings.setdefault(label, (text, where))
             if first != text:
                 raise UsageError(
-                    f"{self.name}: the labels '{first}' ({place}) and '{text}' ({where}) are one "
+                    f"{self.name}: the labels '{first}' ({before}) and '{text}' ({where}) are one "
                     "number: expected one way to write it (or, for names, a column class)"
                 )
         return label

@@ -15,7 +15,7 @@ DEMO = ("digits", "letters", "shapes")
 def register_datasets(register: Callable[..., None]) -> None:
     """Register the demo suite, the public sets, a set from PyPI, and prefixes for user data."""
     table = read_table("papers.toml").items()
-    papers = {name: [Paper(**facts) for facts in found] for name, found in table}
+    papers = {name: [Paper(**facts) for facts in entries] for name, entries in table}
     for name in DEMO:
         opener = f"fsbench_datasets.embedded:{name}"
         register(name, opener, suites=("demo",), paper=papers.get(name, THIS_TOOL))

@@ -64,9 +64,9 @@ def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str
         return _pools(rest, held, test), note
     share = TEST_SHARE if holdout is None else holdout
     if val:
-        rest, _, test = divide(base, partial(_made, name, share, False))
+        rest, _, test = divide(base, partial(_make, name, share, False))
         return _pools(rest, val, test), share_note(bool(val), holdout)
-    rest, val, test = divide(base, partial(_made, name, share, True))
+    rest, val, test = divide(base, partial(_make, name, share, True))
     return _pools(rest, val, test), share_note(False, holdout)
 
 
@@ -101,11 +101,11 @@ def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, Ite
     names = {run.label: run.classname for run in whole.runs}
     held = {label: sizes(names[label], count) for label, count in counts.items()}
     made_of = f"{lists_digest({'': whole})} divided by {SPLIT_SEED} into {held}"
-    made = kept_pools(made_of, lambda: _divided(whole, held))
+    made = kept_pools(made_of, lambda: _divide(whole, held))
     return made["rest"], made["val"], made["test"]
 
 
-def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
+def _divide(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
     """Pools `rest`, `val` and `test`; held: (val, test) image counts by label."""
     classes: dict[int, list[Run]] = {}
     for run in items.runs:
@@ -113,7 +113,7 @@ def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
     parts = {
         id(run): part
         for label, runs in classes.items()
-        for run, part in zip(runs, _divided_class(runs, *held[label]), strict=True)
+        for run, part in zip(runs, _divide_class(runs, *held[label]), strict=True)
     }
     return {
         role: ItemList(parts[id(run)][number] for run in items.runs)
@@ -121,7 +121,7 @@ def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
     }
 
 
-def _divided_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Run]]:
+def _divide_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Run]]:
     """Yield the rest, val and test parts of each run of one class."""
     ranked = sorted((id for run in runs for id in run.ids), key=_rank)
     held = dict.fromkeys(ranked[:val], 1) | dict.fromkeys(ranked[val : val + test], 2)
@@ -160,7 +160,7 @@ def untested_note(pools: Pools) -> tuple[str, ...]:
     return (f"no test images of {len(absent)} of {len(names)} classes: {shortened(absent)}",)
 
 
-def _made(name: str, share: float, validation: bool, classname: str, count: int) -> tuple[int, int]:
+def _make(name: str, share: float, validation: bool, classname: str, count: int) -> tuple[int, int]:
     """(val, test) counts that leave an image for train and test each; no val if there are two.
 
     UsageError for a class with fewer than two images.

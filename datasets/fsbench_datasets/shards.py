@@ -62,18 +62,18 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
     parts = [_part(name, text.strip()) for text in argument.split(";") if text.strip()]
     if not parts:
         raise UsageError(f"{name}: expected a pattern such as wds:data/train-{{000..003}}.tar")
-    found: dict[Path, str] = {}
+    files: dict[Path, str] = {}
     for role, pattern in parts:
         for path in _expand(name, pattern):
-            other = found.setdefault(path, role)
+            other = files.setdefault(path, role)
             if other != role:
                 both = " and as ".join(each or "no split in particular" for each in (other, role))
                 raise UsageError(
                     f"{name}: shard {path} is given as {both}: expected every shard in one pattern"
                 )
-    _refuse_one_file_twice(name, found)
-    base = Path(os.path.commonpath([_fixed(pattern) for _, pattern in parts]))
-    shards = tuple(_shard(name, path, base, found[path]) for path in sorted(found))
+    _refuse_one_file_twice(name, files)
+    base = Path(os.path.commonpath([_fix(pattern) for _, pattern in parts]))
+    shards = tuple(_shard(name, path, base, files[path]) for path in sorted(files))
     roles = {shard.role for shard in shards}
     if UNSPLIT in roles and len(roles) > 1:
         bare = next(shard for shard in shards if shard.role == UNSPLIT)
@@ -98,7 +98,7 @@ def _refuse_one_file_twice(name: str, shards: Iterable[Path]) -> None:
 
 def title_of(argument: str) -> str:
     """A readable title: the name of the first pattern's folder."""
-    return Path(_fixed(_part("wds:", argument.partition(";")[0].strip())[1])).name
+    return Path(_fix(_part("wds:", argument.partition(";")[0].strip())[1])).name
 
 
 def canonical(argument: str) -> str:
@@ -111,7 +111,7 @@ def _plain(pattern: str) -> str:
     if _elsewhere(pattern):
         return pattern
     whole = os.path.abspath(os.path.expanduser(pattern))
-    fixed = _fixed(whole)
+    fixed = _fix(whole)
     return os.path.normpath(f"{one_spelling(os.path.realpath(fixed))}{whole[len(fixed) :]}")
 
 
@@ -135,7 +135,7 @@ def _part(name: str, text: str) -> tuple[str, str]:
     return role, os.path.abspath(os.path.expanduser(pattern))
 
 
-def _fixed(pattern: str) -> str:
+def _fix(pattern: str) -> str:
     """The folder above all shards of a pattern: its leading part without wildcards or ranges."""
     if os.path.isdir(pattern):
         return pattern
@@ -148,21 +148,21 @@ def _expand(name: str, pattern: str) -> list[Path]:
     if os.path.isdir(pattern):
         folder = glob.escape(pattern)
         patterns = [os.path.join(folder, "*.tar"), os.path.join(folder, "*", "*.tar")]
-        found = [path for each in patterns for path in glob.glob(each)]
-        _check_files(name, [path for path in found if not os.path.isfile(path)])
+        paths = [path for each in patterns for path in glob.glob(each)]
+        _check_files(name, [path for path in paths if not os.path.isfile(path)])
     elif not MAGIC.search(pattern) or os.path.isfile(pattern):
-        found = [pattern] if os.path.isfile(pattern) else []
+        paths = [pattern] if os.path.isfile(pattern) else []
     else:
         plain = _ranges(name, pattern)
-        found = [
+        paths = [
             path for each in plain for path in (glob.glob(each) if WILD.search(each) else [each])
         ]
-        _check_there(name, [path for path in found if not os.path.isfile(path)])
-    if not found:
+        _check_there(name, [path for path in paths if not os.path.isfile(path)])
+    if not paths:
         raise DataMissingError(
             f"{name}: no shard matches {pattern}: expected .tar files, or a folder of them"
         )
-    return [Path(path) for path in found]
+    return [Path(path) for path in paths]
 
 
 def _ranges(name: str, pattern: str) -> list[str]:
@@ -242,7 +242,7 @@ Samples = tuple[Sample, ...]
 
 def shard_samples(name: str, shard: Path) -> Samples:
     """The samples in shard order; UsageError for a sample without one image and a valid label."""
-    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encoded, _decoded)
+    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encode, _decode)
 
 
 def _read(name: str, shard: Path) -> Iterator[Sample]:
@@ -276,7 +276,7 @@ def _label(
     name: str, shard: Path, key: str, parts: Mapping[str, Member]
 ) -> tuple[int | str, str | None]:
     where = f"sample '{key}' of {shard}"
-    described = _described(name, where, shard, parts.get("json"))
+    described = _describe(name, where, shard, parts.get("json"))
     label = next((described[field] for field in LABELS if field in described), None)
     classname = next((described[field] for field in NAME_KEYS if field in described), None)
     if "cls" in parts:
@@ -304,7 +304,7 @@ def _text(name: str, where: str, shard: Path, member: Member) -> str:
         raise DataMissingError(f"{name}: {where} cannot be read: {error}") from None
 
 
-def _described(name: str, where: str, shard: Path, member: Member | None) -> Mapping[str, Any]:
+def _describe(name: str, where: str, shard: Path, member: Member | None) -> Mapping[str, Any]:
     if member is None:
         return {}
     try:
@@ -318,14 +318,14 @@ def _described(name: str, where: str, shard: Path, member: Member | None) -> Map
     return value
 
 
-def _encoded(samples: Samples) -> Any:
+def _encode(samples: Samples) -> Any:
     return [
         [s.key, s.extension, s.image.name, s.image.offset, s.image.size, s.label, s.classname]
         for s in samples
     ]
 
 
-def _decoded(content: Any, end: int) -> Samples:
+def _decode(content: Any, end: int) -> Samples:
     for row in content:
         if [type(value) for value in row[:5]] != [str, str, str, int, int]:
             raise ValueError("a value of another kind")
@@ -398,10 +398,10 @@ class Shards:
         }
 
     def _find(self, id: str) -> tuple[Shard, Sample]:
-        found = self._samples.get(id)
-        if found is None:
+        sample = self._samples.get(id)
+        if sample is None:
             raise FileNotFoundError(f"{self.name} has no image '{id}'")
-        return found
+        return sample
 
     def _templates(self) -> tuple[str, ...]:
         lines = self._beside(TEMPLATES)

@@ -51,10 +51,10 @@ class SplitPlaces:
         UsageError if the folder is not writable. With `beside`, a folder without write permission
         bits is refused even for root.
         """
-        found = self.found()
+        split = self.found()
         target = self.beside if beside else self.kept
-        if found is not None or target is None:
-            return found
+        if split is not None or target is None:
+            return split
         try:
             if beside and not target.parent.stat().st_mode & 0o222:
                 raise PermissionError("the folder is read-only")

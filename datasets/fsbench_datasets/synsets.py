@@ -32,7 +32,7 @@ ORDER_FILE = "imagenet_devkit_classes.txt"
 def synset_names() -> Mapping[str, str]:
     """Synset to class name, in the order of the labels; two pairs of synsets share a name."""
     text = files("fsbench_datasets").joinpath(NAMES_FILE).read_text("utf-8")
-    return dict(_parsed(text))
+    return dict(_parse(text))
 
 
 @cache
@@ -41,7 +41,7 @@ def numbered_synsets() -> Mapping[str, str]:
     return {str(number): synset for number, synset in enumerate(synset_names())}
 
 
-def _parsed(text: str) -> Iterator[tuple[str, str]]:
+def _parse(text: str) -> Iterator[tuple[str, str]]:
     for line in text.split("\n"):
         synset, _, name = line.strip().partition(" ")
         if synset:
@@ -80,7 +80,7 @@ def _local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        local = dict(_parsed(path.read_text("utf-8-sig")))
+        local = dict(_parse(path.read_text("utf-8-sig")))
     except (OSError, ValueError) as error:
         return (f"{path} cannot be read ({error}); the built-in class names are used",)
     other = [(s, n) for s, n in synset_names().items() if local.get(s, n) != n]
@@ -99,33 +99,31 @@ def class_files(folder: Path) -> dict[str, Names]:
     DataMissingError for a class folder without images, and for a name that is not plain text.
     """
     try:
-        found = read_tree(folder, sizes=False, depth=1).below
+        folders = read_tree(folder, sizes=False, depth=1).below
     except UsageError as error:
         raise DataMissingError(str(error)) from None
-    for below in found:
+    for below in folders:
         if not below.images.count:
             raise DataMissingError(
                 f"class folder {folder / below.path} has no images directly in it: unpack the "
                 "archive again, or remove the folder"
             )
-    return {below.name: below.images for below in found}
+    return {below.name: below.images for below in folders}
 
 
-def check_plain(name: str, place: Path) -> None:
+def check_plain(name: str, path: Path) -> None:
     """DataMissingError for a file name with control characters, or that is not UTF-8."""
     if not (name.isascii() and name.isprintable()) and not plain_text(name):
-        raise DataMissingError(
-            f"{place} holds {name!a}: expected a name in plain UTF-8 (rename it)"
-        )
+        raise DataMissingError(f"{path} holds {name!a}: expected a name in plain UTF-8 (rename it)")
 
 
-def check_synsets(found: Sequence[str], place: Path) -> None:
+def check_synsets(synsets: Sequence[str], path: Path) -> None:
     """DataMissingError if a class is not among ImageNet's 1000."""
-    unknown = [synset for synset in found if synset not in synset_names()]
+    unknown = [synset for synset in synsets if synset not in synset_names()]
     if unknown:
         raise DataMissingError(
-            f"{place} holds '{unknown[0]}', which is no class of ImageNet-1k (expected synsets "
-            f"such as n01440764): remove it, or use folder:{place} for classes of your own"
+            f"{path} holds '{unknown[0]}', which is no class of ImageNet-1k (expected synsets "
+            f"such as n01440764): remove it, or use folder:{path} for classes of your own"
             + (f"; {len(unknown) - 1} more are unknown" if len(unknown) > 1 else "")
         )
 
@@ -146,28 +144,30 @@ def validation_synsets(devkit: Path) -> tuple[str, ...]:
     synsets = kit_synsets()
     for line, number in enumerate(numbers, 1):
         if number not in synsets:
-            raise _damaged(devkit, f"{TRUTH}, line {line} is {number!r:.40}, expected 1 to 1000")
+            raise _devkit_error(
+                devkit, f"{TRUTH}, line {line} is {number!r:.40}, expected 1 to 1000"
+            )
     return tuple(synsets[number] for number in numbers)
 
 
 def _read(devkit: Path) -> bytes:
     """Content of the list of class numbers, found by file name in any folder of the archive."""
-    found = None
+    content = None
     try:
         with tarfile.open(devkit, "r:*") as archive:
             for info in archive:
                 name = info.name.rpartition("/")[2]
                 if name == TRUTH and info.isreg() and info.size <= LARGEST:
                     file = archive.extractfile(info)
-                    found = file.read() if file is not None else b""
+                    content = file.read() if file is not None else b""
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, RecursionError) as error:
-        raise _damaged(devkit, f"{type(error).__name__}: {error}") from None
-    if found is None:
-        raise _damaged(devkit, f"it holds no {TRUTH}")
-    return found
+        raise _devkit_error(devkit, f"{type(error).__name__}: {error}") from None
+    if content is None:
+        raise _devkit_error(devkit, f"it holds no {TRUTH}")
+    return content
 
 
-def _damaged(devkit: Path, problem: str) -> DataMissingError:
+def _devkit_error(devkit: Path, problem: str) -> DataMissingError:
     return DataMissingError(
         f"development kit {devkit} cannot be used: {problem}; fetch it again from image-net.org"
     )

@@ -61,7 +61,7 @@ def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Mem
     try:
         with path.open("rb") as file:
             end = file.seek(0, 2) if size is None else start + size
-            return tuple(_listed(_Window(file, start, end)))
+            return tuple(_list(_Window(file, start, end)))
     except (OSError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         where = f" (the archive inside it at byte {start})" if start else ""
         raise DataMissingError(
@@ -106,15 +106,15 @@ class _Window:
         return self._file.read(max(0, min(count, self.end - self._file.tell())))
 
 
-def _listed(window: _Window) -> Iterator[Member]:
+def _list(window: _Window) -> Iterator[Member]:
     _refuse_compressed(window)
-    place = window.tell()
+    position = window.tell()
     # Mode "r:" never decompresses, and positions in `window` are those in the outer file.
     with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
         for info in archive:
-            if info.offset_data <= place or info.size < 0:
+            if info.offset_data <= position or info.size < 0:
                 raise ValueError(f"its member '{info.name}' has an impossible size")
-            place = info.offset_data
+            position = info.offset_data
             if info.isreg():
                 yield _member(info, window.end)
         _check_end(window, archive.offset)
@@ -178,11 +178,11 @@ def tar_index(path: Path, *, nested: bool) -> Parts:
     Folders in names are dropped. DataMissingError names an archive that is truncated or damaged.
     """
     if nested:
-        return kept(path, "nested", lambda: dict(_nested(path)), _encoded, _decoded)
-    return kept(path, "flat", lambda: {"": _part(members(path))}, _encoded, _decoded)
+        return kept(path, "nested", lambda: dict(_read_nested(path)), _encode, _decode)
+    return kept(path, "flat", lambda: {"": _part(members(path))}, _encode, _decode)
 
 
-def _nested(path: Path) -> Iterable[tuple[str, Part]]:
+def _read_nested(path: Path) -> Iterable[tuple[str, Part]]:
     for inner in members(path):
         name = _base_name(inner.name)
         if name.endswith(".tar"):
@@ -190,8 +190,8 @@ def _nested(path: Path) -> Iterable[tuple[str, Part]]:
             yield name.removesuffix(".tar"), _part(inside)
 
 
-def _part(found: Iterable[Member]) -> Part:
-    by_name = {_base_name(member.name): member for member in found}
+def _part(listed: Iterable[Member]) -> Part:
+    by_name = {_base_name(member.name): member for member in listed}
     names = tuple(sorted(by_name))
     offsets = array("q", (by_name[name].offset for name in names))
     return Part(names, offsets, array("q", (by_name[name].size for name in names)))
@@ -201,18 +201,18 @@ def _base_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _encoded(parts: Parts) -> Any:
+def _encode(parts: Parts) -> Any:
     return {
         stem: {"names": part.names, "offsets": part.offsets.tolist(), "sizes": part.sizes.tolist()}
         for stem, part in parts.items()
     }
 
 
-def _decoded(content: Any, end: int) -> Parts:
-    return {stem: _checked(part, end) for stem, part in content.items()}
+def _decode(content: Any, end: int) -> Parts:
+    return {stem: _check(part, end) for stem, part in content.items()}
 
 
-def _checked(part: Any, end: int) -> Part:
+def _check(part: Any, end: int) -> Part:
     names, offsets, sizes = part["names"], array("q", part["offsets"]), array("q", part["sizes"])
     check_places(offsets, sizes, end)
     if len(names) != len(offsets) or list(names) != sorted(set(names)):

@@ -64,9 +64,9 @@ class Textile:
 
     @cached_property
     def _root(self) -> Path:
-        found = importlib.util.find_spec(PACKAGE)
-        places = (found.submodule_search_locations or []) if found else []
-        root = next((Path(place) / BELOW for place in places), None)
+        spec = importlib.util.find_spec(PACKAGE)
+        places = (spec.submodule_search_locations or []) if spec else []
+        root = next((Path(location) / BELOW for location in places), None)
         if root is None or not root.is_dir():
             raise DataMissingError(
                 f"textile needs the package conformal-clip-data (2,000 images, 42 MB): {INSTALL}"

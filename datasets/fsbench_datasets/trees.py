@@ -109,13 +109,13 @@ def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tr
     folder that cannot be listed.
     """
     key = _key(root, sizes, depth)
-    before = _kept(key)
-    known = {folder.path: folder for folder in before.walk()} if before else {}
-    tree = _whole(_Reader(root, sizes, known), depth)
-    if sizes and known and _sample_differs(root, tree, known):
+    before = _recall(key)
+    folders = {folder.path: folder for folder in before.walk()} if before else {}
+    tree = _whole(_Reader(root, sizes, folders), depth)
+    if sizes and folders and _sample_differs(root, tree, folders):
         tree = _whole(_Reader(root, sizes, {}), depth)
     if tree != before:
-        keep_list(key, _encoded(tree))
+        keep_list(key, _encode(tree))
     return tree
 
 
@@ -125,14 +125,14 @@ def look_again(root: Path) -> tuple[str, ...]:
     Returns the paths of the folders whose cached sizes differ.
     """
     key = _key(root, True, None)
-    before = _kept(key)
+    before = _recall(key)
     tree = _whole(_Reader(root, True, {}), None)
-    keep_list(key, _encoded(tree))
-    known = {folder.path: folder for folder in before.walk()} if before else {}
+    keep_list(key, _encode(tree))
+    folders = {folder.path: folder for folder in before.walk()} if before else {}
     return tuple(
         folder.path
         for folder in tree.walk()
-        if folder.path in known and known[folder.path].sizes != folder.sizes
+        if folder.path in folders and folders[folder.path].sizes != folder.sizes
     )
 
 
@@ -151,29 +151,29 @@ class _Reader:
 
     def read(self, path: str, depth: int | None, above: tuple[tuple[int, int], ...] = ()) -> Tree:
         """Read one folder and its subfolders; above: (device, inode) of each parent folder."""
-        taken, found = time.time_ns(), os.stat(self.root / path)
-        here = found.st_dev, found.st_ino
+        taken, status = time.time_ns(), os.stat(self.root / path)
+        here = status.st_dev, status.st_ino
         if here in above:
             raise UsageError(
                 f"{self.root / path} is a link to a folder that it lies in: remove the link"
             )
         stamp: tuple[int, ...] = (
-            found.st_ino,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-            found.st_nlink,
-            found.st_size,
+            status.st_ino,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_nlink,
+            status.st_size,
         )
-        if max(found.st_mtime_ns, found.st_ctime_ns) > taken - RACY_NS:
+        if max(status.st_mtime_ns, status.st_ctime_ns) > taken - RACY_NS:
             stamp = ()
         tree = self.known.get(path)
         if tree is not None and stamp and tree.stamp == stamp:
             # A cached link to a folder may be broken by now; then this folder is listed again.
             with suppress(OSError):
-                return self._entered(tree, depth, (*above, here))
-        return self._entered(self._listed(path, stamp), depth, (*above, here))
+                return self._enter(tree, depth, (*above, here))
+        return self._enter(self._list(path, stamp), depth, (*above, here))
 
-    def _entered(self, tree: Tree, depth: int | None, above: tuple[tuple[int, int], ...]) -> Tree:
+    def _enter(self, tree: Tree, depth: int | None, above: tuple[tuple[int, int], ...]) -> Tree:
         """The tree with its subfolders read; the same object if none of them changed."""
         deeper = None if depth is None else depth - 1
         below = [self.read(inner.path, deeper, above) for inner in tree.below if depth != 0]
@@ -181,13 +181,13 @@ class _Reader:
             return tree
         return replace(tree, below=tuple(below))
 
-    def _listed(self, path: str, stamp: tuple[int, ...]) -> Tree:
+    def _list(self, path: str, stamp: tuple[int, ...]) -> Tree:
         prefix = f"{path}/" if path else ""
         images: list[os.DirEntry[str]] = []
         unread, others, system, below = (list[str]() for _ in range(4))
         with os.scandir(self.root / path) as entries:
-            found = sorted(entries, key=operator.attrgetter("name"))
-        for entry in found:
+            listed = sorted(entries, key=operator.attrgetter("name"))
+        for entry in listed:
             name = entry.name
             if name[0] == ".":
                 continue
@@ -209,7 +209,7 @@ class _Reader:
             tuple(system),
             zlib.compress(sizes.tobytes(), 1),
             stamp,
-            tuple(map(_unlisted, (prefix + name for name in below))),
+            tuple(map(_list_unlisted, (prefix + name for name in below))),
         )
 
     def _check_plain(self, prefix: str, names: list[str]) -> None:
@@ -232,24 +232,24 @@ def _whole(reader: _Reader, depth: int | None) -> Tree:
         ) from None
 
 
-def _unlisted(path: str) -> Tree:
+def _list_unlisted(path: str) -> Tree:
     """Placeholder for a folder that has not been listed: only its path is set."""
     return Tree(path, Names.of(()), (), (), (), zlib.compress(b"", 1), (), ())
 
 
-def _sample_differs(root: Path, tree: Tree, known: Mapping[str, Tree]) -> bool:
+def _sample_differs(root: Path, tree: Tree, folders: Mapping[str, Tree]) -> bool:
     """True if, in a sample of files from reused folders, any size differs from the cached one."""
-    same = [folder for folder in tree.walk() if known.get(folder.path) is folder]
+    same = [folder for folder in tree.walk() if folders.get(folder.path) is folder]
     count = sum(folder.images.count for folder in same)
     step = max(1, count // SAMPLE)
-    place = random.randrange(step)
+    position = random.randrange(step)
     for folder in same:
-        if place < folder.images.count:
+        if position < folder.images.count:
             sizes = list(folder.bytes_by_name().items())
-            for name, size in sizes[place::step]:
+            for name, size in sizes[position::step]:
                 if file_size(f"{root}/{folder.id(name)}") != size:
                     return True
-        place = (place - folder.images.count) % step
+        position = (position - folder.images.count) % step
     return False
 
 
@@ -258,7 +258,7 @@ def _key(root: Path, sizes: bool, depth: int | None) -> str:
     return f"tree {VERSION}\0{root.resolve()}\0{sizes}\0{depth}\0{' '.join(image_endings())}"
 
 
-def _encoded(tree: Tree) -> bytes:
+def _encode(tree: Tree) -> bytes:
     """A line of JSON with a row per folder in pre-order, then the packed names and sizes."""
     folders = list(tree.walk())
     rows = [
@@ -270,25 +270,25 @@ def _encoded(tree: Tree) -> bytes:
     return b"".join([json.dumps(rows).encode(), b"\n", *packed])
 
 
-def _kept(key: str) -> Tree | None:
+def _recall(key: str) -> Tree | None:
     content = kept_list(key)
     if content is None:
         return None
     # Whatever is wrong with a cached list, the folder can be listed again.
     with suppress(Exception):
-        return _decoded(content)
+        return _decode(content)
     return None
 
 
-def _decoded(content: bytes) -> Tree:
+def _decode(content: bytes) -> Tree:
     head = content.index(b"\n")
     rows: Iterator[list[Any]] = iter(json.loads(content[:head]))
-    place = head + 1
+    position = head + 1
 
     def part(size: int) -> bytes:
-        nonlocal place
-        place += size
-        return content[place - size : place]
+        nonlocal position
+        position += size
+        return content[position - size : position]
 
     def one() -> Tree:
         path, stamp, count, names, sizes, below, *rest = next(rows)

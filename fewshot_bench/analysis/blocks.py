@@ -1,6 +1,6 @@
 """Blocks: the records of an output apart by the conditions that they were made under.
 
-`made_of` is the entry: it makes of each block what is made of a store with one set of conditions.
+`map_blocks` is the entry: it makes of each block what is made of a store of one set of conditions.
 Conditions are what a run is asked for: `CONDITIONS`, own data and skipped images. What changed
 beneath equal conditions, such as code or a revision, would mix inside a block: `refuse_mixed`.
 """
@@ -82,7 +82,7 @@ class Made(Generic[T]):
     refusal: str = ""
 
 
-def made_of(
+def map_blocks(
     records: Sequence[Record],
     options: Options,
     make: Callable[[Block, Options], T],

@@ -45,29 +45,28 @@ def of_records(records: Sequence[Record]) -> Citations:
     stated: dict[str, Mapping[str, str]] = {}
     read = Record.entries(records, "footprint", "card.papers")
     for record, (papers,) in zip(records, read, strict=True):
-        known = stated.setdefault(record.spec.method, {})
-        if not known and isinstance(papers, Mapping):
+        if not stated.setdefault(record.spec.method, {}) and isinstance(papers, Mapping):
             stated[record.spec.method] = papers
     specs = [record.spec for record in records]
-    found = Citations()
+    citations = Citations()
     for name in sorted(stated):
-        found.add(
+        citations.add(
             "method",
             method_files.short(name),
             stated[name] or entries_of(papers_of_installed(name)),
         )
     for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
-        found.add("data set", name, entries_of(papers_of_dataset(name)))
+        citations.add("data set", name, entries_of(papers_of_dataset(name)))
     for name in sorted({spec.backbone for spec in specs}):
-        found.add("backbone", name, entries_of(papers_of_backbone(name)))
-    return found
+        citations.add("backbone", name, entries_of(papers_of_backbone(name)))
+    return citations
 
 
 def of_names(
     methods: Iterable[str] = (), datasets: Iterable[str] = (), backbones: Iterable[str] = ()
 ) -> Citations:
     """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
-    found = Citations()
+    citations = Citations()
     readers: tuple[tuple[str, Iterable[str], Callable[[str], Sequence[Paper]]], ...] = (
         ("method", methods, papers_of_method),
         ("data set", datasets, papers_of_dataset),
@@ -75,8 +74,8 @@ def of_names(
     )
     for kind, names, read in readers:
         for name in dict.fromkeys(names):
-            found.add(kind, name, entries_of(read(name)))
-    return found
+            citations.add(kind, name, entries_of(read(name)))
+    return citations
 
 
 def papers_of_method(name: str) -> tuple[Paper, ...]:

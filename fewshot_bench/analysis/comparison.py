@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of, the_only
+from fewshot_bench.analysis.blocks import Block, Made, document_of, map_blocks, the_only
 from fewshot_bench.analysis.sweep.panels import SweepOptions, sweep_of
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import DEFAULT, lay_out
@@ -62,7 +62,7 @@ def compare(
         warn(text)
     columns = _plugin_columns(warn)
 
-    def shown(block: Block, options: Options) -> Shown:
+    def make(block: Block, options: Options) -> Shown:
         answers = _answers(outcomes, block.records, options)
         usable = _usable(block.records, outcomes)
         data = block.data if len(usable) == len(block.data) else None
@@ -72,10 +72,10 @@ def compare(
             table = build(usable, options, columns, answers, data)
         return table, usable
 
-    return made_of(completed, options, shown, warn)
+    return map_blocks(completed, options, make, warn)
 
 
-def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
+def find_metrics(asked: Iterable[str]) -> dict[str, Metric]:
     """The built-in metrics, and the requested metrics of plug-ins."""
     from fewshot_bench.api.plugins import has_third_party
 
@@ -83,11 +83,11 @@ def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
         return dict(METRICS)
     from fewshot_bench.api.registry import registry
 
-    known, wanted = registry(), {name.strip() for name in asked} - METRICS.keys()
+    plugins, wanted = registry(), {name.strip() for name in asked} - METRICS.keys()
     for name in wanted:
-        known.metrics.refuse_conflict(name)
-    own = [name for name in known.metrics.names() if name in wanted]
-    return {**METRICS, **{name: known.metric(name) for name in own}}
+        plugins.metrics.refuse_conflict(name)
+    own = [name for name in plugins.metrics.names() if name in wanted]
+    return {**METRICS, **{name: plugins.metric(name) for name in own}}
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) -> Answers | None:
@@ -113,13 +113,13 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> Sequence[Record]:
     if not damaged:
         return records
     store = outcomes.store
-    found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
-    if not found:
+    usable = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
+    if not usable:
         raise DataMissingError(
             f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "
             f"fsbench store verify --store {shlex.quote(str(store.path))}"
         )
-    return found
+    return usable
 
 
 class _PluginColumns:
@@ -133,22 +133,22 @@ class _PluginColumns:
         """{title: value} for the records of one line."""
         from fewshot_bench.api.registry import registry
 
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         owners: dict[str, str] = {}
-        for plugin, part in registry().call("table_columns", self._failed, records=records):
+        for plugin, part in registry().call("table_columns", self._drop, records=records):
             twice = [title for title in part if title in owners]
             if twice:
                 text = f"table_columns of plug-in {plugin} gave '{twice[0]}', as {owners[twice[0]]}"
-                self._failed(plugin, PluginError(text))
+                self._drop(plugin, PluginError(text))
             if plugin not in self.failed:
                 owners |= dict.fromkeys(part, plugin)
-                found |= {
+                columns |= {
                     title: value.item() if getattr(value, "shape", None) == () else value
                     for title, value in part.items()
                 }
-        return found
+        return columns
 
-    def _failed(self, plugin: str, failure: PluginError) -> None:
+    def _drop(self, plugin: str, failure: PluginError) -> None:
         if plugin not in self.failed:
             self.failed.add(plugin)
             self._warn(f"{failure}; its columns are left out")
@@ -182,7 +182,7 @@ class Comparison:
     @property
     def tables(self) -> list[Table]:
         """The tables."""
-        return [one.value[0] for one in self.made if one.value is not None]
+        return [part.value[0] for part in self.made if part.value is not None]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -216,11 +216,11 @@ class Comparison:
 
     def to_html(self, path: Target = None) -> str:
         """HTML tables with the content of the terminal output."""
-        return _written(self._repr_html_(), path)
+        return _write(self._repr_html_(), path)
 
     def to_markdown(self, path: Target = None) -> str:
         """Markdown tables."""
-        return _written(self._text("markdown"), path)
+        return _write(self._text("markdown"), path)
 
     def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
         """LaTeX tables (booktabs); caption, label: only for the paper layout.
@@ -232,18 +232,18 @@ class Comparison:
         if self.layout != "paper":
             if caption or label:
                 raise UsageError("a caption and a label belong to compare(layout='paper')")
-            return _written(self._text("latex"), path)
+            return _write(self._text("latex"), path)
         latex.check_label(label, "label")
         shown = self._document("latex", caption)
-        return _written(latex.write_paper(shown, label=label, caption=caption), path)
+        return _write(latex.write_paper(shown, label=label, caption=caption), path)
 
     def to_csv(self, path: Target = None) -> str:
         """One tidy row per data set, method and shots, with all metrics."""
-        return _written(self._text("csv"), path)
+        return _write(self._text("csv"), path)
 
     def to_json(self, path: Target = None) -> str:
         """The rows of `to_csv`, with metadata that holds for all of them."""
-        return _written(self._text("json"), path)
+        return _write(self._text("json"), path)
 
     def to_frame(self) -> pd.DataFrame:
         """The rows of `to_csv` as a pandas data frame."""
@@ -282,7 +282,7 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.
     return pd.DataFrame(list(rows), columns=None if rows else list(columns))
 
 
-def _written(text: str, path: Target) -> str:
+def _write(text: str, path: Target) -> str:
     if path is not None:
         try:
             Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))

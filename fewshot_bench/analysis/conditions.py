@@ -219,7 +219,7 @@ def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
             advice = f"choose one with {option_name(name)} {usual}"
             if name == "weights" and sweep:
                 advice = _rm_advice("--weights")
-            raise _mixed(name, counts, advice, sweep)
+            raise _mix_error(name, counts, advice, sweep)
     for rule in RULES:
         fact = rule.fact
         if fact.name == "options" and sweep:
@@ -233,10 +233,10 @@ def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
                 counts[str(value)[: rule.shown]] += number
         if scope:
             advice = _advice(rule, counts.most_common(1)[0][0], sweep)
-            raise _mixed(f"{fact.name} of {rule.scope(*scope)}", counts, advice, sweep)
+            raise _mix_error(f"{fact.name} of {rule.scope(*scope)}", counts, advice, sweep)
 
 
-def _mixed(name: str, counts: Counter[str], advice: str, sweep: bool) -> UsageError:
+def _mix_error(name: str, counts: Counter[str], advice: str, sweep: bool) -> UsageError:
     texts = ", ".join(
         f"'{value}' in {counted(number, 'record')}" for value, number in sorted(counts.items())
     )
@@ -358,12 +358,12 @@ def _own_labels(data: pd.DataFrame) -> Mapping[int, list[str]]:
     for row in dict.fromkeys(rows):
         own = np.flatnonzero([other == row for other in rows])
         options = list(map(decode, values(differing, "options", own)))
-        for index, parts in zip(differing.index[own], _differing_options(options), strict=True):
+        for index, parts in zip(differing.index[own], _option_labels(options), strict=True):
             labels[index] += parts
     return labels
 
 
-def _differing_options(options: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _option_labels(options: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Parts of labels for the records of one row that have several sets of options."""
     texts = [{n: canonical_json(value) for n, value in own.items()} for own in options]
     names = sorted({name for own in texts for name in own})

@@ -133,7 +133,7 @@ def _by_name(data: pd.DataFrame, name: str, text: str) -> np.ndarray[Any, Any]:
     numbers, texts = _texts(data, kind)
     every = {own for part in texts for own in part}
     if name == "dataset":
-        wanted = asked_datasets(text, every)
+        wanted = expand_datasets(text, every)
     elif name == "method":
         wanted = expand_methods(text, every)
     else:
@@ -170,12 +170,12 @@ def _by_condition(data: pd.DataFrame, name: str, text: str) -> np.ndarray[Any, A
     return chosen
 
 
-def split_list(text: str, known: Iterable[str]) -> list[str]:
+def split_list(text: str, known_names: Iterable[str]) -> list[str]:
     """Split a comma list, except inside brackets, or if the whole text is a known name.
 
     A backslash escapes, as in `split_names`, unless the parts are known names as they are.
     """
-    names = set(known)
+    names = set(known_names)
     if text in names:
         return [text]
     parts = [part.strip() for part in _COMMA.split(text) if part.strip()]
@@ -215,7 +215,7 @@ def expand_methods(text: str, names: Set[str]) -> list[str]:
     return _expand(split_list(text, names), suites, names, method_files.canonical)
 
 
-def asked_datasets(text: str, names: Set[str]) -> list[str]:
+def expand_datasets(text: str, names: Set[str]) -> list[str]:
     """The data sets of a comma list, split as by `fsbench run`; paths spelled as in records.
 
     A suite expands to those of its data sets that occur in `names`.

@@ -157,7 +157,15 @@ def encode(cells: Sequence[Any]) -> Any:
 
 
 def _text(value: Any) -> Any:
-    return canonical_json(plain(value)) if isinstance(value, dict | list | tuple) else value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    try:
+        return canonical_json(plain(value))
+    except ValueError:
+        # JSON's 1e999 is infinite in Python.
+        from fewshot_bench.analysis.formats.tidy import finite
+
+        return canonical_json(finite(plain(value)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -173,14 +181,18 @@ def group(
 
     Lines are numbered in the order of their first rows. Columns must be loaded.
     """
-    if not len(data) or not names:
-        return np.zeros(len(data), np.int64), np.zeros(min(1, len(data)), np.int64)
-    groups = data.groupby(list(names), sort=False, observed=True, dropna=False).ngroup().to_numpy()
-    numbers, first = np.unique(groups, return_index=True)
-    order = np.argsort(first)
-    rank = np.empty(len(numbers), np.int64)
-    rank[order] = np.arange(len(numbers))
-    return rank[np.searchsorted(numbers, groups)], first[order]
+    import pandas as pd
+
+    lines = np.zeros(len(data), np.int64)
+    for name in names:
+        column = data[name]
+        codes = pd.factorize(column)[0] if column.dtype == object else column.cat.codes.to_numpy()
+        # -1 stands for a missing value.
+        lines = pd.factorize(lines * (codes.max(initial=0) + 2) + codes + 1)[0]
+    first = np.zeros(lines.max(initial=-1) + 1, np.int64)
+    # The last value that is assigned stays.
+    first[lines[::-1]] = np.arange(len(lines))[::-1]
+    return lines, first
 
 
 def values(
@@ -227,11 +239,12 @@ def conflicts(
     rows = np.ones(len(data), bool)
     for name in rule.needs:
         rows &= is_true(data, name)
-    part = data[rows]
-    if not rule.keys:
-        return part if part[rule.value].nunique() > 1 else part.iloc[:0]
-    groups = part.groupby(list(rule.keys), sort=False, observed=True, dropna=False)
-    return part[groups[rule.value].transform("nunique") > 1]
+    # Of few columns: those of a whole frame are slow to copy.
+    part = data.loc[rows, list(dict.fromkeys((*rule.keys, rule.value)))]
+    groups, _ = group(part, rule.keys)
+    _, first = group(part, (*rule.keys, rule.value))
+    rows[rows] = np.bincount(groups[first], minlength=1)[groups] > 1
+    return data[rows] if rows.any() else data.iloc[:0]
 
 
 def code_text(stated: Any) -> str:
@@ -279,7 +292,7 @@ def templates_digest(protocol: str, templates: Any) -> str:
     return digest_of(templates, 12) if templates and protocol != KEPT_MODEL else ""
 
 
-def _published_setting(published: bool, dataset: str, shots: int, classes: str) -> str:
+def _setting(published: bool, dataset: str, shots: int, classes: str) -> str:
     """The setting that published values may depend on; empty where one setting serves all."""
     return f"{dataset} {shots} {classes == 'all'}" if published else ""
 
@@ -301,7 +314,7 @@ COLUMNS: Mapping[str, Computed] = {
         ("data", "dataset"), lambda data, dataset: own_data_text(decode(data), dataset)
     ),
     "data text": Computed(("data",), lambda data: data_text(decode(data))),
-    "published setting": Computed(("published", "dataset", "shots", "classes"), _published_setting),
+    "published setting": Computed(("published", "dataset", "shots", "classes"), _setting),
     "split": Computed(("split.digest",), lambda digest: str(digest or "")),
     "images": Computed(("split.images",), _state),
     "test images": Computed(("split.test_images",), _state),

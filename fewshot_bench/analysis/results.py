@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
+from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame
 from fewshot_bench.analysis.filters import (
     is_method_object,
     of_methods,
@@ -67,7 +67,7 @@ _OTHERS = ("status", "options")
 _SHOWN = 20
 
 
-def _named(value: Any) -> str:
+def _read_method(value: Any) -> str:
     if isinstance(value, str | type) or is_method_object(value):
         return words_of(value)
     raise TypeError
@@ -80,7 +80,7 @@ def _swept(value: Any) -> dict[str, list[Any]]:
 
 
 _COMPARED: Mapping[str, Kind] = {
-    "baseline": optional(Kind("the name or the class of a method", _named)),
+    "baseline": optional(Kind("the name or the class of a method", _read_method)),
     "metric": text("the name of a metric"),
     "columns": optional(names("names of columns", 0)),
     "sort": text("the name of a metric or a cost"),
@@ -143,8 +143,8 @@ class CellPredictions:
     @property
     def correct(self) -> np.ndarray:
         """(n,) bool: whether the prediction equals the label."""
-        found: np.ndarray = self.predicted == self.labels
-        return found
+        hits: np.ndarray = self.predicted == self.labels
+        return hits
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -154,30 +154,25 @@ class CellPredictions:
         shifted = self.logits.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)
         powers = np.exp(shifted)
-        found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-        return found
+        shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
     def to_frame(self) -> pd.DataFrame:
         """One row per image as a pandas data frame."""
-        return frame(
-            [
-                {
-                    "id": id,
-                    "label": int(label),
-                    "predicted": int(predicted),
-                    "label_name": self._name(label),
-                    "predicted_name": self._name(predicted),
-                    "correct": bool(label == predicted),
-                    "confidence": float(confidence),
-                }
-                for id, label, predicted, confidence in zip(
-                    self.ids, self.labels, self.predicted, self.confidences, strict=True
-                )
-            ]
-        )
+        import pandas as pd
 
-    def _name(self, index: int) -> str:
-        return self.classnames[index] if self.classnames else str(index)
+        names = self.classnames or tuple(map(str, range(int(max(self.labels, default=-1)) + 1)))
+        return pd.DataFrame(
+            {
+                "id": list(self.ids),
+                "label": self.labels,
+                "predicted": self.predicted,
+                "label_name": [names[label] for label in self.labels],
+                "predicted_name": [names[label] for label in self.predicted],
+                "correct": self.correct,
+                "confidence": self.confidences.astype(float),
+            }
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -229,22 +224,22 @@ class Results:
         filters = {n: tuple(v) if isinstance(v, Iterator) else v for n, v in filters.items()}
         chosen = self._records
         for name, value in filters.items():
-            chosen = tuple(self._matching(chosen, name, value))
+            chosen = tuple(self._filter(chosen, name, value))
         if predicate is not None:
             chosen = tuple(filter(predicate, chosen))
         names = ("method", "dataset")
         asked = {name: words_of(value) for name, value in filters.items() if name in names}
         return replace(self, _records=chosen, _asked={**self._asked, **asked})
 
-    def _matching(self, records: Sequence[Record], name: str, value: Any) -> Sequence[Record]:
+    def _filter(self, records: Sequence[Record], name: str, value: Any) -> Sequence[Record]:
         from fewshot_bench.analysis.filters import select
 
         if not several(value) and name != "options":
             raise UsageError(f"where({name}={value!r}): expected at least one value")
         if name == "status":
-            for one in several(value):
-                if one not in STATUSES:
-                    raise unknown("status", str(one), STATUSES, "docs/python.md")
+            for status in several(value):
+                if status not in STATUSES:
+                    raise unknown("status", str(status), STATUSES, "docs/python.md")
             return [record for record in records if record.status in several(value)]
         if name == "options":
             return with_options(records, value)
@@ -253,11 +248,10 @@ class Results:
         if name in _LISTS:
             return select(records, {name: words_of(value)}, {})
         if name in _CONDITIONS:
-            found = [select(records, {}, {name: words_of(one)}) for one in several(value)]
-            keys = {record.spec.key() for part in found for record in part}
+            parts = [select(records, {}, {name: words_of(text)}) for text in several(value)]
+            keys = {record.spec.key() for part in parts for record in part}
             return [record for record in records if record.spec.key() in keys]
-        known = (*_LISTS, *_CONDITIONS, *_OTHERS)
-        raise unknown("filter", name, known, "docs/python.md")
+        raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/python.md")
 
     def predictions(self, record: Record) -> CellPredictions:
         """Predictions of a finished cell; StoreError if they cannot be read."""
@@ -306,17 +300,17 @@ class Results:
         are computed from its logits.
         """
         asked = checked({"metrics": names("names of metrics", 0)}, locals())["metrics"]
-        known = known_metrics(asked)
+        every = find_metrics(asked)
         for name in asked:
-            if name not in known:
-                raise unknown("metric", name, known, "fsbench list metrics")
-        outcomes = Outcomes(self._opened, [one for one in known.values() if one.source])
-        records = outcomes.completed(self._records, known)
-        for lack in outcomes.lacking(records, known):
+            if name not in every:
+                raise unknown("metric", name, every, "fsbench list metrics")
+        outcomes = Outcomes(self._opened, [metric for metric in every.values() if metric.source])
+        records = outcomes.completed(self._records, every)
+        for lack in outcomes.lacking(records, every):
             warnings.warn(lack, stacklevel=2)
         _warn_of_damage(outcomes)
-        heads = dict.fromkeys((*HEADS, *known))
-        return frame([_row(record, known) for record in records], list(heads))
+        heads = dict.fromkeys((*HEADS, *every))
+        return frame([_row(record, every) for record in records], list(heads))
 
     def compare(
         self,
@@ -351,7 +345,7 @@ class Results:
 
         values = checked(_COMPARED, locals())["options"] or {}
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
-        metrics = known_metrics({metric, sort, *(listed or "").split(",")})
+        metrics = find_metrics({metric, sort, *(listed or "").split(",")})
         if metric not in metrics:
             raise unknown("metric", metric, metrics, "fsbench list metrics")
         if sort and sort not in (*metrics, *COSTS):
@@ -388,7 +382,7 @@ class Results:
             notes=notes,
             older=shown.older,
         )
-        outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
+        outcomes = Outcomes(self._opened, [about for about in metrics.values() if about.source])
         made = compare(records, outcomes, table_options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
         return Comparison(made, layout, SweepOptions(values, each))
@@ -397,10 +391,10 @@ class Results:
         """BibTeX of the methods, data sets, backbones and this tool; warns of names without."""
         from fewshot_bench.analysis.citations import of_records
 
-        found = of_records(self._records)
-        for note in found.notes:
+        citations = of_records(self._records)
+        for note in citations.notes:
             warnings.warn(note, stacklevel=2)
-        return found.text
+        return citations.text
 
     def curves(self, metric: str = "top1") -> Figure:
         """A metric over shots as a matplotlib figure, a panel per data set."""
@@ -430,7 +424,7 @@ class Results:
 
         rows = "".join(
             f"<tr><td>{text(record.spec.describe())}</td><td>{text(record.status)}</td>"
-            f"<td>{text(_shown(record))}</td></tr>"
+            f"<td>{text(_outcome_text(record))}</td></tr>"
             for record in self._records[:_SHOWN]
         )
         more = len(self) - _SHOWN
@@ -449,27 +443,27 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
     folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")
-    found = _read(folder)
-    if not found:
+    records = _read(folder)
+    if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(f"store '{folder}' {what}; make results with fewshot_bench.run")
-    return Results(folder, {}, found, found)
+    return Results(folder, {}, records, records)
 
 
 def of_cells(folder: Path, cells: Collection[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records of these cells that a store has."""
     store = Store(folder.absolute())
-    found = tuple(record for _, record in store.held(cells) if record is not None)
+    records = tuple(record for _, record in store.held(cells) if record is not None)
     _warn_of_damage(store, 4)
-    return Results(folder, dict(missing), found, found)
+    return Results(folder, dict(missing), records, records)
 
 
 def _read(folder: Path) -> tuple[Record, ...]:
     """All readable records; warns about damaged ones."""
     store = Store(folder.absolute())
-    found = tuple(store.records()) if folder.is_dir() else ()
+    records = tuple(store.records()) if folder.is_dir() else ()
     _warn_of_damage(store, 4)
-    return found
+    return records
 
 
 def _warn_of_damage(where: Outcomes | Store, level: int = 3) -> None:
@@ -478,7 +472,7 @@ def _warn_of_damage(where: Outcomes | Store, level: int = 3) -> None:
         warnings.warn(f"not used: {damage}", stacklevel=level)
 
 
-def _shown(record: Record) -> str:
+def _outcome_text(record: Record) -> str:
     if record.status == "done":
         top1 = record.metrics.get("top1")
         return f"{top1:.2f} %" if isinstance(top1, int | float) else ""

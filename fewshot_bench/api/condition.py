@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from fewshot_bench.api.kinds import kind_problem
 from fewshot_bench.utils.text import option_name
 
 # Sentinel: use the default of the field.
@@ -79,17 +82,20 @@ class Condition:
 
     def problem(self, value: Any, longest: int) -> str:
         """Why a value is invalid; empty if it is valid. longest: most digits of a number."""
-        if value is None and self.default is None:
-            return ""
-        if not isinstance(value, self.kind) or isinstance(value, bool) != (self.kind is bool):
-            return "a value of another kind"
-        if self.words and value not in self.words:
-            return f"expected one of {self.words}"
-        if self.kind is int and not self.least <= value < 10**longest:
-            return f"expected at least {self.least}, and no huge number"
-        if self.registered and not REGISTERED_NAME.fullmatch(value):
-            return "expected a name of letters, digits and _ . + -"
-        return "expected a name" if value == "" and self.default != "" else ""
+        return kind_problem(value, self.json_kind(longest), self.words)
+
+    def json_kind(self, longest: int) -> Any:
+        """The type of values in JSON for msgspec. longest: most digits of a number."""
+        kind = self.kind
+        if self.words:
+            kind = Literal[self.words]
+        elif kind is int:
+            kind = Annotated[int, Meta(ge=self.least, lt=10**longest)]
+        elif self.registered:
+            kind = Annotated[str, Meta(pattern=rf"^{REGISTERED_NAME.pattern}\Z")]
+        elif kind is str and self.default != "":
+            kind = Annotated[str, Meta(min_length=1)]
+        return kind | None if self.default is None else kind
 
 
 def condition(default: Any, filter: str, **about: Any) -> Any:

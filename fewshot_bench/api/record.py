@@ -9,13 +9,17 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
+from msgspec import Meta, Struct
+
+from fewshot_bench.api.json_text import compact_json
+from fewshot_bench.api.kinds import check_kinds
 from fewshot_bench.api.method_card import default_schedule, schedule_with
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import StoreError
 
 
@@ -44,120 +48,93 @@ class Incidents:
 
 # Slightly below zero: times are rounded differences of sums.
 LEAST_SECONDS = -1e-3
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-
-
-def _flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    if type(value) is float:
-        return -1e300 < value < 1e300
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) < 1e300
-        and math.isfinite(value)
-    )
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
-
-
-def _verdict(value: object) -> bool:
-    return isinstance(value, bool | None)
-
-
-def _amount(value: object) -> bool:
-    return value is None or (_number(value) and value >= 0)  # type: ignore[operator]
-
-
-def _seconds(value: object) -> bool:
-    return value is None or (_number(value) and value >= LEAST_SECONDS)  # type: ignore[operator]
-
-
-def _card(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        _text(one) or (isinstance(one, dict) and all(map(_text, one.values())))
-        for one in value.values()
-    )
-
-
-Kind = tuple[str, Callable[[object], bool]]
-TEXT: Kind = ("a text", _text)
-TEXTS: Kind = ("a list of texts", _texts)
-FLAG: Kind = ("true or false", _flag)
-VERDICT: Kind = ("true, false or null", _verdict)
-NUMBER: Kind = ("a finite number", _number)
-COUNT: Kind = ("a whole number from 0", _count)
-AMOUNT: Kind = ("a number from 0", _amount)
-SECONDS: Kind = ("a number of seconds", _seconds)
-CARD: Kind = ("an object of texts", _card)
-
-KINDS: Mapping[str, Mapping[str, Kind]] = {
-    "split": {
-        **dict.fromkeys(("digest", "protocol", "revision", "images", "test_images"), TEXT),
-        **dict.fromkeys(("classes", "train", "val", "test"), COUNT),
-        **dict.fromkeys(("fitted_classes", "overlap", "short_classes"), COUNT),
-        **dict.fromkeys(("templates", "classnames"), TEXTS),
-        "mirrored": FLAG,
-    },
-    "footprint": {
-        **dict.fromkeys(("trained", "stored", "backbone", "steps"), AMOUNT),
-        **dict.fromkeys(("peak_memory_mb", "images_seen", "images_encoded"), AMOUNT),
-        "query_gap": AMOUNT,
-        "trained_source": TEXT,
-        "metered": FLAG,
-        "depends_on_queries": VERDICT,
-        "card": CARD,
-    },
-    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds", "wall_seconds"), SECONDS),
-    "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
-}
-# Fields whose values all have one kind.
-WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
-
-
-def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """One problem per value of an unexpected type. values: a record's; its parts are objects."""
-    for part, kinds in KINDS.items():
-        for name, value in (values.get(part) or {}).items():
-            if name in kinds and not kinds[name][1](value):
-                yield _problem(f"{part}.{name}", value, kinds[name])
-    for part, kind in WHOLE.items():
-        for name, value in values[part].items():
-            if not kind[1](value):
-                yield _problem(f"{part}.{name}", value, kind)
-    for place, incident in enumerate(values["incidents"]):
-        for name, value in incident.items():
-            if not _text(value):
-                yield _problem(f"incidents[{place}].{name}", value, TEXT)
-
-
-def _problem(name: str, value: object, kind: Kind) -> str:
-    return f"record's {name} is {value!r:.60}, expected {kind[0]}"
-
+# The kinds of values. No constraint of msgspec lets through NaN, infinity, or true for 1.
+Count = Annotated[int, Meta(ge=0, lt=10**18)]
+Number = Annotated[float, Meta(gt=-1e300, lt=1e300)]
+Amount = Annotated[float, Meta(ge=0, lt=1e300)] | None
+Seconds = Annotated[float, Meta(ge=LEAST_SECONDS, lt=1e300)] | None
 
 SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
-# Digests that the digest of a record's values does not cover.
-OF_ITSELF = ("record", "seal")
 # Lazily read fields that are cached.
 KEPT = frozenset({"metrics"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
 # Lazily read fields.
 LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
-KEYS = ("schema", "status", *OBJECTS, "incidents")
+
+
+class SplitKinds(Struct):
+    """Kinds of the entries of `Record.split`; others may be anything."""
+
+    digest: str = ""
+    protocol: str = ""
+    revision: str = ""
+    images: str = ""
+    test_images: str = ""
+    classes: Count = 0
+    train: Count = 0
+    val: Count = 0
+    test: Count = 0
+    fitted_classes: Count = 0
+    overlap: Count = 0
+    short_classes: Count = 0
+    templates: list[str] = []
+    classnames: list[str] = []
+    mirrored: bool = False
+    verified: bool | None = None
+
+
+class FootprintKinds(Struct):
+    """Kinds of the entries of `Record.footprint`; others may be anything."""
+
+    trained: Amount = None
+    stored: Amount = None
+    backbone: Amount = None
+    steps: Amount = None
+    peak_memory_mb: Amount = None
+    images_seen: Amount = None
+    images_encoded: Amount = None
+    query_gap: Amount = None
+    trained_source: str = ""
+    metered: bool = False
+    depends_on_queries: bool | None = None
+    card: dict[str, str | dict[str, str]] = {}
+
+
+class TimingsKinds(Struct):
+    """Kinds of the entries of `Record.timings`; others may be anything."""
+
+    billed_seconds: Seconds = None
+    elapsed_seconds: Seconds = None
+    wall_seconds: Seconds = None
+
+
+class ErrorKinds(Struct):
+    """Kinds of the entries of `Record.error`; others may be anything."""
+
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+
+class RecordKinds(Struct):
+    """Kinds of the values of a record's file, except its specification."""
+
+    schema: Literal[1]
+    status: Status
+    spec: dict[str, Any]
+    split: SplitKinds
+    metrics: dict[str, Number]
+    footprint: FootprintKinds
+    timings: TimingsKinds
+    environment: dict[str, Any]
+    incidents: list[dict[str, str]]
+    digests: dict[str, str]
+    notes: dict[str, Any] | None = None
+    error: ErrorKinds | None = None
+
+
 # Value of `environment.labels` if metrics were computed in a process without plug-in code.
 SEPARATE = "separate"
 # Value of `footprint.trained_source` if gradients were computed that no optimizer was seen to use.
@@ -200,7 +177,7 @@ class Record:
         (configurations, labels), `card` (facts of the method: `MethodCard.to_dict`, and `papers` if
         it is not built in), `metered` (false if the method took `backbone.module`, whose work
         nothing counts),
-        `depends_on_queries` and `query_gap` (`runner.asked_again`).
+        `depends_on_queries` and `query_gap` (`runner.evaluate.ask_again`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`; and
         `wall_seconds` of the whole cell, taken outside the process of the method.
     error: `type`, `message`, `traceback` of a failed cell, else None; for an inapplicable cell,
@@ -208,10 +185,9 @@ class Record:
         `transient` if the machine failed and not the cell, so that the next run retries it.
     incidents: corrective actions of the harness as {`kind`, `text`}: a retry, less memory than
         asked for, a plug-in that left a thread behind.
-    digests (SHA-256): `logits`, of all logits in float32 with labels and ids; `statistics` and
-        `kept`, of the arrays stored beside the record; `answers`, of the file with these arrays;
-        `text`, of the record's text before it; `record`, of all values of the record itself;
-        `seal`, of `text` and `record`.
+    digests (SHA-256): `logits`, of all logits in float32 with labels and ids, which identifies a
+        result; `answers`, of the file beside the record; `record`, of the text before it
+        (`digests_of_text`).
 
     >>> load("results").records[0].metrics["top1"]
     """
@@ -273,7 +249,7 @@ class Record:
         """
         readers = [record.__dict__.get("_part") for record in records]
         kinds = set(map(type, readers))
-        if part in LATE - KEPT and len(kinds) == 1 and readers[0] is not None:
+        if part in LATE and len(kinds) == 1 and readers[0] is not None:
             columns: list[tuple[Any, ...]] = readers[0].columns(readers, part, names, absent)
             return columns
         fields = map(operator.attrgetter(part), records)
@@ -338,41 +314,9 @@ class Record:
     @classmethod
     def from_dict(cls, values: Any) -> Record:
         """The inverse of `to_dict`; StoreError for an unexpected key or type."""
-        if not isinstance(values, dict):
-            raise StoreError(f"record is a {type(values).__name__}, expected an object")
-        schema = values.get("schema")
-        if schema != SCHEMA or isinstance(schema, bool):
-            raise StoreError(f"record has schema {schema!r}, this version reads {SCHEMA}")
-        missing = [key for key in KEYS if key not in values]
-        if missing:
-            raise StoreError(f"record lacks {missing}")
-        if values["status"] not in STATUSES:
-            known = ", ".join(STATUSES)
-            raise StoreError(f"record has status {values['status']!r}, expected one of {known}")
-        for key in OBJECTS:
-            if not isinstance(values[key], dict):
-                raise StoreError(f"record's {key} is not an object")
-        incidents = values["incidents"]
-        if not isinstance(incidents, list) or not all(isinstance(i, dict) for i in incidents):
-            raise StoreError("record's incidents are not a list of objects")
-        for key in ("notes", "error"):
-            if not isinstance(values.get(key), dict | None):
-                raise StoreError(f"record's {key} is neither an object nor null")
-        if not isinstance(values["split"].get("verified"), bool | None):
-            raise StoreError("record's split.verified is neither true, false nor null")
-        for problem in kind_problems(values):
-            raise StoreError(problem)
-        return cls._of(values, RunSpec.from_dict(values["spec"]))
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any], key: str) -> Record:
-        """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
-        return cls._of(values, RunSpec.read(values["spec"], key))
-
-    @classmethod
-    def _of(cls, values: Mapping[str, Any], spec: RunSpec) -> Record:
+        check_kinds("record", values, RecordKinds, {"status": STATUSES, "schema": (SCHEMA,)})
         return cls(
-            spec=spec,
+            spec=RunSpec.from_dict(values["spec"]),
             status=values["status"],
             split=values["split"],
             metrics=values["metrics"],
@@ -402,49 +346,47 @@ def code_digest(stated: object) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def sealed(record: Record, digests: Mapping[str, str]) -> Record:
-    """The record with its digests and seal; ValueError or TypeError if it is not JSON.
+# The digest of a record at the end of its compact JSON.
+_OWN_DIGEST = re.compile(rb',?"record":"([0-9a-f]{64})"\}\}\Z')
 
-    digests: of its logits and the arrays beside it, if any, and `text`.
+
+def seal(record: Record, digests: Mapping[str, str]) -> Record:
+    """The record with its digests; ValueError or TypeError if it is not JSON.
+
+    digests: `logits` and `answers`, if any.
     """
     record = dataclasses.replace(record, digests=digests)
-    own = digest_of_values(json.loads(record.to_json()))
-    seal = {"seal": seal_of(digests["text"], own)} if "text" in digests else {}
-    return dataclasses.replace(record, digests={**digests, "record": own, **seal})
+    _, own = digests_of_text(record.to_json().encode())
+    return dataclasses.replace(record, digests={**digests, "record": own})
 
 
-def seal_of(text: str, record: str) -> str:
-    """SHA-256 over both digests of a record, so that none of the three can be changed alone."""
-    return hashlib.sha256(f"{text} {record}".encode()).hexdigest()
-
-
-def unsealed(values: Any) -> Record:
-    """The record with the values of a file; StoreError if they changed after it was written."""
+def unseal(text: bytes, values: Any) -> Record:
+    """The record of a text and its values; StoreError if they changed after it was written."""
     record = Record.from_dict(values)
-    problem = seal_problem(values)
+    problem = seal_problem(text)
     if problem:
         raise StoreError(problem)
     return record
 
 
-def seal_problem(values: Mapping[str, Any]) -> str:
-    """Why a record's own digest or seal does not match its values; empty if both match."""
-    digests = values["digests"]
-    stated = digests.get("record")
-    try:
-        actual = digest_of_values(values)
-    except ValueError as error:
-        return f"the record holds a number that none can have: {error}"
+def seal_problem(text: bytes) -> str:
+    """Why a record's own digest does not match its text; empty if it does."""
+    stated, actual = digests_of_text(text)
     if stated == actual:
-        expected = seal_of(digests["text"], actual) if "text" in digests else None
-        return "" if digests.get("seal") == expected else "the record's seal was changed"
+        return ""
     return (
-        f"the record states the digest {stated!s:.12} and its values have {actual:.12}, so it was "
+        f"the record states the digest {stated:.12} and its values have {actual:.12}, so it was "
         "changed after it was written"
     )
 
 
-def digest_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's values in canonical JSON, without the digests of the record itself."""
-    digests = {name: value for name, value in values["digests"].items() if name not in OF_ITSELF}
-    return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()
+def digests_of_text(text: bytes) -> tuple[str, str]:
+    """The digest that a record's JSON states at its end, `None` if it states none; and its own.
+
+    Its own is the SHA-256 of what is before, without blanks between tokens. ValueError for another
+    text.
+    """
+    compact = compact_json(text)
+    end = _OWN_DIGEST.search(compact, max(len(compact) - 90, 0))
+    stated, covered = (end[1].decode(), end.start()) if end else ("None", len(compact) - 2)
+    return stated, hashlib.sha256(compact[:covered]).hexdigest()

@@ -11,13 +11,16 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
+
+from msgspec import UNSET, Meta, Struct, defstruct
 
 from fewshot_bench.api import method_files
 from fewshot_bench.api.condition import condition, declared
 from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.api.kinds import check_kinds
 
 LONGEST_NUMBER = 18
 
@@ -84,15 +87,21 @@ CLASSES = ("all", "base", "new")
 NO_CLASSES = "none"
 # Resolved by the run: the backbone from the data sets, the precision from the device.
 AUTO = "auto"
-# Types of the fields that are not text; conditions declare their own.
-_KINDS: Mapping[str, Any] = {
-    "shots": int,
-    "split_seed": int,
-    "train_seed": int,
-    "options": dict,
-    "overrides": dict,
-    "data": dict,
-}
+# Kinds of fields: names, numbers of at most LONGEST_NUMBER digits, hyper-parameters by name.
+Name = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0, lt=10**LONGEST_NUMBER)]
+Options = Mapping[Name, Any]
+
+
+class OwnData(Struct):
+    """Kinds of the entries of `RunSpec.data`."""
+
+    classnames: list[str] | dict[str, str] = []
+    templates: list[str] = []
+    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    skipped: dict[str, list[str]] = {}
+
+
 # Fields that enter every key, even with default values. Never add names: keys would change.
 KEYED = frozenset(
     {
@@ -101,8 +110,6 @@ KEYED = frozenset(
         *("revision", "method_version", "classes", "target", "target_revision", "data", "picks"),
     }
 )
-_NAMES = ("method", "dataset")
-_NUMBERS = ("shots", "split_seed", "train_seed")
 # Longest accepted list of numbers; a longer one is a mistake.
 MOST_NUMBERS = 100_000
 
@@ -154,11 +161,11 @@ class RunSpec(_Derived):
     >>> RunSpec("coop", "dtd", shots=16, split_seed=1, train_seed=1).key()
     """
 
-    method: str
-    dataset: str
-    shots: int
-    split_seed: int
-    train_seed: int
+    method: Name
+    dataset: Name
+    shots: Count
+    split_seed: Count
+    train_seed: Count
     protocol: str = condition(
         "coop",
         "Only records of this sampling protocol.",
@@ -239,54 +246,38 @@ class RunSpec(_Derived):
         quiet=True,
         late=True,
     )
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Options = dataclasses.field(default_factory=dict)
+    overrides: Options = dataclasses.field(default_factory=dict)
     revision: str = ""
     method_version: str = "1"
-    classes: str = "all"
+    classes: str = dataclasses.field(default="all", metadata={"kind": Literal[CLASSES]})
     target: str = ""
     target_revision: str = ""
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"kind": OwnData})
     picks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, in the order of the fields."""
-        values = {name: getattr(self, name) for name in _fields()}
+        values = dict(zip(_fields(), _get_all()(self), strict=True))
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
         """The inverse of `to_dict`; StoreError names a missing, unknown or invalid field."""
-        extra = sorted(values.keys() - _fields())
-        if extra:
-            raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
-        values = {**values, "shots": read_shots(values["shots"])} if "shots" in values else values
-        for name, value in values.items():
-            problem = (
-                _problem(name, value)
-                if isinstance(value, dict | list)
-                else _plain_problem(name, value)
-            )
-            if problem:
-                raise StoreError(f"spec has {name} {value!r:.60}: {problem}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise StoreError(f"spec is incomplete: {error}") from None
+        kinds, words = _kinds()
+        shots = values.get("shots")
+        check_kinds("spec", {**values, "shots": 0} if shots == WORD else values, kinds, words)
+        return cls(**{**values, "shots": read_shots(shots)})
 
     @classmethod
     def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
         """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
-        puts = _puts()
-        if values.keys() == puts.keys():
-            # A third of the time of the constructor, which matters for a store's listing.
-            spec = object.__new__(cls)
-            for name, put in puts.items():
-                put(spec, values[name])
-            object.__setattr__(spec, "shots", read_shots(values["shots"]))
-        else:
-            spec = cls(**{**values, "shots": read_shots(values["shots"])})
+        # A third of the time of the constructor, which matters for a store's listing.
+        spec = object.__new__(cls)
+        for name, put in _puts().items():
+            put(spec, values[name])
+        object.__setattr__(spec, "shots", read_shots(values["shots"]))
         object.__setattr__(spec, "_key", key)
         return spec
 
@@ -346,6 +337,12 @@ def _fields() -> tuple[str, ...]:
 
 
 @functools.cache
+def _get_all() -> Callable[[RunSpec], tuple[Any, ...]]:
+    """Gets the values of all fields, in order."""
+    return operator.attrgetter(*_fields())
+
+
+@functools.cache
 def _puts() -> Mapping[str, Callable[[RunSpec, Any], None]]:
     """The setter of each field, in order."""
     return {name: RunSpec.__dict__[name].__set__ for name in _fields()}
@@ -361,46 +358,18 @@ def _later() -> tuple[str, ...]:
 CONDITIONS = declared(RunSpec)
 
 
-@functools.lru_cache(maxsize=4096, typed=True)
-def _plain_problem(name: str, value: Any) -> str:
-    """`_problem` of a hashable value, cached because most records share theirs."""
-    return _problem(name, value)
-
-
-def _problem(name: str, value: Any) -> str:
-    """Why a field's value is invalid, so that no run can have written it; empty if valid."""
-    if name in CONDITIONS:
-        return CONDITIONS[name].problem(value, LONGEST_NUMBER)
-    kind = _KINDS.get(name, str)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        return "a value of another kind"
-    if name == "classes" and value not in CLASSES:
-        return f"expected one of {CLASSES}"
-    if (kind is dict and name != "data" and "" in value) or (name in _NAMES and not value):
-        return "expected a name"
-    number = name in _NUMBERS and not isinstance(value, AllShots)
-    if number and not 0 <= value < 10**LONGEST_NUMBER:
-        return "expected at least 0, and no huge number"
-    return _problem_of_own(value) if name == "data" else ""
-
-
-def _problem_of_own(data: Mapping[str, Any]) -> str:
-    """Why `data` is invalid: names and templates must be texts, `holdout` between 0 and 1."""
-    templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
-    skipped = data.get("skipped", {})
-    named = isinstance(skipped, dict) and all(
-        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in skipped.values()
-    )
-    if not named:
-        return "expected names of skipped images"
-    names = data.get("classnames", [])
-    names = list(names.values()) if isinstance(names, dict) else names
-    texts = all(
-        isinstance(one, list) and set(map(type, one)) <= {str} for one in (templates, names)
-    )
-    if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
-        return "expected texts and a share of images"
-    return ""
+@functools.cache
+def _kinds() -> tuple[type[Struct], Mapping[str, Sequence[str]]]:
+    """A structure of the kinds of all fields, and the words of fields that have few."""
+    hints = get_type_hints(RunSpec, include_extras=True)
+    fields: list[Any] = []
+    for field in dataclasses.fields(RunSpec):
+        about = CONDITIONS.get(field.name)
+        kind = about.json_kind(LONGEST_NUMBER) if about else field.metadata.get("kind")
+        required = field.default is field.default_factory is dataclasses.MISSING
+        fields.append((field.name, kind or hints[field.name], *([] if required else [UNSET])))
+    words = {name: about.words for name, about in CONDITIONS.items()} | {"classes": CLASSES}
+    return defstruct("SpecKinds", fields, forbid_unknown_fields=True), words
 
 
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:

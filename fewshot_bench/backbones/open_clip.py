@@ -29,7 +29,7 @@ from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.timm_tower import TimmTower, is_timm, read_timm_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
-from fewshot_bench.profiling.cost import cached_text, count, not_counted
+from fewshot_bench.profiling.cost import count, not_counted, share_text
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
 from fewshot_bench.utils.transfer import send
@@ -228,7 +228,7 @@ class OpenClipBackbone:
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """(n, embed_dim) raw float32 features of prompts, cached when run by the harness."""
-        return cached_text(self, prompts, lambda: self._encode_text(prompts))
+        return share_text(self, prompts, lambda: self._encode_text(prompts))
 
     @torch.no_grad()
     def _encode_text(self, prompts: Sequence[str]) -> Tensor:

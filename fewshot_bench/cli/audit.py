@@ -44,7 +44,7 @@ def command(
 
     with working("audit"):
         records, notes, _ = choose_records(Store(store), filters)
-        found = audit(records, notes)
-        text = formats.render(document(found, form), form, **terminal_style(output))
+        result = audit(records, notes)
+        text = formats.render(document(result, form), form, **terminal_style(output))
     write_text(output, text)
-    ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)
+    ctx.exit(FsbenchError.exit_code if strict and not result.sound else 0)

@@ -113,7 +113,8 @@ def _name(entry: Entry) -> str:
     """The beginning of a file's name, with its problem if it has one."""
     if entry.file.temporary:
         return "half-written"
-    name = entry.file.path.name[:20]
+    name = entry.file.path.name
+    name = name if len(name) < 24 else name[:12]
     return f"{name} (damaged)" if entry.damaged else name
 
 

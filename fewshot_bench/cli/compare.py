@@ -352,8 +352,8 @@ def command(
     --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
     command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, made_of, the_only
-    from fewshot_bench.analysis.comparison import compare, known_metrics
+    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
+    from fewshot_bench.analysis.comparison import compare, find_metrics
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
@@ -369,7 +369,7 @@ def command(
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
             older += undrawn
-        metrics = known_metrics({metric, sort or "", *(columns or "").split(",")})
+        metrics = find_metrics({metric, sort or "", *(columns or "").split(",")})
         options = Options(
             metric=metric,
             metrics=metrics,
@@ -394,7 +394,7 @@ def command(
                 "baseline": baseline,
             }
             _refuse_beside_classes(other)
-            made = made_of(chosen, options, _tables_only, warn)
+            made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
             made = compare(chosen, outcomes, options, _names_needed(form, options), warn)

@@ -88,12 +88,11 @@ def refuse_kept(path: Path, option: str) -> None:
     from fewshot_bench.store.kept_models import MODELS
     from fewshot_bench.store.leases import FOLDER as CLAIMS
     from fewshot_bench.store.model_files import CONFIG, SUPPORT, TENSORS
-    from fewshot_bench.store.packs import OUTCOMES
     from fewshot_bench.store.record_files import RECORDS
     from fewshot_bench.store.store import JOBS, METHODS
     from fewshot_bench.utils.cache_dir import CACHE
 
-    made = {RECORDS, OUTCOMES, CLAIMS, MODELS, CACHE, SPLITS, METHODS, JOBS}
+    made = {RECORDS, CLAIMS, MODELS, CACHE, SPLITS, METHODS, JOBS}
     real = path.resolve()
     kept = [
         folder.parent

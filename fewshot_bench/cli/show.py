@@ -228,7 +228,7 @@ def _compare_count(card: DatasetCard, role: str, count: int) -> str:
 
 
 def _compare_split(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.splits.published import Lists, compared_lists
+    from fewshot_bench.splits.published import Lists, compare_lists
 
-    verdict = compared_lists(dataset.items(), card.name)
+    verdict = compare_lists(dataset.items(), card.name)
     return "verified: equals the published lists" if verdict is Lists.EQUAL else verdict.value

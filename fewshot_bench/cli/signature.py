@@ -18,7 +18,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.signature.model import Matrix, Signature
+    from fewshot_bench.analysis.signature.parsed import Matrix, Signature
     from fewshot_bench.api.spec import RunSpec
 
 
@@ -56,13 +56,13 @@ def command(
     if given:
         raise UsageError(f"{given[0]} chooses records of a store; leave it out beside a signature")
     signature = parse(line)
-    found = commands(signature)
-    for text in found:
+    lines = commands(signature)
+    for text in lines:
         click.echo(printable(text))
     for text in problems(signature):
         click.echo(f"note: {printable(text)}", err=True)
     if check:
-        differing = list(_differences(signature, found))
+        differing = list(_differences(signature, lines))
         for text in differing:
             click.echo(f"differs: {printable(text)}", err=True)
         count = f"{len(differing)} difference{'s' if len(differing) != 1 else ''}"

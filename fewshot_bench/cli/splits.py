@@ -32,11 +32,11 @@ from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
     Lists,
-    compared_lists,
+    compare_lists,
     picks_digest,
     published_splits,
-    verified_file,
-    verified_picks,
+    verify_file,
+    verify_picks,
 )
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -211,7 +211,7 @@ def show_lists(subject: Subject) -> None:
     if "val" not in subject.lists:
         line("val", "held out of train, from the images that were not picked")
     line("lists", f"sha256 {lists_digest(subject.pools)}")
-    line("published", compared_lists(subject.pools, subject.name).value)
+    line("published", compare_lists(subject.pools, subject.name).value)
 
 
 def show_draw(split: Split, val: str) -> None:
@@ -222,7 +222,7 @@ def show_draw(split: Split, val: str) -> None:
         line(role, f"{len(items)} images, ids sha256 {picks_digest(items)}")
     line("picks", f"sha256 {lists_digest({'train': split.train, 'val': split.val})}")
     line("split", f"sha256 {split.digest} (with {len(split.test)} test images, as in records)")
-    line("published", PUBLISHED_PICKS[verified_picks(split, split.dataset)])
+    line("published", PUBLISHED_PICKS[verify_picks(split, split.dataset)])
 
 
 def _dataset(name: str, draws: Draws | None, store: Path) -> None:
@@ -260,10 +260,10 @@ def _compare_published(path: Path, file: SplitFile) -> str:
     same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
     if not same:
         return "no published lists are equal to these"
-    verdict = compared_lists(file.lists, same[0])
+    verdict = compare_lists(file.lists, same[0])
     if verdict is Lists.RENAMED:
         return f"{same[0]}: {verdict.value}"
-    bytewise = ", byte for byte" if verified_file(path.read_bytes(), same[0]) else ""
+    bytewise = ", byte for byte" if verify_file(path.read_bytes(), same[0]) else ""
     return f"equal to the published lists of {same[0]}{bytewise}"
 
 
@@ -368,5 +368,5 @@ def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, for
     place(path, content, force=force)
     say(f"{path}: {counts(file.lists)}")
     say(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
-    if not file.is_draw and verified_file(content, subject.name):
+    if not file.is_draw and verify_file(content, subject.name):
         say("  equal to the published file, byte for byte")

@@ -23,20 +23,20 @@ from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, counts, file_or_name, line, opened
 from fewshot_bench.cli.working import working
 from fewshot_bench.splits import checks
-from fewshot_bench.splits.checks import check_digest, check_positions, mapped
+from fewshot_bench.splits.checks import check_digest, check_positions, map_to_items
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
-from fewshot_bench.splits.imported import fitting_val, imported_path
+from fewshot_bench.splits.imported import fit_validation, path_of_import
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
 from fewshot_bench.splits.published import (
     Lists,
     PublishedDraw,
     as_split,
-    compared_lists,
-    compared_with_draw,
-    published_draws,
+    compare_lists,
+    compare_with_draw,
     published_splits,
-    verified_file,
-    verified_picks,
+    read_published_draws,
+    verify_file,
+    verify_picks,
 )
 from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
@@ -108,11 +108,11 @@ def _import_lists(
     new = place(target, content, force=force)
     say(f"{dataset}: {counts(file.lists)} from {file.path}")
     line("lists", f"sha256 {file.digest}")
-    verdict = compared_lists(file.lists, dataset)
+    verdict = compare_lists(file.lists, dataset)
     text = verdict.value
     if verdict is Lists.OTHER:
         text += ": numbers on them cannot be compared with published ones"
-    bytewise = ", byte for byte" if verified_file(content, dataset) else ""
+    bytewise = ", byte for byte" if verify_file(content, dataset) else ""
     line("published", f"{text}{bytewise}")
     say(f"  {'written to' if new else 'is already'} {target}")
     line("in use", _in_use(file, dataset, target, store))
@@ -165,14 +165,14 @@ def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> No
         revision=subject.card.revision,
         protocol=IMPORTED,
     )
-    target = imported_path(store, subject.name, shots, seed)
+    target = path_of_import(store, subject.name, shots, seed)
     new = place(target, ours_text(stored).encode(), force=force)
     say(f"{subject.name}: {shots}-shot, seed {seed}: {counts(lists)} from {file.path}")
     line("picks", f"sha256 {stored.digest}")
     for label, text in _comparison(file, picks, subject):
         line(label, text)
     say(f"  {'written to' if new else 'is already'} {target}")
-    policy = fitting_val(lists["val"], shots)
+    policy = fit_validation(lists["val"], shots)
     words = ["fsbench", "run", "--dataset", subject.name, "--protocol", IMPORTED, "--val", policy]
     words += ["--shots", str(shots), "--seeds", str(seed), "--store", str(store)]
     line("use", f"{shlex.join(words)} ...")
@@ -194,7 +194,7 @@ def _setting(file: SplitFile) -> tuple[int, int]:
 
 def _usable(file: SplitFile, subject: Subject) -> SplitFile:
     """The picks as items of the data set; DataMissingError when they cannot be used."""
-    picks = mapped(file, subject.pools, subject.name)
+    picks = map_to_items(file, subject.pools, subject.name)
     checks.check_overlap(picks)
     checks.check_pools(picks, subject.pools, subject.name)
     checks.check_shots(picks, subject.pools, subject.name)
@@ -203,9 +203,9 @@ def _usable(file: SplitFile, subject: Subject) -> SplitFile:
 
 def _comparison(file: SplitFile, picks: SplitFile, subject: Subject) -> list[tuple[str, str]]:
     """Facts on imported picks: similarity to our own draws, and whether they are published."""
-    rows = [(name, compared_with_draw(picks, subject.pools, name)) for name in SAMPLERS]
+    rows = [(name, compare_with_draw(picks, subject.pools, name)) for name in SAMPLERS]
     split = as_split(picks, subject.name, "coop")
-    rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
+    rows.append(("published", PUBLISHED_PICKS[verify_picks(split, subject.name)]))
     if file.positions:
         try:
             rows.append(("positions", check_positions(file, picks, subject.pools, subject.name)))
@@ -288,14 +288,14 @@ def _of_dataset(name: str, store: Path) -> Iterator[Check]:
     yield _run_check("overlap", lambda: checks.check_overlap(whole))
     yield _run_check("classes", lambda: checks.check_classes(whole))
     lists = f"sha256 {lists_digest(subject.pools)}"
-    verdict = compared_lists(subject.pools, subject.name)
+    verdict = compare_lists(subject.pools, subject.name)
     if verdict is Lists.UNKNOWN:
         yield OPEN, "published", f"nothing is published for {subject.name}; its lists have {lists}"
         return
     same = verdict is Lists.EQUAL
     text = verdict.value if verdict is Lists.RENAMED else f"{_equal(same)} the published ones"
     yield _state(same), "lists", f"{text}, {lists}"
-    for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
+    for drawn in read_published_draws(subject.name, subject.card.revision, subject.pools):
         yield _state(drawn.equal), "picks", _describe_draw(drawn)
 
 
@@ -334,7 +334,7 @@ def _against(file: SplitFile, name: str, store: Path) -> Iterator[Check]:
     """Check a file against its data set."""
     subject = opened(name, store)
     try:
-        picks = mapped(file, subject.pools, subject.name)
+        picks = map_to_items(file, subject.pools, subject.name)
     except DataMissingError as error:
         yield FAILED, "data set", str(error)
         return
@@ -364,7 +364,7 @@ def _setting_checks(picks: SplitFile, subject: Subject) -> Iterator[Check]:
     setting = f"{picks.shots}-shot, seed {picks.seed}"
     verdict = None
     if picks.protocol in ("", "coop"):
-        verdict = verified_picks(as_split(picks, subject.name, "coop"), subject.name)
+        verdict = verify_picks(as_split(picks, subject.name, "coop"), subject.name)
     if verdict is None:
         yield OPEN, "published", f"nothing is published to compare {setting} with"
     else:
@@ -377,7 +377,7 @@ def _compare_published(file: SplitFile, name: str) -> Check:
     expected = name or next((n for n, p in published.items() if p.file == file.path.name), "")
     equal = [n for n, p in published.items() if p.lists_sha256 == file.digest]
     if equal and expected in ("", *equal):
-        verdict = compared_lists(file.lists, equal[0])
+        verdict = compare_lists(file.lists, equal[0])
         if verdict is Lists.RENAMED:
             return FAILED, "published", f"{equal[0]}: {verdict.value}"
     if expected in published:

@@ -17,7 +17,7 @@ from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
-from fewshot_bench.cli.output import confirm, say
+from fewshot_bench.cli.output import confirm, refuse_kept, say
 from fewshot_bench.cli.panels import PanelCommand, list_option
 from fewshot_bench.cli.working import working
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
@@ -221,6 +221,15 @@ def _choose(
 ) -> list[Chosen]:
     from fewshot_bench.store.clean import Chosen
 
+    return [Chosen.of(store, record) for record in _match(store, keys, status, filters)]
+
+
+def _match(
+    store: Store,
+    keys: Sequence[str],
+    status: Sequence[str] | None,
+    filters: dict[str, str | None],
+) -> list[Record]:
     for name in status or ():
         if name not in STATUSES:
             raise unknown("status", name, STATUSES, "fsbench store rm --help")
@@ -231,7 +240,7 @@ def _choose(
         records = [record for record in records if record.status == "done" or record.spec.weights]
     if not records:
         raise UsageError("no record matches all of this together; leave out one of them")
-    return [Chosen.of(store, record) for record in records]
+    return records
 
 
 def _with_keys(records: Sequence[Record], keys: Sequence[str]) -> Sequence[Record]:
@@ -279,6 +288,29 @@ def _remove(store: Store, chosen: Sequence[Chosen]) -> int:
             click.echo(f"not removed: {choice.record.spec.key()[:12]}: {problem}", err=True)
     say(f"removed {counted(len(chosen) - left, 'record')}, {size_text(size)}")
     return left
+
+
+@command.command("export", cls=PanelCommand, short_help="Write all records as one table.")
+@click.argument("file", metavar="FILE", type=_PATH)
+@this_store
+@list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
+@filter_options
+def export_command(
+    file: Path, folder: Path, status: tuple[str, ...] | None, **filters: str | None
+) -> None:
+    """Write the records that match all filters as a table, for queries of your own.
+
+    FILE ends with .csv, .sqlite (table records) or .parquet (needs fewshot-bench[parquet]). A
+    record is one row: its specification, status, metrics, costs, digests and machine. As for
+    'fsbench store rm', --method NAME stands for all versions of a method.
+    """
+    from fewshot_bench.store.flat_table import columns_of, write_table
+
+    refuse_kept(file, "FILE")
+    with working("store export"):
+        records = _match(open_store(folder), (), status, filters)
+        write_table(columns_of(records), file)
+    say(f"wrote {counted(len(records), 'record')} to {file}")
 
 
 @command.command("gc", short_help="Remove what no result needs.")

@@ -16,7 +16,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.leases import LEASE_SECONDS
-from fewshot_bench.store.record_files import packed_stamp
+from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
@@ -146,7 +146,7 @@ class StoreSnapshot:
     def of(cls, store: Store, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """Snapshot the store now."""
         stamps = ((key, store.stamp(key)) for key in (cell.key() for cell in cells))
-        return cls(store, {key: packed_stamp(stamp) for key, stamp in stamps if stamp is not None})
+        return cls(store, {key: pack_stamp(stamp) for key, stamp in stamps if stamp is not None})
 
     def only(self, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """The part of some cells."""
@@ -159,7 +159,7 @@ class StoreSnapshot:
         """The record stored since the snapshot; None if there is none, or a broken one."""
         key = cell.key()
         stamp = self.store.stamp(key)
-        if stamp is None or packed_stamp(stamp) == self.stamps.get(key):
+        if stamp is None or pack_stamp(stamp) == self.stamps.get(key):
             return None
         return self.store.get(key)
 

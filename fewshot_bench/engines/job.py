@@ -9,11 +9,13 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import hosting
@@ -31,6 +33,14 @@ from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
 # Lease durations that a worker without cells of its own waits for cells claimed by others.
 LINGER_LEASES = 2.0
 STOPPED = 143
+
+
+class _Saved(msgspec.Struct):
+    """The content of a job's file."""
+
+    cells: list[dict[str, Any]]
+    settings: Settings
+    before: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -52,13 +62,11 @@ class Job:
         store = before.store
         wanted = Leases(store, name, settings.lease)
         job = cls(store, name, tuple(cells), settings, before.only(cells), wanted)
-        values = {
-            "cells": [cell.to_dict() for cell in cells],
-            "settings": dataclasses.asdict(settings),
-            "before": job.before.to_dict(),
-        }
+        saved = _Saved([cell.to_dict() for cell in cells], settings, job.before.to_dict())
         try:
-            write_whole(job.folder / "job.json", json.dumps(values).encode())
+            # Names of files may hold what UTF-8 cannot.
+            text = json.dumps(msgspec.to_builtins(saved))
+            write_whole(job.folder / "job.json", text.encode())
         except OSError as error:
             raise store.cannot_write(job.folder, error) from error
         wanted.claim(job._claim)
@@ -71,15 +79,13 @@ class Job:
             raise StoreError(f"'{name}' is no name of a job (folders in {store.path / JOBS})")
         path = store.path / JOBS / name / "job.json"
         try:
-            values: dict[str, Any] = json.loads(path.read_bytes())
-            settings = dict(values["settings"])
-            settings["devices"] = tuple(settings["devices"])
-            cells = tuple(RunSpec.from_dict(cell) for cell in values["cells"])
-            before = StoreSnapshot.from_dict(store, values["before"])
-            return cls(store, name, cells, Settings(**settings), before)
+            saved = msgspec.convert(json.loads(path.read_bytes()), _Saved)
+            cells = tuple(map(RunSpec.from_dict, saved.cells))
+            before = StoreSnapshot.from_dict(store, saved.before)
+            return cls(store, name, cells, saved.settings, before)
         except FileNotFoundError:
             raise StoreError(f"no job '{name}' in '{store.path}'; give fsbench run again") from None
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, KeyError, OSError) as error:
             raise StoreError(f"job file '{path}' cannot be used ({error}); run again") from None
 
     @classmethod

@@ -232,6 +232,8 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
                 examiner.begin(request["number"], request["incidents"])
                 _compute(request, store, session, answers)
                 answers.send("idle")
+        # What a plug-in has left, such as a thread, must not keep this process alive.
+        os._exit(0)
     except FsbenchError as error:
         answers.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)

@@ -199,10 +199,10 @@ class FeatureCache:
 
 def _charge(rows: Rows, meter: Meter) -> None:
     """Bill unbilled rows, each at an equal share of the cost of the computation that made it."""
-    new = meter.uncharged(rows.keys).tolist()
+    new = meter.select_unbilled(rows.keys).tolist()
     for packed, count in Counter(itertools.compress(rows.costs, new)).items():
         cost, together = unpack_cost(packed)
-        meter.charge(cost.scaled(count, together))
+        meter.charge(cost.scale(count, together))
 
 
 @dataclass(frozen=True, eq=False)

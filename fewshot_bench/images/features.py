@@ -26,7 +26,7 @@ from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.once import billed_to
+from fewshot_bench.profiling.once import bill_to
 from fewshot_bench.utils.errors import ContractError, indices, whole_number
 from fewshot_bench.utils.transfer import send
 
@@ -441,7 +441,7 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
 
     token = _OPEN.set(meter)
     try:
-        with counting(meter.computed), text_cache(shared), billed_to(meter):
+        with counting(meter.computed), text_cache(shared), bill_to(meter):
             yield
     finally:
         _OPEN.reset(token)

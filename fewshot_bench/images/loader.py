@@ -279,7 +279,7 @@ class ImageSource:
             wall = (waited - serving.wall) / len(decoded)
             self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
         keys = [(id(self), kind, index) for index in loaded.indices]
-        tally.served(dict(zip(keys, loaded.prices, strict=True)), serving)
+        tally.add_served(dict(zip(keys, loaded.prices, strict=True)), serving)
 
     def _augment_batches(
         self,

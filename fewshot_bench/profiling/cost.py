@@ -52,9 +52,9 @@ class Cost:
         return total
 
     def __sub__(self, other: Cost) -> Cost:
-        return self + other.scaled(-1)
+        return self + other.scale(-1)
 
-    def scaled(self, times: int, parts: int = 1) -> Cost:
+    def scale(self, times: int, parts: int = 1) -> Cost:
         """The cost of `times` of `parts` equal parts of the work; counts are rounded down."""
         return Cost(
             wall=self.wall * times / parts,
@@ -152,6 +152,6 @@ def text_cache(cache: TextCache) -> AbstractContextManager[None]:
     return opened(_TEXT_CACHES, cache)
 
 
-def cached_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
+def share_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
     """Text features of `prompts`, from the open `text_cache` (which bills them), else computed."""
     return _TEXT_CACHES[-1](backbone, prompts, compute) if _TEXT_CACHES else compute()

@@ -48,7 +48,7 @@ class ImageCost:
             self.elapsed += spent.wall
             self.credit -= spent
 
-    def served(self, prices: Mapping[Hashable, Cost | None], serving: Cost) -> None:
+    def add_served(self, prices: Mapping[Hashable, Cost | None], serving: Cost) -> None:
         """Count served images; prices: original cost by image, None if decoded just now.
 
         The first time in a cell, a cached image is billed at its price instead of its share of
@@ -60,7 +60,7 @@ class ImageCost:
         self.decoded += len(prices) - hits
         self.cached += hits
         if fresh:
-            self.credit += sum(fresh, Cost()) - serving.scaled(len(fresh), hits)
+            self.credit += sum(fresh, Cost()) - serving.scale(len(fresh), hits)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of a record."""
@@ -130,7 +130,7 @@ class Meter:
         done.wall, done.cpu = max(0.0, passed.wall), max(0.0, passed.cpu)
         return result, done
 
-    def uncharged(self, keys: Any) -> Any:
+    def select_unbilled(self, keys: Any) -> Any:
         """(n,) bool: True for digests not yet charged to this cell; marks all as charged.
 
         keys: (n,) distinct digests, a numpy array of texts of 16 bytes or more.

@@ -94,7 +94,7 @@ def forget_derived() -> None:
         _KEPT.clear()
 
 
-def billed_to(bill: Bill) -> AbstractContextManager[None]:
+def bill_to(bill: Bill) -> AbstractContextManager[None]:
     """Charge results requested inside to `bill`."""
     return opened(_BILLS, bill)
 

@@ -95,37 +95,37 @@ class FiniteNumbers:
         """Wrap `Optimizer.__init__`: errors in the first step name this optimizer's rate."""
 
         @functools.wraps(create)
-        def met(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        def create_seen(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             create(optimizer, *args, **kwargs)
             self._optimizer = optimizer
 
-        return met
+        return create_seen
 
     def _check(self, backward: Callable[..., None]) -> Callable[..., None]:
         """Wrap `torch.autograd.backward`, which `Tensor.backward` calls too, to check losses."""
 
         @functools.wraps(backward)
-        def checked(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+        def check_roots(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
             if grad_tensors is None:
                 for root in [tensors] if isinstance(tensors, Tensor) else tensors:
                     if isinstance(root, Tensor) and root.numel() == 1 and root.is_floating_point():
                         self._look("scaled loss" if self._scaled else "loss", root.detach())
             backward(tensors, grad_tensors, *args, **kwargs)
 
-        return checked
+        return check_roots
 
     def _count(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `GradScaler.step`, which may skip steps of non-fused optimizers, to count skips."""
 
         @functools.wraps(step)
-        def counted(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        def step_seen(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
             before = self._steps
             result = step(scaler, optimizer, *args, **kwargs)
             self._skipped = self._skipped + 1 if self._steps == before else 0
             self._judge("overflows", self._skipped, self._steps + 1, self._rates())
             return result
 
-        return counted
+        return step_seen
 
     def _look(self, kind: Kind, value: Tensor) -> None:
         """Judge a value at once or, if it is on CUDA, queue it to be sent with the next ones."""

@@ -125,18 +125,16 @@ class CellLists:
     support: str = ""
 
 
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """The result of one cell: its record and, if it is done, its answers and the image ids.
 
     Answers and ids are in the order of the test list.
     """
 
-    def __init__(
-        self, record: Record, answers: Answers | None = None, ids: Sequence[str] = ()
-    ) -> None:
-        self.record = record
-        self.answers = answers
-        self.ids = ids
+    record: Record
+    answers: Answers | None = None
+    ids: Sequence[str] = ()
 
     @property
     def logits(self) -> Tensor | None:

@@ -27,8 +27,8 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
 from fewshot_bench.runner.preflight import revision_of
-from fewshot_bench.splits.draw import draw_all_classes, narrowed, split_key
-from fewshot_bench.splits.published import verified_picks
+from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
+from fewshot_bench.splits.published import verify_picks
 from fewshot_bench.splits.sampling import Picks
 from fewshot_bench.splits.short_classes import short_facts
 from fewshot_bench.utils.errors import ContractError, DataMissingError
@@ -159,7 +159,7 @@ class Examiner:
             self._check_lists(spec.target, data_of_target(spec.data), spec.target_revision)
         drawn = draw_all_classes(spec, dataset.items(), self._load_imported(spec))
         other = target.items() if spec.target else None
-        split = narrowed(spec, drawn, len(dataset.card().classnames), other)
+        split = narrow(spec, drawn, len(dataset.card().classnames), other)
         return _Cell(dataset, target, drawn, split, self._shuffle(split))
 
     def _shuffle(self, split: Split) -> tuple[int, ...]:
@@ -241,7 +241,7 @@ class Examiner:
             "train": len(split.train),
             "val": len(split.val),
             "test": len(split.test),
-            "verified": verified_picks(cell.drawn, card.name),
+            "verified": verify_picks(cell.drawn, card.name),
             "mirrored": card.mirrored,
             "templates": list(evaluated.templates),
             "classnames": list(evaluated.classnames),

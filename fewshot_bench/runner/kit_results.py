@@ -7,11 +7,12 @@ source.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from fewshot_bench.api.method_code import CHANGED
 from fewshot_bench.api.registry import registry
@@ -31,10 +32,16 @@ class KitResult:
     expected: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Kept(KitResult):
+    method: str
+    digest: str
+
+
 def keep(method: str, digest: str, result: KitResult) -> None:
     """Write a result to the cache; OSError if that fails."""
-    content = asdict(result) | {"method": method, "digest": digest}
-    write(_file(method, digest), json.dumps(content, indent=1).encode())
+    kept = _Kept(**asdict(result), method=method, digest=digest)
+    write(_file(method, digest), msgspec.json.encode(kept))
 
 
 def load(method: str, digest: str) -> KitResult | None:
@@ -42,10 +49,11 @@ def load(method: str, digest: str) -> KitResult | None:
     if digest in ("", CHANGED):
         return None
     try:
-        values = json.loads(_file(method, digest).read_bytes())
-        return _check(values) if values["digest"] == digest else None
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = msgspec.json.decode(_file(method, digest).read_bytes(), type=_Kept)
+    except (OSError, msgspec.MsgspecError):
         return None
+    result = KitResult(kept.version, kept.passed, kept.failed, kept.expected)
+    return result if kept.digest == digest else None
 
 
 def of_record(method: str, digest: str | None = None) -> dict[str, Any] | None:
@@ -56,17 +64,6 @@ def of_record(method: str, digest: str | None = None) -> dict[str, Any] | None:
     code = registry().code(method)["digest"] if digest is None else digest
     result = load(method, str(code))
     return None if result is None else asdict(result)
-
-
-def _check(values: Any) -> KitResult:
-    version, passed, failed = values["version"], values["passed"], values["failed"]
-    expected = values["expected"]
-    whole = all(isinstance(number, int) for number in (version, passed))
-    if not whole or not isinstance(failed, list) or not isinstance(expected, dict):
-        raise ValueError(values)
-    if not all(isinstance(text, str) for text in (*failed, *expected.values())):
-        raise ValueError(values)
-    return KitResult(version, passed, failed, expected)
 
 
 def _file(method: str, digest: str) -> Path:

@@ -34,6 +34,8 @@ WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
 LABELS_BYTES = 128 * 2**20
 # File overhead (indices, headers, checksums): factor per feature row, bytes per decoded image.
 ROW_SHARE, IMAGE_BYTES = 1.02, 128
+# Pages that a file of features takes beside those that its rows fill.
+FILE_PAGES = 5
 # Kinds of feature rows.
 TEST_IMAGES, FITTED_IMAGES = "test images", "train and val images"
 UNPROJECTED = "unprojected views"
@@ -97,7 +99,7 @@ def compute_needs(
     cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = ""
 ) -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
-    from fewshot_bench.images.feature_files import kept_row_bytes
+    from fewshot_bench.images.feature_files import PAGE, kept_row_bytes
 
     counts = count(cells, datasets)
     rows, distinct = distinct_rows(counts), Counter[str]()
@@ -106,6 +108,7 @@ def compute_needs(
         distinct[kind] += number
         width = _row_width(_shape(backbone), unprojected=kind == UNPROJECTED)
         features += int(ROW_SHARE * number * kept_row_bytes(width, precision))
+        features += FILE_PAGES * PAGE if number else 0
     for (_, backbone, _, _, name), number in rows.items():
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image

@@ -1,7 +1,7 @@
 """Checks of split files, and mapping of the paths in a file to items of a data set.
 
-Every check returns a line with its result, or raises DataMissingError. `mapped` returns a file's
-lists as items of a data set; checks that need such lists state it.
+Every check returns a line with its result, or raises DataMissingError. `map_to_items` returns a
+file's lists as items of a data set; checks that need such lists state it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
     """Check that picks come from the data set's train and val lists, never from its test list.
 
     A val pick may be a test image where the data set's own val list holds it.
-    `file` must hold items of the data set (`mapped`).
+    `file` must hold items of the data set (`map_to_items`).
     """
     ids = {role: {item.id for item in pools.get(role, ())} for role in ROLES}
     kept = {"train": ids["test"], "val": ids["test"] - ids["val"]}
@@ -82,7 +82,7 @@ def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
 def check_shots(file: SplitFile, pools: Pools, dataset: str) -> str:
     """Check that the draw has its stated shots, or all images, and an image of every class.
 
-    `file` must hold items of the data set (`mapped`); without `shots` the check fails.
+    `file` must hold items of the data set (`map_to_items`); without `shots` the check fails.
     """
     counts = Counter(item.label for item in file.lists["train"])
     names = {item.label: item.classname for item in pools.get("train", ())}
@@ -159,7 +159,7 @@ def _by_end(items_by_id: Mapping[str, Item], wanted: Collection[str]) -> dict[st
     return by_end
 
 
-def mapped(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
+def map_to_items(file: SplitFile, pools: Pools, dataset: str) -> SplitFile:
     """The file with its lists mapped to items of the data set.
 
     DataMissingError counts and names images that are not in the data set, that match several of its

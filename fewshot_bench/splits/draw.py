@@ -74,10 +74,10 @@ def split_of(
     if spec.protocol == IMPORTED and imported is None:
         imported = (), ()
     classes = 1 + max(label for items in pools.values() for label in label_counts(items))
-    return narrowed(spec, draw_all_classes(spec, pools, imported), classes, target)
+    return narrow(spec, draw_all_classes(spec, pools, imported), classes, target)
 
 
-def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = None) -> Split:
+def narrow(spec: RunSpec, split: Split, classes: int, target: Pools | None = None) -> Split:
     """The part of a draw over all classes that a cell uses: its `classes`, `target` and `limit`.
 
     classes: how many classes the data set has.

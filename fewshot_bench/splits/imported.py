@@ -37,7 +37,7 @@ class Picks:
     digest: str
 
 
-def imported_path(store: Path, dataset: str, shots: int, seed: int) -> Path:
+def path_of_import(store: Path, dataset: str, shots: int, seed: int) -> Path:
     """The path of the imported picks of a setting, whether they are there or not."""
     return store / FOLDER / safe_name(dataset) / f"shot_{shots}-seed_{seed}.json"
 
@@ -51,7 +51,7 @@ def load_imported(
     when none were imported (it names the command), when the file was changed, or when the picks no
     longer fit the lists.
     """
-    path = imported_path(store, dataset, shots, seed)
+    path = path_of_import(store, dataset, shots, seed)
     if not path.is_file():
         words = ["--dataset", dataset, "--shots", str(shots), "--seed", str(seed)]
         words += ["--store", str(store)]
@@ -81,7 +81,7 @@ def check_val(picks: Picks, val: str) -> None:
     allowed = VALIDATION[val](picks.shots)
     held = _count_held(picks.val)
     if held == 0 or (allowed is not None and held > allowed):
-        fitting = fitting_val(picks.val, picks.shots)
+        fitting = fit_validation(picks.val, picks.shots)
         raise UsageError(
             f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
             f"{held} validation images a class, --val {val} stands for "
@@ -89,7 +89,7 @@ def check_val(picks: Picks, val: str) -> None:
         )
 
 
-def fitting_val(val: Sequence[Item], shots: int) -> str:
+def fit_validation(val: Sequence[Item], shots: int) -> str:
     """The validation policy that admits these validation images and the fewest beside them."""
     held = _count_held(val)
     allowed = {name: most(shots) for name, most in VALIDATION.items()}

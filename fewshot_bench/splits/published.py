@@ -1,6 +1,6 @@
 """The published splits and draws, and comparison of picks with them or with a protocol's draw.
 
-`verified_picks` gives the `verified` entry of a record's split; `published_draws` repeats all
+`verify_picks` gives the `verified` entry of a record's split; `read_published_draws` repeats all
 published draws.
 """
 
@@ -61,7 +61,7 @@ def picks_digest(items: Iterable[Item]) -> str:
     return hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
 
 
-def verified_picks(split: Split, catalog_name: str) -> bool | None:
+def verify_picks(split: Split, catalog_name: str) -> bool | None:
     """True when a draw equals the published picks; None when none are published for its setting.
 
     Train picks must match. Val picks must match only if there are as many as published: for other
@@ -77,7 +77,7 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
     return not comparable or picks_digest(split.val) == expected[1]
 
 
-def compared_lists(pools: Pools, catalog_name: str) -> Lists:
+def compare_lists(pools: Pools, catalog_name: str) -> Lists:
     """Compare images, labels and class names with the published split.
 
     Of renamed lists, few-shot picks are the published ones, and prompts are not.
@@ -88,11 +88,11 @@ def compared_lists(pools: Pools, catalog_name: str) -> Lists:
     if digest_of((role, pools.get(role, ())) for role in ROLES) != published.lists_sha256:
         return Lists.OTHER
     names = {part.label: part.classname for items in pools.values() for part in parts(items)}
-    same = verified_names([names[label] for label in sorted(names)], catalog_name)
+    same = verify_names([names[label] for label in sorted(names)], catalog_name)
     return Lists.EQUAL if same else Lists.RENAMED
 
 
-def verified_names(names: Sequence[str], catalog_name: str, classes: str = "all") -> bool | None:
+def verify_names(names: Sequence[str], catalog_name: str, classes: str = "all") -> bool | None:
     """True when class names equal the published ones; None when none are published.
 
     names: in the order of the labels, of `all` classes or of the `base` or `new` half.
@@ -114,7 +114,7 @@ def names_digest(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def verified_file(content: bytes, catalog_name: str) -> bool | None:
+def verify_file(content: bytes, catalog_name: str) -> bool | None:
     """True when a split file is byte for byte the published one; None when none is published."""
     published = published_splits().get(catalog_name)
     return (
@@ -155,7 +155,7 @@ class PublishedDraw:
     problem: str = ""
 
 
-def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[PublishedDraw]:
+def read_published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[PublishedDraw]:
     """Every published setting of a data set, which must be one of `published_splits`."""
     for setting in published_splits()[dataset].picks:
         shots, seed = map(int, setting.split("/"))
@@ -166,7 +166,7 @@ def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[Publi
         except FsbenchError as error:
             yield PublishedDraw(shots, seed, None, False, str(error))
         else:
-            equal = verified_picks(split, dataset) is True
+            equal = verify_picks(split, dataset) is True
             yield PublishedDraw(shots, seed, split, equal)
 
 
@@ -178,7 +178,7 @@ def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
     return Split(dataset, file.revision, protocol, file.shots, file.seed, **lists)
 
 
-def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
+def compare_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     """Text that compares picks with a protocol's own draw of the same size, including val.
 
     `file` must hold items of the data set whose lists are `pools`.

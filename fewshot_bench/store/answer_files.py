@@ -2,7 +2,7 @@
 
 `chosen` resolves how much is kept (--keep-logits), `arrays_of` makes the arrays, `load` reads them.
 Statistics are always computed from logits in full precision, so that no number depends on what is
-kept; files of earlier versions hold float32 logits, whose statistics are computed on reading.
+kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
@@ -72,16 +72,12 @@ def kept_bytes(queries: int, classes: int, asked: str = "") -> int:
     return _FILE + queries * row
 
 
-# Groups of arrays, by the name of their digest in a record.
-WHOLE, STATISTICS, CHOSEN = "logits", "statistics", "kept"
-GROUPS: Mapping[str, Sequence[str]] = {
-    # Arrays of earlier versions only; later records still state the digest these would have.
-    WHOLE: ("logits", "labels", "ids"),
-    STATISTICS: ("names", "classes", "statistics"),
-    CHOSEN: ("top", "high", "low"),
-}
-# Name of the digest of the file itself.
-FILE = "answers"
+OTHER = "they are not those of the record: their digest is another one"
+# Names of the digests in a record: of all logits in full precision, and of the file.
+WHOLE, FILE = "logits", "answers"
+# Arrays that every file has, and those that depend on what is kept.
+STATISTICS, CHOSEN = ("names", "classes", "statistics"), ("top", "high", "low")
+_LAYOUTS = ({*STATISTICS}, {*STATISTICS, "top"}, {*STATISTICS, *CHOSEN})
 # Above this size, completeness checks read the archive's directory only.
 FULL_CHECK_BYTES = 4 * 2**20
 # The largest finite float16; a class this far below the highest logit has probability 0.
@@ -160,7 +156,7 @@ def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.n
         found["top"] = np.empty(classes.shape, dtype=types["top"])
         found["top"]["class"], found["top"]["probability"] = classes, probabilities
     if kept == ALL:
-        found["high"], found["low"] = _halved(logits, maxima)
+        found["high"], found["low"] = _halve(logits, maxima)
     return found
 
 
@@ -194,7 +190,7 @@ def _top(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
     return classes, found
 
 
-def _halved(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _halve(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """High and low bytes of the float16 gaps between each row's highest logit and its logits.
 
     Softmax depends on the gaps alone, and float16 is finest for small ones, the probable classes: a
@@ -212,8 +208,8 @@ def _halved(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndar
     return high, low
 
 
-def _joined(arrays: Arrays) -> np.ndarray:
-    """Float32 logits from the two halves; the inverse of `_halved` up to rounding."""
+def _join_halves(arrays: Arrays) -> np.ndarray:
+    """Float32 logits from the two halves; the inverse of `_halve` up to rounding."""
     import numpy as np
 
     high, low = arrays["high"], arrays["low"]
@@ -237,16 +233,6 @@ def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
     return digest_of_arrays({"logits": logits, "labels": labels, "ids": names})
 
 
-def digests_of(arrays: Arrays) -> dict[str, str]:
-    """The digest of each group of arrays that is present."""
-    found = {}
-    for group, names in GROUPS.items():
-        there = {name: arrays[name] for name in names if name in arrays}
-        if there:
-            found[group] = digest_of_arrays(there)
-    return found
-
-
 def digest_of_file(path: Path) -> str:
     """SHA-256 of an answers file; a file that matches the record's needs no other check."""
     with open_regular(path) as file:
@@ -255,60 +241,51 @@ def digest_of_file(path: Path) -> str:
 
 def check(path: Path, record: Record) -> None:
     """Raise Damaged unless a file opens as an archive and, if small, matches the record."""
-    if path.stat().st_size <= FULL_CHECK_BYTES:
+    small = path.stat().st_size <= FULL_CHECK_BYTES
+    if small:
         with suppress(OSError):
             if digest_of_file(path) == record.digests.get(FILE):
                 return
-        _read_of(path, record, kept=True)
-    else:
-        with _opened(path):
-            pass
+        # What is wrong with the file says more than its digest.
+        _read(path, kept=True)
+        raise Damaged(OTHER)
+    with _open(path, digests=False):
+        pass
 
 
 def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
-    """Load the answers beside a record, checking them against the digests that it states.
+    """Load the answers beside a record, checking the file against the digest that it states.
 
     kept: also read the kept part of the logits, not the file's statistics alone. Raises
     FileNotFoundError, and Damaged for an unusable file.
     """
-    return stored_of(_read_of(path, record, kept=kept), record)
-
-
-def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]:
     arrays, digest = _read(path, kept=kept)
     # Values are checked before they are written, so that a file as it was written is right.
-    if digest is None or digest != record.digests.get(FILE):
-        for _ in other_digests(arrays, record, kept=kept):
-            raise Damaged("they are not those of the record: their digest is another one")
-        for problem in value_problems(arrays):
-            raise Damaged(problem)
-    return arrays
+    if digest != record.digests.get(FILE):
+        raise Damaged(OTHER)
+    return stored_of(arrays, record)
 
 
-def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
-    """Read the arrays of a file; Damaged for wrong types or shapes, or FileNotFoundError.
-
-    kept: False leaves out the arrays of group CHOSEN.
-    """
-    return _read(path, kept=kept)[0]
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a file; Damaged for wrong types or shapes, or FileNotFoundError."""
+    return _read(path, kept=True)[0]
 
 
-def _read(path: Path, *, kept: bool) -> tuple[dict[str, np.ndarray], str | None]:
-    """As `read`, and the file's digest if it is small."""
-    with _opened(path) as (archive, digest):
-        left_out = () if kept else GROUPS[CHOSEN]
-        wanted = [name for name in names_in(archive) if name not in left_out]
-        arrays = read_arrays(archive, wanted)
-    found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    if not (_is_whole(arrays) if WHOLE in arrays else _is_right(arrays)):
-        texts = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in found.items())
+def _read(path: Path, *, kept: bool) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays of a file, without those of CHOSEN unless `kept`, and the file's SHA-256."""
+    with _open(path) as (archive, digest):
+        left_out = () if kept else CHOSEN
+        arrays = read_arrays(archive, [n for n in names_in(archive) if n not in left_out])
+    if not _is_right(arrays):
+        kinds = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        texts = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in kinds.items())
         raise Damaged(f"it holds arrays of other types or shapes than expected: {texts}")
     return arrays, digest
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
-    """The archive, and the digest of a small file, which is read in one call instead of dozens.
+def _open(path: Path, *, digests: bool = True) -> Iterator[tuple[zipfile.ZipFile, str]]:
+    """Open an archive; also gives the SHA-256 of the file, empty without `digests`.
 
     Damaged if opening the archive, or reading from it within the block, fails.
 
@@ -317,11 +294,11 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
     """
     try:
         with open_regular(path) as file:
-            source: IO[bytes] = file
-            digest = None
+            source: io.BufferedReader | io.BytesIO = file
             if os.fstat(file.fileno()).st_size <= _SMALL:
-                content = file.read()
-                source, digest = io.BytesIO(content), hashlib.sha256(content).hexdigest()
+                # Read in one call instead of dozens.
+                source = io.BytesIO(file.read())
+            digest = hashlib.file_digest(source, "sha256").hexdigest() if digests else ""
             with zipfile.ZipFile(source) as archive:
                 names = set(names_in(archive))
                 if names not in _LAYOUTS:
@@ -343,20 +320,6 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, str | None]]:
         raise Damaged(f"{type(error).__name__}: {error!s:.{LONGEST}}") from None
 
 
-_LAYOUTS = (
-    set(GROUPS[WHOLE]),
-    {*GROUPS[STATISTICS]},
-    {*GROUPS[STATISTICS], "top"},
-    {*GROUPS[STATISTICS], *GROUPS[CHOSEN]},
-)
-
-
-def _is_whole(arrays: Arrays) -> bool:
-    logits, labels, ids = (arrays[name] for name in GROUPS[WHOLE])
-    kinds = logits.dtype.kind + labels.dtype.kind + ids.dtype.kind
-    return kinds == "fiU" and logits.ndim == 2 and labels.shape == ids.shape == logits.shape[:1]
-
-
 def _is_right(arrays: Arrays) -> bool:
     types, rows = _types(), arrays["statistics"].shape
     classes = int(arrays["classes"]) if arrays["classes"].shape == () else 0
@@ -370,43 +333,24 @@ def _is_right(arrays: Arrays) -> bool:
     return all(a.dtype == types[name] and a.shape == shapes[name] for name, a in arrays.items())
 
 
-def other_digests(
-    arrays: Arrays, record: Record, *, kept: bool = True
-) -> Iterator[tuple[str, str, str]]:
-    """Groups whose digest differs from the record's, as (group, stated digest, actual digest).
-
-    kept: True if all arrays of the file were read.
-    """
-    found, stated = digests_of(arrays), record.digests
-    expected = (STATISTICS, CHOSEN) if kept and CHOSEN in stated else (STATISTICS,)
-    for group in dict.fromkeys((*found, *(() if WHOLE in found else expected))):
-        if found.get(group) != stated.get(group):
-            yield group, str(stated.get(group)), str(found.get(group))
-
-
 def value_problems(arrays: Arrays) -> Iterator[str]:
     """Describe invalid values: empty or not finite, class indices out of range, missing ids."""
     import numpy as np
 
-    if WHOLE in arrays:
-        logits, labels = arrays["logits"], arrays["labels"]
-        classes, indices, numbers = logits.shape[1], {"labels": labels}, logits
-        named = "logits"
-    else:
-        rows, classes = arrays["statistics"], int(arrays["classes"])
-        indices = {"labels": rows["label"], "predictions": rows["prediction"]}
-        indices |= {"ranks less 1": rows["rank"] - 1}
-        names = ("maximum", "confidence", "surprise", "brier_score")
-        numbers, named = np.stack([rows[name] for name in names], axis=1), "statistics"
-        if _count(arrays["names"].tobytes()) != len(rows):
-            yield f"it has {len(rows)} rows and another number of ids"
+    rows, classes = arrays["statistics"], int(arrays["classes"])
+    indices = {"labels": rows["label"], "predictions": rows["prediction"]}
+    indices |= {"ranks less 1": rows["rank"] - 1}
+    names = ("maximum", "confidence", "surprise", "brier_score")
+    numbers = np.stack([rows[name] for name in names], axis=1)
+    if _count(arrays["names"].tobytes()) != len(rows):
+        yield f"it has {len(rows)} rows and another number of ids"
     if 0 in numbers.shape:
-        yield f"{named} of shape {numbers.shape} are empty"
+        yield f"statistics of shape {numbers.shape} are empty"
         return
     finite = np.isfinite(numbers)
     if not finite.all():
         bad = int((~finite).any(axis=1).sum())
-        yield f"{bad} of {len(numbers)} rows of {named} are not finite"
+        yield f"{bad} of {len(numbers)} rows of statistics are not finite"
     for name, found in indices.items():
         if found.min() < 0 or found.max() >= classes:
             outside = int(((found < 0) | (found >= classes)).sum())
@@ -430,13 +374,10 @@ def stored_of(arrays: Arrays, record: Record) -> Stored:
     """Build answers from valid arrays; `logits` from float16 arrays are rounded."""
     import numpy as np
 
-    if WHOLE in arrays:
-        answers = Answers.of(arrays["logits"], arrays["labels"].astype(np.int64, copy=False))
-        return Stored(names_of(arrays["ids"].tolist()), answers, _top(answers))
     rows = arrays["statistics"]
     indices = (rows[name].astype(np.int64) for name in ("label", "prediction", "rank"))
     label, prediction, rank = indices
-    logits = cache(partial(_joined, arrays)) if "high" in arrays else partial(_refuse, record)
+    logits = cache(partial(_join_halves, arrays)) if "high" in arrays else partial(_refuse, record)
     answers = Answers(
         label,
         int(arrays["classes"]),
@@ -482,8 +423,8 @@ def largest_gap(one: Answers, other: Answers) -> float:
 
 
 def has_logits(record: Record) -> bool:
-    """True if all logits of a record are kept: float16, or float32 in earlier versions."""
-    return bool(record.environment.get(ASKED, ALL) == ALL)
+    """True if all logits of a record are kept."""
+    return bool(record.environment.get(ASKED) == ALL)
 
 
 def _refuse(record: Record) -> NoReturn:

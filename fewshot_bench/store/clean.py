@@ -18,7 +18,8 @@ from pathlib import Path
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
-from fewshot_bench.store.index import index_files
+from fewshot_bench.store.index import Index
+from fewshot_bench.store.index_file import index_files
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
     model_folder,
@@ -26,7 +27,7 @@ from fewshot_bench.store.kept_models import (
     size_of,
 )
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.packs import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
+from fewshot_bench.store.outcome_cache import OutcomeCache
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -74,8 +75,8 @@ def _speaks_of_logits(path: Path) -> bool:
 
 
 def temporary_files(store: Store) -> Iterator[Path]:
-    """Files that ended processes left half-written among records, picks and outcomes."""
-    folders = [store.path, store.root, store.path / OUTCOMES, *sorted_entries(store.path / FOLDER)]
+    """Files that ended processes left half-written among records and picks."""
+    folders = [store.path, store.root, *sorted_entries(store.path / FOLDER)]
     others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
     for path in [*_files(store), *others]:
         if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
@@ -97,9 +98,9 @@ def _files(store: Store) -> Iterator[Path]:
 
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
-CLAIMS, JOBS, PREDICTIONS = "dead claim", "finished job", "outcomes"
+CLAIMS, JOBS = "dead claim", "finished job"
 UNCLAIMED = "model of no record"
-KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, PREDICTIONS, CLAIMS, JOBS, SET_ASIDE)
+KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, CLAIMS, JOBS, SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +149,6 @@ def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
     yield from ((ORPHANS, path) for path in orphans(store))
     yield from ((CLAIMS, path) for path in Leases(store, "").dead())
     yield from ((INDICES, path) for path in index_files(store.path))
-    for path in sorted_entries(store.path / OUTCOMES):
-        if path.suffix == SUFFIX:
-            yield PREDICTIONS, path
     if damaged:
         yield from ((SET_ASIDE, path) for path in set_aside(store))
 
@@ -206,27 +204,27 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
     """Remove chosen records, grouped by fit; yields each with its problem, empty if removed."""
     leases = Leases(store, secrets.token_hex(8))
     groups: defaultdict[str, list[Chosen]] = defaultdict(list)
-    for one in chosen:
-        groups[one.record.spec.fit_key()].append(one)
+    for choice in chosen:
+        groups[choice.record.spec.fit_key()].append(choice)
     gone = []
     try:
         for key, members in over(list(groups.items()), "fits"):
             # Runs claim the same key before they compute a fit.
             mine = leases.claim(key) is not None
-            for one in members:
-                problem = _remove_record(store, one) if mine else IN_USE
-                gone += [] if problem else [one.record]
-                yield one, problem
+            for choice in members:
+                problem = _remove_record(store, choice) if mine else IN_USE
+                gone += [] if problem else [choice.record]
+                yield choice, problem
             leases.release(key)
     finally:
         leases.close()
         _forget(store, gone)
 
 
-def _remove_record(store: Store, one: Chosen) -> str:
+def _remove_record(store: Store, choice: Chosen) -> str:
     """Remove a record, then its logits, so that no record lacks them; returns the problem."""
-    key = one.record.spec.key()
-    if store.stamp(key) != one.stamp:
+    key = choice.record.spec.key()
+    if store.stamp(key) != choice.stamp:
         return CHANGED
     try:
         store.file(key).unlink(missing_ok=True)
@@ -238,22 +236,8 @@ def _remove_record(store: Store, one: Chosen) -> str:
 
 
 def _forget(store: Store, records: Sequence[Record]) -> None:
-    """Remove cached outcomes of these records, and the index."""
-    by_split: defaultdict[str, set[str]] = defaultdict(set)
-    for record in records:
-        split, logits = record.split.get("digest"), record.digests.get("logits")
-        by_split[str(split or "")].add(str(logits or ""))
-    for split, digests in by_split.items():
-        path = pack_file(store.path, split)
-        pack = load_pack(path)
-        left = {digest: entry for digest, entry in pack.items() if digest not in digests}
-        with suppress(OSError):
-            if left:
-                save_pack(path, left)
-            else:
-                path.unlink(missing_ok=True)
-    if records:
-        with suppress(OSError):
-            # The next command that lists records rebuilds the index.
-            for path in index_files(store.path):
-                path.unlink(missing_ok=True)
+    """Remove these records, and their outcomes, from the index."""
+    keys = [record.spec.key() for record in records]
+    if keys and index_files(store.path):
+        OutcomeCache(store.path).remove(keys)
+        Index(store.path).remove(keys)

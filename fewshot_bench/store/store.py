@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.json_text import parse_json
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, unsealed
+from fewshot_bench.api.record import Record, unseal
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     ASKED,
@@ -28,11 +28,10 @@ from fewshot_bench.store.answer_files import (
     check,
     chosen,
     digest_of_file,
-    digests_of,
     load,
     whole_digest,
 )
-from fewshot_bench.store.catch_up import caught_up
+from fewshot_bench.store.flat_table import columns_of
 from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.record_files import (
     RECORDS,
@@ -40,12 +39,10 @@ from fewshot_bench.store.record_files import (
     Stamp,
     path_of,
     read_content,
-    read_fields,
     read_record,
-    read_values,
     record_files,
     stamp_of,
-    written,
+    to_text,
 )
 from fewshot_bench.utils.environment import masked
 from fewshot_bench.utils.errors import StoreError, UsageError
@@ -74,7 +71,6 @@ MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
 # How often a cell is read that a writer replaces meanwhile.
 _ATTEMPTS = 3
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +168,14 @@ class Store:
         target = self.file(record.spec.key())
         texts = {name: masked(getattr(record, name)) for name in MASKED}
         record = dataclasses.replace(record, **texts)
-        whole = {WHOLE: record.logits_digest} if record.logits_digest else {}
-        digests = {**whole, **digests_of(arrays)}
+        digests = {WHOLE: record.logits_digest} if record.logits_digest else {}
         temporary: list[Path] = []
         try:
             make_folder(target.parent)
             if arrays:
                 temporary.append(write_synced(target.parent, arrays))
                 digests[FILE] = digest_of_file(temporary[0])
-            record, text = written(record, digests)
+            record, text = to_text(record, digests)
             if len(text) > LARGEST:
                 raise StoreError(
                     f"record of {record.spec.describe()} would have {size_text(len(text))}, "
@@ -206,21 +201,20 @@ class Store:
         """
         for _ in range(_ATTEMPTS):
             stamp = self.stamp(key)
-            values = self._valid(key, read_values)
-            if values is None:
+            record = self._read(key)
+            if record is None:
                 return None
-            record = Record.read(values, key)
             if record.status != "done" or self._logits_usable(record, stamp):
                 return record
             if self.stamp(key) == stamp:
                 return None
         return None
 
-    def _valid(self, key: str, read: Callable[[Path, str], _Found]) -> _Found | None:
+    def _read(self, key: str) -> Record | None:
         """Read a valid record; None if it is missing, or damaged and thus renamed."""
         path = self.file(key)
         try:
-            return read(path, key)
+            return read_record(path)
         except FileNotFoundError:
             return None
         except Damaged as error:
@@ -233,25 +227,25 @@ class Store:
         Records and logits whose files still have the stamps under which they were checked are not
         read again.
         """
-        index = caught_up(self.path, len(cells))
+        index = Index(self.path)
         for cell in cells:
             yield cell, self._held(cell, index)
-        index.save(whole=False)
+        index.save()
 
     def _held(self, cell: RunSpec, index: Index) -> Record | None:
         key = cell.key()
         stamp, logits = self.stamp(key), self.stamp(key, ".npz")
         row = index.find(key, stamp)
         if row is None:
-            fields = self._valid(key, read_fields)
-            if fields is None:
+            read = self._read(key)
+            if read is None:
                 return None
-            row = index.add(key, stamp, fields)
+            row = index.add(key, stamp, read)
         record = row.record(cell)
-        if record.status == "done" and not row.is_checked(logits):
+        if record.status == "done" and not row.is_verified(logits):
             if not self._logits_usable(record, stamp):
                 return None if self.stamp(key) == stamp else self.get(key)
-            row.check(logits)
+            row.mark_verified(logits)
         return record
 
     def stamp(self, key: str, ending: str = ".json") -> Stamp | None:
@@ -295,22 +289,35 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index = Index.load(self.path)
+        index = Index(self.path)
         for file in record_files(self.root):
             row = index.find(file.key, file.stamp) or self._row_or_report(file, index)
             if row is not None:
                 yield row.record()
-        index.save(whole=True)
+        index.save(complete=True)
+
+    def columns(
+        self, names: Iterable[str] | None = None, keys: Collection[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """The flat table of the readable records, sorted by key; see `flat_table.columns_of`.
+
+        keys: of the cells that are wanted; None for all.
+
+        >>> Store("results").columns(("dataset", "top1"))
+        {'dataset': ['dtd', 'pets'], 'top1': [71.2, 88.0]}
+        """
+        records = [r for r in self.records() if keys is None or r.spec.key() in keys]
+        return columns_of(records, names)
 
     def _row_or_report(self, file: RecordFile, index: Index) -> Row | None:
         try:
-            fields = read_fields(file.path, file.key)
+            record = read_record(file.path)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:
             self._report(file.path, str(error))
             return None
-        return index.add(file.key, file.stamp, fields)
+        return index.add(file.key, file.stamp, record)
 
     def file(self, key: str) -> Path:
         """Path of the record of a key, which may not exist; StoreError for a malformed key."""
@@ -402,8 +409,9 @@ def find(name: str, store: Path) -> Kept:
 
 def _read(path: Path, store: Path | None) -> Kept:
     try:
-        record = unsealed(json.loads(read_content(path)))
-    except (OSError, ValueError, RecursionError, StoreError, Damaged) as error:
+        content = read_content(path)
+        record = unseal(content, parse_json(content))
+    except (OSError, ValueError, StoreError, Damaged) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:

@@ -18,9 +18,10 @@ from fewshot_bench.api.metrics import Answers, measured
 from fewshot_bench.api.record import Record, seal_problem
 from fewshot_bench.splits.imported import checked, split_paths
 from fewshot_bench.store.answer_files import (
+    FILE,
     Stored,
     contradictions,
-    other_digests,
+    digest_of_file,
     read,
     stored_of,
     value_problems,
@@ -32,9 +33,10 @@ from fewshot_bench.store.clean import (
     temporary_files,
 )
 from fewshot_bench.store.index import Index
+from fewshot_bench.store.index_file import index_file
 from fewshot_bench.store.kept_models import list_unclaimed, model_problem
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.packs import Queries
+from fewshot_bench.store.outcome_cache import Queries
 from fewshot_bench.store.record_files import (
     parse_values,
     read_content,
@@ -98,12 +100,13 @@ def examine(path: Path) -> Cell:
 def _examine(path: Path) -> Cell:
     content = read_content(path)
     values = parse_values(path, content)
-    record = record_of(path, values, Record.from_dict)
-    problems = list(_record_problems(values))
+    record = record_of(path, values)
+    problems = list(_record_problems(values, content))
     arrays = None
     try:
-        arrays = read(path.with_suffix(".npz"))
-        problems += _array_problems(record, arrays)
+        file = path.with_suffix(".npz")
+        arrays = read(file)
+        problems += _array_problems(record, arrays, digest_of_file(file))
     except FileNotFoundError:
         if record.status == "done" or "logits" in record.digests:
             problems.append(_NO_LOGITS)
@@ -112,22 +115,26 @@ def _examine(path: Path) -> Cell:
     return Cell(path, record, arrays, tuple(problems))
 
 
-def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    expected = {field.name for field in dataclasses.fields(Record)}
-    if set(values) != expected:
-        yield f"the record has keys {few(sorted(set(values) ^ expected))} too many or too few"
-    elif problem := seal_problem(values):
+def _record_problems(values: Mapping[str, Any], content: bytes) -> Iterator[str]:
+    names = {field.name for field in dataclasses.fields(Record)}
+    if set(values) != names:
+        yield f"the record has keys {few(sorted(set(values) ^ names))} too many or too few"
+    elif problem := seal_problem(content):
         yield problem
 
 
-def _array_problems(record: Record, arrays: Arrays) -> Iterator[str]:
-    """Problems of the arrays; invalid values end the checks, as later rules assume valid ones."""
+def _array_problems(record: Record, arrays: Arrays, digest: str) -> Iterator[str]:
+    """Problems of the arrays; invalid values end the checks, as later rules assume valid ones.
+
+    digest: of their file.
+    """
     if record.status != "done" and "logits" not in record.digests:
         return
     if not record.logits_digest:
         yield "the record states no digest of its logits"
-    for group, stated, actual in other_digests(arrays, record):
-        yield f"the record states the digest {stated:.12} of its {group}, they have {actual:.12}"
+    stated = record.digests.get(FILE)
+    if stated != digest:
+        yield f"the record states the digest {stated!s:.12} of its answers, they have {digest:.12}"
     wrong = list(value_problems(arrays))
     yield from wrong
     if wrong:
@@ -202,24 +209,24 @@ def verify(store: Store) -> Report:
     """Check records with their logits and models, the index, imported picks and leftovers."""
     report = Report()
     queries: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    index = Index.load(store.path)
+    index = Index(store.path)
     for file in over(list(record_files(store.root)), "records"):
         path = file.path
-        cell = _examined(path, report)
+        cell = _examine_or_report(path, report)
         if cell is None:
             continue
         row = index.find(file.key, file.stamp)
         if row is not None and row.record() != cell.record:
             text = f"it says something else of {path.name} than the file: delete the index"
-            report.findings.append(Finding(DAMAGED, row.file or store.path, text))
+            report.findings.append(Finding(DAMAGED, index_file(store.path), text))
         report.statuses[cell.record.status] += 1
         if problem := model_problem(store.path, cell.record):
             report.findings.append(Finding(MODEL, path, problem))
         split = cell.record.split.get("digest")
         if cell.record.status == "done" and not cell.problems and isinstance(split, str):
             queries[split][_queries(cell)].append(path)
-    for split, found in queries.items():
-        report.findings += _differing(split, found)
+    for split, paths in queries.items():
+        report.findings += _find_differing(split, paths)
     for path in split_paths(store.path):
         report.splits += 1
         try:
@@ -230,7 +237,7 @@ def verify(store: Store) -> Report:
     return report
 
 
-def _examined(path: Path, report: Report) -> Cell | None:
+def _examine_or_report(path: Path, report: Report) -> Cell | None:
     try:
         cell = examine(path)
     except FileNotFoundError:
@@ -253,10 +260,10 @@ def _queries(cell: Cell) -> str:
     return Queries.of(cell.stored).digest
 
 
-def _differing(split: str, found: dict[str, list[Path]]) -> Iterator[Finding]:
+def _find_differing(split: str, by_queries: dict[str, list[Path]]) -> Iterator[Finding]:
     """Findings for cells of a split whose queries differ from those of most of its cells."""
-    usual = max(found.values(), key=len)
-    for paths in found.values():
+    usual = max(by_queries.values(), key=len)
+    for paths in by_queries.values():
         for path in paths if paths is not usual else ():
             text = f"other ids or labels than {usual[0].stem[:12]}, which has split {split:.12} too"
             yield Finding(DIFFERS, path, text)

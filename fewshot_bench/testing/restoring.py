@@ -1,26 +1,21 @@
-"""A second process of the kit, which restores classifiers of the toy task from files and predicts.
+"""A second process of the kit, which restores classifiers of the toy task and predicts.
 
-`logits_elsewhere` is the entry point; run as a module, this file is the second process. It is
-started once, serves all checks, and shares no state with the process that fitted.
+`logits_elsewhere` is the entry point; `main` is the second process. It is started once, serves all
+checks, and gets nothing of a fit but the tensors.
 """
 
 from __future__ import annotations
 
-import atexit
 import functools
-import json
 import os
 import pkgutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fewshot_bench.api.author_frame import error_text
@@ -31,63 +26,40 @@ from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.messages import Channel, Closed
+from fewshot_bench.utils.start import start
 
-ANSWER, MISSING = "answer", "missing"
-
-
-class _Process:
-    """The second process and its two pipes; one line of JSON each way per classifier."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="fsbench-kit-")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            text=True,
-        )
-        atexit.register(self.close)
-
-    def ask(self, tensors: Mapping[str, Tensor], **request: Any) -> Tensor:
-        """Logits of a request; CheckFailure with the problem of the second process.
-
-        ModuleNotFoundError if the second process cannot import the class of the method.
-        """
-        file, answer = (Path(self._folder.name) / name for name in ("tensors", ANSWER))
-        file.write_bytes(packed(tensors))
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            line = json.dumps({**request, "tensors": str(file), ANSWER: str(answer)})
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.flush()
-            reply = self._process.stdout.readline()
-        except BrokenPipeError:
-            reply = ""
-        if not reply:
-            _process.cache_clear()
-            raise CheckFailure("the process that restored the classifier ended")
-        problem = json.loads(reply)["problem"]
-        if problem == MISSING:
-            raise ModuleNotFoundError(request["method"])
-        if problem:
-            raise CheckFailure(problem)
-        logits: Tensor = load_file(answer)["logits"]
-        return logits
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
+MISSING = "missing"
 
 
 @functools.cache
-def _process() -> _Process:
-    return _Process()
+def _second_process() -> Channel:
+    """The channel to the second process, which ends with it."""
+    channel, theirs = Channel.pair()
+    with open(os.devnull, "wb") as nowhere:
+        errors = nowhere.fileno()
+        start(__name__, (), dict(os.environ), [theirs], errors=errors, path=sys.path)
+    return channel
+
+
+def _ask(tensors: Mapping[str, Tensor], **request: Any) -> Tensor:
+    """Logits of a request; CheckFailure with the problem of the second process.
+
+    ModuleNotFoundError if the second process cannot import the class of the method.
+    """
+    channel = _second_process()
+    try:
+        channel.send(request, packed(tensors))
+        reply, answer = channel.receive()
+    except (Closed, OSError):
+        _second_process.cache_clear()
+        raise CheckFailure("the process that restored the classifier ended") from None
+    if reply["problem"] == MISSING:
+        raise ModuleNotFoundError(request["method"])
+    if reply["problem"]:
+        raise CheckFailure(reply["problem"])
+    logits: Tensor = load(answer)["logits"]
+    return logits
 
 
 def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
@@ -99,7 +71,7 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     tensors = fit.stored()
     device = str(fit.backbone.device)
     with suppress(ModuleNotFoundError):
-        return _process().ask(
+        return _ask(
             tensors,
             method=name_of_class(method),
             options=configuration(method),
@@ -137,32 +109,24 @@ def _class(name: str) -> Any:
         return None
 
 
-def serve() -> None:
-    """Answer requests from stdin until it ends; output of plug-ins goes to stderr (discarded)."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def main(arguments: list[str], channels: list[Channel]) -> None:
+    """Answer requests until the other process ends; output of plug-ins is discarded."""
+    (channel,) = channels
     torch.set_num_threads(1)
     determinism.apply()
-    for line in sys.stdin:
-        request = json.loads(line)
-        problem = ""
-        try:
-            kind = _class(request["method"])
-            if kind is None:
-                problem = MISSING
-            else:
-                tensors, classes = load_file(request["tensors"]), tuple(request["classes"])
-                method = kind(**request["options"])
-                classifier = class_named(request["classifier"], method)
-                logits = _restore(method, tensors, classes, request["device"], classifier)
-                save_file({"logits": logits}, request[ANSWER])
-        except FsbenchError as error:
-            problem = str(error)
-        except Exception as error:
-            problem = error_text(error, request["method"])
-        answers.write(json.dumps({"problem": problem}) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve()
+    with suppress(Closed):
+        while True:
+            request, body = channel.receive()
+            problem, answer = MISSING, b""
+            try:
+                if kind := _class(request["method"]):
+                    method = kind(**request["options"])
+                    classifier = class_named(request["classifier"], method)
+                    classes, device = tuple(request["classes"]), request["device"]
+                    logits = _restore(method, load(body), classes, device, classifier)
+                    problem, answer = "", save({"logits": logits})
+            except FsbenchError as error:
+                problem = str(error)
+            except Exception as error:
+                problem = error_text(error, request["method"])
+            channel.send({"problem": problem}, answer)

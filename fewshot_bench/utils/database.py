@@ -17,21 +17,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Result codes (https://sqlite.org/rescode.html) of a file that is not as it was written, and of a
-# file, disk or lock that this process cannot have. All others are mistakes of the caller.
-DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-REFUSAL = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
 JOURNALS = ("-wal", "-shm", "-journal")
 # File systems of one machine. A write-ahead log needs memory that all its processes share, which
 # machines do not (https://sqlite.org/wal.html); elsewhere a rollback journal takes its place.
@@ -65,7 +50,13 @@ class Database:
         self._schema = schema
         self._version = version
         self._page_size = page_size
-        self._timeout = timeout
+        self._connect_to = functools.partial(
+            sqlite3.connect,
+            timeout=timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
+        )
         self._durable = durable
         self._writes = writes
         self._lock = threading.RLock()
@@ -158,7 +149,7 @@ class Database:
             except OSError:
                 continue
             except sqlite3.Error as error:
-                if _code(error) not in REFUSAL:
+                if not _is_refusal(error):
                     raise
         return self._open_memory()
 
@@ -194,15 +185,6 @@ class Database:
         self._create_tables(connection)
         return connection
 
-    def _connect_to(self, address: str) -> sqlite3.Connection:
-        return sqlite3.connect(
-            address,
-            timeout=self._timeout,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=True,
-        )
-
     def _create_tables(self, connection: sqlite3.Connection) -> None:
         if self._has_tables(connection):
             return
@@ -223,9 +205,11 @@ class Database:
         """True for an error that the file causes, not the caller; a damaged file is removed."""
         if not isinstance(error, sqlite3.Error | UnicodeDecodeError) or self._in_memory:
             return False
-        if _code(error) in REFUSAL:
+        if _is_refusal(error):
             return True
-        damaged = _is_damage(error)
+        # Python's own OperationalError, of a text that is no UTF-8, has no code.
+        damaged = type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
+        damaged |= type(error) is sqlite3.OperationalError and not _code(error)
         with suppress(sqlite3.Error, UnicodeDecodeError):
             # A file that was cut short lacks its tables.
             damaged |= self._connection is not None and not self._has_tables(self._connection)
@@ -264,13 +248,9 @@ def _code(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _is_damage(error: BaseException) -> bool:
-    """True if a file is not as it was written; its texts may be no UTF-8 then."""
-    if isinstance(error, _OtherVersionError | UnicodeDecodeError):
-        return True
-    # Python's own errors have no code, such as of texts that it cannot decode.
-    undecoded = isinstance(error, sqlite3.OperationalError) and not _code(error)
-    return undecoded or _code(error) in DAMAGE
+def _is_refusal(error: BaseException) -> bool:
+    """True if this process cannot have a file, a disk or a lock (https://sqlite.org/rescode.html)."""
+    return isinstance(error, sqlite3.OperationalError) and _code(error) > sqlite3.SQLITE_ERROR
 
 
 def _layout_of(connection: sqlite3.Connection) -> tuple[int, list[tuple[str, str, str]]]:

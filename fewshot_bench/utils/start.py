@@ -50,6 +50,8 @@ class Program:
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     folder: str
+    # Where the script of the user lies: no module there is taken for an installed one.
+    script_folder: str
 
     def _bootstrap(self, parent_sentinel: int) -> int:
         """Called by `multiprocessing` in the new process: set it up like a fresh one, and run."""
@@ -66,7 +68,8 @@ class Program:
         os.environ.clear()
         os.environ.update(self.environment)
         os.chdir(self.folder)
-        sys.path[:] = [*_list_python_path(), *(part for part in sys.path if part not in before)]
+        others = [part for part in sys.path if part not in (*before, self.script_folder)]
+        sys.path[:] = [*_list_python_path(), *others]
         importlib.invalidate_caches()
         atexit.unregister(os._exit)
         try:
@@ -203,7 +206,8 @@ def start(
         if preload is not None and sys.platform == "linux" and environment.get(VARIABLE) != "0":
             # If the working directory or the server has just disappeared, start a fresh process.
             with suppress(OSError), _lock:
-                program = Program(module, tuple(arguments), dict(environment), os.getcwd())
+                script = os.path.abspath(sys.path[0])
+                program = Program(module, tuple(arguments), dict(environment), os.getcwd(), script)
                 server = _servers.get(preload)
                 if server is None or not server.serves(environment):
                     server = _servers[preload] = _Server(preload, environment)

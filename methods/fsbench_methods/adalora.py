@@ -53,7 +53,7 @@ class Allocation:
 
     @property
     def _flat(self) -> list[Tensor]:
-        return [one for triplet in self.triplets.values() for one in triplet]
+        return [factor for triplet in self.triplets.values() for factor in triplet]
 
     @property
     def allowed(self) -> int:
@@ -72,11 +72,11 @@ class Allocation:
         """
         self.done += 1
         if not self._smooth:
-            self._smooth = [torch.zeros_like(one) for one in self._flat]
-            self._doubt = [torch.zeros_like(one) for one in self._flat]
-        for one, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
-            assert one.grad is not None
-            now = (one * one.grad / unit).abs()
+            self._smooth = [torch.zeros_like(factor) for factor in self._flat]
+            self._doubt = [torch.zeros_like(factor) for factor in self._flat]
+        for factor, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
+            assert factor.grad is not None
+            now = (factor * factor.grad / unit).abs()
             finite = now.isfinite()
             smooth.lerp_(torch.where(finite, now, smooth), 1 - _SMOOTH)
             doubt.lerp_(torch.where(finite, (now - smooth).abs(), doubt), 1 - _SMOOTH)
@@ -145,7 +145,7 @@ class Step:
         self.allocation.mask()
         # All chunks of a step share E Q: its gradient is collected in leaves, then passed on once.
         rows = {site: e[:, None] * q for site, (q, _, e) in self.triplets.items()}
-        leaves = {site: one.detach().requires_grad_() for site, one in rows.items()}
+        leaves = {site: value.detach().requires_grad_() for site, value in rows.items()}
         factors = {site: (leaf, self.triplets[site][1]) for site, leaf in leaves.items()}
         self.model.backward(batch, labels, replace(self.plain, factors=factors), scale)
         gradients = [leaf.grad for leaf in leaves.values()]
@@ -202,13 +202,15 @@ class AdaLora(LowRankTuning):
 
     def triplets(self, plain: LowRank, ctx: RunContext) -> Triplets:
         """New triplets at the sites of `plain`: P and Q normal (std 0.02), E zero."""
-        rng, found = ctx.rng("triplets"), {}
+        rng, values_of = ctx.rng("triplets"), {}
         for site, (a, b) in plain.factors.items():
             q, p = (torch.empty(size, self.start_rank) for size in (a.shape[1], len(b)))
-            drawn = [one.normal_(std=0.02, generator=rng).to(a) for one in (q.T, p)]
+            drawn = [tensor.normal_(std=0.02, generator=rng).to(a) for tensor in (q.T, p)]
             values = (*drawn, a.new_zeros(self.start_rank))
-            found[site] = tuple(torch.nn.Parameter(one.detach().contiguous()) for one in values)
-        return found  # type: ignore[return-value]
+            values_of[site] = tuple(
+                torch.nn.Parameter(tensor.detach().contiguous()) for tensor in values
+            )
+        return values_of  # type: ignore[return-value]
 
     def allocation(self, triplets: Triplets, shots: int) -> Allocation:
         """The allocation of ranks over a whole training."""
@@ -223,7 +225,7 @@ class AdaLora(LowRankTuning):
         triplets = self.triplets(plain, ctx)
         allocation = self.allocation(triplets, task.shots)
         step = Step(model, triplets, plain, allocation, self.orthogonality)
-        parameters = [one for triplet in triplets.values() for one in triplet]
+        parameters = [factor for triplet in triplets.values() for factor in triplet]
         self.train(model, parameters, step, task, backbone, ctx)
         allocation.mask()
         fixed = {s: (q.detach(), p.detach(), e.detach()) for s, (q, p, e) in triplets.items()}

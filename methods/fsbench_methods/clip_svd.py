@@ -46,11 +46,11 @@ class Spectrum:
 @torch.no_grad()
 def decomposed(matrices: Mapping[str, Tensor]) -> Derived:
     """U, the singular values and V' of the parts of every tensor, in float32."""
-    found = {}
-    for name, one in matrices.items():
-        parts = one.view(3 if name.endswith(_QKV) else 1, -1, one.shape[1])
-        found[name] = torch.linalg.svd(parts, full_matrices=False)
-    return found
+    factors = {}
+    for name, matrix in matrices.items():
+        parts = matrix.view(3 if name.endswith(_QKV) else 1, -1, matrix.shape[1])
+        factors[name] = torch.linalg.svd(parts, full_matrices=False)
+    return factors
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ class Spectra(EncoderHooks):
         """The decomposed matrices of a backbone; the SVD is computed once per backbone."""
         every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
         matrices = {
-            name: one.float()
-            for name, one in every.items()
+            name: matrix.float()
+            for name, matrix in every.items()
             if ".blocks." in name and name.endswith(_MATRICES)
         }
         parts = once_for(backbone, ClipSvd.name, lambda: decomposed(matrices))
-        return cls({name: Spectrum(one, *parts[name]) for name, one in matrices.items()})
+        return cls({name: Spectrum(matrix, *parts[name]) for name, matrix in matrices.items()})
 
     def derived(self, learned: Learned, frozen: Encoders) -> Learned:
         """Every matrix, rebuilt with the learned singular values (parts, r)."""
-        return {name: one.moved(learned[name]) for name, one in self.frozen.items()}
+        return {name: spectrum.moved(learned[name]) for name, spectrum in self.frozen.items()}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ClipSvd(StepLearner):
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The singular values of CLIP's matrices."""
-        return {name: one.start for name, one in Spectra.of(backbone).frozen.items()}
+        return {name: spectrum.start for name, spectrum in Spectra.of(backbone).frozen.items()}
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model, including U and V."""

@@ -108,14 +108,14 @@ class CoCoOp(PromptLearner):
         tower = backbone.text_tower()
         context = self.initial_context(task, backbone, tower, ctx)
         learned = {"context": context, **self.network(backbone, tower.width, ctx)}
-        contexts = Conditioned({name: torch.nn.Parameter(one) for name, one in learned.items()})
+        contexts = Conditioned({name: torch.nn.Parameter(value) for name, value in learned.items()})
         model_for = partial(
             self.model, backbone=backbone, tower=tower, tokens=len(context), ctx=ctx
         )
         model = model_for(task)
         step = partial(conditioned_backward, for_images(model, backbone.device, ctx), contexts)
         self.train(list(contexts.learned.values()), step, task, backbone, ctx)
-        fitted = {name: one.detach() for name, one in contexts.learned.items()}
+        fitted = {name: value.detach() for name, value in contexts.learned.items()}
         return ConditionedClassifier(model, Conditioned(fitted), model_for)
 
     def restore(
@@ -131,9 +131,9 @@ class CoCoOp(PromptLearner):
         """Weights and biases of the network, initialized like torch.nn.Linear."""
         hidden, rng = max(1, backbone.embed_dim // 16), ctx.rng("network")
         layers = {"linear1": (hidden, backbone.embed_dim), "linear2": (width, hidden)}
-        found = {}
+        weights = {}
         for name, (rows, inputs) in layers.items():
             weight, bias = linear_start(rows, inputs, rng)
-            found[f"{name}.weight"] = weight.to(backbone.device)
-            found[f"{name}.bias"] = bias.to(backbone.device)
-        return found
+            weights[f"{name}.weight"] = weight.to(backbone.device)
+            weights[f"{name}.bias"] = bias.to(backbone.device)
+        return weights

@@ -56,8 +56,8 @@ def behind_start(rows: Tensor) -> Edits:
 
 def require_words(method: EpochLearner, words: str, count: int) -> None:
     """UsageError unless there are `count` of `words` (`context_init`) or more, or none."""
-    found = len(words.split())
-    require(method, "context_init", not found or found >= count, _expected(count))
+    length = len(words.split())
+    require(method, "context_init", not length or length >= count, _expectation(count))
 
 
 def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone) -> Tensor | None:
@@ -67,12 +67,12 @@ def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone)
     """
     if not words.strip():
         return None
-    found = embedded_words(" ".join(words.split()[:count]), backbone, backbone.text_tower())
-    require(method, "context_init", len(found) == count, _expected(count))
-    return found
+    rows = embedded_words(" ".join(words.split()[:count]), backbone, backbone.text_tower())
+    require(method, "context_init", len(rows) == count, _expectation(count))
+    return rows
 
 
-def _expected(count: int) -> str:
+def _expectation(count: int) -> str:
     return f"{count} words of one token each or more, or none"
 
 

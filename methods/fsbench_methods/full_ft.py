@@ -81,14 +81,14 @@ class FullFineTuning(EncoderLearner):
         `head` (classes, embed): class features times the logit scale; `head.bias` (classes,): 0.
         """
         weights = Encoders(backbone.image_tower(), None).parameters()
-        named = {name: one.float() for name, one in weights.items()}
+        named = {name: value.float() for name, value in weights.items()}
         head = backbone.logit_scale * backbone.class_features(task)
         return named | {"head": head, "head.bias": head.new_zeros(len(head))}
 
     def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """Weights interpolated between the initial and the trained ones by `alpha`."""
         start, end = self.initial(task, backbone, ctx), super().trained(task, backbone, ctx)
-        return {name: one.lerp(end[name], self.alpha) for name, one in start.items()}
+        return {name: value.lerp(end[name], self.alpha) for name, value in start.items()}
 
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
         """(classes, embed + 1): head and bias; frozen class features unless `fitted`."""

@@ -92,14 +92,14 @@ class Gda:
         labels = task.train.labels.repeat(self.views)
         weight, bias = discriminant(points, labels, len(task.classnames))
         zero_shot = backbone.logit_scale * backbone.class_features(task)
-        found = self.alpha or by_shots(BY_SHOTS, task.shots)
+        alpha = self.alpha or by_shots(BY_SHOTS, task.shots)
         if task.val is not None and not self.alpha:
             features, targets = task.val.features, task.val.labels
             text, images = features @ zero_shot.T, features @ weight.T + bias
-            found = ALPHAS[first_best([count_correct(text + a * images, targets) for a in ALPHAS])]
+            alpha = ALPHAS[first_best([count_correct(text + a * images, targets) for a in ALPHAS])]
             ctx.count_selection(len(ALPHAS), len(targets))
-        ctx.note(alpha=found)
-        return LinearClassifier(zero_shot + found * weight, found * bias)
+        ctx.note(alpha=alpha)
+        return LinearClassifier(zero_shot + alpha * weight, alpha * bias)
 
 
 def discriminant(points: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:

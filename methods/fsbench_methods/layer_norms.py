@@ -34,7 +34,7 @@ def is_bias(name: str) -> bool:
 def chosen(backbone: Backbone, choice: Callable[[str], bool]) -> dict[str, Tensor]:
     """The chosen tensors of both towers, in float32."""
     every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
-    return {name: one.float() for name, one in every.items() if choice(name)}
+    return {name: value.float() for name, value in every.items() if choice(name)}
 
 
 @dataclass(frozen=True)

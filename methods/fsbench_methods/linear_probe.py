@@ -118,10 +118,10 @@ class LinearProbe:
         if task.val is None:
             ctx.note(c=self.c, c_from="default")
             return ProbeClassifier(solve(self.c), raw)
-        found = search_c(solve, _scorer(task.val, raw), self.search_steps, ctx.progress)
-        ctx.count_selection(found.tried, len(task.val))
-        ctx.note(c=found.c, c_from="validation")
-        return ProbeClassifier(found.model, raw)
+        best = search_c(solve, _scorer(task.val, raw), self.search_steps, ctx.progress)
+        ctx.count_selection(best.tried, len(task.val))
+        ctx.note(c=best.c, c_from="validation")
+        return ProbeClassifier(best.model, raw)
 
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone

@@ -121,9 +121,9 @@ class _Updated(torch.autograd.Function):
         a, b = pairs[: len(rows)], pairs[len(rows) :]
         dtype = product.dtype
         x, keeps = x.flatten(0, -2).to(dtype), [keep.flatten(0, -2) for keep in keeps]
-        parts = [_dropped(x, keeps, m) @ one.mT.to(dtype) for m, one in enumerate(a)]
+        parts = [_drop(x, keeps, m) @ factor.mT.to(dtype) for m, factor in enumerate(a)]
         hidden = torch.cat(parts, dim=-1)
-        joined = _joined(b, rows, product.shape[-1]).to(dtype)
+        joined = _join(b, rows, product.shape[-1]).to(dtype)
         product.flatten(0, -2).addmm_(hidden, joined.mT, alpha=gain)
         ctx.save_for_backward(x, hidden, *keeps, *pairs)
         ctx.gain, ctx.rows, ctx.masks = gain, rows, len(keeps)
@@ -136,12 +136,12 @@ class _Updated(torch.autograd.Function):
         keeps, pairs = rest[: ctx.masks], rest[ctx.masks :]
         a, b = pairs[: len(ctx.rows)], pairs[len(ctx.rows) :]
         gradient = outer[0].flatten(0, -2)
-        joined = _joined(b, ctx.rows, gradient.shape[-1]).to(gradient.dtype)
+        joined = _join(b, ctx.rows, gradient.shape[-1]).to(gradient.dtype)
         inner = (gradient @ joined) * ctx.gain
         whole = gradient.mT @ hidden * ctx.gain
-        ranks = [len(one) for one in a]
+        ranks = [len(factor) for factor in a]
         inners, wholes = inner.split(ranks, dim=-1), whole.split(ranks, dim=-1)
-        of_a = [(inners[m].mT @ _dropped(x, keeps, m)).to(a[m].dtype) for m in range(len(a))]
+        of_a = [(inners[m].mT @ _drop(x, keeps, m)).to(a[m].dtype) for m in range(len(a))]
         of_b = [
             wholes[m].narrow(0, row, len(other)).to(other.dtype)
             for m, (row, other) in enumerate(zip(ctx.rows, b, strict=True))
@@ -152,15 +152,15 @@ class _Updated(torch.autograd.Function):
         return outer[0], of_x, None, None, None, *of_a, *of_b
 
 
-def _dropped(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
+def _drop(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
     return x * keeps[index].to(x.dtype) if keeps else x
 
 
 def _of_input(inners: Sequence[Tensor], a: Sequence[Tensor], keeps: Sequence[Tensor]) -> Tensor:
     """Sum over the matrices of (inner A) * keep: the gradient of their common input."""
     total: Tensor | None = None
-    for m, (inner, one) in enumerate(zip(inners, a, strict=True)):
-        part = inner @ one.to(inner.dtype)
+    for m, (inner, factor) in enumerate(zip(inners, a, strict=True)):
+        part = inner @ factor.to(inner.dtype)
         keep = keeps[m].to(part.dtype) if keeps else None
         if total is None:
             total = part if keep is None else part.mul_(keep)
@@ -170,13 +170,13 @@ def _of_input(inners: Sequence[Tensor], a: Sequence[Tensor], keeps: Sequence[Ten
     return total
 
 
-def _joined(b: Sequence[Tensor], rows: Sequence[int], width: int) -> Tensor:
+def _join(b: Sequence[Tensor], rows: Sequence[int], width: int) -> Tensor:
     """(width, sum of ranks): block matrix with each B at its row offset, in separate columns."""
-    whole = b[0].new_zeros(width, sum(one.shape[1] for one in b))
+    whole = b[0].new_zeros(width, sum(factor.shape[1] for factor in b))
     column = 0
-    for row, one in zip(rows, b, strict=True):
-        whole[row : row + len(one), column : column + one.shape[1]] = one
-        column += one.shape[1]
+    for row, factor in zip(rows, b, strict=True):
+        whole[row : row + len(factor), column : column + factor.shape[1]] = factor
+        column += factor.shape[1]
     return whole
 
 
@@ -205,12 +205,12 @@ class LowRank:
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
         """`product` (..., sum of d_out) plus the updates at `sites`, which share the input x."""
         width = product.shape[-1] // len(sites)
-        found = [(i * width, self.factors[s]) for i, s in enumerate(sites) if s in self.factors]
-        if not found:
+        factors = [(i * width, self.factors[s]) for i, s in enumerate(sites) if s in self.factors]
+        if not factors:
             return product
-        keeps = [self.dropout.mask(x) for _ in found] if self.dropout else []
-        pairs = [pair[part] for part in (0, 1) for _, pair in found]
-        rows = [row for row, _ in found]
+        keeps = [self.dropout.mask(x) for _ in factors] if self.dropout else []
+        pairs = [pair[part] for part in (0, 1) for _, pair in factors]
+        rows = [row for row, _ in factors]
         updated: Tensor = _Updated.apply(product, x, self._gain, rows, keeps, *pairs)  # type: ignore[no-untyped-call]
         return updated
 

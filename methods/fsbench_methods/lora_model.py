@@ -56,13 +56,13 @@ class LoraModel:
             return self.frozen_text
         if self.divided and not torch.is_grad_enabled():
             pairs = zip(self.prompts, self.divided, strict=True)
-            return _averaged(
+            return _average(
                 [
                     encode_in_parts(parts, self._encoder(packed, parts, adapter))
                     for packed, parts in pairs
                 ]
             )
-        return _averaged([self._prompt_features(packed, adapter) for packed in self.prompts])
+        return _average([self._prompt_features(packed, adapter) for packed in self.prompts])
 
     def _prompt_features(self, packed: PackedPrompts, adapter: Update | None) -> Tensor:
         assert self.text is not None
@@ -115,7 +115,7 @@ class LoraModel:
         for packed, parts in zip(self.prompts, self.divided, strict=True):
             encoders.append(self._encoder(packed, parts, adapter))
             raw.append(encode_in_parts(parts, encoders[-1]).requires_grad_())
-        whole = _averaged(raw) if raw else self.class_features(adapter)
+        whole = _average(raw) if raw else self.class_features(adapter)
         class_features = whole.detach().requires_grad_(whole.requires_grad)
         start = adapter.snapshot() if adapter else None
         for chunk in torch.arange(len(batch), device=batch.device).tensor_split(self.chunks):
@@ -159,11 +159,13 @@ class LoraModel:
         """The same encoders with other class prompts."""
         if self.text is None:
             return replace(self, frozen_text=backbone.class_features(vocabulary))
-        tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
+        tokens = [
+            backbone.tokenize(vocabulary.prompts(template)) for template in vocabulary.templates
+        ]
         model = replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
-        return model._divided(self.chunks)
+        return model._divide(self.chunks)
 
-    def _divided(self, chunks: int) -> LoraModel:
+    def _divide(self, chunks: int) -> LoraModel:
         parts = tuple(packed.divide(chunks) for packed in self.prompts) if chunks > 1 else ()
         return replace(self, chunks=chunks, divided=parts)
 
@@ -180,7 +182,7 @@ class LoraModel:
         short = {
             name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
         }
-        return replace(self, recompute=frozenset(short))._divided(chunks_for(parts))
+        return replace(self, recompute=frozenset(short))._divide(chunks_for(parts))
 
     def merged(self, change: Change) -> LoraModel:
         """The model with `change` applied to its weights."""
@@ -212,7 +214,7 @@ def update_step(model: LoraModel, adapter: Update) -> Backward:
     return backward
 
 
-def _averaged(raw: Sequence[Tensor]) -> Tensor:
+def _average(raw: Sequence[Tensor]) -> Tensor:
     """(classes, embed) unit mean of unit features; raw: features of each template."""
     if len(raw) == 1:
         return unit(raw[0])

@@ -95,7 +95,7 @@ class Decomposed:
 
     def detached(self) -> Decomposed:
         """The same weights for prediction: no gradients, no dropout."""
-        fixed = {site: one.detach() for site, one in self.magnitudes.items()}
+        fixed = {site: value.detach() for site, value in self.magnitudes.items()}
         return replace(self, low=self.low.detached(), magnitudes=fixed)
 
     def parameters(self) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Decomposed:
 
     def named_tensors(self) -> dict[str, Tensor]:
         """A, B and m by name, such as `vision.0.q.m`."""
-        own = {f"{site_name(site)}.m": one for site, one in self.magnitudes.items()}
+        own = {f"{site_name(site)}.m": value for site, value in self.magnitudes.items()}
         return self.low.named_tensors() | own
 
 
@@ -132,5 +132,5 @@ def decomposed(
         frozen[site] = (weight, bias.float())
     if magnitudes is None:
         start_at = {site: weight.norm(dim=1) for site, (weight, _) in frozen.items()}
-        magnitudes = {site: torch.nn.Parameter(one) for site, one in start_at.items()}
+        magnitudes = {site: torch.nn.Parameter(value) for site, value in start_at.items()}
     return Decomposed(low, magnitudes, frozen, {}).for_step()

@@ -39,7 +39,7 @@ class _Scaled(torch.autograd.Function):
         return outer[0] * ctx.factor, None
 
 
-def _scaled(x: Tensor, factor: float) -> Tensor:
+def _scale(x: Tensor, factor: float) -> Tensor:
     scaled: Tensor = _Scaled.apply(x, factor)  # type: ignore[no-untyped-call]
     return scaled
 
@@ -65,11 +65,11 @@ class Adapters:
         index = layer - self.layers[encoder] + len(of["shared.weight"])
         if point != "block" or index < 0:
             return None
-        hidden = _scaled(normed, self.scale)
+        hidden = _scale(normed, self.scale)
         for name in (f"{encoder}.down", "shared"):
             hidden = F.linear(hidden, of[f"{name}.weight"][index], of[f"{name}.bias"][index]).relu()
         up = F.linear(hidden, of[f"{encoder}.up.weight"][index], of[f"{encoder}.up.bias"][index])
-        return _scaled(self.scale * up, 1 / self.scale)
+        return _scale(self.scale * up, 1 / self.scale)
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Mma(CosineEpochs):
         shapes = {"shared": (inner, inner)}
         for name, width in (("text", text.width), ("vision", vision.width)):
             shapes |= {f"{name}.down": (inner, width), f"{name}.up": (width, inner)}
-        found = {}
+        values = {}
         for name, (outputs, inputs) in shapes.items():
             weight = torch.empty(blocks, outputs, inputs)
-            found[f"{name}.weight"] = weight.normal_(std=(2 / outputs) ** 0.5, generator=rng)
-            found[f"{name}.bias"] = torch.zeros(blocks, outputs)
-        return found
+            values[f"{name}.weight"] = weight.normal_(std=(2 / outputs) ** 0.5, generator=rng)
+            values[f"{name}.bias"] = torch.zeros(blocks, outputs)
+        return values
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """Both towers with the adapter branch."""

@@ -128,13 +128,13 @@ class Mmrl(EpochSchedule):
         vision, text, rng = backbone.image_tower(), backbone.text_tower(), ctx.rng("init")
         blocks, wide = min(self.depth, vision.layers, text.layers), vision.width
         tokens = torch.empty(self.tokens, self.width).normal_(std=self.init_std, generator=rng)
-        found = {"tokens": tokens}
+        values = {"tokens": tokens}
         for name, width in (("vision", wide), ("text", text.width)):
             weight, bias = linear_start(width, self.width, rng)
-            found[f"{name}.weight"] = weight.repeat(blocks, 1, 1)
-            found[f"{name}.bias"] = bias.repeat(blocks, 1)
+            values[f"{name}.weight"] = weight.repeat(blocks, 1, 1)
+            values[f"{name}.bias"] = bias.repeat(blocks, 1)
         drawn = torch.empty(wide, backbone.embed_dim).normal_(std=wide**-0.5, generator=rng)
-        return found | {"projection": drawn}
+        return values | {"projection": drawn}
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """Both towers with tokens; the image tower returns the rows for both read-outs."""
@@ -155,7 +155,7 @@ class Mmrl(EpochSchedule):
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
         """(n, classes) logits of both read-outs; of the class token alone unless `fitted`."""
-        own, other = (scale * images[:, place] @ classes.T for place in (0, 1))
+        own, other = (scale * images[:, index] @ classes.T for index in (0, 1))
         return self.alpha * own + (1 - self.alpha) * other if fitted else own
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
@@ -163,7 +163,7 @@ class Mmrl(EpochSchedule):
         classes, alpha = backbone.class_features(task), self.alpha
 
         def loss(batch: EncoderBatch) -> Tensor:
-            both = (batch.scale * batch.images[:, place] @ batch.classes.T for place in (0, 1))
+            both = (batch.scale * batch.images[:, index] @ batch.classes.T for index in (0, 1))
             own, other = (F.cross_entropy(logits, batch.labels) for logits in both)
             images = unit(backbone.encode_image(batch.pixels))
             near = (batch.images[:, 0] * images).sum(dim=-1).mean()

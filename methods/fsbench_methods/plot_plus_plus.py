@@ -218,10 +218,12 @@ class PlotPlusPlus(TransportLearner):
         for values in first.values():
             values.normal_(std=self.init_std, generator=rng)
         if self.context_init.strip():
-            found = [embedded_words(one, backbone, tower) for one in self.context_init.split(",")]
-            fits = [len(one) for one in found] == [self.context_tokens] * self.text_prompts
+            contexts = [
+                embedded_words(words, backbone, tower) for words in self.context_init.split(",")
+            ]
+            fits = [len(words) for words in contexts] == [self.context_tokens] * self.text_prompts
             require(self, "context_init", fits, self._phrases)
-            first["text"] = torch.stack(found)
+            first["text"] = torch.stack(contexts)
         return first
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
@@ -238,7 +240,7 @@ class PlotPlusPlus(TransportLearner):
         after: AfterStep | None = None,
     ) -> None:
         """Train both stages, each with its own schedule."""
-        options = {one.name: getattr(self, one.name) for one in fields(TransportLearner)}
+        options = {field.name: getattr(self, field.name) for field in fields(TransportLearner)}
         model = self.model(task, backbone, ctx)
         model = model.within_memory(1, backbone.device, ctx.memory_parts)
         with torch.no_grad():

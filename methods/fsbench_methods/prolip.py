@@ -133,7 +133,7 @@ class ProLip(EncoderHooks):
             distance = (projection - start).square().sum()
             minimize(F.cross_entropy(logits, labels) + weight * distance, optimizer, scaler)
             ctx.progress(step + 1, self.iterations)
-        return self._fitted({PROJECTION: projection.detach()}, task, backbone, ctx)
+        return self._fit({PROJECTION: projection.detach()}, task, backbone, ctx)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model, with fixed class features.
@@ -154,9 +154,9 @@ class ProLip(EncoderHooks):
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> EncoderClassifier:
         """Rebuild the classifier from the saved projection."""
-        return self._fitted(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
+        return self._fit(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
 
-    def _fitted(
+    def _fit(
         self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
     ) -> EncoderClassifier:
         model_for = partial(self.model, backbone=backbone, ctx=ctx)

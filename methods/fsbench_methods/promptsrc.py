@@ -137,18 +137,18 @@ class PromptSrc(Ivlp):
     ) -> None:
         """Run the whole schedule, then replace the prompts by their weighted sum over epochs."""
         weights = self.epoch_weights
-        sums = {name: torch.zeros_like(one) for name, one in learned.items()}
+        sums = {name: torch.zeros_like(value) for name, value in learned.items()}
 
         def weigh(done: int, total: int) -> None:
             per_epoch = total // self.epochs
             if done % per_epoch == 0:
                 weight = weights[done // per_epoch - 1]
-                for name, one in learned.items():
-                    sums[name].add_(one.detach(), alpha=weight)
+                for name, value in learned.items():
+                    sums[name].add_(value.detach(), alpha=weight)
             if after is not None:
                 after(done, total)
 
         super().train(learned, task, backbone, ctx, weigh)
         with torch.no_grad():
-            for name, one in learned.items():
-                one.copy_(sums[name])
+            for name, value in learned.items():
+                value.copy_(sums[name])

@@ -40,8 +40,8 @@ class Mixed(EncoderHooks):
         """(classes, embed) at unit length."""
         features, head = super().read_classes(raw, learned, frozen), unit(learned["head"])
         each = zip(self.names, features, strict=True)
-        found = [head[self.rows[name]] if name in self.rows else own for name, own in each]
-        return torch.stack(found)
+        columns = [head[self.rows[name]] if name in self.rows else own for name, own in each]
+        return torch.stack(columns)
 
 
 @dataclass(frozen=True)

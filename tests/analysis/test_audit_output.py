@@ -81,7 +81,7 @@ PARTS = {
 }
 
 
-@settings(max_examples=40, phases=[Phase.generate])
+@settings(max_examples=15, phases=[Phase.generate])
 @given(st.data())
 def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> None:
     records = []

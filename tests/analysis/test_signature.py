@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.analysis.signature import (
+    break_line,
     commands,
     parse,
     problems,
     signature_of,
-    under_table,
     write,
 )
-from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.parsed import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import (
@@ -191,10 +191,10 @@ def test_the_line_of_a_store_is_compact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [1, 7, 40, 500])
 def test_under_a_table_it_is_broken_to_fit(width: int) -> None:
     records = matrix()
-    lines = under_table(records, width)
+    lines = break_line(signature_of(records), width)
     assert max(map(len, lines)) <= width
     assert parse("\n".join(lines)) == parse(signature_of(records))
-    assert under_table([]) == []
+    assert signature_of([]) == ""
 
 
 def test_other_images_give_another_line() -> None:

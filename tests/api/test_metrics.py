@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.metrics import GIVEN, METRICS, Metric
-from fewshot_bench.store.packs import OUTCOMES
+from fewshot_bench.store.index_file import index_file
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 from tests.answers import answers_of, stored_arrays
@@ -147,10 +149,11 @@ def test_values_are_kept_until_the_code_changes(store: Store, install: Install) 
     install("top3", TOP3)
     words = ("compare", "--store", store.path, "--metric", "top3", "--format", "csv")
     first = fsbench(*words)
-    packs = {path: path.read_bytes() for path in (store.path / OUTCOMES).glob("*.safetensors")}
-    assert packs
-    assert fsbench(*words).out == first.out
-    assert {path: path.read_bytes() for path in packs} == packs
+    with closing(sqlite3.connect(index_file(store.path))) as connection:
+        kept = connection.execute("select * from outcomes").fetchall()
+        assert kept
+        assert fsbench(*words).out == first.out
+        assert connection.execute("select * from outcomes").fetchall() == kept
 
 
 def test_an_edited_metric_is_computed_again(tmp_path: Path, install: Install) -> None:

@@ -51,17 +51,20 @@ def changed(value: object) -> object:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda v: v["split"].update(classnames=[["a"], {"b": 1}]), "split.classnames is"),
-        (lambda v: v["split"].update(classnames="ab"), "expected a list of texts"),
-        (lambda v: v["split"].update(templates=[1]), "split.templates is"),
-        (lambda v: v["split"].update(test="7"), "expected a whole number from 0"),
-        (lambda v: v["split"].update(train=-1), "split.train is -1"),
-        (lambda v: v["metrics"].update(top1="50"), "metrics.top1 is '50', expected a finite"),
-        (lambda v: v["metrics"].update(ece=None), "metrics.ece is None"),
-        (lambda v: v["timings"].update(billed_seconds=-5), "billed_seconds is -5"),
-        (lambda v: v["footprint"].update(trained="many"), "footprint.trained is 'many'"),
-        (lambda v: v.update(incidents=[{"kind": 1, "text": "x"}]), "incidents[0].kind is 1"),
-        (lambda v: v["digests"].update(logits=[]), "digests.logits is []"),
+        (lambda v: v["split"].update(classnames=[["a"], {"b": 1}]), "split.classnames[0] ['a']"),
+        (
+            lambda v: v["split"].update(classnames="ab"),
+            "split.classnames 'ab': expected `array`",
+        ),
+        (lambda v: v["split"].update(templates=[1]), "split.templates[0] 1: expected `str`"),
+        (lambda v: v["split"].update(test="7"), "split.test '7': expected `int`"),
+        (lambda v: v["split"].update(train=-1), "split.train -1: expected `int` >= 0"),
+        (lambda v: v["metrics"].update(top1="50"), "metrics.top1 '50': expected `float`"),
+        (lambda v: v["metrics"].update(ece=None), "metrics.ece None"),
+        (lambda v: v["timings"].update(billed_seconds=-5), "billed_seconds -5"),
+        (lambda v: v["footprint"].update(trained="many"), "footprint.trained 'many'"),
+        (lambda v: v.update(incidents=[{"kind": 1, "text": "x"}]), "incidents[0].kind 1"),
+        (lambda v: v["digests"].update(logits=[]), "digests.logits []"),
     ],
 )
 def test_values_of_another_kind_are_refused_by_all_readers(

@@ -17,11 +17,10 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import ASKED, KEPT
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
-from tests.answers import put_answers, put_whole
+from tests.answers import put_answers
 from tests.helpers import fsbench
 from tests.synthetic_store import fill
 
-FLOAT32 = "float32"
 BASELINE = ("--baseline", "tip-adapter")
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", 1, "--seeds", 1, "--limit", 20)
 MARGIN = """
@@ -47,10 +46,9 @@ def register_metrics(register):
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    """The same cells with each part of their logits kept, and in the format of earlier versions."""
+    """The same cells with each part of their logits kept."""
     root = tmp_path_factory.mktemp("kept")
     ways: dict[str, Any] = {kept: partial(put_answers, keep=kept) for kept in KEPT}
-    ways[FLOAT32] = put_whole
     return {
         kept: fill(root / kept / "s", 2, 3, (1, 4), (1, 2), 60, 7, failed=1, put=put)
         for kept, put in ways.items()
@@ -97,7 +95,7 @@ def test_every_store_is_sound_and_they_merge(stores: dict[str, Store], tmp_path:
     assert {r.environment.get(ASKED) for r in merged.records() if r.status == "done"} == {"all"}
     again = tmp_path / "mixed"
     parts = [fsbench("store", "merge", stores[kept].path, "--store", again) for kept in stores]
-    assert [part.code for part in parts] == [0] * 4
+    assert [part.code for part in parts] == [0] * 3
 
 
 def test_metrics_of_plug_ins(stores: dict[str, Store], install: Callable[[str, str], None]) -> None:

@@ -214,6 +214,16 @@ def test_workers_that_hang_at_once_are_few() -> None:
         losses.count_failed_start(worker)
 
 
+def test_a_thread_that_a_plug_in_leaves_holds_up_nobody(methods: Any, tmp_path: Path) -> None:
+    todo = cells("leaver") + cells("zero-shot")
+    pids: set[int] = set()
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        for record in engine.run(todo, lambda *_: None):
+            assert record.status == "done"
+            pids |= {worker.process.pid for worker in engine._workers}
+    assert len(pids) == 2
+
+
 def test_a_worker_goes_on_with_what_it_holds() -> None:
     spread = cells("zero-shot", "linear-probe", datasets=("digits", "shapes"), seeds=(1, 2))
     waiting = [[cell] for cell in spread]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import struct
@@ -75,17 +74,3 @@ def changed_png(rng: random.Random, data: bytes) -> bytes:
     return data[:8] + b"".join(
         struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks
     )
-
-
-def changed_pixels(rng: random.Random, data: bytes) -> bytes:
-    """Change the description of a file of decoded images, and recompute its digest."""
-    tail = struct.Struct("<Q32s16s")
-    length, _, magic = tail.unpack(data[-tail.size :])
-    start = len(data) - tail.size - length
-    line, _, digests = data[start : -tail.size].partition(b"\n")
-    head = changed_tree(rng, json.loads(line))
-    if rng.random() < 0.3:
-        digests = rng.choice(PLAIN)(rng, digests)
-    body = json.dumps(head).encode() + b"\n" + digests
-    pixels = data[:start] if rng.random() < 0.8 else data[: start // 2]
-    return pixels + body + tail.pack(len(body), hashlib.sha256(body).digest(), magic)

@@ -102,7 +102,7 @@ def _segments(folder: Path) -> list[Seed]:
     for number in range(5):
         writer.add(KEYS[number % 4], np.full(SHAPE, number, np.uint8), Cost(1.0, 1.0))
     writer.finish(path, {"dataset": "set", "transform": TRANSFORM})
-    return [Seed(name, path.read_bytes(), "pixels")]
+    return [Seed(name, path.read_bytes())]
 
 
 def _read_segment(folder: Path, file: Path) -> bool:

@@ -10,7 +10,6 @@ from tests.fuzzing.change_archives import changed_gzip, changed_tar, changed_zip
 from tests.fuzzing.change_bytes import PLAIN, Change, flipped
 from tests.fuzzing.change_formats import (
     changed_pickle,
-    changed_pixels,
     changed_png,
     changed_safetensors,
 )
@@ -26,7 +25,6 @@ BY_KIND: dict[str, Change] = {
     "safetensors": changed_safetensors,
     "pickle": changed_pickle,
     "png": changed_png,
-    "pixels": changed_pixels,
 }
 
 

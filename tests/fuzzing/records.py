@@ -10,7 +10,7 @@ from pathlib import Path
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
-from fewshot_bench.analysis.blocks import Block, Made, document_of, made_of
+from fewshot_bench.analysis.blocks import Block, Made, document_of, map_blocks
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.layouts import lay_out
 from fewshot_bench.analysis.table.per_class import class_names
@@ -104,7 +104,7 @@ def _compare(folder: Path, file: Path) -> bool:
     for mixed in (False, True):
         options = Options(allow_mixed=mixed, store=str(folder))
         try:
-            made = made_of([*records, GOOD, make("zero-shot")], options, _table, assert_plain)
+            made = map_blocks([*records, GOOD, make("zero-shot")], options, _table, assert_plain)
         except UsageError:
             continue
         texts = {form: _written(form, made) for form in formats.FORMATS}

@@ -12,7 +12,7 @@ from typing import Any
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.split_file import load_split
 from fewshot_bench.splits import checks
-from fewshot_bench.splits.checks import mapped
+from fewshot_bench.splits.checks import map_to_items
 from fewshot_bench.splits.formats import index_text, lines_text, ours_text, read_split_file
 from fewshot_bench.splits.imported import load_imported
 from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
@@ -71,7 +71,7 @@ def _read_split(folder: Path, file: Path) -> bool:
         with suppress(FsbenchError):
             check(split)
     name, pools = f"coop:{folder}", load_split(folder / "split.json")
-    found = mapped(split, pools, name)
+    found = map_to_items(split, pools, name)
     checks.check_pools(found, pools, name)
     checks.check_positions(split, found, pools, name)
     return True

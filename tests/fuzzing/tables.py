@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 from fewshot_bench.analysis.signature import commands, parse, signature_of
 from fewshot_bench.api.record import Record
+from fewshot_bench.store.index_file import index_file, index_files
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
@@ -14,7 +16,6 @@ from fewshot_bench.utils.text import printable
 from tests.answers import put_answers
 from tests.compare_records import make
 from tests.fuzzing.subject import Seed, Subject, seeds_in
-from tests.store_cases import resealed
 
 LOGITS = [[2.0, 0.5, 0.1], [0.1, 1.0, 0.3], [0.2, 0.1, 0.9]]
 
@@ -28,26 +29,29 @@ def _records(store: Store) -> list[Record]:
     ]
 
 
-def _packs(folder: Path) -> list[Seed]:
+def _indexed(folder: Path) -> list[Seed]:
     store = Store(folder)
     Outcomes(store).prepare(_records(store))
-    return seeds_in(folder, ("outcomes/*", ""))
+    shutil.copy(index_file(folder), folder / "index.sqlite")
+    return seeds_in(folder, ("index.sqlite", ""))
 
 
-def _read_pack(folder: Path, file: Path) -> bool:
-    """A damaged pack is skipped; one with a recomputed checksum may be wrong but must not crash."""
+def _read_index(folder: Path, file: Path) -> bool:
+    """A damaged index is made anew, and no damage shows in what is read."""
     store = Store(folder)
+    for path in index_files(folder):
+        path.unlink()
+    index_file(folder).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, index_file(folder))
     records = list(store.records())
-    true = [Outcomes(store).of(record).hits.tolist() for record in records]
-    used = true == [[True, True, False]] * len(records)
-    file.write_bytes(resealed(file.read_bytes()))
     outcomes = Outcomes(store)
+    assert [outcomes.of(r).hits.tolist() for r in records] == [[True, True, False]] * len(records)
     for record in outcomes.completed(records, ["ece", "macro_f1"]):
         found = outcomes.of(record)
         assert len(found.ids) == len(found.labels) == len(found.hits)
         assert found.per_class is not None
         float(record.metrics["ece"])
-    return used
+    return True
 
 
 def _signatures(folder: Path) -> list[Seed]:
@@ -69,6 +73,6 @@ def _read_signature(folder: Path, file: Path) -> bool:
 
 
 SUBJECTS = (
-    Subject("outcomes", 3, _packs, _read_pack),
+    Subject("indexes", 3, _indexed, _read_index),
     Subject("signatures", 3, _signatures, _read_signature, (FsbenchError,)),
 )

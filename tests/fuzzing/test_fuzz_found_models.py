@@ -14,47 +14,9 @@ from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
-from fewshot_bench.cli.cache import entries
-from fewshot_bench.images.cache_file import open_segment, pack_description
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture
-
-
-def pixels(**changes: Any) -> bytes:
-    """A file of two decoded images with a changed head."""
-    head = {"shape": [2, 3, 4, 4], "chunk": 9, "checks": [0], "wall": 1.0, "cpu": 1.0}
-    head |= {"transform": "t", "dataset": "set"}
-    return bytes(96) + pack_description(head | changes, [b"0" * 32, b"1" * 32])
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"shape": 3},
-        {"shape": ["2", 3, 4, 4]},
-        {"shape": [0, 3, 4, 4]},
-        {"shape": [-2, -3, 4, 4]},
-        {"shape": [1, 6, 4, 4]},
-        {"chunk": 0},
-        {"checks": []},
-        {"checks": ["0"]},
-        {"wall": []},
-        {"wall": float("nan")},
-        {"cpu": 10**400},
-        {"transform": None},
-    ],
-)
-def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any) -> None:
-    path = tmp_path / "x.pixels"
-    path.write_bytes(pixels())
-    assert open_segment(path, "t", (3, 4, 4)) is not None
-    path.write_bytes(pixels(**changes))
-    assert open_segment(path, "t", (3, 4, 4)) is None
-    (entry,) = entries([CacheFile(path, IMAGES, 1, 0.0)])
-    assert entry.images is None or "transform" in changes
-
 
 CONFIG = {
     "model_cfg": {

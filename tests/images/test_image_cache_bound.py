@@ -181,9 +181,9 @@ def test_whoever_comes_second_is_billed_the_decoding(
 
 def test_the_tally_bills_a_price_once_and_upkeep_never() -> None:
     tally = ImageCost()
-    tally.served({"a": None, "b": Cost(2.0, 1.0), "c": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
+    tally.add_served({"a": None, "b": Cost(2.0, 1.0), "c": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
     assert (tally.credit.wall, tally.credit.cpu) == (3.0, 1.5)
-    tally.served({"a": Cost(5.0, 5.0), "b": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
+    tally.add_served({"a": Cost(5.0, 5.0), "b": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
     assert tally.credit.wall == 3.0
     assert (tally.decoded, tally.cached) == (1, 4)
     with tally.unbilled():

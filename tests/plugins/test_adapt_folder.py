@@ -181,16 +181,14 @@ def test_a_full_disk_is_one_line(
     assert names(tmp_path) == []
 
 
-def test_no_room_for_temporary_files_is_one_line(
+def test_without_room_for_temporary_files_features_stay_in_memory(
     photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(**_: Any) -> str:
+    def full(*_: Any, **__: Any) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
 
     monkeypatch.setattr(module.tempfile, "mkdtemp", full)
-    done = adapt(photos, tmp_path / "m")
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "no room for temporary files: No space left on device; make room" in done.err
+    assert adapt(photos, tmp_path / "m").code == 0
 
 
 def test_the_last_line_can_be_pasted(photos: str, tmp_path: Path) -> None:

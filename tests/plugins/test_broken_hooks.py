@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import inspect
-import io
-import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -178,13 +176,14 @@ def test_a_plug_in_that_failed_to_register_has_no_hook_called(install: Any, tmp_
 
 
 def test_no_plug_in_gives_a_worker_another_device() -> None:
-    process, labels = mock.Mock(stdin=io.StringIO()), mock.Mock()
+    channel, labels = mock.Mock(), mock.Mock()
     labels.expect.return_value = 1
-    worker = Worker(Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"}), process, labels)
+    slot = Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"})
+    worker = Worker(slot, mock.Mock(), channel, labels)
     given = {"CUDA_VISIBLE_DEVICES": "7", "MINE": "1"}
     worker.send(cells("zero-shot"), False, 1, {}, "some:plug-in", given)
-    found = json.loads(process.stdin.getvalue())["variables"]
-    assert found == {"CUDA_VISIBLE_DEVICES": "3", "MINE": "1"}
+    (message,) = channel.send.call_args.args
+    assert message["variables"] == {"CUDA_VISIBLE_DEVICES": "3", "MINE": "1"}
 
 
 def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:

@@ -141,18 +141,6 @@ def test_known_single_numbers() -> None:
     assert [number.value for number in parameters] == [184320, 368640, 737280]
 
 
-def test_options_are_those_of_our_methods() -> None:
-    """The figure's cells are configurations that the harness can run."""
-    from fewshot_bench.runner.variants import expand_methods
-
-    for table in ("figure3-heatmap", "figure3-bars"):
-        for number in numbers(source="clip-lora", table=table, dataset="eurosat"):
-            options = [f"{name}={value}" for name, value in number.options.items()]
-            (variant,) = expand_methods([number.method], options, registry())
-            shown = {name: str(value) for name, value in variant.overrides.items()}
-            assert shown == number.options
-
-
 def test_a_filter_that_nothing_matches_suggests_another() -> None:
     with pytest.raises(UsageError, match="did you mean 'clip-lora'"):
         numbers(method="clip_lora")

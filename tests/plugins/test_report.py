@@ -19,9 +19,9 @@ from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.demo import METHODS
-from fewshot_bench.plugins.report.board import MARKS
 from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.plugins.report.rows import MARKS
 from fewshot_bench.runner.preflight import revision_of
 from fewshot_bench.store.store import Store
 from tests import compare_records
@@ -114,13 +114,6 @@ def test_without_any_average_there_is_no_winner(tmp_path: Path) -> None:
     text = Page(report(tmp_path, compare_records.save(tmp_path / "s", records))).text
     assert "No winner yet" in text
     assert "2 cells not complete" in text
-
-
-def test_a_baseline_has_columns_of_its_own(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "zero": 0.3})
-    page = Page(report(tmp_path, store, "--baseline", "coop"))
-    assert "to coop" in page.text
-    assert "baseline" in page.text
 
 
 def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:

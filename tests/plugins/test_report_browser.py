@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import pytest
 from PIL import Image
 
 from fewshot_bench.plugins.report.figures.svg import WIDTHS
-from tests.helpers import fsbench
 from tests.plugins.test_report import HOSTILE, hostile, on_another_backbone
 from tests.report_pages import report, store_of
-from tests.synthetic_store import fill
 
 METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6, "maple": 0.7, "zero": 0.4}
 
@@ -258,18 +255,3 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
     assert seen.complaints == []
     assert len(seen.requests) == 1
     assert seen.page.evaluate("document.documentElement.scrollWidth") == 1280
-
-
-@pytest.mark.slow
-def test_a_full_matrix_is_quick_and_small(browser: Any, tmp_path: Path) -> None:
-    fill(tmp_path / "s", queries=200, classes=20, failed=3, zero_shot=True)
-    page = tmp_path / "page.html"
-    start = time.process_time()
-    assert fsbench("report", "--store", tmp_path / "s", "-O", page).code == 0
-    assert time.process_time() - start < 20
-    assert page.stat().st_size < 5_000_000
-    seen = opened(browser, page)
-    assert seen.complaints == []
-    assert seen.requests == [page.as_uri()]
-    box = seen.page.locator("#leaderboard").bounding_box()
-    assert box["y"] + box["height"] <= 800

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,21 +190,24 @@ def test_the_cheaper_one_says_whether_it_is_behind_at_all(tmp_path: Path) -> Non
     assert "points behind, which is not significant." in text
 
 
-def test_a_cost_that_is_not_known_is_named(tmp_path: Path) -> None:
-    def unmeasured(made: Record) -> Record:
-        return dataclasses.replace(made, footprint={"trained": 0})
-
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, change=unmeasured)
-    text = Page(report(tmp_path, store)).text
-    assert "trains no parameters and takes 4.00 s on cpu. Not recorded: memory." in text
-
-
-def test_costs_that_no_record_states_are_not_made_up(tmp_path: Path) -> None:
-    def bare(made: Record) -> Record:
-        return dataclasses.replace(made, footprint={}, timings={})
-
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, change=bare)
-    assert "What maple costs is not recorded." in Page(report(tmp_path, store)).text
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"footprint": {"trained": 0}},
+            "trains no parameters and takes 4.00 s on cpu. Not recorded: memory.",
+        ),
+        ({"footprint": {}, "timings": {}}, "What maple costs is not recorded."),
+    ],
+)
+def test_a_cost_that_no_record_states_is_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    methods = {"coop": 0.5, "maple": 0.8}
+    store = store_of(
+        tmp_path / "s", methods, change=lambda made: dataclasses.replace(made, **change)
+    )
+    assert said in Page(report(tmp_path, store)).text
 
 
 def test_p_values_show_on_which_side_of_the_level_they_are() -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.reproduce import published
+from fewshot_bench.plugins.reproduce import command
 from fewshot_bench.plugins.reproduce.cells import Wanted, cells
 from fewshot_bench.plugins.reproduce.published import reproduction
 from fewshot_bench.splits.published import published_splits
@@ -195,7 +195,7 @@ def test_rows_of_another_schedule_are_not_compared(
     table = reproduction(TABLE)
     setting = msgspec.structs.replace(table.settings["kgcoop"], schedule=schedule)
     changed = dataclasses.replace(table, settings={"kgcoop": setting})
-    monkeypatch.setattr(published, "reproduction", {TABLE: changed}.__getitem__)
+    monkeypatch.setattr(command, "reproduction", {TABLE: changed}.__getitem__)
     more = {"prompts": "custom", "method_version": "1", "options": options("kgcoop", "dtd")}
     store = save(tmp_path, [record("dtd", s, 51.7 + s / 2, "kgcoop", **more) for s in (1, 2, 3)])
     call = (TABLE, "--only-existing", "--store", store, "--shots", 1, "--format", "json")

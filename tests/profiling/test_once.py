@@ -12,7 +12,7 @@ import torch
 
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.once import billed_to, forget_derived, idle_bytes, once_for
+from fewshot_bench.profiling.once import bill_to, forget_derived, idle_bytes, once_for
 from fewshot_bench.runner.retry import release
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_a_later_cell_is_billed_what_the_first_one_paid() -> None:
         return {}
 
     for meter in meters:
-        with billed_to(meter), meter.phase("fit"):
+        with bill_to(meter), meter.phase("fit"):
             once_for(backbone, "x", slow)
             once_for(backbone, "x", slow)
     first, later = (meter.timings()["phases"]["fit"] for meter in meters)

@@ -14,7 +14,7 @@ from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.images.cache_file import pack_description
-from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.cache_dir import cache_root
 from tests.compare_records import make, written
@@ -111,7 +111,7 @@ def test_damaged_records_are_named_without_their_characters(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "a\0b", "C:\\x", "", "é"])
 def test_names_of_data_sets_stay_in_the_store(tmp_path: Path, name: str) -> None:
-    path = imported_path(tmp_path, name, 1, 1)
+    path = path_of_import(tmp_path, name, 1, 1)
     assert path.parent.parent == tmp_path / "splits"
     assert path.parent.name not in ("", ".", "..")
     assert path.name == "shot_1-seed_1.json"

@@ -21,7 +21,7 @@ from fewshot_bench.runner.examination import LabelSpace, adapt_classifier
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.splits.draw import draw_all_classes, narrowed
+from fewshot_bench.splits.draw import draw_all_classes, narrow
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import NotApplicableError, PluginError
 from tests import plugin_transfer
@@ -135,7 +135,7 @@ def test_halves_are_those_of_all_classes_of_the_set() -> None:
     pool = tuple(Item(f"{label}", label, f"{label}") for label in (0, 1, 2, 3))
     pools = {"train": pool, "val": pool, "test": pool}
     spec = cells("zero-shot", classes=("new",), shots=(1,))[0]
-    split = narrowed(spec, draw_all_classes(spec, pools), 5)
+    split = narrow(spec, draw_all_classes(spec, pools), 5)
     assert [(item.id, item.label) for item in split.test] == [("3", 0)]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_bench import DataMissingError, Item, UsageError
-from fewshot_bench.splits.checks import check_digest, mapped
+from fewshot_bench.splits.checks import check_digest, map_to_items
 from fewshot_bench.splits.formats import ENDINGS, read_split_file, text_of
 from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
 
@@ -77,7 +77,7 @@ def test_picks_come_back(
         assert {role: found.lists.get(role, ()) for role in picks} == picks, format
         assert found.digest == file.digest
         assert (found.is_draw, found.shots, found.seed) == (True, 16, seed)
-        assert mapped(found, whole, "my set").lists == found.lists
+        assert map_to_items(found, whole, "my set").lists == found.lists
     own = written(folder, "fsbench", file)
     assert (own.dataset, own.revision, own.protocol) == ("my set", "r1", "coop")
 

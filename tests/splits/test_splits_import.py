@@ -12,9 +12,9 @@ import pytest
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.api.registry import registry
-from fewshot_bench.splits.checks import check_positions, find_items, mapped
+from fewshot_bench.splits.checks import check_positions, find_items, map_to_items
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import imported_path, load_imported, safe_name
+from fewshot_bench.splits.imported import load_imported, path_of_import, safe_name
 from fewshot_bench.splits.published import picks_digest, published_splits
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
@@ -50,7 +50,7 @@ def test_a_published_index_file_holds_the_published_picks(tmp_path: Path) -> Non
     path.write_text(json.dumps(content, indent=4), "utf-8")
     pools = real_pools("eurosat")
     file = read_split_file(path)
-    found = mapped(file, pools, "eurosat")
+    found = map_to_items(file, pools, "eurosat")
     digests = tuple(picks_digest(found.lists[role]) for role in ("train", "val"))
     assert digests == published_splits()["eurosat"].picks["1/1"]
     assert check_positions(file, found, pools, "eurosat").startswith("all positions")
@@ -95,7 +95,7 @@ def test_picks_from_elsewhere_become_the_sets_items(small: str, tmp_path: Path) 
     assert "of 2 train" in result.out
     assert "positions  NOT used: 3 of 4 positions" in result.out
     assert "nothing is published" in result.out
-    path = imported_path(store, small, 1, 1)
+    path = path_of_import(store, small, 1, 1)
     assert str(path) in result.out
     assert json.loads(path.read_bytes())["protocol"] == "imported"
     assert fsbench("splits", "verify", path).code == 0
@@ -221,8 +221,8 @@ def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
     fsbench("splits", "import", put(tmp_path, GOOD), "--dataset", small, "--store", tmp_path)
     with pytest.raises(DataMissingError, match=r"there are 1-shot, seed 1 \(fsbench splits import"):
         load_imported(tmp_path, small, 16, 1)
-    path = imported_path(tmp_path, small, 1, 1)
-    other = imported_path(tmp_path, small, 1, 2)
+    path = path_of_import(tmp_path, small, 1, 1)
+    other = path_of_import(tmp_path, small, 1, 2)
     other.write_bytes(path.read_bytes())
     with pytest.raises(DataMissingError, match="import it again"):
         load_imported(tmp_path, small, 1, 2)

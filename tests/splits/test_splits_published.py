@@ -17,10 +17,10 @@ from fewshot_bench import Item, Split
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.published import (
     Lists,
-    compared_lists,
+    compare_lists,
     published_splits,
-    verified_file,
-    verified_picks,
+    verify_file,
+    verify_picks,
 )
 
 LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
@@ -49,7 +49,7 @@ def pick(
 def test_all_published_settings_are_reproduced(name: str) -> None:
     settings = [tuple(map(int, key.split("/"))) for key in published_splits()[name].picks]
     assert len(settings) == 15
-    wrong = [s for s in settings if verified_picks(pick(name, *s), name) is not True]
+    wrong = [s for s in settings if verify_picks(pick(name, *s), name) is not True]
     assert wrong == []
 
 
@@ -59,29 +59,29 @@ def test_nine_sets_are_published() -> None:
 
 def test_another_val_policy_is_judged_by_train_picks() -> None:
     for policy in ("none", "shots", "full"):
-        assert verified_picks(pick("dtd", val=policy), "dtd") is True
+        assert verify_picks(pick("dtd", val=policy), "dtd") is True
 
 
 def test_changed_picks_are_not_verified() -> None:
     split = pick("dtd")
     turned = dataclasses.replace(split, train=tuple(reversed(split.train)))
     other_val = dataclasses.replace(split, val=tuple(reversed(split.val)))
-    assert verified_picks(turned, "dtd") is False
-    assert verified_picks(other_val, "dtd") is False
+    assert verify_picks(turned, "dtd") is False
+    assert verify_picks(other_val, "dtd") is False
 
 
 def test_nothing_is_published_for_other_settings() -> None:
-    assert verified_picks(pick("dtd", seed=4), "dtd") is None
-    assert verified_picks(pick("dtd", shots=3), "dtd") is None
-    assert verified_picks(pick("dtd", protocol="clip-lora"), "dtd") is None
-    assert verified_picks(pick("dtd"), "digits") is None
+    assert verify_picks(pick("dtd", seed=4), "dtd") is None
+    assert verify_picks(pick("dtd", shots=3), "dtd") is None
+    assert verify_picks(pick("dtd", protocol="clip-lora"), "dtd") is None
+    assert verify_picks(pick("dtd"), "digits") is None
 
 
 def test_a_changed_split_is_told_from_the_published_one() -> None:
-    assert compared_lists(real_pools("dtd"), "dtd") is Lists.OTHER
-    assert compared_lists(real_pools("dtd"), "digits") is Lists.UNKNOWN
-    assert verified_file(b"{}", "dtd") is False
-    assert verified_file(b"{}", "digits") is None
+    assert compare_lists(real_pools("dtd"), "dtd") is Lists.OTHER
+    assert compare_lists(real_pools("dtd"), "digits") is Lists.UNKNOWN
+    assert verify_file(b"{}", "dtd") is False
+    assert verify_file(b"{}", "digits") is None
 
 
 def test_train_overlap_of_the_two_papers() -> None:

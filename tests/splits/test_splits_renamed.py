@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import Item
-from fewshot_bench.splits.published import Lists, compared_lists, verified_names
+from fewshot_bench.splits.published import Lists, compare_lists, verify_names
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, dtd_bytes, write_dtd
 
@@ -64,10 +64,10 @@ def test_halves_of_the_classes_have_names_of_their_own() -> None:
         for role, entries in json.loads(dtd_bytes()).items()
     }
     names = [{i.label: i.classname for i in pools["test"]}[label] for label in range(47)]
-    assert compared_lists(pools, "dtd") is Lists.EQUAL
-    assert compared_lists(pools, "digits") is Lists.UNKNOWN
-    assert verified_names(names, "dtd") is True
-    assert verified_names(names[:24], "dtd", "base") is True
-    assert verified_names(names[24:], "dtd", "new") is True
-    assert verified_names(names[:24], "dtd", "new") is False
-    assert verified_names(names, "digits") is None
+    assert compare_lists(pools, "dtd") is Lists.EQUAL
+    assert compare_lists(pools, "digits") is Lists.UNKNOWN
+    assert verify_names(names, "dtd") is True
+    assert verify_names(names[:24], "dtd", "base") is True
+    assert verify_names(names[24:], "dtd", "new") is True
+    assert verify_names(names[:24], "dtd", "new") is False
+    assert verify_names(names, "digits") is None

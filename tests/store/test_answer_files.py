@@ -17,7 +17,7 @@ from fewshot_bench.store.answer_files import ALL, ASKED, KEPT, MOST_LOGITS, NONE
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from fewshot_bench.utils.errors import StoreError
-from tests.answers import answers_of, put_answers, put_whole
+from tests.answers import answers_of, put_answers
 from tests.store_cases import filled
 from tests.store_records import make
 
@@ -45,11 +45,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def stored(store: Store, case: Case, kept: str) -> Answers:
     logits, labels = case
     ids = [f"q{number}" for number in range(len(labels))]
-    if kept == "float32":
-        record = put_whole(store, make(), logits, labels, ids)
-    else:
-        record = put_answers(store, make(), logits, labels, ids, kept)
-        assert record.environment[ASKED] == kept
+    record = put_answers(store, make(), logits, labels, ids, kept)
+    assert record.environment[ASKED] == kept
     found = store.answers(record.spec.key())
     assert found.ids == ids
     return found.answers
@@ -59,7 +56,7 @@ def stored(store: Store, case: Case, kept: str) -> Answers:
 @given(case=CASES)
 def test_every_statistic_is_the_same_bits(store: Store, case: Case) -> None:
     exact = answers_of(*case)
-    for kept in (*KEPT, "float32"):
+    for kept in KEPT:
         answers = stored(store, case, kept)
         for name in set(GIVEN) - {"logits", "per_class", "classes"}:
             assert np.array_equal(getattr(answers, name), getattr(exact, name)), (kept, name)
@@ -99,7 +96,7 @@ def test_the_most_probable_classes(store: Store, case: Case) -> None:
         [np.exp(-answers_of(logits, order[:, place]).surprises) for place in range(order.shape[1])],
         axis=1,
     )
-    for kept in (ALL, TOP, "float32"):
+    for kept in (ALL, TOP):
         stored(store, case, kept)
         top = store.answers(make().spec.key()).top
         assert top is not None

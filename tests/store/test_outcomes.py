@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fewshot_bench.api.metrics import METRICS, measured, rounded
+from fewshot_bench.api.metrics import METRICS, Metric, measured, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.packs import OUTCOMES, load_pack
+from fewshot_bench.store.index_file import index_file
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.answers import answers_of, put_answers, stored_arrays
 from tests.helpers import fsbench
-from tests.store_cases import contents, filled, put, put_failed
+from tests.store_cases import filled, put, put_failed
 from tests.synthetic_store import fill
 
 KEPT = frozenset({"top1", "macro_accuracy"})
 
 
-def packs(store: Store) -> list[Path]:
-    return sorted((store.path / OUTCOMES).glob("*.safetensors"))
+def kept(store: Store) -> set[str]:
+    """Keys of the cells whose outcomes are in the index."""
+    if not index_file(store.path).exists():
+        return set()
+    with closing(sqlite3.connect(index_file(store.path))) as connection:
+        return {key for (key,) in connection.execute("select key from outcomes")}
+
+
+def forget(store: Store) -> None:
+    index_file(store.path).unlink(missing_ok=True)
 
 
 def done(store: Store) -> list[Record]:
@@ -61,9 +71,9 @@ def check(store: Store, outcomes: Outcomes) -> None:
 def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:
     store = fill(tmp_path / "s", 2, 2, (1, 4), (1, 2), queries=60, classes=7, failed=1)
     check(store, Outcomes(store))
-    assert packs(store) == []
+    assert not kept(store)
     Outcomes(store).prepare(store.records())
-    assert len(packs(store)) == 2 * 2 * 2
+    assert len(kept(store)) == 15
     check(store, Outcomes(store))
     queries = {Outcomes(store).of(r).queries.digest for r in done(store)}
     assert len(queries) == 2
@@ -72,27 +82,19 @@ def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:
     assert len([Outcomes(store).of(record).hits for record in done(store)]) == 15
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[:-1],
-        lambda content: content + b"\n",
-        lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
-        lambda content: content.replace(b"predictions", b"predictionz"),
-        lambda content: content.replace(b"entries", b"entriez"),
-    ],
-)
-def test_damaged_files_are_computed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    store = filled(tmp_path / "s")
+def test_no_bit_of_what_is_kept_can_change_an_outcome(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
     Outcomes(store).prepare(store.records())
-    (path,) = packs(store)
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    assert load_pack(path) == {}
-    check(store, Outcomes(store))
-    Outcomes(store).prepare(store.records())
-    assert path.read_bytes() == whole
+    index = index_file(store.path)
+    with closing(sqlite3.connect(index)) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    whole, draw = index.read_bytes(), random.Random(1)
+    for _ in range(60):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        forget(store)
+        index.write_bytes(data)
+        check(store, Outcomes(store))
 
 
 def test_other_logits_have_another_outcome(tmp_path: Path) -> None:
@@ -102,19 +104,19 @@ def test_other_logits_have_another_outcome(tmp_path: Path) -> None:
     outcomes = Outcomes(store)
     check(store, outcomes)
     outcomes.prepare(store.records())
-    (path,) = packs(store)
-    assert len(load_pack(path)) == 3
     check(store, Outcomes(store))
 
 
-def test_a_store_that_cannot_be_written_is_read(tmp_path: Path) -> None:
-    store = filled(tmp_path / "s")
-    (store.path / OUTCOMES).write_text("in the way")
-    before = contents(store.path)
-    outcomes = Outcomes(store)
-    outcomes.prepare(store.records())
-    check(store, outcomes)
-    assert contents(store.path) == before
+def test_metrics_of_several_plug_ins_are_kept(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (record,) = store.records()
+    metrics = [Metric(n, n, lambda hits: hits.mean(), unit="", source="p") for n in ("a", "b")]
+    for metric in metrics:
+        (whole,) = Outcomes(store, [metric]).completed([record], [metric.name])
+        assert whole.metrics[metric.name] == pytest.approx(record.metrics["top1"] / 100, abs=1e-6)
+    store.file(record.spec.key()).with_suffix(".npz").unlink()
+    (whole,) = Outcomes(store, metrics).completed([record], ["a", "b"])
+    assert {"a", "b"} <= whole.metrics.keys()
 
 
 def test_logits_that_cannot_be_used(tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_logits_that_cannot_be_used(tmp_path: Path) -> None:
             outcomes.of(record)
     assert len(outcomes.damaged) == 2
     assert broken.read_bytes() == b"PK"
-    assert packs(store) == []
+    assert not kept(store)
 
 
 def test_metrics_that_a_record_lacks_are_completed(tmp_path: Path) -> None:
@@ -141,14 +143,13 @@ def test_metrics_that_a_record_lacks_are_completed(tmp_path: Path) -> None:
     drop_metrics(store)
     records = list(store.records())
     assert Outcomes(store).completed(records, KEPT) == records
-    assert packs(store) == []
+    assert not kept(store)
     for _ in range(2):
         found = Outcomes(store).completed(records, ["ece"])
         assert {r.spec.key(): r.metrics for r in found} == before
-        assert packs(store)
+        assert kept(store)
     first = store.file(records[0].spec.key()).with_suffix(".npz")
-    for path in packs(store):
-        path.unlink()
+    forget(store)
     first.unlink()
     assert "ece" not in Outcomes(store).completed(records, ["ece"])[0].metrics
 
@@ -157,7 +158,6 @@ def test_entries_without_metrics_do_not_stand_for_records_that_lack_them(tmp_pat
     store = fill(tmp_path / "s", 1, 1, (1,), (1,), queries=40, classes=5)
     Outcomes(store).prepare(store.records())
     (record,) = store.records()
-    assert next(iter(load_pack(packs(store)[0]).values())).metrics == {}
     older = dataclasses.replace(record, metrics={"top1": record.metrics["top1"]})
     assert Outcomes(store).of(older).metrics == record.metrics
 
@@ -171,8 +171,7 @@ def test_compare_completes_what_is_shown_and_names_damage(tmp_path: Path) -> Non
     assert "n = 2 seeds" in first.out
     broken = store.file(next(iter(store.records())).spec.key()).with_suffix(".npz")
     broken.write_bytes(b"")
-    for path in packs(store):
-        path.unlink()
+    forget(store)
     damaged = fsbench(*names)
     assert f"not used: {broken}" in damaged.err
     assert "n=1" in damaged.out
@@ -198,7 +197,6 @@ def test_a_run_keeps_the_outcomes_of_its_cells(tmp_path: Path) -> None:
     words = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
     assert fsbench(*words, "--store", tmp_path / "s").code == 0
     store = Store(tmp_path / "s")
-    kept = {digest: entry for path in packs(store) for digest, entry in load_pack(path).items()}
-    assert kept.keys() == {record.digests["logits"] for record in done(store)}
-    assert len(kept) >= 2
+    assert kept(store) == {record.spec.key() for record in done(store)}
+    assert len(kept(store)) >= 2
     check(store, Outcomes(store))

@@ -15,7 +15,7 @@ import pytest
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.job import Job
 from fewshot_bench.store import clean as store_gc
-from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.index_file import index_file
 from fewshot_bench.store.kept_models import model_folder
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
@@ -43,15 +43,13 @@ def messy(tmp_path: Path) -> tuple[Store, set[str], set[str], set[str]]:
     dead.wait()
     stale = f"{TEMPORARY}~{this_machine()}~{dead.pid}~1"
     alive = f"{TEMPORARY}~{this_machine()}~{os.getpid()}~2"
-    gone = {orphan.with_suffix(".npz").relative_to(store.path).as_posix(), INDEX}
-    gone |= {"outcomes/1.safetensors", f"outcomes/{stale}"}
+    gone = {orphan.with_suffix(".npz").relative_to(store.path).as_posix()}
     gone |= {f"{folder}/{stale}" for folder in ("records/00", "splits/d", "records")} | {stale}
     aside = {"records/00/x.json.damaged-1", "records/00/x.npz.damaged-12"}
     kept = names(store.path) - gone
     kept |= {f"{folder}/{stale}" for folder in ("claims", "jobs", "cache/features")}
     kept |= {
         "records/00/notes.txt",
-        "outcomes/notes.txt",
         "splits/d/notes.txt",
         f"records/00/{alive}",
     }
@@ -68,16 +66,21 @@ def test_what_goes_and_what_stays(
 ) -> None:
     store, gone, aside, kept = messy
     age(monkeypatch, HOURS)
-    size = sum((store.path / name).stat().st_size for name in gone)
+    index = index_file(store.path)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_text("half")
+    size = 4 + sum((store.path / name).stat().st_size for name in gone)
     before = contents(store.path)
     dry = fsbench("store", "gc", "--dry-run", "--store", store.path)
     assert dry.code == 0
-    assert "would remove 8 files" in dry.out
+    assert "would remove 6 files" in dry.out
     assert contents(store.path) == before
+    assert index.exists()
     done = fsbench("store", "gc", "--yes", "--store", store.path)
     assert done.code == 0
-    assert f"removed 8 files, {size / 1000:.1f} kB: 5 left over, 1 no record" in done.out
-    assert "1 index, 1 outcomes" in done.out
+    assert f"removed 6 files, {size / 1000:.1f} kB: 4 left over, 1 no record" in done.out
+    assert "1 index" in done.out
+    assert not index.exists()
     assert names(store.path) == aside | kept
     done = fsbench("store", "gc", "--yes", "--damaged", "--store", store.path)
     assert "removed 2 files, 8 B: 2 set aside" in done.out
@@ -186,7 +189,7 @@ def test_a_file_that_cannot_be_removed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = filled(tmp_path / "s", [1])
-    (store.path / INDEX).write_text("x")
+    (store.path / f"{TEMPORARY}~{this_machine()}~{2**22 + 1}~1").write_text("x")
 
     def refused(path: Path, missing_ok: bool = False) -> Any:
         raise PermissionError(13, "Permission denied", str(path))

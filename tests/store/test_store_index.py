@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from threading import Barrier
 
 import pytest
 from hypothesis import settings
@@ -25,9 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store import index as store_index
-from fewshot_bench.store.index import Index, Segment, index_files
+from fewshot_bench.store.index_file import TABLES, VERSION, index_file, index_files
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.files import TEMPORARY
+from fewshot_bench.utils.database import Database
+from fewshot_bench.utils.errors import StoreError
 from tests.store_cases import filled, put, put_failed
 
 # Longer than a tick of the file system's clock.
@@ -56,22 +56,29 @@ def indexed(store: Store) -> tuple[list[Record], list[str]]:
     return listed(store)
 
 
+def in_memory(store: Path, *, create: bool = False) -> Database:
+    return Database(None, TABLES, VERSION)
+
+
 def unindexed(store: Store) -> tuple[list[Record], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Index, "load", classmethod(lambda cls, folder: cls(folder, [])))
-        patch.setattr(Index, "save", lambda self, whole: None)
+        patch.setattr(store_index, "open_index_file", in_memory)
         return listed(store)
 
 
-def files(store: Store) -> dict[Path, bytes]:
-    """Index files and their contents."""
-    return {path: path.read_bytes() for path in index_files(store.path)}
+def rows(store: Store) -> dict[str, bytes]:
+    """Stamps by key of the records in the index."""
+    if not index_file(store.path).exists():
+        return {}
+    with closing(sqlite3.connect(index_file(store.path))) as connection:
+        return dict(connection.execute("select key, stamp from records"))
 
 
-def index_of(store: Store) -> Path:
-    """The only file of the index."""
-    (path,) = index_files(store.path)
-    return path
+def checkpointed(store: Store) -> Path:
+    """The file of the index, with the content of its log."""
+    with closing(sqlite3.connect(index_file(store.path))) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    return index_file(store.path)
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -109,7 +116,7 @@ def test_an_index_spares_opening_records(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_few_records_are_not_worth_an_index(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(5))
     assert len(listed(store)[0]) == 5
-    assert not files(store)
+    assert not rows(store)
 
 
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -117,17 +124,17 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from fewshot_bench.store import store as module
 
     checked: list[Path] = []
-    read, check = module.read_fields, module.check
+    read, check = module.read_record, module.check
 
-    def reading(path: Path, key: str) -> Mapping[str, bytes]:
+    def reading(path: Path) -> Record:
         checked.append(path)
-        return read(path, key)
+        return read(path)
 
     def checking(path: Path, record: Record) -> None:
         checked.append(path)
         check(path, record)
 
-    monkeypatch.setattr(module, "read_fields", reading)
+    monkeypatch.setattr(module, "read_record", reading)
     monkeypatch.setattr(module, "check", checking)
     return checked
 
@@ -138,8 +145,8 @@ def held(store: Store) -> dict[str, Record]:
     for path in paths:
         if path.stem not in SPECS:
             SPECS[path.stem] = RunSpec.from_dict(json.loads(path.read_bytes())["spec"])
-    found = Store(store.path).held([SPECS[path.stem] for path in paths])
-    return {cell.key(): record for cell, record in found if record is not None}
+    held_cells = Store(store.path).held([SPECS[path.stem] for path in paths])
+    return {cell.key(): record for cell, record in held_cells if record is not None}
 
 
 # Specifications of records read before they were damaged.
@@ -207,44 +214,29 @@ def test_what_was_just_written_is_not_indexed(
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 60)
     store = filled(tmp_path / "s")
     listed(store)
-    assert not files(store)
+    assert not rows(store)
 
 
 @pytest.mark.usefixtures("eager")
-def test_threads_open_a_column_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_index, "_MOST_VALUES", 2)
-    store = filled(tmp_path / "s", range(12))
+def test_threads_read_the_same(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", range(40))
     indexed(store)
-    expected = [record.digests for record in unindexed(store)[0]]
-    records, opened = listed(store)[0], []
-    decompress = zlib.decompress
-
-    def slow(block: bytes) -> bytes:
-        opened.append(block)
-        time.sleep(0.01)
-        return decompress(block)
-
-    monkeypatch.setattr(zlib, "decompress", slow)
-    start = Barrier(6)
-
-    def read(number: int) -> object:
-        start.wait()
-        return [record.digests for record in records]
-
+    expected = [record.to_dict() for record in unindexed(store)[0]]
+    records = listed(store)[0]
     with ThreadPoolExecutor(6) as pool:
-        assert all(found == expected for found in pool.map(read, range(6)))
-    assert len(opened) == 1
+        read = pool.map(lambda _: [record.to_dict() for record in records], range(6))
+        assert all(values == expected for values in read)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "deleted": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
-    "foreign": lambda path: path.write_text("my own notes\n"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-4099]),
+    "foreign": lambda path: path.write_text("my own notes\n" * 100),
     "binary": lambda path: path.write_bytes(bytes(range(256)) * 20),
-    "version": lambda path: path.write_bytes(path.read_bytes().replace(b"index [3,", b"index [9,")),
-    "changed": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\n"),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "other version": lambda path: sqlite3.connect(path).execute("pragma user_version=7"),
+    "other tables": lambda path: sqlite3.connect(path).execute("create table other (a)"),
 }
 
 
@@ -253,70 +245,39 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_bad_index_is_ignored_and_made_again(tmp_path: Path, damage: str) -> None:
     store = filled(tmp_path / "s")
     indexed(store)
-    whole = files(store)
-    DAMAGES[damage](index_of(store))
-    assert files(store) != whole
+    before = rows(store)
+    DAMAGES[damage](checkpointed(store))
     assert listed(store) == unindexed(store)
-    assert files(store) == whole
-
-
-@pytest.mark.usefixtures("eager")
-def test_an_index_of_an_older_version_goes(tmp_path: Path) -> None:
-    store = filled(tmp_path / "s")
-    old = store.path / store_index.INDEX
-    old.write_text('fsbench index [1, "0.1.0", 1, []]\n', encoding="utf-8")
-    indexed(store)
-    assert not old.exists()
-    assert len(files(store)) == 1
+    assert rows(store) == before
 
 
 @pytest.mark.usefixtures("eager")
 def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
     expected = indexed(store)
-    index = index_of(store)
+    index = checkpointed(store)
     whole = index.read_bytes()
     draw = random.Random(3)
     for _ in range(200):
         data = bytearray(whole)
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        for path in index_files(store.path):
+            path.unlink()
         index.write_bytes(data)
         assert listed(store) == expected
 
 
 @pytest.mark.usefixtures("eager")
-def test_an_index_grows_by_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are written once; a row is rewritten only when segments double."""
-    monkeypatch.setattr(store_index, "WORTH", 8)
-    written: list[int] = []
-    write = store_index.Segment.write
-
-    def counted(segment: Segment, folder: Path) -> None:
-        written.append(len(segment.keys))
-        write(segment, folder)
-
-    monkeypatch.setattr(store_index.Segment, "write", counted)
-    store = filled(tmp_path / "s", range(64))
-    indexed(store)
-    (first,) = files(store).items()
-    for start in range(64, 96, 8):
-        filled(store.path, range(start, start + 8))
-        assert indexed(store) == unindexed(store)
-        assert first in files(store).items()
-    assert written[:2] == [64, 8]
-    assert sum(written) <= 64 + 32 * 3
-    assert len(files(store)) <= 3
-
-
-@pytest.mark.usefixtures("eager")
 def test_what_no_file_has_any_more_leaves_the_index(tmp_path: Path) -> None:
-    store = filled(tmp_path / "s", range(40))
+    store = filled(tmp_path / "s", range(10))
     indexed(store)
-    for seed in range(40):
+    for seed in range(10):
         put(store, seed, shift=1.0)
     assert indexed(store) == unindexed(store)
-    segments = [Segment.read(path) for path in files(store)]
-    assert sum(len(segment.keys) for segment in segments if segment) == 40
+    assert len(rows(store)) == 10
+    shutil.rmtree(store.root)
+    assert listed(store) == ([], [])
+    assert not rows(store)
 
 
 @pytest.mark.usefixtures("eager")
@@ -324,30 +285,41 @@ def test_an_index_of_another_store_is_no_use(tmp_path: Path) -> None:
     one, other = filled(tmp_path / "a"), filled(tmp_path / "b")
     put(other, 1, shift=2.0)
     indexed(one)
-    shutil.copy(index_of(one), other.path)
+    shutil.copy(checkpointed(one), index_file(other.path))
     assert listed(other) == unindexed(other) != listed(one)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_writer_that_is_killed_leaves_the_index_as_it_was(tmp_path: Path, moment: str) -> None:
-    """Killed at the rename of the new file; merged segments remain or are duplicated."""
+@pytest.mark.usefixtures("eager")
+def test_two_names_of_a_store_have_one_index(tmp_path: Path) -> None:
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert index_file(tmp_path / "a") == index_file(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_record_that_is_replaced_after_it_was_listed_is_told(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s")
+    indexed(store)
+    (record, *_) = listed(store)[0]
+    for path in index_files(store.path):
+        path.unlink()
+    assert record.timings == store.get(record.spec.key()).timings  # type: ignore[union-attr]
+    put(store, record.spec.split_seed, shift=1.0)
+    with pytest.raises(StoreError, match="was replaced or removed meanwhile; run again"):
+        _ = record.split
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_writer_that_is_killed_leaves_the_index_as_it_was(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(4))
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        expected = indexed(store)
+    indexed(store)
+    before = rows(store)
     put(store, 9)
     time.sleep(2 * SETTLED)
-    first = files(store)
-    done = subprocess.run([sys.executable, "-c", KILLED, moment, store.path], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, store.path], check=False)
     assert done.returncode == -9
-    assert first.items() <= files(store).items()
-    assert len(files(store)) == (1 if moment == "before" else 2)
-    with pytest.MonkeyPatch.context() as patch:
-        hasten(patch)
-        assert listed(store) == unindexed(store) != expected
-        assert indexed(store) == unindexed(store)
-    assert len(files(store)) == 2
-    assert not list(store.path.glob(f"{TEMPORARY}*"))
+    assert rows(store) == before
+    assert listed(store) == unindexed(store)
+    assert len(rows(store)) == 5
 
 
 KILLED = """
@@ -355,29 +327,31 @@ import os, sys
 from pathlib import Path
 from fewshot_bench.store import index
 from fewshot_bench.store.store import Store
-index.WORTH, index.SETTLED_SECONDS, replace = 1, 0.02, os.replace
-def dying(source, target):
-    if sys.argv[1] == "after":
-        replace(source, target)
-    os.kill(os.getpid(), 9)
-os.replace = dying
-list(Store(Path(sys.argv[2])).records())
+index.WORTH, index.SETTLED_SECONDS = 1, 0.02
+class Killing(dict):
+    def items(self):
+        os.kill(os.getpid(), 9)
+begin = index.Index.__init__
+def start(self, store):
+    begin(self, store)
+    self._verdicts = Killing()
+index.Index.__init__ = start
+list(Store(Path(sys.argv[1])).records())
 """
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_store_that_cannot_be_written_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cache", ["a file", "gone"])
+def test_without_a_cache_folder_records_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
     store = filled(tmp_path / "s")
     time.sleep(2 * SETTLED)
-
-    def refused(path: Path, content: bytes) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(path))
-
-    monkeypatch.setattr(store_index, "write_whole", refused)
-    assert len(listed(store)[0]) == 3
-    assert not files(store)
+    place = tmp_path / "cache"
+    place.write_text("in the way")
+    monkeypatch.setenv("FSBENCH_CACHE", str(place / "inner" if cache == "gone" else place))
+    assert listed(store) == listed(store) == unindexed(store)
+    assert place.read_text() == "in the way"
 
 
 @pytest.mark.usefixtures("eager")
@@ -398,7 +372,6 @@ def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         assert set(pool.map(read, range(120))) == {6}
     assert listed(store) == unindexed(store)
-    assert not list(store.path.rglob(f"{TEMPORARY}*"))
 
 
 class Anything(RuleBasedStateMachine):
@@ -412,7 +385,7 @@ class Anything(RuleBasedStateMachine):
         hasten(self.patch)
         self.folder = Path(tempfile.mkdtemp())
         self.store = filled(self.folder / "s", [0, 1])
-        self.kept: dict[Path, bytes] = {}
+        self.kept = b""
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -465,26 +438,30 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def keep_index(self) -> None:
-        self.kept = files(self.store)
+        self.kept = checkpointed(self.store).read_bytes()
+
+    def _replace_index(self, content: bytes) -> None:
+        for path in index_files(self.store.path):
+            path.unlink()
+        index_file(self.store.path).write_bytes(content)
 
     @rule()
     def old_index(self) -> None:
-        for path, content in self.kept.items():
-            path.write_bytes(content)
+        self._replace_index(self.kept)
 
     @rule(position=st.integers(0, 10**6))
     def cut_index(self, position: int) -> None:
-        for path, content in files(self.store).items():
-            path.write_bytes(content[: position % (len(content) + 1)])
+        content = checkpointed(self.store).read_bytes()
+        self._replace_index(content[: position % (len(content) + 1)])
 
     @rule()
     def resume(self) -> None:
         """`held` omits renamed records and those without logits; reading all gives the same."""
-        found = held(self.store)
+        cells = held(self.store)
         keys = [path.stem for path in sorted(self.store.root.rglob("*.json"))]
         fresh = Store(self.store.path)
         read = {key: record for key in keys if (record := fresh.get(key)) is not None}
-        assert found == read
+        assert cells == read
 
     @rule()
     def settle(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fewshot_bench.api.record import SCHEMA
-from fewshot_bench.splits.imported import imported_path, load_imported
+from fewshot_bench.splits.imported import load_imported, path_of_import
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from tests.answers import put_answers
@@ -230,7 +230,7 @@ def test_imported_picks_come_along(tmp_path: Path) -> None:
     assert merge(here, there).out == f"{there.path}: 3 copied\n"
     assert load_imported(here.path, "shapes", 2, 1).digest
     assert merge(here, there).out == f"{there.path}: 3 equal\n"
-    mine = imported_path(here.path, "shapes", 2, 1)
+    mine = path_of_import(here.path, "shapes", 2, 1)
     assert mine.read_bytes() == first.read_bytes()
     shutil.rmtree(here.path / "splits")
     picks(here.path, 1, "none")

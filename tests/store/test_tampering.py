@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import os
 import re
 import shutil
+import sqlite3
 import time
-import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index import index_files
+from fewshot_bench.store.index_file import index_file, index_files
 from fewshot_bench.store.leases import FOLDER as CLAIMS
-from fewshot_bench.store.packs import OUTCOMES
+from fewshot_bench.store.outcome_cache import Entry, OutcomeCache
 from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.processes import this_machine
 from tests.answers import fields, stored_arrays
 from tests.helpers import fsbench
-from tests.store_cases import filled, put, resealed
+from tests.store_cases import CLASSES, filled, put
 
 RUN = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
 
@@ -171,7 +171,8 @@ def test_swapped_records_are_both_left_out(store: Store) -> None:
 def test_swapped_logits_are_both_left_out(store: Store) -> None:
     one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
     swap(one.with_suffix(".npz"), other.with_suffix(".npz"))
-    shutil.rmtree(store.path / OUTCOMES, ignore_errors=True)
+    for path in index_files(store.path):
+        path.unlink()
     done = fsbench("compare", "--per-class", "--store", store.path)
     assert done.err.count("they are not those of the record") == 2
     done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
@@ -189,56 +190,34 @@ def test_a_record_that_was_copied_under_another_key(store: Store) -> None:
 
 
 def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index with edited text is ignored; an edited one with a valid checksum is reported."""
+    """An edited row is ignored; one with a fitting checksum is reported."""
     monkeypatch.setattr(store_index, "WORTH", 1)
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 0.02)
     store = filled(tmp_path / "s")
     time.sleep(0.05)
     expected = list(store.records())
-    (index,) = index_files(store.path)
-    head, checksum, body = edited_index(index.read_bytes())
-    for known in (checksum, hashlib.sha256(body).hexdigest().encode()):
-        index.write_bytes(b"\n".join((head, known, body)))
-        if known == checksum:
-            assert list(Store(store.path).records()) == expected
-            (index,) = index_files(store.path)
-    assert {(f.kind, f.path) for f in verify(store).findings} == {(DAMAGED, index)}
-    index.unlink()
+    with closing(sqlite3.connect(index_file(store.path))) as database:
+        whole = database.execute("select key, own from records").fetchall()
+        edited = [(text.replace(b'"top1":', b'"top1":1'), key) for key, text in whole]
+        sealed = [(store_index._seal(key, text[4:]), key) for text, key in edited]
+        for rows in (edited, sealed):
+            with database:
+                database.executemany("update records set own = ? where key = ?", rows)
+            assert (list(Store(store.path).records()) == expected) == (rows is edited)
+    findings = [(f.kind, f.path) for f in verify(store).findings]
+    assert findings == [(DAMAGED, index_file(store.path))] * 3
+    index_file(store.path).unlink()
     assert list(Store(store.path).records()) == expected
     assert verify(store).findings == []
-
-
-def edited_index(content: bytes) -> tuple[bytes, bytes, bytes]:
-    """Head, checksum and the rest of an index after its accuracies were edited."""
-    head, checksum, layout, rest = content.split(b"\n", 3)
-    facts = json.loads(layout)
-    ends = list(itertools.accumulate(facts["bytes"]))
-    blocks = [rest[end - size : end] for end, size in zip(ends, facts["bytes"], strict=True)]
-    place = blocks.index(next(one for one in blocks if b"[" in accuracies(one)))
-    text = zlib.decompress(blocks[place])
-    blocks[place] = zlib.compress(re.sub(METRICS, rb"\g<1>9", text))
-    facts["bytes"] = list(map(len, blocks))
-    return head, checksum, json.dumps(facts).encode() + b"\n" + b"".join(blocks)
-
-
-METRICS = rb"(\[\d+,)\d(?=[0-9.]*(?:,[0-9.]+){7}\])"
-
-
-def accuracies(block: bytes) -> bytes:
-    """The packed metrics of a block; empty if it has none."""
-    return b"".join(found[0] for found in re.finditer(METRICS, zlib.decompress(block)))
 
 
 def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
     (record,) = store.records()
-    Outcomes(store).prepare([record])
-    expected = Outcomes(store).of(record)
-    (pack,) = (store.path / OUTCOMES).iterdir()
-    content = pack.read_bytes()
-    right = expected.predictions.astype("<i4").tobytes()
-    assert content.count(right) == 1
-    pack.write_bytes(resealed(content.replace(right, expected.labels.astype("<i4").tobytes())))
+    expected, cache = Outcomes(store).of(record), OutcomeCache(store.path)
+    stamp = pack_stamp(store.stamp(record.spec.key(), ".npz"))
+    of = expected.queries, expected.labels.astype("<i4"), expected.reliability, CLASSES
+    cache.put([(record.spec.key(), record.logits_digest, stamp, Entry(*of, {}))])
     assert (Outcomes(store).of(record).predictions == expected.predictions).all()
 
 

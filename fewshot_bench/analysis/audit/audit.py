@@ -6,26 +6,17 @@ every cell (CSV and JSON only).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.checks import CHECKS
-from fewshot_bench.analysis.audit.differing import FACTS, READ, differences
-from fewshot_bench.analysis.audit.facts import (
-    IMAGES_BILLED,
-    LABELS_USED,
-    TRIED,
-    facts,
-    is_own_code,
-    kit_text,
-    number,
-    published,
-    read_kit,
-)
+from fewshot_bench.analysis.audit.differing import find_differences
+from fewshot_bench.analysis.audit.facts import facts
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
-from fewshot_bench.analysis.audit.hazards import answers
+from fewshot_bench.analysis.audit.hazards import answer_hazards
+from fewshot_bench.analysis.audit.stated import ORDER, SHARED, load_stated
 from fewshot_bench.analysis.formats.document import (
     BEST,
     SECOND,
@@ -38,28 +29,13 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.formats.tidy import finite
-from fewshot_bench.analysis.record_columns import (
-    Facts,
-    Joint,
-    Place,
-    RecordColumns,
-    Shared,
-    Stated,
-    columns_of,
-)
+from fewshot_bench.analysis.frame import count, decode, distinct, frame
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 
-# Facts usually equal in all cells, shown once in that case: name of the fact to its column.
-_ENVIRONMENT = (*("determinism", "device_name", "threads", "fewshot_bench", "commit", "python"),)
-SHARED: Mapping[str, str] = {
-    "protocol": "protocol",
-    "val_policy": "val",
-    **{name: name for name in ("prompts", "backbone", "precision", "device", "limit")},
-    "own_data": "own data",
-    **{name: f"environment.{name}" for name in _ENVIRONMENT},
-}
-_ORDER = ("evaluated", "label", "shots", "split_seed", "train_seed")
+if TYPE_CHECKING:
+    import pandas as pd
+
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
@@ -67,99 +43,54 @@ def audit(
     records: Sequence[Record],
     notes: Sequence[str] = (),
     signature: str = "",
-    columns: RecordColumns | None = None,
+    data: pd.DataFrame | None = None,
 ) -> Audit:
     """Audit these records as one comparison.
 
     notes: remarks on records of older versions. signature: the signature of the records, if
-    already computed; columns: `conditions.columns_of` the records, if already built.
+    already computed; data: their frame, if already built.
     """
-    columns = columns or columns_of(records)
-    load(columns)
-    columns = columns.sorted(_ORDER)
-    signature = signature or signature_of(columns.records, columns)
-    found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
-    found += [Finding("note", "older-versions", text) for text in notes]
-    found.sort(key=lambda finding: finding.level)
-    # Members would keep all columns in memory.
-    found = [replace(finding, records=tuple(finding.records)) for finding in found]
-    shared, methods = _summary(columns)
+    data = _sort(load_stated(frame(records) if data is None else data))
+    signature = signature or signature_of(data["record"].tolist())
+    findings = [finding for check in CHECKS for finding in check(data)]
+    findings += [*find_differences(data)]
+    findings += [Finding("note", "older-versions", text) for text in notes]
+    findings.sort(key=lambda finding: finding.level)
+    stated = {
+        name: {str(value) for (value,) in distinct(data, column) if value is not None}
+        for name, column in SHARED.items()
+    }
     return Audit(
-        findings=tuple(found),
-        hazards=answers(columns, found),
-        shared=shared,
-        methods=tuple(methods),
-        records=tuple(columns.records),
+        findings=tuple(findings),
+        hazards=answer_hazards(data, findings),
+        shared={name: values.pop() for name, values in stated.items() if len(values) == 1},
+        methods=tuple(_methods(data)),
+        records=tuple(data["record"]),
         signature=signature,
     )
 
 
-def load(columns: RecordColumns, others: Iterable[str] = ()) -> None:
-    """Load what an audit reads, and other columns, so that each record is read once for both."""
-    columns.add({**FACTS, **_FACTS})
-    own = (*_ORDER, *READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED)
-    columns.load((*own, *others))
+def _sort(data: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of `ORDER`."""
+    import pandas as pd
+
+    keys = pd.DataFrame(index=data.index)
+    for name in ORDER:
+        values, column = sorted(value for (value,) in distinct(data, name)), data[name]
+        keys[name] = column.map(dict(zip(values, range(len(values)), strict=True))).astype(int)
+    return data.loc[keys.sort_values([*ORDER], kind="stable").index].reset_index(drop=True)
 
 
+# Cells are grouped by these columns: each group is one line.
 _GROUP = ("label", "val", "prompts", "protocol")
-
-
-def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Conditions with one value among all cells that state them, and lines per method.
-
-    Cells are grouped by label, validation policy, prompts and protocol; each group is one line.
-    """
-    found = {
-        name: {str(value) for value in columns[column].values if value is not None}
-        for name, column in SHARED.items()
-    }
-    shared = {name: values.pop() for name, values in found.items() if len(values) == 1}
-    lines: dict[Place, dict[str, Counter[Any]]] = {
-        key: {name: Counter() for name in ("cells", *_LINE_COLUMNS)}
-        for key in columns.rows(_GROUP).values
-    }
-    for name, column in {"cells": "everywhere", **_LINE_COLUMNS}.items():
-        for (*key, value), count in columns.rows((*_GROUP, column)).counted():
-            lines[tuple(key)][name][value] += count
-    return shared, [_line(key, values) for key, values in sorted(lines.items())]
-
-
-def _kit_mark(stated: object) -> str:
-    """`v3` if that version of the kit was passed, else `2 broken`; empty if never checked."""
-    found = read_kit(stated)
-    if found is None:
-        return ""
-    return f"{len(found['failed'])} broken" if found["failed"] else f"v{found['version']}"
-
-
-_FACTS: Facts = {
-    "kit": Shared("environment.kit", _kit_mark),
-    "kit stated": Stated("environment.kit"),
-    "kit text": Joint(("environment.kit", "kit stated"), kit_text),
-    "own code": Shared("environment.code", is_own_code),
-    "tried": Shared(f"footprint.{TRIED}", number),
-    "labels used": Shared(f"footprint.{LABELS_USED}", number),
-    "images billed": Shared(f"footprint.{IMAGES_BILLED}", number),
-    "allowed": Shared("split.val", number),
-    "trained": Shared("footprint.trained", number),
-    "steps": Shared("footprint.steps", number),
-    "published": Shared("split facts", published),
-    "incidents": lambda record: bool(record.incidents),
-}
-# Entries of records that the checks and the hazard answers read.
-_CHECKED = (
-    *("environment.kit", "environment.labels", "environment.load", "environment.cpus"),
-    *("environment.dirty", "environment.code", "split.digest"),
-    *("footprint.trained_source", "footprint.metered", "footprint.depends_on_queries"),
-)
 # Facts in the line of a method, each with its column.
-_LINE_COLUMNS: Mapping[str, str] = {
+_COUNTED: Mapping[str, str] = {
     "version": "method_version",
     "kit": "kit",
     "allowed": "allowed",
     "used": "labels used",
     "tried": "tried",
-    "published": "published",
+    "published": "published picks",
     "trained": "trained",
     "steps": "steps",
     "images": "images billed",
@@ -168,30 +99,40 @@ _LINE_COLUMNS: Mapping[str, str] = {
 }
 
 
-def _line(key: Place, values: Mapping[str, Counter[Any]]) -> dict[str, str]:
-    """The line of a group of cells. values: how many cells have each value of a column."""
+def _methods(data: pd.DataFrame) -> list[dict[str, str]]:
+    """What each method was allowed and did: a line per label, policy, prompts and protocol."""
+    cells = count(data, *_GROUP)
+    lines: defaultdict[tuple[Any, ...], dict[str, Counter[Any]]] = defaultdict(dict)
+    for name, column in _COUNTED.items():
+        for (*key, value), number in count(data, *_GROUP, column).items():
+            lines[tuple(key)].setdefault(name, Counter())[value] += number
+    return [_line(key, cells[key], lines[key]) for key in sorted(cells)]
+
+
+def _line(key: tuple[Any, ...], cells: int, counts: Mapping[str, Counter[Any]]) -> dict[str, str]:
+    """The line of a group of cells. counts: how many cells have each value of a column."""
     method, val, prompts, protocol = map(str, key)
-
-    def over(name: str) -> str:
-        return spread([value for value in values[name] if isinstance(value, int)])
-
+    over = {
+        name: spread(value for value in counts[name] if isinstance(value, int))
+        for name in ("allowed", "used", "tried", "trained", "steps", "images")
+    }
     return {
         "method": method,
-        "version": some(sorted(set(values["version"]))),
-        "kit": some(sorted(set(filter(None, values["kit"])))),
-        "cells": f"{values['cells'].total():,}",
+        "version": some(sorted(set(counts["version"]))),
+        "kit": some(sorted(set(filter(None, counts["kit"])))),
+        "cells": f"{cells:,}",
         "val": val,
-        "allowed": over("allowed"),
-        "used": over("used"),
-        "tried": over("tried"),
+        "allowed": over["allowed"],
+        "used": over["used"],
+        "tried": over["tried"],
         "prompts": prompts,
         "protocol": protocol,
-        "published": some(sorted({_PUBLISHED[one] for one in values["published"] if one})),
-        "trained": over("trained"),
-        "steps": over("steps"),
-        "images billed": over("images"),
-        "incidents": str(values["incidents"][True]),
-        "failed": str(values["status"]["failed"]),
+        "published": some(sorted({_PUBLISHED[word] for word in counts["published"] if word})),
+        "trained": over["trained"],
+        "steps": over["steps"],
+        "images billed": over["images"],
+        "incidents": str(sum(n for text, n in counts["incidents"].items() if decode(text))),
+        "failed": str(counts["status"]["failed"]),
     }
 
 
@@ -274,18 +215,18 @@ def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _cells(audit: Audit) -> list[dict[str, Any]]:
     """One line per cell with all its facts and the kinds of findings about it."""
-    found: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for finding in audit.findings:
         for key in finding.cells:
-            found.setdefault(key, []).append(finding.kind)
+            kinds.setdefault(key, []).append(finding.kind)
     lines = [
-        {**cell, "findings": list(dict.fromkeys(found.get(cell["key"], ())))}
+        {**cell, "findings": list(dict.fromkeys(kinds.get(cell["key"], ())))}
         for cell in map(facts, audit.records)
     ]
-    return [{name: _named(value) for name, value in line.items()} for line in lines]
+    return [{name: _join_mapping(value) for name, value in line.items()} for line in lines]
 
 
-def _named(value: Any) -> Any:
+def _join_mapping(value: Any) -> Any:
     """Convert a mapping to a sorted list of `name=value`; return anything else unchanged."""
     if isinstance(value, Mapping):
         return [f"{name}={item}" for name, item in sorted(value.items())]

@@ -6,22 +6,24 @@ project has written: it runs with the user's rights, in the process that counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from operator import eq
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.audit.facts import HAZARD as LABELS
-from fewshot_bench.analysis.audit.facts import HELD, labels_text
 from fewshot_bench.analysis.audit.findings import (
     Answer,
     Finding,
     cells_of,
     labels_of,
+    select,
     some,
     spread,
 )
-from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.analysis.audit.stated import HELD
+from fewshot_bench.analysis.frame import distinct
 from fewshot_bench.api.record import NOT_OBSERVED, SEPARATE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Number: (name, the text that holds unless a finding replaces it).
 HAZARDS = {
@@ -50,72 +52,96 @@ HAZARDS = {
     14: ("versions of data sets", "no data set in two revisions"),
     15: ("tuning breadth", "configurations compared within a cell are counted: {tried}"),
 }
-
-
-TRAINED = 11
 _OF_CODE = (1, 7, 8, 9, 10, 11, 15)
-# Those that the conformance kit checks too.
-_OF_KIT = (LABELS, TRAINED)
+# Hazards, what records do not show of them, the columns that tell, and a test of these.
+_UNKNOWN: Sequence[tuple[tuple[int, ...], str, tuple[str, ...], Callable[..., object]]] = (
+    (
+        _OF_CODE,
+        "third-party code runs with the user's rights: {labels}",
+        ("done", "own code"),
+        lambda done, own: done and not own,
+    ),
+    (
+        (1, 11),
+        "the conformance kit never checked the code of {labels}",
+        ("done", "kit"),
+        lambda done, kit: done and not kit,
+    ),
+    (
+        (1,),
+        "test labels may have been in the process: {cells}",
+        ("done", HELD),
+        lambda done, held: done and held != SEPARATE,
+    ),
+    (
+        (11,),
+        "gradients that no torch optimizer used: {labels}",
+        ("footprint.trained_source",),
+        lambda source: source == NOT_OBSERVED,
+    ),
+)
 
 
-def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer, ...]:
-    """The answer for every hazard, in order. columns: those built by `audit.audit`."""
-    values = _text_values(columns)
-    found = []
-    for number_, (name, text) in HAZARDS.items():
-        mine = [finding for finding in findings if finding.hazard == number_]
+def answer_hazards(data: pd.DataFrame, findings: Sequence[Finding]) -> tuple[Answer, ...]:
+    """The answer for every hazard, in order. data: of `load_stated`."""
+    words = _words(data)
+    reasons = list(_reasons(data))
+    answers = []
+    for number, (name, text) in HAZARDS.items():
+        mine = [finding for finding in findings if finding.hazard == number]
         grave = [finding.text for finding in mine if finding.level == "finding"]
-        observed = "; ".join([text.format(**values), *(finding.text for finding in mine)])
-        unknown = "; ".join(_unknown(columns, number_))
+        observed = "; ".join([text.format(**words), *(finding.text for finding in mine)])
+        unknown = "; ".join(reason for numbers, reason in reasons if number in numbers)
         if grave:
-            found.append(Answer(number_, name, "; ".join(grave), "open"))
+            answers.append(Answer(number, name, "; ".join(grave), "open"))
         elif unknown:
             text = f"not shown: {unknown}. Observed: {observed}"
-            found.append(Answer(number_, name, text, "not shown"))
+            answers.append(Answer(number, name, text, "not shown"))
         else:
-            found.append(Answer(number_, name, observed, "ok"))
-    return tuple(found)
+            answers.append(Answer(number, name, observed, "ok"))
+    return tuple(answers)
 
 
-def _unknown(columns: RecordColumns, hazard: int) -> Iterator[str]:
-    """The reasons why finished records do not show the answer to a hazard."""
-    if hazard in _OF_CODE:
-        foreign = columns.having(lambda done, own: done and not own, "done", "own code")
-        if foreign:
-            yield f"third-party code runs with the user's rights: {labels_of(foreign)}"
-    if hazard in _OF_KIT:
-        bare = columns.having(lambda done, kit: done and not kit, "done", "kit")
-        if bare:
-            yield f"the conformance kit never checked the code of {labels_of(bare)}"
-    if hazard == LABELS:
-        mixed = columns.having(lambda done, held: done and held != SEPARATE, "done", HELD)
-        if mixed:
-            yield f"test labels may have been in the process: {cells_of(mixed)}"
-    if hazard == TRAINED:
-        unseen = columns.having(partial(eq, NOT_OBSERVED), "footprint.trained_source")
-        if unseen:
-            yield f"gradients that no torch optimizer used: {labels_of(unseen)}"
+def _reasons(data: pd.DataFrame) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The reasons why finished records do not show the answer to some hazards."""
+    for numbers, text, columns, test in _UNKNOWN:
+        part = select(data, test, *columns)
+        if len(part):
+            yield numbers, text.format(labels=labels_of(part), cells=cells_of(part))
 
 
-def _text_values(columns: RecordColumns) -> dict[str, str]:
-    """Values for the placeholders in `HAZARDS`; braces in a value are not interpreted again."""
+def _labels_text(data: pd.DataFrame) -> str:
+    """Sentence on how many cells ran fit and logits in a process without test labels."""
+    done = select(data, bool, "done")
+    apart = len(select(data, lambda is_done, held: is_done and held == SEPARATE, "done", HELD))
+    if not len(done):
+        return "no result"
+    if not apart:
+        return (
+            f"whether the process of fit and logits held test labels is not told: {cells_of(done)}"
+        )
+    said = "no test labels in the process of fit and logits: "
+    if apart == len(done):
+        return f"{said}{cells_of(done)}"
+    return f"{said}{apart} of {cells_of(done)}; the others do not say"
+
+
+def _words(data: pd.DataFrame) -> dict[str, str]:
+    """Words for the placeholders in `HAZARDS`; braces in a value are not interpreted again."""
     # Cells without shots are not repeated over seeds.
-    rows = columns.rows(("split_seed", "train_seed", "shots")).values
+    rows = distinct(data, "split_seed", "train_seed", "shots")
     seeds = {(split_seed, train_seed) for split_seed, train_seed, shots in rows if shots}
-    steps, images, trained, tried = (
-        spread(columns[name].values) or "unknown"
-        for name in ("steps", "images billed", "trained", "tried")
-    )
+    numbers = {"steps": "steps", "images": "images billed", "trained": "trained", "tried": "tried"}
     return {
-        "labels": labels_text(columns),
-        "val": some(sorted(columns["val"].values)),
-        "prompts": some(sorted(columns["prompts"].values)),
-        "protocol": some(sorted(columns["protocol"].values)),
-        "precision": some(sorted(columns["precision"].values)),
+        "labels": _labels_text(data),
+        **{
+            name: some(sorted(value for (value,) in distinct(data, name)))
+            for name in ("val", "prompts", "protocol", "precision")
+        },
+        **{
+            name: spread(value for (value,) in distinct(data, column)) or "unknown"
+            for name, column in numbers.items()
+        },
         "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
-        "steps": steps,
-        "images": images,
-        "trained": trained,
-        "records": f"{len(columns.records):,}",
-        "tried": tried,
+        "records": f"{len(data):,}",
     }

@@ -26,7 +26,7 @@ HAZARD_OF = {
 }
 
 
-def by_hazard(rules: Iterable[str]) -> list[tuple[int, list[str]]]:
+def group_by_hazard(rules: Iterable[str]) -> list[tuple[int, list[str]]]:
     """Rules by the hazard that they concern, 0 for none."""
     filed: defaultdict[int, list[str]] = defaultdict(list)
     for rule in rules:

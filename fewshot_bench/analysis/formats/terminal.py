@@ -18,7 +18,7 @@ from fewshot_bench.analysis.formats.document import (
     Section,
 )
 from fewshot_bench.analysis.formats.style import shade_colors
-from fewshot_bench.analysis.signature import broken
+from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _print_document(console: Console, shown: Document) -> None:
             console.print()
         _print_section(console, section)
     _print_closing(console, shown.notes, shown.commands)
-    for line in broken(printable(shown.signature), console.width):
+    for line in break_line(printable(shown.signature), console.width):
         console.print(_text(line, "dim"))
 
 

@@ -3,20 +3,18 @@
 from fewshot_bench.analysis.signature.commands import commands, commands_of, problems
 from fewshot_bench.analysis.signature.line import parse, write
 from fewshot_bench.analysis.signature.of_records import (
-    broken,
+    break_line,
     signature_of,
     splits_digest,
-    under_table,
 )
 
 __all__ = [
-    "broken",
+    "break_line",
     "commands",
     "commands_of",
     "parse",
     "problems",
     "signature_of",
     "splits_digest",
-    "under_table",
     "write",
 ]

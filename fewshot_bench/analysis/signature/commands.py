@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.analysis.signature.line import SHARED
-from fewshot_bench.analysis.signature.model import (
+from fewshot_bench.analysis.signature.of_records import matrices
+from fewshot_bench.analysis.signature.parsed import (
     Choice,
     Matrix,
     Named,
@@ -19,7 +20,6 @@ from fewshot_bench.analysis.signature.model import (
     shots_text,
     trains_by_split,
 )
-from fewshot_bench.analysis.signature.of_records import matrices
 from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 
@@ -40,10 +40,10 @@ def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], l
     refused: dict[str, None] = {}
     usable = []
     for spec in specs:
-        found = [text for matrix in matrices([spec]) for text in _inexpressible(matrix)]
-        found += [f"no command can ask for {spec.shots} shots"] if spec.shots < 1 else []
-        refused |= dict.fromkeys(found)
-        usable += [] if found else [spec]
+        reasons = [text for matrix in matrices([spec]) for text in _inexpressible(matrix)]
+        reasons += [f"no command can ask for {spec.shots} shots"] if spec.shots < 1 else []
+        refused |= dict.fromkeys(reasons)
+        usable += [] if reasons else [spec]
     made = matrices(usable)
     texts = [text for matrix in made for text in _remarks(matrix)]
     return _lines(made, store), [*refused, *dict.fromkeys(texts)]
@@ -55,14 +55,14 @@ def _lines(made: Iterable[Matrix], store: str) -> list[str]:
 
 def problems(signature: Signature) -> list[str]:
     """Problems of a line and its commands, one sentence each."""
-    found = [text for matrix in signature.matrices for text in _problems(matrix)]
-    return list(dict.fromkeys(found))
+    texts = [text for matrix in signature.matrices for text in _problems(matrix)]
+    return list(dict.fromkeys(texts))
 
 
 def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
     for choices in _each_method_once(matrix.methods):
         for seeds in _seed_options(matrix.seeds):
-            for asked in _asked(matrix):
+            for asked in _options_of_evaluations(matrix):
                 for datasets in _own_names(matrix):
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
@@ -104,7 +104,7 @@ def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
             yield ["--seeds", numbers(seeds), "--split-seed", str(split)]
 
 
-def _asked(matrix: Matrix) -> Iterator[list[str]]:
+def _options_of_evaluations(matrix: Matrix) -> Iterator[list[str]]:
     """Options for targets and classes, per command: base and new classes need fits of their own."""
     parts = list(matrix.classes)
     if matrix.targets:
@@ -117,7 +117,7 @@ def _asked(matrix: Matrix) -> Iterator[list[str]]:
 
 def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
     """Data sets per command: a run accepts own class names for only one data set."""
-    return [[one] for one in matrix.datasets] if matrix.classnames else [matrix.datasets]
+    return [[dataset] for dataset in matrix.datasets] if matrix.classnames else [matrix.datasets]
 
 
 def _names(values: Sequence[Named]) -> str:
@@ -134,9 +134,9 @@ def _problems(matrix: Matrix) -> Iterator[str]:
     versions: dict[str, set[str]] = {}
     for choice in matrix.methods:
         versions.setdefault(choice.method, set()).add(choice.version)
-    for method, known in versions.items():
-        if len(known) > 1:
-            yield f"{method} of versions {', '.join(sorted(known))}: a command runs the one here"
+    for method, several in versions.items():
+        if len(several) > 1:
+            yield f"{method} of versions {', '.join(sorted(several))}: a command runs the one here"
 
 
 def _remarks(matrix: Matrix) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _inexpressible(matrix: Matrix) -> Iterator[str]:
     for name in dict.fromkeys(choice.method for choice in matrix.methods):
         if name != name.strip() or "=" in name or not name.isprintable():
             yield f"no command can express the name {name!r}"
-    for name in dict.fromkeys(one.name for one in (*matrix.datasets, *matrix.targets)):
+    for name in dict.fromkeys(named.name for named in (*matrix.datasets, *matrix.targets)):
         if not name.isprintable():
             yield f"no command can express the name {name!r}"
     prompts = matrix.part("prompts")

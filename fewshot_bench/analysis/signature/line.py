@@ -7,12 +7,13 @@ fields automatically.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from fewshot_bench.analysis.signature.model import (
+from fewshot_bench.analysis.signature.parsed import (
     FORMAT,
     PREFIX,
     UNSIGNED,
@@ -61,24 +62,24 @@ def revision_digest(revision: str) -> str:
 
 def weights_digest(spec: RunSpec) -> str:
     """Digest of the backbone's weights: their first digits if hexadecimal, else a hash."""
-    known = spec.weights[:DIGITS]
-    return known if set(known) <= set("0123456789abcdef") else short(spec.weights)
+    start = spec.weights[:DIGITS]
+    return start if set(start) <= set("0123456789abcdef") else short(spec.weights)
 
 
-def names_digest(spec: RunSpec) -> str:
-    """Digest of the user's own class names; empty without any."""
-    names = spec.data.get("classnames")
-    return "" if names is None else short(canonical_json(names))
+def json_digest(value: Any) -> str:
+    """Digest of the user's own class names, or of skipped damaged images; empty for None."""
+    return "" if value is None else short(canonical_json(value))
 
 
-def skipped_digest(spec: RunSpec) -> str:
-    """Digest of the skipped damaged images; empty without any."""
-    skipped = spec.data.get(SKIPPED)
-    return short(canonical_json(skipped)) if skipped else ""
+class Notation(NamedTuple):
+    """How values are written in a line; `read` raises ValueError with what it expects."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
 
 
 class Field(NamedTuple):
-    """The notation of a part of a matrix.
+    """A part of a matrix in a line.
 
     name: in the line. part: name in `Matrix`. of: the fields of `RunSpec` that it covers. take:
     reads the part from a specification, words: options for `fsbench run`; only for parts that are
@@ -87,8 +88,7 @@ class Field(NamedTuple):
 
     name: str
     part: str
-    write: Callable[[Any], str]
-    read: Callable[[str], Any]
+    notation: Notation
     of: tuple[str, ...] = ()
     take: Callable[[RunSpec], Any] | None = None
     words: Callable[[Any], list[str]] = lambda _: []
@@ -104,9 +104,8 @@ def unescape(text: str) -> str:
     return unquote(text, errors="surrogatepass")
 
 
-def _named(value: Named) -> str:
-    digest = f"#{value.digest}" if value.digest else ""
-    return escape(value.name, "/:@") + digest
+def _write_named(value: Named) -> str:
+    return escape(value.name, "/:@") + (f"#{value.digest}" if value.digest else "")
 
 
 def _read_named(text: str) -> Named:
@@ -116,7 +115,7 @@ def _read_named(text: str) -> Named:
     return Named(unescape(name), digest)
 
 
-def _choice(value: Choice) -> str:
+def _write_choice(value: Choice) -> str:
     version = f"@{escape(value.version)}" if value.version else ""
     inner = ";".join(
         f"{escape(name)}={'/'.join(map(escape, values))}" for name, values in value.options
@@ -140,102 +139,70 @@ def _read_choice(text: str) -> Choice:
     return Choice(unescape(method), unescape(version or ""), tuple(options))
 
 
-def _list(write: Callable[[Any], str]) -> Callable[[Any], str]:
-    return lambda values: ",".join(map(write, values))
+def _several(notation: Notation) -> Notation:
+    """Values joined by commas, each once."""
+    return Notation(
+        lambda values: ",".join(map(notation.write, values)),
+        lambda text: distinct([notation.read(part) for part in text.split(",")] if text else []),
+    )
 
 
-def _read_list(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: distinct([read(part) for part in text.split(",")] if text else [])
+def _word(*allowed: str) -> Notation:
+    """One of some words."""
 
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in allowed:
             raise ValueError(f"one of {', '.join(allowed)}")
         return text
 
-    return read
+    return Notation(str, read)
 
 
-def _read_number(text: str) -> int | None:
-    return None if text == "none" else read_number(text)
-
-
-def _has(text: str) -> tuple[int, int] | None:
+def _read_has(text: str) -> tuple[int, int] | None:
     if text == "all":
         return None
     some, _, total = text.partition("/")
     return read_number(some), read_number(total)
 
 
-def _share(text: str) -> str:
+def _read_share(text: str) -> str:
     if text and not 0 < float(text) < 1:
         raise ValueError("a share above 0 and below 1")
     return text
 
 
-def _digest(text: str) -> str:
+def _read_digest(text: str) -> str:
     if not _DIGEST.fullmatch(text):
         raise ValueError("hexadecimal digits")
     return text
 
 
-def _written_has(value: tuple[int, int] | None) -> str:
-    return "all" if value is None else f"{value[0]}/{value[1]}"
-
-
-def _written_number(value: int | None) -> str:
-    return "none" if value is None else str(value)
-
-
-def _option(name: str) -> Callable[[Any], list[str]]:
-    """Function from a value to the option with it; no words for an empty value or None."""
-    return lambda value: [] if value in ("", None) else [name, str(value)]
-
-
-def _backbone(spec: RunSpec) -> Named:
-    return Named(spec.backbone, weights_digest(spec))
-
-
-def _holdout(spec: RunSpec) -> str:
-    share = spec.data.get("holdout")
-    return "" if share is None else str(share)
-
-
-def _templates(spec: RunSpec) -> tuple[str, ...]:
-    return tuple(spec.data.get("templates") or ())
-
-
-def _template_words(templates: Sequence[str]) -> list[str]:
-    return [word for template in templates for word in ("--templates", template)]
-
-
-def _names_words(digest: str) -> list[str]:
-    """Option with the placeholder FILE: the names themselves are too long for a command."""
-    return ["--classnames", "FILE"] if digest else []
+_TEXT = Notation(escape, unescape)
+_NAME = Notation(_write_named, _read_named)
+_DIGITS_ONLY = Notation(str, _read_digest)
+_NUMBER = Notation(
+    lambda value: "none" if value is None else str(value),
+    lambda text: None if text == "none" else read_number(text),
+)
 
 
 def _condition(about: Condition) -> Field:
     """The field of a condition, named alike in `Matrix`, `RunSpec` and `fsbench run`."""
-    number, flag = about.kind is int, about.kind is bool
-    write, read = (_written_number, _read_number) if number else (escape, _reader(about))
-    if flag:
-        write, read = about.text, lambda text: _one_of(*YES_NO)(text) == YES_NO[0]
+    if about.kind is bool:
+        notation = Notation(about.text, lambda text: _word(*YES_NO).read(text) == YES_NO[0])
+    else:
+        notation = _NUMBER if about.kind is int else Notation(escape, partial(_read_word, about))
     # Imported picks are determined by the store.
     of = (about.name, "picks") if about.name == "protocol" else (about.name,)
     take = attrgetter(about.name)
-    return Field(about.short, about.name, write, read, of, take, about.words_of_command)
+    return Field(about.short, about.name, notation, of, take, about.words_of_command)
 
 
-def _reader(about: Condition) -> Callable[[str], str]:
-    """The reader of a text value; it accepts samplers and policies registered at call time."""
-
-    def read(text: str) -> str:
-        drawn = {"protocol": (*SAMPLERS, IMPORTED, KEPT_MODEL), "val": tuple(VALIDATION)}
-        words = drawn.get(about.name, about.words)
-        return _one_of(*words)(text) if words else unescape(text)
-
-    return read
+def _read_word(about: Condition, text: str) -> str:
+    """A text value; samplers and policies that are registered by now are accepted."""
+    drawn = {"protocol": (*SAMPLERS, IMPORTED, KEPT_MODEL), "val": tuple(VALIDATION)}
+    words = drawn.get(about.name, about.words)
+    return str(_word(*words).read(text)) if words else unescape(text)
 
 
 # Every field of `RunSpec` is in `of` of one of these (tests/test_architecture.py); a condition
@@ -244,71 +211,72 @@ FIELDS = (
     Field(
         "m",
         "methods",
-        _list(_choice),
-        _read_list(_read_choice),
+        _several(Notation(_write_choice, _read_choice)),
         ("method", "method_version", "options", "overrides"),
     ),
     Field(
         "b",
         "backbone",
-        _named,
-        _read_named,
+        _NAME,
         ("backbone", "weights"),
-        _backbone,
+        lambda spec: Named(spec.backbone, weights_digest(spec)),
         lambda backbone: ["--backbone", backbone.name],
     ),
-    Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
-    Field("k", "shots", shots_text, read_shots, ("shots",)),
-    Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
+    Field("d", "datasets", _several(_NAME), ("dataset", "revision")),
+    Field("k", "shots", Notation(shots_text, read_shots), ("shots",)),
+    Field("s", "seeds", Notation(pairs_text, read_pairs), ("split_seed", "train_seed")),
     *(_condition(about) for about in CONDITIONS.values() if about.short),
-    Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
-    Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
-    Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),
+    Field("c", "classes", _several(_word(*CLASSES)), ("classes",)),
+    Field("to", "targets", _several(_NAME), ("target", "target_revision")),
+    Field(
+        "hold",
+        "holdout",
+        Notation(str, _read_share),
+        ("data",),
+        lambda spec: str(spec.data.get("holdout") or ""),
+        lambda share: ["--holdout", share] if share else [],
+    ),
     Field(
         "own",
         "templates",
-        _list(lambda t: escape(t, "{}")),
-        _read_list(unescape),
+        _several(Notation(lambda text: escape(text, "{}"), unescape)),
         ("data",),
-        _templates,
-        _template_words,
+        lambda spec: tuple(spec.data.get("templates") or ()),
+        lambda templates: [word for text in templates for word in ("--templates", text)],
     ),
-    Field("names", "classnames", str, _digest, ("data",), names_digest, _names_words),
+    # The names themselves are too long for a command.
+    Field(
+        "names",
+        "classnames",
+        _DIGITS_ONLY,
+        ("data",),
+        lambda spec: json_digest(spec.data.get("classnames")),
+        lambda digest: ["--classnames", "FILE"] if digest else [],
+    ),
     Field(
         "skip",
         "skipped",
-        str,
-        _digest,
+        _DIGITS_ONLY,
         ("data",),
-        skipped_digest,
+        lambda spec: json_digest(spec.data.get(SKIPPED) or None),
         lambda digest: ["--skip-damaged"] if digest else [],
     ),
-    Field("x", "splits", str, _digest),
-    Field("has", "has", _written_has, _has),
+    Field("x", "splits", _DIGITS_ONLY),
+    Field(
+        "has",
+        "has",
+        Notation(lambda value: "all" if value is None else f"{value[0]}/{value[1]}", _read_has),
+    ),
 )
 # Parts that are equal in all cells of a matrix.
 SHARED = tuple((field.part, field.take, field.words) for field in FIELDS if field.take)
 REQUIRED = ("m", "b", "d", "k", "s")
 
 
-def read_field(field: Field, text: str) -> Any:
-    """The value of a field; UsageError names the expected form."""
-    try:
-        value = field.read(text)
-    except ValueError as error:
-        raise UsageError(
-            f"signature: field '{field.name}:{text:.80}': expected {error} (docs/audit.md)"
-        ) from None
-    if field.name in REQUIRED and not value:
-        raise UsageError(f"signature: field '{field.name}' is empty (docs/audit.md)")
-    return value
-
-
 LONGEST_LINE = 1_000_000
 _START = f"{PREFIX}:{FORMAT}"
 _BY_NAME = {field.name: field for field in FIELDS}
-_DEFAULTS = {field.name: default_of(field.part) for field in FIELDS}
-_SIGNED = {about.short for about in CONDITIONS.values() if about.signed}
+_ALWAYS = {*REQUIRED, *(about.short for about in CONDITIONS.values() if about.signed)}
 
 
 def write(signature: Signature) -> str:
@@ -327,13 +295,12 @@ def write(signature: Signature) -> str:
 
 def _texts(matrix: Matrix) -> dict[str, str]:
     """Fields as text; omits those at their default that need not always be written."""
-    found = {}
-    for field in FIELDS:
-        value = matrix.part(field.part)
-        usual = field.name in _SIGNED or field.name in REQUIRED
-        if usual or value != _DEFAULTS[field.name]:
-            found[field.name] = field.write(value)
-    return found
+    values = {field: matrix.part(field.part) for field in FIELDS}
+    return {
+        field.name: field.notation.write(value)
+        for field, value in values.items()
+        if field.name in _ALWAYS or value != default_of(field.part)
+    }
 
 
 def parse(text: str) -> Signature:
@@ -351,29 +318,33 @@ def parse(text: str) -> Signature:
             f"'{start:.40}' begins no signature: expected {_START}|m:METHOD|... "
             "(a larger number is written by a newer fewshot_bench)"
         )
-    shared = _fields(head)
-    own = [_fields(block) for block in blocks] or [{}]
-    return Signature(tuple(_matrix(shared, values) for values in own))
+    shared = _read_fields(head, {})
+    return Signature(tuple(_matrix(_read_fields(block, shared)) for block in blocks or [""]))
 
 
-def _fields(block: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _read_fields(block: str, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a block's fields by name, and those that all blocks share."""
+    values = dict(shared)
     for part in filter(None, block.split("|")):
         name, colon, text = part.partition(":")
         if name not in _BY_NAME or not colon:
-            known = ", ".join(_BY_NAME)
-            raise UsageError(f"signature: unknown field '{part:.40}': expected one of {known}")
-        if name in found:
-            raise UsageError(f"signature: field '{name}' stands twice in one part")
-        found[name] = read_field(_BY_NAME[name], text)
-    return found
+            names = ", ".join(_BY_NAME)
+            raise UsageError(f"signature: unknown field '{part:.40}': expected one of {names}")
+        if name in values:
+            what = "for all parts and for one of them" if name in shared else "twice in one part"
+            raise UsageError(f"signature: field '{name}' stands {what}")
+        try:
+            values[name] = _BY_NAME[name].notation.read(text)
+        except ValueError as error:
+            raise UsageError(
+                f"signature: field '{name}:{text:.80}': expected {error} (docs/audit.md)"
+            ) from None
+        if name in REQUIRED and not values[name]:
+            raise UsageError(f"signature: field '{name}' is empty (docs/audit.md)")
+    return values
 
 
-def _matrix(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Matrix:
-    values = {**shared, **own}
-    twice = [name for name in own if name in shared]
-    if twice:
-        raise UsageError(f"signature: field '{twice[0]}' stands for all parts and for one of them")
+def _matrix(values: Mapping[str, Any]) -> Matrix:
     missing = [name for name in REQUIRED if name not in values]
     if missing:
         raise UsageError(f"signature: field '{missing[0]}' is missing (docs/audit.md)")

@@ -14,9 +14,8 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature.line import FIELDS, SHARED, revision_digest, short, write
-from fewshot_bench.analysis.signature.model import UNSIGNED, Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.parsed import UNSIGNED, Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, RunSpec
 
@@ -36,7 +35,7 @@ def boxes(points: Collection[Point]) -> list[Box]:
     if math.prod(map(len, whole)) == len(set(points)):
         return [whole]
     single: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
-    return min((_joined(single, order) for order in _orders(len(whole))), key=len)
+    return min((_merge(single, order) for order in _orders(len(whole))), key=len)
 
 
 def _orders(count: int) -> list[list[int]]:
@@ -46,14 +45,14 @@ def _orders(count: int) -> list[list[int]]:
     return orders + [order[::-1] for order in orders]
 
 
-def _joined(found: list[Box], order: Sequence[int]) -> list[Box]:
+def _merge(parts: list[Box], order: Sequence[int]) -> list[Box]:
     for axis in order:
         groups: dict[Box, frozenset[Any]] = {}
-        for box in found:
+        for box in parts:
             others = box[:axis] + box[axis + 1 :]
             groups[others] = groups.get(others, frozenset()) | box[axis]
-        found = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
-    return found
+        parts = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
+    return parts
 
 
 def hull(points: Collection[Point]) -> Box:
@@ -79,42 +78,46 @@ _Data = tuple[str, str, bool]
 _Fit = tuple[int, int, frozenset[Any], int, Pair]
 
 
-def signature_of(records: Sequence[Record], columns: RecordColumns | None = None) -> str:
+def signature_of(records: Sequence[Record]) -> str:
     """The signature line below a table of these records; empty without records.
 
     It encodes their cells, whatever the status, and conditions, so that `parse` and `commands`
     yield the commands that compute them; `has` counts those that did not fail. Digests are the
     first six hexadecimal digits: of a data set's revision (SHA-256 of its text), of the backbone's
-    weights, and of all splits (`splits_digest`). columns: of the records, if already built.
+    weights, and of all splits (`splits_digest`).
     """
     if not records:
         return ""
-    columns = columns or RecordColumns(records, {})
-    splits = splits_digest(columns)
-    named = all(columns["weights"].values)
-    specs = [record.spec for record in records] if named else list(map(_loaded, records))
+    splits = splits_digest(records)
+    is_named = all(record.spec.weights for record in records)
+    specs = [record.spec for record in records] if is_named else _with_weights(records)
     failed = {id(spec) for spec, r in zip(specs, records, strict=True) if r.status == "failed"}
-    found = (matrix for group in _by_conditions(specs) for matrix in _few(group, failed, splits))
-    return write(Signature(tuple(found)))
+    groups = _by_conditions(specs)
+    return write(Signature(tuple(m for group in groups for m in _few(group, failed, splits))))
 
 
-def splits_digest(columns: RecordColumns) -> str:
+def splits_digest(records: Sequence[Record]) -> str:
     """The first digits of the SHA-256 over the lines `evaluated shots split-seed digest`.
 
     Equal for two tables exactly when they are over the same images; empty where no split is known.
     """
-    rows = columns.rows(("evaluated", "shots", "split_seed", "split.digest")).values
-    lines = {"\t".join(map(str, row)) for row in rows if row[-1]}
+    digests = Record.entries(records, "split", "digest")
+    specs = (record.spec for record in records)
+    lines = {
+        f"{spec.evaluated}\t{spec.shots}\t{spec.split_seed}\t{digest}"
+        for spec, (digest,) in zip(specs, digests, strict=True)
+        if digest
+    }
     return short("\n".join(sorted(lines))) if lines else ""
 
 
 def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
     """Products that together contain exactly these cells, each once."""
-    found = []
+    products = []
     for members in _by_conditions(specs):
         fits = _Fits()
-        found += [_matrix(members[0], whole) for whole, _ in fits.boxes(fits.of(members))]
-    return found
+        products += [_matrix(members[0], whole) for whole, _ in fits.boxes(fits.of(members))]
+    return products
 
 
 def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
@@ -127,12 +130,15 @@ def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     return [groups[key] for key in sorted(groups, key=repr)]
 
 
-def _loaded(record: Record) -> RunSpec:
-    """The specification, with the digest of the loaded weights if it names none."""
-    if record.spec.weights:
-        return record.spec
-    loaded = str(record.entry("environment", "weights_digest") or "")
-    return dataclasses.replace(record.spec, weights=loaded) if loaded else record.spec
+def _with_weights(records: Sequence[Record]) -> list[RunSpec]:
+    """The specifications; those that name no weights with the digest of the loaded ones."""
+    digests = Record.entries(records, "environment", "weights_digest")
+    return [
+        dataclasses.replace(record.spec, weights=str(digest))
+        if digest and not record.spec.weights
+        else record.spec
+        for record, (digest,) in zip(records, digests, strict=True)
+    ]
 
 
 def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list[Matrix]:
@@ -143,12 +149,12 @@ def _few(specs: Sequence[RunSpec], failed: Collection[int], splits: str) -> list
     fits = _Fits()
     points = fits.of(specs)
     lost = fits.of(spec for spec in specs if id(spec) in failed)
-    found = fits.boxes(points)
-    if len(found) > MOST_PARTS:
+    products = fits.boxes(points)
+    if len(products) > MOST_PARTS:
         whole = hull(points)
-        found = [(fits.read(whole), whole)]
+        products = [(fits.read(whole), whole)]
     made = []
-    for values, box in found:
+    for values, box in products:
         matrix = _matrix(specs[0], values)
         some = _cells(points, box) - _cells(lost, box)
         has = (some, matrix.count) if some < matrix.count else None
@@ -180,34 +186,34 @@ class _Fits:
         asked: defaultdict[tuple[int, int, int, int, int], set[Named | str]] = defaultdict(set)
         for spec in specs:
             data = spec.dataset, spec.revision, spec.classes != "all"
-            place = self._data.setdefault(data, len(self._data))
-            fit = self._variant(spec), place, spec.shots, spec.split_seed, spec.train_seed
+            number = self._data.setdefault(data, len(self._data))
+            fit = self._variant(spec), number, spec.shots, spec.split_seed, spec.train_seed
             asked[fit].add(_target(spec) if spec.target else spec.classes)
         return {
-            (variant, data, frozenset(found), shots, Pair(split, train))
-            for (variant, data, shots, split, train), found in asked.items()
+            (variant, data, frozenset(evaluations), shots, Pair(split, train))
+            for (variant, data, shots, split, train), evaluations in asked.items()
         }
 
     def _variant(self, spec: RunSpec) -> int:
         objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
         if objects not in self._known:
-            place = self._variants.setdefault(_variant(spec), len(self._variants))
+            number = self._variants.setdefault(_variant(spec), len(self._variants))
             # Keep the specification alive, so that the ids are not reused.
-            self._known[objects] = place, spec
+            self._known[objects] = number, spec
         return self._known[objects][0]
 
     def boxes(self, points: Collection[_Fit]) -> list[tuple[Box, Box]]:
         """Disjoint products of all points, each with its methods and data sets, and as numbers."""
-        found = [(self.read(box), box) for box in boxes(points)]
-        return sorted(found, key=lambda pair: _order(pair[0]))
+        products = [(self.read(box), box) for box in boxes(points)]
+        return sorted(products, key=lambda pair: _order(pair[0]))
 
     def read(self, box: Box) -> Box:
         """The product with the methods and data sets for their numbers."""
         variants, datasets, *others = box
-        known, data = list(self._variants), list(self._data)
-        named = (data[place] for place in datasets)
+        methods, data = list(self._variants), list(self._data)
+        named = (data[number] for number in datasets)
         return (
-            frozenset(map(known.__getitem__, variants)),
+            frozenset(map(methods.__getitem__, variants)),
             frozenset(Named(name, revision_digest(revision)) for name, revision, _ in named),
             *others,
         )
@@ -266,22 +272,22 @@ def _choices(variants: Collection[Any]) -> list[Choice]:
     groups: defaultdict[tuple[str, str], list[_Variant]] = defaultdict(list)
     for variant in variants:
         groups[variant[0], variant[1]].append(variant)
-    found: list[Choice] = []
+    choices: list[Choice] = []
     for (method, version), members in sorted(groups.items()):
         names = sorted({name for member in members for name, _ in member[2]})
         rows = [tuple(dict(member[3]).get(name) for name in names) for member in members]
         whole = not any(value is None for row in rows for value in row)
         if whole and len(set(rows)) == len(rows) and is_product(rows):
-            columns = [_sorted({str(row[i]) for row in rows}) for i in range(len(names))]
+            columns = [_sort_texts({str(row[i]) for row in rows}) for i in range(len(names))]
             options = tuple(zip(names, columns, strict=True))
-            found.append(Choice(method, version, options))
+            choices.append(Choice(method, version, options))
         else:
             single = sorted(member[2] for member in members)
-            found += [Choice(method, version, tuple((n, (v,)) for n, v in o)) for o in single]
-    return found
+            choices += [Choice(method, version, tuple((n, (v,)) for n, v in o)) for o in single]
+    return choices
 
 
-def _sorted(values: Iterable[str]) -> tuple[str, ...]:
+def _sort_texts(values: Iterable[str]) -> tuple[str, ...]:
     """Sort numbers by value, then text."""
 
     def key(text: str) -> tuple[bool, float, str]:
@@ -297,12 +303,7 @@ def _sorted(values: Iterable[str]) -> tuple[str, ...]:
 _PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
 
 
-def under_table(records: Sequence[Record], width: int = 0) -> list[str]:
-    """The signature in lines of at most `width` characters (0: one line); none without records."""
-    return broken(signature_of(records), width)
-
-
-def broken(line: str, width: int) -> list[str]:
+def break_line(line: str, width: int) -> list[str]:
     """Break a signature into lines of at most `width` characters (0: one line).
 
     Broken lines can be pasted as they are: `parse` ignores blanks and line breaks.

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import SETTINGS
-from fewshot_bench.analysis.signature import broken
+from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.sweep.panels import Panel, Sweep, estimates_of, position, scale_of
 from fewshot_bench.analysis.table.figure import metadata_of
 from fewshot_bench.api.metrics import PERCENT
@@ -62,7 +62,7 @@ def _foot(sweep: Sweep, inches: float) -> str:
     width, table = int(inches / _CHARACTER), sweep.table
     texts = [*sweep.notes, table.signature(table.seeds)]
     lines = [line for text in texts for line in wrap(text, width)]
-    return printable_lines("\n".join([*lines, *broken(table.signatures.get("", ""), width)]))
+    return printable_lines("\n".join([*lines, *break_line(table.signatures.get("", ""), width)]))
 
 
 def _size(sweep: Sweep) -> tuple[float, float]:

@@ -269,15 +269,15 @@ def _panels(
         # Those of any record of these members and shots.
         seeds = {s for cell in cells for s in cell.group.seeds if s not in cell.missing_seeds}
         if seeds:
-            found = {}
+            panel = {}
             for (i, line), (j, column) in itertools.product(enumerate(lines), enumerate(columns)):
                 values = (column, *line, *fixed)
                 named = dict(zip(names, values, strict=True))
                 options = {name: named[name] for name in (*names[2:], *names[1:2], names[0])}
-                found[i, j] = _combination(
+                panel[i, j] = _combination(
                     table, group, shots, rows.get(values), options, sorted(seeds)
                 )
-            yield Panel(group, shots, dict(zip(names[2:], fixed, strict=True)), found)
+            yield Panel(group, shots, dict(zip(names[2:], fixed, strict=True)), panel)
 
 
 def _combination(
@@ -401,10 +401,10 @@ def _numbers(value: Estimate | None) -> dict[str, Any]:
 def _meta(sweep: Sweep) -> dict[str, Any]:
     """Facts that hold for all rows."""
     names = [axis.name for axis in sweep.axes]
-    spec, known = sweep.table.rows[0].spec, registry()
+    spec, installed = sweep.table.rows[0].spec, registry()
     # A class that is in no package is not at hand.
-    is_there = spec.method in known.methods.entries
-    fields = hyperparameters(known.method_class(spec.method)) if is_there else ()
+    is_there = spec.method in installed.methods.entries
+    fields = hyperparameters(installed.method_class(spec.method)) if is_there else ()
     defaults = {field.name: field.default for field in fields}
     return {
         "method": sweep.title,

@@ -24,7 +24,7 @@ def evidence(table: Table) -> Iterator[Grid]:
             standings = [part for part in tests.standings if part.overall.shots == shots]
             if standings:
                 yield _standings(table, shots, standings)
-        yield from (_ranking(table, ranking) for ranking in tests.rankings)
+        yield from (_rank_grid(table, ranking) for ranking in tests.rankings)
         if tests.detectable:
             yield _detectable(table, tests)
     if table.variations:
@@ -63,7 +63,7 @@ def _standings(table: Table, shots: int, standings: Sequence[Standing]) -> Grid:
     return _grid(table, f"significance, {shots}-shot", caption, [*heads, "data sets"], lines)
 
 
-def _ranking(table: Table, ranking: Ranking) -> Grid:
+def _rank_grid(table: Table, ranking: Ranking) -> Grid:
     has_letters = len(ranking.cliques) <= len(_LETTERS)
     cliques: defaultdict[str, list[int]] = defaultdict(list)
     for number, clique in enumerate(ranking.cliques):

@@ -13,7 +13,7 @@ from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.frame import data_digest, drop_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sort_rows
-from fewshot_bench.analysis.table.significance import Detectable, Variation
+from fewshot_bench.analysis.table.significance import Detectable, Standing, Variation
 from fewshot_bench.analysis.table.table import Cell, Table, marks_of, marks_of_seeds
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import CONDITIONS
@@ -79,7 +79,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_ci95": _half(cell.delta),
         "delta_n": cell.delta.n if cell.delta else None,
         **_extremes("delta", cell.delta),
-        **_tested(table, cell),
+        **_test(table, cell),
         **{
             name: getattr(spec, name)
             for name, about in CONDITIONS.items()
@@ -89,42 +89,45 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _tested(table: Table, cell: Cell) -> dict[str, Any]:
+def _test(table: Table, cell: Cell) -> dict[str, Any]:
     """The paired test of a difference, over seeds and test images; data sets weigh equally."""
     contrast = table.contrast(cell)
-    found = contrast.result if contrast else None
+    if contrast is None:
+        names = ("difference", "low", "high", "p", "p_holm", "conditional", "seeds")
+        return {f"test_{name}": None for name in names}
+    result = contrast.result
     return {
-        "test_difference": _number(found.difference) if found else None,
-        "test_low": _number(found.low) if found and found.bounded else None,
-        "test_high": _number(found.high) if found and found.bounded else None,
-        "test_p": found.p if found else None,
-        "test_p_holm": contrast.adjusted if contrast else None,
-        "test_conditional": found.conditional if found else None,
-        "test_seeds": found.seeds if found else None,
+        "test_difference": _number(result.difference),
+        "test_low": _number(result.low) if result.bounded else None,
+        "test_high": _number(result.high) if result.bounded else None,
+        "test_p": result.p,
+        "test_p_holm": contrast.adjusted,
+        "test_conditional": result.conditional,
+        "test_seeds": result.seeds,
     }
 
 
 def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name in table.metrics:
         if name != "top1":
             value = cell.estimates.get(name)
-            found |= {name: _mean(value), f"{name}_ci95": _half(value)}
-            found[f"{name}_n"] = value.n if value else 0
-            found |= _extremes(name, value)
-    return found
+            columns |= {name: _mean(value), f"{name}_ci95": _half(value)}
+            columns[f"{name}_n"] = value.n if value else 0
+            columns |= _extremes(name, value)
+    return columns
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
     """Optional fields: scope unless all groups are plain data sets, digest of own data if used."""
     group = cell.group
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
-        found = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
+        columns = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
     if OWN_DATA in table.conditions:
         own = drop_skipped(cell.own_data)
-        found["own_data"] = data_digest(own) if own else ""
-    return found
+        columns["own_data"] = data_digest(own) if own else ""
+    return columns
 
 
 def meta(table: Table) -> dict[str, Any]:
@@ -157,38 +160,40 @@ def meta(table: Table) -> dict[str, Any]:
 
 def _evidence(table: Table) -> dict[str, Any]:
     """Results over cells: standings, ranks, detectable differences, variances."""
-    found = table.significance
+    tests = table.significance
     evidence: dict[str, Any] = {}
-    if found is not None:
-        evidence["standings"] = [
-            {
-                "method": one.overall.row,
-                "shots": one.overall.shots,
-                "difference": one.overall.result.difference,
-                "low": one.overall.result.low if one.overall.result.bounded else None,
-                "high": one.overall.result.high if one.overall.result.bounded else None,
-                "p": one.overall.result.p,
-                "p_holm": one.overall.adjusted,
-                "conditional": one.overall.result.conditional,
-                "wins": one.wins,
-                "ties": one.ties,
-                "losses": one.losses,
-                "wilcoxon_p": one.signed_rank,
-                "datasets": one.overall.result.datasets,
-                "left_out": [table.shown(label) for label in one.left_out],
-            }
-            for one in found.standings
-        ]
-        evidence["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
-        evidence["detectable"] = [_shown(table, one) for one in found.detectable]
+    if tests is not None:
+        evidence["standings"] = [_standing(table, standing) for standing in tests.standings]
+        evidence["rankings"] = [dataclasses.asdict(ranking) for ranking in tests.rankings]
+        evidence["detectable"] = [_fields(table, part) for part in tests.detectable]
     if table.variations:
-        evidence["variances"] = [_shown(table, one) for one in table.variations]
+        evidence["variances"] = [_fields(table, part) for part in table.variations]
     return evidence
 
 
-def _shown(table: Table, found: Detectable | Variation) -> dict[str, Any]:
+def _standing(table: Table, standing: Standing) -> dict[str, Any]:
+    result = standing.overall.result
+    return {
+        "method": standing.overall.row,
+        "shots": standing.overall.shots,
+        "difference": result.difference,
+        "low": result.low if result.bounded else None,
+        "high": result.high if result.bounded else None,
+        "p": result.p,
+        "p_holm": standing.overall.adjusted,
+        "conditional": result.conditional,
+        "wins": standing.wins,
+        "ties": standing.ties,
+        "losses": standing.losses,
+        "wilcoxon_p": standing.signed_rank,
+        "datasets": result.datasets,
+        "left_out": [table.shown(label) for label in standing.left_out],
+    }
+
+
+def _fields(table: Table, part: Detectable | Variation) -> dict[str, Any]:
     """The fields, with the name of the group as in the rows."""
-    return dataclasses.asdict(found) | {"group": table.shown(found.group)}
+    return dataclasses.asdict(part) | {"group": table.shown(part.group)}
 
 
 def _unit(metric: Metric) -> str:

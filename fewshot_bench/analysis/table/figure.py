@@ -51,22 +51,22 @@ def figure(table: Table) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    found = panels(table)
-    across = min(_ACROSS, len(found))
-    down = math.ceil(len(found) / across)
+    groups = panels(table)
+    across = min(_ACROSS, len(groups))
+    down = math.ceil(len(groups) / across)
     below = math.ceil(len(table.rows) / min(_ENTRIES, across * 2))
     size = (across * _WIDTH, down * _HEIGHT + below * _LEGEND + 0.2)
     with matplotlib.rc_context(SETTINGS):
         drawn = Figure(figsize=size, layout="constrained")
         grid: Any = drawn.subplots(down, across, squeeze=False)
-        places = [axes for line in grid for axes in line]
-        for place, group in zip(places, found, strict=False):
-            _draw_panel(place, table, group)
-        for place in places[len(found) :]:
-            place.set_axis_off()
+        panes = [axes for line in grid for axes in line]
+        for axes, group in zip(panes, groups, strict=False):
+            _draw_panel(axes, table, group)
+        for axes in panes[len(groups) :]:
+            axes.set_axis_off()
         for line in grid:
             line[0].set_ylabel(table.main.quantity)
-        handles, labels = _legend(places[: len(found)])
+        handles, labels = _legend(panes[: len(groups)])
         columns = min(_ENTRIES, across * 2, max(len(labels), 1))
         drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return drawn
@@ -80,20 +80,20 @@ def metadata_of(line: str, form: str) -> dict[str, Any]:
     return {names[form][0]: line, names[form][1]: None}
 
 
-def _legend(places: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+def _legend(panes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     """Handles and labels over all panels, each method once."""
-    found: dict[str, Any] = {}
-    for place in places:
-        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
+    handles: dict[str, Any] = {}
+    for axes in panes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    return list(handles.values()), list(handles)
 
 
-def _draw_panel(place: Axes, table: Table, group: Group) -> None:
+def _draw_panel(axes: Axes, table: Table, group: Group) -> None:
     shots = [number for number in group.shots if number]
-    found = looks([row.label for row in table.rows])
+    style_of = looks([row.label for row in table.rows])
     for row in table.rows:
-        look = found[row.label]
+        look = style_of[row.label]
         style = {
             "color": COLORS[look.color][0],
             "linestyle": look.line,
@@ -103,18 +103,18 @@ def _draw_panel(place: Axes, table: Table, group: Group) -> None:
             "label": _text(row.title),
             "linewidth": 1.2,
         }
-        _draw_row(place, table, group, row, shots, style)
-    place.set_title(_text(group.name))
-    place.set_xlabel("shots (images per class)")
-    place.set_xticks(_places(group.shots), list(map(str, group.shots)))
-    place.grid(color="#dddddd", linewidth=0.5)
-    place.set_axisbelow(True)
+        _draw_row(axes, table, group, row, shots, style)
+    axes.set_title(_text(group.name))
+    axes.set_xlabel("shots (images per class)")
+    axes.set_xticks(_positions(group.shots), list(map(str, group.shots)))
+    axes.grid(color="#dddddd", linewidth=0.5)
+    axes.set_axisbelow(True)
     for side in ("top", "right"):
-        place.spines[side].set_visible(False)
+        axes.spines[side].set_visible(False)
 
 
 def _draw_row(
-    place: Axes,
+    axes: Axes,
     table: Table,
     group: Group,
     row: Row,
@@ -123,20 +123,20 @@ def _draw_row(
 ) -> None:
     """A curve with its interval band; a method without shots is a large mark at zero."""
     values = {k: table.cell(group, row, k).estimates.get(table.metric) for k in group.shots}
-    known = {k: value for k, value in values.items() if value is not None}
-    if not known:
+    numbers = {k: value for k, value in values.items() if value is not None}
+    if not numbers:
         return
-    if list(known) == [0]:
-        place.plot([0], [known[0].mean], **style | {"linestyle": "", "markersize": 6, "zorder": 3})
+    if list(numbers) == [0]:
+        axes.plot([0], [numbers[0].mean], **style | {"linestyle": "", "markersize": 6, "zorder": 3})
         return
-    means, low, high = with_gaps(known, shots)
-    xs = _places(shots)
-    place.plot(xs, means, **style)
-    place.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)
+    means, low, high = with_gaps(numbers, shots)
+    xs = _positions(shots)
+    axes.plot(xs, means, **style)
+    axes.fill_between(xs, low, high, color=style["color"], alpha=_BAND, linewidth=0)
 
 
-def _places(shots: Sequence[int]) -> list[int]:
-    """Places of numbers of shots on the axis; all train images stand at twice the largest number.
+def _positions(shots: Sequence[int]) -> list[int]:
+    """Positions on the axis of numbers of shots; all train images are at twice the largest.
 
     How many images per class that is differs between data sets, and is often far more.
     """

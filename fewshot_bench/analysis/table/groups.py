@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.filters import asked_datasets, place
+from fewshot_bench.analysis.filters import expand_datasets, place
 from fewshot_bench.analysis.frame import distinct
 from fewshot_bench.analysis.table.table import AVERAGE, Group, Row, Scope, Seed
 from fewshot_bench.api.method_files import aliases
@@ -51,7 +51,7 @@ def _order(groups: Iterable[Group], names: str | None) -> list[Group]:
     """Order of the comma list; else by data set (all, base, new, H), transfers last."""
     groups = list(groups)
     every = {name for group in groups for name in (group.label, group.dataset, group.target)}
-    wanted = asked_datasets(names, every) if names else []
+    wanted = expand_datasets(names, every) if names else []
 
     def key(group: Group) -> tuple[int, bool, str, int, str]:
         own = (group.label, group.dataset, group.target)

@@ -57,7 +57,7 @@ def _of_cells(table: Table) -> Iterator[str]:
     short = ((_place(cell), cell.short, cell.row.spec.protocol) for cell in _own_cells(table))
     yield from short_notes(short)
     yield from _own_data(table)
-    yield from _skipped(table)
+    yield from _skips(table)
     yield from _inapplicable(table)
     yield from _failures(table)
     yield from _holes(table)
@@ -90,7 +90,7 @@ _MEANINGS = {
 }
 
 
-def stated_notes(rows: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
+def mark_notes(rows: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
     """Notes on the marks that follow from records. rows: labels and marks."""
     rows = list(rows)
     for mark, meaning in _MEANINGS.items():
@@ -101,7 +101,7 @@ def stated_notes(rows: Iterable[tuple[str, Collection[str]]]) -> Iterator[str]:
 
 def _marks(table: Table) -> Iterator[str]:
     yield from run_notes((row.label, row.spec) for row in table.rows)
-    yield from stated_notes((row.label, row.stated) for row in table.rows)
+    yield from mark_notes((row.label, row.stated) for row in table.rows)
     yield from seed_notes(table.seeds)
 
 
@@ -151,7 +151,7 @@ def _one_draw(table: Table) -> Iterator[str]:
         ("one support set", "support sets", len({seed.split for seed in seeds}), "split"),
         ("one training seed", "training seeds", len({seed.train for seed in seeds}), "train"),
     )
-    for one, others, count, name in kinds:
+    for single, others, count, name in kinds:
         parts = [
             _where(cell)
             for cell in _own_cells(table)
@@ -162,17 +162,16 @@ def _one_draw(table: Table) -> Iterator[str]:
         # `_marks` says so of the whole table.
         if parts and count > 1:
             yield (
-                f"{one} for all runs of {_some(parts, '; ')}: their intervals say nothing about "
+                f"{single} for all runs of {_some(parts, '; ')}: their intervals say nothing about "
                 f"other {others}"
             )
 
 
 def _without_answers(table: Table) -> Iterator[str]:
     """The note on finished records whose predictions no test could read."""
-    found = table.significance.lacking if table.significance else ()
     parts = [
-        f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: {one.tested} of {one.seeds}"
-        for one in found
+        f"{lack.row} on {table.shown(lack.group)}, {lack.shots}-shot: {lack.tested} of {lack.seeds}"
+        for lack in (table.significance.lacking if table.significance else ())
     ]
     if parts:
         yield (
@@ -184,12 +183,12 @@ def _without_answers(table: Table) -> Iterator[str]:
 def short_notes(cells: Iterable[tuple[str, Short, str]]) -> Iterator[str]:
     """Notes on support sets smaller than the shots and validation sets smaller than the policy.
 
-    cells: place, short classes and protocol of each.
+    cells: text, short classes and protocol of each.
     """
     cells = list(cells)
     train = {
-        f"{place}: {short.classes} of {short.of} classes (the smallest gave {short.least})": None
-        for place, short, _ in cells
+        f"{where}: {short.classes} of {short.of} classes (the smallest gave {short.least})": None
+        for where, short, _ in cells
         if short.classes
     }
     if train:
@@ -197,8 +196,8 @@ def short_notes(cells: Iterable[tuple[str, Short, str]]) -> Iterator[str]:
         why = "as imported or for want of more" if imported else "for want of more"
         yield f"fewer images than the shots, {why}: {_some(list(train), '; ')}"
     val = {
-        f"{place}: {short.val} of {short.of} classes": None
-        for place, short, _ in cells
+        f"{where}: {short.val} of {short.of} classes": None
+        for where, short, _ in cells
         if short.val
     }
     if val:
@@ -207,8 +206,8 @@ def short_notes(cells: Iterable[tuple[str, Short, str]]) -> Iterator[str]:
 
 def _ranges(table: Table) -> Iterator[str]:
     """The notes on numbers without an interval."""
-    found = (cell.estimates.get(table.metric) for cell in table.cells.values())
-    counts = {value.n for value in found if value and value.half is None and value.n > 1}
+    means = (cell.estimates.get(table.metric) for cell in table.cells.values())
+    counts = {mean.n for mean in means if mean and mean.half is None and mean.n > 1}
     if 2 in counts:
         yield RANGES[0]
     if counts - {2}:
@@ -217,33 +216,33 @@ def _ranges(table: Table) -> Iterator[str]:
 
 def _own_data(table: Table) -> Iterator[str]:
     """Notes on data sets with the user's own class names, templates or hold-out."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_data: dict[tuple[str, str], dict[str, None]] = {}
     for cell in _own_cells(table):
         own = drop_skipped(cell.own_data)
         if own:
             key = data_digest(own), ", ".join(own)
-            found.setdefault(key, []).append(cell.group.dataset)
-    for (digest, parts), datasets in found.items():
-        yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"
+            by_data.setdefault(key, {})[cell.group.dataset] = None
+    for (digest, parts), datasets in by_data.items():
+        yield f"own data {digest}: {_some(list(datasets))} with own {parts}"
 
 
-def _skipped(table: Table) -> Iterator[str]:
+def _skips(table: Table) -> Iterator[str]:
     """Notes on data sets with damaged images left out."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for cell in _own_cells(table):
         for name, ids in cell.own_data.get(SKIPPED, {}).items():
-            found[name] = max(found.get(name, 0), len(ids))
-    for name, count in found.items():
+            counts[name] = max(counts.get(name, 0), len(ids))
+    for name, count in counts.items():
         yield f"{count} damaged or missing images of {name} are left out (--skip-damaged)"
 
 
 def _inapplicable(table: Table) -> Iterator[str]:
     """One line per reason."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
     for cell in _own_cells(table):
         if cell.status == "inapplicable":
-            found[cell.reason].append(cell.row.label)
-    for reason, labels in found.items():
+            by_reason[cell.reason].append(cell.row.label)
+    for reason, labels in by_reason.items():
         yield f"n/a {', '.join(dict.fromkeys(labels))}: {reason}"
 
 
@@ -281,22 +280,22 @@ def _seeds(table: Table) -> Iterator[str]:
             why = f" ({cell.reason})" if cell.reason else ""
             usual = _join(cell.group.seeds)
             parts[usual].append(f"{_where(cell)}: {_join(values)}{why}")
-    for usual, found in parts.items():
-        yield f"cells with other seeds than {usual}: {_some(found, '; ')}"
+    for usual, cells in parts.items():
+        yield f"cells with other seeds than {usual}: {_some(cells, '; ')}"
 
 
 def _without(table: Table) -> Iterator[str]:
     """The note on a missing average or harmonic mean."""
-    found = [
-        f"no {_derived(group, row.label)}, {_join(shots)}-shot: {reason}"
+    lines = [
+        f"no {_mean_of(group, row.label)}, {_join(shots)}-shot: {reason}"
         for group in table.groups
         if group.derived
         for row in table.rows
         for reason, shots in _reasons(table, group, row).items()
     ]
-    yield from found[:_LISTED]
-    if len(found) > _LISTED:
-        yield f"{len(found) - _LISTED} more averages missing; reasons in --format json"
+    yield from lines[:_LISTED]
+    if len(lines) > _LISTED:
+        yield f"{len(lines) - _LISTED} more averages missing; reasons in --format json"
 
 
 def _no_harmonic_mean(table: Table) -> Iterator[str]:
@@ -308,10 +307,10 @@ def _no_harmonic_mean(table: Table) -> Iterator[str]:
 def _variances(table: Table) -> Iterator[str]:
     """Note on cells whose variance could not be split, for example for lack of crossed seeds."""
     parts = [
-        f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: variance not split: "
-        f"{one.problem}"
-        for one in table.variations
-        if one.problem
+        f"{part.row} on {table.shown(part.group)}, {part.shots}-shot: variance not split: "
+        f"{part.problem}"
+        for part in table.variations
+        if part.problem
     ]
     if parts:
         yield _some(parts, "; ")
@@ -325,7 +324,7 @@ def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
     return reasons
 
 
-def _derived(group: Group, method: str) -> str:
+def _mean_of(group: Group, method: str) -> str:
     if group.average:
         return f"{group.name} of {method}"
     return f"harmonic mean of {method} on {group.name.removesuffix(' (H)')}"

@@ -138,24 +138,24 @@ def class_names(records: Sequence[Record], classes: int) -> list[str]:
     return [f"class {label}" for label in range(classes)]
 
 
-def document(found: ClassTable, before: Sequence[str] = ()) -> Document:
+def document(classes: ClassTable, before: Sequence[str] = ()) -> Document:
     """The grids, and all scores for CSV and JSON. before: notes that stand first."""
-    notes, rows = (*before, *found.notes), class_rows(found)
-    about = meta(found.table) | {"metric": "accuracy of single classes", "notes": notes}
-    sections = (Section(grids=list(class_grids(found))),)
+    notes, rows = (*before, *classes.notes), class_rows(classes)
+    about = meta(classes.table) | {"metric": "accuracy of single classes", "notes": notes}
+    sections = (Section(grids=list(class_grids(classes))),)
     return Document(sections, notes, rows=rows, heads=HEADS, data={"meta": about, "rows": rows})
 
 
-def class_grids(found: ClassTable) -> Iterator[Grid]:
+def class_grids(classes: ClassTable) -> Iterator[Grid]:
     """A grid per data set: the classes with lowest and highest accuracy, methods side by side.
 
     Each method is shown at its largest number of shots; classes are sorted by the mean over
     methods.
     """
-    for group in found.table.groups:
-        scores = [score for score in found.scores if score.group.label == group.label]
+    for group in classes.table.groups:
+        scores = [score for score in classes.scores if score.group.label == group.label]
         if scores:
-            yield _grid(found.table, group, scores)
+            yield _grid(classes.table, group, scores)
 
 
 def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
@@ -167,7 +167,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
     for score in shown:
         label = labels.setdefault((score.name, score.images), score.label)
         by_class[label, score.name, score.images][score.row.label] = score
-    ordered = sorted(by_class, key=lambda one: (_mean(by_class[one]), one))
+    ordered = sorted(by_class, key=lambda key: (_mean(by_class[key]), key))
     total = len(ordered)
     if total > 2 * ENDS:
         ordered = ordered[:ENDS] + ordered[-ENDS:]
@@ -183,7 +183,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
             f"{'seed' if n == 1 else 'seeds'}{part} by the mean over methods"
         ),
         columns=tuple(map(Column, heads)),
-        lines=tuple(_line(by_class[one], rows, n) for one in ordered),
+        lines=tuple(_line(by_class[key], rows, n) for key in ordered),
         footer=table.signature(group.seeds),
         first="class (images)",
     )
@@ -221,9 +221,9 @@ def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Lin
     return Line(f"{first.name} ({first.images:,})", tuple(entries))
 
 
-def class_rows(found: ClassTable) -> list[dict[str, Any]]:
+def class_rows(classes: ClassTable) -> list[dict[str, Any]]:
     """All scores as tidy rows, for CSV and JSON; six decimals, None where there is no number."""
-    return [dict(zip(HEADS, _values(score), strict=True)) for score in found.scores]
+    return [dict(zip(HEADS, _values(score), strict=True)) for score in classes.scores]
 
 
 def _values(score: ClassScore) -> tuple[Any, ...]:

@@ -14,10 +14,10 @@ from fewshot_bench.runner.preflight import check_lists
 from fewshot_bench.splits.published import (
     Lists,
     PublishedSplit,
-    compared_lists,
-    published_draws,
+    compare_lists,
     published_splits,
-    verified_file,
+    read_published_draws,
+    verify_file,
 )
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
@@ -61,7 +61,7 @@ def match_published(name: str, pools: Pools) -> str | None:
 def is_published(card: DatasetCard, pools: Pools) -> bool:
     """True when the lists of a data set are published ones, under whatever class names."""
     name = match_published(card.name, pools)
-    return name is not None and compared_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
+    return name is not None and compare_lists(pools, name) in (Lists.EQUAL, Lists.RENAMED)
 
 
 def expected_classes(card: DatasetCard) -> int | None:
@@ -124,7 +124,7 @@ def _counts(card: DatasetCard, pools: Pools) -> Check:
 
 def _check_published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
     split = published_splits()[name]
-    verdict = compared_lists(pools, name)
+    verdict = compare_lists(pools, name)
     if verdict is Lists.EQUAL:
         yield Check("split", OK, f"equals the published lists of {name}")
         yield from _split_file(name, split, card)
@@ -142,7 +142,7 @@ def _split_file(name: str, split: PublishedSplit, card: DatasetCard) -> Iterator
     path = next((level / split.file for level in places if (level / split.file).is_file()), None)
     if path is None:
         return
-    if verified_file(path.read_bytes(), name):
+    if verify_file(path.read_bytes(), name):
         yield Check("split file", OK, f"{split.file} is the published file, byte for byte")
     else:
         text = (
@@ -153,7 +153,7 @@ def _split_file(name: str, split: PublishedSplit, card: DatasetCard) -> Iterator
 
 
 def _draws(name: str, split: PublishedSplit, pools: Pools) -> Check:
-    draws = list(published_draws(name, "", pools))
+    draws = list(read_published_draws(name, "", pools))
     wrong = [f"{draw.shots}/{draw.seed}" for draw in draws if not draw.equal]
     total = len(split.picks)
     if not wrong:

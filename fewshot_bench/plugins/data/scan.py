@@ -104,7 +104,8 @@ class Scan:
             self.tiny.append(index)
         self._measure(look.size)
         extension = PurePosixPath(self.listed[index][1].id).suffix.lower()
-        named = _format_of(extension)
+        form = Image.registered_extensions().get(extension, "")
+        named = SAME_FORMAT.get(form, form)
         if named and named != look.format:
             self.misnamed[extension, look.format] += 1
 
@@ -193,8 +194,3 @@ def _facts(image: Image.Image, content: bytes) -> Look:
         is_turned(image),
         thumbnail(image),
     )
-
-
-def _format_of(extension: str) -> str | None:
-    form = Image.registered_extensions().get(extension)
-    return SAME_FORMAT.get(form or "", form)

@@ -214,19 +214,9 @@ class Report:
     pairs: tuple[Pair, ...] = ()
     images: int = 0
 
-    def checks_in(self, state: str) -> tuple[str, ...]:
+    def checks_in(self, state: State) -> tuple[str, ...]:
         """The names of the checks in this state."""
         return tuple(check.name for check in self.checks if check.state == state)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The names of the checks that failed."""
-        return self.checks_in(FAILED)
-
-    @property
-    def differs(self) -> tuple[str, ...]:
-        """The names of the checks that warned."""
-        return self.checks_in(DIFFERS)
 
 
 def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Progress) -> Report:

@@ -15,6 +15,7 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES, kept_split_option, output_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.working import working
+from fewshot_bench.plugins.data.checks import DIFFERS, FAILED
 from fewshot_bench.plugins.data.status import forget, record_pass, remember
 from fewshot_bench.plugins.data.verify import Report, as_csv, verify
 from fewshot_bench.runner.isolation import contain
@@ -56,9 +57,9 @@ def command(
     reports = [_verify_one(name, store, jobs) for name in chosen]
     if output is not None:
         _write_pairs(output, reports)
-    if any(report.failed for report in reports):
+    if any(report.checks_in(FAILED) for report in reports):
         raise click.exceptions.Exit(DataMissingError.exit_code)
-    if strict and any(report.differs for report in reports):
+    if strict and any(report.checks_in(DIFFERS) for report in reports):
         raise click.exceptions.Exit(FsbenchError.exit_code)
 
 
@@ -89,11 +90,10 @@ def _print(report: Report) -> None:
 
 
 def _verdict(report: Report) -> str:
-    if report.failed:
-        return f"FAILED: {', '.join(report.failed)}"
-    if report.differs:
-        return f"verified; differs: {', '.join(report.differs)}"
-    return "verified"
+    if failed := report.checks_in(FAILED):
+        return f"FAILED: {', '.join(failed)}"
+    differs = report.checks_in(DIFFERS)
+    return f"verified; differs: {', '.join(differs)}" if differs else "verified"
 
 
 def _remember(report: Report) -> None:
@@ -102,10 +102,10 @@ def _remember(report: Report) -> None:
     if card is None:
         return
     try:
-        if report.failed:
+        if report.checks_in(FAILED):
             forget(report.name, card)
         else:
-            remember(record_pass(report.name, card, report.images, report.differs))
+            remember(record_pass(report.name, card, report.images, report.checks_in(DIFFERS)))
     except OSError as error:
         click.echo(
             f"warning: fsbench data status will not know of this: {error} "

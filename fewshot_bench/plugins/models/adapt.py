@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ from fewshot_bench.utils.arguments import (
     whole,
 )
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
-from fewshot_bench.utils.files import FULL, is_left_behind, temporary_name
+from fewshot_bench.utils.files import is_left_behind, temporary_name
 from fewshot_bench.utils.progress import current
 from fewshot_bench.utils.text import SIZES, read_size
 
@@ -194,33 +194,21 @@ def adapt(
 
 
 @contextmanager
-def _cache() -> Iterator[Path]:
-    """A folder for features while methods are tried; UsageError if its disk is full.
+def _cache() -> Iterator[Path | None]:
+    """A folder for features while methods are tried; None (memory alone) if the disk has no room.
 
     Folders of processes that were killed are removed first.
     """
-    try:
-        for left in Path(tempfile.gettempdir()).glob(f"{_FEATURES}~*"):
-            if is_left_behind(left):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=temporary_name(_FEATURES)))
-    except OSError as error:
-        raise _no_room(error) from error
-    try:
+    folder = None
+    with ExitStack() as stack:
+        with suppress(OSError):
+            for left in Path(tempfile.gettempdir()).glob(f"{_FEATURES}~*"):
+                if is_left_behind(left):
+                    shutil.rmtree(left, ignore_errors=True)
+            name = temporary_name(_FEATURES)
+            made = tempfile.TemporaryDirectory(prefix=name, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
         yield folder
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise _no_room(error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _no_room(error: OSError) -> UsageError:
-    return UsageError(
-        f"no room for temporary files: {error.strerror}; make room, or set TMPDIR to a folder on "
-        "another disk"
-    )
 
 
 def _refuse_inside(folder: Path, dataset: str) -> None:

@@ -37,36 +37,35 @@ def names_of(kind: str, text: str) -> Names:
     """The names of a new package of a kind; UsageError for a name that cannot be used."""
     asked = text.strip()
     if not _WORDS.fullmatch(asked):
-        raise _refused(kind, text, "expected letters, digits, spaces and hyphens, a letter first")
+        raise _refuse(kind, text, "expected letters, digits, spaces and hyphens, a letter first")
     if len(asked) > LONGEST:
-        raise _refused(kind, text, f"has {len(asked)} characters, expected at most {LONGEST}")
+        raise _refuse(kind, text, f"has {len(asked)} characters, expected at most {LONGEST}")
     words = re.split(r"[ ._-]+", asked)
     lower = [word.lower() for word in words]
     # Metrics are columns, whose names are identifiers.
     name = ("_" if kind == "metric" else "-").join(lower)
     class_name = "".join(word[0].upper() + word[1:] for word in words)
     if keyword.iskeyword(class_name):
-        raise _refused(kind, text, f"its class would be {class_name}, a word of Python")
-    found = Names(
+        raise _refuse(kind, text, f"its class would be {class_name}, a word of Python")
+    names = Names(
         name,
         "-".join((PREFIX, *lower)),
         "_".join((PREFIX, *lower)),
         class_name,
         " ".join((words[0][0].upper() + words[0][1:], *words[1:])),
     )
-    _check_free(kind, text, found)
-    return found
+    _check_free(kind, text, names)
+    return names
 
 
 def _check_free(kind: str, text: str, names: Names) -> None:
     """UsageError if the name or its module is taken."""
-    known = registry()
-    catalogs = {catalog.kind.replace(" ", ""): catalog for catalog in known.catalogs}
+    catalogs = {catalog.kind.replace(" ", ""): catalog for catalog in registry().catalogs}
     owner = _owner(catalogs[kind], names.name)
     if owner:
-        raise _refused(kind, text, f"{owner} (fsbench list {catalogs[kind].listing})")
+        raise _refuse(kind, text, f"{owner} (fsbench list {catalogs[kind].listing})")
     if find_spec(names.module) is not None:
-        raise _refused(kind, text, f"its module would be {names.module}, which is installed")
+        raise _refuse(kind, text, f"its module would be {names.module}, which is installed")
 
 
 def _owner(catalog: Catalog, name: str) -> str:
@@ -84,5 +83,5 @@ def _owner(catalog: Catalog, name: str) -> str:
     return ""
 
 
-def _refused(kind: str, text: str, reason: str) -> UsageError:
+def _refuse(kind: str, text: str, reason: str) -> UsageError:
     return UsageError(f"'{text}': {reason}; choose another name, such as 'my-{kind}'")

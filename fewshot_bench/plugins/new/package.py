@@ -70,8 +70,8 @@ def _fill(source: Path, values: Mapping[str, str]) -> str:
 def _path(template: Path, names: Names) -> str:
     """Where the file of a template lies in the package."""
     parts = template.as_posix().removesuffix(ENDING).split("/")
-    known = {MODULE: names.module, IGNORED: f".{IGNORED}"}
-    return "/".join(known.get(part, part) for part in parts)
+    replaced = {MODULE: names.module, IGNORED: f".{IGNORED}"}
+    return "/".join(replaced.get(part, part) for part in parts)
 
 
 def _check_class(kind: str, names: Names) -> None:

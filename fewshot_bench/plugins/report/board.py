@@ -1,25 +1,25 @@
-"""The leaderboard and the tables of results."""
+"""The leaderboard, the tables of results and those of paired comparisons."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING
-from fewshot_bench.analysis.formats.style import MARKERS
+from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING, Column, Grid
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
 from fewshot_bench.analysis.table.table import Cell, Group
-from fewshot_bench.api.paper import Paper
+from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line, Link
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
+from fewshot_bench.plugins.report.rows import NOTHING, Field, method_row
 
-# The characters that look like matplotlib's markers, in the same order.
-MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶★", strict=True))
-NOTHING = Field(MISSING, css="none")
 LONGEST_REASON = 80
+# More methods than this make no table of all pairs.
+MOST_IN_MATRIX = 20
 _DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
 
 
@@ -32,73 +32,70 @@ class Bar:
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """An entry of the legend."""
-
-    label: str
-    mark: str
-    color: str
-    css: str
-
-
-def line(
-    contestant: Contestant, fields: Sequence[Field], css: str = "", *, cited: bool = False
-) -> Line:
-    """A line about a method, with its mark. cited: with its paper."""
-    look = contestant.look
-    head = [Field(contestant.label), *fields]
-    classes = f"{look.css} {css}".strip()
-    paper = _link(contestant.paper) if cited and contestant.paper else None
-    return Line(head, MARKS[look.marker], look.variable, classes, paper)
-
-
-def _link(paper: Paper) -> Link:
-    """Who wrote it and when; the address is that of a plug-in, and must be a page."""
-    safe = paper.url.startswith("https://")
-    title = text.message(f"{paper.title} ({paper.place})")
-    return Link(text.name(paper.label), title, paper.url if safe else "")
-
-
 def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     """Accuracy, the difference to the best (and the baseline) with p, costs, calibration."""
-    ranked = headline.ranked
-    best = ranked[0] if ranked else None
-    baseline = _baseline(headline)
+    best = next(iter(headline.ranked), None)
+    label = headline.table.baseline
+    baseline = next((c for c in headline.ranked if c.row.label == label), None)
     columns = [
-        Column("method", False),
-        Column("accuracy, %", hint="mean ± 95 % t-interval over seeds, or the range of two"),
-        Column("to the best", hint=_DIFFERENCE),
-        Column("p", hint="paired test over seeds and test images, corrected after Holm"),
-        *(
-            [Column(f"to {baseline.label}", hint="difference in points, as well")]
-            if baseline
-            else []
-        ),
-        *([Column("p ", hint="of the difference to the baseline")] if baseline else []),
-        *(Column(cost.title, hint=cost.hint) for cost in COSTS.values()),
-        Column("ECE, %", hint="expected calibration error, 15 bins; lower is better"),
+        Column("accuracy, %", "side", "mean ± 95 % t-interval over seeds, or the range of two"),
+        Column("to the best", "side", _DIFFERENCE),
+        Column("p", "side", "paired test over seeds and test images, corrected after Holm"),
     ]
+    if baseline:
+        columns.append(Column(f"to {baseline.label}", "side", "difference in points, as well"))
+        columns.append(Column("p ", "side", "of the difference to the baseline"))
+    columns += [Column(cost.title, "side", cost.hint) for cost in COSTS.values()]
+    hint = "expected calibration error, 15 bins; lower is better"
+    columns.append(Column("ECE, %", "side", hint))
     lines = []
     for contestant in headline.ordered:
-        cell = contestant.cell
-        pair = pairs.of(best, contestant) if best and contestant is not best else None
-        lead = contestant is best
-        fields = [
-            _accuracy(headline, contestant),
-            Field("best", 0.0, "lead") if lead else _behind(headline, contestant, pair),
-            Field("") if lead else p_field(pair),
-        ]
+        cell, lead = contestant.cell, contestant is best
+        if cell is None:
+            reason = text.short(headline.why_not(contestant), LONGEST_REASON)
+            fields = [NOTHING, Field(reason, css="none reason"), NOTHING]
+        else:
+            estimate = headline.estimate(contestant)
+            fewer = f" (n={estimate.n})" if estimate.n < len(headline.group.seeds) else ""
+            fields = [Field(f"{text.interval(estimate)}{fewer}", sort=estimate.mean)]
+            fields += _compare(pairs, contestant, best, Field("best", sort=0.0, css="lead"))
         if baseline:
-            own = pairs.of(contestant, baseline) if contestant is not baseline else None
-            same = contestant is baseline
-            fields += [Field("baseline", 0.0) if same else _range(own)]
-            fields += [Field("") if same else p_field(own)]
+            fields += _compare(pairs, contestant, baseline, Field("baseline", sort=0.0))
+        for name, cost in COSTS.items():
+            value = cell.costs.get(name) if cell else None
+            fields.append(NOTHING if value is None else Field(cost.words(value), sort=value))
         error = headline.calibration_error(contestant, headline.group) if cell else None
-        fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
-        lines.append(line(contestant, fields, "best" if lead else "", cited=True))
-    name = headline.table.main.title
-    return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
+        fields.append(NOTHING if error is None else Field(f"{error:.1f}", sort=error))
+        row = method_row(contestant, fields, "best" if lead else "")
+        lines.append(dataclasses.replace(row, paper=contestant.paper))
+    caption = f"Leaderboard by {headline.table.main.title}, the best first"
+    return Grid("leaderboard", caption, tuple(columns), tuple(lines))
+
+
+def _compare(
+    pairs: Pairs, contestant: Contestant, other: Contestant | None, same: Field
+) -> list[Field]:
+    """The difference to another method with its p-value; same: in its own line."""
+    if other is None or contestant is other:
+        return [same, Field("")]
+    pair = pairs.of(contestant, other)
+    if pair is None:
+        return [NOTHING, NOTHING]
+    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
+    return [
+        Field(text.gap(pair.difference), interval, sort=pair.difference),
+        _format_corrected(pair),
+    ]
+
+
+def _format_corrected(pair: Pair) -> Field:
+    """A corrected p-value; marked as a tie if it is not significant."""
+    return Field(_format_p(pair.p), sort=pair.p, css="" if pair.significant else "tie")
+
+
+def _format_p(p: float) -> str:
+    """A p-value without its equals sign."""
+    return text.p_value(p).removeprefix("= ")
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
@@ -106,10 +103,10 @@ def bars(headline: Headline) -> list[Bar | None] | None:
 
     None without any number, or with a baseline, whose columns need the room.
     """
-    known = bars_of([headline.estimate(contestant) for contestant in headline.ranked])
-    if not known or headline.table.baseline:
+    placed = bars_of([headline.estimate(contestant) for contestant in headline.ranked])
+    if not placed or headline.table.baseline:
         return None
-    return [*known, *[None] * (len(headline.ordered) - len(known))]
+    return [*placed, *[None] * (len(headline.ordered) - len(placed))]
 
 
 def bars_of(values: Sequence[Estimate]) -> list[Bar]:
@@ -117,139 +114,157 @@ def bars_of(values: Sequence[Estimate]) -> list[Bar]:
     low = min((value.bounds[0] for value in values), default=0.0)
     high = max((value.bounds[1] for value in values), default=0.0)
 
-    def place(value: float) -> float:
+    def scale(value: float) -> float:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
-    return [Bar(place(value.mean), *map(place, value.bounds)) for value in values]
+    return [Bar(scale(value.mean), *map(scale, value.bounds)) for value in values]
 
 
 def results(headline: Headline, group: Group, number: int) -> Grid:
     """Methods by shots in one group: the numbers behind a panel."""
-    columns = [Column("method", False)]
-    columns += [Column(text.shots(k)) for k in group.shots]
-    marks = [_marked([headline.table.cell(group, row, k) for row in headline.table.rows], headline)
-             for k in group.shots]  # fmt: skip
-    lines = []
-    for index, contestant in enumerate(headline.contestants):
-        lines.append(line(contestant, [column[index] for column in marks]))
-    caption = f"{text.name(group.label)}: {headline.table.main.title} in %, by shots"
-    return Grid(f"results-{number}", caption, columns, lines)
+    table = headline.table
+    columns = [
+        _value_column(headline, [table.cell(group, row, shots) for row in table.rows])
+        for shots in group.shots
+    ]
+    caption = f"{text.name(group.label)}: {table.main.title} in %, by shots"
+    heads = list(map(text.shots, group.shots))
+    return _grid(f"results-{number}", caption, heads, headline.contestants, columns)
 
 
 def by_dataset(headline: Headline) -> Grid | None:
     """Methods by data sets at the headline's shots, as papers print it; None for one data set."""
     if len(headline.members) < 2:
         return None
-    columns = [Column("method", False)]
-    columns.append(Column("average"))
-    columns += [Column(text.short(group.label, 24)) for group in headline.members]
-    table = headline.table
-    groups = [headline.group, *headline.members]
-    found = []
-    for group in groups:
+    columns = []
+    for group in (headline.group, *headline.members):
         cells = [headline.cell(contestant, group) for contestant in headline.ordered]
-        found.append(_marked(cells, headline, short=True))
-    lines = list(map(line, headline.ordered, zip(*found, strict=True)))
+        columns.append(_value_column(headline, cells, short=True))
     where = text.at_shots(headline.shots)
-    caption = f"{table.main.title} in % {where} (methods without shots: their only number)"
-    return Grid("by-dataset", caption, columns, lines, True)
-
-
-def legend(headline: Headline) -> list[Key]:
-    """The methods in the figures, in the order of the leaderboard."""
-    return [
-        Key(each.label, MARKS[each.look.marker], each.look.variable, each.look.css)
-        for each in headline.drawn
-    ]
+    title = headline.table.main.title
+    caption = f"{title} in % {where} (methods without shots: their only number)"
+    heads = ["average", *_member_heads(headline)]
+    return _grid("by-dataset", caption, heads, headline.ordered, columns)
 
 
 def calibration(headline: Headline) -> Grid | None:
     """Calibration errors of all methods per data set; None where none is known."""
-    columns = [Column("method", False)]
-    columns += [Column(text.short(group.label, 24)) for group in headline.members]
-    lines = []
-    for contestant in headline.ranked:
-        errors = [headline.calibration_error(contestant, group) for group in headline.members]
-        lines.append(line(contestant, list(map(error_field, errors))))
-    if all(field is NOTHING for each in lines for field in each.fields[1:]):
+    methods = headline.ranked
+    columns = []
+    for group in headline.members:
+        errors = [headline.calibration_error(contestant, group) for contestant in methods]
+        columns.append([NOTHING if e is None else Field(f"{e:.1f}") for e in errors])
+    if all(field is NOTHING for column in columns for field in column):
         return None
     caption = "Expected calibration error in % (15 bins of equal width), a mean over seeds"
-    return Grid("calibration-table", caption, columns, lines, True)
+    return _grid("calibration-table", caption, _member_heads(headline), methods, columns)
 
 
-def error_field(value: float | None) -> Field:
-    """A calibration error in percent."""
-    return NOTHING if value is None else Field(f"{value:.1f}")
+def _member_heads(headline: Headline) -> list[str]:
+    return [text.short(group.label, 24) for group in headline.members]
 
 
-def costs(cell: Cell | None) -> list[Field]:
-    """The costs of a cell."""
-    values = [(cost, cell.costs.get(name) if cell else None) for name, cost in COSTS.items()]
-    return [NOTHING if v is None else Field(cost.words(v), v) for cost, v in values]
+def _grid(
+    name: str,
+    caption: str,
+    heads: Sequence[str],
+    methods: Sequence[Contestant],
+    columns: Sequence[Sequence[Field]],
+) -> Grid:
+    """A table of numbers with a line per method."""
+    rows = zip(*columns, strict=True) if columns else [()] * len(methods)
+    lines = tuple(map(method_row, methods, rows))
+    return Grid(name, caption, Column.sides(*heads), lines)
 
 
-def _baseline(headline: Headline) -> Contestant | None:
-    name = headline.table.baseline
-    return next((c for c in headline.ranked if c.row.label == name), None)
-
-
-def _accuracy(headline: Headline, contestant: Contestant) -> Field:
-    if contestant.cell is None:
-        return Field(MISSING, css="none")
-    estimate = headline.estimate(contestant)
-    fewer = f" (n={estimate.n})" if estimate.n < len(headline.group.seeds) else ""
-    return Field(f"{text.interval(estimate)}{fewer}", estimate.mean)
-
-
-def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Field:
-    """The difference to the best; for a method without a number the reason."""
-    if contestant.cell is None:
-        return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none reason")
-    return _range(pair.turned() if pair else None)
-
-
-def _range(pair: Pair | None) -> Field:
-    if pair is None:
-        return NOTHING
-    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
-    return Field(text.gap(pair.difference), pair.difference, detail=interval)
-
-
-def p_field(pair: Pair | None) -> Field:
-    """A corrected p-value; marked as a tie if it is not significant."""
-    if pair is None:
-        return NOTHING
-    tie = "" if pair.significant else "tie"
-    return Field(plain_p(pair.p), pair.p, tie)
-
-
-def plain_p(p: float) -> str:
-    """A p-value without its equals sign."""
-    return text.p_value(p).removeprefix("= ")
-
-
-def _marked(cells: Sequence[Cell], headline: Headline, short: bool = False) -> list[Field]:
-    """Fields of one column, the best in bold."""
+def _value_column(headline: Headline, cells: Sequence[Cell], *, short: bool = False) -> list[Field]:
+    """Fields of one column, the best in bold; short: without intervals."""
     metric = headline.table.metric
     means = [cell.estimates[metric].mean for cell in cells if metric in cell.estimates]
     most = text.percent(max(means)) if len(means) > 1 else ""
     fields = []
     for cell in cells:
         value = cell.estimates.get(metric)
-        if value is None:
-            fields.append(_without(cell))
-            continue
-        shown = text.percent(value.mean)
-        words = shown if short else text.interval(value)
-        if value.n < len(cell.group.seeds):
-            words += f" (n={value.n})"
-        fields.append(Field(words, value.mean, "best" if shown == most else ""))
+        if value is not None:
+            shown = text.percent(value.mean)
+            words = shown if short else text.interval(value)
+            fewer = f" (n={value.n})" if value.n < len(cell.group.seeds) else ""
+            css = "best" if shown == most else ""
+            fields.append(Field(f"{words}{fewer}", sort=value.mean, css=css))
+        elif cell.status == "failed":
+            fields.append(Field("failed", css="failed"))
+        else:
+            nothing = MISSING if cell.expected else ""
+            shown = INAPPLICABLE if cell.status == "inapplicable" else nothing
+            fields.append(Field(shown, css="none"))
     return fields
 
 
-def _without(cell: Cell) -> Field:
-    if cell.status == "inapplicable":
-        return Field(INAPPLICABLE, css="none")
-    if cell.status == "failed":
-        return Field("failed", css="failed")
-    return Field(MISSING if cell.expected else "", css="none")
+def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
+    """The best against every other method; None where nothing was compared."""
+    ranked, sets = headline.ranked, len(headline.members)
+    if len(ranked) < 2 or not pairs.by_labels:
+        return None
+    best, metric = ranked[0], headline.table.main
+    columns = [
+        Column("difference", "side"),
+        Column("95 % interval", "text"),
+        Column("p", "side", "not corrected"),
+        Column("p after Holm", "side"),
+        Column("visible from", "side", "what the test, not corrected, finds 4 times in 5"),
+    ]
+    if sets > 1:
+        hint = "each alone at 5 %, not corrected"
+        columns.append(Column("data sets won / tied / lost", "text", hint))
+    if sets >= SIGNED_RANK_FROM:
+        columns.append(Column("Wilcoxon p", "side", "signed ranks over data sets, not corrected"))
+    lines = []
+    for other in ranked[1:]:
+        pair = pairs.of(best, other)
+        if pair is None:
+            reason = pairs.reasons.get((best.row.label, other.row.label), "")
+            fields = [NOTHING, Field(reason), *[NOTHING] * (len(columns) - 2)]
+        else:
+            ends = f"{text.gap(pair.low)} to {text.gap(pair.high)}"
+            fields = [
+                Field(text.gap(pair.difference), sort=pair.difference),
+                Field(ends, sort=pair.low) if pair.bounded else NOTHING,
+                Field(_format_p(pair.raw), sort=pair.raw),
+                _format_corrected(pair),
+                NOTHING,
+            ]
+            if pair.visible is not None:
+                # Percentages never differ by more than 100.
+                beyond = metric.unit == PERCENT and pair.visible > 100
+                shown = ">100" if beyond else text.percent(pair.visible)
+                fields[-1] = Field(shown, sort=pair.visible)
+            if sets > 1:
+                fields.append(Field(f"{pair.won} / {pair.tied} / {pair.lost}", sort=pair.won))
+            if sets >= SIGNED_RANK_FROM:
+                rank = pair.signed_rank
+                fields.append(NOTHING if rank is None else Field(_format_p(rank), sort=rank))
+        lines.append(method_row(other, fields))
+    caption = f"{best.label} against each other method, in points of {metric.title}"
+    return Grid("against", caption, tuple(columns), tuple(lines), first="against")
+
+
+def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
+    """The difference of every two methods, line minus column; None for too few or too many."""
+    ranked = headline.ranked
+    if not 3 <= len(ranked) <= MOST_IN_MATRIX or len(pairs.by_labels) < 3:
+        return None
+    lines = []
+    for contestant in ranked:
+        fields = []
+        for other in ranked:
+            pair = pairs.of(contestant, other) if other is not contestant else None
+            if pair:
+                css = "" if pair.significant else "tie"
+                fields.append(Field(text.gap(pair.difference), sort=pair.difference, css=css))
+            else:
+                fields.append(Field("" if other is contestant else MISSING))
+        lines.append(method_row(contestant, fields))
+    heads = [text.short(other.label, 16) for other in ranked]
+    caption = "Differences of all pairs in points; grey where they are not told apart at 5 %"
+    columns = Column.sides(*heads)
+    return Grid("matrix", caption, columns, tuple(lines), first="line minus column")

@@ -82,11 +82,8 @@ def command(
     what failed or is missing. Records of different conditions stand in blocks of their own. The
     filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.analysis.audit import audit
-    from fewshot_bench.analysis.blocks import Block, made_of
-    from fewshot_bench.analysis.record_columns import columns_of
+    from fewshot_bench.analysis.blocks import Block, map_blocks
     from fewshot_bench.analysis.table.build import Options, build
-    from fewshot_bench.analysis.table.columns import COSTS
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import body, page
     from fewshot_bench.plugins.report.thumbnails import Budget
@@ -110,18 +107,16 @@ def command(
         )
         budget = Budget(images)
 
-        def made(block: Block, own: Options) -> str:
+        def write_block(block: Block, own: Options) -> str:
             # The report computes differences itself: it also pairs methods at different shots.
             absent = baseline in own.elsewhere
-            facts = columns_of(block.records)
-            audit.load(facts, (column.source for column in COSTS.values()))
             # Where there is no such method, a note says so.
             own = replace(own, baseline=baseline if absent else None)
             table = build(block.records, own, data=block.data)
             named = None if absent else baseline
-            return body(table, facts, outcomes, title=title, budget=budget, baseline=named)
+            return body(table, block.data, outcomes, title=title, budget=budget, baseline=named)
 
-        text = page(made_of(records, options, made, warn), title)
+        text = page(map_blocks(records, options, write_block, warn), title)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fewshot_bench.analysis.citations import papers_of_installed
 from fewshot_bench.analysis.formats.style import MOST, Look, looks
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.api.paper import Paper
@@ -39,8 +38,7 @@ class Headline:
     """The group and the number of shots that the first screen compares the methods at.
 
     `members` are the groups that are averaged, or the group itself. `contestants` are in the
-    table's order, `ranked` those with a number, the best first. `records` are the finished ones
-    by evaluated data set, row, shots and seeds.
+    table's order, `ranked` those with a number, the best first.
     """
 
     table: Table
@@ -48,7 +46,6 @@ class Headline:
     members: tuple[Group, ...]
     shots: int
     contestants: tuple[Contestant, ...]
-    records: Mapping[tuple[str, str, int, Seed], Record]
 
     @property
     def ranked(self) -> list[Contestant]:
@@ -81,11 +78,9 @@ class Headline:
         """The cell of a contestant in a group, at its shots."""
         return self.table.cell(group, contestant.row, contestant.shots)
 
-    def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
+    def records_of(self, contestant: Contestant, group: Group) -> Mapping[Seed, Record]:
         """The finished records behind a member's number, by seed."""
-        key = group.label, contestant.row.label, contestant.shots
-        found = {seed: self.records.get((*key, seed)) for seed in group.seeds}
-        return {seed: record for seed, record in found.items() if record}
+        return self.cell(contestant, group).records
 
     def why_not(self, contestant: Contestant) -> str:
         """The reason why a contestant has no number."""
@@ -95,55 +90,47 @@ class Headline:
 
     def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
         """Mean calibration error over seeds in percent, as in the table; None if not known."""
-        known = self.cell(contestant, group).estimates.get("ece")
-        return known.mean if known else None
+        error = self.cell(contestant, group).estimates.get("ece")
+        return error.mean if error else None
 
 
-def headline(table: Table, facts: RecordColumns) -> Headline:
+def headline(table: Table) -> Headline:
     """Choose the most informative group, and the shots at which most methods have a number there.
 
     Plain data sets go before base-to-new and transfer, averages before single data sets, and larger
     numbers of shots before smaller ones with as many methods. Methods without shots take part with
-    their only number. facts: `columns_of` the records of the table.
+    their only number.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
-    same = len({row.marks for row in table.rows}) == 1
-    labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
-    look = looks([row.label for row in table.rows])
-    best: tuple[Contestant, ...] = ()
+    best: list[Cell] = []
     chosen = 0
     for shots in group.shots:
-        found = tuple(
-            _contestant(table, group, row, shots, labels[row.label], look[row.label])
-            for row in table.rows
-        )
-        if not best or _present(found) >= _present(best):
-            best, chosen = found, shots
-    members = table.members(group) if group.average else (group,)
+        cells = [_cell_at(table, group, row, shots) for row in table.rows]
+        if not best or _count_numbers(table, cells) >= _count_numbers(table, best):
+            best, chosen = cells, shots
+    same = len({row.marks for row in table.rows}) == 1
+    look = looks([row.label for row in table.rows])
     papers = {name: papers_of_installed(name) for name in {row.spec.method for row in table.rows}}
     contestants = tuple(
-        replace(each, paper=next(iter(papers[each.row.spec.method]), None)) for each in best
+        Contestant(
+            row,
+            text.name(row.label if same else row.title),
+            look[row.label],
+            cell.shots,
+            cell if table.metric in cell.estimates else None,
+            next(iter(papers[row.spec.method]), None),
+        )
+        for row, cell in zip(table.rows, best, strict=True)
     )
-    return Headline(table, group, members, chosen, contestants, _located(table))
+    members = table.members(group) if group.average else (group,)
+    return Headline(table, group, members, chosen, contestants)
 
 
-def _present(found: Sequence[Contestant]) -> int:
-    return sum(contestant.cell is not None for contestant in found)
-
-
-def _contestant(
-    table: Table, group: Group, row: Row, shots: int, label: str, look: Look
-) -> Contestant:
+def _cell_at(table: Table, group: Group, row: Row, shots: int) -> Cell:
+    """The cell at these shots, or the only one of a method without shots."""
     cell = table.cell(group, row, shots)
-    if not cell.expected and 0 in group.shots:
-        cell = table.cell(group, row, 0)
-    number = cell if table.metric in cell.estimates else None
-    return Contestant(row, label, look, cell.shots, number)
+    return cell if cell.expected or 0 not in group.shots else table.cell(group, row, 0)
 
 
-def _located(table: Table) -> dict[tuple[str, str, int, Seed], Record]:
-    return {
-        (group, label, shots, seed): record
-        for (group, label, shots), cell in table.cells.items()
-        for seed, record in cell.records.items()
-    }
+def _count_numbers(table: Table, cells: Sequence[Cell]) -> int:
+    return sum(table.metric in cell.estimates for cell in cells)

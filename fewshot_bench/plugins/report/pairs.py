@@ -31,7 +31,8 @@ MOST_PAIRS = 300
 class Pair:
     """One comparison, first minus second in points; `p` is corrected after Holm, `raw` is not.
 
-    won, lost: number of single data sets on which the first is significantly better, or worse.
+    won, tied, lost: number of single data sets on which the first is significantly better, not
+        told apart, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
     bounded: whether low and high are meaningful; not with two seeds.
     visible: the smallest difference that the uncorrected test finds four times in five; None if
@@ -44,8 +45,8 @@ class Pair:
     high: float
     p: float
     raw: float
-    datasets: int
     won: int
+    tied: int
     lost: int
     conditional: bool
     bounded: bool
@@ -67,21 +68,10 @@ class Pair:
         """True when the first is significantly worse."""
         return self.significant and self.difference < 0
 
-    @property
-    def tied(self) -> int:
-        """Number of data sets without a significant difference."""
-        return self.datasets - self.won - self.lost
-
-    def turned(self) -> Pair:
+    def turn(self) -> Pair:
         """The same comparison, second minus first."""
-        return dataclasses.replace(
-            self,
-            difference=-self.difference,
-            low=-self.high,
-            high=-self.low,
-            won=self.lost,
-            lost=self.won,
-        )
+        gaps = {"difference": -self.difference, "low": -self.high, "high": -self.low}
+        return dataclasses.replace(self, won=self.lost, lost=self.won, **gaps)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -91,21 +81,25 @@ class Pairs:
     `why`: reason why there is no comparison at all, or empty; `reasons`: why two rows have none.
     """
 
-    found: Mapping[tuple[str, str], Pair]
-    family: int
+    by_labels: Mapping[tuple[str, str], Pair]
     reasons: Mapping[tuple[str, str], str]
     why: str = ""
+
+    @property
+    def family(self) -> int:
+        """The number of p-values that were corrected together."""
+        return len(self.by_labels)
 
     def of(self, ours: Contestant, theirs: Contestant) -> Pair | None:
         """The comparison ours minus theirs; None where none could be made."""
         key = ours.row.label, theirs.row.label
-        if key in self.found:
-            return self.found[key]
-        other = self.found.get((key[1], key[0]))
-        return other.turned() if other else None
+        if key in self.by_labels:
+            return self.by_labels[key]
+        other = self.by_labels.get((key[1], key[0]))
+        return other.turn() if other else None
 
 
-def compared(headline: Headline, predictions: Predictions) -> Pairs:
+def compare(headline: Headline, predictions: Predictions) -> Pairs:
     """Compare every two contestants on the images of the headline, corrected together after Holm.
 
     All pairs are in the family, so that the correction also covers the choice of the winner and the
@@ -113,9 +107,9 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     are compared with all others.
     """
     if headline.group.scope == "H":
-        return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
+        return Pairs({}, {}, "a harmonic mean has no value per image, so no paired test")
     if headline.table.main.scores is None:
-        return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
+        return Pairs({}, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
     # The winner is compared with every other one.
     of_winner = (
@@ -125,48 +119,47 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
         for record in headline.records_of(winner, group).values()
     )
     answers = remember(predictions.of, of_winner)
-    keys, results, reasons = [], [], {}
-    for ours, theirs in _pairs(ranked, headline.table.baseline):
+    results: dict[tuple[str, str], Comparison] = {}
+    reasons = {}
+    for ours, theirs in _choose(ranked, headline.table.baseline):
         key = ours.row.label, theirs.row.label
-        result = _compared(headline, answers, ours, theirs)
+        result = _test(headline, answers, ours, theirs)
         if isinstance(result, str):
             reasons[key] = result
-            continue
-        keys.append(key)
-        results.append(result)
-    corrected = holm([result.p for result in results])
-    pairs = map(_pair, results, corrected)
-    found = dict(zip(keys, pairs, strict=True))
-    why = next(iter(reasons.values()), "") if not found else ""
-    return Pairs(found, len(results), reasons, why)
+        else:
+            results[key] = result
+    corrected = holm([result.p for result in results.values()])
+    pairs = map(_summarize, results.values(), corrected)
+    tested = dict(zip(results, pairs, strict=True))
+    return Pairs(tested, reasons, "" if tested else next(iter(reasons.values()), ""))
 
 
-def _pair(found: Comparison, corrected: float) -> Pair:
+def _summarize(result: Comparison, corrected: float) -> Pair:
     from fewshot_bench.analysis.statistics.paired import TINY, compare_spreads
     from fewshot_bench.analysis.statistics.power import detectable
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 
-    single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
+    single = [compare_spreads({name: part}) for name, part in result.spreads.items()]
     counts = wins(single, LEVEL)
     gaps = [part.difference for part in single]
-    visible = detectable(found.spreads)
+    visible = detectable(result.spreads)
     return Pair(
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
+        difference=result.difference,
+        low=result.low,
+        high=result.high,
         p=float(corrected),
-        raw=found.p,
-        datasets=found.datasets,
+        raw=result.p,
         won=counts.win,
+        tied=counts.tie,
         lost=counts.loss,
-        conditional=found.conditional,
-        bounded=found.bounded,
+        conditional=result.conditional,
+        bounded=result.bounded,
         visible=visible if visible > TINY else None,
         signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
     )
 
 
-def _pairs(
+def _choose(
     ranked: Sequence[Contestant], baseline: str | None
 ) -> Iterable[tuple[Contestant, Contestant]]:
     every = itertools.combinations(ranked, 2)
@@ -179,7 +172,7 @@ def _pairs(
     ]
 
 
-def _compared(
+def _test(
     headline: Headline, answers: Answers, ours: Contestant, theirs: Contestant
 ) -> Comparison | str:
     """Ours minus theirs over all members, or why they cannot be compared on one of them."""
@@ -188,8 +181,8 @@ def _compared(
     spreads = {}
     for group in headline.members:
         records = headline.records_of(ours, group), headline.records_of(theirs, group)
-        found = paired_spread(*records, answers, headline.table.main, group.label)
-        if isinstance(found, str):
-            return f"{found} on {group.label}"
-        spreads[group.label] = found
+        spread = paired_spread(*records, answers, headline.table.main, group.label)
+        if isinstance(spread, str):
+            return f"{spread} on {group.label}"
+        spreads[group.label] = spread
     return compare_spreads(spreads)

@@ -5,276 +5,225 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.audit.findings import Audit
-from fewshot_bench.analysis.record_columns import RecordColumns
-from fewshot_bench.analysis.table.table import Table
-from fewshot_bench.api.image_facts import split_digest
+from fewshot_bench.analysis.formats.document import Grid
+from fewshot_bench.analysis.frame import count, decode, distinct
+from fewshot_bench.analysis.table.table import Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
+from fewshot_bench.plugins.report.rows import Row, sheet, text_row
 from fewshot_bench.store.answer_files import ASKED
 from fewshot_bench.utils.text import counted, limited
 
-# Digits of a digest, values of one fact and lines of incidents that are shown.
-DIGITS, VALUES, INCIDENTS = 12, 6, 40
-# Entries of a split, and columns of the conditions, that are shown.
-_COUNTED = ("classes", "test")
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Digits of a digest, values of one fact, lines of incidents, and failed or missing cells shown.
+DIGITS, VALUES, INCIDENTS, CELLS = 12, 6, 40, 200
+# Columns of the records of a method.
 _OF_METHOD = ("method_version", "environment.method_origin", "code", "overrides", "options")
-# Facts that differ between runs and affect no number.
+# Facts that differ between runs and affect no number, or stand in the table of methods.
 _NOISE = ("load", ASKED)
+_OF_CODE = ("method_origin", "code.")
 
 
-def provenance(table: Table, facts: RecordColumns, found: Audit) -> list[Grid]:
+def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
     """Tables of all facts that are needed to question the numbers.
 
-    facts: `columns_of` the records of the table.
+    data: the frame of records of the table.
     """
-    done = [record for record in facts.records if record.status == "done"]
+    records = list(data["record"])
+    done = [record for record in records if record.status == "done"]
+    names = list(dict.fromkeys(name for line in audit.methods for name in line))
     grids = [
-        _findings(found),
-        _conditions(table, facts),
-        _hazards(found),
-        _allowed(found),
-        _datasets(facts),
-        _methods(facts),
+        sheet(
+            "findings",
+            "Audit: findings make a comparison unfair, incomplete or not repeatable",
+            ("kind", "what"),
+            [text_row(each.level, each.text, css=each.level) for each in audit.findings],
+        ),
+        _conditions(table, records),
+        sheet(
+            "hazards",
+            "Known hazards to fairness, each with its answer",
+            ("hazard", "what the records say"),
+            [
+                text_row(f"{h.number}. {h.name}", h.text, css="finding" if h.open else "")
+                for h in audit.hazards
+            ],
+        ),
+        sheet(
+            "allowed",
+            "What each method was allowed and did (labels, configurations, steps)",
+            names or ("method",),
+            [text_row(*(line.get(name, "") for name in names)) for line in audit.methods],
+        ),
+        _datasets(data),
+        _methods(data),
         _environment(done),
-        _incidents(facts.records),
+        _incidents(records),
     ]
     return [grid for grid in grids if grid.lines]
 
 
-def _conditions(table: Table, facts: RecordColumns) -> Grid:
-    lines = [_line(name, ", ".join(values)) for name, values in table.conditions.items()]
-    lines.append(_line("shots", ", ".join(map(str, table.shots))))
-    lines.append(_line("seeds", ", ".join(map(str, table.seeds))))
-    states = Counter(facts["status"])
-    lines.append(_line("records", ", ".join(f"{n:,} {name}" for name, n in sorted(states.items()))))
-    columns = [Column("condition", False), Column("value", False)]
-    return Grid("conditions", "Conditions that all numbers share", columns, lines)
+def _conditions(table: Table, records: Sequence[Record]) -> Grid:
+    states = sorted(Counter(record.status for record in records).items())
+    values = {name: ", ".join(values) for name, values in table.conditions.items()}
+    values["shots"] = ", ".join(map(str, table.shots))
+    values["seeds"] = ", ".join(map(str, table.seeds))
+    values["records"] = ", ".join(f"{count:,} {name}" for name, count in states)
+    rows = [text_row(*pair) for pair in values.items()]
+    return sheet("conditions", "Conditions that all numbers share", ("condition", "value"), rows)
 
 
-def _datasets(facts: RecordColumns) -> Grid:
-    heads = ("data set", "revision", "classes", "test images", "splits", "published picks")
-    columns = [Column(head, head in ("classes", "test images")) for head in heads]
-    rows = facts.rows(
-        ("evaluated", "revision", "target_revision", "shots", "split_seed", "split facts")
-    )
-    groups: defaultdict[str, list[tuple[Any, int]]] = defaultdict(list)
-    for (name, *row), count in rows.counted():
-        groups[name].append((row, count))
-    lines = []
-    for name, found in sorted(groups.items()):
-        revisions = {":".join(filter(None, row[:2])) for row, _ in found}
-        splits: dict[str, tuple[int, int]] = {}
-        for (_, _, shots, seed, split), _ in found:
-            if known := split_digest(split):
-                splits[known] = min(splits.get(known, (shots, seed)), (shots, seed))
-        few = sorted(splits, key=lambda key: splits[key])
-        shown = limited([text.name(key[:DIGITS]) for key in few], 3)
-        states = [(row[-1], count) for row, count in found]
-        lines.append(
-            _line(
-                *(name, _values(revisions)),
-                *(_values(str(s[key]) for s, _ in states if key in s) for key in _COUNTED),
-                *(f"{len(few)}: {shown}" if few else "none", _verified(states)),
-            )
-        )
-    return Grid("datasets", "Data sets and splits", columns, lines)
+_OF_SPLIT = ("split.digest", "split.verified", "split.classes", "split.test")
 
 
-def _verified(splits: Iterable[tuple[Mapping[str, Any], int]]) -> str:
-    """splits: each with the number of its records."""
-    names = {True: "yes", False: "no", None: "not known"}
-    found: Counter[str] = Counter()
-    for split, count in splits:
-        if split:
-            found[names[split.get("verified")]] += count
-    if len(found) == 1:
-        return next(iter(found))
-    return ", ".join(f"{name}: {count}" for name, count in sorted(found.items()))
-
-
-def _findings(found: Audit) -> Grid:
-    lines = [_line(each.level, each.text, css=each.level) for each in found.findings]
-    columns = [Column("kind", False), Column("what", False)]
-    caption = "Audit: findings make a comparison unfair, incomplete or not repeatable"
-    return Grid("findings", caption, columns, lines)
-
-
-def _hazards(found: Audit) -> Grid:
-    lines = [
-        _line(f"{each.number}. {each.name}", each.text, css="finding" if each.open else "")
-        for each in found.hazards
-    ]
-    columns = [Column("hazard", False), Column("what the records say", False)]
-    return Grid("hazards", "Known hazards to fairness, each with its answer", columns, lines)
-
-
-def _allowed(found: Audit) -> Grid:
-    names = list(dict.fromkeys(name for line in found.methods for name in line))
-    lines = [_line(*(line.get(name, "") for name in names)) for line in found.methods]
-    caption = "What each method was allowed and did (labels, configurations, steps)"
-    return Grid("allowed", caption, [Column(name, False) for name in names], lines)
-
-
-def _methods(facts: RecordColumns) -> Grid:
+def _datasets(data: pd.DataFrame) -> Grid:
+    names = ("evaluated", "revision", "target_revision", "shots", "split_seed", *_OF_SPLIT)
     groups: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for label, *row in facts.rows(("label", *_OF_METHOD)).values:
-        groups[label].append(tuple(row))
-    lines = []
-    for label, rows in sorted(groups.items()):
-        versions, origins, codes, overrides, options = zip(*rows, strict=True)
-        lines.append(
-            _line(
-                *(label, _values(versions), _values(str(origin or "") for origin in origins)),
-                *(_values(codes), _values(map(_plain, overrides)), _values(map(_plain, options))),
+    for (name, *line), times in count(data, *names).items():
+        groups[name].append((*line, times))
+    rows = []
+    for name, lines in sorted(groups.items()):
+        # The splits with the fewest shots and the lowest seeds come first.
+        first: dict[str, tuple[int, int]] = {}
+        picks: Counter[str] = Counter()
+        for *_, shots, seed, digest, verified, classes, test, times in lines:
+            if digest:
+                first[digest] = min(first.get(digest, (shots, seed)), (shots, seed))
+            if {digest, verified, classes, test} != {None}:
+                picks[{True: "yes", False: "no"}.get(verified, "not known")] += times
+        splits = [text.name(digest[:DIGITS]) for digest in sorted(first, key=first.__getitem__)]
+        states = ", ".join(f"{state}: {times}" for state, times in sorted(picks.items()))
+        rows.append(
+            text_row(
+                name,
+                _list_values(":".join(filter(None, line[:2])) for line in lines),
+                _list_values(str(classes) for *_, classes, _, _ in lines if classes is not None),
+                _list_values(str(test) for *_, test, _ in lines if test is not None),
+                f"{len(splits)}: {limited(splits, 3)}" if splits else "none",
+                next(iter(picks)) if len(picks) == 1 else states,
             )
         )
+    heads = ("data set", "revision", "classes", "test images", "splits", "published picks")
+    return sheet("datasets", "Data sets and splits", heads, rows, ("classes", "test images"))
+
+
+def _methods(data: pd.DataFrame) -> Grid:
+    groups: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for label, version, origin, code, *options in distinct(data, "label", *_OF_METHOD):
+        groups[label].append((version, str(origin or ""), code, *map(_list_options, options)))
+    rows = [
+        text_row(label, *(_list_values(column) for column in zip(*lines, strict=True)))
+        for label, lines in sorted(groups.items())
+    ]
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
-    columns = [Column(head, False) for head in heads]
-    return Grid("methods", "Methods as they were configured", columns, lines)
+    return sheet("methods", "Methods as they were configured", heads, rows)
 
 
 def _environment(records: Sequence[Record]) -> Grid:
     """Facts of the runs, those that differ first, with how many records have each value."""
-    facts = _counted(record.environment for record in records)
-    lines = []
+    facts = _count_facts(record.environment for record in records)
+    rows = []
     for name in sorted(facts, key=lambda name: (len(facts[name]) == 1, name)):
         counts = facts[name]
-        if name in _NOISE or name == "method_origin" or name.startswith("code."):
+        if name.startswith(_OF_CODE):
             continue
         if len(counts) == 1:
-            lines.append(_line(name, next(iter(counts)), "no"))
+            rows.append(text_row(name, next(iter(counts)), "no"))
             continue
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         shown = "; ".join(f"{value} ({count:,})" for value, count in ranked[:VALUES])
         more = f"; and {len(ranked) - VALUES} more" if len(ranked) > VALUES else ""
-        lines.append(_line(name, shown + more, "yes", css="differs"))
-    columns = [Column("fact", False), Column("value (records)", False), Column("differs", False)]
-    return Grid("environment", "Software and machines; what differed comes first", columns, lines)
+        rows.append(text_row(name, shown + more, "yes", css="differs"))
+    heads = ("fact", "value (records)", "differs")
+    return sheet("environment", "Software and machines; what differed comes first", heads, rows)
+
+
+def _count_facts(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
+    """How many records have each value of each fact; records of a store share most values."""
+    # Ids stay unique because the first environment with them is kept alive.
+    alike: dict[Hashable, Mapping[str, Any]] = {}
+    times: Counter[Hashable] = Counter()
+    for environment in environments:
+        key = tuple((name, id(value)) for name, value in environment.items() if name not in _NOISE)
+        alike.setdefault(key, environment)
+        times[key] += 1
+    facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for ids, environment in alike.items():
+        for name, value in environment.items():
+            parts = {name: value}
+            if isinstance(value, Mapping):
+                parts = {f"{name}.{part}": inner for part, inner in value.items()}
+            for fact, inner in parts.items() if name not in _NOISE else ():
+                word = inner if isinstance(inner, str) else json.dumps(inner, sort_keys=True)
+                facts[fact][word] += times[ids]
+    return facts
 
 
 def _incidents(records: Sequence[Record]) -> Grid:
-    found = Counter(
+    counts = Counter(
         (str(incident.get("kind", "")), str(incident.get("text", "")), record.spec.label)
         for record in records
         for incident in record.incidents
     )
-    ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    lines = [
-        _line(kind, words, label, f"{count:,}")
-        for (kind, words, label), count in ranked[:INCIDENTS]
-    ]
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [text_row(*words, f"{times:,}") for words, times in ranked[:INCIDENTS]]
     if len(ranked) > INCIDENTS:
-        lines.append(_line("more", f"{len(ranked) - INCIDENTS} more kinds of incidents", "", ""))
-    columns = [Column("kind", False), Column("what", False), Column("method", False)]
-    columns.append(Column("records"))
-    return Grid("incidents", "What the harness had to do or to undo", columns, lines)
+        rows.append(text_row("more", f"{len(ranked) - INCIDENTS} more kinds of incidents", "", ""))
+    caption = "What the harness had to do or to undo"
+    return sheet("incidents", caption, ("kind", "what", "method", "records"), rows, ("records",))
 
 
-def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
-    """Counts of the values of each fact; records of a store share most values."""
-    # Ids stay unique because the first environment with them is kept alive.
-    alike: dict[Hashable, Mapping[str, Any]] = {}
-    times: Counter[Hashable] = Counter()
-    kept: dict[tuple[str, ...], list[str]] = {}
-    for environment in environments:
-        names = tuple(environment)
-        if names not in kept:
-            kept[names] = [name for name in names if name not in _NOISE]
-        key = names, *map(id, map(environment.__getitem__, kept[names]))
-        alike.setdefault(key, environment)
-        times[key] += 1
-    facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for known, environment in alike.items():
-        for fact, word in _flat(environment):
-            facts[fact][word] += times[known]
-    return facts
-
-
-def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{part}", _word(inner)) for part, inner in value.items())
-        else:
-            yield str(name), _word(value)
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _plain(values: Mapping[str, Any]) -> str:
+def _list_options(column: str) -> str:
+    values = decode(column)
     return ", ".join(f"{name}={canonical_json(value)}" for name, value in sorted(values.items()))
 
 
-def _values(values: Iterable[str]) -> str:
+def _list_values(values: Iterable[str]) -> str:
     """The first few distinct values, and the number of the others."""
     return limited(sorted({value for value in values if value}), VALUES, " | ")
-
-
-def _line(*words: str, css: str = "") -> Line:
-    return Line([Field(text.message(word)) for word in words], css=css)
-
-
-MOST = 200
 
 
 def failures(records: Sequence[Record]) -> Grid | None:
     """Failed cells with the type and the message of their errors; None without any."""
     failed = [record for record in records if record.status == "failed"]
     failed.sort(key=lambda r: (r.spec.label, r.spec.evaluated, r.spec.shots, r.spec.split_seed))
-    lines = []
-    for record in failed[:MOST]:
+    rows = []
+    for record in failed:
         error, spec = record.error or {}, record.spec
-        seeds = f"{spec.split_seed}/{spec.train_seed}"
-        seed = str(spec.split_seed) if spec.split_seed == spec.train_seed else seeds
-        lines.append(
-            Line(
-                [
-                    Field(text.name(spec.label)),
-                    Field(text.name(spec.evaluated)),
-                    Field(str(spec.shots)),
-                    Field(seed),
-                    Field(text.name(str(error.get("type") or "unknown error"))),
-                    Field(text.message(str(error.get("message") or ""))),
-                ]
-            )
-        )
-    columns = [Column("method", False), Column("data set", False), Column("shots")]
-    columns += [Column("seed"), Column("error", False), Column("message", False)]
-    some = f", the first {MOST} of them" if len(failed) > MOST else ""
-    caption = f"{counted(len(failed), 'failed run')}{some}"
-    return Grid("failures", caption, columns, lines, True) if lines else None
+        kind = text.name(str(error.get("type") or "unknown error"))
+        names = text.name(spec.label), text.name(spec.evaluated), str(spec.shots)
+        message = str(error.get("message") or "")
+        rows.append(text_row(*names, str(Seed.of(record)), kind, message))
+    heads = ("method", "data set", "shots", "seed", "error", "message")
+    return _cells_sheet("failures", counted(len(rows), "failed run"), heads, rows)
 
 
 def holes(table: Table) -> Grid | None:
     """Cells without any number, or with fewer seeds than others; None if all are complete."""
-    lines = []
+    rows = []
+    states = {"partial": "some seeds", "inapplicable": "not applicable"}
     for cell in table.cells.values():
         whole = cell.status == "done" and not cell.missing_seeds
         if cell.group.derived or not cell.expected or whole:
             continue
-        seeds = ",".join(map(str, cell.missing_seeds))
-        what = {"partial": "some seeds", "inapplicable": "not applicable"}
-        why = cell.reason or (f"no record for seeds {seeds}" if seeds else "")
-        why = why or (f"{cell.failed} failed: {', '.join(cell.errors)}" if cell.failed else "")
-        lines.append(
-            Line(
-                [
-                    Field(text.name(cell.row.title)),
-                    Field(text.name(cell.group.label)),
-                    Field(str(cell.shots)),
-                    Field(what.get(cell.status, cell.status)),
-                    Field(text.message(why)),
-                ]
-            )
-        )
-    columns = [Column("method", False), Column("data set", False), Column("shots")]
-    columns += [Column("what", False), Column("why", False)]
-    some = f", the first {MOST} of them" if len(lines) > MOST else ""
-    caption = f"{counted(len(lines), 'cell')} not complete{some}"
-    return Grid("holes", caption, columns, lines[:MOST], True) if lines else None
+        why = cell.reason
+        if not why and cell.missing_seeds:
+            why = f"no record for seeds {','.join(map(str, cell.missing_seeds))}"
+        if not why and cell.failed:
+            why = f"{cell.failed} failed: {', '.join(cell.errors)}"
+        names = text.name(cell.row.title), text.name(cell.group.label), str(cell.shots)
+        rows.append(text_row(*names, states.get(cell.status, cell.status), why))
+    heads = ("method", "data set", "shots", "what", "why")
+    return _cells_sheet("holes", f"{counted(len(rows), 'cell')} not complete", heads, rows)
+
+
+def _cells_sheet(name: str, caption: str, heads: Sequence[str], rows: list[Row]) -> Grid | None:
+    some = f", the first {CELLS} of them" if len(rows) > CELLS else ""
+    shown = rows[:CELLS]
+    return sheet(name, caption + some, heads, shown, ("shots", "seed")) if rows else None

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.analysis.signature import broken
-from fewshot_bench.plugins.report import board, text
-from fewshot_bench.plugins.report.board import Bar
+from fewshot_bench.analysis.formats.document import Entry
+from fewshot_bench.analysis.signature import break_line
+from fewshot_bench.plugins.report import text
+from fewshot_bench.plugins.report.board import Bar, bars_of
 from fewshot_bench.plugins.report.headline import Headline
+from fewshot_bench.plugins.report.rows import Row
 from fewshot_bench.plugins.report.verdict import subject
 from fewshot_bench.utils.text import counted, printable_lines
 
@@ -20,57 +22,44 @@ _TITLE, _NAME, _PRINT = 50, 26, 118
 
 
 @dataclass(frozen=True, slots=True)
-class CardRow:
-    """A method on the card: `mark` in `color`, its number with interval, and their places."""
-
-    label: str
-    mark: str
-    color: str
-    value: str
-    bar: Bar
-
-
-@dataclass(frozen=True, slots=True)
 class Card:
-    """A picture of 1200 x 630 points for a slide or a post."""
+    """A picture of 1200 x 630 points for a slide or a post: the best methods, each with its bar.
+
+    description: the card in words. more: the number of other methods. small: lines of small print.
+    """
 
     title: str
     subject: str
-    rows: Sequence[CardRow]
+    description: str
+    rows: Sequence[tuple[Row, Bar]]
     more: str
     small: Sequence[str]
-
-    @property
-    def description(self) -> str:
-        """The card in words."""
-        return "; ".join([self.subject, *(f"{row.label} {row.value} %" for row in self.rows)])
 
 
 def card(headline: Headline, title: str, marks: Sequence[str], signature: str) -> Card | None:
     """The best methods of the headline, its marks and signature; None without any number."""
     best = headline.ranked[:ROWS]
-    bars = board.bars_of([headline.estimate(one) for one in best])
-    rows = [
-        CardRow(
-            text.short(one.label, _NAME),
-            board.MARKS[one.look.marker],
-            one.look.variable,
-            text.interval(headline.estimate(one)),
-            bar,
-        )
-        for one, bar in zip(best, bars, strict=True)
-    ]
-    if not rows:
+    if not best:
         return None
+    estimates = [headline.estimate(contestant) for contestant in best]
+    rows = [
+        Row(
+            text.short(contestant.label, _NAME), (Entry(text.interval(value)),), "", contestant.look
+        )
+        for contestant, value in zip(best, estimates, strict=True)
+    ]
+    about = subject(headline)
+    values = [f"{row.title} {row.entries[0].text} %" for row in rows]
     more = len(headline.contestants) - len(rows)
     printed = [text.short(mark, _PRINT) for mark in marks[:1]]
-    line = broken(signature, _PRINT)
+    line = break_line(signature, _PRINT)
     # What a line has no room for would make it another comparison.
     printed += line if len(line) <= LINES else [*line[: LINES - 1], f"{line[LINES - 1][:-1]}…"]
     return Card(
         text.short(title, _TITLE),
-        subject(headline),
-        rows,
+        about,
+        "; ".join([about, *values]),
+        list(zip(rows, bars_of(estimates), strict=True)),
         f"and {counted(more, 'more method')}" if more else "",
         printed,
     )

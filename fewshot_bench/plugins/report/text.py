@@ -28,16 +28,16 @@ def short(text: str, longest: int = 22) -> str:
 
 def short_names(labels: Sequence[str], longest: int) -> dict[str, str]:
     """Short names; where shortening makes two equal, with the overrides in which they differ."""
-    found = {label: short(label, longest) for label in labels}
-    counts = Counter(found.values())
-    for label, shown in found.items():
+    names = {label: short(label, longest) for label in labels}
+    counts = Counter(names.values())
+    for label, shown in names.items():
         method, bracket, _ = label.partition("[")
         if counts[shown] > 1 and bracket:
             others = [other for other in labels if other.startswith(f"{method}[")]
             shared = set.intersection(*(set(_parts(other)) for other in others))
             values = [part.partition("=")[2] for part in _parts(label) if part not in shared]
-            found[label] = short(f"{method}[{','.join(values)}]", longest)
-    return found
+            names[label] = short(f"{method}[{','.join(values)}]", longest)
+    return names
 
 
 def _parts(label: str) -> list[str]:

@@ -55,26 +55,26 @@ def thumbnails(
     Empty if the data set cannot be opened or lists other images; an image that cannot be read is
     left out. store: the folder of the store, which may have the data set's split.
     """
-    dataset = _opened(record, store)
-    items = _items(dataset)
+    dataset, items = _open(record, store)
     wrong = [_wrong(outcomes, label, taken) for label, taken, _ in mixed]
-    found: list[Thumbnail] = []
-    for place in range(max(map(len, wrong), default=0)):
-        for (label, taken, _), places in zip(mixed, wrong, strict=True):
-            if len(found) >= budget.images or place >= len(places):
+    shown: list[Thumbnail] = []
+    for rank in range(max(map(len, wrong), default=0)):
+        for (label, taken, _), images in zip(mixed, wrong, strict=True):
+            if len(shown) >= budget.images or rank >= len(images):
                 continue
-            index, times = places[place]
-            uri = _uri(dataset, items.get(outcomes[0].ids[index]))
+            index, times = images[rank]
+            uri = _encode(dataset, items.get(outcomes[0].ids[index]))
             if uri and len(uri) <= budget.left:
                 budget.left -= len(uri)
-                found.append(Thumbnail(uri, names[label], names[taken], times, len(outcomes)))
-    return found
+                shown.append(Thumbnail(uri, names[label], names[taken], times, len(outcomes)))
+    return shown
 
 
-def _opened(record: Record, store: Path) -> Any:
-    """The data set that a record was evaluated on; None if it cannot be opened here as of then.
+def _open(record: Record, store: Path) -> tuple[Any, dict[str, Any]]:
+    """The data set that a record was evaluated on, and its test images by id.
 
-    If a plug-in or the disk fails, the report is written without examples.
+    None and no image if it cannot be opened here as of then. If a plug-in or the disk fails, the
+    report is written without examples.
     """
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.preflight import revision_of
@@ -86,21 +86,15 @@ def _opened(record: Record, store: Path) -> Any:
     try:
         dataset = registry().dataset(name, data, store)
         # Ids of other lists may name other images.
-        return dataset if revision in ("", revision_of(name, dataset)) else None
+        if revision in ("", revision_of(name, dataset)):
+            return dataset, {item.id: item for item in dataset.items().get("test", ())}
     except Exception:
-        return None
-
-
-def _items(dataset: Any) -> dict[str, Any]:
-    """The test images by id; empty if a plug-in or the disk fails."""
-    try:
-        return {item.id: item for item in dataset.items().get("test", ())} if dataset else {}
-    except Exception:
-        return {}
+        pass
+    return None, {}
 
 
 def _wrong(outcomes: Sequence[Outcome], label: int, taken: int) -> list[tuple[int, int]]:
-    """(index, times) of the images of `label` that were taken for `taken`."""
+    """(index, times) of the images of `label` that were taken for `taken`, most times first."""
     import numpy as np
 
     times: np.ndarray = sum(
@@ -110,7 +104,8 @@ def _wrong(outcomes: Sequence[Outcome], label: int, taken: int) -> list[tuple[in
     return [(int(index), int(times[index])) for index in order if times[index]]
 
 
-def _uri(dataset: Any, item: Any) -> str:
+def _encode(dataset: Any, item: Any) -> str:
+    """A small JPEG of an image as a data URI; empty if the image cannot be read."""
     if item is None:
         return ""
     try:

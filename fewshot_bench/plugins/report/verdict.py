@@ -9,11 +9,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.analysis.table.columns import BILLED, COSTS
-from fewshot_bench.analysis.table.table import Cell
 from fewshot_bench.api.metrics import PERCENT
+from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
@@ -24,8 +23,6 @@ LISTED = 3
 # Seeds from which on an interval says something.
 ENOUGH = 3
 _UNBROKEN = "\N{NO-BREAK SPACE}"
-
-Tested = list[tuple[Contestant, Pair]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,10 @@ class Verdict:
     commands: Sequence[str] = ()
 
 
-def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) -> Verdict:
+def verdict(headline: Headline, pairs: Pairs, records: Sequence[Record], store: str) -> Verdict:
     """The verdict in plain sentences with numbers.
 
-    facts: `columns_of` the records of the table. store: its name in commands.
+    records: of the table. store: its name in commands.
     """
     ranked = headline.ranked
     if not ranked:
@@ -59,32 +56,34 @@ def verdict(headline: Headline, pairs: Pairs, facts: RecordColumns, store: str) 
         _against_baseline(headline, pairs),
         _not_ranked(headline),
     ]
-    advice, commands = _more_seeds(headline, facts, store)
+    advice, commands = _more_seeds(headline, records, store)
     result = _result(headline, pairs)
     return Verdict(ranked[0].label, result, list(filter(None, sentences)), advice, commands)
 
 
-def _more_seeds(headline: Headline, facts: RecordColumns, store: str) -> tuple[str, Sequence[str]]:
+def _more_seeds(
+    headline: Headline, records: Sequence[Record], store: str
+) -> tuple[str, Sequence[str]]:
     """Advice to run more seeds, and commands that do; empty with enough of them.
 
     The commands compute all cells of the table with the seeds that it lacks.
     """
-    known = headline.group.seeds
-    lacking = ENOUGH - len(known)
+    seeds = headline.group.seeds
+    lacking = ENOUGH - len(seeds)
     if lacking <= 0 or len(headline.ranked) < 2:
         return "", ()
-    free = (seed for seed in itertools.count(1) if seed not in {s for pair in known for s in pair})
-    seeds = list(itertools.islice(free, lacking))
+    taken = {number for seed in seeds for number in seed}
+    free = (number for number in itertools.count(1) if number not in taken)
+    more = list(itertools.islice(free, lacking))
     specs = [
         replace(record.spec, split_seed=seed, train_seed=seed)
-        for record in facts.records
-        for seed in seeds
+        for record in records
+        for seed in more
     ]
     commands, _ = commands_of({spec.key(): spec for spec in specs}.values(), store)
-    few = "One seed is" if len(known) == 1 else "Two seeds are"
-    more = "a third" if lacking == 1 else "two more"
+    few, further = {1: ("Two seeds are", "a third")}.get(lacking, ("One seed is", "two more"))
     return (
-        f"{few} too few to tell methods apart. Run {more}, then write the report again:",
+        f"{few} too few to tell methods apart. Run {further}, then write the report again:",
         commands,
     )
 
@@ -110,27 +109,27 @@ def subject(headline: Headline) -> str:
 
 
 def _result(headline: Headline, pairs: Pairs) -> str:
-    best, others = headline.ranked[0], headline.ranked[1:]
+    best, *others = headline.ranked
     estimate = headline.estimate(best)
-    half = " (one seed)"
+    ends = tuple(map(text.percent, estimate.bounds))
     if estimate.half is not None:
-        half = f" (±{_UNBROKEN}{text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
-    elif estimate.n > 1:
-        ends = tuple(map(text.percent, estimate.bounds))
-        two = estimate.n == 2
-        half = f" ({' and '.join(ends)}, two seeds)" if two else f" ({' to '.join(ends)})"
+        half = f"±{_UNBROKEN}{text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds"
+    elif estimate.n == 2:
+        half = f"{' and '.join(ends)}, two seeds"
+    else:
+        half = " to ".join(ends) if estimate.n > 1 else "one seed"
     shown = text.percent(estimate.mean)
     level = [c.label for c in others if text.percent(headline.estimate(c).mean) == shown]
-    found = [pairs.of(best, other) for other in others]
+    tested = [pairs.of(best, other) for other in others]
     if not others:
         verb = "is the only one with a result:"
     elif level:
-        verb = f"is level with {_listed(level)} at"
-    elif all(pair and pair.better and not pair.conditional for pair in found):
+        verb = f"is level with {_list(level)} at"
+    elif all(pair and pair.better and not pair.conditional for pair in tested):
         verb = "wins with"
     else:
         verb = "is ahead with"
-    return f"{verb} {shown} % {subject(headline)}{half}."
+    return f"{verb} {shown} % {subject(headline)} ({half})."
 
 
 def _significance(headline: Headline, pairs: Pairs) -> str:
@@ -141,52 +140,41 @@ def _significance(headline: Headline, pairs: Pairs) -> str:
         return f"Whether its lead is significant cannot be told: {pairs.why}."
     tested = [(other, pair) for other in others if (pair := pairs.of(best, other))]
     ties = [(other, pair) for other, pair in tested if not pair.significant]
-    clear = [(other, pair) for other, pair in tested if pair.better]
     worse = [_gap(other, pair) for other, pair in tested if pair.worse]
-    parts = [*_not_better(ties), *_better(clear, len(others))]
+    clear = [(other, pair) for other, pair in tested if pair.better]
+    parts = []
+    if ties:
+        parts.append(f"It is not significantly better than {_list([_gap(*tie) for tie in ties])}.")
+    if clear:
+        names = _list([other.label for other, _ in clear])
+        if len(clear) == 1:
+            names = _gap(*clear[0])
+        elif len(clear) == len(others):
+            every = "both others" if len(others) == 2 else f"all {len(others)} others"
+            names = f"{every}; the closest is {_gap(*clear[0])}"
+        parts.append(f"It is significantly better than {names}.")
     if worse:
-        parts.append(
-            f"On the seeds that both have it is significantly worse than {_listed(worse)}."
-        )
+        parts.append(f"On the seeds that both have it is significantly worse than {_list(worse)}.")
     if any(pair.conditional for _, pair in tested):
         parts.append("With one seed to compare, this is about these fits, not about the methods.")
     parts += _visible(headline, ties)
-    unknown = [other.label for other in others if not pairs.of(best, other)]
-    if unknown:
-        parts.append(f"Not compared for want of paired predictions: {_listed(unknown)}.")
+    untested = [other.label for other in others if not pairs.of(best, other)]
+    if untested:
+        parts.append(f"Not compared for want of paired predictions: {_list(untested)}.")
     return " ".join(parts)
 
 
-def _visible(headline: Headline, ties: Tested) -> list[str]:
+def _visible(headline: Headline, ties: Sequence[tuple[Contestant, Pair]]) -> list[str]:
     """Sentence on the differences that these runs can show; none for few seeds, which show none."""
-    found = [pair.visible for _, pair in ties if pair.visible is not None]
-    if not found or len(headline.group.seeds) < ENOUGH:
+    visible = [pair.visible for _, pair in ties if pair.visible is not None]
+    if not visible or len(headline.group.seeds) < ENOUGH:
         return []
-    least = max(found)
-    if headline.table.main.unit == PERCENT and least >= 100:
+    if headline.table.main.unit == PERCENT and max(visible) >= 100:
         return []
     return [
-        f"A true difference below about {text.percent(least)} points would be missed here more "
-        "than one time in five; more seeds show smaller ones."
+        f"A true difference below about {text.percent(max(visible))} points would be missed here "
+        "more than one time in five; more seeds show smaller ones."
     ]
-
-
-def _not_better(ties: Tested) -> list[str]:
-    if not ties:
-        return []
-    return [f"It is not significantly better than {_listed([_gap(*pair) for pair in ties])}."]
-
-
-def _better(clear: Tested, others: int) -> list[str]:
-    """Sentence on the methods that the best one significantly beats, of `others` methods."""
-    if not clear:
-        return []
-    if len(clear) == 1:
-        return [f"It is significantly better than {_gap(*clear[0])}."]
-    if len(clear) < others:
-        return [f"It is significantly better than {_listed([other.label for other, _ in clear])}."]
-    every = "both others" if others == 2 else f"all {others} others"
-    return [f"It is significantly better than {every}; the closest is {_gap(*clear[0])}."]
 
 
 def _gap(other: Contestant, pair: Pair) -> str:
@@ -204,10 +192,12 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
     if not tested:
         return f"Nothing could be compared with the baseline {baseline.label}."
     better, worse = sum(pair.better for pair in tested), sum(pair.worse for pair in tested)
-    same = len(tested) - better - worse
-    counts = [(better, "significantly better"), (worse, "significantly worse")]
-    counts += [(same, "not told apart from it")]
-    numbers = joined([f"{count} {words}" for count, words in counts if count])
+    counts = {
+        "significantly better": better,
+        "significantly worse": worse,
+        "not told apart from it": len(tested) - better - worse,
+    }
+    numbers = joined([f"{count} {words}" for words, count in counts.items() if count])
     methods = counted(len(tested), "method")
     return f"Of {methods} compared with the baseline {baseline.label}: {numbers}."
 
@@ -215,14 +205,13 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
 def _not_ranked(headline: Headline) -> str:
     """Methods without a number, each with the reason."""
     names = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
-    return f"Not ranked: {_listed(names, '; ')}." if names else ""
+    return f"Not ranked: {_list(names, '; ')}." if names else ""
 
 
-def _listed(names: Sequence[str], comma: str = ", ") -> str:
+def _list(names: Sequence[str], comma: str = ", ") -> str:
     """The first names and how many more there are."""
     more = len(names) - LISTED
-    shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
-    return joined(shown, comma)
+    return joined([*names[:LISTED], *([f"{more} more"] if more > 0 else [])], comma)
 
 
 def cost(headline: Headline, pairs: Pairs) -> str:
@@ -230,43 +219,36 @@ def cost(headline: Headline, pairs: Pairs) -> str:
 
     Empty without a method that has a number.
     """
-    best = headline.ranked[:1]
-    if not best or best[0].cell is None:
+    best = next(iter(headline.ranked), None)
+    if best is None or best.cell is None:
         return ""
-    cell = best[0].cell
-    known = _costs(cell, _device(headline))
-    if not known:
-        return f"What {best[0].label} costs is not recorded."
-    unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
-    parts = [f"One run of {best[0].label} (one data set, one seed) {joined(known)}."]
+    devices = headline.table.conditions.get("device", ())
+    phrases, unknown = [], []
+    for name, column in COSTS.items():
+        value = best.cell.costs.get(name)
+        if value is None:
+            unknown.append(column.subject)
+            continue
+        # The time names the device.
+        where = f" on {text.name(devices[0])}" if column is BILLED and len(devices) == 1 else ""
+        phrases.append(f"{column.sentence(column.words(value), value)}{where}")
+    if not phrases:
+        return f"What {best.label} costs is not recorded."
+    parts = [f"One run of {best.label} (one data set, one seed) {joined(phrases)}."]
     parts += [f"Not recorded: {joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 
 
-def _costs(cell: Cell, device: str) -> list[str]:
-    """Costs as phrases; the time names the device."""
-    return [
-        f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
-        for name, cost in COSTS.items()
-        if (value := cell.costs.get(name)) is not None
-    ]
-
-
-def _device(headline: Headline) -> str:
-    devices = headline.table.conditions.get("device", ())
-    return f" on {text.name(devices[0])}" if len(devices) == 1 else ""
-
-
 def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
     """Sentence on the best method that takes at most half the time of the winner."""
-    best, others = headline.ranked[0], headline.ranked[1:]
+    best, *others = headline.ranked
     own = _time(best)
     times = [(seconds, other) for other in others if (seconds := _time(other)) is not None]
     if not own or not times:
         return []
     if all(seconds >= own for seconds, _ in times):
         return ["No other method is quicker."]
-    half = [pair for pair in times if pair[0] <= own / 2]
+    half = [(seconds, other) for seconds, other in times if seconds <= own / 2]
     if not half:
         return ["No other method takes half as long or less."]
     seconds, other = half[0]

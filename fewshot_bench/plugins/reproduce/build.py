@@ -1,7 +1,4 @@
-"""Builds the report of a published table beside ours, and the next steps to what is missing.
-
-`build` is the entry point; `advice` follows from its lines.
-"""
+"""Builds the report of a published table beside ours, and the next steps to what is missing."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import TOY, TOY_NOTE
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.plugins.reproduce.judge import (
@@ -54,16 +52,26 @@ def build(
     wanted: Wanted,
     cells: Sequence[Cell],
     records: Iterable[Record],
-    counts: Mapping[str, Mapping[str, int]],
     absent: Mapping[str, str],
+    command: str,
 ) -> Report:
     """The report: lines by row and shots, each block with its mean last, and notes on them.
 
-    counts: images per role, and `classes`, of each published data set. absent: why data sets were
-        not run, by name.
+    absent: why data sets were not run, by name. command: the call that runs missing cells; empty if
+        no call can, as for versions of methods that are not installed.
     """
+    cards = {
+        name: registry().dataset(name).card()
+        for name in dict.fromkeys(cell.number.dataset for cell in cells)
+    }
+    counts = {
+        name: {**card.expected_counts, "classes": card.expected_classes}
+        for name, card in cards.items()
+    }
     matches = Matches(records, wanted, backbone_of(table, wanted))
-    around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
+    unlike = {"backbone": is_other_backbone(table, wanted), "limit": wanted.limit is not None}
+    other = tuple(name for name, differs in unlike.items() if differs)
+    around = Circumstances(wanted.seeds, other, counts, absent)
     blocks: defaultdict[tuple[str, int, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         blocks[cell.label, cell.shots, cell.number.classes].append(cell)
@@ -74,9 +82,9 @@ def build(
         first, judged = block[0], [judge(cell, matches.of(cell), around) for cell in block]
         mean = first.mean.value if first.mean else None
         # For a method that is not shipped, a mean that is printed alone is all there is.
-        own = [] if mean and first.variant is None else [each.line for each in judged]
+        own = [] if mean and first.variant is None else list(judged)
         if mean or len(judged) > 1:
-            over = {each.line.dataset for each in select_averaged(judged)}
+            over = {line.dataset for line in select_averaged(judged)}
             own.append(average(judged, label, shots, mean))
             if classes == "base":
                 bases[label, shots] = own[-1], over
@@ -99,12 +107,8 @@ def build(
         differences=_differences(table, wanted, cells),
         lines=lines,
         notes=[*_data_notes(lines, counts), *_notes(table, cells, matches)],
+        advice=_advise(lines, absent, command),
     )
-
-
-def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
-    found = ["backbone"] if is_other_backbone(table, wanted) else []
-    return tuple(found + (["limit"] if wanted.limit is not None else []))
 
 
 def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
@@ -136,27 +140,26 @@ def _settings(table: Reproduction, cells: Sequence[Cell]) -> dict[str, Setting]:
 
 
 def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
-    found = []
+    texts = []
     if is_other_backbone(table, wanted):
-        found.append(
+        texts.append(
             f"backbone {backbone_of(table, wanted)}: NOT the paper's {table.backbone}, so that "
             "nothing is compared"
         )
-        found += [TOY_NOTE] if wanted.backbone == TOY else []
+        texts += [TOY_NOTE] if wanted.backbone == TOY else []
     elif "@" in wanted.backbone:
-        found.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
+        texts.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
     if wanted.precision != table.precision:
-        found.append(f"precision {wanted.precision}, the paper: {table.precision}")
+        texts.append(f"precision {wanted.precision}, the paper: {table.precision}")
     if any(cell.changed for cell in cells):
-        found.append(f"options {' '.join(wanted.options)}: not the paper's")
+        texts.append(f"options {' '.join(wanted.options)}: not the paper's")
     if wanted.limit is not None:
-        found.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
+        texts.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
     for name, setting in _settings(table, cells).items():
-        found += [f"{name}: {text}" for text in setting.differences()]
-    assumed = {
-        f"{cell.label}: {cell.number.note}" for cell in cells if cell.number.label == "assumed"
-    }
-    return found + sorted(assumed)
+        texts += [f"{name}: {text}" for text in setting.differences()]
+    numbers = [(cell.label, cell.number) for cell in cells]
+    assumed = {f"{label}: {n.note}" for label, n in numbers if n.label == "assumed"}
+    return texts + sorted(assumed)
 
 
 def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -165,10 +168,9 @@ def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) 
     for line in lines:
         if line.status == "not compared" and "data" in line.reason and not line.average:
             published = f"{counts[line.dataset].get('test', 0):,} are published"
-            if line.classes == "all":
-                numbers[line.dataset] = f": {line.images:,} test images, {published}"
-            else:
-                numbers.setdefault(line.dataset, "")
+            number = f": {line.images:,} test images, {published}"
+            # Of a half of the classes, the numbers say nothing.
+            numbers[line.dataset] = number if line.classes == "all" else ""
     return [
         f"{name} is not the published data set, or has other lists{number}"
         for name, number in numbers.items()
@@ -193,31 +195,27 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
     return notes
 
 
-def advice(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> list[str]:
-    """Next steps, one per line.
-
-    absent: why data sets were not run, by name. command: the call that runs missing cells; empty if
-        no call can, as for versions of methods that are not installed.
-    """
+def _advise(lines: Sequence[Line], absent: Mapping[str, str], command: str) -> list[str]:
+    """Next steps, one per line."""
     without: defaultdict[str, set[str]] = defaultdict(set)
     for line in lines:
         if not line.average:
             without[line.status].add(line.dataset)
     unready = [name for name in absent if name in without["missing"]]
     unfetched = [name for name in unready if absent[name] == NO_DATA]
-    ready = {name for status in ("missing", "incomplete") for name in without[status]}
-    found = []
-    if command and ready - set(unready):
-        found.append(f"to run what is missing: {command}")
+    other_code = any(line.status == "mixed" and "code" in line.reason for line in lines)
+    steps = []
+    if command and (without["missing"] | without["incomplete"]) - set(unready):
+        steps.append(f"to run what is missing: {command}")
     if unfetched:
-        found.append(no_data(unfetched))
+        steps.append(no_data(unfetched))
     if command and without["failed"]:
-        found.append(f"to try failed cells again: {command} --retry-failed")
+        steps.append(f"to try failed cells again: {command} --retry-failed")
     if without["mixed"]:
-        found.append("mixed cells: keep one kind of records in the store, or use another --store")
-    if command and any(line.status == "mixed" and "code" in line.reason for line in lines):
-        found.append(f"to compute again what other code has computed: {command}")
-    return found
+        steps.append("mixed cells: keep one kind of records in the store, or use another --store")
+    if command and other_code:
+        steps.append(f"to compute again what other code has computed: {command}")
+    return steps
 
 
 def no_data(names: Sequence[str]) -> str:

@@ -130,10 +130,10 @@ def _select_methods(rows: list[Cell], names: Sequence[str]) -> list[Cell]:
     if not names:
         return rows
     methods = {cell.number.method for cell in rows}
-    known = methods | {cell.label for cell in rows}
-    wanted = split_list(",".join(names), known)
+    printed = methods | {cell.label for cell in rows}
+    wanted = split_list(",".join(names), printed)
     for name in wanted:
-        if name not in known:
+        if name not in printed:
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
     return [cell for cell in rows if cell.number.method in wanted or cell.label in wanted]
 
@@ -147,7 +147,7 @@ def _select_options(rows: list[Cell], variants: _Variants, pairs: Sequence[str])
     ]
     kept = []
     for cell in (cell for cell in rows if cell.setting.shipped):
-        options = variants.named_by(cell.number).options
+        options = variants.configure(cell.number).options
         if all(name in options and str(options[name]) in values for name, values in asked):
             kept.append(cell)
     if not kept:
@@ -213,7 +213,7 @@ class _Variants:
         if len(expand_methods(names, self.options, registry())) > len(names):
             raise UsageError("an option has several values; a published cell is repeated with one")
 
-    def named_by(self, number: Number, options: Iterable[str] = ()) -> Variant:
+    def configure(self, number: Number, options: Iterable[str] = ()) -> Variant:
         """The configuration that a number names, with further options."""
         method = number.method
         fields = {field.name for field in hyperparameters(registry().method_class(method))}
@@ -232,7 +232,7 @@ class _Variants:
         """The cell with its configuration, and whether that differs from the paper's."""
         number, options = cell.number, cell.setting.options
         paper, ours = (
-            self.named_by(number, words) for words in (options, (*options, *self.options))
+            self.configure(number, words) for words in (options, (*options, *self.options))
         )
         if cell.setting.published:
             fit = FitSetting(number.dataset, cell.shots, number.classes != "all")

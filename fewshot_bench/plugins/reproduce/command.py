@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.filters import split_version
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.registry import registry
@@ -41,32 +41,25 @@ from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.cli.working import working
 from fewshot_bench.engines.asking import precision_in, read_request, settle
 from fewshot_bench.engines.matrix import INTERRUPTED, run_plan
+from fewshot_bench.plugins.reproduce import tables
+from fewshot_bench.plugins.reproduce.build import backbone_of, build, no_data
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells, plan
+from fewshot_bench.plugins.reproduce.judge import NO_DATA
+from fewshot_bench.plugins.reproduce.published import reproduction, reproductions
+from fewshot_bench.runner.request import Request
+from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import encodable, option_name, printable
-
-if TYPE_CHECKING:
-    from fewshot_bench.api.record import Record
-    from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
-    from fewshot_bench.plugins.reproduce.judge import Report
-    from fewshot_bench.plugins.reproduce.published import Reproduction
-    from fewshot_bench.runner.request import Request
 
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "full", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
-def _tables() -> Iterable[str]:
-    """Names of published tables, for completion."""
-    from fewshot_bench.plugins.reproduce.published import reproductions
-
-    return reproductions()
-
-
 @click.command(
     "reproduce", cls=RunCommand, short_help="Repeat a published table: paper, ours, noise, verdict."
 )
-@click.argument("name", required=False, shell_complete=one_of(_tables))
+@click.argument("name", required=False, shell_complete=one_of(reproductions))
 @list_option(
     "--method",
     "-m",
@@ -141,11 +134,9 @@ def _refuse_options(ctx: click.Context) -> None:
 
 
 def _list() -> None:
-    from fewshot_bench.plugins.reproduce.published import reproductions
-
-    tables = reproductions()
-    width = max(map(len, tables))
-    for name, table in tables.items():
+    names = reproductions()
+    width = max(map(len, names))
+    for name, table in names.items():
         methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
         click.echo(f"{name:<{width}}  {table.title} ({methods})")
 
@@ -160,11 +151,6 @@ def _reproduce(
     form: str,
     **values: Any,
 ) -> int:
-    from fewshot_bench.plugins.reproduce.build import backbone_of, no_data
-    from fewshot_bench.plugins.reproduce.cells import cells
-    from fewshot_bench.plugins.reproduce.judge import NO_DATA
-    from fewshot_bench.plugins.reproduce.published import reproduction
-
     store, dry_run = request.store, request.dry_run
     asked = [name for name in ("dry_run", "retry_failed", "keep_stale") if values[name]]
     if only_existing and asked:
@@ -186,8 +172,6 @@ def _reproduce(
         precision = precision_in(store, backbone, wanted.precision)
         wanted = dataclasses.replace(wanted, precision=precision)
     else:
-        from fewshot_bench.plugins.reproduce.cells import plan
-
         request = settle(dataclasses.replace(request, backbone=backbone))
         if wanted.precision == AUTO and request.device == "cuda":
             request = dataclasses.replace(request, precision=table.precision)
@@ -208,22 +192,18 @@ def _reproduce(
             return code if code == INTERRUPTED else 0
     again = "" if wanted.versions else _again(ctx)
     with working("reproduce"):
-        report = _report(table, wanted, chosen, store, absent, again)
-    from fewshot_bench.plugins.reproduce import tables
-
+        refuse_file(store)
+        report = build(table, wanted, chosen, listed(Store(store)), absent, again)
     if form != "terminal" or full or wanted.versions or tables.has_results(report):
         shown = tables.document(report)
     else:
-        shown = tables.needed(report, chosen, wanted, _again(ctx))
+        shown = tables.list_needs(report, chosen, wanted, _again(ctx))
     text = formats.render(shown, form, **terminal_style(None))
     click.echo(encodable(text), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
 def _read_wanted(values: Mapping[str, Any]) -> Wanted:
-    from fewshot_bench.analysis.filters import split_version
-    from fewshot_bench.plugins.reproduce.cells import Wanted
-
     seeds = values["seeds"]
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
@@ -243,39 +223,6 @@ def _read_wanted(values: Mapping[str, Any]) -> Wanted:
         precision=values["precision"],
         limit=values["limit"],
     )
-
-
-def _report(
-    table: Reproduction,
-    wanted: Wanted,
-    chosen: list[Cell],
-    store: Path,
-    absent: Mapping[str, str],
-    again: str,
-) -> Report:
-    from fewshot_bench.plugins.reproduce.build import advice, build
-
-    report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
-    steps = advice(report.lines, absent, again)
-    return dataclasses.replace(report, advice=steps)
-
-
-def _records(folder: Path) -> list[Record]:
-    """Records of the store, none if it does not exist; damage is reported on stderr."""
-    from fewshot_bench.store.store import Store
-
-    refuse_file(folder)
-    return listed(Store(folder))
-
-
-def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
-    """Images per role, and `classes`, of each published data set, from its card."""
-    names = dict.fromkeys(cell.number.dataset for cell in chosen)
-    cards = {name: registry().dataset(name).card() for name in names}
-    return {
-        name: {**card.expected_counts, "classes": card.expected_classes}
-        for name, card in cards.items()
-    }
 
 
 def _again(ctx: click.Context) -> str:

@@ -65,6 +65,7 @@ class Line:
     reason: why there is no number, or no comparison, in a few words.
     classes: `all`, `base`, `new`, or `harmonic` for the harmonic mean of the two means.
     kind, schedule: of the paper's row: `Source.kind`, and its training schedule.
+    parts: components of the noise; None where nothing must be compared.
     """
 
     method: str
@@ -86,6 +87,7 @@ class Line:
     classes: str = "all"
     kind: str = ""
     schedule: str = ""
+    parts: Parts | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -145,14 +147,6 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A line, and the components of its noise if there is any."""
-
-    line: Line
-    noise: Parts | None = None
-
-
-@dataclass(frozen=True)
 class Circumstances:
     """Facts that hold for the whole table.
 
@@ -168,21 +162,21 @@ class Circumstances:
     absent: Mapping[str, str]
 
 
-def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judged:
+def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line:
     """Judge one cell by its records."""
     number, random = cell.number, cell.setting.random
     missing = around.absent.get(number.dataset, "")
     line = Line(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, "missing")
     if cell.variant is None:
-        return Judged(line.become("not shipped"))
+        return line.become("not shipped")
     done = [record for record in records if record.status == "done"]
     tops = [(record, value) for record in done if (value := _top1(record)) is not None]
     if not tops:
-        return Judged(line.become(*(_explain_absence(records) or ("missing", missing))))
+        return line.become(*(_explain_absence(records) or ("missing", missing)))
     done = [record for record, _ in tops]
     mixed = mixture(done)
     if mixed:
-        return Judged(line.become("mixed", f"records differ in {' and '.join(mixed)}"))
+        return line.become("mixed", f"records differ in {' and '.join(mixed)}")
     values = [value for _, value in tops]
     ours, mean = spread(values), rounded(math.fsum(values) / len(values))
     counts = [record.metrics.get("n") for record in done]
@@ -201,15 +195,15 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
     )
     other = _list_other_conditions(cell, done, around)
     if other:
-        return Judged(line.become("not compared", f"other {', '.join(other)}", noise=None))
+        return line.become("not compared", f"other {', '.join(other)}", noise=None)
     difference = None if cell.paper is None else mean - cell.paper
     wanted = len(around.seeds) if random else 1
     if line.seeds < wanted:
         reason = f"{line.seeds} of {wanted} seeds"
-        return Judged(line.become("incomplete", reason, difference=difference))
+        return line.become("incomplete", reason, difference=difference)
     if difference is None:
-        return Judged(line.become("not compared", MEAN_ALONE), noise)
-    return Judged(line.become("agrees", difference=difference).compare(), noise)
+        return line.become("not compared", MEAN_ALONE, parts=noise)
+    return line.become("agrees", difference=difference, parts=noise).compare()
 
 
 def _top1(record: Record) -> float | None:
@@ -238,31 +232,28 @@ def _list_other_conditions(cell: Cell, done: Sequence[Record], around: Circumsta
     return [*around.other, *(name for name, differs in differing.items() if differs)]
 
 
-def select_averaged(lines: Sequence[Judged]) -> list[Judged]:
+def select_averaged(lines: Sequence[Line]) -> list[Line]:
     """The lines that a mean is over: those that can be compared, or all others if there is none."""
-    there = [
-        each for each in lines if each.line.ours is not None and each.line.status != "incomplete"
-    ]
-    return [each for each in there if each.noise is not None] or there
+    there = [line for line in lines if line.ours is not None and line.status != "incomplete"]
+    return [line for line in there if line.parts is not None] or there
 
 
-def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None = None) -> Line:
+def average(lines: Sequence[Line], label: str, shots: int, mean: float | None = None) -> Line:
     """The mean over the data sets that both sides have; `over` is their number.
 
     Data sets that must not be compared with the paper are averaged only if all of them are such.
     mean: the paper's, if it prints no numbers of data sets: compared if all of ours are there.
     """
-    used = [each.line for each in select_averaged(lines)]
-    papers = [line.paper for line in used or [each.line for each in lines]]
-    paper = _mean(papers) if mean is None else mean
-    decimals = max(each.line.decimals for each in lines)
-    line = Line(label, AVERAGE, shots, paper, decimals, "missing", of=len(lines))
+    used = select_averaged(lines)
+    paper = _mean([line.paper for line in used or lines]) if mean is None else mean
+    decimals = max(line.decimals for line in lines)
+    whole = Line(label, AVERAGE, shots, paper, decimals, "missing", of=len(lines))
     if not used:
-        statuses = {each.line.status for each in lines}
+        statuses = {line.status for line in lines}
         alike = statuses if len(statuses) == 1 else set()
-        return line.become(next(iter(alike & {"not shipped", "inapplicable"}), "missing"))
-    noises = [each.noise for each in select_averaged(lines) if each.noise is not None]
-    line = line.become(
+        return whole.become(next(iter(alike & {"not shipped", "inapplicable"}), "missing"))
+    noises = [line.parts for line in used if line.parts is not None]
+    whole = whole.become(
         "agrees",
         ours=_mean([line.ours for line in used]),
         seeds=min(line.seeds for line in used),
@@ -270,13 +261,13 @@ def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None 
         over=len(used),
     )
     if not noises:
-        return line.become("not compared", "; ".join(dict.fromkeys(line.reason for line in used)))
+        return whole.become("not compared", "; ".join(dict.fromkeys(line.reason for line in used)))
     if mean is not None and len(used) < SETS_OF_MEANS:
         reason = f"{len(used)} of {SETS_OF_MEANS} sets"
-        return line.become("incomplete", reason, noise=None)
-    assert line.paper is not None
-    assert line.ours is not None
-    return line.become("agrees", difference=line.ours - line.paper).compare()
+        return whole.become("incomplete", reason, noise=None)
+    assert whole.paper is not None
+    assert whole.ours is not None
+    return whole.become("agrees", difference=whole.ours - whole.paper).compare()
 
 
 def harmonic(base: Line, new: Line, printed: float | None, *, same: bool) -> Line:
@@ -322,5 +313,5 @@ def _harmonic_mean(base: float | None, new: float | None) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return rounded(math.fsum(known) / len(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return rounded(math.fsum(numbers) / len(numbers)) if numbers else None

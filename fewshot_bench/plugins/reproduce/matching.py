@@ -13,7 +13,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.splits.draw import class_half
-from fewshot_bench.splits.published import published_splits, verified_names
+from fewshot_bench.splits.published import published_splits, verify_names
 
 # No mean is taken over records that differ in one of these facts: its name, where it stands, and
 # whether records that do not state it agree with all others.
@@ -134,7 +134,7 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     """
     spec, split = record.spec, record.split
     names = split.get("classnames")
-    if names and not spec.target and verified_names(names, spec.dataset, spec.classes) is False:
+    if names and not spec.target and verify_names(names, spec.dataset, spec.classes) is False:
         return False
     lists = published_splits().get(spec.dataset)
     kind, _, digest = spec.revision.rpartition(":")

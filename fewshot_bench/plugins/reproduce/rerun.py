@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewshot_bench.api.method_files import canonical, parts
 from fewshot_bench.api.metrics import METRICS
@@ -32,8 +32,7 @@ FACTS = {
 }
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One fact that changed."""
 
     name: str
@@ -59,14 +58,14 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
     from fewshot_bench.runner.preflight import revision_of
     from fewshot_bench.runner.request import weights_of
 
-    spec, known = record.spec, registry()
+    spec, catalog = record.spec, registry()
     if spec.protocol == KEPT_MODEL:
         raise UsageError(
             "the record is that of a kept model, which was not fitted for it: "
             "fsbench evaluate MODEL --store DIR measures the model again"
         )
     try:
-        cls = known.method_class(spec.method)
+        cls = catalog.method_class(spec.method)
     except UsageError as error:
         code = record.environment.get("code") or {}
         made = f"{code.get('distribution') or ''} {code.get('version') or ''}".strip()
@@ -76,17 +75,18 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
             f"method '{spec.method}' is not installed; {made} computed the record: install it, "
             "then run the same command again"
         ) from error
-    pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
+    facts = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
     if is_dataclass(cls):
-        names = (sorted(spec.options), sorted(one.name for one in hyperparameters(cls)))
-        pairs.append(("list of hyper-parameters", ", ".join(names[0]), ", ".join(names[1])))
-    revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))
-    pairs.append(("revision", spec.revision, revision))
+        names = sorted(field.name for field in hyperparameters(cls))
+        then = ", ".join(sorted(spec.options))
+        facts.append(("list of hyper-parameters", then, ", ".join(names)))
+    revision = revision_of(spec.dataset, catalog.dataset(spec.dataset, spec.data, store))
+    facts.append(("revision", spec.revision, revision))
     if spec.target:
-        revision = revision_of(spec.target, known.dataset(spec.target, store=store))
-        pairs.append(("target revision", spec.target_revision, revision))
-    pairs.append(("weights", spec.weights, weights_of(spec.backbone)))
-    return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+        revision = revision_of(spec.target, catalog.dataset(spec.target, store=store))
+        facts.append(("target revision", spec.target_revision, revision))
+    facts.append(("weights", spec.weights, weights_of(spec.backbone)))
+    return [Difference(*fact) for fact in facts if fact[1] != fact[2]]
 
 
 def from_file(kept: Kept, file: str | None) -> Kept:
@@ -96,18 +96,18 @@ def from_file(kept: Kept, file: str | None) -> Kept:
     of a store runs unless the user names it.
     """
     spec = kept.record.spec
-    found, place = parts(spec.method), source_place(spec.method)
+    reference, copied = parts(spec.method), source_place(spec.method)
     if file is not None:
-        if found is None:
+        if reference is None:
             raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
         method = canonical(file)
         return replace(kept, record=replace(kept.record, spec=replace(spec, method=method)))
-    if found and place and kept.store and not Path(found[0]).is_file():
-        copy = kept.store / place
+    if reference and copied and kept.store and not Path(reference[0]).is_file():
+        copy = kept.store / copied
         if copy.is_file():
             raise UsageError(
-                f"the method's file '{found[0]}' is gone, and the store has its source: read it, "
-                f"then add --method {shlex.quote(f'{copy}:{found[1]}')}"
+                f"the method's file '{reference[0]}' is gone, and the store has its source: "
+                f"read it, then add --method {shlex.quote(f'{copy}:{reference[1]}')}"
             )
     return kept
 
@@ -131,20 +131,20 @@ def repeat(kept: Kept) -> Outcome:
 
 def differences(then: Record, now: Record) -> list[Difference]:
     """Facts of two records that are not equal."""
-    found = [Difference("status", then.status, now.status)]
+    facts = [Difference("status", then.status, now.status)]
     for part, names in FACTS.items():
         before, after = getattr(then, part), getattr(now, part)
         for name in names:
             if part == "metrics" and name not in before:
                 continue  # A metric that was added after the record was made.
-            one, other = before.get(name), after.get(name)
-            if isinstance(one, Mapping) and isinstance(other, Mapping):
-                keys = sorted({*one, *other})
+            pair = before.get(name), after.get(name)
+            if all(isinstance(value, Mapping) for value in pair):
                 prefix = "" if name == "packages" else f"{name} "
-                found += [Difference(prefix + key, one.get(key), other.get(key)) for key in keys]
+                keys = sorted({*pair[0], *pair[1]})
+                facts += [Difference(prefix + key, *(v.get(key) for v in pair)) for key in keys]
             else:
-                found.append(Difference(f"{part} {name}", one, other))
-    return [difference for difference in found if difference.then != difference.now]
+                facts.append(Difference(f"{part} {name}", *pair))
+    return [fact for fact in facts if fact.then != fact.now]
 
 
 def verdict(kept: Kept, outcome: Outcome) -> Verdict:
@@ -154,7 +154,11 @@ def verdict(kept: Kept, outcome: Outcome) -> Verdict:
     """
     then, now = kept.record, outcome.record
     if then.status != "done" or now.status != "done" or outcome.answers is None:
-        return _without_answers(then, now)
+        if then.status != now.status:
+            return Verdict(f"different: was {then.status}, is {now.status}", False)
+        errors = [record.error or {} for record in (then, now)]
+        same = all(errors[0].get(name) == errors[1].get(name) for name in ("type", "message"))
+        return Verdict(f"{'same' if same else 'different'} error", same)
     before, after = kept.answers, outcome.answers
     same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
     bits = then.logits_digest == whole_digest(after, outcome.ids)
@@ -170,11 +174,3 @@ def verdict(kept: Kept, outcome: Outcome) -> Verdict:
     if not changed:
         return Verdict(f"same predictions, {gap}", True)
     return Verdict(f"different: {changed} of {shapes[0][0]} predictions changed, {gap}", False)
-
-
-def _without_answers(then: Record, now: Record) -> Verdict:
-    if then.status != now.status:
-        return Verdict(f"different: was {then.status}, is {now.status}", False)
-    one, other = then.error or {}, now.error or {}
-    same = all(one.get(name) == other.get(name) for name in ("type", "message"))
-    return Verdict(f"{'same' if same else 'different'} error", same)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -40,21 +39,17 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool, method: 
     if kept.problem:
         click.echo(f"not used: {kept.problem}", err=True)
     changed = rerun.obstacles(kept.record, kept.store)
-    for one in changed:
-        click.echo(f"warning: {one.name} was {one.then}, is {one.now}", err=True)
+    for fact in changed:
+        click.echo(f"warning: {fact.name} was {fact.then}, is {fact.now}", err=True)
     if changed and not anyway:
-        names = " and ".join(one.name for one in changed)
+        names = " and ".join(fact.name for fact in changed)
         raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
     _check_device(spec.device)
     with working("rerun"):
         outcome = rerun.repeat(kept)
-    now = outcome.record
-    rows = [("", "then", "now")]
-    for one in rerun.differences(kept.record, now):
-        rows.append((one.name, shown(one.then), shown(one.now)))
-    rows += _times(kept.record, now)
-    rows += _errors(kept.record, now)
-    for line in aligned(rows):
+    facts = rerun.differences(kept.record, outcome.record)
+    rows = [("", "then", "now"), *((name, shown(then), shown(now)) for name, then, now in facts)]
+    for line in aligned(rows + _other_rows(kept.record, outcome.record)):
         click.echo(line)
     verdict = rerun.verdict(kept, outcome)
     click.echo(verdict.text)
@@ -69,19 +64,16 @@ def _check_device(name: str) -> None:
         raise UsageError(f"the record was made on '{name}', which this machine does not have")
 
 
-def _times(then: Record, now: Record) -> list[tuple[str, str, str]]:
-    pairs: list[tuple[str, Any, Any]] = [
-        (name.replace("_", " "), then.timings.get(name), now.timings.get(name))
-        for name in ("billed_seconds", "elapsed_seconds")
-    ]
-    return [(name, f"{a:.3f}", f"{b:.3f}") for name, a, b in pairs if None not in (a, b)]
-
-
-def _errors(then: Record, now: Record) -> list[tuple[str, str, str]]:
+def _other_rows(then: Record, now: Record) -> list[tuple[str, str, str]]:
+    """The times of both, and the last lines of their errors."""
     rows = []
+    for name in ("billed_seconds", "elapsed_seconds"):
+        times = [record.timings.get(name) for record in (then, now)]
+        if None not in times:
+            rows.append((name.replace("_", " "), f"{times[0]:.3f}", f"{times[1]:.3f}"))
     for name in ("type", "message", "traceback"):
-        one, other = (str((record.error or {}).get(name, "")) for record in (then, now))
-        last = [(text.strip().splitlines() or [""])[-1] for text in (one, other)]
-        if one != other or (one and name != "traceback"):
+        texts = [str((record.error or {}).get(name, "")) for record in (then, now)]
+        if texts[0] != texts[1] or (texts[0] and name != "traceback"):
+            last = [(text.strip().splitlines() or [""])[-1] for text in texts]
             rows.append((f"error {name}", last[0], last[1]))
     return rows

@@ -135,7 +135,7 @@ def _row(report: Report, line: Line) -> dict[str, Any]:
     }
 
 
-def needed(report: Report, cells: Sequence[Cell], wanted: Wanted, command: str) -> doc.Document:
+def list_needs(report: Report, cells: Sequence[Cell], wanted: Wanted, command: str) -> doc.Document:
     """The sources, the runs, the missing data sets and the commands; command: of the whole call."""
     methods = dict.fromkeys(cell.setting.method for cell in cells)
     sets = list(dict.fromkeys(cell.number.dataset for cell in cells))

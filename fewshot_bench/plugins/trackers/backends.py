@@ -34,9 +34,9 @@ def tensorboard(cell: Contents, folder: Path) -> None:
 
     # A name that is not hidden and does not lead out of the folder.
     name = re.sub(r"[^\w.-]+|^\.", "_", cell.method)[:60] or "_"
-    place = folder / name / cell.key[:16]
-    shutil.rmtree(place, ignore_errors=True)
-    with SummaryWriter(str(place)) as writer:
+    run = folder / name / cell.key[:16]
+    shutil.rmtree(run, ignore_errors=True)
+    with SummaryWriter(str(run)) as writer:
         # For the table of hyper-parameters; `add_hparams` would make a second run beside this one.
         table: Any = hparams
         for part in table(dict(cell.parameters), dict(cell.metrics)):
@@ -106,8 +106,8 @@ def _experiment(client: Any, folder: Path) -> str:
     """Id of the experiment; a lock makes one of several starting workers create it."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", NAME)
     with FileLock(folder.parent / ".mlflow.lock", timeout=_LOCK_SECONDS):
-        found = client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else client.create_experiment(name))
+        experiment = client.get_experiment_by_name(name)
+        return str(experiment.experiment_id if experiment else client.create_experiment(name))
 
 
 def _plain(text: str) -> str:

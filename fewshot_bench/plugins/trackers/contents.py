@@ -5,18 +5,21 @@ All values are finite numbers or printable text of bounded length.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.signature import signature_of
+from fewshot_bench.analysis.table.columns import number
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import per_class
 from fewshot_bench.utils.text import printable
 
 LONGEST, LONGEST_NAME = 500, 200
-_FOOTPRINT = ("trained", "stored", "backbone", "peak_memory_mb", "images_seen", "images_encoded")
+_FOOTPRINT = (
+    *("trained", "stored", "backbone", "peak_memory_mb", "images_seen", "images_encoded"),
+    "steps",
+)
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,22 @@ class Contents:
 
 def contents(record: Record) -> Contents:
     """The contents of one record, whatever its status."""
-    spec = record.spec
+    spec, split = record.spec, record.split
+    classes = split.get("fitted_classes") or split.get("classes") or 1
+    metrics = {printable(name, LONGEST_NAME): value for name, value in _metrics(record)}
     return Contents(
         key=spec.key(),
         name=printable(spec.describe(), LONGEST),
         method=printable(spec.label, LONGEST),
         status=record.status,
-        step=_step(record),
+        # If all images were used, the mean size of a class.
+        step=per_class(spec.shots, split.get("train") or 0, classes),
         parameters=dict(_parameters(record)),
         metrics={
-            printable(name, LONGEST_NAME): float(v) for name, v in _metrics(record) if _is_finite(v)
+            name: float(v) for name, value in metrics.items() if (v := number(value)) is not None
         },
         tags={name: printable(str(v), LONGEST) for name, v in _tags(record) if v not in (None, "")},
     )
-
-
-def _step(record: Record) -> int:
-    """The shots; if all images were used, the mean size of a class."""
-    split = record.split
-    classes = split.get("fitted_classes") or split.get("classes") or 1
-    return per_class(record.spec.shots, split.get("train") or 0, classes)
 
 
 def _parameters(record: Record) -> Iterator[tuple[str, int | float | str | bool]]:
@@ -67,7 +66,7 @@ def _parameters(record: Record) -> Iterator[tuple[str, int | float | str | bool]
     options = values.pop("options")
     for name in ("overrides", "data", "weights", "revision", "target_revision"):
         values.pop(name, None)
-    for name, value in [*values.items(), *((f"option.{n}", v) for n, v in options.items())]:
+    for name, value in (values | {f"option.{n}": v for n, v in options.items()}).items():
         plain = isinstance(value, int | float | bool)
         text = str(value).lower() if value is None else str(value)
         yield printable(name, LONGEST_NAME), value if plain else printable(text, LONGEST)
@@ -77,20 +76,18 @@ def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
     yield from record.metrics.items()
     for name in ("billed_seconds", "elapsed_seconds"):
         yield f"time.{name}", record.timings.get(name)
-    phases = record.timings.get("phases")
-    for phase, costs in phases.items() if isinstance(phases, Mapping) else ():
-        billed = costs.get("billed") if isinstance(costs, Mapping) else None
-        yield f"time.{phase}_seconds", billed.get("wall") if isinstance(billed, Mapping) else None
-    for name in (*_FOOTPRINT, "steps"):
+    for phase, costs in _entries(record.timings.get("phases")).items():
+        billed = _entries(_entries(costs).get("billed"))
+        yield f"time.{phase}_seconds", billed.get("wall")
+    for name in _FOOTPRINT:
         yield f"footprint.{name}", record.footprint.get(name)
-    chosen = record.footprint.get("selection")
-    for name, value in chosen.items() if isinstance(chosen, Mapping) else ():
+    for name, value in _entries(record.footprint.get("selection")).items():
         yield f"selection.{name}", value
 
 
-def _is_finite(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+def _entries(value: object) -> Mapping[str, Any]:
+    """The entries of a mapping; none of anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _tags(record: Record) -> Iterator[tuple[str, Any]]:
@@ -109,5 +106,5 @@ def _tags(record: Record) -> Iterator[tuple[str, Any]]:
     yield "code_digest", record.code_digest
     yield "error_type", error.get("type")
     yield "error_message", error.get("message")
-    for number, incident in enumerate(record.incidents, 1):
-        yield f"incident_{number}", f"{incident.get('kind')}: {incident.get('text')}"
+    for count, incident in enumerate(record.incidents, 1):
+        yield f"incident_{count}", f"{incident.get('kind')}: {incident.get('text')}"

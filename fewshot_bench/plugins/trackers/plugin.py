@@ -6,7 +6,6 @@ the command warns of it at its end.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +46,7 @@ def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str
 def run_finished(record: Record) -> None:
     """Write to each tracker that is on; a failure is noted and does not stop the others."""
     troubles = []
-    for name in switch.asked():
+    for name in switch.list_enabled():
         try:
             from fewshot_bench.plugins.trackers.backends import BACKENDS
             from fewshot_bench.plugins.trackers.contents import contents
@@ -80,8 +79,6 @@ def _note(folder: Path, text: str, key: str) -> None:
     """Append a line; several workers may do so at once."""
     line = printable(f"{text} (cell {key[:12]})", 1000) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder / switch.PROBLEMS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        os.write(place, line.encode("utf-8", "backslashreplace"))
-    finally:
-        os.close(place)
+    # Without a buffer, so that the line is written at once.
+    with (folder / switch.PROBLEMS).open("ab", buffering=0) as file:
+        file.write(line.encode("utf-8", "backslashreplace"))

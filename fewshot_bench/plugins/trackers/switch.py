@@ -1,7 +1,7 @@
 """Enabled trackers and their folder, passed to workers as environment variables.
 
-`switch_on` checks in the command what can be checked before anything is computed; `asked`, `folder`
-and `problems` read the variables in any process.
+`switch_on` checks in the command what can be checked before anything is computed; `list_enabled`,
+`folder` and `problems` read the variables in any process.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _WANDB_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 # What trackers read in workers, which may have another environment (a running Ray cluster).
 _READ = (WANDB_VARIABLE, "WANDB_PROJECT", MLFLOW_VARIABLE, "MLFLOW_EXPERIMENT_NAME")
 PROBLEMS = "problems.txt"
-# Name of a tracker, and of its extra, to the module that it needs.
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+# Names of trackers, of their extras, and of the modules that they need.
+NAMES = ("tensorboard", "wandb", "mlflow")
 
 
 def names_of(text: str) -> tuple[str, ...]:
     """Trackers by name; UsageError for one that is not known."""
     names = split_names(text)
     for name in names:
-        if name not in PACKAGES:
-            raise unknown("tracker", name, PACKAGES, f"--track or {VARIABLE}")
+        if name not in NAMES:
+            raise unknown("tracker", name, NAMES, f"--track or {VARIABLE}")
     return tuple(dict.fromkeys(names))
 
 
-def asked() -> tuple[str, ...]:
+def list_enabled() -> tuple[str, ...]:
     """The trackers that are on in this process."""
     return names_of(os.environ.get(VARIABLE, ""))
 
@@ -51,21 +51,15 @@ def asked() -> tuple[str, ...]:
 def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     """Variables for workers; UsageError for a missing package, or unusable server, mode, folder."""
     for name in names:
-        spec = find_spec(PACKAGES[name])
+        spec = find_spec(name)
         # A plain folder of that name, such as W&B's own `wandb`, is found, too: without origin.
         if spec is None or spec.origin is None:
             raise UsageError(
                 f"tracker '{name}' needs a package that is not installed: "
                 f"pip install 'fewshot-bench[{name}]', or leave --track {name} out"
             )
-    mode = os.environ.get(WANDB_VARIABLE, "")
-    if "wandb" in names and mode and mode not in WANDB_MODES:
-        raise unknown(WANDB_VARIABLE, mode, WANDB_MODES, "unset it for offline")
-    if "wandb" in names and mode in _WANDB_SENDS and not offline.is_on() and not _wandb_has_key():
-        raise UsageError(
-            f"{WANDB_VARIABLE}={mode} needs a key of Weights & Biases, and there is none: run "
-            f"'wandb login', set {_WANDB_KEYS[0]}, or unset {WANDB_VARIABLE} to write to the store"
-        )
+    if "wandb" in names:
+        _check_wandb(os.environ.get(WANDB_VARIABLE, ""))
     address = os.environ.get(MLFLOW_VARIABLE, "")
     if "mlflow" in names and offline.is_on() and _is_remote(address):
         where = urlsplit(address).hostname or "Databricks"
@@ -76,13 +70,23 @@ def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
     if not names:
         return {}
     _check_folder(folder(store))
-    found = {name: os.environ[name] for name in _READ if os.environ.get(name)}
-    if "@" in found.get(MLFLOW_VARIABLE, ""):
+    variables = {name: os.environ[name] for name in _READ if os.environ.get(name)}
+    if "@" in address:
         # Variables stand in files of jobs, where no password belongs.
-        del found[MLFLOW_VARIABLE]
+        del variables[MLFLOW_VARIABLE]
     if os.environ.get(FOLDER_VARIABLE):
-        found[FOLDER_VARIABLE] = str(folder().absolute())
-    return {VARIABLE: ",".join(names), **found}
+        variables[FOLDER_VARIABLE] = str(folder().absolute())
+    return {VARIABLE: ",".join(names), **variables}
+
+
+def _check_wandb(mode: str) -> None:
+    if mode and mode not in WANDB_MODES:
+        raise unknown(WANDB_VARIABLE, mode, WANDB_MODES, "unset it for offline")
+    if mode in _WANDB_SENDS and not offline.is_on() and not _wandb_has_key():
+        raise UsageError(
+            f"{WANDB_VARIABLE}={mode} needs a key of Weights & Biases, and there is none: run "
+            f"'wandb login', set {_WANDB_KEYS[0]}, or unset {WANDB_VARIABLE} to write to the store"
+        )
 
 
 def _wandb_has_key() -> bool:
@@ -106,14 +110,14 @@ def _is_remote(address: str) -> bool:
     return not local or address.startswith("databricks")
 
 
-def _check_folder(place: Path) -> None:
+def _check_folder(path: Path) -> None:
     """Raise UsageError unless the folder of trackers is writable, or can be made."""
-    place = place.absolute()
-    found = next(part for part in (place, *place.parents) if part.exists())
-    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+    path = path.absolute()
+    there = next(part for part in (path, *path.parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UsageError(
-            f"trackers cannot write to '{place}': '{found}' is "
-            f"{'not writable' if found.is_dir() else 'not a folder'}; name another folder with "
+            f"trackers cannot write to '{path}': '{there}' is "
+            f"{'not writable' if there.is_dir() else 'not a folder'}; name another folder with "
             f"{FOLDER_VARIABLE}, or leave --track out"
         )
 

@@ -226,7 +226,7 @@ def _find_room(
     """
     beside = mark + _BESIDE[:, 0] - _BESIDE[:, 1] * size
     inside = ((beside >= frame[:2]) & (beside + size <= frame[2:])).all(axis=1)
-    free = np.flatnonzero(inside & (_covered(beside, size, taken) == 0))
+    free = np.flatnonzero(inside & (_cover(beside, size, taken) == 0))
     if len(free):
         low, near = beside[free[0]], True
     else:
@@ -236,12 +236,12 @@ def _find_room(
         ]
         grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 2)
         away = np.maximum(np.maximum(grid - mark, mark - grid - size), 0.0)
-        order = np.lexsort((np.hypot(*away.T), _covered(grid, size, taken)))
+        order = np.lexsort((np.hypot(*away.T), _cover(grid, size, taken)))
         low, near = grid[order[0]], False
     return np.concatenate((low, low + size)), near
 
 
-def _covered(low: np.ndarray, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
+def _cover(low: np.ndarray, size: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """(places,) the covered area of boxes of this size, from their (places, 2) low corners."""
     corners = low[:, None]
     sides = np.minimum(corners + size, taken[:, 2:]) - np.maximum(corners, taken[:, :2])

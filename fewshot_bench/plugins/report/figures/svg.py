@@ -8,10 +8,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
-from fewshot_bench.analysis.formats.style import FAINT, INK, color_variables
+from fewshot_bench.analysis.formats.style import color_variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,40 +23,6 @@ MARK = "fsb"
 # Inches of a figure over the whole width of the page, on a desktop and on a phone.
 Page = Literal["wide", "narrow"]
 WIDTHS: Mapping[Page, float] = {"wide": 10.4, "narrow": 4.2}
-SETTINGS: dict[str, Any] = {
-    # Text stays text, and the same figure gives the same names of markers and clips.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fewshot_bench",
-    # A dollar sign in a name is a dollar sign.
-    "text.parse_math": False,
-    "text.usetex": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 0.0,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.unicode_minus": True,
-}
 _LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 _FONT = re.compile(r"font: ?(?:[a-z0-9]+ )*?([\d.]+)px [^;]*")
 _MARK = re.compile(rf"{MARK}-([a-z0-9_]+)-\d+")
@@ -101,17 +68,16 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
+def use_settings() -> Iterator[None]:
     """Figures have the settings of the report, not the user's, and give no warnings.
 
     A glyph that the font lacks affects only the layout, since the browser has its own fonts.
     """
-    import matplotlib
+    from matplotlib import style
 
-    with warnings.catch_warnings(), matplotlib.rc_context():
+    own = str(Path(__file__).with_name("figures.mplstyle"))
+    with warnings.catch_warnings(), style.context(own, after_reset=True):
         warnings.simplefilter("ignore")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
         yield
 
 

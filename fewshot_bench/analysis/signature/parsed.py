@@ -107,31 +107,31 @@ def default_of(part: str) -> Any:
     """The value of a matrix part that a line leaves out."""
     if part in UNSIGNED:
         return UNSIGNED[part]
-    return next(one.default for one in fields(Matrix) if one.name == part)
+    return next(field.default for field in fields(Matrix) if field.name == part)
 
 
 def numbers(values: Iterable[int]) -> str:
     """Sorted numbers as text, `1,2,4` or `1-3`; three or more consecutive ones form a range."""
     runs = []
     for _, run in groupby(enumerate(sorted(values)), key=lambda pair: pair[1] - pair[0]):
-        found = [value for _, value in run]
-        long = len(found) > 2
-        runs += [f"{found[0]}-{found[-1]}"] if long else list(map(str, found))
+        own = [value for _, value in run]
+        long = len(own) > 2
+        runs += [f"{own[0]}-{own[-1]}"] if long else list(map(str, own))
     return ",".join(runs)
 
 
 def read_numbers(text: str) -> tuple[int, ...]:
-    found: list[int] = []
+    values: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last] if dash else [first]
         if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST_NUMBER for end in ends):
             raise ValueError("whole numbers such as 1,2,4 or 1-3")
         start, stop = int(ends[0]), int(ends[-1])
-        if not start <= stop < start + MOST_NUMBERS - len(found):
+        if not start <= stop < start + MOST_NUMBERS - len(values):
             raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
-        found += range(start, stop + 1)
-    return distinct(found)
+        values += range(start, stop + 1)
+    return distinct(values)
 
 
 def shots_text(shots: Iterable[int]) -> str:
@@ -149,10 +149,10 @@ def read_shots(text: str) -> tuple[int, ...]:
 
 
 def read_number(text: str) -> int:
-    found = read_numbers(text)
-    if len(found) > 1:
+    values = read_numbers(text)
+    if len(values) > 1:
         raise ValueError("one whole number")
-    return found[0]
+    return values[0]
 
 
 def pairs_text(pairs: Sequence[Pair]) -> str:
@@ -175,15 +175,15 @@ def trains_by_split(pairs: Iterable[Pair]) -> dict[int, list[int]]:
 
 
 def read_pairs(text: str) -> tuple[Pair, ...]:
-    found = []
+    pairs = []
     for part in text.split(","):
         split, slash, trains = part.partition("/")
         if not slash:
-            found += [Pair(seed, seed) for seed in read_numbers(split)]
+            pairs += [Pair(seed, seed) for seed in read_numbers(split)]
             continue
         number = read_number(split)
-        found += [Pair(number, seed) for seed in read_numbers(trains.replace("+", ","))]
-    return distinct(sorted(found))
+        pairs += [Pair(number, seed) for seed in read_numbers(trains.replace("+", ","))]
+    return distinct(sorted(pairs))
 
 
 def distinct(values: Sequence[Any]) -> tuple[Any, ...]:
