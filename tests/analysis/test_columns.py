@@ -1,4 +1,4 @@
-"""A cost is one `Column`: a new one appears in tables, CSV, JSON, sorting and the report."""
+"""A cost is one `Cost`: a new one appears in tables, CSV, JSON, sorting and the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> None:
         name="steps",
         head="optimizer steps",
         key="optimizer_steps",
-        entry="steps",
+        source="footprint.steps",
         title="steps",
         axis="optimizer steps",
         subject="steps",

@@ -215,8 +215,8 @@ def test_more_groups_of_ranks_than_letters() -> None:
     table = replace(build(records), significance=Significance(rankings=(ranking,)), baseline="m0")
     (grid,) = [grid for grid in full(table) if grid.name.startswith("ranks")]
     assert "methods with a number in common" in grid.caption
-    assert [line.costs[1] for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
-    assert all(line.costs[1] for line in grid.lines)
+    assert [line.entries[1].text for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
+    assert all(line.entries[1].text for line in grid.lines)
 
 
 def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:

@@ -16,7 +16,7 @@ from scipy import stats
 from benchmarks.level import Scenario, compared, scenarios
 from benchmarks.level_parts import PROPORTIONS, levels
 from fewshot_bench.analysis.statistics.effects import spread
-from fewshot_bench.analysis.statistics.freedom import combined, pooled
+from fewshot_bench.analysis.statistics.freedom import combine, pool
 from fewshot_bench.analysis.statistics.paired import Comparison, compare_paired
 from fewshot_bench.utils.errors import UsageError
 
@@ -175,13 +175,13 @@ def test_seed_noise_widens_the_interval() -> None:
 
 
 def test_freedom_is_that_of_the_only_part_and_satterthwaites_for_many() -> None:
-    assert pooled([3.0, 0.0], [2, 2]) == pytest.approx(2)
-    assert combined(3.0, 2, 0.0, 0.0) == pytest.approx(2)
-    assert combined(0.0, 2, 1.0, 1 / 50) == pytest.approx(50)
+    assert pool([3.0, 0.0], [2, 2]) == pytest.approx(2)
+    assert combine(3.0, 2, 0.0, 0.0) == pytest.approx(2)
+    assert combine(0.0, 2, 1.0, 1 / 50) == pytest.approx(50)
     parts, many = [1.0, 2.0, 4.0], [1e6] * 3
-    assert pooled(parts, many) == pytest.approx(49 / (21 / 1e6), rel=1e-5)
-    assert combined(7.0, 1e6, 5.0, 25 / 1e6) == pytest.approx(144 / (74 / 1e6), rel=1e-5)
-    assert pooled([1.0] * 11, [2] * 11) > 4 * pooled([1000.0] + [1.0] * 10, [2] * 11)
+    assert pool(parts, many) == pytest.approx(49 / (21 / 1e6), rel=1e-5)
+    assert combine(7.0, 1e6, 5.0, 25 / 1e6) == pytest.approx(144 / (74 / 1e6), rel=1e-5)
+    assert pool([1.0] * 11, [2] * 11) > 4 * pool([1000.0] + [1.0] * 10, [2] * 11)
 
 
 BAD: list[tuple[Mapping[str, object], Mapping[str, object], str]] = [

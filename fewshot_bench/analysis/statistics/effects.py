@@ -99,15 +99,15 @@ def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
     splits = sorted({split for split, _ in runs})
     if len(splits) in (1, len(runs)):
         return spread_of(values)
-    rows = [[place for place, (own, _) in enumerate(runs) if own == split] for split in splits]
-    found = spread_of(np.stack([values[row].mean(axis=0) for row in rows]))
+    rows = [[index for index, (own, _) in enumerate(runs) if own == split] for split in splits]
+    between = spread_of(np.stack([values[row].mean(axis=0) for row in rows]))
     means = {run: float(row.mean()) for run, row in zip(runs, values, strict=True)}
     shared = shared_trainings(means)
     if len(shared) < 2:
-        return found
+        return between
     # Same two-way random effects table, with training seeds in place of images.
     table = spread_of(np.array([[means[split, train] for train in shared] for split in splits]))
-    return replace(found, training=max(0.0, table.image_part), trainings=len(shared))
+    return replace(between, training=max(0.0, table.image_part), trainings=len(shared))
 
 
 def spread_of(values: NDArray[np.float64]) -> Spread:
@@ -151,13 +151,13 @@ def _matrix(
             f"scores of '{dataset}' have the shapes {shapes}: expected for every seed one number "
             "for each of the same two or more test images"
         )
-    found = np.stack(rows)
-    if like is not None and found.shape != like:
+    table = np.stack(rows)
+    if like is not None and table.shape != like:
         raise UsageError(
             f"scores of '{dataset}' are of {like[0]} seeds x {like[1]} images and of "
-            f"{found.shape[0]} x {found.shape[1]}: expected the same seeds and images of both "
+            f"{table.shape[0]} x {table.shape[1]}: expected the same seeds and images of both "
             "methods; leave out the seeds that only one has"
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(table).all():
         raise UsageError(f"scores of '{dataset}' are not all finite: leave that record out")
-    return found
+    return table

@@ -30,7 +30,7 @@ MANY = 1e9
 """Degrees of freedom used in place of infinity."""
 
 
-def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:
+def pool(parts: Sequence[float], freedoms: Sequence[float]) -> float:
     """Freedom of the sum of the seed parts of several data sets; MANY when all parts are 0."""
     order = np.argsort(parts)[::-1]
     c, v = np.asarray(parts, dtype=float)[order], np.asarray(freedoms, dtype=float)[order]
@@ -44,7 +44,7 @@ def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:
     return float(max((c @ c + 2 * larger) / (c * c / v).sum(), v.min()))
 
 
-def combined(seed: float, seed_freedom: float, image: float, image_square: float) -> float:
+def combine(seed: float, seed_freedom: float, image: float, image_square: float) -> float:
     """Freedom of seed part plus image part.
 
     image_square: sum over data sets of the image part's square by its freedom.

@@ -71,19 +71,19 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
     """The mean over runs by (split seed, training seed), several of which may share a seed.
 
     Runs of one support set are not independent draws: the support sets are, each with the mean of
-    its runs, and training seeds that all of them share add a part of their own, as in `paired`.
+    its runs, and training seeds that all of them share add a part of their own, as in `paired.py`.
     There is no interval from fewer than `FEWEST` support sets or shared training seeds. With one
     run per support set or a single support set, the runs are the draws, as in `estimate`.
     """
-    found = estimate(list(values.values()))
+    whole = estimate(list(values.values()))
     splits = sorted({split for split, _ in values})
-    if found is None or len(splits) in (1, len(values)):
-        return found
+    if whole is None or len(splits) in (1, len(values)):
+        return whole
     shared = shared_trainings(values)
     is_shared = len({train for _, train in values}) < len(values)
     if len(splits) < FEWEST or (is_shared and len(shared) < FEWEST):
-        return replace(found, half=None)
-    sums = [math.fsum(v - found.mean for (s, _), v in values.items() if s == own) for own in splits]
+        return replace(whole, half=None)
+    sums = [math.fsum(v - whole.mean for (s, _), v in values.items() if s == own) for own in splits]
     parts = [_cluster_variance(sums, len(values))]
     freedoms = [len(splits) - 1]
     if is_shared:
@@ -91,7 +91,7 @@ def estimate_runs(values: Mapping[Run, float]) -> Estimate | None:
         table = [[by_run[split, train] for train in shared] for split in splits]
         parts.append(_shared_variance(table))
         freedoms.append(len(shared) - 1)
-    return replace(found, half=_half_width(parts, freedoms))
+    return replace(whole, half=_half_width(parts, freedoms))
 
 
 def _cluster_variance(sums: Sequence[float], count: int) -> float:
@@ -112,19 +112,19 @@ def _shared_variance(table: Sequence[Sequence[float]]) -> float:
 def _half_width(parts: Sequence[float], freedoms: Sequence[float]) -> float:
     from scipy import special
 
-    from fewshot_bench.analysis.statistics.freedom import pooled
+    from fewshot_bench.analysis.statistics.freedom import pool
 
-    t = float(special.stdtrit(pooled(parts, freedoms), (1 + CONFIDENCE) / 2))
+    t = float(special.stdtrit(pool(parts, freedoms), (1 + CONFIDENCE) / 2))
     return t * math.sqrt(math.fsum(parts))
 
 
 def with_gaps(
-    known: Mapping[int, Estimate], shots: Sequence[int]
+    estimates: Mapping[int, Estimate], shots: Sequence[int]
 ) -> tuple[list[float], list[float], list[float]]:
     """Means, lower and upper bounds by shots, to draw; NaN for a missing number, never a guess."""
     gap = (math.nan, math.nan)
-    bounds = [known[k].bounds if k in known else gap for k in shots]
-    means = [known[k].mean if k in known else math.nan for k in shots]
+    bounds = [estimates[k].bounds if k in estimates else gap for k in shots]
+    means = [estimates[k].mean if k in estimates else math.nan for k in shots]
     return means, [low for low, _ in bounds], [high for _, high in bounds]
 
 
@@ -164,7 +164,7 @@ def _two_sided(angle: float, freedom: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total)
 
 
-def paired(
+def pair_runs(
     ours: Mapping[Run, float],
     theirs: Mapping[Run, float],
     same: Mapping[Run, bool],

@@ -50,7 +50,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.analysis.statistics.effects import Runs, Scores, Spread, spread
-from fewshot_bench.analysis.statistics.freedom import combined, pooled
+from fewshot_bench.analysis.statistics.freedom import combine, pool
 from fewshot_bench.utils.errors import UsageError
 
 __all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
@@ -125,9 +125,9 @@ def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
 
     if not spreads:
         raise UsageError("no data set to compare on: expected at least one that both methods have")
-    found = list(spreads.values())
-    difference = math.fsum(each.difference for each in found) / len(found)
-    error, freedom = error_of(found)
+    parts = list(spreads.values())
+    difference = math.fsum(each.difference for each in parts) / len(parts)
+    error, freedom = error_of(parts)
     p, half = 1.0, 0.0
     if error <= TINY * max(1.0, abs(difference)):
         error = 0.0
@@ -143,10 +143,10 @@ def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
         low=low,
         high=high,
         p=p,
-        datasets=len(found),
-        seeds=min(each.seeds for each in found),
-        images=sum(each.images for each in found),
-        conditional=any(each.seed is None for each in found),
+        datasets=len(parts),
+        seeds=min(each.seeds for each in parts),
+        images=sum(each.images for each in parts),
+        conditional=any(each.seed is None for each in parts),
         error=error,
         freedom=freedom,
         spreads=dict(spreads),
@@ -163,5 +163,5 @@ def error_of(spreads: Sequence[Spread]) -> tuple[float, float]:
     square = weight**2 * math.fsum(each.image_square for each in spreads)
     freedoms = [max(1, each.seeds - 1) for each in spreads]
     freedoms += [max(1, each.trainings - 1) for each in spreads]
-    freedom = combined(seed, pooled(parts, freedoms), image, square)
+    freedom = combine(seed, pool(parts, freedoms), image, square)
     return math.sqrt(seed + image), freedom

@@ -59,22 +59,22 @@ def planned_error(
     return error_of([_planned(name, each, seeds, images) for name, each in spreads.items()])
 
 
-def _planned(name: str, found: Spread, seeds: int | None, images: int | None) -> Spread:
+def _planned(name: str, spread: Spread, seeds: int | None, images: int | None) -> Spread:
     """The spread with the planned numbers of seeds and images."""
-    count = found.seeds if seeds is None else seeds
-    size = found.images if images is None else images
+    count = spread.seeds if seeds is None else seeds
+    size = spread.images if images is None else images
     if count < 1 or size < 2:
         raise UsageError(f"plan for {count} seeds and {size} images: expected at least 1 and 2")
-    if found.seed is None and count > 1:
+    if spread.seed is None and count > 1:
         raise UsageError(
             f"plan for {count} seeds from one seed on '{name}': expected scores of two or more "
             "seeds, which say how much seeds differ"
         )
     if count == 1:
-        return Spread(1, size, found.difference, None, found.image + found.interaction, 0.0)
+        return Spread(1, size, spread.difference, None, spread.image + spread.interaction, 0.0)
     # A plan must not profit from variance estimates that came out negative by chance.
-    seed, image = max(0.0, found.seed or 0.0), max(0.0, found.image)
-    return dataclasses.replace(found, seeds=count, images=size, seed=seed, image=image)
+    seed, image = max(0.0, spread.seed or 0.0), max(0.0, spread.image)
+    return dataclasses.replace(spread, seeds=count, images=size, seed=seed, image=image)
 
 
 def noncentrality(
@@ -114,15 +114,15 @@ def _estimates(freedom: float) -> tuple[_Floats, _Floats]:
     nodes, weights = gauss_legendre(ESTIMATES)
     lowest, highest = _range(freedom)
     ratios = lowest + (highest - lowest) * nodes
-    found = weights * (highest - lowest) * _density(freedom, ratios)
-    return ratios, found / found.sum()
+    masses = weights * (highest - lowest) * _density(freedom, ratios)
+    return ratios, masses / masses.sum()
 
 
 def _range(freedom: float) -> tuple[float, float]:
     from scipy import special
 
-    found = np.sqrt(special.chdtri(freedom, [1 - NEGLECTED, NEGLECTED]) / freedom)
-    return float(found[0]), float(found[1])
+    ends = np.sqrt(special.chdtri(freedom, [1 - NEGLECTED, NEGLECTED]) / freedom)
+    return float(ends[0]), float(ends[1])
 
 
 def _density(freedom: float, ratio: _Floats) -> _Floats:
@@ -131,8 +131,8 @@ def _density(freedom: float, ratio: _Floats) -> _Floats:
 
     half = freedom / 2
     constant = math.log(2) + half * math.log(half) - float(special.gammaln(half))
-    found: _Floats = np.exp(constant + (freedom - 1) * np.log(ratio) - half * ratio**2)
-    return found
+    density: _Floats = np.exp(constant + (freedom - 1) * np.log(ratio) - half * ratio**2)
+    return density
 
 
 def _missed(freedom: float, level: float) -> Callable[[_Floats], _Floats]:

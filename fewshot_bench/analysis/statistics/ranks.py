@@ -48,8 +48,8 @@ def wins(comparisons: Iterable[Tested], alpha: float = 0.05) -> Wins:
 
     Pass adjusted p-values (`intervals.holm`) to control the error over all data sets.
     """
-    found = [np.sign(each.difference) if each.p < alpha else 0 for each in comparisons]
-    return Wins(found.count(1), found.count(0), found.count(-1))
+    signs = [np.sign(each.difference) if each.p < alpha else 0 for each in comparisons]
+    return Wins(signs.count(1), signs.count(0), signs.count(-1))
 
 
 def average_ranks(scores: ArrayLike) -> NDArray[np.float64]:
@@ -95,15 +95,15 @@ def cliques(ranks: ArrayLike, cd: float) -> list[tuple[int, ...]]:
     """
     values = np.asarray(ranks, dtype=float)
     order = np.argsort(values, kind="stable")
-    found: list[tuple[int, ...]] = []
+    groups: list[tuple[int, ...]] = []
     end = 0
     for start in range(len(order)):
         near = values[order] - values[order[start]] < cd
         stop = int(np.flatnonzero(near)[-1]) + 1
         if stop > end and stop - start > 1:
-            found.append(tuple(int(index) for index in order[start:stop]))
+            groups.append(tuple(int(index) for index in order[start:stop]))
         end = max(end, stop)
-    return found
+    return groups
 
 
 def signed_rank(differences: ArrayLike) -> float:

@@ -49,12 +49,12 @@ def components(values: Mapping[Seeds, float], sampling: float) -> Components:
     table = np.array([[values[split, train] for train in trains] for split in splits])
     rows, columns = table.shape
     # Same two-way random effects table, with training seeds in place of images.
-    found = spread_of(table)
-    raw = {"support": found.seed or 0.0, "training": found.image, "sampling": float(sampling)}
+    spread = spread_of(table)
+    raw = {"support": spread.seed or 0.0, "training": spread.image, "sampling": float(sampling)}
     kept = {name: max(0.0, value) for name, value in raw.items()}
     return Components(
         **kept,
-        residual=found.interaction,
+        residual=spread.interaction,
         clipped=tuple(name for name, value in raw.items() if value < 0),
         freedoms=(rows - 1, columns - 1, (rows - 1) * (columns - 1)),
     )

@@ -23,11 +23,11 @@ from fewshot_bench.analysis.conditions import (
 from fewshot_bench.analysis.filters import absent, method_names, place, split_list
 from fewshot_bench.analysis.frame import decode, distinct, frame, load, own_data_text, values
 from fewshot_bench.analysis.signature import commands_of, signature_of
-from fewshot_bench.analysis.statistics.intervals import Estimate, paired
+from fewshot_bench.analysis.statistics.intervals import Estimate, pair_runs
 from fewshot_bench.analysis.table.cells import (
-    READ,
     Member,
     average,
+    columns_to_read,
     extra_columns,
     harmonic,
     own_cell,
@@ -94,7 +94,7 @@ def build(
     main = options.metrics[options.metric]
     data = frame(records) if data is None else data
     groups = table_groups(data, options.dataset, harmonic=main.higher_is_better)
-    load(data, *READ)
+    load(data, *columns_to_read())
     if not options.allow_mixed:
         refuse_mixed(data)
     rows = assign_rows(data)
@@ -159,7 +159,7 @@ def _add_facts(columns: Columns | None, names: str | None) -> Columns | None:
 
 def _members(data: pd.DataFrame) -> dict[int, Member]:
     """What cells need of each record, by its identity."""
-    lines = zip(*(values(data, name) for name in ("record", *READ)), strict=True)
+    lines = zip(*(values(data, name) for name in ("record", *columns_to_read())), strict=True)
     return {id(record): Member(record, Seed.of(record), *facts) for record, *facts in lines}
 
 
@@ -309,7 +309,7 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
         seed: _is_digest(split) and split == other.splits.get(seed)
         for seed, split in cell.splits.items()
     }
-    return paired(ours, theirs, same)
+    return pair_runs(ours, theirs, same)
 
 
 def _is_digest(split: Hashable) -> bool:

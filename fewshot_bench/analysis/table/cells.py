@@ -27,12 +27,11 @@ READ_SHORT = (
     *("split.short_classes", "split.fitted_classes", "split.classes"),
     *("split.smallest_class", "split.short_val"),
 )
-# Columns of the frame that cells need, in the order of the fields of `Member`.
-READ = (
-    *("split", "split.verified"),
-    *READ_SHORT,
-    *(cost.source for cost in COSTS.values()),
-)
+
+
+def columns_to_read() -> tuple[str, ...]:
+    """Columns of the frame that cells need, in the order of the arguments of `Member`."""
+    return "split", "split.verified", *READ_SHORT, *(cost.source for cost in COSTS.values())
 
 
 class Member:

@@ -249,9 +249,3 @@ class Table:
         parts = [f"{name} {'|'.join(values)}" for name, values in self.conditions.items()]
         records = f"{self.records} record{'s' if self.records != 1 else ''}"
         return "; ".join([*parts, records, f"seeds {','.join(map(str, seeds))}"])
-
-
-def stated_marks(*values: object) -> tuple[str, ...]:
-    """The marks of a record. values: of the entries that `STATED` names."""
-    pairs = zip(values, STATED, strict=True)
-    return tuple(mark for value, (_, marked, mark) in pairs if value == marked)

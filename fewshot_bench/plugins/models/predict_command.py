@@ -136,7 +136,7 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-_LINES = {"table": _table, "csv": _csv, "jsonl": _json}
+_LINES = {"terminal": _table, "csv": _csv, "jsonl": _json}
 
 
 @contextmanager
