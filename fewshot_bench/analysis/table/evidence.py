@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from fewshot_bench.analysis.formats.document import MISSING, Column, Grid, Line
+from fewshot_bench.analysis.table.contrasts import Ranking, Significance, Standing
 from fewshot_bench.analysis.table.grids import ONE_SEED, marks
-from fewshot_bench.analysis.table.significance import Ranking, Significance, Standing
 from fewshot_bench.analysis.table.table import Table
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.utils.text import beside_level, signed
