@@ -227,7 +227,8 @@ def read_sweep(layout: str, values: Mapping[str, Any]) -> SweepOptions | None:
     if layout != "sweep":
         if texts or values["each"]:
             name = "--option" if texts else "--each"
-            raise UsageError(f"{name} belongs to --layout sweep: add it, or leave this out")
+            file = f" (the file to write is -O {texts[0]})" if texts and "=" not in texts[0] else ""
+            raise UsageError(f"{name} belongs to --layout sweep: add it, or leave this out{file}")
         return None
     for name in ("baseline", "columns", "sort", "per_class"):
         if values[name]:

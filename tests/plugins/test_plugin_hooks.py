@@ -136,7 +136,7 @@ def test_engines_are_listed_and_shown(launcher: Path) -> None:
     assert "run --engine launcher --help" in helped or "launcher" in helped.partition("Where:")[2]
     helped = fsbench(launcher, "run", "--engine", "launcher", "--help").stdout
     launching = " ".join(helped.partition("Launcher:")[2].split())
-    assert launching.startswith("--launch TEXT how many workers. [default: 1]")
+    assert "--launch TEXT how many workers. [default: 1]" in launching
     assert "--array" not in helped
 
 
