@@ -115,7 +115,7 @@ def _compare(folder: Path, file: Path) -> bool:
 
 
 def _table(block: Block, options: Options) -> Table:
-    return build(block.records, options, facts=block.columns)
+    return build(block.records, options, data=block.data)
 
 
 def _written(form: str, made: Sequence[Made[Table]]) -> str:
