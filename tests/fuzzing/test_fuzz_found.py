@@ -58,7 +58,7 @@ def test_a_specification_of_other_kinds_is_refused(name: str, value: Any) -> Non
     [("error", "text"), ("notes", [1]), ("incidents", ["x"]), ("split", {"verified": []})],
 )
 def test_a_record_of_other_kinds_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(StoreError, match=f"record's {key}"):
+    with pytest.raises(StoreError, match=f"record has {key}"):
         Record.from_dict(make().to_dict() | {key: value})
 
 
