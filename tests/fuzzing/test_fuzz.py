@@ -30,7 +30,7 @@ GROUPS = {
         *("folders with a split file", "aircraft lists", "imagenet archives"),
         *("webdataset shards", "kept index", "configs"),
         *("class names and prompts", "saved configs", "archives", "notes of downloads"),
-        *("plug-in metadata", "outcomes", "signatures"),
+        *("plug-in metadata", "indexes", "signatures"),
     ),
     "heavy": (
         *("feature caches", "decoded images", "image digests", "checkpoints"),
