@@ -112,10 +112,13 @@ class Database:
                     self._inherited.append(self._connection)
             self._connection = None
 
-    def __del__(self) -> None:
+    def __del__(self, errors: Any = (AttributeError, sqlite3.Error)) -> None:
         # A connection is in a circle with its cached statements, which may be collected late.
-        with suppress(AttributeError, sqlite3.Error):
+        # When Python ends, names of this module may be gone.
+        try:  # noqa: SIM105 (`suppress` may be gone, too)
             self.close()
+        except errors:
+            pass
 
     def _connect(self) -> sqlite3.Connection:
         """The connection of this process to the file that is at the path now."""

@@ -25,7 +25,7 @@ FIELD = """    blur: str = condition(
     note_tag: str = condition(
         "", "Only records of this tag.", option="A tag.", short="tag", quiet=True, late=True
     )
-    options: Mapping"""
+    options: Options"""
 
 PROGRAM = """
 import importlib.util, json, sys
@@ -38,8 +38,8 @@ spec = importlib.util.spec_from_file_location("fewshot_bench.api.spec", path)
 module = importlib.util.module_from_spec(spec)
 sys.modules["fewshot_bench.api.spec"] = module
 source = path.read_text(encoding="utf-8")
-assert source.count("    options: Mapping") == 1
-exec(compile(source.replace("    options: Mapping", FIELD), str(path), "exec"), module.__dict__)
+assert source.count("    options: Options") == 1
+exec(compile(source.replace("    options: Options", FIELD), str(path), "exec"), module.__dict__)
 
 import fewshot_bench as fb
 from tests.compare_records import make
