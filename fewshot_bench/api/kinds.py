@@ -24,9 +24,11 @@ def kind_problem(value: Any, kind: Any, words: Sequence[object] = ()) -> str:
 
 
 def _explain(told: str, words: Sequence[object]) -> str:
-    """The words of msgspec, which does not list the possible values."""
+    """The words of msgspec, which neither lists the possible values nor explains a pattern."""
     if told.startswith("Invalid enum value") and words:
         return f"expected one of {tuple(words)}"
+    if "matching regex" in told:
+        return "expected a name of letters, digits and _ . + -"
     return told[:1].lower() + told[1:]
 
 

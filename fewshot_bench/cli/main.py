@@ -174,8 +174,11 @@ def main() -> NoReturn:
     """Entry point: expected errors become one line and their exit code."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # A closed stream: without it, the next file that is opened would get its descriptor.
-            setattr(sys, name, open(os.devnull, "r+" if number else "r"))  # noqa: SIM115
+            # A closed stream: without it, the next file that is opened would get its descriptor,
+            # here and in the processes that are started.
+            stream = open(os.devnull, "r+" if number else "r")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # As on stderr: an encoding without a dash or a letter must not cost the table.
         sys.stdout.reconfigure(errors="backslashreplace")
