@@ -34,7 +34,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
             servers.append(self)
 
     monkeypatch.setattr(uvicorn, "Server", Server)
-    listener = app_command._listening("127.0.0.1", 0)
+    listener = app_command._listen("127.0.0.1", 0)
     thread = threading.Thread(target=app_command._serve, args=(made, listener))
     thread.start()
     yield listener.getsockname()[1]
