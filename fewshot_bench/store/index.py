@@ -11,7 +11,6 @@ import itertools
 import operator
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -51,8 +50,6 @@ _HEAD = ("key", "stamp", "numbers", "facts", "split", "sum", "verified")
 _ROW = f"{', '.join(_HEAD)}, own"
 _FACTS, _SPLIT = _HEAD.index("facts"), _HEAD.index("split")
 _TEXT = "select text from texts where digest = ?"
-# Reads of a field of single records, after which the field of all is read.
-_FEW = 16
 
 Head = tuple[Any, ...]
 Names = tuple[str, ...]
@@ -128,11 +125,10 @@ class Index:
         self._kept: dict[str, tuple[Any, ...]] = {}
         # Shared texts that may not be in the file, and their values; equal ones are one object.
         self._texts: dict[bytes, bytes] = {}
+        # Fields of the row that was read last, and its whole text under the name "".
+        self._last: tuple[Head, dict[str, Any]] = (), {}
         self._values: dict[bytes, Any] = {}
         self._digests: dict[bytes, bytes] = {}
-        # Fields of all rows by the key and stamp of the record, and numbers of single reads.
-        self._fields: dict[str, dict[tuple[str, bytes], Any]] = {}
-        self._reads: Counter[str] = Counter()
         self._found: set[str] = set()
         self._is_refused = False
 
@@ -257,16 +253,14 @@ class Index:
 
     def own(self, head: Head, field: str) -> Any:
         """A field of a row's own text, without entries that others share."""
-        key, stamp = head[:2]
-        if field not in self._fields and key not in self._new and key not in self._kept:
-            self._reads[field] += 1
-            if self._reads[field] > _FEW:
-                read = _reader(field, (), None)
-                self._fields[field] = {
-                    (key, stamp): read(text) for key, stamp, text in self._own_texts()
-                }
-        value = self._fields.get(field, {}).pop((key, stamp), None)
-        return _reader(field, (), None)(self._own_text(head)) if value is None else value
+        last, values = self._last
+        if last != head[:2]:
+            values = {}
+            self._last = head[:2], values
+        if field not in values:
+            text = values[""] = values.get("") or self._own_text(head)
+            values[field] = _reader(field, (), None)(text)
+        return values[field]
 
     def _own_texts(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Keys, stamps and own texts of all rows of the file, some at a time."""
