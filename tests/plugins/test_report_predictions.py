@@ -113,13 +113,13 @@ def test_logits_that_cannot_be_used_are_named_and_stay_where_they_are(
     if damaged:
         path.write_bytes(b"no archive")
     else:
-        np.savez(path, logits=answers(3), labels=LABELS, ids=np.array(IDS))
+        path.write_bytes(logits_of(store, one_of(store, "coop", 2)).read_bytes())
     before = path.read_bytes()
     # The second time, what was read the first time is known.
     for _ in range(2):
         done = fsbench("report", "--store", store, "-O", page)
         said = "BadZipFile" if damaged else "they are not those of the record"
-        assert (done.code, f"not used: {path}: {said}" in done.err) == (0, True)
+        assert (done.code, f"not used: {path}: {said}" in done.err) == (0, True), done.err
         text = Page(page.read_text(encoding="utf-8")).text
         assert f"coop on dtd, 16-shot, seed 1: its logits cannot be used: {said}" in text
     assert path.read_bytes() == before
