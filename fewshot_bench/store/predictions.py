@@ -176,8 +176,10 @@ class Outcomes:
 
         names: the metrics that records should have, built-in ones or some of `metrics`.
         """
-        names = set(names)
-        lacking = {r.spec.key() for r in records if r.status == "done" and names - r.metrics.keys()}
+        done = [record for record in records if record.status == "done"]
+        absent = object()
+        stated = Record.entries(done, "metrics", *names, absent=absent)
+        lacking = {r.spec.key() for r, line in zip(done, stated, strict=True) if absent in line}
         if not lacking:
             return list(records)
         self.prepare(record for record in records if record.spec.key() in lacking)

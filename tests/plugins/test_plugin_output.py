@@ -170,7 +170,7 @@ def test_a_cell_whose_worker_is_killed_after_its_record_is_computed_again_and_re
 
     def kill(engine: Any, worker: Any, event: Any, progress: Any) -> None:
         """The first worker ends before it says that a cell is finished: it is computed again."""
-        if event is not None and event["event"] == "finished" and not killed:
+        if event is not None and event.event == "finished" and not killed:
             killed.append(worker)
             worker.process.kill()
         elif event is None or worker not in killed:
