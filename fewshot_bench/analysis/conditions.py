@@ -204,12 +204,8 @@ def templates(record: Record) -> str:
     return templates_digest(record.spec.protocol, text)
 
 
-def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
-    """Raise UsageError unless all records may share a table, or a sweep.
-
-    sweep: a sweep varies the options, runs with the weights that are there, and lacks some filters
-    of `fsbench compare`.
-    """
+def refuse_mixed(data: pd.DataFrame) -> None:
+    """Raise UsageError unless all records may share a table."""
     for name, texts in values_of(data).items():
         if len(texts) > 1:
             counts: Counter[str] = Counter()
@@ -217,13 +213,9 @@ def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
                 counts[CONDITIONS[name].text(value)] += number
             usual = shlex.quote(counts.most_common(1)[0][0])
             advice = f"choose one with {option_name(name)} {usual}"
-            if name == "weights" and sweep:
-                advice = _rm_advice("--weights")
-            raise _mix_error(name, counts, advice, sweep)
+            raise _mix_error(name, counts, advice)
     for rule in RULES:
         fact = rule.fact
-        if fact.name == "options" and sweep:
-            continue
         differing = conflicts(data, fact)
         counts = Counter()
         scope = None
@@ -232,35 +224,26 @@ def refuse_mixed(data: pd.DataFrame, *, sweep: bool = False) -> None:
             if keys == scope:
                 counts[str(value)[: rule.shown]] += number
         if scope:
-            advice = _advice(rule, counts.most_common(1)[0][0], sweep)
-            raise _mix_error(f"{fact.name} of {rule.scope(*scope)}", counts, advice, sweep)
+            advice = _advice(rule, counts.most_common(1)[0][0])
+            raise _mix_error(f"{fact.name} of {rule.scope(*scope)}", counts, advice)
 
 
-def _mix_error(name: str, counts: Counter[str], advice: str, sweep: bool) -> UsageError:
+def _mix_error(name: str, counts: Counter[str], advice: str) -> UsageError:
     texts = ", ".join(
         f"'{value}' in {counted(number, 'record')}" for value, number in sorted(counts.items())
     )
-    whole = "a sweep" if sweep else "a table"
-    otherwise = "name another --store" if sweep else "show them as separate rows with --allow-mixed"
     return UsageError(
-        f"records differ in {name} ({texts}), expected one value in {whole}: {advice}, or "
-        f"{otherwise}"
+        f"records differ in {name} ({texts}), expected one value in a table: {advice}, or show "
+        "them as separate rows with --allow-mixed"
     )
 
 
-def _advice(rule: Rule, usual: str, sweep: bool) -> str:
-    if rule.fact.name == "code" and not sweep:
+def _advice(rule: Rule, usual: str) -> str:
+    if rule.fact.name == "code":
         return f"{rule.advice}, choose one with --code {usual}"
     if not rule.option:
         return rule.advice
-    if not sweep:
-        return f"choose one with {rule.option} {'PREFIX' if rule.option == '--revision' else usual}"
-    own = "choose with --classnames, --templates and --holdout as in run, or "
-    return f"{own if rule.fact.name == OWN_DATA else ''}{_rm_advice(rule.option)}"
-
-
-def _rm_advice(option: str) -> str:
-    return f"remove the records of the others (fsbench store rm {option} PREFIX)"
+    return f"choose one with {rule.option} {'PREFIX' if rule.option == '--revision' else usual}"
 
 
 def own_data_conflict(data: pd.DataFrame) -> str:

@@ -140,10 +140,8 @@ SEPARATE = "separate"
 # Value of `footprint.trained_source` if gradients were computed that no optimizer was seen to use.
 NOT_OBSERVED = "not observed"
 # Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
-# worker was lost, less time than another process took, functions that a method replaced, threads
-# that it left behind.
+# worker was lost, less time than another process took.
 OUT_OF_MEMORY, RETRIED, TIME = "out-of-memory", "retried", "time"
-FUNCTIONS, THREADS = "functions", "threads"
 
 
 class Parts(Protocol):

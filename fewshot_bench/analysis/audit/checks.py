@@ -28,7 +28,7 @@ from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.method_card import OTHER_QUERIES
-from fewshot_bench.api.record import FUNCTIONS, OUT_OF_MEMORY, RETRIED, THREADS, TIME, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 
@@ -40,8 +40,6 @@ LABELS = 1
 SEEDS = 3
 # This method draws no support set: neither seeds nor shots change its result.
 ZERO_SHOT = "zero-shot"
-# Incidents of methods that replaced code of the harness or its libraries, or left threads behind.
-_REACHING = (FUNCTIONS, THREADS)
 # Incidents that make the time of a cell useless for comparing methods.
 _SLOWED = {
     OUT_OF_MEMORY: "retried after out of memory",
@@ -326,11 +324,6 @@ def _reasons(records: Sequence[Record]) -> str:
 
 CHECKS: tuple[Callable[[pd.DataFrame], Iterator[Finding]], ...] = (
     check_kit,
-    Check(
-        "note", "reaching", LABELS,
-        "replaced functions or left threads, which was undone: {labels} ({cells})",
-        ("incidents",), lambda incidents: {*_kinds(incidents)} & {*_REACHING},
-    ),
     Check(
         "finding", "other-queries", LABELS,
         "logits depend on other queries: {labels} ({cells}), which no card says "
