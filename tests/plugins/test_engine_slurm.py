@@ -53,7 +53,9 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
 ) -> None:
     matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-8", "--limit", "20")
     store, ending = tmp_path / "store", tmp_path / "ending"
-    slow = ("run", "--method", "slow", "-o", "seconds=0", *matrix, "--store", store, *SLURM)
+    # A claim of a worker that was killed lasts as long as the lease.
+    slow = ("run", "-m", "slow", "-o", "seconds=0", *matrix, "--store", store, *SLURM)
+    slow += ("--lease", "60")
     gates = {"FSBENCH_TEST_FITS": str(tmp_path / "fits"), "FSBENCH_TEST_ENDING": str(ending)}
     environment = dict(os.environ) | cluster.environment | gates
     ending.write_text("1")
