@@ -14,12 +14,10 @@ from pathlib import Path
 
 from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.utils.cache_dir import cache_root, is_shared
+from fewshot_bench.utils.cache_dir import STORES, cache_root, is_shared
 from fewshot_bench.utils.database import Database
 from fewshot_bench.utils.version import __version__
 
-# Folder of the cache.
-STORES = "stores"
 # Texts that several records share, by their digest; a row per record; its predictions.
 # `sum` is a checksum, since SQLite does not notice changed bytes.
 TABLES = """

@@ -28,7 +28,7 @@ RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 # Folder in a store for features.
 CACHE = "cache"
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-VERIFIED, KIT, LISTS = "verified", "kit", "lists"
+VERIFIED, KIT, LISTS, STORES = "verified", "kit", "lists", "stores"
 # Feature files: rows that other cells will use, and views of one fit.
 LASTING, PASSING = ".rows", ".views"
 # The file of `utils/small_cache.py`.
@@ -41,8 +41,9 @@ NAMES = {
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
     LISTS: re.compile(re.escape(VALUES)),
+    STORES: re.compile(r"[0-9a-f]{32}\.sqlite"),
 }
-DATABASES = (DIGESTS, FEATURES, LISTS)
+DATABASES = (DIGESTS, FEATURES, LISTS, STORES)
 KINDS = tuple(NAMES)
 
 
