@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ def build(
     titles = {title for values in extra.values() for title in values}
     table = replace(
         table,
-        cells=_cells(table, by_row, _members(data), columns),
+        cells=_cells(table, by_row, _members(data, options.metrics), columns),
         row_extra=extra,
         columns=check_columns(options.columns, {*options.metrics, *titles}),
     )
@@ -157,10 +157,15 @@ def _add_facts(columns: Columns | None, names: str | None) -> Columns | None:
     return lambda records: facts_of(names, records) | dict(columns(records) if columns else {})
 
 
-def _members(data: pd.DataFrame) -> dict[int, Member]:
+def _members(data: pd.DataFrame, metrics: Collection[str]) -> dict[int, Member]:
     """What cells need of each record, by its identity."""
-    lines = zip(*(values(data, name) for name in ("record", *columns_to_read())), strict=True)
-    return {id(record): Member(record, Seed.of(record), *facts) for record, *facts in lines}
+    records = values(data, "record")
+    stated = Record.entries(records, "metrics", *metrics)
+    facts = zip(*(values(data, name) for name in columns_to_read()), strict=True)
+    return {
+        id(record): Member(record, dict(zip(metrics, numbers, strict=True)), *line)
+        for record, numbers, line in zip(records, stated, facts, strict=True)
+    }
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

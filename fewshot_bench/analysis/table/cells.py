@@ -37,14 +37,20 @@ def columns_to_read() -> tuple[str, ...]:
 class Member:
     """A record in a cell, with those of its facts that the cell shows."""
 
-    __slots__ = ("costs", "record", "seed", "short", "split", "verified")
+    __slots__ = ("costs", "numbers", "record", "seed", "short", "split", "verified")
 
     def __init__(
-        self, record: Record, seed: Seed, split: str, verified: bool | None, *facts: Any
+        self,
+        record: Record,
+        numbers: Mapping[str, Any],
+        split: str,
+        verified: bool | None,
+        *facts: Any,
     ) -> None:
-        """facts: those of `READ_SHORT`, then the costs."""
+        """numbers: metrics by name. facts: those of `READ_SHORT`, then the costs."""
         self.record = record
-        self.seed = seed
+        self.numbers = numbers
+        self.seed = Seed.of(record)
         self.split = split
         self.verified = verified
         self.short = facts[: len(READ_SHORT)]
@@ -71,7 +77,7 @@ def own_cell(
     failed = [m.record for m in members if m.record.status == "failed"]
     inapplicable = [m.record for m in members if m.record.status == "inapplicable"]
     records = {member.seed: member.record for member in done}
-    series = {name: series_of(records, name) for name in metrics}
+    series = {name: _series(done, name) for name in metrics}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
         missing = ()
@@ -153,9 +159,9 @@ def _error(record: Record) -> str:
     return str((record.error or {}).get("type") or "unknown error")
 
 
-def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
+def _series(members: Iterable[Member], metric: str) -> dict[Seed, float]:
     """The metric by seed, without seeds that lack a finite value."""
-    numbers = {seed: number(record.metrics.get(metric)) for seed, record in records.items()}
+    numbers = {member.seed: number(member.numbers.get(metric)) for member in members}
     return {seed: value for seed, value in numbers.items() if value is not None}
 
 
