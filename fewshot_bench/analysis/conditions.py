@@ -299,12 +299,6 @@ def assign_rows(data: pd.DataFrame) -> dict[str, Row]:
     }
 
 
-def marks_in(data: pd.DataFrame) -> tuple[str, ...]:
-    """The marks that any record has, in the order of `STATED`."""
-    load(data, *(entry for entry, *_ in STATED))
-    return tuple(mark for entry, value, mark in STATED if (data[entry] == value).any())
-
-
 def _method_names(data: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Names by (method, version): `clip-lora`, or `clip-lora@1` if several versions occur."""
     versions: defaultdict[str, set[str]] = defaultdict(set)

@@ -71,13 +71,6 @@ def settle(request: Request) -> Request:
     return dataclasses.replace(request, backbone=backbone, devices=devices, precision=precision)
 
 
-def device_kind(request: Request) -> str:
-    """`cpu` or `cuda`, whether such a device is here or not; UsageError for an invalid one."""
-    _check_names(request.devices)
-    first = request.devices[0]
-    return (_usual_device(request) if first == AUTO else first).partition(":")[0]
-
-
 def precision_in(store: Path, backbone: str, precision: str) -> str:
     """`precision` itself; for `auto`, that of most of the backbone's records in a store."""
     if precision != AUTO:

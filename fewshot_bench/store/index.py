@@ -77,7 +77,7 @@ class Row:
         """A field by name."""
         index, head = self._index, self._head
         if part == "split":
-            return index.shared(head, _SPLIT)
+            return index.read_shared(head, _SPLIT)
         if part in _OWN_ENTRY:
             return index.facts(head)[part] | index.own(head, part)
         if part in _SHARED_ENTRY:
@@ -125,10 +125,10 @@ class Index:
         self._kept: dict[str, tuple[Any, ...]] = {}
         # Shared texts that may not be in the file, and their values; equal ones are one object.
         self._texts: dict[bytes, bytes] = {}
-        # Fields of the row that was read last, and its whole text under the name "".
-        self._last: tuple[Head, dict[str, Any]] = (), {}
         self._values: dict[bytes, Any] = {}
         self._digests: dict[bytes, bytes] = {}
+        # Fields of the row that was read last, and its whole text under the name "".
+        self._last: tuple[Head, dict[str, Any]] = (), {}
         self._found: set[str] = set()
         self._is_refused = False
 
@@ -142,7 +142,7 @@ class Index:
         head = heads.get(key)
         if head is None or head[1] != pack_stamp(stamp):
             return None
-        if self._read_shared(head[_FACTS]) is None:
+        if self._look_up(head[_FACTS]) is None:
             # Another process has removed the file, or the text, since.
             return None
         self._found.add(key)
@@ -230,16 +230,16 @@ class Index:
 
     def facts(self, head: Head) -> Any:
         """What other records of a row's method share with it: fields with their shared entries."""
-        return self.shared(head, _FACTS)
+        return self.read_shared(head, _FACTS)
 
-    def shared(self, head: Head, place: int) -> Any:
-        """The value of a shared text. place: of its digest in the head."""
-        value = self._read_shared(head[place])
+    def read_shared(self, head: Head, column: int) -> Any:
+        """The value of a shared text. column: of its digest in the head."""
+        value = self._look_up(head[column])
         if value is None:
-            value = parse_json(encode_json(_take_apart(self.read_file(head))[place - 2]))
+            value = parse_json(encode_json(_take_apart(self.read_file(head))[column - 2]))
         return value
 
-    def _read_shared(self, digest: bytes) -> Any:
+    def _look_up(self, digest: bytes) -> Any:
         """The value of a shared text; None if the file has it no more."""
         if digest not in self._values:
             text = self._texts.get(digest)
@@ -292,20 +292,20 @@ class Index:
         if not shared:
             return lines
         others = self._shared_lines(heads, field, shared, absent)
-        places = [(*of_own, *shared).index(name) for name in names]
+        columns = [(*of_own, *shared).index(name) for name in names]
         both = map(operator.add, lines, others)
-        return [tuple(line[place] for place in places) for line in both]
+        return [tuple(line[column] for column in columns) for line in both]
 
     def _shared_lines(
         self, heads: Sequence[Head], field: str, names: Names, absent: Any
     ) -> list[tuple[Any, ...]]:
-        place = _SPLIT if field == "split" else _FACTS
+        column = _SPLIT if field == "split" else _FACTS
         lines = {}
-        for digest, head in {head[place]: head for head in heads}.items():
-            value = self.shared(head, place)
+        for digest, head in {head[column]: head for head in heads}.items():
+            value = self.read_shared(head, column)
             value = value if field == "split" else value[field]
             lines[digest] = tuple(entry(value, name, absent) for name in names)
-        return [lines[head[place]] for head in heads]
+        return [lines[head[column]] for head in heads]
 
     def _own_lines(
         self, heads: Sequence[Head], field: str, names: Names, absent: Any

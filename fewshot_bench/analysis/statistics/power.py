@@ -56,10 +56,10 @@ def planned_error(
     """Standard error in points of a planned comparison, and its degrees of freedom."""
     if not spreads:
         raise UsageError("no variances to plan from: expected those of at least one data set")
-    return error_of([_planned(name, each, seeds, images) for name, each in spreads.items()])
+    return error_of([_plan_spread(name, each, seeds, images) for name, each in spreads.items()])
 
 
-def _planned(name: str, spread: Spread, seeds: int | None, images: int | None) -> Spread:
+def _plan_spread(name: str, spread: Spread, seeds: int | None, images: int | None) -> Spread:
     """The spread with the planned numbers of seeds and images."""
     count = spread.seeds if seeds is None else seeds
     size = spread.images if images is None else images
