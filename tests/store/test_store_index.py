@@ -75,7 +75,8 @@ def rows(store: Store) -> dict[str, bytes]:
 
 
 def checkpointed(store: Store) -> Path:
-    """The file of the index, with the content of its log."""
+    """The file of the index, with the content of its log; an empty one if there is none yet."""
+    index_file(store.path).parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(index_file(store.path))) as connection:
         connection.execute("pragma wal_checkpoint(truncate)")
     return index_file(store.path)
