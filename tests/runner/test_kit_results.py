@@ -239,9 +239,3 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
         kit | {"expected": ["check_a"]},
     ):
         assert "never checked" in hazard(fair(environment={"kit": nonsense}))
-
-
-def test_methods_that_replaced_functions_are_named() -> None:
-    incidents = [{"kind": "functions", "text": "replaced evaluate.metrics"}]
-    assert "replaced functions or left threads" in hazard(fair(incidents=incidents))
-    assert "replaced functions" not in hazard(fair())
