@@ -13,7 +13,7 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.answer_files import largest_gap, whole_digest
-from fewshot_bench.store.method_copies import source_place
+from fewshot_bench.store.merge import source_path
 from fewshot_bench.store.store import Kept
 from fewshot_bench.utils.errors import UsageError
 
@@ -96,7 +96,7 @@ def from_file(kept: Kept, file: str | None) -> Kept:
     of a store runs unless the user names it.
     """
     spec = kept.record.spec
-    reference, copied = parts(spec.method), source_place(spec.method)
+    reference, copied = parts(spec.method), source_path(spec.method)
     if file is not None:
         if reference is None:
             raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
