@@ -28,7 +28,7 @@ from fewshot_bench.store.kept_models import (
     size_of,
 )
 from fewshot_bench.store.leases import Leases
-from fewshot_bench.store.outcome_cache import OutcomeCache
+from fewshot_bench.store.predictions import OutcomeCache
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError

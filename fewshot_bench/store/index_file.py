@@ -1,6 +1,6 @@
 """The SQLite file of what is derived from a store, in this machine's cache folder.
 
-It holds the contents of records (`index`) and the predictions of cells (`outcome_cache`), and may
+It holds the contents of records (`index`) and the predictions of cells (`predictions`), and may
 be deleted at any time.
 """
 

@@ -39,7 +39,7 @@ class Predictions:
         outcomes.prepare(records)
         for record in records:
             try:
-                outcomes.check(record)
+                outcomes.of(record)
             except StoreError:
                 self.problems.append(f"{record.spec.describe()}: {self._explain(record)}")
             else:
