@@ -37,9 +37,9 @@ from fewshot_bench.store.record_files import path_of, read_record
 from fewshot_bench.utils.errors import ModelMissingError, StoreError
 from fewshot_bench.utils.files import (
     Damaged,
+    list_entries,
     open_regular,
     read_regular,
-    sorted_entries,
     write_whole,
 )
 from fewshot_bench.utils.memory import free_host_memory
@@ -349,7 +349,7 @@ def stated_model(record: Record) -> Mapping[str, Any]:
 
 def size_of(folder: Path) -> int:
     """Bytes of a model's folder; 0 if it does not exist."""
-    return sum(path.stat().st_size for path in sorted_entries(folder) if path.is_file())
+    return sum(path.stat().st_size for path in list_entries(folder) if path.is_file())
 
 
 def models_line(records: Sequence[Record]) -> str:
@@ -440,8 +440,8 @@ def remove_model(store: Path, key: str) -> None:
 
 def list_unclaimed(store: Path, seconds: float) -> Iterator[Path]:
     """Model folders that no record states and that were not written to for `seconds`."""
-    for folder in filter(Path.is_dir, sorted_entries(store / MODELS)):
-        times = [path.stat().st_mtime for path in (folder, *sorted_entries(folder))]
+    for folder in filter(Path.is_dir, list_entries(store / MODELS)):
+        times = [path.stat().st_mtime for path in (folder, *list_entries(folder))]
         is_young = time.time() - max(times) < seconds
         if not is_young and not _is_claimed(store, folder):
             yield folder

@@ -20,8 +20,8 @@ from fewshot_bench.utils.files import (
     LARGEST,
     TEMPORARY,
     Damaged,
+    list_entries,
     read_regular,
-    sorted_entries,
 )
 
 # Folder of a store with the files of its records.
@@ -51,7 +51,7 @@ class RecordFile(NamedTuple):
 
 def record_files(root: Path) -> Iterator[RecordFile]:
     """Every record file under a store's `records` folder, sorted."""
-    for folder in filter(Path.is_dir, sorted_entries(root)):
+    for folder in filter(Path.is_dir, list_entries(root)):
         with os.scandir(folder) as entries:
             records = sorted((entry.name, entry) for entry in entries if _is_record(entry.name))
         for name, entry in records:

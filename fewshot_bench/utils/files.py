@@ -191,7 +191,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sorted_entries(folder: Path) -> list[Path]:
+def list_entries(folder: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         return sorted(folder.iterdir())
     return []

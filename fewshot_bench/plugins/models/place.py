@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fewshot_bench.store.kept_models import MODEL_FILES, read_config
 from fewshot_bench.utils.errors import StoreError, UsageError
-from fewshot_bench.utils.files import sorted_entries, temporary_name
+from fewshot_bench.utils.files import list_entries, temporary_name
 from fewshot_bench.utils.text import few
 
 _MOST = 1000
@@ -53,10 +53,10 @@ def put(folder: Path, force: bool, write: Callable[[Path], object]) -> Path:
             return folder if target == named else target
         finally:
             # What is in `old` could not be moved back.
-            if not sorted_entries(old):
+            if not list_entries(old):
                 shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
-        kept = f" (the earlier model is in {old})" if sorted_entries(old) else ""
+        kept = f" (the earlier model is in {old})" if list_entries(old) else ""
         raise UsageError(
             f"cannot write '{folder}': {error.strerror or error}{kept}; choose another --output"
         ) from error
@@ -79,7 +79,7 @@ def _in_use(folder: Path, force: bool, own: Path | None = None) -> str:
 
     own: an entry of it that does not count.
     """
-    entries = [entry for entry in sorted_entries(folder) if entry != own]
+    entries = [entry for entry in list_entries(folder) if entry != own]
     if not entries:
         return ""
     if not force:
