@@ -20,8 +20,8 @@ import msgspec
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import hosting
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.asking import hook_environment
 from fewshot_bench.engines.base import Settings, StoreSnapshot
-from fewshot_bench.engines.choice import hook_environment
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases

@@ -10,13 +10,14 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress, count, islice
+from functools import cache
+from itertools import islice
 from typing import Any
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import RETRIED, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import (
@@ -35,11 +36,19 @@ from fewshot_bench.engines.base import (
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
-from fewshot_bench.engines.process import Event, Message, RetryPolicy, Slot, Worker, slots_of
+from fewshot_bench.engines.process import (
+    Event,
+    Message,
+    Slot,
+    Worker,
+    count_memory_kills,
+    slots_of,
+)
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.prefetch import cores
+from fewshot_bench.utils.text import counted
 
 TICK_SECONDS = 0.5
 # An engine that looks at its workers no more often than this was itself stopped or held up.
@@ -48,6 +57,9 @@ HELD_UP_SECONDS = 5.0
 LOOKED_AT = 400
 # With at most this many support sets per worker left, groups with the most shots come first.
 LAST_DRAWS = 2
+# Workers in a row that end before they are ready, after which the run fails; one that hangs counts
+# for several, since that takes long.
+FAILED_STARTS, STUCK = 20, 7
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -102,20 +114,28 @@ class Choice:
         """
         mine, my_draw = self._held.get(worker, (None, None))
         others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
-        ahead = [describe_data(group[0]) for group in waiting[:LOOKED_AT]]
+        ahead = [describe_data(group[0]) for group in waiting]
         workers = len(self._held.keys() | {worker})
         last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
 
         def rank(index: int) -> tuple[bool, int, int, bool, int]:
             loaded, drawn = ahead[index]
-            if drawn == my_draw:
-                tier = 0
-            else:
-                tier = 2 if drawn in others else 1
+            tier = 0 if drawn == my_draw else 1 + (drawn in others)
             shots = waiting[index][0].shots if last else 0
             return avoid[index], tier, -shots, loaded != mine, index
 
         return min(range(len(ahead)), key=rank)
+
+
+@dataclass
+class History:
+    """What workers that were lost with a cell leave to its next try."""
+
+    tries: int = 0
+    # Number of parts that its fit is divided into from the start, to save memory.
+    parts: int = 1
+    slot: str = ""
+    incidents: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -140,6 +160,11 @@ class LocalEngine(Engine):
     _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
     _choice: Choice = field(default_factory=Choice)
+    # By key of the cell.
+    _histories: defaultdict[str, History] = field(default_factory=lambda: defaultdict(History))
+    _memory_kills: int = field(default_factory=count_memory_kills)
+    _failed_starts: int = 0
+    _label_process: LabelProcess | None = None
     _idle_since: float = 0.0
     _looked: float = 0.0
     _awaited: bool = False
@@ -148,10 +173,9 @@ class LocalEngine(Engine):
         self._slots = slots_of(self.settings.devices, self.settings.slots)
         run = self.run_id or secrets.token_hex(8)
         self.leases = Leases(self.store, run, self.settings.lease)
-        self._retries = RetryPolicy(self.settings)
         self._hooks = HookCalls(self.store.path, self.settings.variables)
-        self._owners: dict[str, str] = {}
-        self._label_process: LabelProcess | None = None
+        # The foreign plug-in or file of a method; empty for a built-in one.
+        self._owner_of = cache(registry().owner)
 
     @property
     def workers(self) -> int:
@@ -179,7 +203,10 @@ class LocalEngine(Engine):
     def _start(self, slot: Slot) -> None:
         """Start a worker; EngineError at a limit on open files, processes or threads."""
         try:
-            labels = self._labels()
+            # One label process, started before any worker, and anew if it has ended.
+            if self._label_process is None or not self._label_process.is_alive:
+                self._label_process = LabelProcess(self.store.path, self.settings)
+            labels = self._label_process
             worker = Worker.start(slot, self.store, self.settings, self._events, labels)
         except (OSError, RuntimeError) as error:
             raise EngineError(
@@ -188,12 +215,6 @@ class LocalEngine(Engine):
                 "limits on open files and processes (ulimit -n, ulimit -u)"
             ) from error
         self._workers.append(worker)
-
-    def _labels(self) -> LabelProcess:
-        """The label process of this run, started before any worker, and anew if it has ended."""
-        if self._label_process is None or not self._label_process.is_alive:
-            self._label_process = LabelProcess(self.store.path, self.settings)
-        return self._label_process
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other runs.
@@ -248,7 +269,7 @@ class LocalEngine(Engine):
                 worker.process.kill()
             case "idle":
                 worker.ready = worker.idle = True
-                self._retries.reset_starts()
+                self._failed_starts = 0
             case "started" if worker.cells:
                 self._hooks.start(worker.cells[0])
             case "progress" if worker.cells:
@@ -257,18 +278,25 @@ class LocalEngine(Engine):
                 if worker.finish(message.record.spec.key()) is not None:
                     self._fail(message.record)
             case "finished":
-                self._finish(worker, message.key)
+                self._finish(worker, worker.finish(message.key))
         if not worker.cells:
             self._release(worker)
 
-    def _finish(self, worker: Worker, key: str) -> None:
-        cell = worker.finish(key)
-        if cell is not None and worker.foreign and self.store.get(cell.key()) is None:
+    def _finish(self, worker: Worker, cell: RunSpec | None) -> None:
+        if cell is None:
+            return
+        record = self.store.get(cell.key())
+        if record is None and worker.foreign:
             self._fail(lost(cell, "its worker handed in no result", kind="ContractError"))
-        elif cell is not None:
+        elif record is None:
+            raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
+        else:
             self._fitted.add(cell.fit_key())
-            self._ready.append(self._read_stored(cell))
-            self._hooks.finish(self._ready[-1])
+            self._report(record)
+
+    def _report(self, record: Record) -> None:
+        self._ready.append(record)
+        self._hooks.finish(record)
 
     def _release(self, worker: Worker) -> None:
         """Release the lease of a worker without cells."""
@@ -284,25 +312,21 @@ class LocalEngine(Engine):
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
-                slot = worker.slot.name
-                served = (worker.serves(self._owner(group)) for group in self._waiting)
-                indices = list(islice(compress(count(), served), LOOKED_AT))
+                served = (n for n, g in enumerate(self._waiting) if worker.serves(self._owner(g)))
+                indices = list(islice(served, LOOKED_AT))
                 if not indices:
                     worker.retire()
                     break
                 ahead = [self._waiting[index] for index in indices]
-                avoid = [self._retries.has_failed_at(group, slot) for group in ahead]
+                slots = [self._histories[group[0].key()].slot for group in ahead]
+                avoid = [slot == worker.slot.name for slot in slots]
                 group = self._waiting.pop(indices[self._choice.index(worker, ahead, avoid)])
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)
 
     def _owner(self, group: Group) -> str:
-        """The foreign plug-in or file of a group's method; empty for a built-in method."""
-        method = group[0].method
-        if method not in self._owners:
-            self._owners[method] = registry().owner(method)
-        return self._owners[method]
+        return self._owner_of(group[0].method)
 
     def _claim(self, group: Group, worker: Worker) -> Group:
         """Claim a group; returns the cells to compute now, the others are settled or awaited."""
@@ -336,10 +360,15 @@ class LocalEngine(Engine):
 
     def _send(self, worker: Worker, cells: Group) -> None:
         self._choice.took(worker, cells)
-        parts, earlier = self._retries.parts(cells), self._retries.incidents(cells)
-        owner = self._owner(cells)
-        variables = self.settings.variables.get(owner)
-        worker.send(cells, self.settings.force, parts, earlier, owner, variables)
+        owner, histories = self._owner(cells), self._histories
+        worker.send(
+            cells,
+            owner,
+            self.settings.variables.get(owner, {}),
+            force=self.settings.force,
+            parts=histories[cells[0].key()].parts,
+            incidents={cell.key(): histories[cell.key()].incidents for cell in cells},
+        )
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
@@ -371,8 +400,7 @@ class LocalEngine(Engine):
         others = {str(holder) for holder in holders if holder is not None}
         if others:
             self._awaited = True
-            count = sum(map(len, self._elsewhere))
-            cells = f"{count} cell{'s' * (count != 1)}"
+            cells = counted(sum(map(len, self._elsewhere)), "cell")
             self.say(f"waiting for {cells} that other runs compute: {', '.join(sorted(others))}")
 
     def _end_overdue(self, passed: float) -> None:
@@ -389,12 +417,6 @@ class LocalEngine(Engine):
             if reason:
                 worker.end(reason)
 
-    def _read_stored(self, cell: RunSpec) -> Record:
-        record = self.store.get(cell.key())
-        if record is None:
-            raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
-        return record
-
     def _fail(self, record: Record) -> None:
         """Store and report a failed cell; a failure of the machine keeps an earlier result."""
         before, error = self.store.get(record.spec.key()), record.error or {}
@@ -403,8 +425,7 @@ class LocalEngine(Engine):
             record = replace(record, error={**error, "message": message})
         else:
             record = self.store.write(record)
-        self._ready.append(record)
-        self._hooks.finish(record)
+        self._report(record)
 
     def _end(self, worker: Worker) -> None:
         """Handle a worker that has ended: its cells are tried once more, then recorded as failed.
@@ -418,32 +439,59 @@ class LocalEngine(Engine):
         self._workers.remove(worker)
         self._choice.forget(worker)
         if worker.fatal is not None:
-            raise _as_error(worker.fatal)
+            error = EngineError(worker.fatal.message)
+            error.exit_code = worker.fatal.exit_code
+            raise error
+        how = worker.how_it_ended(self.settings.timeout)
         if not worker.ready:
-            self._retries.count_failed_start(worker)
-        self._take_back(worker.cells)
-        if worker.cells:
-            failed, left = self._retries.judge(worker, self._fitted)
-            for record in failed:
-                self._fail(record)
-            if left:
-                self._waiting.insert(0, left)
-        self._release(worker)
-
-    def _take_back(self, cells: Group) -> None:
-        """Remove the records of these cells that were stored since the snapshot."""
+            self._count_failed_start(worker, how)
         assert self.before is not None
-        for cell in cells:
+        for cell in worker.cells:
             if self.before.new_record(cell) is not None:
                 self.store.file(cell.key()).unlink(missing_ok=True)
+        if worker.cells:
+            self._try_again(worker, how)
+        self._release(worker)
+
+    def _count_failed_start(self, worker: Worker, how: str) -> None:
+        """Count a worker that ended before it was ready; EngineError if that is systematic."""
+        self._failed_starts += STUCK if worker.ended else 1
+        if self._failed_starts >= FAILED_STARTS or (worker.process.returncode or 0) > 0:
+            said = " ".join(worker.tail.split())[-500:] or "no message"
+            raise EngineError(f"worker processes cannot start ({how}): {said}")
+
+    def _try_again(self, worker: Worker, how: str) -> None:
+        """Queue the cells of a lost worker, those that have failed too often left out.
+
+        Without a finished cell of the same fit, the fit itself is assumed to be the reason, and all
+        its cells fail. After a lack of memory, the fit is divided into more parts.
+        """
+        cell, cells = worker.cells[0], worker.cells
+        history = self._histories[cell.key()]
+        history.tries += 1
+        memory_kills, self._memory_kills = self._memory_kills, count_memory_kills()
+        parts = history.parts
+        if worker.ended == "timeout" or history.tries >= TRIES:
+            timed = worker.ended == "timeout"
+            times = "" if timed else f" {history.tries} times in this cell"
+            kind = "TimeLimit" if timed else "WorkerLost"
+            count = 1 if cell.fit_key() in self._fitted else len(cells)
+            for failed in cells[:count]:
+                said = f"the worker process was {how}{times}"
+                self._fail(lost(failed, said, worker.tail, kind=kind))
+            cells = cells[count:]
+        elif self._memory_kills > memory_kills:
+            parts *= 2
+            how += "; tried again with less memory"
+        for left in cells:
+            history = self._histories[left.key()]
+            history.parts, history.slot = parts, worker.slot.name
+            incident = {"kind": RETRIED, "text": f"the worker process was {how}"}
+            history.incidents.append(incident)
+        if cells:
+            self._waiting.insert(0, cells)
 
 
 def build(setup: EngineSetup) -> LocalEngine:
     """Build the engine `local`."""
     return LocalEngine(setup.store, setup.settings, setup.before, say=setup.say)
-
-
-def _as_error(event: Message) -> FsbenchError:
-    error = EngineError(event.message)
-    error.exit_code = event.exit_code
-    return error

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.engines.choice import ChosenEngine, hook_environment
+from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.progress import current
@@ -394,7 +394,6 @@ class _Run:
             say(saved)
         if interrupted:
             return RunOutcome(self.plan, failed, interrupted)
-        self.engines.refuse_less(state.todo, records)
         if state.todo or state.done:
             self.reporter.results(self.request.store)
         inapplicable = self._report_inapplicable(state, records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -59,6 +60,9 @@ class Pace:
         return f"step {self.done:,}/{self.total:,}{rest}"
 
 
+Runs = Mapping[str, Sequence[tuple[int, float]]]
+
+
 class Estimate:
     """Time left, estimated from finished cells: seconds per method, scaled by shots.
 
@@ -68,7 +72,7 @@ class Estimate:
     def __init__(self, cells: Sequence[RunSpec], jobs: int) -> None:
         self._jobs = max(1, min(jobs, len(cells)))
         self._left = {cell.key(): cell for cell in cells}
-        self._seen: dict[str, list[tuple[int, float]]] = {}
+        self._seen: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
         self._running: dict[str, Pace] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int, now: float) -> Pace:
@@ -89,37 +93,32 @@ class Estimate:
         """Record the seconds that a cell took."""
         self._left.pop(cell.key(), None)
         self._running.pop(cell.key(), None)
-        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
+        self._seen[cell.label].append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
         """Expected seconds for the remaining cells; None if nothing is known yet."""
         left = {key: pace.seconds_left() for key, pace in self._running.items()}
         paces = {key: seconds for key, seconds in left.items() if seconds is not None}
-        seen = self._seen or self._ahead(paces)
-        if not seen:
+        runs = self._seen
+        if not runs:
+            runs = defaultdict(list)
+            for key, seconds in paces.items():
+                whole = self._running[key].seconds + seconds
+                runs[self._left[key].label].append((_shots(self._left[key]), whole))
+        if not runs:
             return None
-        total = 0.0
-        for key, cell in self._left.items():
-            total += paces[key] if key in paces else _expect(cell, seen)
+        total = sum(
+            paces[key] if key in paces else _expect(cell, runs) for key, cell in self._left.items()
+        )
         return total / self._jobs
 
-    def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-        """(shots, expected total seconds) of running cells by method."""
-        runs: dict[str, list[tuple[int, float]]] = {}
-        for key, seconds in left.items():
-            cell = self._left[key]
-            whole = self._running[key].seconds + seconds
-            runs.setdefault(cell.label, []).append((_shots(cell), whole))
-        return runs
 
-
-def _expect(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
-    """Expected seconds of a cell; seen: (shots, seconds) of others by method."""
-    own = seen.get(cell.label)
-    if own is None:
-        rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
-        return _shots(cell) * sum(rates) / len(rates)
-    return expect_seconds(cell, own)
+def _expect(cell: RunSpec, runs: Runs) -> float:
+    """Expected seconds of a cell; runs: (shots, seconds) of others by method."""
+    if cell.label in runs:
+        return expect_seconds(cell, runs[cell.label])
+    rates = [seconds / shots for own in runs.values() for shots, seconds in own]
+    return _shots(cell) * sum(rates) / len(rates)
 
 
 def expect_seconds(cell: RunSpec, own: Sequence[tuple[int, float]]) -> float:
@@ -137,7 +136,7 @@ def _shots(cell: RunSpec) -> int:
 
 
 class Display:
-    """Shows the progress of cells; this class prints lines, its final subclasses differ."""
+    """Shows the progress of cells: few lines, or a bar that moves within cells, too."""
 
     def __init__(
         self,
@@ -145,156 +144,105 @@ class Display:
         jobs: int = 1,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = print,
+        bar: TerminalBar | NotebookBar | None = None,
     ) -> None:
         self.estimate = Estimate(cells, jobs)
         self.total = len(cells)
         self.done = 0
-        self._clock = clock
-        self._say = say
-        self._begun = self._said = clock()
+        self._clock, self._say, self._bar = clock, say, bar
+        self._begun = clock()
+        self._shown = self._begun if bar is None else float("-inf")
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
         """Progress within the fit of one cell, or 0 of 0 while it runs; may be called often."""
         now = self._clock()
-        self.move(cell, self.estimate.inside(cell, done, total, now), now)
-
-    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
-        """Print a line about a running cell if nothing was printed for a while."""
-        if now - self._said >= SILENT_SECONDS:
-            self._said = now
-            rest = f"{self._rest()} in all" if self._rest() and self.total - self.done > 1 else ""
-            line = f"[{self.done}/{self.total}] {cell.describe()}: {pace.text()}{rest}"
-            self._say(printable(line))
+        pace = self.estimate.inside(cell, done, total, now)
+        if now - self._shown < (SILENT_SECONDS if self._bar is None else DRAWN_SECONDS):
+            return
+        self._shown = now
+        if self._bar is not None:
+            share = min(pace.done / pace.total, 1.0) if pace.total else 0.0
+            self._move(self._bar, f"{pace.text()}: {cell.describe()}", self.done + share)
+            return
+        left = self._time_left()
+        rest = f"{left} in all" if left and self.total - self.done > 1 else ""
+        line = f"[{self.done}/{self.total}] {cell.describe()}: {pace.text()}{rest}"
+        self._say(printable(line))
 
     def finish(self, record: Record) -> None:
         """Record a finished cell and show its outcome."""
         seconds = float(record.timings.get("elapsed_seconds", 0.0))
         self.estimate.finish(record.spec, seconds)
         self.done += 1
-        self.show(record, seconds)
+        line = f"{outcome(record)} ({seconds:.1f} s"
+        if self._bar is None:
+            self._shown = self._clock()
+            self._say(f"[{self.done}/{self.total}] {line}{self._time_left()})")
+        else:
+            self._bar.print(f"{line})")
+            self._move(self._bar, record.spec.describe(), self.done)
 
-    def show(self, record: Record, seconds: float) -> None:
-        """Print the outcome of a cell."""
-        self._said = self._clock()
-        text = f"({seconds:.1f} s{self._rest()})"
-        self._say(f"[{self.done}/{self.total}] {outcome(record)} {text}")
-
-    def _rest(self) -> str:
+    def _time_left(self) -> str:
         left = self.estimate.seconds_left()
         return f", {duration(left)} left" if left else ""
 
-
-class LiveDisplay(Display):
-    """One bar that moves within cells too; outcomes scroll above it."""
-
-    def __init__(
-        self,
-        cells: Sequence[RunSpec],
-        jobs: int,
-        bar: Any,
-        task: Any,
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = print,
-    ) -> None:
-        super().__init__(cells, jobs, clock, say)
-        self._bar = bar
-        self._task = task
-        self._drawn = float("-inf")
-
-    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
-        """Move the bar, at most ten times a second."""
-        if now - self._drawn >= DRAWN_SECONDS:
-            self._drawn = now
-            share = min(pace.done / pace.total, 1.0) if pace.total else 0.0
-            self._update(f"{pace.text()}: {cell.describe()}", self.done + share)
-
-    def show(self, record: Record, seconds: float) -> None:
-        """Print the outcome above the bar."""
-        self._bar.console.print(
-            f"{outcome(record)} ({seconds:.1f} s)", markup=False, highlight=False
-        )
-        self._update(record.spec.describe(), self.done)
-
-    def _update(self, text: str, completed: float) -> None:
+    def _move(self, bar: TerminalBar | NotebookBar, text: str, completed: float) -> None:
         left = self.estimate.seconds_left()
         so_far = f"{duration(self._clock() - self._begun)} so far"
-        rest = f"{duration(left)} left in all" if left is not None else so_far
-        self._bar.update(
-            self._task, completed=completed, done=self.done, cell=printable(text), rest=rest
-        )
+        rest = so_far if left is None else f"{duration(left)} left in all"
+        bar.update(completed, self.done, printable(text), rest)
 
 
 def outcome(record: Record) -> str:
     """One printable line: the cell and its top-1 in percent, or the reason for having none."""
-    return printable(f"{record.spec.describe()}: {_outcome(record)}", LONGEST_LINE)
-
-
-def _outcome(record: Record) -> str:
+    error = record.error or {}
+    lines = str(error.get("message", "")).strip().splitlines()
     if record.status == "done":
         top1 = record.metrics.get("top1")
-        return f"{top1:.2f} %" if isinstance(top1, int | float) else "done"
-    error = record.error or {}
-    first = str(error.get("message", "")).strip().splitlines()
-    if record.status == "inapplicable":
-        return f"n/a, {' '.join(first)}"
-    return f"FAILED, {error.get('type')}: {first[0] if first else ''}"
+        text = f"{top1:.2f} %" if isinstance(top1, int | float) else "done"
+    elif record.status == "inapplicable":
+        text = f"n/a, {' '.join(lines)}"
+    else:
+        text = f"FAILED, {error.get('type')}: {lines[0] if lines else ''}"
+    return printable(f"{record.spec.describe()}: {text}", LONGEST_LINE)
 
 
-class SilentDisplay(Display):
-    """Shows nothing."""
+class TerminalBar:
+    """A task of rich's progress."""
 
-    def move(self, cell: RunSpec, pace: Pace, now: float) -> None:
-        """Nothing."""
+    def __init__(self, progress: Any, cells: int, text: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task("cells", total=cells, done=0, cell=text, rest="estimating")
 
-    def show(self, record: Record, seconds: float) -> None:
-        """Nothing."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(line, markup=False, highlight=False)
 
-
-class NotebookDisplay(LiveDisplay):
-    """An HTML bar below the notebook cell; outcomes are printed above it."""
-
-    def show(self, record: Record, seconds: float) -> None:
-        """Print the outcome, and move the bar."""
-        self._say(f"{outcome(record)} ({seconds:.1f} s)")
-        self._update(record.spec.describe(), self.done)
+    def update(self, completed: float, done: int, cell: str, rest: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=completed, done=done, cell=cell, rest=rest)
 
 
 class NotebookBar:
-    """The bar of `LiveDisplay` as an output of IPython that is replaced in place."""
+    """An output of IPython that is replaced in place."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
         # No dependency of ours: every notebook has IPython.
         shown = import_module("IPython.display")
-        self._html = shown.HTML
-        self._total = total
-        first = self._html(self._text(0, 0, "", "estimating"))
-        self._handle = shown.display(first, display_id=True)
+        self.print = say
+        self._html, self._total = shown.HTML, total
+        self._handle = shown.display(self._draw(0, 0, "", "estimating"), display_id=True)
 
-    def update(self, task: Any, *, completed: float, done: int, cell: str, rest: str) -> None:
+    def update(self, completed: float, done: int, cell: str, rest: str) -> None:
         """Replace the bar."""
-        self._handle.update(self._html(self._text(completed, done, cell, rest)))
+        self._handle.update(self._draw(completed, done, cell, rest))
 
-    def _text(self, completed: float, done: int, cell: str, rest: str) -> str:
+    def _draw(self, completed: float, done: int, cell: str, rest: str) -> Any:
         said = html.escape(f"{done}/{self._total} cells, {rest}")
-        return (
+        return self._html(
             f'<progress max="{self._total}" value="{completed:.2f}"></progress> {said} '
             f"<small>{html.escape(cell)}</small>"
         )
-
-
-@contextmanager
-def silent(cells: Sequence[RunSpec], jobs: int) -> Iterator[Display]:
-    """A display that shows nothing."""
-    yield SilentDisplay(cells, jobs)
-
-
-@contextmanager
-def notebook(cells: Sequence[RunSpec], jobs: int, say: Callable[[str], None]) -> Iterator[Display]:
-    """A bar in a notebook, or nothing if there are no cells to run."""
-    if cells:
-        yield NotebookDisplay(cells, jobs, NotebookBar(len(cells)), None, say=say)
-    else:
-        yield SilentDisplay(cells, jobs)
 
 
 @contextmanager
@@ -323,7 +271,6 @@ def display(
         TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
     console = Console(color_system=color_system(), stderr=stderr)
-    with Progress(*columns, console=console, expand=True) as bar:
-        start = f"starting {counted(min(jobs, len(cells)), 'worker')}"
-        task = bar.add_task("cells", total=len(cells), done=0, cell=start, rest="estimating")
-        yield LiveDisplay(cells, jobs, bar, task)
+    text = f"starting {counted(min(jobs, len(cells)), 'worker')}"
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield Display(cells, jobs, bar=TerminalBar(progress, len(cells), text))

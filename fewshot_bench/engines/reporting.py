@@ -11,15 +11,15 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
 
 from fewshot_bench.api.author_frame import author_frame, place_of, short_path, top_module
 from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import FsbenchError
-from fewshot_bench.utils.text import FEW, MANY, printable, printable_lines, shortened
+from fewshot_bench.utils.text import FEW, MANY, counted, printable, printable_lines, shortened
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
@@ -82,7 +82,8 @@ class CallReporter:
     def info(self, text: str) -> None:
         """A line where progress is shown."""
         if self._shown:
-            print(printable_lines(text), file=_stream(), flush=True)
+            stream = sys.stdout if in_notebook() else sys.stderr
+            print(printable_lines(text), file=stream, flush=True)
 
     def notice(self, text: str) -> None:
         """Same as `info`."""
@@ -106,15 +107,12 @@ class CallReporter:
 
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
         """A bar or lines, or nothing."""
-        from fewshot_bench.engines import progress
+        from fewshot_bench.engines.progress import Display, NotebookBar, display
 
-        if not self._shown:
-            return progress.silent(cells, workers)
-        if in_notebook():
-            return progress.notebook(cells, workers, self.info)
-        return progress.display(
-            cells, workers, live=_is_terminal(sys.stderr), say=self.info, stderr=True
-        )
+        if self._shown and in_notebook() and cells:
+            return nullcontext(Display(cells, workers, bar=NotebookBar(len(cells), self.info)))
+        live = self._shown and not in_notebook() and sys.stderr is not None and sys.stderr.isatty()
+        return display(cells, workers, live=live, say=self.info, stderr=True)
 
 
 def in_notebook() -> bool:
@@ -122,14 +120,6 @@ def in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     kernel = shell.get_ipython() if shell is not None else None
     return hasattr(kernel, "kernel")
-
-
-def _stream() -> TextIO:
-    return sys.stdout if in_notebook() else sys.stderr
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
 
 
 def _warn(text: str) -> None:
@@ -172,41 +162,35 @@ def reasons(records: Iterable[Record]) -> list[Reason]:
     groups: dict[tuple[str, ...], Reason] = {}
     for record in records:
         if record.status == "failed":
-            reason = _reason(record)
-            alike = _NUMBER.sub("0", reason.text)
-            alike_reason = groups.setdefault((record.spec.label, reason.frame, alike), reason)
-            alike_reason.cells.append(record.spec)
+            reason = _read_reason(record)
+            key = record.spec.label, reason.frame, _NUMBER.sub("0", reason.text)
+            groups.setdefault(key, reason).cells.append(record.spec)
     return list(groups.values())
 
 
-def _reason(record: Record) -> Reason:
-    error = record.error or {}
+def _read_reason(record: Record) -> Reason:
+    error, method = record.error or {}, record.spec.method
     trace = str(error.get("traceback") or "")
     kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
     text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
     frame = author_frame(trace, _packages(record.spec))
     if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
-        frame = _fit(record.spec.method)
+        # The harness raised it: point at the method's `fit`.
+        with suppress(FsbenchError):
+            cls = registry().method_class(method)
+            frame = str(getattr(cls, "_fit_at", "")) or place_of(cls, getattr(cls, "fit", None))
     return Reason(text, frame, trace)
-
-
-def _fit(method: str) -> str:
-    """Location of a method's `fit`, as a ContractError of the harness has no author's frame."""
-    try:
-        kind = registry().method_class(method)
-        return str(getattr(kind, "_fit_at", "")) or place_of(kind, getattr(kind, "fit", None))
-    except FsbenchError:
-        return ""
 
 
 def _packages(spec: RunSpec) -> Iterator[str]:
     """The top-level modules of a cell's method and data sets."""
-    known = registry()
+    catalogs = registry()
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
-    datasets = [known.datasets.entries.get(name) for name in (*families, spec.dataset, spec.target)]
+    names = (*families, spec.dataset, spec.target)
+    datasets = [catalogs.datasets.entries.get(name) for name in names]
     if ".py:" in spec.method:
         yield Path(spec.method.rpartition(":")[0]).stem
-    for entry in (known.methods.entries.get(spec.method), *datasets):
+    for entry in (catalogs.methods.entries.get(spec.method), *datasets):
         if entry is not None:
             yield top_module(entry.target)
 
@@ -214,34 +198,24 @@ def _packages(spec: RunSpec) -> Iterator[str]:
 def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
     """Lines on the reasons of failed cells, empty without failures; `whole` adds tracebacks."""
     groups = reasons(records)
-    count = sum(len(reason.cells) for reason in groups)
     if not groups:
         return []
-    lines = [f"{count} cell{'s' if count > 1 else ''} failed:"]
+    lines = [f"{counted(sum(len(reason.cells) for reason in groups), 'cell')} failed:"]
     for reason in groups if whole else groups[:MANY]:
-        lines += _paragraph(reason, store, whole)
+        lines.append(f"  {reason.where}: {reason.text}")
+        if reason.frame:
+            lines.append(f"      at {reason.frame}")
+        more = f" and {len(reason.cells) - 1} more" if len(reason.cells) > 1 else ""
+        path = short_path(str(store.file(reason.cells[0].key())))
+        lines.append(f"      record: {path}{more}")
+        if whole:
+            lines += trace_lines(reason)
     if len(groups) > MANY and not whole:
-        more = len(groups) - MANY
-        lines.append(f"and {more} more {'reason' if more == 1 else 'reasons'}")
+        lines.append(f"and {counted(len(groups) - MANY, 'more reason')}")
     step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
     return [*lines, f"({step}--retry-failed computes these cells again)"]
-
-
-def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
-    yield f"  {reason.where}: {reason.text}"
-    if reason.frame:
-        yield f"      at {reason.frame}"
-    paths = [short_path(str(_file(store, cell))) for cell in reason.cells]
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    yield f"      record: {paths[0]}{more}"
-    if whole:
-        yield from trace_lines(reason)
 
 
 def trace_lines(reason: Reason) -> Iterator[str]:
     """The lines of the traceback, indented and prefixed with a bar."""
     yield from (f"      | {line}" for line in reason.trace.rstrip().splitlines())
-
-
-def _file(store: Store, cell: RunSpec) -> Path:
-    return store.file(cell.key())

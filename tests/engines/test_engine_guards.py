@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,10 +17,9 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import local
 from fewshot_bench.engines import process as workers
-from fewshot_bench.engines.base import EngineError, Settings
-from fewshot_bench.engines.label_process import Connection
+from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import Choice, LocalEngine, by_fit
-from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
+from fewshot_bench.engines.process import Worker
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.processes import this_machine
@@ -195,23 +194,6 @@ def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Pat
     error = records["bad-fit"].error
     assert error is not None
     assert "killed by signal 9" in error["message"]
-
-
-def ended_worker(todo: list[RunSpec]) -> Worker:
-    """A worker whose process ended at once; it needs no label process."""
-    process = subprocess.Popen(["true"], text=True)
-    process.wait()
-    return Worker(Slot("cpu/0", "cpu"), process, cast(Connection, None), todo)
-
-
-def test_workers_that_hang_at_once_are_few() -> None:
-    losses = RetryPolicy(Settings())
-    worker = ended_worker([])
-    worker.ended = "hang"
-    for _ in range(2):
-        losses.count_failed_start(worker)
-    with pytest.raises(EngineError, match="no sign of life"):
-        losses.count_failed_start(worker)
 
 
 def test_a_thread_that_a_plug_in_leaves_holds_up_nobody(methods: Any, tmp_path: Path) -> None:

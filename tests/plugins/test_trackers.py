@@ -243,7 +243,7 @@ def test_jobs_on_other_machines_know_the_trackers(
 ) -> None:
     from fewshot_bench.engines.asking import read_request
     from fewshot_bench.engines.base import Settings, StoreSnapshot
-    from fewshot_bench.engines.choice import ChosenEngine, hook_environment
+    from fewshot_bench.engines.asking import ChosenEngine, hook_environment
     from fewshot_bench.engines.job import Job
 
     store = Store(tmp_path)
