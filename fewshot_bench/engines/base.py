@@ -163,15 +163,6 @@ class StoreSnapshot:
             return None
         return self.store.get(key)
 
-    def to_dict(self) -> Mapping[str, str]:
-        """Plain JSON-able values."""
-        return {key: stamp.hex() for key, stamp in self.stamps.items()}
-
-    @classmethod
-    def from_dict(cls, store: Store, values: Mapping[str, str]) -> StoreSnapshot:
-        """The inverse of `to_dict`."""
-        return cls(store, {key: bytes.fromhex(stamp) for key, stamp in values.items()})
-
 
 def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     """Cells in groups that share a fit, in the order of each group's first cell."""

@@ -5,6 +5,7 @@ The workers need only the store, so they may run on any machine that can access 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -79,10 +80,11 @@ class DistributedEngine(Engine):
     system: System
     most: int = 1
     _starts: int = 0
+    # Starts in a row without a new result, and the number of open cells at the last one.
     _vain: int = 0
+    _left_at_start: int = -1
     _running: bool = False
     _reported: str = ""
-    _done_at_start: int = -1
     _job: Job | None = None
 
     @property
@@ -109,13 +111,13 @@ class DistributedEngine(Engine):
         Workers that end early (time limits, lost machines) are restarted as long as cells get
         done; otherwise EngineError with the known reasons.
         """
+        if not cells:
+            return
         before = self.setup.before or StoreSnapshot.of(self.setup.store, cells)
-        open_cells, done = list(cells), 0
-        if open_cells:
-            self._job = Job.create(before, cells, self.setup.settings)
-            self._running = True
-        gone_since: float | None = None
-        while open_cells:
+        job = self._job = Job.create(before, cells, self.setup.settings)
+        self._running = True
+        open_cells, gone_since = list(cells), math.inf
+        while True:
             looked = time.monotonic()
             left = []
             for cell in open_cells:
@@ -123,27 +125,28 @@ class DistributedEngine(Engine):
                 if record is None:
                     left.append(cell)
                 else:
-                    done += 1
                     yield record
             open_cells = left
             if not open_cells:
                 break
-            state = self._state()
+            state = self._ask_state(job) if self._starts else State(0)
             # Without the time of a start: connecting to a cluster may take half a minute.
             spent = time.monotonic() - looked
             if state.alive:
-                gone_since = None
-            elif not self._starts or has_passed(gone_since, GRACE_SECONDS):
-                self._start(open_cells, done, state)
-                gone_since = None
-            elif gone_since is None:
-                gone_since = time.monotonic()
+                gone_since = math.inf
+            elif not self._starts or time.monotonic() - gone_since > GRACE_SECONDS:
+                self._check_progress(job, len(open_cells), state)
+                job = self._start(job, min(self.most, len(by_fit(open_cells))))
+                gone_since = math.inf
+            else:
+                gone_since = min(gone_since, time.monotonic())
             time.sleep(max(POLL_SECONDS, spent * (1 / POLL_SHARE - 1)))
-        self._finish()
+        self._running = False
+        if self._starts and not job.open_cells():
+            with suppress(EngineError):
+                self._end_workers()
 
-    def _state(self) -> State:
-        if not self._starts:
-            return State(0, "")
+    def _ask_state(self, job: Job) -> State:
         try:
             state = self.system.state()
         except EngineError:
@@ -152,52 +155,40 @@ class DistributedEngine(Engine):
             raise
         if state.text and state.text != self._reported:
             self._reported = state.text
-            self.setup.say(
-                f"{self.system.name}: {state.text} (output in {self._started_job.folder})"
-            )
+            self.setup.say(f"{self.system.name}: {state.text} (output in {job.folder})")
         return state
 
-    @property
-    def _started_job(self) -> Job:
-        assert self._job is not None
-        return self._job
-
-    def _start(self, open_cells: Sequence[RunSpec], done: int, state: State) -> None:
-        job = self._started_job
-        self._vain = self._vain + 1 if done == self._done_at_start else 0
-        trouble = [*job.trouble(), *state.trouble]
-        if self._vain >= VAIN_STARTS or (job.trouble() and self._vain):
+    def _check_progress(self, job: Job, left: int, state: State) -> None:
+        """EngineError if the workers ended without results, too often or for a reason."""
+        self._vain = self._vain + 1 if left == self._left_at_start else 0
+        self._left_at_start = left
+        trouble = job.trouble()
+        if self._vain >= VAIN_STARTS or (trouble and self._vain):
             self._running = False
+            reasons = "; ".join([*trouble, *state.trouble]) or "they said no reason"
             raise EngineError(
                 f"the workers of job {job.name} on {self.system.name} have ended with "
-                f"{len(open_cells)} cells left ({'; '.join(trouble) or 'they said no reason'}); "
-                f"their output is in {job.folder}; the same command again continues"
+                f"{left} cells left ({reasons}); their output is in {job.folder}; "
+                "the same command again continues"
             )
+
+    def _start(self, job: Job, workers: int) -> Job:
+        """Start workers; the job that they work for."""
         job.forget_trouble()
-        self._done_at_start = done
         try:
-            self._job = self.system.start(job, min(self.most, len(by_fit(open_cells))))
+            self._job = self.system.start(job, workers)
         except BaseException:
             if not self._starts:
                 job.remove()
             raise
         self._starts += 1
+        return self._job
 
-    def _finish(self) -> None:
-        """Cancel workers that are still alive, once the job has no open cells."""
-        self._running = False
-        if self._starts and not self._started_job.open_cells():
-            with suppress(EngineError):
-                self._let_hooks_end()
-                if self.system.state().alive:
-                    self.system.cancel()
-
-    def _let_hooks_end(self) -> None:
-        """Wait for `run_finished` hooks, which workers call after storing their last record."""
+    def _end_workers(self) -> None:
+        """Cancel workers, once their `run_finished` hooks of the last records have ended."""
         end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
-        while time.monotonic() < end and self.system.state().alive:
+        while self.system.state().alive:
+            if time.monotonic() >= end:
+                self.system.cancel()
+                return
             time.sleep(1.0)
-
-
-def has_passed(since: float | None, seconds: float) -> bool:
-    return since is not None and time.monotonic() - since > seconds

@@ -20,8 +20,6 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import STORE
 from fewshot_bench.utils.text import printable
 
-STARTED, FINISHED = "run_started", "run_finished"
-
 
 class HookCalls:
     """Calls `run_started` and `run_finished` in the order of events, beside the run.
@@ -40,7 +38,6 @@ class HookCalls:
         }
         self._own: list[PluginHost] = []
         self._calls: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-        self._shown: set[tuple[str, str]] = set()
         # The hook that runs now, and its plug-in.
         self._inside = ("", "")
         self._thread: threading.Thread | None = None
@@ -48,11 +45,11 @@ class HookCalls:
 
     def start(self, spec: RunSpec) -> None:
         """A cell begins."""
-        self._add(STARTED, spec=spec)
+        self._add("run_started", spec=spec)
 
     def finish(self, record: Record) -> None:
         """A cell has a record in the store."""
-        self._add(FINISHED, record=record)
+        self._add("run_finished", record=record)
 
     def _add(self, hook: str, **arguments: Any) -> None:
         if not (self._variables or any(hook in host.hooks for host in self._hosts.values())):
@@ -68,22 +65,20 @@ class HookCalls:
             self._own.append(host)
             host.describe()
             host.set_variables(given)
+        shown: set[tuple[str, str]] = set()
         while not self._stopped:
             hook, arguments = self._calls.get()
             for plugin, host in self._hosts.items():
                 if hook in host.hooks:
                     self._inside = hook, plugin
-                    self._call(host, plugin, hook, arguments)
+                    try:
+                        host.call(hook, arguments)
+                    except Exception as error:
+                        if self._inside not in shown and not self._stopped:
+                            shown.add(self._inside)
+                            _warn(str(error))
             self._inside = ("", "")
             self._calls.task_done()
-
-    def _call(self, host: PluginHost, plugin: str, hook: str, arguments: dict[str, Any]) -> None:
-        try:
-            host.call(hook, arguments)
-        except Exception as error:
-            if (plugin, hook) not in self._shown and not self._stopped:
-                self._shown.add((plugin, hook))
-                _warn(str(error))
 
     def wait(self, seconds: float) -> None:
         """Wait until all hooks were called, at most this long."""

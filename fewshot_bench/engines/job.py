@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
-from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import hosting
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.asking import hook_environment
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import JOBS, Store
@@ -33,6 +33,7 @@ from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
 # Lease durations that a worker without cells of its own waits for cells claimed by others.
 LINGER_LEASES = 2.0
 STOPPED = 143
+TROUBLE = "trouble-{}.txt"
 
 
 class _Saved(msgspec.Struct):
@@ -40,7 +41,8 @@ class _Saved(msgspec.Struct):
 
     cells: list[dict[str, Any]]
     settings: Settings
-    before: Mapping[str, str]
+    # Stamps of the store before, by key.
+    before: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Job:
         store = before.store
         wanted = Leases(store, name, settings.lease)
         job = cls(store, name, tuple(cells), settings, before.only(cells), wanted)
-        saved = _Saved([cell.to_dict() for cell in cells], settings, job.before.to_dict())
+        saved = _Saved([cell.to_dict() for cell in cells], settings, job.before.stamps)
         try:
             # Names of files may hold what UTF-8 cannot.
             text = json.dumps(msgspec.to_builtins(saved))
@@ -81,8 +83,7 @@ class Job:
         try:
             saved = msgspec.convert(json.loads(path.read_bytes()), _Saved)
             cells = tuple(map(RunSpec.from_dict, saved.cells))
-            before = StoreSnapshot.from_dict(store, saved.before)
-            return cls(store, name, cells, saved.settings, before)
+            return cls(store, name, cells, saved.settings, StoreSnapshot(store, saved.before))
         except FileNotFoundError:
             raise StoreError(f"no job '{name}' in '{store.path}'; give fsbench run again") from None
         except (ValueError, TypeError, KeyError, OSError) as error:
@@ -147,67 +148,57 @@ class Job:
     def trouble(self) -> list[str]:
         """The reasons why workers have given up."""
         reasons = []
-        for path in sorted(self.folder.glob("trouble-*.txt")):
+        for path in sorted(self.folder.glob(TROUBLE.format("*"))):
             with suppress(OSError):
                 reasons.append(path.read_text(encoding="utf-8", errors="replace").strip())
         return list(dict.fromkeys(reasons))
 
+    def note_trouble(self, text: str) -> None:
+        """Write down why this worker gives up."""
+        name = TROUBLE.format(f"{this_machine()}-{os.getpid()}")
+        with suppress(OSError):
+            write_whole(self.folder / name, f"{text}\n".encode())
+
     def forget_trouble(self) -> None:
         """Remove recorded reasons before workers are restarted."""
-        for path in self.folder.glob("trouble-*.txt"):
+        for path in self.folder.glob(TROUBLE.format("*")):
             path.unlink(missing_ok=True)
+
+    def compute(self) -> None:
+        """Compute the open cells, concurrently with other workers; FsbenchErrors are noted, too.
+
+        Ends when all cells are settled, or when live workers hold the remaining ones.
+        """
+        linger = LINGER_LEASES * self.settings.lease
+        try:
+            with (
+                hosting(),
+                hook_environment(self.store.path, self.settings.variables),
+                LocalEngine(self.store, self.settings, self.before, self.name, linger) as engine,
+            ):
+                for record in engine.run(self.open_cells(), lambda *_: None):
+                    print(outcome(record), flush=True)
+                    if record.transient and self.before.new_record(record.spec) is None:
+                        # The earlier result is kept: the store says nothing of this failure.
+                        error = record.error or {}
+                        self.note_trouble(f"{record.spec.describe()}: {error['message']}")
+        except FsbenchError as error:
+            self.note_trouble(str(error))
+            raise
 
 
 def take_part(job: Job) -> int:
-    """Compute the open cells of a job, concurrently with other workers; returns an exit code.
+    """`Job.compute` as a command; returns an exit code.
 
-    Ends when all cells are settled, or when live workers hold the remaining ones. SIGTERM (a time
-    limit is near, the job is preempted) releases claimed cells.
+    SIGTERM (a time limit is near, the job is preempted) releases claimed cells.
     """
     interrupt_on_signals()
     try:
-        _take_part(job)
+        job.compute()
     except KeyboardInterrupt:
         print("stopped; what was claimed is free again", flush=True)
         return STOPPED
     except FsbenchError as error:
         print(f"error: {error}", flush=True)
-        _leave_word(job, str(error))
         return error.exit_code
     return 0
-
-
-def take_part_quietly(job: Job) -> str:
-    """`take_part` for a foreign process: installs no signal handlers; returns an error or ""."""
-    try:
-        _take_part(job)
-    except FsbenchError as error:
-        _leave_word(job, str(error))
-        return str(error)
-    return ""
-
-
-def _leave_word(job: Job, text: str) -> None:
-    name = f"trouble-{this_machine()}-{os.getpid()}.txt"
-    with suppress(OSError):
-        write_whole(job.folder / name, f"{text}\n".encode())
-
-
-def _take_part(job: Job) -> None:
-    cells = job.open_cells()
-    linger = LINGER_LEASES * job.settings.lease
-    with (
-        hosting(),
-        hook_environment(job.store.path, job.settings.variables),
-        LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine,
-    ):
-        for record in engine.run(cells, lambda *_: None):
-            print(_line(record), flush=True)
-            if record.transient and job.before.new_record(record.spec) is None:
-                # The earlier result is kept, so that the store says nothing of this failure.
-                _leave_word(job, f"{record.spec.describe()}: {(record.error or {})['message']}")
-
-
-def _line(record: Record) -> str:
-    said = record.metrics.get("top1", "") if record.status == "done" else record.error
-    return f"{record.spec.describe()}: {record.status} {said}"

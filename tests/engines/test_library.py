@@ -19,7 +19,7 @@ import fewshot_bench as fb
 from fewshot_bench.api.run_options import RUN_OPTIONS
 from fewshot_bench.cli.run import command
 from fewshot_bench.engines import reporting
-from fewshot_bench.engines.arguments import ARGUMENTS
+from fewshot_bench.engines.library import ARGUMENTS
 from tests.helpers import PATIENCE, children, environment, fsbench, is_running, wait_until
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False, "jobs": 1}

@@ -241,9 +241,8 @@ def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
 def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench.engines.asking import read_request
+    from fewshot_bench.engines.asking import ChosenEngine, hook_environment, read_request
     from fewshot_bench.engines.base import Settings, StoreSnapshot
-    from fewshot_bench.engines.asking import ChosenEngine, hook_environment
     from fewshot_bench.engines.job import Job
 
     store = Store(tmp_path)
