@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, Store
 from fewshot_bench.engines.distributed import DistributedEngine
 from fewshot_bench.engines.job import Job
 from fewshot_bench.plugins.cluster import slurm
-from fewshot_bench.plugins.cluster.slurm import Request, Slurm
+from fewshot_bench.plugins.cluster.slurm import Slurm
 from fewshot_bench.store.store import Store
 from tests.clusters import DEMO, TRACK, require, results, run_and_kill, same_as, tracked
 from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
@@ -114,13 +114,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def follow(
-    store: Path, specs: list[RunSpec], request: Request, told: Callable[[str], None]
+    store: Path, specs: list[RunSpec], directives: Sequence[str], told: Callable[[str], None]
 ) -> list[Record]:
     """Run cells through Slurm; `told` receives messages about its jobs."""
     opened = Store(store)
     opened.create()
     setup = EngineSetup(opened, say=told)
-    with DistributedEngine(setup, Slurm(opened, request)) as engine:
+    with DistributedEngine(setup, Slurm(opened, directives)) as engine:
         return list(engine.run(specs, lambda *_: None))
 
 
@@ -134,7 +134,7 @@ def test_the_controller_is_away_for_a_while(fake: Path, tmp_path: Path) -> None:
         else:
             store.write(lost(cell, "elsewhere"))
 
-    (record,) = follow(store.path, [cell], Request(), told)
+    (record,) = follow(store.path, [cell], [], told)
     assert record.spec == cell
     calls = (fake / "calls").read_text()
     assert calls.count("sbatch") == calls.count("scancel") == 1
@@ -146,7 +146,7 @@ def test_the_controller_is_gone(
     monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
     (fake / "fails").touch()
     with pytest.raises(EngineError, match="the same command again follows it"):
-        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+        follow(tmp_path / "s", cells("zero-shot"), [], lambda text: None)
     # Workers that cannot be observed may still be running.
     assert "scancel" not in (fake / "calls").read_text()
 
@@ -163,10 +163,10 @@ def test_a_job_that_would_wait_without_end(fake: Path, tmp_path: Path, partition
 
     if "," in partition:
         # The reason is that of one of them.
-        follow(store.path, [cell], Request(partition), told)
+        follow(store.path, [cell], [f"--partition={partition}"] * bool(partition), told)
         return
     with pytest.raises(EngineError, match=r"without end \(PartitionTimeLimit\) and was cancelled"):
-        follow(store.path, [cell], Request(partition), told)
+        follow(store.path, [cell], [f"--partition={partition}"] * bool(partition), told)
     assert "scancel 7" in (fake / "calls").read_text()
 
 
@@ -175,14 +175,14 @@ def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) 
     (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
     store.create()
     job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
-    Slurm(store, Request()).start(job, 1)
+    Slurm(store).start(job, 1)
     if other != "alive":
         job.leave()
 
     def told(text: str) -> None:
         store.write(lost(cell, "elsewhere"))
 
-    follow(store.path, [cell], Request("gpu" if other == "partition" else ""), told)
+    follow(store.path, [cell], ["--partition=gpu"] if other == "partition" else [], told)
     assert (fake / "calls").read_text().count("sbatch") == (2 if other else 1)
     assert (store.path / "jobs" / job.name).is_dir()
     assert len(list((store.path / "jobs").iterdir())) == (2 if other else 1)
@@ -244,7 +244,7 @@ def test_a_refused_submission_leaves_nothing_behind(
 ) -> None:
     (fake / "sbatch").write_text(f"#!/bin/sh\n{answer}\n")
     with pytest.raises(EngineError, match=r"invalid partition|answered 'what'"):
-        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+        follow(tmp_path / "s", cells("zero-shot"), [], lambda text: None)
     assert left_behind(tmp_path / "s") == []
 
 
@@ -255,10 +255,10 @@ def test_files_of_an_earlier_job_that_cannot_be_read_are_left_alone(
     (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
     store.create()
     job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
-    Slurm(store, Request()).start(job, 1)
+    Slurm(store).start(job, 1)
     job.leave()
     (job.folder / name).write_bytes(b"\xff\xfe")
-    follow(store.path, [cell], Request(), lambda text: store.write(lost(cell, "elsewhere")))
+    follow(store.path, [cell], [], lambda text: store.write(lost(cell, "elsewhere")))
     assert (fake / "calls").read_text().count("sbatch") == 2
 
 
@@ -268,7 +268,7 @@ def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path
     other = Job.create(StoreSnapshot.of(store, []), cells("coop"), Settings())
     (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(EngineError, match="sbatch failed"):
-        follow(store.path, cells("zero-shot"), Request(), lambda text: None)
+        follow(store.path, cells("zero-shot"), [], lambda text: None)
     assert [path.name for path in (store.path / "jobs").iterdir()] == [other.name]
     assert [path.name for path in (store.path / "claims").iterdir()] == [f"job-{other.name}.1"]
 

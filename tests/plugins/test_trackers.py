@@ -15,8 +15,8 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.trackers import switch
-from fewshot_bench.plugins.trackers.contents import contents
+from fewshot_bench.plugins.trackers import plugin as switch
+from fewshot_bench.plugins.trackers.backends import contents
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import inapplicable, make
@@ -84,7 +84,7 @@ def test_tensorboard_shows_scalars_by_shots(
 def test_mlflow_keeps_runs_in_files(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     told(monkeypatch, "mlflow", record(), record(None))
-    assert switch.problems() == []
+    assert switch.list_problems() == []
     client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
     experiment = client.get_experiment_by_name("fewshot-bench")
     runs = client.search_runs([experiment.experiment_id])
@@ -101,7 +101,7 @@ def test_wandb_stays_on_this_machine(tracking: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FSBENCH_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "online")
     told(monkeypatch, "wandb", record(), record(None))
-    assert switch.problems() == []
+    assert switch.list_problems() == []
     runs = sorted((tracking / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 2
     assert any(b"billed_seconds" in run.read_bytes() for run in runs)
@@ -114,7 +114,7 @@ def test_one_that_fails_is_noted_and_stops_no_other(
     tracking.mkdir()
     (tracking / "mlflow").write_text("in the way")
     told(monkeypatch, "mlflow,tensorboard", record())
-    (line,) = switch.problems()
+    (line,) = switch.list_problems()
     assert line.startswith("mlflow: FileExistsError")
     assert record().spec.key()[:12] in line
     assert list((tracking / "tensorboard").glob("*/*"))
@@ -189,7 +189,7 @@ def test_a_key_of_wandb_is_found(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(UsageError, match="needs a key"):
-        switch.switch_on(["wandb"], tmp_path)
+        switch.check(["wandb"], tmp_path)
     if place == "NETRC":
         (tmp_path / "mine").write_text("machine api.wandb.ai\n  login user\n  password 0123\n")
         monkeypatch.setenv(place, str(tmp_path / "mine"))
@@ -198,7 +198,7 @@ def test_a_key_of_wandb_is_found(
     else:
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_text("[default]\napi_key = 0123\n")
-    assert switch.switch_on(["wandb"], tmp_path)["WANDB_MODE"] == "online"
+    assert switch.check(["wandb"], tmp_path)["WANDB_MODE"] == "online"
 
 
 def started(store: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -259,7 +259,7 @@ def test_jobs_on_other_machines_know_the_trackers(
     monkeypatch.setenv(switch.FOLDER_VARIABLE, "")
     with hook_environment(store.path, again.variables):
         assert switch.list_enabled() == ("tensorboard", "mlflow")
-        assert switch.folder() == tmp_path / "tracking"
+        assert switch.folder_of_trackers() == tmp_path / "tracking"
     assert switch.list_enabled() == ()
 
 
@@ -272,14 +272,14 @@ def test_workers_know_the_folder_and_the_servers_of_the_command(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(switch.FOLDER_VARIABLE, "tracking")
-    found = switch.switch_on(("mlflow", "wandb"), tracking / "store")
+    found = switch.check(("mlflow", "wandb"), tracking / "store")
     assert found == given | {
         switch.VARIABLE: "mlflow,wandb",
         switch.FOLDER_VARIABLE: str(tracking),
     }
     monkeypatch.setenv(switch.MLFLOW_VARIABLE, "http://me:secret@other:5000")
-    assert "secret" not in str(switch.switch_on(("mlflow",), tracking / "store"))
-    assert switch.switch_on((), tracking / "store") == {}
+    assert "secret" not in str(switch.check(("mlflow",), tracking / "store"))
+    assert switch.check((), tracking / "store") == {}
 
 
 def test_a_database_in_a_file_is_no_other_machine(
@@ -289,7 +289,7 @@ def test_a_database_in_a_file_is_no_other_machine(
     monkeypatch.setenv("FSBENCH_OFFLINE", "1")
     for address in ("sqlite:///runs.db", "file:///runs", "/runs"):
         monkeypatch.setenv(switch.MLFLOW_VARIABLE, address)
-        found = switch.switch_on(("mlflow",), tracking / "store")
+        found = switch.check(("mlflow",), tracking / "store")
         assert found[switch.MLFLOW_VARIABLE] == address
 
 
@@ -298,7 +298,7 @@ def test_options_named_by_greek_letters_are_tracked(
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
     told(monkeypatch, "mlflow", make("coop", options={"α": 1.0, "β": 5.5}))
-    assert switch.problems() == []
+    assert switch.list_problems() == []
     client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
     experiment = client.get_experiment_by_name("fewshot-bench")
     (run,) = client.search_runs([experiment.experiment_id])
@@ -323,4 +323,4 @@ def test_a_server_of_wandb_that_does_not_answer_is_not_waited_for(
         monkeypatch.setenv("WANDB_MODE", mode)
         told(monkeypatch, "wandb", record())
     assert asked == [("online", "15"), ("offline", "15")]
-    assert [line[:24] for line in switch.problems()] == ["wandb: OSError: no answe"] * 2
+    assert [line[:24] for line in switch.list_problems()] == ["wandb: OSError: no answe"] * 2

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.trackers import switch
-from fewshot_bench.plugins.trackers.contents import contents
+from fewshot_bench.plugins.trackers import plugin as switch
+from fewshot_bench.plugins.trackers.backends import contents
 from tests.compare_records import make
 from tests.plugins.test_trackers import told, tracking
 
@@ -60,7 +60,7 @@ def test_hostile_names_are_tracked_inside_the_folder(
 ) -> None:
     pytest.importorskip(tracker)
     told(monkeypatch, tracker, *map(hostile, NAMES))
-    assert switch.problems() == []
+    assert switch.list_problems() == []
     assert {path.name for path in tracking.iterdir()} <= {tracker, ".mlflow.lock"}
     assert [path.name for path in tracking.parent.iterdir()] == ["tracking"]
     if tracker == "tensorboard":
