@@ -172,10 +172,6 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     return list(groups.values())
 
 
-def silent(text: str) -> None:
-    """Print nothing."""
-
-
 @dataclass(frozen=True)
 class EngineSetup:
     """The arguments of an engine's builder.
@@ -189,7 +185,7 @@ class EngineSetup:
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    say: Callable[[str], None] = silent
+    say: Callable[[str], None] = lambda text: None
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import islice
@@ -32,7 +33,6 @@ from fewshot_bench.engines.base import (
     StoreSnapshot,
     by_fit,
     lost,
-    silent,
 )
 from fewshot_bench.engines.hooks import HookCalls
 from fewshot_bench.engines.label_process import LabelProcess
@@ -152,7 +152,7 @@ class LocalEngine(Engine):
     before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
-    say: Callable[[str], None] = silent
+    say: Callable[[str], None] = lambda text: None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
     _workers: list[Worker] = field(default_factory=list)
     _waiting: list[Group] = field(default_factory=list)
@@ -235,14 +235,14 @@ class LocalEngine(Engine):
             while self._ready:
                 open_cells -= 1
                 yield self._ready.popleft()
-            if not open_cells or self._has_waited_too_long():
-                self._hooks.wait(HOOK_SECONDS)
-                return
-            try:
+            if self._is_busy:
+                self._idle_since = time.monotonic()
+            idle = time.monotonic() - self._idle_since
+            if not open_cells or (self.linger is not None and idle > self.linger):
+                break
+            with suppress(queue.Empty):
                 worker, event = self._events.get(timeout=TICK_SECONDS)
                 self._handle(worker, event, progress)
-            except queue.Empty:
-                pass
             passed = time.monotonic() - self._looked
             if passed >= TICK_SECONDS:
                 self._looked += passed
@@ -253,6 +253,7 @@ class LocalEngine(Engine):
                     if worker.started and worker.cells:
                         # Some fits report no steps, such as those of scikit-learn.
                         progress(worker.cells[0], 0, 0)
+        self._hooks.wait(HOOK_SECONDS)
 
     def _handle(self, worker: Worker, message: Message | None, progress: Progress) -> None:
         if message is None:
@@ -282,6 +283,11 @@ class LocalEngine(Engine):
         if not worker.cells:
             self._release(worker)
 
+    def _release(self, worker: Worker) -> None:
+        if worker.claimed:
+            self.leases.release(worker.claimed)
+        worker.claimed = ""
+
     def _finish(self, worker: Worker, cell: RunSpec | None) -> None:
         if cell is None:
             return
@@ -298,12 +304,6 @@ class LocalEngine(Engine):
         self._ready.append(record)
         self._hooks.finish(record)
 
-    def _release(self, worker: Worker) -> None:
-        """Release the lease of a worker without cells."""
-        if worker.claimed:
-            self.leases.release(worker.claimed)
-        worker.claimed = ""
-
     def _dispatch(self) -> None:
         """Send every idle worker the best group for it that no other run computes.
 
@@ -312,8 +312,13 @@ class LocalEngine(Engine):
         self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
         for worker in self._workers:
             while worker.idle and self._waiting:
-                served = (n for n, g in enumerate(self._waiting) if worker.serves(self._owner(g)))
-                indices = list(islice(served, LOOKED_AT))
+                # One that has run foreign code never computes the cells of another method.
+                allowed = (
+                    index
+                    for index, group in enumerate(self._waiting)
+                    if worker.owner in (None, self._owner(group))
+                )
+                indices = list(islice(allowed, LOOKED_AT))
                 if not indices:
                     worker.retire()
                     break
@@ -335,28 +340,21 @@ class LocalEngine(Engine):
         if lease is None:
             self._elsewhere.append(group)
             return []
-        mine = self._settle(group)
+        mine, worker.claimed = self._settle(group), key
         if lease.holder.tries > TRIES:
             for cell in mine:
                 self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
             mine = []
-        if mine:
-            worker.claimed = key
-        else:
-            self.leases.release(key)
+        if not mine:
+            self._release(worker)
         return mine
 
     def _settle(self, group: Group) -> Group:
         """Collect records stored since the snapshot; returns the cells without one."""
         assert self.before is not None
-        left = []
-        for cell in group:
-            record = self.before.new_record(cell)
-            if record is None:
-                left.append(cell)
-            else:
-                self._ready.append(record)
-        return left
+        records = [self.before.new_record(cell) for cell in group]
+        self._ready += filter(None, records)
+        return [cell for cell, record in zip(group, records, strict=True) if record is None]
 
     def _send(self, worker: Worker, cells: Group) -> None:
         self._choice.took(worker, cells)
@@ -373,24 +371,15 @@ class LocalEngine(Engine):
 
     def _look_elsewhere(self) -> None:
         """Collect cells computed by other runs; queue those whose claim was dropped."""
-        for group in self._elsewhere[:]:
-            self._elsewhere.remove(group)
-            left = self._settle(group)
-            if left and self.leases.is_free(left[0].fit_key()):
-                self._waiting.append(left)
-            elif left:
-                self._elsewhere.append(left)
+        groups, self._elsewhere = self._elsewhere, []
+        for left in filter(None, map(self._settle, groups)):
+            is_free = self.leases.is_free(left[0].fit_key())
+            (self._waiting if is_free else self._elsewhere).append(left)
 
     @property
     def _is_busy(self) -> bool:
         """True while cells wait for a worker of this run, or one computes them."""
         return bool(self._waiting) or any(worker.cells for worker in self._workers)
-
-    def _has_waited_too_long(self) -> bool:
-        """True after waiting only for other runs for longer than `linger`."""
-        if self._is_busy:
-            self._idle_since = time.monotonic()
-        return self.linger is not None and time.monotonic() - self._idle_since > self.linger
 
     def _say_what_is_awaited(self) -> None:
         """Name the runs whose cells alone are left, once."""

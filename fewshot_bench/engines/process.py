@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -24,6 +26,7 @@ from fewshot_bench.engines.label_process import Connection, LabelProcess, list_p
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.messages import MOST_BYTES, Channel, Closed
 from fewshot_bench.utils.start import Forked, Process, environment_at_start, start
+from fewshot_bench.utils.text import split_names
 
 WORKER = "fewshot_bench.engines.worker"
 PRELOADED = "fewshot_bench.engines.preloaded"
@@ -61,17 +64,14 @@ def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
 
     A worker on a numbered CUDA device (`cuda:N`) sees only that device.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    visible = split_names(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     slots = []
-    for number in range(per_device):
-        for device in devices:
-            kind, _, index = device.partition(":")
-            own = {}
-            if index:
-                chosen = entries[int(index)] if int(index) < len(entries) else index
-                own = {"CUDA_VISIBLE_DEVICES": chosen}
-            slots.append(Slot(f"{device}/{number}", kind, own))
+    for number, device in product(range(per_device), devices):
+        kind, _, index = device.partition(":")
+        own = {}
+        if index:
+            own = {"CUDA_VISIBLE_DEVICES": dict(enumerate(visible)).get(int(index), index)}
+        slots.append(Slot(f"{device}/{number}", kind, own))
     return slots
 
 
@@ -205,13 +205,6 @@ class Worker:
                     with suppress(OSError, ValueError):
                         sys.stderr.write(line)
                         sys.stderr.flush()
-
-    def serves(self, owner: str) -> bool:
-        """True if it may compute the cells of a plug-in, or built-in ones (an empty name).
-
-        A process that has run foreign code never computes the cells of another method.
-        """
-        return self.owner in (None, owner)
 
     def retire(self) -> None:
         """Let the process, which is idle, end."""
@@ -371,9 +364,7 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
 
 def count_memory_kills() -> int:
     """The number of processes that the kernel killed for lack of memory; 0 if not counted."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
-    return counts[0] if counts else 0
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    return sum(map(int, re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE)))
