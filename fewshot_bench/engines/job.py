@@ -22,7 +22,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.asking import hook_environment
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.progress import outcome
+from fewshot_bench.engines.reporting import outcome
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import JOBS, Store

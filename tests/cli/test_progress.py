@@ -15,7 +15,7 @@ from rich.progress import Progress, TextColumn
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.progress import Display, Estimate, Pace, TerminalBar
+from fewshot_bench.engines.reporting import Display, Estimate, Pace, TerminalBar
 
 
 def cell(shots: int = 16, seed: int = 1, method: str = "coop") -> RunSpec:

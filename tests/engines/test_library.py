@@ -240,7 +240,7 @@ def test_the_bar_of_a_notebook_is_html(tmp_path: Path) -> None:
     module = mock.Mock(HTML=str, display=display)
     with (
         mock.patch.object(reporting, "in_notebook", return_value=True),
-        mock.patch("fewshot_bench.engines.progress.import_module", return_value=module),
+        mock.patch("fewshot_bench.engines.reporting.import_module", return_value=module),
     ):
         fb.run("zero-shot", "digits", store=tmp_path, **(FEW | {"progress": None}))
     assert shown[0].startswith('<progress max="1" value="0.00">')
