@@ -263,17 +263,17 @@ class ChosenEngine:
             for record in engine.run(cells, progress):
                 if not isinstance(record, Record):
                     raise self._error(f"run gave {record!r:.80}, expected records")
-                cell = left.pop(record.spec.key(), None)
-                if cell is None:
+                key, said = record.spec.key(), f"run gave a record of {record.spec.describe()}"
+                if left.pop(key, None) is None:
                     raise self._error(
-                        f"run gave a record of {record.spec.describe()}, which was not asked for "
-                        "or was given before; expected one of each cell"
+                        f"{said}, which was not asked for or was given before; expected one of "
+                        "each cell"
                     )
-                stored = record if self.entry.is_built_in else store.get(cell.key())
+                stored = record if self.entry.is_built_in else store.get(key)
                 if stored is None:
                     raise self._error(
-                        f"run gave a record of {cell.describe()}, which is not in the store "
-                        f"'{store.path}': engines store what they compute"
+                        f"{said}, which is not in the store '{store.path}': engines store what "
+                        "they compute"
                     )
                 yield stored
             if left:

@@ -47,6 +47,7 @@ from fewshot_bench.engines.process import (
     Slot,
     Worker,
     count_memory_kills,
+    kill_session,
     slots_of,
 )
 from fewshot_bench.store.leases import Leases
@@ -490,7 +491,9 @@ class LocalEngine(Engine):
         too, or nobody read their signs of life.
         """
         for worker in self._workers:
-            worker.kill_descendants()
+            if worker.process.poll() is not None:
+                # A descendant may hold its channel and its output open.
+                kill_session(worker.process.pid)
             if passed > HELD_UP_SECONDS:
                 worker.excuse(passed)
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
@@ -514,7 +517,7 @@ class LocalEngine(Engine):
         hands in a result by itself could otherwise end the process before anybody notices.
         """
         if worker not in self._workers:
-            # Given up earlier, since it could not be killed.
+            # Given up earlier.
             return
         self._workers.remove(worker)
         self._choice.forget(worker)

@@ -45,7 +45,6 @@ PASSED_ON_CHARACTERS = 20_000
 DUMP_SECONDS = 10.0
 DUMPED_SECONDS = 0.5
 STOP_SECONDS = 10.0
-GIVEN_UP_SECONDS = 30.0
 # Seconds between looks whether a process that says nothing has ended.
 LOOK_SECONDS = 0.5
 
@@ -137,7 +136,6 @@ class Worker:
     tail: str = ""
     _reader: threading.Thread | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
-    _ended_at: float = 0.0
     _passed_on: int = 0
     _since: float = 0.0
     _beat: float = 0.0
@@ -182,7 +180,6 @@ class Worker:
 
     def _read(self, said: threading.Thread) -> None:
         with suppress(Closed, OSError):
-            # A descendant may hold the channel open.
             while self.channel.is_readable(LOOK_SECONDS) or self.process.poll() is None:
                 if self.channel.is_readable(0):
                     # Other code may write into the channel, whatever it likes.
@@ -293,7 +290,7 @@ class Worker:
 
     def end(self, reason: str) -> None:
         """End the process, which prints its stacks first."""
-        self.ended, self._ended_at = reason, time.monotonic()
+        self.ended = reason
         with suppress(OSError):
             os.kill(self.process.pid, signal.SIGUSR1)
         # Wait until stacks have arrived on stderr and the output has stopped.
@@ -303,20 +300,8 @@ class Worker:
             if (STACK in before and before == self.tail) or self.process.poll() is not None:
                 break
         self.stop()
-
-    def kill_descendants(self) -> None:
-        """Kill descendants of an ended process that keep its channel open.
-
-        Given up is a process that survives being killed (it hangs in a driver), and one that left a
-        descendant in a session of its own.
-        """
-        reading = self._reader is not None and self._reader.is_alive()
-        over = self.process.poll() is not None
-        if over and reading:
-            kill_session(self.process.pid)
-            self._ended_at = self._ended_at or time.monotonic()
-        waited = time.monotonic() - self._ended_at > GIVEN_UP_SECONDS
-        if waited and (reading if over else self.ended):
+        if self.process.poll() is None:
+            # It survives being killed, as in a driver that hangs: give it up.
             self._events.put((self, None))
 
     def stop(self) -> None:

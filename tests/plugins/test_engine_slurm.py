@@ -14,8 +14,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import distributed as cluster_engine
 from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot, lost
-from fewshot_bench.engines.distributed import DistributedEngine
-from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.distributed import DistributedEngine, Job
 from fewshot_bench.plugins.cluster import slurm
 from fewshot_bench.plugins.cluster.slurm import Slurm
 from fewshot_bench.store.store import Store

@@ -232,7 +232,7 @@ def test_jobs_on_other_machines_know_the_trackers(
 ) -> None:
     from fewshot_bench.engines.asking import ChosenEngine, hook_environment, read_request
     from fewshot_bench.engines.base import Settings, StoreSnapshot
-    from fewshot_bench.engines.job import Job
+    from fewshot_bench.engines.distributed import Job
 
     store = Store(tmp_path)
     store.create()

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot
-from fewshot_bench.engines.distributed import DistributedEngine, State, System
-from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.distributed import DistributedEngine, Job, State, System
 from fewshot_bench.store.store import JOBS, Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import FsbenchError, UsageError
