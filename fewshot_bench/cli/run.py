@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fewshot_bench.runner.request import Request
 
 
-class TerminalReporter:
+class TerminalReporter(reporting.Reporter):
     """Messages of a run: progress on stdout, problems on stderr.
 
     Within its context, what happens before the first cell is shown on stderr. title: the command.
