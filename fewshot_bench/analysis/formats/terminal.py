@@ -171,7 +171,7 @@ def _draw_columns(grid: Grid, folded: bool) -> Iterator[_Drawn]:
     """folded: whether heads of values are broken to the width of their numbers."""
     from rich.text import Text
 
-    begins = grid.begins_group() if grid.groups else []
+    begins = grid.begins_group() if grid.groups else [True] * len(grid.lines)
     for index, column in enumerate(grid.columns):
         texts = [_entry(line.entries[index]) for line in grid.lines]
         widest = max((text.cell_len for text in texts), default=0)
@@ -180,8 +180,8 @@ def _draw_columns(grid: Grid, folded: bool) -> Iterator[_Drawn]:
             head = _in_lines(head, widest, _NAMES)
         lines = list(map(Text, head.split("\n")))
         if index == 0:
-            pairs = zip_longest(texts, begins, fillvalue=True)
-            texts = [text if is_first else _text("") for text, is_first in pairs]
+            pairs = zip(texts, begins, strict=True)
+            texts = [text if is_first else Text("") for text, is_first in pairs]
         width = max(widest, *(line.cell_len for line in lines))
         yield _Drawn(column, Text("\n").join(lines), texts, width)
 
