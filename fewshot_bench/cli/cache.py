@@ -24,9 +24,9 @@ from fewshot_bench.utils.cache_dir import (
     KINDS,
     LISTS,
     CacheFile,
-    bound_of,
     files,
     folder_of,
+    limit_of,
     remove,
 )
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
@@ -126,7 +126,7 @@ def size(store: Path) -> None:
         folder = folder_of(kind, store)
         there = files(kind, folder)
         total = sum(file.size for file in there)
-        bound = bound_of(kind, folder, total)
+        bound = limit_of(kind, folder, total)
         most = f" of at most {size_text(bound[0])} ({bound[1]})" if bound else ""
         say(f"{kind:<10} {size_text(total):>9}{most} in {len(there)} files, {folder}")
 

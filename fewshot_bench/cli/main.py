@@ -21,7 +21,7 @@ from fewshot_bench.utils.errors import (
     FsbenchError,
     PluginError,
     UsageError,
-    denied,
+    explain_denial,
 )
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
@@ -233,7 +233,9 @@ def main() -> NoReturn:
             _fail(f"{error.strerror}; {LIMITS}", 1)
         if not isinstance(error, PermissionError):
             raise
-        _fail(f"{denied(error)}, then run the same command again", DataMissingError.exit_code)
+        _fail(
+            f"{explain_denial(error)}, then run the same command again", DataMissingError.exit_code
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -89,7 +89,7 @@ class ChosenEngine:
             slots=count,
             threads=asked.threads or threads,
             force=force,
-            deterministic=asked.deterministic or determinism.asked(),
+            deterministic=asked.deterministic or determinism.is_asked(),
             keep_logits=asked.keep_logits or "",
             keep_models=asked.keep_models,
             offline=offline.is_on(),

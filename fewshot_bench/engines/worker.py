@@ -34,7 +34,6 @@ from fewshot_bench.utils.cache_dir import FEATURES, folder_of
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.messages import Channel, Closed
-from fewshot_bench.utils.prefetch import start_own
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +191,7 @@ class _Answers:
                 time.sleep(BEAT_SECONDS)
                 self.send("beat", waiting=is_waiting(), asking=examiner.is_asking)
 
-        start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
+        threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True).start()
 
 
 def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:

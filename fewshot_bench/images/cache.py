@@ -23,6 +23,7 @@ from fewshot_bench.images.decode import EncodedFiles
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
+from fewshot_bench.utils.files import temporary_name
 from fewshot_bench.utils.image_formats import decoder_versions
 
 FORMAT = 1
@@ -157,7 +158,8 @@ class ImageCache:
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         try:
             cache_folder.make_room(IMAGES, need, cache_folder.limit_bytes())
-            return SegmentWriter(cache_folder.new_file(self._folder), self._shape)
+            cache_folder.make_folder(self._folder)
+            return SegmentWriter(self._folder / temporary_name(), self._shape)
         except OSError as error:
             self.failed(error)
             return None

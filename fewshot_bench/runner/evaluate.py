@@ -37,7 +37,7 @@ from fewshot_bench.runner.isolation import collect_output, guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 # Queries that are asked for again, in another order and alone.
 ASKED = 16
@@ -87,7 +87,7 @@ def evaluate(
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
-        stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
+        stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
         printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
@@ -146,7 +146,7 @@ def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray
     meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
 
     def ask(order: list[int]) -> np.ndarray:
-        with isolated(derive(seed_of(fitted.cell), "predict")):
+        with isolate(derive(seed_of(fitted.cell), "predict")):
             again, columns = _answer(fitted, cell, session, meter, int, order)
         return again[:, columns]
 

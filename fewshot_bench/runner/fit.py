@@ -29,7 +29,7 @@ from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.cache_dir import only_read
 from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
-        stack.enter_context(isolated(seed_of(cell)))
+        stack.enter_context(isolate(seed_of(cell)))
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
         with observer.watching(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)

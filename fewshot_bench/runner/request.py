@@ -37,7 +37,13 @@ from fewshot_bench.runner.variants import Configured, Option, PublishedVariants,
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, denied, unknown
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    PluginError,
+    UsageError,
+    explain_denial,
+    unknown,
+)
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -252,7 +258,7 @@ def _open_all(
             plan.problems[name] = str(error)
             continue
         except PermissionError as error:
-            (plan.left_out if partial else plan.problems)[name] = denied(error)
+            (plan.left_out if partial else plan.problems)[name] = explain_denial(error)
             continue
         own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)

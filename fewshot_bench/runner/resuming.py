@@ -220,7 +220,7 @@ def resume(
     if force:
         state.todo.extend(plan.cells)
         return state
-    held = store.held(plan.cells)
+    held = store.read_cells(plan.cells)
     while some := list(itertools.islice(held, _AT_ONCE)):
         records = [record for _, record in some if record is not None]
         changed = set() if images is None else images.list_changed(records)

@@ -33,7 +33,7 @@ from fewshot_bench.testing.toy_images import (
     dataset_of,
     draw,
 )
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 
 SHOTS = 4
 VALIDATION = 2
@@ -182,7 +182,7 @@ def fit(method: Any, setting: Setting, device: str) -> Fit:
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device, setting.precision))
     made.fingerprints.append(made.backbone.fingerprint())
-    with isolated(SEED), observe(setting.most_steps) as seen:
+    with isolate(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
         made.fingerprints.append(made.backbone.fingerprint())
         if callable(getattr(made.classifier, "logits", None)):

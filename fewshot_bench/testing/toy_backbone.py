@@ -15,7 +15,7 @@ from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
 from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw
-from fewshot_bench.utils.rng import generator, isolated
+from fewshot_bench.utils.rng import generator, isolate
 
 EMBED = 32
 CONFIG: dict[str, Any] = {
@@ -54,7 +54,7 @@ def _module() -> nn.Module:
     from open_clip import CLIP
 
     # Single-threaded, so that all processes build a bit-identical toy.
-    with isolated(0), single_threaded(), torch.no_grad():
+    with isolate(0), single_threaded(), torch.no_grad():
         module: nn.Module = CLIP(**CONFIG).eval()
         module.logit_scale.fill_(math.log(LOGIT_SCALE))  # type: ignore[operator]
         _align(module)

@@ -77,10 +77,6 @@ def _read_split(folder: Path, file: Path) -> bool:
     return True
 
 
-def _verify_split(folder: Path, file: Path) -> bool:
-    return run("splits", "verify", file, "--dataset", f"coop:{folder}")
-
-
 def _import_split(folder: Path, file: Path) -> bool:
     where = ("--dataset", f"coop:{folder}", "--store", folder / "store")
     return run("splits", "import", file, *where)
@@ -102,7 +98,6 @@ def _load_imported(folder: Path, file: Path) -> bool:
 
 SUBJECTS = (
     Subject("split files", 14, _splits, _read_split),
-    Subject("splits verify", 1, _splits, _verify_split),
     Subject("splits import", 1, _splits, _import_split),
     Subject("imported splits", 4, _imported, _load_imported),
 )

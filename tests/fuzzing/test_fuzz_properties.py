@@ -26,7 +26,7 @@ OPTIONS = st.dictionaries(
     st.sampled_from(["method", "val", "option", "limit", "force"]),
     ANY | st.lists(ANY, min_size=1, max_size=3) | st.integers(-(2**62), 2**62) | st.booleans(),
 )
-QUICK = settings(max_examples=150)
+QUICK = settings(max_examples=60)
 
 
 @QUICK

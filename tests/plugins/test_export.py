@@ -26,7 +26,7 @@ from fewshot_bench.backbones import loading
 from fewshot_bench.images.pixel_program import PixelView, trace
 from fewshot_bench.plugins.models.export import steps_of
 from fewshot_bench.plugins.models.export_formats import FORMATS
-from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.store.kept_models import config_of, write_model
 from fewshot_bench.utils.errors import NotApplicableError
 from tests.helpers import REPOSITORY, fsbench, image_folder, save_image
 from tests.methods.test_methods_edges import RESNET, short

@@ -22,7 +22,7 @@ import pytest
 import fewshot_bench as fb
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.store.model_files import CONFIG, config_of, read_model, write_model
+from fewshot_bench.store.kept_models import CONFIG, config_of, read_model, write_model
 from tests.helpers import PATIENCE, command, fsbench, image_folder, start
 
 CLASSES = ("cat", "dog", "=1+1|cow")

@@ -28,7 +28,7 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import expected_classes
 from fewshot_bench.plugins.data.places import locate
 from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, denied
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, explain_denial
 
 READY = "ready"
 NO_SPLIT = "split file missing"
@@ -167,7 +167,7 @@ def _broken(status: Status, error: BaseException) -> Status:
     if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
         return replace(status, state=UNUSABLE, step=_step(status.name, error))
     if isinstance(error, PermissionError):
-        return replace(status, state=UNUSABLE, step=denied(error))
+        return replace(status, state=UNUSABLE, step=explain_denial(error))
     text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
 

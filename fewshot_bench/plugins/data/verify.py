@@ -29,7 +29,7 @@ from fewshot_bench.plugins.data.checks import (
 from fewshot_bench.plugins.data.fingerprints import BITS, WINDOWS, Indices
 from fewshot_bench.plugins.data.lookalikes import Nearest, nearest, share_alike
 from fewshot_bench.plugins.data.scan import Scan, same_bytes, scan
-from fewshot_bench.utils.errors import FsbenchError, denied
+from fewshot_bench.utils.errors import FsbenchError, explain_denial
 from fewshot_bench.utils.text import shortened
 
 SAME, SIMILAR = "same file", "similar"
@@ -233,7 +233,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     except FsbenchError as error:
         return Report(name, None, (Check("lists", FAILED, str(error)),))
     except PermissionError as error:
-        return Report(name, None, (Check("lists", FAILED, denied(error)),))
+        return Report(name, None, (Check("lists", FAILED, explain_denial(error)),))
     except (Exception, SystemExit) as error:
         text = f"the data set's plug-in failed: {type(error).__name__}: {error}"
         return Report(name, None, (Check("lists", FAILED, text),))

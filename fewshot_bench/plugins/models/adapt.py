@@ -32,15 +32,15 @@ from fewshot_bench.plugins.models.place import free_place, put
 from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
-from fewshot_bench.store.model_files import (
+from fewshot_bench.store.kept_models import (
     SUPPORT,
     ModelConfig,
     config_of,
     image_digests,
+    pack_support,
     without_path,
     write_model,
 )
-from fewshot_bench.store.support_files import packed_support
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import (
     FLAG,
@@ -185,7 +185,7 @@ def adapt(
     notes = (*material.notes, *_remarks(search, winner, stated, given["reject"]))
     if support is not None:
         notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
-    shown = b"" if support is None else packed_support(support)
+    shown = b"" if support is None else pack_support(support)
     told, tensors = card(config, tried, notes), fitted.classifier.tensors()
     written = put(folder, force, lambda made: write_model(made, config, tensors, told, shown))
     if written != folder:

@@ -35,7 +35,7 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.plugins.models.material import trainable
 from fewshot_bench.runner.own_data import ClassNames, read_own_data
-from fewshot_bench.store.model_files import IMAGES, image_digest, without_path
+from fewshot_bench.store.kept_models import IMAGES, image_digest, without_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import checked, text
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
     from fewshot_bench.api.items import Item
     from fewshot_bench.profiling.meter import Meter
-    from fewshot_bench.store.model_files import ModelConfig
+    from fewshot_bench.store.kept_models import ModelConfig
 
 
 @dataclass(frozen=True)

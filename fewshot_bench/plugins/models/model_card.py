@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fewshot_bench.store.model_files import ModelConfig
+from fewshot_bench.store.kept_models import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
 LIBRARY = "fewshot_bench"

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fewshot_bench.images.decode import decode_or_explain, upright
-from fewshot_bench.store.support_files import SUPPORT_SIDE, Support, evenly
+from fewshot_bench.store.kept_models import SUPPORT_SIDE, Support, evenly
 
 if TYPE_CHECKING:
     from fewshot_bench.plugins.models.fitting import FitRunner

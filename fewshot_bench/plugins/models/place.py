@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from fewshot_bench.store.model_files import MODEL_FILES, read_config
+from fewshot_bench.store.kept_models import MODEL_FILES, read_config
 from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import sorted_entries, temporary_name
 from fewshot_bench.utils.text import few
