@@ -28,7 +28,7 @@ PANELS = ("what", "how", "where", "output", "advanced")
 class RunOption:
     """One option of a run, such as `split_seed`: `--split-seed`, and `run(split_seed=...)`.
 
-    kind: what its values are; `cli.options` and `engines.arguments` read them by it. panel: its
+    kind: what its values are; `cli.options` and `engines.library` read them by it. panel: its
     heading in the help. scope: `condition` (part of a cell, equal in a table), `plan` (which cells
     there are), `engine` (how they are computed; no number depends on it), or `call` (concerns one
     call, and is not saved). flag: its name on the command line, if that is another one (`method`);

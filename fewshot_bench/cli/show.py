@@ -162,8 +162,7 @@ def _hyperparameters(cls: type) -> None:
 
 def _record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
-    from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.engines.reporting import reasons, trace_lines
+    from fewshot_bench.engines.reporting import outcome, reasons, trace_lines
     from fewshot_bench.store.store import find
 
     record = find(name, store).record
