@@ -28,7 +28,7 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.engines import RunCommand, split_values
-from fewshot_bench.cli.filters import listed, refuse_file
+from fewshot_bench.cli.filters import list_records, refuse_file
 from fewshot_bench.cli.options import (
     NAMES,
     NUMBERS,
@@ -193,7 +193,7 @@ def _reproduce(
     again = "" if wanted.versions else _again(ctx)
     with working("reproduce"):
         refuse_file(store)
-        report = build(table, wanted, chosen, listed(Store(store)), absent, again)
+        report = build(table, wanted, chosen, list_records(Store(store)), absent, again)
     if form != "terminal" or full or wanted.versions or tables.has_results(report):
         shown = tables.document(report)
     else:

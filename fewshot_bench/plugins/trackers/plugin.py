@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPTION = Option(
     "track",
-    "Trackers of every cell: tensorboard, wandb, mlflow.",
+    "Trackers: tensorboard, wandb, mlflow.",
     switch.names_of,
     default=(),
     env=switch.VARIABLE,
