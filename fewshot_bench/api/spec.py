@@ -168,15 +168,15 @@ class RunSpec(_Derived):
     train_seed: Count
     protocol: str = condition(
         "coop",
-        "Only records of this sampling protocol.",
+        "sampling protocol",
         registered=True,
         asked="fair",
-        option=f"{', '.join(PRESETS)}, or a sampler: {{words}}.",
+        option=f"{' (default), '.join(PRESETS)}, {{words}}.",
         short="proto",
     )
     val: str = condition(
         "min4",
-        "Only records of this validation policy.",
+        "validation policy",
         title="validation policy",
         registered=True,
         asked=None,
@@ -186,7 +186,7 @@ class RunSpec(_Derived):
     )
     prompts: str = condition(
         "custom",
-        "Only records of this template set.",
+        "template set",
         title="prompt set",
         words=tuple(TEMPLATE_SETS),
         asked=None,
@@ -196,24 +196,23 @@ class RunSpec(_Derived):
     )
     backbone: str = condition(
         TOY,
-        "Only records of this backbone.",
+        "backbone",
         asked=AUTO,
-        option="MODEL/TAG[@FILE] or a name; auto: tiny for the demo's data sets, else "
-        "ViT-B-16/openai.",
+        option="Name or MODEL/TAG[@FILE] (default: ViT-B-16/openai; tiny for demo).",
     )
     precision: str = condition(
         "fp32",
-        "Only records of this precision.",
+        "precision",
         words=PRECISIONS,
         asked=AUTO,
         option="fp32, bf16 or fp16; auto: fp32 on a CPU.",
         short="p",
         signed=True,
     )
-    device: str = condition("cpu", "Only records of this device.", short="dev", assumed="")
+    device: str = condition("cpu", "device", short="dev", assumed="")
     limit: int | None = condition(
         None,
-        "Only runs with this limit on queries.",
+        "limit on queries",
         metavar="N|none",
         kind=int,
         least=1,
@@ -222,11 +221,11 @@ class RunSpec(_Derived):
         quiet=True,
     )
     weights: str = condition(
-        "", "Only records of these backbone weights.", metavar="PREFIX", prefix=True
+        "", "weights of the backbone", metavar="PREFIX", prefix=True
     )
     exif: str = condition(
         "ignore",
-        "Only runs that ignore EXIF, or rotate by it.",
+        "ignore EXIF, or rotate by it",
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
@@ -237,7 +236,7 @@ class RunSpec(_Derived):
     )
     published: bool = condition(
         False,
-        "Only runs with published values, or with one setting for all data sets.",
+        "published values, or one setting for all data sets",
         metavar="yes|no",
         title="published values",
         kind=bool,

@@ -120,7 +120,7 @@ _PATH: Any = PathName(path_type=Path)
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=_PATH, help="Write these options to a file.", panel="output")
+@option("--save-config", type=_PATH, help="Write these options to a file.", panel="advanced")
 @option(
     "--config",
     type=_PATH,
