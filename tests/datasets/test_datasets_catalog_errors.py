@@ -92,6 +92,13 @@ def test_the_split_file_is_damaged(data: Path) -> None:
     assert "fsbench splits import FILE --dataset dtd" in message
 
 
+def test_no_listed_image_is_in_the_folder(data: Path) -> None:
+    write_split(data / "dtd", "dtd")
+    base = put(data / "dtd" / "images" / "readme.txt").parent
+    assert f"no images ['{split_of('dtd')['train'][0][0]}', " in said("dtd")
+    assert f"] in {base} (" in said("dtd")
+
+
 def test_only_the_images_are_missing(data: Path) -> None:
     write_split(data / "food-101", "food101")
     message = said("food101")

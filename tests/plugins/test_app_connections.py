@@ -16,7 +16,7 @@ from tests.helpers import PATIENCE, REPOSITORY, wait_until
 pytest.importorskip("uvicorn")
 import uvicorn
 
-from fewshot_bench.plugins.models import app, app_command, connections
+from fewshot_bench.plugins.models import app, commands, connections
 
 WORDS = {2: "two", 4: "four", 10: "ten"}
 
@@ -34,8 +34,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
             servers.append(self)
 
     monkeypatch.setattr(uvicorn, "Server", Server)
-    listener = app_command._listen("127.0.0.1", 0)
-    thread = threading.Thread(target=app_command._serve, args=(made, listener))
+    listener = connections.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=connections.serve, args=(made, listener))
     thread.start()
     yield listener.getsockname()[1]
     wait_until(lambda: bool(servers))
@@ -91,7 +91,7 @@ def test_connections_beyond_the_limit_are_refused_and_no_others(port: int) -> No
 
 def test_the_documented_limits_are_those_of_the_code() -> None:
     text = " ".join((REPOSITORY / "docs" / "app.md").read_text(encoding="utf-8").split())
-    size = next(one for one in app_command.command.params if one.name == "max_size").default
+    size = next(one for one in commands.app.params if one.name == "max_size").default
     for limit in (
         f"first {WORDS[app.TOP]} classes",
         f"shows the {WORDS[app.NEAREST]} nearest",
@@ -103,6 +103,6 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         f"While {connections.CONNECTIONS} connections are open",
         f"{connections.HEAD_SECONDS} seconds for the head of a request",
         f"{connections.BODY_SECONDS} seconds for its body",
-        f"up to {app_command.PATIENCE} seconds for answers",
+        f"up to {connections.PATIENCE} seconds for answers",
     ):
         assert limit in text, limit

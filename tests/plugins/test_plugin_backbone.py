@@ -134,9 +134,13 @@ def install_wrong(install: Any, shown: str, kind: str) -> str:
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_backbone_is_named(install: Any, shown: str, kind: str) -> None:
     message = install_wrong(install, shown, kind)
-    with pytest.raises(PluginError, match=message) as refused:
+
+    def use() -> None:
         loading.identity("mean-color")
         loading.load("mean-color")
+
+    with pytest.raises(PluginError, match=message) as refused:
+        use()
     assert str(refused.value).startswith("backbone 'mean-color' (fsbench-color:color")
 
 
