@@ -16,12 +16,6 @@ from tests.dataset_trees import open_set, put, split_of, write_images, write_set
 from tests.helpers import fsbench
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def said(name: str) -> str:
     """Message of the error; the command line must show it on one line with exit code 3."""
     with pytest.raises(DataMissingError) as caught:

@@ -40,12 +40,6 @@ def open_set(name: str) -> Any:
     return registry().dataset(name)
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
-    return tmp_path
-
-
 def test_lists_keep_the_order_of_the_file_and_names_go_by_label(data: Path) -> None:
     write_set(data / "dtd")
     dataset = open_set("dtd")

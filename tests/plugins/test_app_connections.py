@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import http.client
 import socket
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.helpers import PATIENCE, REPOSITORY, wait_until
 
 pytest.importorskip("uvicorn")
-import uvicorn
-
 from fewshot_bench.plugins.models import app, commands, connections
+from tests.app_server import serving
 
 WORDS = {2: "two", 4: "four", 10: "ten"}
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def port() -> Iterator[int]:
     """Port of a running server, whose model answers nothing."""
     config = SimpleNamespace(method="m", backbone="b", classnames=("a", "b"), reject=None)
-    made = app.application(SimpleNamespace(config=config, support=None), 99, set(), print)  # type: ignore[arg-type]
-    servers: list[Any] = []
-
-    class Server(uvicorn.Server):  # type: ignore[misc]
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            servers.append(self)
-
-    monkeypatch.setattr(uvicorn, "Server", Server)
-    listener = connections.listen("127.0.0.1", 0)
-    thread = threading.Thread(target=connections.serve, args=(made, listener))
-    thread.start()
-    yield listener.getsockname()[1]
-    wait_until(lambda: bool(servers))
-    servers[0].should_exit = True
-    thread.join()
+    with serving(SimpleNamespace(config=config, support=None)) as opened:
+        yield opened
 
 
 def connected(port: int, sent: bytes = b"") -> socket.socket:
@@ -87,6 +70,19 @@ def test_connections_beyond_the_limit_are_refused_and_no_others(port: int) -> No
     for one in held:
         one.close()
     wait_until(lambda: asked(http.client.HTTPConnection("127.0.0.1", port)) == 200)
+
+
+@pytest.mark.parametrize(
+    "path", ["/../../../../etc/passwd", "/..%2f..%2fapp.py", "/%2e%2e/app.py", "/page/../script.js"]
+)
+def test_no_path_leads_to_a_file(port: int, path: str) -> None:
+    """Asked without a client that would normalize the path."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert answer.status == 404
+    assert answer.read() == b'{"error":"there is nothing at this address"}'
+    connection.close()
 
 
 def test_the_documented_limits_are_those_of_the_code() -> None:

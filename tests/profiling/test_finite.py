@@ -140,19 +140,19 @@ def test_overflow_of_a_scaled_loss_is_an_error_when_it_does_not_end(fused: bool)
 
     inf, scaler = float("inf"), context.scaler()
     observer = ParameterObserver(FiniteNumbers("method", object(), context))
-    with observer.watching():
+    with observer.watch():
         steps(scaler, [inf] * (MOST_OVERFLOWS - 1))
         assert scaler.get_scale() < 1
         steps(scaler, [1.0] + [inf] * (MOST_OVERFLOWS - 1) + [1.0])
     again = ParameterObserver(FiniteNumbers("method", object(), context))
-    with pytest.raises(NumericalError, match="overflowed 25 times in a row"), again.watching():
+    with pytest.raises(NumericalError, match="overflowed 25 times in a row"), again.watch():
         steps(scaler, [inf] * MOST_OVERFLOWS)
     last = ParameterObserver(FiniteNumbers("method", object(), context))
     with (
         pytest.raises(
             NumericalError, match=r"loss is nan at optimizer step 2 .*precision fp16\).* bf16 or"
         ),
-        last.watching(),
+        last.watch(),
     ):
         steps(context.scaler(), [1.0, float("nan")])
 
@@ -161,7 +161,7 @@ def test_what_is_watched_changes_no_number(session: Session) -> None:
     def trained(observer: ParameterObserver) -> torch.Tensor:
         weight = torch.nn.Parameter(torch.linspace(-1, 1, 7))
         optimizer = torch.optim.AdamW([weight], lr=0.1)
-        with observer.watching():
+        with observer.watch():
             for _ in range(5):
                 optimizer.zero_grad()
                 weight.exp().sum().backward()  # type: ignore[no-untyped-call]

@@ -136,7 +136,7 @@ def measure(model: Model, name: str, store: Path | None, own: Mapping[str, Any])
     split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
     meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
     facts = image_facts((), (), digests)
-    with memory.watching():
+    with memory.watch():
         logits = _logits(model, dataset, split, places, meter)
     answers = Answers.of(logits, np.array([item.label for item in items], dtype=np.int64))
     config = model.config
