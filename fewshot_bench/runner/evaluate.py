@@ -86,12 +86,12 @@ def evaluate(
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
+        stack.enter_context(memory.watch())
         stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
         stack.enter_context(open_views())
         printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
-        with observer.watching():
+        with observer.watch():
             answers = _predict(fitted, cell, session, meter, batches, incidents)
         verdict = _ask_again(fitted, cell, session, answers)
         check_backbone(fitted.backbone, fitted.fingerprint, f"{spec.method}.logits")

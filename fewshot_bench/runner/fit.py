@@ -87,10 +87,10 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
+        stack.enter_context(memory.watch())
         stack.enter_context(isolate(seed_of(cell)))
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
-        with observer.watching(), meter.phase("fit"):
+        with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
         _check_options(cell)

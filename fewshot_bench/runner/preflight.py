@@ -233,7 +233,7 @@ def check_images(
 
 def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> Iterator[str]:
     """A warning for each data set with prompts of more tokens than the text encoder reads."""
-    from fewshot_bench.backbones.prompt_lengths import too_long
+    from fewshot_bench.backbones.shape import too_long
 
     used = {(cell.target or cell.dataset, cell.prompts, cell.backbone): None for cell in cells}
     for name, prompts, backbone in used:

@@ -94,7 +94,7 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
         log.events.clear()
         fit, logits, error = Log(), None, ""
         try:
-            with isolate(1), ParameterObserver(numbers).watching():
+            with isolate(1), ParameterObserver(numbers).watch():
                 classifier = method.fit(made.task, made.backbone, made.context)
             fit.events, log.events = log.events, []
             with torch.no_grad():

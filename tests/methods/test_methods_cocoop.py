@@ -129,7 +129,7 @@ def test_several_contexts_are_as_each_alone(
 
 def test_parameters_are_counted_as_published() -> None:
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = CoCoOp(epochs=1, batch_size=18).fit(TASK, BACKBONE, context())
     stored = sum(one.numel() for one in classifier.tensors().values())
     # At ViT-B/16: 4 * 512 + 512 * 32 + 32 + 32 * 512 + 512 = 35,360.

@@ -102,7 +102,7 @@ def test_the_number_of_trained_values(backbone: Any) -> None:
         first = method.initial(task, backbone, context())
         assert sum(one.numel() for one in first.values()) == here
         observer = ParameterObserver()
-        with observer.watching():
+        with observer.watch():
             method.fit(task, backbone, context())
         assert observer.trained == here
         assert there == {"ivlp": 46_080, "maple": 3_555_072}[method.name]

@@ -149,7 +149,7 @@ def test_a_whole_fit_equals_a_plain_loop() -> None:
     shots = Recorded(task.train.pixels, task.train.labels, backbone)  # type: ignore[attr-defined]
     task = dataclasses.replace(task, train=shots)
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     assert observer.trained == sum(x.numel() for x in classifier.tensors().values())
     _, first = started(method, backbone, task)

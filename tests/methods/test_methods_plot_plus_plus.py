@@ -114,7 +114,7 @@ def test_epochs_below_zero_are_an_error() -> None:
 
 def test_the_number_of_trained_values(backbone: Any) -> None:
     task, observer = random_task(backbone), ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         PlotPlusPlus(epochs=1, batch_size=8).fit(task, backbone, context())
     assert observer.trained == 4 * 4 * 48 + 4 * 2 * 48
     assert 4 * 4 * 512 + 4 * 2 * 768 == 14_336

@@ -124,7 +124,7 @@ def test_kgcoop_starts_as_the_prompt_and_trains_its_context_alone() -> None:
     start = KgCoOp().initial_context(TASK, BACKBONE, tower, context())
     ids = BACKBONE.tokenize(["a photo of a"])
     assert torch.equal(start, tower.embed(ids[0, 1:5]))
-    with observer.watching():
+    with observer.watch():
         KgCoOp(epochs=1).fit(TASK, BACKBONE, context())
     assert observer.trained == 4 * 32, "2,048 at ViT-B/16"
 
