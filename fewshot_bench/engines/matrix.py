@@ -280,7 +280,7 @@ class _Run:
         """What is left out, what is worth a note, and how many cells there are."""
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
-        from fewshot_bench.splits.short_classes import short_lines
+        from fewshot_bench.splits.draw import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for reason in plan.left_out.values():

@@ -27,10 +27,9 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
 from fewshot_bench.runner.preflight import revision_of
-from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
+from fewshot_bench.splits.draw import draw_all_classes, narrow, short_facts, split_key
+from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import verify_picks
-from fewshot_bench.splits.sampling import Picks
-from fewshot_bench.splits.short_classes import short_facts
 from fewshot_bench.utils.errors import ContractError, DataMissingError
 
 if TYPE_CHECKING:
@@ -157,7 +156,10 @@ class Examiner:
         self._check_lists(spec.dataset, spec.data, spec.revision)
         if spec.target:
             self._check_lists(spec.target, data_of_target(spec.data), spec.target_revision)
-        drawn = draw_all_classes(spec, dataset.items(), self._load_imported(spec))
+        picks = None
+        if spec.protocol == IMPORTED and self._store is not None:
+            picks = load_picks(self._store, spec, dataset.items())
+        drawn = draw_all_classes(spec, dataset.items(), picks)
         other = target.items() if spec.target else None
         split = narrow(spec, drawn, len(dataset.card().classnames), other)
         return _Cell(dataset, target, drawn, split, self._shuffle(split))
@@ -191,22 +193,6 @@ class Examiner:
                 f"{then}, now {now}): run the command again; a data set of a plug-in must list "
                 "the same in every process"
             )
-
-    def _load_imported(self, spec: RunSpec) -> Picks | None:
-        """The imported picks of a cell; None unless its protocol is `imported`."""
-        if spec.protocol != IMPORTED or self._store is None:
-            return None
-        from fewshot_bench.splits.imported import load_imported
-
-        pools = self.dataset(spec).items()
-        picks = load_imported(self._store, spec.dataset, spec.shots, spec.split_seed, pools)
-        if picks.digest != spec.picks:
-            raise DataMissingError(
-                f"the picks imported for {spec.dataset}, {spec.shots}-shot, seed {spec.split_seed} "
-                f"have the digest {picks.digest[:12]}, this cell was planned with "
-                f"{spec.picks[:12]}: run the command again"
-            )
-        return picks.train, () if spec.val == "none" else picks.val
 
     def _list_labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
         return self.images(cell.dataset, tuple(items), tuple(item.label for item in items))

@@ -291,8 +291,6 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         )
     if not pools.get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {shlex.quote(name)}")
-    if val != "none" and "val" in pools and not pools["val"]:
-        raise UsageError(f"{name} has no validation images; use --val none")
     check_train(name, pools, val)
     tested = set(label_counts(pools["test"]))
     _check_halves(name, len(dataset.card().classnames), tested, request.classes)

@@ -93,12 +93,10 @@ class ImageState:
     def _split(self, cell: RunSpec) -> Split:
         if cell.protocol != IMPORTED:
             return split_of(cell, self._datasets)
-        from fewshot_bench.splits.imported import load_imported
+        from fewshot_bench.splits.imported import load_picks
 
-        pools = self._datasets[cell.dataset].items()
-        picks = load_imported(self._store, cell.dataset, cell.shots, cell.split_seed, pools)
-        lists = picks.train, () if cell.val == "none" else picks.val
-        return split_of(cell, self._datasets, lists)
+        picks = load_picks(self._store, cell, self._datasets[cell.dataset].items())
+        return split_of(cell, self._datasets, picks)
 
     def _read(self, name: str, items: Mapping[str, Item]) -> None:
         from fewshot_bench.images.decode import ImageFiles, in_a_line

@@ -15,7 +15,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import FOLDER, checked, split_paths
+from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.method_copies import source_place
@@ -180,7 +180,7 @@ def _split(path: Path, of: str, digest: Callable[[Path], str], to: Store, dry_ru
 
 
 def _picks_digest(path: Path) -> str:
-    return checked(path).digest
+    return read_imported(path).digest
 
 
 def _digest_split(path: Path) -> str:

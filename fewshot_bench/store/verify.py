@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers, measured
 from fewshot_bench.api.record import Record, seal_problem
-from fewshot_bench.splits.imported import checked, split_paths
+from fewshot_bench.splits.imported import read_imported, split_paths
 from fewshot_bench.store.answer_files import (
     FILE,
     Stored,
@@ -230,7 +230,7 @@ def verify(store: Store) -> Report:
     for path in split_paths(store.path):
         report.splits += 1
         try:
-            checked(path)
+            read_imported(path)
         except FsbenchError as error:
             report.findings.append(Finding(DAMAGED, path, str(error)))
     report.findings += _remains(store)

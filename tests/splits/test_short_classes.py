@@ -14,9 +14,8 @@ import yaml
 from fewshot_bench import Item, Task
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import ALL_SHOTS, RunSpec
-from fewshot_bench.splits.draw import split_of
+from fewshot_bench.splits.draw import short_lines, split_of
 from fewshot_bench.splits.sampling import SAMPLERS
-from fewshot_bench.splits.short_classes import short_lines
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench, save_image

@@ -88,8 +88,11 @@ def test_picks_from_elsewhere_become_the_sets_items(small: str, tmp_path: Path) 
     result = fsbench("splits", "import", put(tmp_path, GOOD), "--dataset", small, "--store", store)
     assert (result.code, result.err) == (0, "")
     picks = load_imported(store, small, 1, 1)
-    assert picks.train == (Item("cat/ä.jpg", 0, "house, cat"), Item("dog/same.jpg", 1, "dog's"))
-    assert [item.id for item in picks.val] == ["cat/v.jpg", "dog/v.jpg"]
+    assert picks.lists["train"] == (
+        Item("cat/ä.jpg", 0, "house, cat"),
+        Item("dog/same.jpg", 1, "dog's"),
+    )
+    assert [item.id for item in picks.lists["val"]] == ["cat/v.jpg", "dog/v.jpg"]
     assert f"picks      sha256 {picks.digest}" in result.out
     assert "coop       differs" in result.out
     assert "of 2 train" in result.out
@@ -214,7 +217,7 @@ def test_imported_picks_are_replaced_on_demand_only(small: str, tmp_path: Path) 
     result = fsbench("splits", "import", path, *arguments, "--force")
     assert result.code == 0
     assert "--val none" in result.out
-    assert load_imported(store, small, 1, 1).val == ()
+    assert load_imported(store, small, 1, 1).lists["val"] == ()
 
 
 def test_picks_that_are_absent_or_changed(small: str, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_picks_are_compared_with_the_lists_of_today(small: str, tmp_path: Path) 
     pools = registry().dataset(small).items()
     renamed = {role: tuple(replace(i, classname="x") for i in pools[role]) for role in pools}
     for lists in (pools, renamed):
-        assert len(load_imported(tmp_path, small, 1, 1, lists).train) == 2
+        assert len(load_imported(tmp_path, small, 1, 1, lists).lists["train"]) == 2
     gone = pools | {"train": tuple(i for i in pools["train"] if i.label == 0)}
     other = {role: tuple(replace(i, label=1 - i.label) for i in pools[role]) for role in pools}
     leaked = pools | {"test": pools["train"]}
