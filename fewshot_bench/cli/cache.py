@@ -64,7 +64,7 @@ def _describe(file: CacheFile) -> list[Entry]:
 
 
 def _of_images(path: Path) -> tuple[str, int] | None:
-    from fewshot_bench.images.cache_file import read_description
+    from fewshot_bench.images.cache import read_description
 
     read = read_description(path)
     return (str(read[0].get("dataset", "")), read[0]["shape"][0]) if read else None

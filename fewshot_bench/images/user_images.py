@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.augment import pixels_of
-from fewshot_bench.images.cache_file import Pixels
+from fewshot_bench.images.cache import Pixels
 from fewshot_bench.images.decode import (
     EncodedFiles,
     decode_or_explain,

@@ -16,7 +16,7 @@ from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.readable import list_lost_training
+from fewshot_bench.images.decode import list_lost_training
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
@@ -207,7 +207,7 @@ def check_images(
     called once if the findings cannot be cached for the next run, `note` for each data set that
     has images with an EXIF orientation.
     """
-    from fewshot_bench.images.decode import unreadable
+    from fewshot_bench.images.decode import find_unreadable
     from fewshot_bench.utils.cache_dir import limit_bytes
 
     limit_bytes()
@@ -217,7 +217,7 @@ def check_images(
     for name in dict.fromkeys(used):
         try:
             items = _items(name, datasets, cells)
-            bad, turned, trouble = unreadable(datasets[name], items)
+            bad, turned, trouble = find_unreadable(datasets[name], items)
         except FsbenchError as error:
             problems[name] = str(error)
             continue

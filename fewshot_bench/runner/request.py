@@ -148,7 +148,7 @@ class Plan:
 
 def expand(request: Request) -> Plan:
     """Plan every cell of the request. UsageError for unknown names or values."""
-    from fewshot_bench.images.readable import with_skipped
+    from fewshot_bench.images.decode import with_skipped
 
     plugins = registry()
     plan = Plan([], {}, {}, keep_split=request.keep_split)
@@ -275,7 +275,7 @@ def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
 
     if not request.skip_damaged:
         return open_it(data)
-    from fewshot_bench.images.readable import open_usable
+    from fewshot_bench.images.decode import open_usable
 
     return open_usable(open_it, name, data)
 

@@ -20,13 +20,11 @@ from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, plain
-from fewshot_bench.images.features import open_views
 from fewshot_bench.runner.classifier_state import read_state
-from fewshot_bench.runner.evaluate import Answered
+from fewshot_bench.runner.evaluate import Answered, evaluate_within_memory
 from fewshot_bench.runner.examination import Outcome
-from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.fit import Failure, Fitted, Progress, fit_within_memory
 from fewshot_bench.runner.restored import check_restored
-from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import (
     STATED,
@@ -74,22 +72,21 @@ def run_group(
     A cell's outcome does not depend on the other cells of its group. parts: the first value of
     `RunContext.memory_parts`.
     """
-    with open_views():
-        fits: dict[str, Fitted | Failure] = {}
-        left = Counter(spec.fit_key() for spec in specs)
-        for spec in specs:
-            left[spec.fit_key()] -= 1
-            shared = left[spec.fit_key()] > 0
-            with own_interruptions() as interrupted:
-                record, answers = _compute(
-                    spec, session, progress, fits, interrupted, parts, shared=shared
-                )
-            if not shared:
-                # What a finalizer does to this process, it does before the result is handed in.
-                fits.pop(spec.fit_key(), None)
-            outcome = _settle(record, answers, session)
-            _place_model(outcome.record, session)
-            yield outcome
+    fits: dict[str, Fitted | Failure] = {}
+    left = Counter(spec.fit_key() for spec in specs)
+    for spec in specs:
+        left[spec.fit_key()] -= 1
+        shared = left[spec.fit_key()] > 0
+        with own_interruptions() as interrupted:
+            record, answers = _compute(
+                spec, session, progress, fits, interrupted, parts, shared=shared
+            )
+        if not shared:
+            # What a finalizer does to this process, it does before the result is handed in.
+            fits.pop(spec.fit_key(), None)
+        outcome = _settle(record, answers, session)
+        _place_model(outcome.record, session)
+        yield outcome
 
 
 def _settle(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:

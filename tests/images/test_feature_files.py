@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.images import feature_cache, feature_files
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.cost import count, counting
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir

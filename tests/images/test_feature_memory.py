@@ -18,7 +18,8 @@ import hashlib, json, os, resource, sys
 from pathlib import Path
 import torch
 from fewshot_bench.images import feature_cache
-from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.images.feature_cache import FeatureCache
+from fewshot_bench.images.feature_files import Origin
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.training import batches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.feature_cache import FeatureCache
-from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.run import run_one
@@ -302,21 +302,3 @@ def test_rows_before_the_projection_are_rows_of_their_own(tmp_path: Path) -> Non
         assert torch.equal(view.views(3, SMALL, projected=False), drawn[1])
         assert torch.equal(view.raw_features, raw)
         assert meter.images_computed == before
-
-
-def test_views_end_with_their_own_scope(backbone: object) -> None:
-    def scope() -> Iterator[Any]:
-        with open_views():
-            yield image_view(source(backbone), FeatureCache(None), Meter(CPU), phase="fit")
-
-    earlier = scope()
-    old = next(earlier)
-    with open_views():
-        view = image_view(source(backbone), FeatureCache(None), Meter(CPU), phase="fit")
-        # A generator may be closed by the garbage collector, at any time.
-        earlier.close()  # type: ignore[attr-defined]
-        assert len(view) == 2
-        with pytest.raises(KeyError):
-            len(old)
-    with pytest.raises(KeyError):
-        len(view)

@@ -17,7 +17,7 @@ import torch
 from fewshot_bench import Augment, UsageError
 from fewshot_bench.images.augment import draw_passes
 from fewshot_bench.images.cache import ImageCache
-from fewshot_bench.images.decode import decode, unreadable
+from fewshot_bench.images.decode import decode, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost, Meter
@@ -91,7 +91,7 @@ def test_a_write_that_fails_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.images.cache_file.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.images.cache.os.replace", full)
     _, _, tally = evaluated(folder)
     assert "No space left" in tally.problem
     assert not [p for p in (folder.parent / "cache" / "images").rglob("*") if p.is_file()]
@@ -108,7 +108,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(
     assert len(first) == COUNT
     assert "are not kept" in tally.problem
     photos = Photos(folder)
-    problems, _, trouble = unreadable(photos, photos.items()["test"])
+    problems, _, trouble = find_unreadable(photos, photos.items()["test"])
     assert not problems
     assert "digests of images are not kept" in trouble
     said: list[str] = []
@@ -195,8 +195,7 @@ def test_the_tally_bills_a_price_once_and_upkeep_never() -> None:
 def test_a_large_cache_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path))
     cache, count = ImageCache("any", (224, 224), "large"), 400
-    writer = cache.writer(count)
-    assert writer is not None
+    writer = cache.write_segment(count)
     pixels = np.full((3, 224, 224), 7, np.uint8)
     digests = {index: index.to_bytes(32, "big") for index in range(count)}
     for digest in digests.values():

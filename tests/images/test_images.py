@@ -18,7 +18,7 @@ from torchvision.transforms import RandomResizedCrop
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
-from fewshot_bench.images.decode import decode, decode_or_explain, unreadable
+from fewshot_bench.images.decode import decode, decode_or_explain, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.images.user_images import prepare_images
 from tests.images.test_features import Memory
@@ -138,7 +138,7 @@ def test_damaged_files_are_named(backbone: Any) -> None:
     files = {"cut.jpg": FILES["rgb.jpg"][:300], "none.png": b"", "good.png": FILES["dot.png"]}
     dataset = Memory(files)
     items = dataset.items()["train"]
-    assert [text.split(":")[0] for text in unreadable(dataset, items)[0]] == ["cut.jpg", "none.png"]
+    assert list(find_unreadable(dataset, items).bad) == ["cut.jpg", "none.png"]
     source = ImageSource.of(dataset, items, backbone)
     with pytest.raises(DataMissingError, match=r"'cut\.jpg' does not decode"):
         next(source.batches(1, [0]))

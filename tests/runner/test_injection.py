@@ -13,7 +13,7 @@ from fewshot_bench.analysis.formats import tidy
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines.progress import outcome
-from fewshot_bench.images.cache_file import pack_description
+from fewshot_bench.images.cache import pack_description
 from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.cache_dir import cache_root

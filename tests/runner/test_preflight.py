@@ -24,7 +24,7 @@ from tests.plugin_photos import Counted
 def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Eight training and six test images, none in the digest cache."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
     monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
     for role, count in (("train", 4), ("test", 3)):
         for name in ("cat", "dog"):

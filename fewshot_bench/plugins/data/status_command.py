@@ -21,7 +21,7 @@ from fewshot_bench.cli.output import aligned, say, terminal_width
 from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.checks import join_counts, role_counts
 from fewshot_bench.plugins.data.status import Status, status_of
-from fewshot_bench.runner.isolation import contain
+from fewshot_bench.runner.isolation import collect_output
 from fewshot_bench.utils.progress import over
 from fewshot_bench.utils.text import size_text
 
@@ -51,7 +51,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str, store: Path) -> None:
     chosen = plugins.expand_datasets(chain.from_iterable(names)) if names else everything
     statuses = []
     for name in over(chosen, "data sets"):
-        with contain():
+        with collect_output():
             statuses.append(status_of(name, partial(plugins.dataset, store=store)))
     if form == "json":
         say(_as_json(statuses))

@@ -18,7 +18,7 @@ from fewshot_bench.cli.working import working
 from fewshot_bench.plugins.data.checks import DIFFERS, FAILED
 from fewshot_bench.plugins.data.status import forget, record_pass, remember
 from fewshot_bench.plugins.data.verify import Report, as_csv, verify
-from fewshot_bench.runner.isolation import contain
+from fewshot_bench.runner.isolation import collect_output
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
@@ -65,7 +65,7 @@ def command(
 
 def _verify_one(name: str, store: Path, jobs: int) -> Report:
     """Verify one data set, print its report, and store the outcome."""
-    with working("data verify") as work, contain():
+    with working("data verify") as work, collect_output():
 
         def begin(total: int) -> Callable[[int], None]:
             work.step(f"images of {name}", total)
