@@ -181,7 +181,7 @@ class _Run:
         self._announce(state)
         if state.todo:
             from fewshot_bench.engines.expected_time import Machine, list_times
-            from fewshot_bench.runner.needs import compute_needs
+            from fewshot_bench.runner.preflight import compute_needs
 
             settings, datasets = setup.settings, self.plan.datasets
             workers = min(settings.workers, len(state.todo))
@@ -208,7 +208,7 @@ class _Run:
         StoreError for a folder that results go into and that cannot be written.
         """
         from fewshot_bench.runner import preflight
-        from fewshot_bench.runner.needs import compute_needs
+        from fewshot_bench.runner.preflight import compute_needs
         from fewshot_bench.store.kept_models import MODELS, model_folder
         from fewshot_bench.store.leases import FOLDER
 

@@ -109,12 +109,6 @@ def _pack_facts(cost: bytes, form: Form) -> bytes:
     return cost + f"{form.width} {form.dtype} {form.kept}".encode()
 
 
-def _unpack_facts(facts: bytes) -> tuple[bytes, Form]:
-    """The inverse of `_pack_facts`."""
-    width, dtype, kept = facts[COST.size :].decode().split()
-    return facts[: COST.size], Form(int(width), dtype, kept)
-
-
 def _checksum(key: bytes, facts: bytes, data: bytes | memoryview) -> int:
     digest = hashlib.sha256(b"".join((key, facts, data))).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
@@ -351,15 +345,16 @@ def _take(rows: Rows, index_of: dict[int, int], records: Sequence[tuple[Any, ...
     sound: dict[bytes, list[tuple[int, bytes]]] = {}
     damaged = []
     for name, checksum, facts, data in records:
-        index = index_of.get(name)
-        if index is None or type(facts) is not bytes or type(data) is not bytes:
-            damaged.append(name)
-        elif _checksum(rows.names[index], facts, data) == checksum:
+        index = index_of.get(name, -1)
+        is_row = index >= 0 and type(facts) is bytes and type(data) is bytes
+        if is_row and _checksum(rows.names[index], facts, data) == checksum:
             sound.setdefault(facts, []).append((index, data))
         else:
             damaged.append(name)
     for facts, pairs in sound.items():
-        cost, form = _unpack_facts(facts)
+        # The inverse of `_pack_facts`.
+        width, dtype, kept = facts[COST.size :].decode().split()
+        cost, form = facts[: COST.size], Form(int(width), dtype, kept)
         if rows.takes(form):
             values = np.frombuffer(b"".join(data for _, data in pairs), np.uint8)
             values = widen(values.reshape(len(pairs), form.row_bytes), form)

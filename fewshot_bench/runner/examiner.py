@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 64, 256
-# Value of `environment["labels"]` if metrics were computed in a process without the method's code.
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
 
 
@@ -90,15 +89,11 @@ class Examiner:
         return fitted, LabelSpace.of_evaluation(self.target(spec).card(), spec).name_as(fitted)
 
     def files(self, images: ImageList) -> ImageFiles:
-        """The encoded files of an image list."""
-        return self.find_files(images.handle)
-
-    def find_files(self, handle: str) -> ImageFiles:
-        """The encoded files of the image list with this handle; ContractError if unknown."""
-        if handle not in self._lists:
-            raise ContractError(f"no list of images has the handle '{handle}'; run again")
-        self._lists.move_to_end(handle)
-        return self._lists[handle]
+        """The encoded files of an image list; ContractError if its handle is unknown."""
+        if images.handle not in self._lists:
+            raise ContractError(f"no list of images has the handle '{images.handle}'; run again")
+        self._lists.move_to_end(images.handle)
+        return self._lists[images.handle]
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
         """The outcome of a cell, with its metrics, from logits in the order of the queries."""
@@ -133,8 +128,7 @@ class Examiner:
         """The data set that a cell is evaluated on; custom templates apply to every target."""
         if not spec.target:
             return self.dataset(spec)
-        said = ("templates", SKIPPED)
-        data = {name: value for name, value in spec.data.items() if name in said}
+        data = {name: spec.data[name] for name in ("templates", SKIPPED) if name in spec.data}
         return self._open(spec.target, data)
 
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
@@ -169,12 +163,9 @@ class Examiner:
 
         Cells with the same test images have the same order, and share their images.
         """
-
-        def rank(index: int) -> bytes:
-            name = split.test[index].id.encode("utf-8", "surrogatepass")
-            return hashlib.blake2b(name, key=self._secret).digest()
-
-        return tuple(sorted(range(len(split.test)), key=rank))
+        ids = [item.id.encode("utf-8", "surrogatepass") for item in split.test]
+        ranks = [hashlib.blake2b(id, key=self._secret).digest() for id in ids]
+        return tuple(sorted(range(len(ids)), key=ranks.__getitem__))
 
     def _check_lists(self, name: str, data: Mapping[str, Any], planned: str) -> None:
         """DataMissingError if a data set lists other images than when the cell was planned.
@@ -231,13 +222,13 @@ class Examiner:
             "mirrored": card.mirrored,
             "templates": list(evaluated.templates),
             "classnames": list(evaluated.classnames),
-            **self._images(spec, cell),
+            **self._describe_images(spec, cell),
             **short_facts(spec, split),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
-    def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
+    def _describe_images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
         lists = self.cell(spec)
         train, val = self.files(lists.train).digests, self.files(lists.val).digests
         shuffled = self.files(lists.queries).digests

@@ -37,19 +37,3 @@ def test_images_that_nobody_asks_for_make_room(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(loader, "IDLE_SECONDS", -1.0)
     other.put(1, "b", 60)
     assert (one.get(1), other.get(1)) == (None, "b")
-
-
-def test_where_there_is_room_an_image_costs_no_look_at_other_sources(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Unread(type(loader._ALL)):  # type: ignore[misc]
-        def __iter__(self) -> None:
-            raise AssertionError("looked at all sources")
-
-    monkeypatch.setattr(loader, "_ALL", Unread())
-    one = DecodeCache()
-    for key in range(10):
-        one.put(key, "a", 10)
-    assert all(one.get(key) == "a" for key in range(10))
-    with pytest.raises(AssertionError):
-        one.put(10, "a", 10)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip.transform import image_transform
-from PIL import Image
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.backbones.embedded import load_tiny
@@ -21,7 +18,7 @@ from fewshot_bench.images.cache import transform_of
 from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils import small_cache
-from tests.helpers import PATIENCE, environment, save_image
+from tests.helpers import save_image
 from tests.image_cases import COUNT, Photos, evaluated, make_folder, published, segments, tiny
 
 
@@ -85,31 +82,6 @@ def test_another_size_or_transform_is_another_cache(folder: Path) -> None:
         assert pixels.shape[2:] == (size, size)
         found.append(len(set(read)))
     assert found == [COUNT] * 6 + [0]
-
-
-def test_another_decoder_is_another_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated(folder)
-    monkeypatch.setattr("fewshot_bench.images.cache.decoder", lambda: ("pillow 0",))
-    assert len(evaluated(folder)[1]) == COUNT
-
-
-def test_an_orientation_that_means_nothing_is_not_counted(folder: Path) -> None:
-    for value in (0, 1, 6, 9):
-        exif = Image.Exif()
-        exif[0x0112] = value
-        Image.new("RGB", (9, 8)).save(folder / f"{value}.jpg", exif=exif)
-    photos = Photos(folder)
-    assert find_unreadable(photos, photos.items()["test"]).turned == 1
-
-
-def test_an_image_that_is_too_large_is_refused_with_the_step(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    photos = Photos(folder)
-    bad = find_unreadable(photos, photos.items()["test"]).bad
-    assert len(bad) == COUNT
-    assert all(problem.endswith("(scale it down)") for problem in bad.values())
 
 
 def test_what_decodes_is_known_for_the_decoders_that_are_installed(
@@ -184,16 +156,6 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
     assert evaluated(folder)[1] == []
 
 
-def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
-    photos = Photos(folder)
-    source = ImageSource.of(photos, photos.items()["test"], tiny(), depth=2)
-    batches = source.batches(3, range(COUNT))
-    next(batches)
-    batches.close()
-    _, _, tally = evaluated(folder)
-    assert (tally.decoded, tally.cached) == (COUNT - 3, 3)
-
-
 def test_an_image_that_changes_during_a_run_is_named(folder: Path) -> None:
     photos = Photos(folder)
     source = ImageSource.of(photos, photos.items()["test"], tiny())
@@ -226,24 +188,6 @@ def test_an_image_that_the_transform_refuses_is_named(folder: Path) -> None:
     backbone.image_size, backbone._steps = (32, 32), transform.transforms[:-2]
     with pytest.raises(DataMissingError, match=r"'05\.png' \(900 x 1 pixels\) does not fit"):
         evaluated(folder, backbone)
-
-
-def test_several_processes_at_once(folder: Path) -> None:
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.image_cases import evaluated\n"
-        "print(evaluated(Path(sys.argv[1]))[0].double().sum().item())"
-    )
-    command = [sys.executable, "-c", code, str(folder)]
-    root = Path(__file__).parents[2]
-    env = environment(PYTHONPATH=str(root))
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=env)
-        for _ in range(2)
-    ]
-    results = {process.communicate(timeout=PATIENCE)[0] for process in started}
-    pixels, _, _ = evaluated(folder)
-    assert results == {f"{pixels.double().sum().item()}\n"}
-    assert not list((folder.parent / "cache").rglob(".fsbench-tmp*"))
 
 
 def _scaled(image: object, factor: int) -> object:

@@ -14,16 +14,15 @@ import psutil
 import pytest
 import torch
 
-from fewshot_bench import Augment, UsageError
+from fewshot_bench import Augment
 from fewshot_bench.images.augment import draw_passes
 from fewshot_bench.images.cache import ImageCache
 from fewshot_bench.images.decode import decode, find_unreadable
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import Cost
-from fewshot_bench.profiling.meter import ImageCost, Meter
+from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.preflight import check_images
 from fewshot_bench.utils.cache_dir import limit_bytes
-from fewshot_bench.utils.files import temporary_name
 from tests.helpers import cells, save_image
 from tests.image_cases import COUNT, Photos, evaluated, make_folder, segments, tiny
 
@@ -67,13 +66,6 @@ def test_what_exceeds_the_bound_is_not_kept(folder: Path, monkeypatch: pytest.Mo
         assert len(read) == COUNT
         assert "FSBENCH_CACHE_GB=0" in tally.to_dict()["problem"]
     assert not segments(folder)
-
-
-@pytest.mark.parametrize("value", ["much", "-1", "nan", "inf"])
-def test_a_bound_that_is_no_number(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("FSBENCH_CACHE_GB", value)
-    with pytest.raises(UsageError, match=f"FSBENCH_CACHE_GB='{value}': expected gigabytes"):
-        check_images({}, [])
 
 
 def test_the_disk_is_never_filled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,17 +119,6 @@ def test_links_are_not_followed(folder: Path) -> None:
     assert not list(elsewhere.iterdir())
 
 
-def test_half_written_files_of_dead_processes_are_removed(folder: Path) -> None:
-    images = folder.parent / "cache" / "images" / "0123456789abcdef"
-    images.mkdir(parents=True)
-    mine, dead = temporary_name(), temporary_name().split("~")
-    dead[2] = "999999999"
-    for name in (mine, "~".join(dead), "foreign.txt"):
-        (images / name).write_bytes(b"x")
-    evaluated(folder)
-    assert sorted(path.name for path in images.iterdir()) == sorted([mine, "foreign.txt"])
-
-
 def source(folder: Path) -> ImageSource:
     """The images as in a fresh process, without read-ahead."""
     photos = Photos(folder)
@@ -177,19 +158,6 @@ def test_whoever_comes_second_is_billed_the_decoding(
             second, passed = billed(later, augment, epochs)
             assert second.wall == pytest.approx(COUNT)
             assert passed.wall == 0
-
-
-def test_the_tally_bills_a_price_once_and_upkeep_never() -> None:
-    tally = ImageCost()
-    tally.add_served({"a": None, "b": Cost(2.0, 1.0), "c": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
-    assert (tally.credit.wall, tally.credit.cpu) == (3.0, 1.5)
-    tally.add_served({"a": Cost(5.0, 5.0), "b": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
-    assert tally.credit.wall == 3.0
-    assert (tally.decoded, tally.cached) == (1, 4)
-    with tally.unbilled():
-        time.sleep(0.05)
-    assert tally.credit.wall < 2.96
-    assert tally.to_dict()["elapsed"] >= 0.05
 
 
 def test_a_large_cache_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
