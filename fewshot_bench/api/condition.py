@@ -67,12 +67,11 @@ class Condition:
         """True if a run resolves the value, so that a reproducing command must state it."""
         return self.asked is not SAME or self.assumed is not SAME
 
-    def words_of_command(self, value: Any) -> list[str]:
-        """The `fsbench run` arguments that set a value; empty if none are needed."""
-        needless = value == self.default and not self.resolved
-        if needless or value in ("", None):
+    def words_of_command(self, text: str) -> list[str]:
+        """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
+        if not text or (text == self.text(self.default) and not self.resolved):
             return []
-        return [option_name(self.name), *([] if self.kind is bool else [str(value)])]
+        return [option_name(self.name), *([] if self.kind is bool else [text])]
 
     def text(self, value: Any) -> str:
         """A value as text for tables and filters."""

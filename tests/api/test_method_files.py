@@ -73,7 +73,7 @@ def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.M
         other,
     ]
     line = signature_of([make(name)])
-    assert parse(line).matrices[0].methods[0].method == name
+    assert parse(line)[0].methods[0].method == name
 
 
 # Paths of real systems contain no lone surrogates.
@@ -85,7 +85,7 @@ def test_any_path_is_read_back(path: str, cls: str) -> None:
     name = method_files.canonical(f"/{path}.py:{cls}")
     assert method_files.canonical(name) == name
     assert method_files.parts(name) is not None
-    assert parse(signature_of([make(name)])).matrices[0].methods[0].method == name
+    assert parse(signature_of([make(name)]))[0].methods[0].method == name
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
-from fewshot_bench.analysis.audit.hazards import HAZARDS
-from fewshot_bench.analysis.audit.kit_rules import HAZARD_OF
+from fewshot_bench.analysis.audit.hazards import HAZARD_OF, HAZARDS
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
@@ -154,7 +153,7 @@ def test_broken_rules_are_filed_under_the_hazard_that_they_concern() -> None:
     found = audit(fair(environment={"kit": kit}))
     filed = {finding.hazard: finding.text for finding in found.findings if finding.hazard}
     assert all(rule in filed[HAZARD_OF[rule]] for rule in broken)
-    answers = {answer.number: answer.open for answer in found.hazards}
+    answers = {answer.number: answer.state == "open" for answer in found.hazards}
     assert {number for number, is_open in answers.items() if is_open} == {3, 5, 6, 7, 11, 12}
 
 
