@@ -63,7 +63,7 @@ def _describe(file: CacheFile) -> Iterator[tuple[str, int | None, int]]:
     if file.kind in (DIGESTS, LISTS):
         yield from small_cache.describe(file.path)
     elif file.kind == IMAGES:
-        from fewshot_bench.images.cache_file import read_description
+        from fewshot_bench.images.cache import read_description
 
         if read := read_description(file.path):
             yield str(read[0].get("dataset", "")), read[0]["shape"][0], file.size

@@ -19,7 +19,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.reporting import expect_seconds
-from fewshot_bench.runner.needs import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
+from fewshot_bench.runner.preflight import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
 from fewshot_bench.utils.progress import duration
 from fewshot_bench.utils.text import FEW, counted, limited
 

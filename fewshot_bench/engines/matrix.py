@@ -175,7 +175,7 @@ class _Run:
         self._announce(state)
         if state.todo:
             from fewshot_bench.engines.expected_time import Machine, list_times
-            from fewshot_bench.runner.needs import compute_needs
+            from fewshot_bench.runner.preflight import compute_needs
 
             settings, datasets = setup.settings, self.plan.datasets
             workers = min(settings.workers, len(state.todo))
@@ -202,7 +202,7 @@ class _Run:
         StoreError for a folder that results go into and that cannot be written.
         """
         from fewshot_bench.runner import preflight
-        from fewshot_bench.runner.needs import compute_needs
+        from fewshot_bench.runner.preflight import compute_needs
         from fewshot_bench.store.kept_models import MODELS, expected_bytes, model_folder
         from fewshot_bench.store.leases import FOLDER
 
@@ -269,7 +269,7 @@ class _Run:
         """What is left out, what is worth a note, and how many cells there are."""
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
-        from fewshot_bench.splits.short_classes import short_lines
+        from fewshot_bench.splits.draw import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for reason in plan.left_out.values():

@@ -17,7 +17,7 @@ from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import FOLDER, checked, split_paths
+from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.outcome_cache import Queries
@@ -127,7 +127,7 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     call completes a merge that was stopped or killed.
     """
     for path in split_paths(source):
-        yield _copy_split(path, "picks", lambda path: checked(path).digest, destination, dry_run)
+        yield _copy_split(path, "picks", lambda path: read_imported(path).digest, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):

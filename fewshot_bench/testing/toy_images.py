@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Augment, Shots
-from fewshot_bench.images.features import drop_view
 from fewshot_bench.utils.rng import generator
 
 SIZE = 16
@@ -68,21 +66,12 @@ def _png(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-class _Use:
-    """Shared by all copies of a view's watcher; when it goes, nothing uses the view any more."""
-
-    def __deepcopy__(self, memo: object) -> _Use:
-        return self
-
-
 class WatchedImages:
     """The contract of `Images` and nothing else; records accesses to other attributes."""
 
     def __init__(self, view: Any) -> None:
         self._view: Shots = view
         self._asked: list[str] = []
-        self._use = _Use()
-        weakref.finalize(self._use, drop_view, view)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):

@@ -93,7 +93,7 @@ def _imported(folder: Path) -> list[Seed]:
 
 def _load_imported(folder: Path, file: Path) -> bool:
     pools = load_split(folder / "split.json")
-    return bool(load_imported(folder, f"coop:{folder}", 1, 1, pools).train)
+    return bool(load_imported(folder, f"coop:{folder}", 1, 1, pools).lists["train"])
 
 
 SUBJECTS = (

@@ -13,7 +13,7 @@ from fewshot_bench import DatasetCard, Item
 from fewshot_bench.api.items import digest_of
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.sources import Stamp
-from fewshot_bench.images.decode import unreadable
+from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.plugins.data import status
 from fewshot_bench.plugins.data import verify as checks
 from fewshot_bench.splits import published as compared
@@ -180,5 +180,5 @@ def test_a_run_need_not_read_what_was_verified(plugin: Any, tmp_path: Path) -> N
     made = toy(tmp_path)
     plugin(Old(made.pools, made.content))
     assert verify("toy").code == 0
-    checked = unreadable(Old(made.pools, {}), made.pools["test"])
+    checked = find_unreadable(Old(made.pools, {}), made.pools["test"])
     assert (checked.bad, checked.trouble) == ({}, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +23,15 @@ from PIL import Image
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import (
+    DatasetDigests,
+    Known,
+    dataset_digests,
     decode_or_explain,
     deep_problem,
     in_a_line,
     is_turned,
     unread,
 )
-from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
 from fewshot_bench.plugins.data.fingerprints import (
     Bytes,
     Fingerprints,
@@ -134,7 +137,6 @@ def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], N
     Image.init()
     count = len(listed)
     digests = dataset_digests(dataset)
-    digests.load()
     result = Scan(
         listed,
         np.zeros((count, 32), np.uint8),
@@ -154,7 +156,7 @@ def scan(dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], N
 
 def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     """Facts of an item's file, or one line on why it cannot be used."""
-    taken = now()
+    taken = time.time()
     try:
         stamp = digests.stamp(item)
         content = dataset.read(item)

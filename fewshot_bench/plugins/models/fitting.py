@@ -105,16 +105,12 @@ class FitRunner:
         validation: whether some of `train` are set apart as validation images. Errors of the
         method are raised.
         """
-        from fewshot_bench.images.features import open_views
-        from fewshot_bench.runner.retry import (
-            Failure,
-            evaluate_within_memory,
-            fit_within_memory,
-        )
+        from fewshot_bench.runner.evaluate import evaluate_within_memory
+        from fewshot_bench.runner.fit import Failure, fit_within_memory
         from fewshot_bench.utils.plugin_code import own_interruptions
 
         cell = self._cell(variant, train, queries, validation)
-        with open_views(), own_interruptions() as interrupted:
+        with own_interruptions() as interrupted:
             try:
                 fitted = fit_within_memory(cell, self._session, progress, interrupted)
                 if isinstance(fitted, Failure):
@@ -138,12 +134,12 @@ class FitRunner:
 
     def encode(self, places: Places) -> Tensor:
         """(n, width) unit-norm features of some images, cached for all fits that use them."""
-        from fewshot_bench.images.features import accounted, image_view, open_views
+        from fewshot_bench.images.features import accounted, image_view
         from fewshot_bench.profiling.meter import Meter
 
         session, spec = self._session, self.spec(ZERO_SHOT)
         meter = Meter(self.backbone.device)
-        with open_views(), accounted(session.features, meter):
+        with accounted(session.features, meter):
             source = session.source(self._images(places, labeled=False), spec)
             return image_view(source, session.features, meter, phase="encode_support").features
 

@@ -15,8 +15,7 @@ import numpy as np
 from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images.decode import ImageFiles, unreadable
-from fewshot_bench.images.readable import list_lost_classes
+from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -111,7 +110,7 @@ def _readable(
     name: str, dataset: Dataset, items: Sequence[Item], skip: bool
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The images that can be decoded, and a note on the others."""
-    bad = unreadable(dataset, items).bad
+    bad = find_unreadable(dataset, items).bad
     if not bad:
         return tuple(items), ()
     lost = [title for title, _ in list_lost_classes(items, bad)]
