@@ -14,9 +14,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 # Placeholder digest of code whose parts may stem from different states of the files.
 CHANGED = "changed while it was imported"
@@ -25,26 +24,21 @@ Stamp = tuple[int, ...]
 Stamps = tuple[tuple[str, Stamp], ...]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A digest, and the modules that were imported while it was valid."""
+class Root(NamedTuple):
+    """The outermost package of a class with its folders, or its module with its file."""
 
-    digest: str
-    modules: frozenset[str]
-
-
-class _Root:
-    """The outermost package of a class, or its module, which this process has not imported."""
-
-    def __init__(self, name: str, file: str, folders: Iterable[str] = ()) -> None:
-        self.__name__, self.__file__, self.__path__ = name, file, tuple(folders)
+    name: str
+    file: str
+    folders: tuple[str, ...] = ()
 
 
-# Attribute of a class that describes one of another process: the file of its module.
-FILE_OF_DESCRIBED = "_file"
-_DIGESTS: dict[str, tuple[Stamps, str]] = {}
-_SEEN: dict[str, _Seen] = {}
-# By package: the number and the last name of all imported modules, and its own.
+# Attribute of a class that describes one of another process: its root there.
+ROOT_OF_DESCRIBED = "_root"
+# By root: the stamps of its files, and their digest.
+_DIGESTS: dict[Root, tuple[Stamps, str]] = {}
+# By name of a root: a digest, and the modules that were imported while it was valid.
+_SEEN: dict[str, tuple[str, frozenset[str]]] = {}
+# By name of a root: the number and the last name of all imported modules, and its own.
 _LISTED: dict[str, tuple[tuple[int, str], frozenset[str]]] = {}
 
 
@@ -53,33 +47,19 @@ def source_digest(method: type) -> str:
 
     Empty without files (a class typed into a prompt).
     """
-    root = _root(method.__module__) or _find_described_root(method)
+    root = vars(method).get(ROOT_OF_DESCRIBED) or _find_root(method.__module__)
     return "" if root is None else _digest(root)
 
 
 def digest_of_module(name: str) -> str:
     """The same over the files of an imported module or of its package; empty without files."""
-    root = _root(name)
+    root = _find_root(name)
     return "" if root is None else _digest(root)
 
 
-def _find_described_root(method: type) -> _Root | None:
-    """The package or module of a class that another process has imported, found by its files."""
-    file = vars(method).get(FILE_OF_DESCRIBED)
-    if file is None:
-        return None
-    parts, places = method.__module__.split("."), None
-    for count in range(1, len(parts) + 1):
-        name = ".".join(parts[:count])
-        # For a name without a dot, nothing is imported to find it.
-        inner = importlib.machinery.PathFinder.find_spec(name, places) if places else None
-        spec = inner if count > 1 else importlib.util.find_spec(name)
-        if spec is None:
-            break
-        places = spec.submodule_search_locations
-        if spec.has_location and spec.origin:
-            return _Root(name, spec.origin, places or ())
-    return _Root(method.__module__, file) if file else None
+def describe_root(method: type) -> tuple[str, str, tuple[str, ...]]:
+    """What another process needs to know for the digest of a class: the values of its `Root`."""
+    return tuple(_find_root(method.__module__) or Root("", "", ()))
 
 
 def running_digest(method: type) -> str:
@@ -87,7 +67,7 @@ def running_digest(method: type) -> str:
 
     `CHANGED` if modules were imported both before and after an edit.
     """
-    if FILE_OF_DESCRIBED in vars(method):
+    if ROOT_OF_DESCRIBED in vars(method):
         return source_digest(method)
     return note_import(method.__module__)
 
@@ -97,27 +77,28 @@ def note_import(module: str) -> str:
 
     Returns the running digest, as `running_digest`; empty if the module is not imported.
     """
-    root = _root(module)
+    root = _find_root(module)
     if root is None:
         return ""
-    now, modules, seen = _digest(root), _list_imported(root.__name__), _SEEN.get(root.__name__)
-    if seen is None or seen.digest == now:
-        _SEEN[root.__name__] = _Seen(now, modules)
+    now, modules = _digest(root), _list_imported(root.name)
+    digest, before = _SEEN.get(root.name, (now, modules))
+    if digest == now:
+        _SEEN[root.name] = now, modules
         return now
     # An edit does not affect code that was completely imported before it.
-    return seen.digest if modules <= seen.modules else CHANGED
+    return digest if modules <= before else CHANGED
 
 
 def note_imports(modules: Iterable[str]) -> None:
     """`note_import` for many modules, of which most are in a few packages."""
-    roots = {root.__name__: name for name in modules if (root := _root(name)) is not None}
+    roots = {root.name: name for name in modules if (root := _find_root(name)) is not None}
     for module in roots.values():
         note_import(module)
 
 
 def is_edited(module: str) -> bool:
     """True if files of an imported module or package changed since its import."""
-    root = _root(module)
+    root = _find_root(module)
     return root is not None and note_import(module) != _digest(root)
 
 
@@ -136,39 +117,37 @@ def _list_imported(root: str) -> frozenset[str]:
     return listed[1]
 
 
-def _root(module: str) -> ModuleType | None:
+def _find_root(module: str) -> Root | None:
     """The outermost imported package of a module that is no namespace package, or the module."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
-        imported = sys.modules.get(".".join(parts[:count]))
-        if getattr(imported, "__file__", None):
-            return imported
+        name = ".".join(parts[:count])
+        imported = sys.modules.get(name)
+        if file := getattr(imported, "__file__", None):
+            return Root(name, file, tuple(map(str, getattr(imported, "__path__", ()))))
     return None
 
 
-def _digest(root: ModuleType | _Root) -> str:
-    files = _files(root)
-    stamps = tuple((name, _stamp(path)) for name, path in sorted(files.items()))
-    kept = _DIGESTS.get(root.__name__)
+def _digest(root: Root) -> str:
+    files = sorted(_list_files(root).items()) if root.file else []
+    stamps = tuple((name, _stamp(path)) for name, path in files)
+    kept = _DIGESTS.get(root)
     if kept is not None and kept[0] == stamps:
         return kept[1]
-    lines = (f"{name}\0{_digest_of_file(path)}\n" for name, path in sorted(files.items()))
-    text = "".join(lines)
+    text = "".join(f"{name}\0{_digest_of_file(path)}\n" for name, path in files)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else ""
-    _DIGESTS[root.__name__] = stamps, digest
+    _DIGESTS[root] = stamps, digest
     return digest
 
 
-def _files(root: ModuleType | _Root) -> Mapping[str, str]:
+def _list_files(root: Root) -> Mapping[str, str]:
     """The files of the digest, by path relative to the folder of the package or module."""
-    folders = [str(folder) for folder in getattr(root, "__path__", ())]
-    if folders:
-        return {name: path for folder in folders for name, path in _below(folder)}
-    file = str(root.__file__)
-    if "." in root.__name__:
+    if root.folders:
+        return {name: path for folder in root.folders for name, path in _below(folder)}
+    if "." in root.name:
         # In a namespace package, only the folder delimits the code.
-        return dict(_below(Path(file).parent))
-    return _with_beside(Path(file))
+        return dict(_below(Path(root.file).parent))
+    return _with_beside(Path(root.file))
 
 
 def _below(folder: str | Path) -> Iterator[tuple[str, str]]:

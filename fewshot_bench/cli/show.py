@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from fewshot_bench.api import method_files
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
@@ -18,7 +19,7 @@ from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import find_broken_rules
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.paper import Paper
-from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
+from fewshot_bench.api.registry import is_place, place_without_family, registry
 from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.cli.completion import (
     backbones,

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.defaults import backbone_for, cuda_is_there, precision_for
 from fewshot_bench.api.options import Option, is_given, values_of
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.run_options import RUN_OPTIONS, names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.engines.choice import ChosenEngine

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.request import Request
 from fewshot_bench.utils import determinism, offline

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_rules import cannot_be_built, find_broken_rules
-from fewshot_bench.api.registry import Catalog, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import PluginError
 from tests.helpers import Result, fsbench
 
