@@ -55,7 +55,6 @@ class Adapter(Protocol):
         x: (..., d_in), the block's input to that matrix; returns (..., d_out), in any float dtype.
         It runs under autocast at the precision of the run.
         """
-        ...
 
 
 @runtime_checkable
@@ -64,22 +63,18 @@ class FusedAdapter(Adapter, Protocol):
 
     def adapts(self, site: Site) -> bool:
         """True if there is an update at `site`."""
-        ...
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
         """`product` plus the updates of `sites`, whose outputs are concatenated in it.
 
         x: (t, d_in). product: (t, sum of d_out); it may be overwritten.
         """
-        ...
 
     def snapshot(self) -> Any:
         """The random state that the adapter draws from."""
-        ...
 
     def rewind(self, snapshot: Any) -> None:
         """Restore a snapshot, so that the draws after it are repeated."""
-        ...
 
 
 class ImageTower(Protocol):
@@ -92,17 +87,14 @@ class ImageTower(Protocol):
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        ...
 
     @property
     def width(self) -> int:
         """Size of the residual stream."""
-        ...
 
     @property
     def tokens(self) -> int:
         """Tokens per image."""
-        ...
 
     def encode(
         self,
@@ -117,26 +109,21 @@ class ImageTower(Protocol):
         `recompute` is activation checkpointing: the same numbers in less memory, more computation.
         With `edits.rows`, features are (b, rows, embed).
         """
-        ...
 
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        ...
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> ImageTower:
         """A tower with these tensors in place of its own, differentiable in them.
 
         ContractError for other names and shapes.
         """
-        ...
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        ...
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> ImageTower:
         """A tower whose matrices at the given sites have (d_out, d_in) deltas added (merged)."""
-        ...
 
 
 class PromptPart(Protocol):
@@ -145,22 +132,18 @@ class PromptPart(Protocol):
     @property
     def packed(self) -> Any:
         """The packed prompts of this part; `members` maps its features to all prompts."""
-        ...
 
     @property
     def rows(self) -> Tensor:
         """(t,) indices of its tokens among all, prefix included, in the order adapters see them."""
-        ...
 
     @property
     def pooled(self) -> Tensor:
         """(m,) indices of its prompts among all, as adapters see them with one token per prompt."""
-        ...
 
     @property
     def members(self) -> Tensor:
         """(m,) indices of the prompts that its features belong to."""
-        ...
 
 
 class PackedPrompts(Protocol):
@@ -169,11 +152,9 @@ class PackedPrompts(Protocol):
     @property
     def tokens(self) -> int:
         """The number of computed tokens."""
-        ...
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """At most `parts` parts with about equally many tokens, each including the prefix."""
-        ...
 
 
 class TextTower(Protocol):
@@ -185,18 +166,15 @@ class TextTower(Protocol):
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        ...
 
     @property
     def width(self) -> int:
         """Size of the residual stream."""
-        ...
 
     def encode_tokens(
         self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
     ) -> Tensor:
         """(n, context) token ids to (n, embed) raw features; differentiable in adapter, edits."""
-        ...
 
     def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
         """Pack token ids (n, context) once, for many calls of `encode_packed`.
@@ -204,7 +182,6 @@ class TextTower(Protocol):
         prefix: upper limit on the shared prefix tokens that are computed once; pass 1 if edits
         write different rows after the start token of each prompt.
         """
-        ...
 
     def encode_packed(
         self,
@@ -215,11 +192,9 @@ class TextTower(Protocol):
         recompute: bool = False,
     ) -> Tensor:
         """As `encode_tokens`, for packed prompts; does not synchronize with the host."""
-        ...
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
         """Packing for the prompts of `encode_embeddings`, made once for many calls."""
-        ...
 
     def encode_embeddings(
         self,
@@ -241,30 +216,24 @@ class TextTower(Protocol):
         packing: from `pack_lengths(p, end, s)`; without it, reading lengths synchronizes with the
         host. Differentiable in prefix and suffix.
         """
-        ...
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (...,) to token embeddings (..., width), without positions."""
-        ...
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        ...
 
     def parameters(self) -> dict[str, Tensor]:
         """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        ...
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> TextTower:
         """A tower with these tensors in place of its own, differentiable in them.
 
         Packed prompts stay valid. ContractError for other names and shapes.
         """
-        ...
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
         """A tower with (d_out, d_in) deltas merged into its matrices."""
-        ...
 
 
 @runtime_checkable
@@ -281,16 +250,13 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        ...
 
     @property
     def module(self) -> nn.Module:
         """The underlying open_clip model (frozen, in eval mode)."""
-        ...
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(n, context) int64 token ids on the backbone's device."""
-        ...
 
     def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
         """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients.
@@ -298,23 +264,18 @@ class Backbone(Protocol):
         With `projected=False`: rows before the projection, after the last norm, (b, width of the
         tower); UnsupportedBackboneError if there is neither an image tower nor a projection tower.
         """
-        ...
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """(n, embed_dim) raw float32 features of prompts, without gradients."""
-        ...
 
     def class_features(self, task: Vocabulary) -> Tensor:
         """(classes, embed_dim) unit-length: normalized mean of unit features over templates."""
-        ...
 
     def image_tower(self) -> ImageTower:
         """Functional image encoder; UnsupportedBackboneError unless it is a plain ViT."""
-        ...
 
     def text_tower(self) -> TextTower:
         """Functional text encoder; UnsupportedBackboneError unless it is CLIP's transformer."""
-        ...
 
 
 @runtime_checkable
@@ -328,7 +289,6 @@ class ProjectingBackbone(Protocol):
         `encode` takes no adapter, and no edit but `Edits(projected=False)`. It may have a
         `projection_bias` (embed,). UnsupportedBackboneError for other encoders.
         """
-        ...
 
 
 @runtime_checkable
@@ -340,12 +300,9 @@ class LoadedBackbone(Backbone, Protocol):
 
     def preprocess(self, image: Any) -> Any:
         """PIL image to a PIL RGB image of `image_size`: resize and crop exactly as published."""
-        ...
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (b, 3, h, w) to float32 normalized with the backbone's mean and std."""
-        ...
 
     def fingerprint(self) -> str:
         """Digest of every weight, buffer, flag and hook; proves that a method changed nothing."""
-        ...

@@ -13,39 +13,34 @@ from typing import Any
 
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.dataset import DatasetCard, Stamp
+from fewshot_bench.api.dataset_overrides import Wrapper
 from fewshot_bench.api.items import Item, ItemList
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 from fewshot_bench.utils.plugin_code import same_folder
 
-# Methods that a data set may lack; the harness asks whether it has them.
-_OPTIONAL = ("keep_split", "undivided", "look_again", "recipe", "unnamed")
 _POOLS = "a mapping of train, val and test to sequences of Item"
 
 
-class CheckedItems:
+class CheckedItems(Wrapper):
     """A data set that raises PluginError if it returns what is no card, no pools or no bytes.
 
     name: the name under which the data set was opened; the card must be of that name, or for
-    `family:argument` of that family. blame: start of the message. The wrapper has the same optional
-    methods as the data set.
+    `family:argument` of that family. blame: start of the message.
     """
 
     def __init__(self, inner: Any, name: str, blame: str) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._name = name
         self._blame = blame
         self._checked: list[object] = []
         self._plain: Mapping[str, Sequence[Item]] = {}
         if hasattr(inner, "stamp"):
             self.stamp = self._check_stamp
-        for name in _OPTIONAL:
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))
 
     def card(self) -> DatasetCard:
         """The card of the data set."""
         with same_folder():
-            card = self._inner.card()
+            card = self.inner.card()
         if not isinstance(card, DatasetCard):
             raise PluginError(
                 f"{self._blame}: card() returned {card!r:.80}, expected a DatasetCard"
@@ -62,7 +57,7 @@ class CheckedItems:
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools of the data set, with labels of type int; the same objects are checked once."""
         with same_folder():
-            pools: Any = self._inner.items()
+            pools: Any = self.inner.items()
         listed = list(pools.values()) if isinstance(pools, Mapping) else [pools]
         is_same_size = len(listed) == len(self._checked)
         if not is_same_size or any(a is not b for a, b in zip(listed, self._checked, strict=True)):
@@ -76,14 +71,10 @@ class CheckedItems:
     def read(self, item: Item) -> bytes:
         """The encoded image."""
         try:
-            content: Any = self._inner.read(item)
+            content: Any = self.inner.read(item)
         except SystemExit as error:
-            raise PluginError(
-                f"{self._blame}: read() of '{item.id}': {error_text(error, type(self._inner))}"
-            ) from error
-        if isinstance(content, bytes):
-            return content
-        if isinstance(content, bytearray | memoryview):
+            raise self._failure("read", item, error) from error
+        if isinstance(content, bytes | bytearray | memoryview):
             return bytes(content)
         raise PluginError(
             f"{self._blame}: read() of '{item.id}' returned {_kind(content)}, expected the bytes "
@@ -93,13 +84,11 @@ class CheckedItems:
     def _check_stamp(self, item: Item) -> Stamp | None:
         """The stamp of an image file; None if it cannot be determined."""
         try:
-            result: Any = self._inner.stamp(item)
+            result: Any = self.inner.stamp(item)
         except FsbenchError:
             raise
         except (Exception, SystemExit) as error:
-            raise PluginError(
-                f"{self._blame}: stamp() of '{item.id}': {error_text(error, type(self._inner))}"
-            ) from error
+            raise self._failure("stamp", item, error) from error
         if result is None or isinstance(result, Stamp):
             return result
         raise PluginError(
@@ -107,11 +96,9 @@ class CheckedItems:
             "None (file_stamp(path) gives that of a file)"
         )
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            # Copying asks for names before `_inner` is set.
-            raise AttributeError(name)
-        return getattr(self._inner, name)
+    def _failure(self, function: str, item: Item, error: BaseException) -> PluginError:
+        reason = error_text(error, type(self.inner))
+        return PluginError(f"{self._blame}: {function}() of '{item.id}': {reason}")
 
 
 def _pools_problem(pools: object) -> str:
@@ -119,20 +106,16 @@ def _pools_problem(pools: object) -> str:
     if not isinstance(pools, Mapping):
         return f"items() returned {_kind(pools)}, expected {_POOLS}"
     for role, items in pools.items():
-        problem = _pool_problem(items)
+        problem = f"is {_kind(items)}, expected a sequence of Item (a tuple or a list)"
+        if _is_sequence(items):
+            entries: Iterable[Any] = items
+            if isinstance(items, ItemList):
+                # One item per run: the others differ in their names alone, which are texts.
+                entries = (Item(run.folder or "-", run.label, run.classname) for run in items.runs)
+            problem = next(filter(None, map(_item_problem, entries)), "")
         if problem:
             return f"items()[{role!r:.80}] {problem}"
     return ""
-
-
-def _pool_problem(items: Any) -> str:
-    if not _is_sequence(items):
-        return f"is {_kind(items)}, expected a sequence of Item (a tuple or a list)"
-    entries: Iterable[Any] = items
-    if isinstance(items, ItemList):
-        # One item per run: the others differ in their names alone, which are texts.
-        entries = (Item(run.folder or "-", run.label, run.classname) for run in items.runs)
-    return next(filter(None, map(_item_problem, entries)), "")
 
 
 def _is_sequence(items: object) -> bool:
@@ -148,7 +131,7 @@ def _item_problem(item: Any) -> str:
         return f"holds {item!r:.80}, expected an Item (id, label, class name)"
     if not isinstance(item.id, str) or not item.id or "\0" in item.id:
         return f"holds an item with the id {item.id!r:.80}, expected text without NUL characters"
-    if type(item.label) is not int and not _is_label(item.label):
+    if not isinstance(item.label, Integral) or isinstance(item.label, bool):
         return f"holds item '{item.id:.80}' with the label {item.label!r:.80}, expected an integer"
     if not isinstance(item.classname, str):
         return f"holds item '{item.id:.80}' with the class name {item.classname!r:.80}, not text"
@@ -161,10 +144,6 @@ def _with_plain_labels(items: Sequence[Item]) -> Sequence[Item]:
     if all(type(label) is int for label in labels or (item.label for item in items)):
         return items
     return tuple(dataclasses.replace(item, label=int(item.label)) for item in items)
-
-
-def _is_label(label: object) -> bool:
-    return isinstance(label, Integral) and not isinstance(label, bool)
 
 
 def _kind(value: object) -> str:

@@ -170,7 +170,6 @@ class Dataset(Protocol):
 
     def card(self) -> DatasetCard:
         """Class names (index = label), templates, license and sources. Must not decode images."""
-        ...
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools `train`, `val` and `test`; DataMissingError names missing data and its place.
@@ -179,11 +178,9 @@ class Dataset(Protocol):
         images that were not picked. A data set with an empty `train` pool can only be evaluated on
         (`--transfer`).
         """
-        ...
 
     def read(self, item: Item) -> bytes:
         """The encoded image file (JPEG, PNG, ...) of one item; OSError when it cannot be read."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +213,6 @@ class Stamped(Protocol):
 
     def stamp(self, item: Item) -> Stamp | None:
         """The file stamp of one item; None if it cannot be determined."""
-        ...
 
 
 @runtime_checkable
@@ -228,7 +224,6 @@ class Keeping(Protocol):
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
         """Write the split to `splits`, or beside the data; return its file, None without split."""
-        ...
 
 
 @runtime_checkable
@@ -237,7 +232,6 @@ class Undivided(Protocol):
 
     def undivided(self) -> Dataset:
         """The same data set without held-out images; images given as test images stay in `test`."""
-        ...
 
 
 @runtime_checkable
@@ -249,7 +243,6 @@ class Relisting(Protocol):
 
         Returns the folders with files that were replaced unnoticed since the cached listing.
         """
-        ...
 
 
 @runtime_checkable
@@ -258,7 +251,6 @@ class Preparable(Protocol):
 
     def recipe(self) -> Recipe:
         """The files to fetch and where they go."""
-        ...
 
 
 def all_items(dataset: Dataset) -> Iterator[tuple[str, Item]]:

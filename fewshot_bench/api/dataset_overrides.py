@@ -1,33 +1,26 @@
 """Wrappers of data sets: other class names or templates, or without some images.
 
-`customize` and `Without` are the entry points; images and labels of `inner` never change.
+`customize` and `Without` are the entry points; images and labels of the inner data set never
+change.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from unicodedata import normalize
 
-from fewshot_bench.api.dataset import (
-    Dataset,
-    DatasetCard,
-    Keeping,
-    Relisting,
-    Stamp,
-    Stamped,
-    Undivided,
-)
+from fewshot_bench.api.dataset import Dataset, DatasetCard
 from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import few, in_prompts
 
 # Key in `RunSpec.data`: data set to the ids of its left-out images.
 SKIPPED = "skipped"
+# Methods that a data set may lack; the harness asks whether it has them.
+OPTIONAL = ("stamp", "keep_split", "undivided", "look_again", "recipe", "unnamed")
 
 Names = Sequence[str] | Mapping[str, str]
 
@@ -46,7 +39,6 @@ class Nameless(Protocol):
 
     def unnamed(self) -> Dataset:
         """The same data set, with placeholders for unknown class names."""
-        ...
 
 
 def placeholder_names(count: int) -> tuple[str, ...]:
@@ -54,64 +46,57 @@ def placeholder_names(count: int) -> tuple[str, ...]:
     return tuple(f"class {label}" for label in range(count))
 
 
-class Override(ABC):
-    """A wrapper of a data set: images come from `inner`, card and pools are its own.
+class Wrapper:
+    """A data set around another one, with the same optional methods."""
 
-    Subclasses are frozen dataclasses with a field `inner` that define `_card` and `_pools`.
-    """
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        # Protocols such as `Stamped` look for attributes of the instance.
+        for name in OPTIONAL:
+            if hasattr(inner, name):
+                setattr(self, name, getattr(inner, name))
 
-    inner: Dataset
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "inner":
+            # Copying asks for names before `inner` is set.
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
-    @property
-    @abstractmethod
-    def _card(self) -> DatasetCard: ...
 
-    @property
-    @abstractmethod
-    def _pools(self) -> Mapping[str, Sequence[Item]]: ...
+class _Override(Wrapper):
+    """A wrapper with a card and pools of its own; kept splits are those of the whole data set."""
+
+    def __init__(self, inner: Any, *values: Any) -> None:
+        super().__init__(inner)
+        if hasattr(inner, "undivided"):
+            self.undivided = lambda: type(self)(inner.undivided(), *values)
 
     def card(self) -> DatasetCard:
         """The card, with a note on the change."""
-        return self._card
+        card: DatasetCard = self._card
+        return card
 
     def items(self) -> Mapping[str, Sequence[Item]]:
         """The changed pools."""
-        return self._pools
+        pools: Mapping[str, Sequence[Item]] = self._pools
+        return pools
 
     def read(self, item: Item) -> bytes:
         """The encoded image."""
-        return self.inner.read(item)
-
-    def stamp(self, item: Item) -> Stamp | None:
-        """The file stamp of the image; None if the data set has no stamps."""
-        return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
-
-    def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep the inner data set's whole split, left-out images included, if it makes one."""
-        return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
-
-    def undivided(self) -> Dataset:
-        """The same override of the inner data set without held-out training images."""
-        inner: Dataset = self.inner
-        if isinstance(inner, Undivided):
-            inner = inner.undivided()
-        return replace(self, inner=inner)  # type: ignore[type-var]
-
-    def look_again(self) -> Sequence[str]:
-        """Check every file if the inner data set caches its file listing."""
-        return self.inner.look_again() if isinstance(self.inner, Relisting) else ()
+        content: bytes = self.inner.read(item)
+        return content
 
 
-@dataclass(frozen=True)
-class Without(Override):
+class Without(_Override):
     """The data set `inner` without the images `skipped`; classes and labels stay."""
 
-    inner: Dataset
-    skipped: tuple[str, ...]
+    def __init__(self, inner: Any, skipped: tuple[str, ...]) -> None:
+        super().__init__(inner, skipped)
+        self.skipped = skipped
 
     @cached_property
     def _card(self) -> DatasetCard:
-        card = self.inner.card()
+        card: DatasetCard = self.inner.card()
         line = f"damaged or missing images ({len(self.skipped)}): {few(self.skipped)}"
         counts = {role: len(items) for role, items in self._pools.items()}
         return replace(card, counts=counts, left_out=(*card.left_out, line))
@@ -121,17 +106,18 @@ class Without(Override):
         return {role: without(items, self.skipped) for role, items in self.inner.items().items()}
 
 
-@dataclass(frozen=True)
-class Customized(Override):
+class Customized(_Override):
     """The data set `inner` under other class names or templates; images, labels and lists stay."""
 
-    inner: Dataset
-    classnames: Names | None
-    templates: tuple[str, ...] | None
+    def __init__(
+        self, inner: Any, classnames: Names | None, templates: tuple[str, ...] | None
+    ) -> None:
+        super().__init__(inner, classnames, templates)
+        self.classnames, self.templates = classnames, templates
 
     @cached_property
     def _card(self) -> DatasetCard:
-        card = self.inner.card()
+        card: DatasetCard = self.inner.card()
         if not card.classnames:
             self.inner.items()  # Raises DataMissingError for a missing data set.
         if self.classnames is not None:
@@ -149,7 +135,7 @@ class Customized(Override):
 
     @cached_property
     def _pools(self) -> Mapping[str, Sequence[Item]]:
-        names = self.card().classnames
+        names = self._card.classnames
         return {
             role: relabeled(items, lambda label, _: (label, names[label]))
             for role, items in self.inner.items().items()
@@ -171,17 +157,13 @@ def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
 
     A mapping may also use class ids as keys, and must if two classes share a name.
     """
-    if isinstance(names, Mapping):
-        return _map_names(card, names)
-    if len(names) != len(card.classnames):
+    if not isinstance(names, Mapping):
+        if len(names) == len(card.classnames):
+            return tuple(names)
         raise UsageError(
             f"--classnames has {len(names)} names, '{card.name}' has {len(card.classnames)} "
             "classes: expected one name per class, in the order of the labels"
         )
-    return tuple(names)
-
-
-def _map_names(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
     classnames = list(card.classnames)
     for old, new in names.items():
         labels = _labels_of(card.class_ids, old) or _labels_of(card.classnames, old)
@@ -201,11 +183,7 @@ def _map_names(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
 
 def _labels_of(names: Sequence[str], wanted: str) -> list[int]:
     """The labels of the classes of a name, in whichever Unicode form both are written."""
-    return [
-        label
-        for label, name in enumerate(names)
-        if name == wanted or normalize("NFC", name) == wanted
-    ]
+    return [label for label, name in enumerate(names) if wanted in (name, normalize("NFC", name))]
 
 
 def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:

@@ -68,7 +68,6 @@ class Branch(Protocol):
         including the residual stream). Rows are the tokens of all sequences, only pooled rows in
         the last block; each row must be computed from itself alone, without random numbers.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

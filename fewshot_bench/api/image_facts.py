@@ -30,17 +30,12 @@ def image_facts(
 
 def split_digest(split: Mapping[str, Any]) -> str:
     """The digest of a record's split; empty if absent (the cell failed early)."""
-    return str(split.get("digest") or "")
+    return split.get("digest") or ""
 
 
 def images(split: Mapping[str, Any]) -> str:
     """The digest of all images of a record's split; empty if not recorded."""
-    return _text(split.get("images"))
-
-
-def test_images(split: Mapping[str, Any]) -> str:
-    """The digest of the test images of a record's split; empty if not recorded."""
-    return _text(split.get("test_images"))
+    return split.get("images") or ""
 
 
 class Overlap(NamedTuple):
@@ -54,45 +49,35 @@ class Overlap(NamedTuple):
     test: int
 
 
-def shared_images(split: Mapping[str, Any]) -> tuple[int, int] | None:
-    """`shared` and `test` of an `Overlap`, of a record's split; None if not recorded."""
-    count, test = split.get("overlap"), split.get("test")
-    return (count, test) if isinstance(count, int) and isinstance(test, int) else None
-
-
 def overlaps(records: Iterable[Record]) -> list[Overlap]:
     """The overlaps of the records that hold them."""
-    found = ((record.spec.evaluated, shared_images(record.split)) for record in records)
-    return [Overlap(evaluated, *counts) for evaluated, counts in found if counts]
+    splits = ((record.spec.evaluated, record.split) for record in records)
+    return [
+        Overlap(evaluated, split["overlap"], split["test"])
+        for evaluated, split in splits
+        if "overlap" in split and "test" in split
+    ]
 
 
-def overlap_texts(found: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str, str]:
+def overlap_texts(shares: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str, str]:
     """A sentence per evaluated data set whose test images overlap train or validation images.
 
-    found: the overlap of each cell, or the number of cells with each overlap.
+    shares: the overlap of each cell, or the number of cells with each overlap.
     """
     by_set: defaultdict[str, list[tuple[Overlap, int]]] = defaultdict(list)
-    for one, cells in Counter(found).items():
-        by_set[one.evaluated].append((one, cells))
+    for share, cells in Counter(shares).items():
+        by_set[share.evaluated].append((share, cells))
     texts = {}
     for evaluated, counts in by_set.items():
-        most, _ = max(counts, key=lambda pair: pair[0].shared)
-        alike = len({one.shared for one, _ in counts}) == 1
-        having = sum(cells for one, cells in counts if one.shared)
+        most = max((share for share, _ in counts), key=lambda share: share.shared)
+        having = sum(cells for share, cells in counts if share.shared)
+        total = sum(cells for _, cells in counts)
+        where = f"or fewer, in {having:,} of {total:,} cells"
+        if len({share.shared for share, _ in counts}) == 1:
+            where = "in all cells" if total > 1 else "1 cell"
         if having:
-            total = sum(cells for _, cells in counts)
             texts[evaluated] = (
                 f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
-                f"train or validation images, byte for byte ({_cells(having, total, alike)})"
+                f"train or validation images, byte for byte ({where})"
             )
     return texts
-
-
-def _cells(having: int, total: int, alike: bool) -> str:
-    if alike:
-        return "in all cells" if total > 1 else f"{total} cell"
-    return f"or fewer, in {having:,} of {total:,} cells"
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

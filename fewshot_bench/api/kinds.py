@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +47,7 @@ def check_kinds(
         told, _, path = str(error).partition(" - at `")
         steps = _steps_to(values, kind, path.rpartition("`$")[2] if "`$" in path else path)
         named = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-        value = _value_at(values, steps)
+        value = functools.reduce(operator.getitem, steps, values)
         expected = _explain(told, (words or {}).get(str(steps[-1]), ()) if steps else ())
         shown = f" has {named[1:]} {value!r:.60}" if steps else ""
         raise StoreError(f"{what}{shown}: {expected}") from None
@@ -58,16 +60,10 @@ def _steps_to(values: Any, kind: Any, path: str) -> list[str | int]:
         if index != "...":
             steps.append(name or int(index))
             continue
-        inner = _value_at(values, steps)
+        inner = functools.reduce(operator.getitem, steps, values)
         keys = (key for key in inner if kind_problem(_with_only(values, steps, key), kind))
         steps.append(next(keys, "?"))
     return steps
-
-
-def _value_at(values: Any, steps: Sequence[str | int]) -> Any:
-    for step in steps:
-        values = values[step]
-    return values
 
 
 def _with_only(values: Any, steps: Sequence[str | int], key: str) -> Any:

@@ -57,9 +57,9 @@ def digest_of_module(name: str) -> str:
     return "" if root is None else _digest(root)
 
 
-def describe_root(method: type) -> tuple[str, str, tuple[str, ...]]:
-    """What another process needs to know for the digest of a class: the values of its `Root`."""
-    return tuple(_find_root(method.__module__) or Root("", "", ()))
+def describe_root(method: type) -> Root:
+    """What another process needs to know for the digest of a class."""
+    return _find_root(method.__module__) or Root("", "")
 
 
 def running_digest(method: type) -> str:
@@ -176,14 +176,14 @@ def _with_beside(file: Path) -> Mapping[str, str]:
     while todo:
         for name in _imports(todo.pop()):
             module, package = file.parent / f"{name}.py", file.parent / name
-            new = {}
             # Same order as import: a module precedes a namespace package of its name.
-            if (package / "__init__.py").is_file():
-                new = {f"{name}/{inner}": path for inner, path in _below(package)}
-            elif module.is_file():
+            is_package = (package / "__init__.py").is_file()
+            if module.is_file() and not is_package:
                 new = {module.name: str(module)}
-            elif _is_bare_package(name, package):
+            elif is_package or _is_bare_package(name, package):
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
+            else:
+                continue
             todo += [path for inner, path in new.items() if inner not in files]
             files |= new
     return files
@@ -208,12 +208,12 @@ def _imports(file: str) -> set[str]:
         tree = ast.parse(Path(file).read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError):
         return set()
-    names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
-    names += [
-        node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    ]
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
     return {name.partition(".")[0] for name in names}
 
 

@@ -95,8 +95,9 @@ def load(name: str) -> type:
     path, cls = Path(reference[0]), reference[1]
     if not path.is_file():
         raise UsageError(_absent(path))
-    module = _import_once(path)
-    value = getattr(module, cls, None)
+    if path not in _MODULES:
+        _MODULES[path] = _execute(path)
+    value = getattr(_MODULES[path], cls, None)
     if value is None:
         classes = _classes(path)
         raise UsageError(
@@ -125,14 +126,12 @@ def _incomplete(name: str) -> str:
 
 
 def _absent(path: Path) -> str:
-    try:
-        there = [entry.name for entry in path.parent.glob("*.py")]
-    except OSError:
-        there = []
     if path.is_dir():
         return f"'{path}' is a folder: expected a method as {EXAMPLE}"
-    where = "" if path.parent.is_dir() else f" ('{path.parent}' is no folder)"
-    return f"there is no file '{path}'{where or suggestion(path.name, there)}; expected {EXAMPLE}"
+    where = f" ('{path.parent}' is no folder)"
+    if path.parent.is_dir():
+        where = suggestion(path.name, [file.name for file in path.parent.glob("*.py")])
+    return f"there is no file '{path}'{where}; expected {EXAMPLE}"
 
 
 def _classes(path: Path) -> list[str]:
@@ -143,11 +142,11 @@ def _classes(path: Path) -> list[str]:
         return []
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
     fitting = [
-        node.name
+        node
         for node in classes
         if any(isinstance(part, ast.FunctionDef) and part.name == "fit" for part in node.body)
     ]
-    return fitting or [node.name for node in classes]
+    return [node.name for node in fitting or classes]
 
 
 def _list_classes(classes: Sequence[str]) -> str:
@@ -183,13 +182,6 @@ def refresh() -> None:
             method_code.forget(module.__name__)
 
 
-def _import_once(path: Path) -> ModuleType:
-    """The module of a file, imported on first use."""
-    if path not in _MODULES:
-        _MODULES[path] = _execute(path)
-    return _MODULES[path]
-
-
 def _execute(path: Path) -> ModuleType:
     """Import a file as a new module, without bytecode files and from exactly the recorded bytes."""
     name = f"{FILE_MODULE}{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
@@ -210,11 +202,6 @@ def _execute(path: Path) -> ModuleType:
     try:
         with plugin_code():
             exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-        if path.read_bytes() != source:
-            raise PluginError(f"'{path}' was changed while it was imported; run again")
-    except PluginError:
-        del sys.modules[name]
-        raise
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise PluginError(
@@ -222,6 +209,9 @@ def _execute(path: Path) -> ModuleType:
         ) from error
     finally:
         _importing.reset(token)
+    if path.read_bytes() != source:
+        del sys.modules[name]
+        raise PluginError(f"'{path}' was changed while it was imported; run again")
     method_code.note_import(name)
     return module
 
@@ -249,9 +239,7 @@ def _place(path: Path, error: BaseException) -> str:
     """Place and text of the author's failing line; empty for a SyntaxError, which contains it."""
     if isinstance(error, SyntaxError):
         return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _lies_in(frame.filename, path.parent)]
-    if not own:
-        return ""
-    last = own[-1]
-    return f" ({Path(last.filename).name}:{last.lineno} in {last.name}: {last.line})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _lies_in(frame.filename, path.parent):
+            return f" ({Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line})"
+    return ""

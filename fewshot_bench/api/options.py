@@ -75,10 +75,6 @@ class Option:
             return f"option --{self.name}: type {self.type!r} is no type or function"
         if self.flag and (self.multiple or self.default not in (None, False)):
             return f"option --{self.name}: a flag is off by default and given once"
-        return self._wrong_default()
-
-    def _wrong_default(self) -> str:
-        """Why the default is none that the option could have; empty if it may be."""
         if self.default is None:
             return ""
         if self.multiple and not isinstance(self.default, tuple):
@@ -92,18 +88,15 @@ class Option:
     def value(self, given: object) -> Any:
         """The parsed value of `given`, else of `env`, else the default; UsageError if invalid."""
         if not is_given(given):
-            given = os.environ.get(self.env) if self.env else None
-            if not given:
-                return self._default()
+            given = (self.env and os.environ.get(self.env)) or self.default
+            if given is self.default:
+                nothing = () if self.multiple else False if self.flag else None
+                return nothing if given is None else given
         if self.multiple:
             parts = (given,) if isinstance(given, str) else given
             assert isinstance(parts, Iterable)
             return tuple(map(self._read, parts))
         return self._read(given)
-
-    def _default(self) -> Any:
-        nothing: Any = () if self.multiple else False if self.flag else None
-        return nothing if self.default is None else self.default
 
     def _read(self, given: Any) -> Any:
         if self.flag:

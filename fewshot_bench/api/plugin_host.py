@@ -55,9 +55,10 @@ def pack(value: Any) -> Any:
     if isinstance(value, RunSpec | Record):
         return [kind, value.to_dict()]
     if isinstance(value, MethodCard | Paper):
-        # Only lists of methods call the function `trained`.
-        plain = dataclasses.replace(value, trained=None) if kind == "MethodCard" else value
-        return [kind, msgspec.to_builtins(plain, enc_hook=dict)]
+        facts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # A function, which only lists of methods call.
+        facts.pop("trained", None)
+        return [kind, msgspec.to_builtins(facts, enc_hook=dict)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: pack(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -12,7 +12,7 @@ import json
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -27,23 +27,23 @@ class Incidents:
     """Incidents in order of occurrence, without duplicates."""
 
     def __init__(self) -> None:
-        self._found: list[dict[str, str]] = []
+        self._incidents: list[dict[str, str]] = []
 
     def add(self, kind: str, text: str) -> None:
         """Add an incident. kind: one machine-readable word; text: one line for people."""
         incident = {"kind": kind, "text": text}
-        if incident not in self._found:
-            self._found.append(incident)
+        if incident not in self._incidents:
+            self._incidents.append(incident)
 
     def __iter__(self) -> Iterator[dict[str, str]]:
-        return iter(dict(incident) for incident in self._found)
+        return iter(dict(incident) for incident in self._incidents)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._incidents)
 
     def restart(self, others: Iterable[Mapping[str, str]]) -> None:
-        """Replace the incidents found so far by `others`."""
-        self._found = [dict(incident) for incident in others]
+        """Replace the incidents so far by `others`."""
+        self._incidents = [dict(incident) for incident in others]
 
 
 # Slightly below zero: times are rounded differences of sums.
@@ -59,9 +59,8 @@ Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 # Lazily read fields that are cached.
 KEPT = frozenset({"metrics"})
-OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
 # Lazily read fields.
-LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
+LATE = frozenset({"split", "metrics", "footprint", "timings", "environment", "digests", "notes"})
 
 
 class SplitKinds(Struct):
@@ -118,21 +117,21 @@ class ErrorKinds(Struct):
     traceback: str = ""
 
 
-class RecordKinds(Struct):
-    """Kinds of the values of a record's file, except its specification."""
+class RecordKinds(Struct, kw_only=True):
+    """Kinds of the values of a record's file, in their order."""
 
     schema: Literal[1]
-    status: Status
     spec: dict[str, Any]
     split: SplitKinds
+    status: Status
     metrics: dict[str, Number]
     footprint: FootprintKinds
     timings: TimingsKinds
     environment: dict[str, Any]
-    incidents: list[dict[str, str]]
-    digests: dict[str, str]
     notes: dict[str, Any] | None = None
     error: ErrorKinds | None = None
+    incidents: list[dict[str, str]]
+    digests: dict[str, str]
 
 
 # Value of `environment.labels` if metrics were computed in a process without plug-in code.
@@ -142,25 +141,6 @@ NOT_OBSERVED = "not observed"
 # Kinds of incidents that an audit reads: a retry with less memory, a cell repeated after its
 # worker was lost, less time than another process took.
 OUT_OF_MEMORY, RETRIED, TIME = "out-of-memory", "retried", "time"
-
-
-class Parts(Protocol):
-    """Reader of a record's lazily read fields."""
-
-    def __call__(self, part: str) -> Any:
-        """A field by name."""
-        ...
-
-    def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
-        """Values of a field that is an object, by name; None for absent ones."""
-        ...
-
-    @staticmethod
-    def columns(
-        readers: Iterable[Any], part: str, names: tuple[str, ...], absent: Any
-    ) -> list[tuple[Any, ...]]:
-        """These values for several records, whose readers all have this type."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +184,12 @@ class Record:
     schema: int = SCHEMA
 
     @classmethod
-    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Parts) -> Record:
-        """A record that reads its other fields through `part` on use.
+    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Any) -> Record:
+        """A record that reads its other fields on use: `part(name)` returns one.
 
-        state: `status`, `error` and `incidents`; these and all values from `part` must already
-        have passed the checks of `from_dict`. Copies of such a record hold all fields.
+        part: a row of the store's index, with its `entries` and `columns` for values of many
+        records. state: `status`, `error` and `incidents`; these and all values from `part` must
+        already have passed the checks of `from_dict`. Copies of such a record hold all fields.
         """
         record, keep = object.__new__(cls), object.__setattr__
         keep(record, "spec", spec)
@@ -269,13 +250,11 @@ class Record:
     @property
     def card(self) -> Mapping[str, Any]:
         """Facts of the method in the form of `MethodCard.to_dict`; empty if not recorded."""
-        found = self.entry("footprint", "card")
-        return found if isinstance(found, Mapping) else {}
+        return self.entry("footprint", "card") or {}
 
     @property
     def schedule(self) -> str:
         """The name of the schedule that ran; empty without a card."""
-        # Cards of older records hold only the schedule of the default options.
         return schedule_with(self.default_schedule, self.spec.overrides)
 
     @property
@@ -290,20 +269,10 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; the top-level keys are fixed."""
-        return {
-            "schema": self.schema,
-            "spec": self.spec.to_dict(),
-            "split": dict(self.split),
-            "status": self.status,
-            "metrics": dict(self.metrics),
-            "footprint": dict(self.footprint),
-            "timings": dict(self.timings),
-            "environment": dict(self.environment),
-            "notes": dict(self.notes),
-            "error": dict(self.error) if self.error is not None else None,
-            "incidents": [dict(incident) for incident in self.incidents],
-            "digests": dict(self.digests),
-        }
+        values = {name: getattr(self, name) for name in RecordKinds.__struct_fields__}
+        values |= {"spec": self.spec.to_dict(), "incidents": [*map(dict, self.incidents)]}
+        objects = {n: dict(value) for n, value in values.items() if isinstance(value, Mapping)}
+        return values | objects
 
     def to_json(self) -> str:
         """Indented JSON; ValueError for values that are not finite."""
@@ -313,19 +282,9 @@ class Record:
     def from_dict(cls, values: Any) -> Record:
         """The inverse of `to_dict`; StoreError for an unexpected key or type."""
         check_kinds("record", values, RecordKinds, {"status": STATUSES, "schema": (SCHEMA,)})
-        return cls(
-            spec=RunSpec.from_dict(values["spec"]),
-            status=values["status"],
-            split=values["split"],
-            metrics=values["metrics"],
-            footprint=values["footprint"],
-            timings=values["timings"],
-            environment=values["environment"],
-            notes=values.get("notes") or {},
-            error=values.get("error"),
-            incidents=tuple(values["incidents"]),
-            digests=values["digests"],
-        )
+        fields = {name: values.get(name) for name in RecordKinds.__struct_fields__}
+        fields |= {"spec": RunSpec.from_dict(values["spec"]), "notes": values.get("notes") or {}}
+        return cls(**fields | {"incidents": tuple(values["incidents"])})
 
 
 def entry(values: Any, name: str, absent: Any = None) -> Any:

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -258,7 +257,7 @@ class RunSpec(_Derived):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, in the order of the fields."""
-        values = dict(zip(_fields(), _get_all()(self), strict=True))
+        values = {name: getattr(self, name) for name in _fields()}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
@@ -273,11 +272,7 @@ class RunSpec(_Derived):
     @classmethod
     def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
         """As `from_dict`, without checks, for values that passed it before. key: the cell's key."""
-        # A third of the time of the constructor, which matters for a store's listing.
-        spec = object.__new__(cls)
-        for name, put in _puts().items():
-            put(spec, values[name])
-        object.__setattr__(spec, "shots", read_shots(values["shots"]))
+        spec = cls(**{**values, "shots": read_shots(values["shots"])})
         object.__setattr__(spec, "_key", key)
         return spec
 
@@ -291,7 +286,7 @@ class RunSpec(_Derived):
 
     def _digest(self) -> str:
         values = self.to_dict()
-        for name in _later():
+        for name in values.keys() - KEYED:
             if values[name] == RunSpec.__dataclass_fields__[name].default:
                 del values[name]
         return hashlib.sha256(canonical_json(values).encode()).hexdigest()
@@ -334,24 +329,6 @@ class RunSpec(_Derived):
 def _fields() -> tuple[str, ...]:
     """The field names, in order."""
     return tuple(field.name for field in dataclasses.fields(RunSpec))
-
-
-@functools.cache
-def _get_all() -> Callable[[RunSpec], tuple[Any, ...]]:
-    """Gets the values of all fields, in order."""
-    return operator.attrgetter(*_fields())
-
-
-@functools.cache
-def _puts() -> Mapping[str, Callable[[RunSpec, Any], None]]:
-    """The setter of each field, in order."""
-    return {name: RunSpec.__dict__[name].__set__ for name in _fields()}
-
-
-@functools.cache
-def _later() -> tuple[str, ...]:
-    """Fields added later; the key omits their defaults, so that older records keep their keys."""
-    return tuple(name for name in _fields() if name not in KEYED)
 
 
 # The conditions of a run by name, in the order in which tables show them.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +37,6 @@ SHOTS = 4
 VALIDATION = 2
 QUERIES = 16
 SEED = 1
-PERMUTATION = (2, 0, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Bench:
     def tried(self) -> Fit | BaseException:
         """The first fit, or the exception that it raised."""
         try:
-            return fit(self.method, Setting(), self.device)
+            return self.fit()
         except (Exception, SystemExit) as error:
             return error
 
@@ -125,32 +122,7 @@ class Bench:
     def again(self) -> Fit:
         """A second fit of the same instance, task and seed."""
         _ = self.first
-        return fit(self.method, Setting(), self.device)
-
-    @functools.cached_property
-    def twin(self) -> Fit:
-        """Another instance with the same hyper-parameters, task and seed."""
-        return fit(twin_of(self.method), Setting(), self.device)
-
-    @functools.cached_property
-    def permuted(self) -> Fit:
-        """A fit with the same images in the same order, but the classes in another order."""
-        return fit(self.method, Setting(classes=PERMUTATION), self.device)
-
-    @functools.cached_property
-    def one_shot(self) -> Fit:
-        """A fit with one support and one validation image per class."""
-        return fit(self.method, Setting(shots=1, validation=1), self.device)
-
-    @functools.cached_property
-    def without_validation(self) -> Fit:
-        """A fit without validation images."""
-        return fit(self.method, Setting(validation=0), self.device)
-
-    @functools.cached_property
-    def in_bf16(self) -> Fit:
-        """A fit in bf16."""
-        return fit(self.method, Setting(precision="bf16"), self.device)
+        return self.fit()
 
     @functools.cached_property
     def untrained(self) -> Fit | None:
@@ -161,20 +133,13 @@ class Bench:
         if not self.first.seen.moved:
             return None
         try:
-            return fit(self.method, Setting(most_steps=self.first.seen.steps), self.device)
+            return self.fit(most_steps=self.first.seen.steps)
         except (Exception, SystemExit):
             return None
 
-    def of_classes(self, *classes: int) -> Fit:
-        """A fit with these classes, two shots and one validation image per class."""
-        return fit(self.method, Setting(2, 1, classes), self.device)
-
-
-def twin_of(method: Any) -> Any:
-    """A new instance with the same hyper-parameters."""
-    if dataclasses.is_dataclass(method) and not isinstance(method, type):
-        return dataclasses.replace(method)
-    return copy.copy(method)
+    def fit(self, **values: Any) -> Fit:
+        """A new fit; values: those of its `Setting`."""
+        return fit(self.method, Setting(**values), self.device)
 
 
 def fit(method: Any, setting: Setting, device: str) -> Fit:

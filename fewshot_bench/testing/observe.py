@@ -46,12 +46,12 @@ def observe(most_steps: int | None = None) -> Iterator[Observation]:
     most_steps: undo every optimizer step, and end the code inside with CheckSkipped at one more.
     """
     seen, watch = Observation(), _StepWatch(most_steps)
-    generators, state = _generators(), ProcessState()
+    generators, state = _read_generators(), ProcessState()
     try:
         with _capture(seen), watch.watch():
             yield seen
     finally:
-        after = _generators()
+        after = _read_generators()
         seen.generators = [name for name in generators if generators[name] != after.get(name)]
         seen.state = state.restore()
         seen.moved, seen.steps = watch.moved(), watch.steps
@@ -94,7 +94,7 @@ def _capture(seen: Observation) -> Iterator[None]:
             seen.printed = text.getvalue() + file.read().decode(errors="replace")
 
 
-def _generators() -> dict[str, object]:
+def _read_generators() -> dict[str, object]:
     """The states of all global random generators in comparable form."""
     kind, keys, *rest = np.random.get_state()
     states: dict[str, object] = {
@@ -170,18 +170,14 @@ def not_stored(moved: list[Tensor], stored: list[Tensor]) -> list[Tensor]:
     concatenated or transposed), or, for averaged and earlier checkpoints, has equally many
     elements; by size alone, a tensor accounts for only one parameter.
     """
-    left, used = [], set()
-    for parameter in moved:
-        holders = [i for i, tensor in enumerate(stored) if _holds(tensor, parameter)]
-        used.update(holders)
-        if not holders:
-            left.append(parameter)
-    free = [tensor.numel() for i, tensor in enumerate(stored) if i not in used]
+    pairs = [[_holds(tensor, parameter) for tensor in stored] for parameter in moved]
+    used = [any(held) for held in zip(*pairs, strict=True)]
+    free = [tensor.numel() for tensor, is_used in zip(stored, used, strict=True) if not is_used]
     missing = []
-    for parameter in left:
-        if parameter.numel() in free:
+    for parameter, held in zip(moved, pairs, strict=True):
+        if parameter.numel() in free and not any(held):
             free.remove(parameter.numel())
-        else:
+        elif not any(held):
             missing.append(parameter)
     return missing
 
@@ -195,11 +191,8 @@ def _holds(tensor: Tensor, parameter: Tensor) -> bool:
     if flat.numel() < wanted.numel():
         return False
     if flat.numel() == wanted.numel():
-        return _equal(flat.sort().values, wanted.sort().values)
+        sorted_values = flat.sort().values, wanted.sort().values
+        return torch.allclose(*sorted_values, rtol=1e-4, atol=_TOLERANCE)
     step = 1 if flat.numel() * wanted.numel() <= _SEARCH else wanted.numel()
     gaps = (flat.unfold(0, wanted.numel(), step) - wanted).abs().amax(dim=1)
     return bool(gaps.min() <= _TOLERANCE)
-
-
-def _equal(left: Tensor, right: Tensor) -> bool:
-    return torch.allclose(left, right, rtol=1e-4, atol=_TOLERANCE)

@@ -10,7 +10,6 @@ import gc
 import locale
 import logging
 import os
-import random
 import signal
 import sys
 import threading
@@ -34,59 +33,29 @@ LIBRARY_VARIABLES = frozenset(
         *("TRITON_CACHE_DIR", "TRITON_PTXAS_PATH", "PYTORCH_NVML_BASED_CUDA_CHECK"),
     }
 )
-# Module, attribute.
-ATTRIBUTES = (
-    *(("sys", name) for name in ("stdin", "stdout", "stderr")),
-    ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES"),
-    ("PIL.Image", "MAX_IMAGE_PIXELS"),
-    *(("torch.backends.cudnn", name) for name in ("enabled", "benchmark", "deterministic")),
-    ("torch.backends.cudnn", "benchmark_limit"),
-    *(("torch.backends.mkldnn", name) for name in ("enabled", "deterministic")),
-    *(("torch.backends.opt_einsum", name) for name in ("enabled", "strategy")),
-    ("torch.utils.deterministic", "fill_uninitialized_memory"),
-)
-# Name, module, reader and writer function; without a writer the setting is not restored.
-PAIRS = (
-    ("the working directory", "os", "getcwd", "chdir"),
-    ("the recursion limit", "sys", "getrecursionlimit", "setrecursionlimit"),
-    ("torch's threads", "torch", "get_num_threads", "set_num_threads"),
-    ("torch's grad mode", "torch", "is_grad_enabled", "set_grad_enabled"),
-    ("torch's inference mode", "torch", "is_inference_mode_enabled", ""),
-    ("torch's anomaly mode", "torch", "is_anomaly_enabled", ""),
-    ("torch's NaN checks", "torch", "is_anomaly_check_nan_enabled", ""),
-    ("torch's default dtype", "torch", "get_default_dtype", "set_default_dtype"),
-    ("torch's default device", "torch", "get_default_device", ""),
-    (
-        *("torch's deterministic algorithms", "torch"),
-        *("get_deterministic_debug_mode", "set_deterministic_debug_mode"),
-    ),
-    *(
-        (f"torch's {kind} attention", "torch.backends.cuda", f"{kind}_sdp_enabled", "")
-        for kind in ("flash", "mem_efficient", "math", "cudnn")
-    ),
-    (
-        *("torch's sums of attention in half precision", "torch.backends.cuda"),
-        *("fp16_bf16_reduction_math_sdp_allowed", "allow_fp16_bf16_reduction_math_sdp"),
-    ),
-    (
-        *("torch's fast path of attention", "torch.backends.mha"),
-        *("get_fastpath_enabled", "set_fastpath_enabled"),
-    ),
-)
+# Attributes by module.
+ATTRIBUTES: Mapping[str, str] = {
+    "sys": "stdin stdout stderr",
+    "PIL.ImageFile": "LOAD_TRUNCATED_IMAGES",
+    "PIL.Image": "MAX_IMAGE_PIXELS",
+    "torch.backends.cudnn": "enabled benchmark deterministic benchmark_limit",
+    "torch.backends.mkldnn": "enabled deterministic",
+    "torch.backends.opt_einsum": "enabled strategy",
+    "torch.utils.deterministic": "fill_uninitialized_memory",
+}
 
 
 @dataclass(frozen=True)
 class Setting:
     """One piece of state. `write` restores a value of `read`; None if no plain call can.
 
-    opaque: its values say nothing to a reader. is_named: False if another rule is about it.
+    opaque: its values say nothing to a reader.
     """
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object] | None = None
     opaque: bool = False
-    is_named: bool = True
 
 
 class ProcessState:
@@ -102,8 +71,7 @@ class ProcessState:
             after = _read(setting)
             if _is_same(before, after):
                 continue
-            if setting.is_named:
-                changes.append(setting.name + ("" if setting.opaque else _describe(before, after)))
+            changes.append(setting.name + ("" if setting.opaque else _describe(before, after)))
             if setting.write is not None:
                 with suppress(Exception):
                     setting.write(before)
@@ -134,29 +102,20 @@ def _describe(before: Any, after: Any) -> str:
 
 def settings() -> Iterator[Setting]:
     """All settings of this process whose libraries are imported."""
-    for module, name in ATTRIBUTES:
+    for module, names in ATTRIBUTES.items():
         holder = sys.modules.get(module)
-        if hasattr(holder, name):
-            read = functools.partial(getattr, holder, name)
-            yield Setting(f"{module}.{name}", read, functools.partial(setattr, holder, name))
-    for label, module, reader, writer in PAIRS:
-        holder = sys.modules.get(module)
-        if hasattr(holder, reader):
-            write = getattr(holder, writer) if writer else None
-            yield Setting(label, getattr(holder, reader), write)
+        for name in names.split():
+            if hasattr(holder, name):
+                read = functools.partial(getattr, holder, name)
+                yield Setting(f"{module}.{name}", read, functools.partial(setattr, holder, name))
     yield from _list_python()
-    if threading.current_thread() is threading.main_thread():
-        yield Setting("signal handlers", _read_handlers)
-        yield Setting("the alarm timer", lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0)
-        yield Setting("the signal mask", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []))
     yield Setting("NumPy's error state", np.geterr, lambda values: np.seterr(**values))
     yield from _list_torch()
-    yield Setting("random", random.getstate, random.setstate, is_named=False)
-    yield Setting("numpy.random", _read_numpy, np.random.set_state, is_named=False)
-    yield Setting("torch", torch.initial_seed, torch.manual_seed, is_named=False)
 
 
 def _list_python() -> Iterator[Setting]:
+    yield Setting("the working directory", os.getcwd, os.chdir)
+    yield Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)
     yield Setting("garbage collection", gc.isenabled)
     yield Setting("environment variables", _read_environment, _write_environment)
     yield Setting("the umask", _read_umask, os.umask)
@@ -167,9 +126,32 @@ def _list_python() -> Iterator[Setting]:
     yield Setting("the locale", lambda: locale.setlocale(locale.LC_ALL))
     if hasattr(os, "sched_getaffinity"):
         yield Setting("the CPU affinity", lambda: os.sched_getaffinity(0))
+    if threading.current_thread() is threading.main_thread():
+        yield Setting("signal handlers", _read_handlers)
+        yield Setting("the alarm timer", lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0)
+        yield Setting("the signal mask", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 
 def _list_torch() -> Iterator[Setting]:
+    cuda, mha = backends.cuda, backends.mha
+    yield Setting("torch's threads", torch.get_num_threads, torch.set_num_threads)
+    yield Setting("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled)
+    yield Setting("torch's inference mode", torch.is_inference_mode_enabled)
+    yield Setting("torch's anomaly mode", torch.is_anomaly_enabled)
+    yield Setting("torch's NaN checks", torch.is_anomaly_check_nan_enabled)
+    yield Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype)
+    yield Setting("torch's default device", torch.get_default_device)
+    read = torch.get_deterministic_debug_mode
+    yield Setting("torch's deterministic algorithms", read, torch.set_deterministic_debug_mode)
+    for kind in ("flash", "mem_efficient", "math", "cudnn"):
+        yield Setting(f"torch's {kind} attention", getattr(cuda, f"{kind}_sdp_enabled"))
+    yield Setting(
+        "torch's sums of attention in half precision",
+        cuda.fp16_bf16_reduction_math_sdp_allowed,
+        cuda.allow_fp16_bf16_reduction_math_sdp,
+    )
+    fast = mha.get_fastpath_enabled, mha.set_fastpath_enabled
+    yield Setting("torch's fast path of attention", *fast)
     yield Setting("torch's float32 precision", _read_precision)
     yield Setting("torch's denormal numbers", _read_flush, torch.set_flush_denormal, opaque=True)
     yield Setting("torch's autocast", _read_autocast)
@@ -186,11 +168,6 @@ def _list_torch() -> Iterator[Setting]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield Setting("the CUDA device", torch.cuda.current_device, torch.cuda.set_device)
         yield Setting("the CUDA stream", torch.cuda.current_stream, torch.cuda.set_stream)
-
-
-def _read_numpy() -> tuple[Any, ...]:
-    kind, keys, *rest = np.random.get_state(legacy=True)
-    return kind, tuple(map(int, keys)), *rest
 
 
 def _read_environment() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
-from fewshot_bench.api.task import Augment, Shots
 from fewshot_bench.images.features import drop_view
 from fewshot_bench.utils.rng import generator
 
@@ -75,11 +74,15 @@ class _Use:
         return self
 
 
+def _pass_on(name: str) -> Any:
+    return property(lambda watched: getattr(watched._view, name))
+
+
 class WatchedImages:
     """The contract of `Images` and nothing else; records accesses to other attributes."""
 
     def __init__(self, view: Any) -> None:
-        self._view: Shots = view
+        self._view = view
         self._asked: list[str] = []
         self._use = _Use()
         weakref.finalize(self._use, drop_view, view)
@@ -92,60 +95,17 @@ class WatchedImages:
     def __len__(self) -> int:
         return len(self._view)
 
-    def batches(
-        self,
-        size: int,
-        *,
-        order: Tensor | None = None,
-        augment: Augment | None = None,
-        rng: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Iterator[Tensor]:
-        """See `fewshot_bench.Images.batches`."""
-        yield from self._view.batches(size, order=order, augment=augment, rng=rng, device=device)
-
-    @property
-    def features(self) -> Tensor:
-        """See `fewshot_bench.Images.features`."""
-        return self._view.features
-
-    @property
-    def raw_features(self) -> Tensor:
-        """See `fewshot_bench.Images.raw_features`."""
-        return self._view.raw_features
-
-    @property
-    def unprojected(self) -> Tensor:
-        """See `fewshot_bench.Images.unprojected`."""
-        return self._view.unprojected
-
-    def views(
-        self,
-        count: int,
-        augment: Augment,
-        rng: torch.Generator | None = None,
-        *,
-        normalize: bool = True,
-        projected: bool = True,
-        start: int = 0,
-    ) -> Tensor:
-        """See `fewshot_bench.Images.views`."""
-        return self._view.views(
-            count, augment, rng, normalize=normalize, projected=projected, start=start
-        )
+    batches = _pass_on("batches")
+    features = _pass_on("features")
+    raw_features = _pass_on("raw_features")
+    unprojected = _pass_on("unprojected")
+    views = _pass_on("views")
 
 
 class WatchedShots(WatchedImages):
     """The contract of `Shots` and nothing else."""
 
-    def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
-        """See `fewshot_bench.Shots.batches`."""
-        yield from self._view.batches(size, labels=labels, **passed)  # type: ignore[call-overload]
-
-    @property
-    def labels(self) -> Tensor:
-        """See `fewshot_bench.Shots.labels`."""
-        return self._view.labels
+    labels = _pass_on("labels")
 
 
 def asked(*images: WatchedImages | None) -> list[str]:
