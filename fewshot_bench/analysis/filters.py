@@ -19,13 +19,12 @@ from fewshot_bench.analysis.conditions import code, condition, loaded_weights, o
 from fewshot_bench.analysis.frame import data_text, frame, group, load
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api import method_files
-from fewshot_bench.api.condition import YES_NO
 from fewshot_bench.api.method import list_changed_options
 from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, RunSpec, method_label
+from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.spelling import spelled_once
 from fewshot_bench.utils.text import join_names, option_name, split_names

@@ -8,8 +8,13 @@ highest logit (the lowest index among equal logits), probabilities the softmax w
 
 from __future__ import annotations
 
-import inspect
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -456,3 +461,20 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+# Largest gap that is taken for rounding, by precision: encoders round an image otherwise in another
+# batch, and in 16 bits every product does.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.25, "fp16": 0.05}
+# The resolution of float32: below it, the spread of nearly equal logits says nothing.
+_RESOLUTION = 1e-6
+
+
+def gap(logits: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> float:
+    """The largest difference of two matrices of one shape, relative to the spread of `whole`.
+
+    whole: all logits, of which `expected` are some rows.
+    """
+    largest = float(abs(logits - expected).max()) if expected.size else 0.0
+    spread = max(float(whole.std()), _RESOLUTION * float(abs(whole).max())) if largest else 1.0
+    return largest / spread if spread else math.inf

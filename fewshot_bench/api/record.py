@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
-from fewshot_bench.api.json_text import compact_json
 from fewshot_bench.api.kinds import check_kinds
 from fewshot_bench.api.method_card import default_schedule, schedule_with
 from fewshot_bench.api.spec import RunSpec
@@ -347,3 +347,38 @@ def digests_of_text(text: bytes) -> tuple[str, str]:
     end = _OWN_DIGEST.search(compact, max(len(compact) - 90, 0))
     stated, covered = (end[1].decode(), end.start()) if end else ("None", len(compact) - 2)
     return stated, hashlib.sha256(compact[:covered]).hexdigest()
+
+
+def parse_json(text: bytes) -> Any:
+    """The values of a JSON text; ValueError for anything else, NaN and infinity included."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return _decoder.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def encode_json(value: Any) -> bytes:
+    """A value as compact JSON."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def compact_json(text: bytes) -> bytes:
+    """A JSON text without blanks between its tokens; ValueError for anything else."""
+    try:
+        return msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        return json.dumps(parse_json(text), separators=(",", ":")).encode()
+
+
+def _refuse_number(name: str) -> None:
+    raise ValueError(f"record holds {name}")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_number)

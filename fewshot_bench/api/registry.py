@@ -24,9 +24,8 @@ import pluggy
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
-from fewshot_bench.api.checked_items import CheckedItems
 from fewshot_bench.api.column_names import taken
-from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customize
+from fewshot_bench.api.dataset import SKIPPED, CheckedItems, Without, customize
 from fewshot_bench.api.method_rules import EVERY, refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.plugin_host import PluginHost, PluginHosts

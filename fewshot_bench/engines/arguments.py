@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fewshot_bench.api.run_options import RUN_OPTIONS, RunOption
+from fewshot_bench.api.options import RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import ALL_SHOTS, WORD
 from fewshot_bench.runner.variants import Option
 from fewshot_bench.utils.arguments import (

@@ -14,9 +14,8 @@ from typing import Any
 
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.defaults import backbone_for, cuda_is_there, precision_for
-from fewshot_bench.api.options import Option, is_given, values_of
+from fewshot_bench.api.options import RUN_OPTIONS, Option, is_given, names_of, values_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import RUN_OPTIONS, names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.engines.choice import ChosenEngine
 from fewshot_bench.runner.own_data import read_own_data

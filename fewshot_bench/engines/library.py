@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS
 from fewshot_bench.engines.asking import ask, options_of_all_engines

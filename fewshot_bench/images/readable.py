@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.api.dataset import Dataset, all_items
-from fewshot_bench.api.dataset_overrides import SKIPPED, Without
+from fewshot_bench.api.dataset import SKIPPED, Dataset, Without, all_items
 from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import unreadable
 from fewshot_bench.utils.errors import DataMissingError

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard
-from fewshot_bench.api.dataset_overrides import SKIPPED, data_of_target
+from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import Answers, rounded

@@ -29,13 +29,14 @@ from fewshot_bench.analysis.signature.parsed import (
     read_shots,
     shots_text,
 )
-from fewshot_bench.api.condition import YES_NO, Condition
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.spec import (
     CLASSES,
     CONDITIONS,
     IMPORTED,
     KEPT_MODEL,
+    YES_NO,
+    Condition,
     RunSpec,
     canonical_json,
 )
