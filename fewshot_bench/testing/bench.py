@@ -114,7 +114,7 @@ class Bench:
     def tried(self) -> Fit | BaseException:
         """The first fit, or the exception that it raised."""
         try:
-            return self.fit()
+            return fit(self.method, Setting(), self.device, watched=True)
         except (Exception, SystemExit) as error:
             return error
 
@@ -142,17 +142,25 @@ class Bench:
         return fit(self.method, Setting(**values), self.device)
 
 
-def fit(method: Any, setting: Setting, device: str) -> Fit:
-    """Fit a method as the runner does, on a new toy backbone, and predict all queries."""
+def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) -> Fit:
+    """Fit a method as the runner does, on a new toy backbone, and predict all queries.
+
+    watched: take fingerprints of the backbone before and after each step.
+    """
     import_stated(str(getattr(method, "name", "")), getattr(method, "imports", ()))
     made = prepare(setting, toy_backbone(device, setting.precision))
-    made.fingerprints.append(made.backbone.fingerprint())
+
+    def look() -> None:
+        if watched:
+            made.fingerprints.append(made.backbone.fingerprint())
+
+    look()
     with isolated(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
-        made.fingerprints.append(made.backbone.fingerprint())
+        look()
         if callable(getattr(made.classifier, "logits", None)):
             made.logits = made.predict()
-            made.fingerprints.append(made.backbone.fingerprint())
+            look()
     made.seen = seen
     return made
 
