@@ -13,13 +13,13 @@ import importlib.util
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from fewshot_bench.api import method_code
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.utils.errors import PluginError, UsageError, suggestion
 from fewshot_bench.utils.plugin_code import plugin_code
 
@@ -204,9 +204,8 @@ def _execute(path: Path) -> ModuleType:
             exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise PluginError(
-            f"'{path}' cannot be imported: {type(error).__name__}: {error}{_place(path, error)}"
-        ) from error
+        reason = error_text(error, path.stem)
+        raise PluginError(f"'{path}' cannot be imported: {reason}") from error
     finally:
         _importing.reset(token)
     if path.read_bytes() != source:
@@ -233,13 +232,3 @@ def _refuse_shadowed(path: Path) -> None:
 
 def _lies_in(file: str | None, folder: Path) -> bool:
     return file is not None and Path(os.path.realpath(file)).is_relative_to(folder)
-
-
-def _place(path: Path, error: BaseException) -> str:
-    """Place and text of the author's failing line; empty for a SyntaxError, which contains it."""
-    if isinstance(error, SyntaxError):
-        return ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _lies_in(frame.filename, path.parent):
-            return f" ({Path(frame.filename).name}:{frame.lineno} in {frame.name}: {frame.line})"
-    return ""

@@ -1,6 +1,8 @@
 """`Record`: the result of one cell with its split, costs, incidents and environment.
 
 A record is written once; its digest covers every field, so that later changes are detected.
+`image_facts` are the digests of images in `Record.split`, and the number of test images (`overlap`)
+whose bytes equal those of a train or validation image; records of failed cells lack them.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import hashlib
 import json
 import operator
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -382,3 +385,71 @@ def _refuse_number(name: str) -> None:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_number)
+
+
+def image_facts(
+    train: Sequence[bytes], val: Sequence[bytes], test: Sequence[bytes]
+) -> dict[str, Any]:
+    """`images`, `test_images` and `overlap`, from the SHA-256 of every image in list order."""
+    parts = [hashlib.sha256(b"".join(part)).hexdigest() for part in (train, val, test)]
+    fitted = {*train, *val}
+    return {
+        "images": hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "test_images": parts[2],
+        "overlap": sum(image in fitted for image in test),
+    }
+
+
+def split_digest(split: Mapping[str, Any]) -> str:
+    """The digest of a record's split; empty if absent (the cell failed early)."""
+    return split.get("digest") or ""
+
+
+def images(split: Mapping[str, Any]) -> str:
+    """The digest of all images of a record's split; empty if not recorded."""
+    return split.get("images") or ""
+
+
+class Overlap(NamedTuple):
+    """`shared`: test images of a cell that equal one of its train or validation images by bytes.
+
+    evaluated: the evaluated data set, as in tables. test: the number of test images.
+    """
+
+    evaluated: str
+    shared: int
+    test: int
+
+
+def overlaps(records: Iterable[Record]) -> list[Overlap]:
+    """The overlaps of the records that hold them."""
+    splits = ((record.spec.evaluated, record.split) for record in records)
+    return [
+        Overlap(evaluated, split["overlap"], split["test"])
+        for evaluated, split in splits
+        if "overlap" in split and "test" in split
+    ]
+
+
+def overlap_texts(shares: Iterable[Overlap] | Mapping[Overlap, int]) -> dict[str, str]:
+    """A sentence per evaluated data set whose test images overlap train or validation images.
+
+    shares: the overlap of each cell, or the number of cells with each overlap.
+    """
+    by_set: defaultdict[str, list[tuple[Overlap, int]]] = defaultdict(list)
+    for share, cells in Counter(shares).items():
+        by_set[share.evaluated].append((share, cells))
+    texts = {}
+    for evaluated, counts in by_set.items():
+        most = max((share for share, _ in counts), key=lambda share: share.shared)
+        having = sum(cells for share, cells in counts if share.shared)
+        total = sum(cells for _, cells in counts)
+        where = f"or fewer, in {having:,} of {total:,} cells"
+        if len({share.shared for share, _ in counts}) == 1:
+            where = "in all cells" if total > 1 else "1 cell"
+        if having:
+            texts[evaluated] = (
+                f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
+                f"train or validation images, byte for byte ({where})"
+            )
+    return texts

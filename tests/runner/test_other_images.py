@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts, overlap_texts, overlaps
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one
