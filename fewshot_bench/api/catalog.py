@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.column_names import taken
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.options import Option
@@ -118,7 +118,7 @@ class Catalog:
     def _check_name(self, name: object, origin: str) -> None:
         if not isinstance(name, str) or not name.strip():
             raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
-        if self.kind == "method" and method_files.is_meant(name):
+        if self.kind == "method" and method_code.is_meant(name):
             raise PluginError(
                 f"method '{name}' ({origin}): this names a class in a file, whose code it is; "
                 "expected another name"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.method import Classifier, configuration
-from fewshot_bench.api.method_files import FILE_MODULE
+from fewshot_bench.api.method_code import FILE_MODULE
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fewshot_bench.api import method_files, plugins
+from fewshot_bench.api import method_code, plugins
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.method_card import MethodCard
@@ -327,8 +327,8 @@ class PluginHosts:
 
     def of_file(self, method: str) -> PluginHost | None:
         """The process of the file of a method; None if this process has imported it already."""
-        reference = method_files.parts(method_files.canonical(method))
-        if reference is None or method_files.is_imported(Path(reference[0])):
+        reference = method_code.parts(method_code.canonical(method))
+        if reference is None or method_code.is_imported(Path(reference[0])):
             return None
         return self._start(f"'{reference[0]}'", "")
 

@@ -20,7 +20,7 @@ import pluggy
 from msgspec import Meta
 
 from fewshot_bench.api.author_frame import error_text
-from fewshot_bench.api.kinds import kind_problem
+from fewshot_bench.api.spec import kind_problem
 from fewshot_bench.utils.errors import PluginError, unknown
 from fewshot_bench.utils.plugin_code import plugin_code
 

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from fewshot_bench.api.kinds import check_kinds
 from fewshot_bench.api.method_card import default_schedule, schedule_with
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, check_kinds
 from fewshot_bench.utils.errors import StoreError
 
 

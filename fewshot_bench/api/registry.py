@@ -21,7 +21,7 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.catalog import Catalog, Entry, tell_built_in_wins
 from fewshot_bench.api.column_names import taken
@@ -127,15 +127,15 @@ class Registry:
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
-        if name in self.methods.entries or not method_files.is_meant(name):
+        if name in self.methods.entries or not method_code.is_meant(name):
             return self.methods.find(name)
-        own = method_files.canonical(name)
+        own = method_code.canonical(name)
         host = None if _hosts is None else _hosts.of_file(name)
-        return Entry(own, method_files.load(name) if host is None else host.method_class(own), own)
+        return Entry(own, method_code.load(name) if host is None else host.method_class(own), own)
 
     def owner(self, method: str) -> str:
         """The foreign plug-in, or the file, that the code of a method belongs to; else empty."""
-        parts = method_files.parts(method)
+        parts = method_code.parts(method)
         if parts is not None:
             return parts[0]
         entry = self.methods.entries.get(method)

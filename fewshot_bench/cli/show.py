@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.defaults import full_name
@@ -50,7 +50,7 @@ def command(name: str, store: Path) -> None:
     for catalog in plugins.catalogs:
         if name not in METRICS:
             catalog.refuse_conflict(name)
-    if name in plugins.methods.entries or method_files.is_meant(name):
+    if name in plugins.methods.entries or method_code.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
@@ -102,7 +102,7 @@ def _method(name: str) -> None:
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)
     origin = registry().method(name).origin
-    say(f"from {origin}" if method_files.is_meant(name) else f"registered by {origin}")
+    say(f"from {origin}" if method_code.is_meant(name) else f"registered by {origin}")
 
 
 def _card(cls: type) -> None:

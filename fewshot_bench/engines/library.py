@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.options import LOCAL, RUN_OPTIONS
 from fewshot_bench.api.registry import hosting, registry
@@ -108,9 +108,9 @@ def run(
     """
     values = {name: value for name, value in locals().items() if name != "declared"} | declared
     given = checked(ARGUMENTS, values)
-    method_files.refuse_run_during_import()
+    method_code.refuse_run_during_import()
     offline.enforce_if_asked()
-    method_files.refresh()
+    method_code.refresh()
     folder: Path = given["store"]
     with hosting():
         own = {name: given[name] for name in declared if name not in RUN_OPTIONS}
@@ -168,7 +168,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
 def _class_here(name: str) -> type:
     """The class of a method that this process has imported."""
     entry = registry().methods.entries.get(name)
-    cls: type = method_files.load(name) if entry is None else entry.load()
+    cls: type = method_code.load(name) if entry is None else entry.load()
     return cls
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.store.store import METHODS
 
 

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.api import method_files
-from fewshot_bench.api.method_code import source_digest
-from fewshot_bench.api.method_files import load
+from fewshot_bench.api import method_code
+from fewshot_bench.api.method_code import load, source_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
@@ -82,9 +81,9 @@ PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @given(PATHS, st.sampled_from(["A", "Bé_1"]))
 def test_any_path_is_read_back(path: str, cls: str) -> None:
-    name = method_files.canonical(f"/{path}.py:{cls}")
-    assert method_files.canonical(name) == name
-    assert method_files.parts(name) is not None
+    name = method_code.canonical(f"/{path}.py:{cls}")
+    assert method_code.canonical(name) == name
+    assert method_code.parts(name) is not None
     assert parse(signature_of([make(name)])).matrices[0].methods[0].method == name
 
 

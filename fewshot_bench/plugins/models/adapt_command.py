@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import NUMBER, SIZE, PathName

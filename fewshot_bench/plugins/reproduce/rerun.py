@@ -8,7 +8,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewshot_bench.api.method_files import canonical, parts
+from fewshot_bench.api.method_code import canonical, parts
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import KEPT_MODEL
