@@ -21,8 +21,7 @@ from fewshot_bench.runner.context import Context
 from fewshot_bench.runner.session import import_stated
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observe
-from fewshot_bench.testing.toy_backbone import toy_backbone
-from fewshot_bench.testing.toy_images import (
+from fewshot_bench.testing.toy import (
     CLASSNAMES,
     TEMPLATES,
     ToyDataset,
@@ -30,6 +29,7 @@ from fewshot_bench.testing.toy_images import (
     WatchedShots,
     dataset_of,
     draw,
+    toy_backbone,
 )
 from fewshot_bench.utils.rng import isolated
 

@@ -10,7 +10,7 @@ import torch
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import listed, require
-from fewshot_bench.testing.toy_images import asked
+from fewshot_bench.testing.toy import asked
 
 
 def check_backbone_is_left_as_found(bench: Bench) -> None:
