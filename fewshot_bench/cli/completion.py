@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.registry import EVERY, registry
+from fewshot_bench.api.registry import registry
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.options import is_given
-from fewshot_bench.api.run_options import RUN_OPTIONS
+from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.options import PathName, run_options

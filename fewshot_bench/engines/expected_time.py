@@ -13,7 +13,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Overlap, Record, overlap_texts, overlaps
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
-from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
+from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import LOCAL
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     AUTO,
@@ -352,7 +352,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value, LONGEST_NUMBER)):
+        if name in request.others and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""

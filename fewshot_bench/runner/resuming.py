@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.image_facts import Overlap, image_facts, images
-from fewshot_bench.api.method_code import source_digest
-from fewshot_bench.api.method_files import short
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.method_code import short, source_digest
+from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.runner.request import Plan

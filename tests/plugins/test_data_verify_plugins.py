@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DatasetCard, Item
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.items import digest_of
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.sources import Stamp
 from fewshot_bench.images.decode import find_unreadable
 from fewshot_bench.plugins.data import status

@@ -10,8 +10,9 @@ import pytest
 
 from fewshot_bench import DatasetCard, Item, UsageError
 from fewshot_bench.analysis.signature.commands import commands_of
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from fewshot_bench.analysis.formats.tidy import field
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, EXIF, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewshot_bench.api.dataset import Undivided
-from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
     ALL_SHOTS,

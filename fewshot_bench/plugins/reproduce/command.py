@@ -16,8 +16,8 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.filters import split_version
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
+from fewshot_bench.api.options import names_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, split_values

@@ -87,7 +87,7 @@ def _move_method(kept: Kept, file: str | None) -> Kept:
     UsageError for a method in no file, and for a missing file whose source the store holds: no code
     of a store runs unless the user names it.
     """
-    from fewshot_bench.api.method_files import canonical, parts
+    from fewshot_bench.api.method_code import canonical, parts
     from fewshot_bench.store.merge import source_path
 
     spec = kept.record.spec
