@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.options import is_given
-from fewshot_bench.api.run_options import RUN_OPTIONS
+from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.options import PathName, run_options
@@ -120,7 +119,7 @@ _PATH: Any = PathName(path_type=Path)
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=_PATH, help="Write these options to a file.", panel="output")
+@option("--save-config", type=_PATH, help="Write these options to a file.", panel="advanced")
 @option(
     "--config",
     type=_PATH,

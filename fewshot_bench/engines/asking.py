@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.author_frame import error_text
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.defaults import backbone_for, cuda_is_there, precision_for
-from fewshot_bench.api.options import Option, is_given, values_of
+from fewshot_bench.api.options import RUN_OPTIONS, Option, is_given, names_of, values_of
 from fewshot_bench.api.plugins import is_own
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.registry import Entry, registry
-from fewshot_bench.api.run_options import RUN_OPTIONS, names_of
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS, RunSpec
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import Request
@@ -218,7 +218,7 @@ class ChosenEngine:
             slots=count,
             threads=asked.threads or threads,
             force=force,
-            deterministic=asked.deterministic or determinism.asked(),
+            deterministic=asked.deterministic or determinism.is_asked(),
             keep_logits=asked.keep_logits or "",
             keep_models=asked.keep_models,
             offline=offline.is_on(),

@@ -13,13 +13,13 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.reporting import expect_seconds
-from fewshot_bench.runner.needs import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
+from fewshot_bench.runner.preflight import FITTED_IMAGES, TEST_IMAGES, Counts, count, distinct_rows
 from fewshot_bench.utils.progress import duration
 from fewshot_bench.utils.text import FEW, counted, limited
 

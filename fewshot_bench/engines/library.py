@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method import configuration
+from fewshot_bench.api.options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.registry import hosting, registry
-from fewshot_bench.api.run_options import LOCAL, RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import ALL_SHOTS, AUTO, DEFAULT_STORE, WORD
 from fewshot_bench.engines.asking import ask, options_of_all_engines
 from fewshot_bench.engines.matrix import RunOutcome, run_matrix
@@ -121,9 +121,9 @@ def run(
     """
     values = {name: value for name, value in locals().items() if name != "declared"} | declared
     given = checked(ARGUMENTS, values)
-    method_files.refuse_run_during_import()
+    method_code.refuse_run_during_import()
     offline.enforce_if_asked()
-    method_files.refresh()
+    method_code.refresh()
     folder: Path = given["store"]
     with hosting():
         own = {name: given[name] for name in declared if name not in RUN_OPTIONS}
@@ -163,7 +163,7 @@ def _warn_of_edits(request: Request, asked: Iterable[Any], reporter: CallReporte
         elif entry := plugins.methods.entries.get(name):
             imported = entry.load()
         else:
-            imported = method_files.load(name)
+            imported = method_code.load(name)
         if method_code.is_edited(imported.__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "

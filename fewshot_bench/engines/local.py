@@ -420,7 +420,7 @@ class LocalEngine(Engine):
             self._elsewhere.append(group)
             return []
         mine, worker.claimed = self._settle(group), key
-        if lease.holder.tries > TRIES:
+        if lease.tries > TRIES:
             for cell in mine:
                 self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
             mine = []
@@ -464,7 +464,7 @@ class LocalEngine(Engine):
         """Name the runs whose cells alone are left, once."""
         if self._awaited or self._is_busy:
             return
-        holders = [self.leases.holder(group[0].fit_key()) for group in self._elsewhere]
+        holders = [self.leases.find_holder(group[0].fit_key()) for group in self._elsewhere]
         others = {str(holder) for holder in holders if holder is not None}
         if others:
             self._awaited = True

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Overlap, Record, overlap_texts, overlaps
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.asking import ChosenEngine, hook_environment
 from fewshot_bench.engines.reporting import Reporter
@@ -175,7 +174,7 @@ class _Run:
         self._announce(state)
         if state.todo:
             from fewshot_bench.engines.expected_time import Machine, list_times
-            from fewshot_bench.runner.needs import compute_needs
+            from fewshot_bench.runner.preflight import compute_needs
 
             settings, datasets = setup.settings, self.plan.datasets
             workers = min(settings.workers, len(state.todo))
@@ -202,7 +201,7 @@ class _Run:
         StoreError for a folder that results go into and that cannot be written.
         """
         from fewshot_bench.runner import preflight
-        from fewshot_bench.runner.needs import compute_needs
+        from fewshot_bench.runner.preflight import compute_needs
         from fewshot_bench.store.kept_models import MODELS, expected_bytes, model_folder
         from fewshot_bench.store.leases import FOLDER
 
@@ -269,7 +268,7 @@ class _Run:
         """What is left out, what is worth a note, and how many cells there are."""
         from fewshot_bench.runner.preflight import long_prompts
         from fewshot_bench.runner.variants import note_published
-        from fewshot_bench.splits.short_classes import short_lines
+        from fewshot_bench.splits.draw import short_lines
 
         plan, say, warn = self.plan, self.reporter.info, self.reporter.warning
         for reason in plan.left_out.values():

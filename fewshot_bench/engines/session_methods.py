@@ -32,7 +32,7 @@ from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import METHODS
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.files import make_folder, write_synced
+from fewshot_bench.utils.files import write_whole
 
 _FILE = '''"""{name}, as `fewshot_bench.run` was given it in a session, packed by cloudpickle."""
 
@@ -89,8 +89,7 @@ def reference(cls: type, store: Path) -> str:
     path = folder / f"{cls.__name__}.py"
     if not path.is_file():
         content = _write(cls, closure.names).encode("utf-8", "surrogateescape")
-        make_folder(folder)
-        os.replace(write_synced(folder, content), path)
+        write_whole(path, content)
     return f"{os.path.realpath(path)}:{cls.__name__}"
 
 

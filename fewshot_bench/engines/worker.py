@@ -37,7 +37,6 @@ from fewshot_bench.utils.errors import FsbenchError, StoreError
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
 from fewshot_bench.utils.locks import is_waiting
 from fewshot_bench.utils.messages import Channel, Closed
-from fewshot_bench.utils.prefetch import start_own
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,7 +193,7 @@ def main(arguments: Sequence[str], channels: Sequence[Channel]) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.environ[STORE] = folder
     store = Store(Path(folder))
-    start_own(threading.Thread(target=engine.beat, args=(examiner,), daemon=True))
+    threading.Thread(target=engine.beat, args=(examiner,), daemon=True).start()
     try:
         import torch
 

@@ -197,7 +197,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fewshot_bench.utils.memory import sharing
+from fewshot_bench.utils.memory import count_sharers
 from fsbench_methods.zero_shot import ZeroShot
 
 
@@ -206,7 +206,7 @@ class Sharing:
     name: ClassVar[str] = "sharing"
 
     def fit(self, task, backbone, ctx):
-        Path(__file__).with_name("shared").write_text(str(sharing()))
+        Path(__file__).with_name("shared").write_text(str(count_sharers()))
         return ZeroShot().fit(task, backbone, ctx)
 """
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.api.run_options import RUN_OPTIONS
+from fewshot_bench.api.options import RUN_OPTIONS
 from fewshot_bench.cli.run import command
 from fewshot_bench.engines import reporting
 from fewshot_bench.engines.library import ARGUMENTS

@@ -52,7 +52,7 @@ def read_names(text: str) -> tuple[str, ...]:
 
 OPTION = Option(
     "track",
-    "Trackers of every cell: tensorboard, wandb, mlflow.",
+    "Trackers: tensorboard, wandb, mlflow.",
     read_names,
     default=(),
     env=VARIABLE,
