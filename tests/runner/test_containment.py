@@ -78,8 +78,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("when", ["fit", "logits"])
-@pytest.mark.parametrize("how", ERRORS)
+@pytest.mark.parametrize(
+    ("how", "when"), [*((how, "fit") for how in ERRORS), ("raise", "logits"), ("exit", "logits")]
+)
 def test_whatever_is_raised_fails_the_cell_alone(
     reckless: Any, session: Session, clean: torch.Tensor, how: str, when: str
 ) -> None:

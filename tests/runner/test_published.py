@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -83,16 +82,6 @@ def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
     assert [cell.overrides for cell in cells] == [{"rate": 2.0}] * 4, "also where it is published"
     default = planned(method, options=("rate=1",))
     assert [cell.overrides for cell in default] == [{"rate": 1.0}] * 4, "the default of the class"
-
-
-def test_without_published_values_nothing_changes() -> None:
-    (cell,) = planned("zero-shot", datasets=("shapes",), shots=(1,))
-    plain = dataclasses.replace(cell, published=False)
-    (same,) = expand(
-        Request(("zero-shot",), ("shapes",), shots=(1,), seeds=(1,), backbone="tiny")
-    ).cells
-    assert plain == same
-    assert cell.key() != same.key()
 
 
 @pytest.fixture(scope="module")
