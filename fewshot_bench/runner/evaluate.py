@@ -31,7 +31,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examination import adapt_classifier
+from fewshot_bench.runner.examiner import adapt_classifier
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,

@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot_bench import Augment
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training.provisional import (
     build_prompts,
     conditioned_backward,

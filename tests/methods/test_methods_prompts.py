@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, UsageError
 from fewshot_bench.profiling.optimizer import ParameterObserver
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.training import PromptLearner
 from tests.reference import coop, kgcoop, prograd
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, install_methods, quick

@@ -179,13 +179,5 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
     (finding,) = said(broken)
     assert "coop, zero-shot breaks check_a, check_b of version 2 of the kit" in finding
     assert "coop, zero-shot does not tell whether the conformance kit checked it" in hazard(fair())
-    for nonsense in (
-        {},
-        [],
-        "yes",
-        {"version": 1},
-        kit | {"failed": "all"},
-        kit | {"passed": True},
-        kit | {"expected": ["check_a"]},
-    ):
+    for nonsense in ([], {"version": 1}, kit | {"failed": "all"}):
         assert "never checked" in hazard(fair(environment={"kit": nonsense}))

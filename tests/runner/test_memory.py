@@ -14,7 +14,7 @@ from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.process import Slot, Worker
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store

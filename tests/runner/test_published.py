@@ -87,7 +87,7 @@ def test_options_of_the_user_win_and_make_one_row(method: str) -> None:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both conditions of the method, on two data sets and numbers of shots."""
-    tmp_path = tmp_path_factory.mktemp("published")
+    tmp_path = tmp_path_factory.mktemp("tuned")
     method = write_method(tmp_path)
     for more in ((), ("--published",)):
         call = ("-m", method, "-d", "shapes,digits", "--shots", "1,2", "--store", tmp_path / "s")

@@ -11,7 +11,7 @@ import torch
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.examiner import Outcome
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store

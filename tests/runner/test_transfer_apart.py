@@ -17,7 +17,7 @@ from fewshot_bench.api.dataset_overrides import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.runner.examination import LabelSpace, adapt_classifier
+from fewshot_bench.runner.examiner import LabelSpace, adapt_classifier
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.runner.examination import ImageList
+    from fewshot_bench.runner.examiner import ImageList
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
@@ -50,8 +50,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.examination import LabelSpace
-        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.examiner import Examiner, LabelSpace
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
 
@@ -139,7 +138,7 @@ class FitRunner:
             return image_view(source, session.features, meter, phase="encode_support").features
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
-        from fewshot_bench.runner.examination import CellLists
+        from fewshot_bench.runner.examiner import CellLists
         from fewshot_bench.runner.session import Cell
 
         val = train[:0]
