@@ -28,8 +28,7 @@ from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.spec import EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
-from fewshot_bench.store.model_files import ModelConfig, read_model
-from fewshot_bench.store.support_files import Support, read_support
+from fewshot_bench.store.kept_models import ModelConfig, Support, read_model, read_support
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
     ContractError,

@@ -32,6 +32,7 @@ from fewshot_bench.images.decode import EncodedFiles
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
+from fewshot_bench.utils.files import temporary_name
 from fewshot_bench.utils.image_formats import decoder_versions
 from fewshot_bench.utils.prefetch import spread
 
@@ -314,7 +315,8 @@ class ImageCache:
         """A writer for `count` newly decoded images; OSError if there is no room."""
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         cache_dir.make_room(IMAGES, need, cache_dir.limit_bytes())
-        return SegmentWriter(cache_dir.new_file(self._folder), self._shape)
+        cache_dir.make_folder(self._folder)
+        return SegmentWriter(self._folder / temporary_name(), self._shape)
 
     def publish(self, writer: SegmentWriter) -> None:
         """Give a written file its name and serve from it; OSError on a full disk."""

@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fewshot_bench.api.dataset import Dataset, Stamp, Stamped, all_items
-from fewshot_bench.api.dataset_overrides import SKIPPED, Without
+from fewshot_bench.api.dataset import SKIPPED, Dataset, Stamp, Stamped, Without, all_items
 from fewshot_bench.api.items import Item
 from fewshot_bench.utils.cache_dir import DIGESTS
 from fewshot_bench.utils.errors import DataMissingError

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from fewshot_bench.api.author_frame import place_of
 from fewshot_bench.api.backbone import LoadedBackbone
-from fewshot_bench.api.closeness import TOLERANCE, gap
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.method_card import FitSetting, card_of
-from fewshot_bench.api.metrics import are_probabilities
+from fewshot_bench.api.metrics import TOLERANCE, are_probabilities, gap
 from fewshot_bench.api.paper import entries_of
 from fewshot_bench.api.record import OUT_OF_MEMORY, Incidents, Record
 from fewshot_bench.api.registry import registry
@@ -45,7 +44,7 @@ from fewshot_bench.runner.isolation import collect_output, guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 # Queries that are asked for again, in another order and alone.
 ASKED = 16
@@ -94,11 +93,11 @@ def evaluate(
     fitted.context.restore(fitted.declared)
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
-        stack.enter_context(isolated(derive(seed_of(fitted.cell), "predict")))
+        stack.enter_context(memory.watch())
+        stack.enter_context(isolate(derive(seed_of(fitted.cell), "predict")))
         printed = stack.enter_context(guard(f"{spec.method}.logits", incidents))
         observer = LogitsObserver(fitted.parameters)
-        with observer.watching():
+        with observer.watch():
             limit = functools.partial(batches.limit, incidents=incidents)
             answers, columns = _answer(fitted, cell, session, meter, limit)
         if are_probabilities(answers):
@@ -170,7 +169,7 @@ def _ask_again(fitted: Fitted, cell: Cell, session: Session, answers: np.ndarray
     meter, declared = Meter(fitted.backbone.device), fitted.context.declarations()
 
     def ask(order: list[int]) -> np.ndarray:
-        with isolated(derive(seed_of(fitted.cell), "predict")):
+        with isolate(derive(seed_of(fitted.cell), "predict")):
             again, columns = _answer(fitted, cell, session, meter, int, order)
         return again[:, columns]
 

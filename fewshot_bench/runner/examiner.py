@@ -16,13 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard
-from fewshot_bench.api.dataset_overrides import SKIPPED, data_of_target
-from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.method import Classifier, Transferable
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.api.task import Split, Vocabulary

@@ -38,7 +38,7 @@ from fewshot_bench.utils import rng as streams
 from fewshot_bench.utils.cache_dir import only_read
 from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError, whole_number
 from fewshot_bench.utils.memory import give_back_memory
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.rng import derive, isolate
 
 MOST_PARTS = 64
 Progress = Callable[[int, int], None]
@@ -218,10 +218,10 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
-        stack.enter_context(isolated(seed_of(cell)))
+        stack.enter_context(memory.watch())
+        stack.enter_context(isolate(seed_of(cell)))
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
-        with observer.watching(), meter.phase("fit"):
+        with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
         _check_options(cell)

@@ -25,8 +25,8 @@ from fewshot_bench.backbones.weights import local_folder
 from fewshot_bench.images.decode import find_unreadable, list_lost_training
 from fewshot_bench.splits.draw import class_half, split_key, split_of
 from fewshot_bench.splits.sampling import VALIDATION
-from fewshot_bench.store.answer_files import kept_bytes
-from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, bound_of, files, limit_bytes
+from fewshot_bench.store.answer_files import estimate_bytes
+from fewshot_bench.utils.cache_dir import CACHE, FEATURES, IMAGES, files, limit_bytes, limit_of
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, keys
 from fewshot_bench.utils.files import free_bytes
 from fewshot_bench.utils.memory import free_host_memory
@@ -245,7 +245,7 @@ def check_images(
 
 def long_prompts(datasets: Mapping[str, Dataset], cells: Iterable[RunSpec]) -> Iterator[str]:
     """A warning for each data set with prompts of more tokens than the text encoder reads."""
-    from fewshot_bench.backbones.prompt_lengths import too_long
+    from fewshot_bench.backbones.shape import too_long
 
     used = {(cell.target or cell.dataset, cell.prompts, cell.backbone): None for cell in cells}
     for name, prompts, backbone in used:
@@ -327,7 +327,7 @@ class Needs:
         if self.silent:
             names = ", ".join(self.silent)
             yield f"features: views of {names} are not counted (no views_per_image)"
-        bound = bound_of(IMAGES, None, 0)
+        bound = limit_of(IMAGES, None, 0)
         most = f" of {size_text(bound[0])} ({bound[1]})" if bound else ""
         yield f"decoded images: up to {size_text(self.images)}{most} of disk"
         yield (
@@ -343,7 +343,7 @@ class Needs:
         existing = next(p for p in (folder, *folder.parents) if p.exists())
         used = sum(file.size for file in files(FEATURES, folder))
         bound = (budget, "--feature-budget") if budget is not None else None
-        bound = bound or bound_of(FEATURES, existing, used)
+        bound = bound or limit_of(FEATURES, existing, used)
         if bound and bound[0] < self.features:
             yield (
                 f"features: {size_text(bound[0])} may be kept ({bound[1]}): views beyond that "
@@ -369,7 +369,7 @@ def compute_needs(
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image
             images += number * (3 * height * width + IMAGE_BYTES)
-    results = [RECORD_BYTES + kept_bytes(c.queries, c.classes, kept) for c in counts]
+    results = [RECORD_BYTES + estimate_bytes(c.queries, c.classes, kept) for c in counts]
     return Needs(
         results=sum(results),
         features=features,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.items import label_counts
 from fewshot_bench.api.method_card import FitSetting
+from fewshot_bench.api.options import LOCAL
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import LOCAL
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     AUTO,
@@ -36,7 +36,13 @@ from fewshot_bench.runner.variants import Configured, Option, PublishedVariants,
 from fewshot_bench.splits.draw import check_train, class_half
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, denied, unknown
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    PluginError,
+    UsageError,
+    explain_denial,
+    unknown,
+)
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -242,7 +248,7 @@ def _open_all(
             plan.problems[name] = str(error)
             continue
         except PermissionError as error:
-            (plan.left_out if partial else plan.problems)[name] = denied(error)
+            (plan.left_out if partial else plan.problems)[name] = explain_denial(error)
             continue
         own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)
@@ -346,7 +352,7 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
-        if name in request.others and (problem := about.problem(value, LONGEST_NUMBER)):
+        if name in request.others and (problem := about.problem(value)):
             raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         hint = "; CLIP without images is the method zero-shot" if 0 in request.shots else ""

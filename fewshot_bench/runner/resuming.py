@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Stamped
-from fewshot_bench.api.image_facts import Overlap, image_facts, images
-from fewshot_bench.api.method_code import source_digest
-from fewshot_bench.api.method_files import short
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.method_code import short, source_digest
+from fewshot_bench.api.record import Overlap, Record, code_digest, image_facts, images
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.runner.request import Plan
@@ -219,7 +217,7 @@ def resume(
     if force:
         state.todo.extend(plan.cells)
         return state
-    held = store.held(plan.cells)
+    held = store.read_cells(plan.cells)
     while some := list(itertools.islice(held, _AT_ONCE)):
         records = [record for _, record in some if record is not None]
         changed = set() if images is None else images.list_changed(records)

@@ -28,17 +28,15 @@ from fewshot_bench.runner.restored import check_restored
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import (
     STATED,
-    facts_of,
+    ModelConfig,
+    config_of,
+    image_digests,
     model_folder,
     next_model_folder,
     place_model,
     remove_model,
+    size_of,
     stated_model,
-)
-from fewshot_bench.store.model_files import (
-    ModelConfig,
-    config_of,
-    image_digests,
     without_path,
     write_model,
 )
@@ -228,7 +226,7 @@ def keep(
         config = _config(fitted, cell, session)
         tensors = check_restored(fitted, session, incidents)
         digest = write_model(folder, config, tensors, _card(cell, config))
-        return {STATED: facts_of(folder, digest)}
+        return {STATED: {"digest": digest, "bytes": size_of(folder)}}
     except (FsbenchError, OSError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise NoRoomForModel(str(Store(store).cannot_write(folder, error))) from error

@@ -23,7 +23,7 @@ from fewshot_bench.api.method import (
     read_value,
 )
 from fewshot_bench.api.method_card import FitSetting, MethodCard, card_of, no_own_values
-from fewshot_bench.api.method_files import canonical, short
+from fewshot_bench.api.method_code import canonical, short
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.api.spec import RunSpec

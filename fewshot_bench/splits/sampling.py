@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fewshot_bench.api.condition import REGISTERED_NAME
 from fewshot_bench.api.items import Item, group, label_counts, without
-from fewshot_bench.api.spec import ALL_SHOTS
+from fewshot_bench.api.spec import ALL_SHOTS, REGISTERED_NAME
 from fewshot_bench.utils.rng import derive
 
 Picks = tuple[Sequence[Item], Sequence[Item]]

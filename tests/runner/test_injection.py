@@ -11,7 +11,7 @@ import pytest
 
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.output import say
-from fewshot_bench.engines.progress import outcome
+from fewshot_bench.engines.reporting import outcome
 from fewshot_bench.images.cache import pack_description
 from fewshot_bench.splits.imported import path_of_import
 from fewshot_bench.store.store import Store

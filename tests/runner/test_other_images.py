@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.image_facts import overlaps
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, overlaps
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, ImageState, resume
 from fewshot_bench.runner.run import run_one

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.catalog import Entry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session

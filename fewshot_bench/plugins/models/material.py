@@ -89,12 +89,14 @@ def gather(
             f"{name} has {lack}: expected images of two classes or more, "
             "such as one folder of images per class"
         )
-    notes = _notes(pools)
+    val, test = len(pools.get("val", ())), len(pools.get("test", ()))
+    notes = [f"{val:,} validation images are trained on, too"] if val else []
+    notes += [f"{test:,} test images are left alone"] if test else []
     if shots is not None:
         lists = {"train": packed(trained)}
         split = draw(name, "", lists, protocol="nested", shots=shots, seed=seed, val="none")
         trained = list(split.train)
-        notes += (f"at most {shots} of each class (--shots)",)
+        notes.append(f"at most {shots} of each class (--shots)")
     kept, left_out = _readable(name, dataset, trained, skip_damaged)
     return Material(dataset, kept, card.revision, data, (*notes, *left_out))
 
@@ -102,12 +104,6 @@ def gather(
 def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
     """The images of a data set that a model may be made from."""
     return [*pools.get("train", ()), *pools.get("val", ())]
-
-
-def _notes(pools: Mapping[str, Sequence[Item]]) -> tuple[str, ...]:
-    val, test = len(pools.get("val", ())), len(pools.get("test", ()))
-    notes = (f"{val:,} validation images are trained on, too",) if val else ()
-    return notes + ((f"{test:,} test images are left alone",) if test else ())
 
 
 def _readable(
