@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
-    from fewshot_bench.runner.examination import ImageList
+    from fewshot_bench.runner.examiner import ImageList
     from fewshot_bench.runner.fit import Fitted
     from fewshot_bench.runner.request import Request
     from fewshot_bench.runner.session import Cell
@@ -54,8 +54,7 @@ class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory only."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
-        from fewshot_bench.runner.examination import LabelSpace
-        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.examiner import Examiner, LabelSpace
         from fewshot_bench.runner.request import weights_of
         from fewshot_bench.runner.session import Session
 
@@ -151,7 +150,7 @@ class FitRunner:
         return Support(features, material.labels[places], pictures)
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
-        from fewshot_bench.runner.examination import CellLists
+        from fewshot_bench.runner.examiner import CellLists
         from fewshot_bench.runner.session import Cell
 
         val = train[:0]
