@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.cli.filters import choose_records
+from fewshot_bench.cli.filters import choose_records, say_notes
 from fewshot_bench.cli.options import filter_options, store_option
 from fewshot_bench.cli.panels import PanelCommand
 from fewshot_bench.store.store import Store
@@ -49,8 +50,7 @@ def command(
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
         records, notes, _ = choose_records(Store(store), filters)
-        for text in notes:
-            click.echo(f"note: {printable(text)}", err=True)
+        say_notes(notes)
         click.echo(signature_of(records))
         return
     given = [option_name(name) for name, value in filters.items() if value]
@@ -60,8 +60,7 @@ def command(
     lines = commands(matrices)
     for text in lines:
         click.echo(printable(text))
-    for text in problems(matrices):
-        click.echo(f"note: {printable(text)}", err=True)
+    say_notes(problems(matrices))
     if check:
         differing = list(_differences(matrices, lines))
         for text in differing:
@@ -93,25 +92,21 @@ def _differences(there: Sequence[Matrix], lines: list[str]) -> Iterator[str]:
     # Without the data there are no cells, and `line` is empty.
     line = signature_of([Record(cell, "done") for cell in cells.values()])
     here = parse(line) if line else ()
-    for what, of in (
-        ("version of", _versions),
-        ("weights of", lambda m: [(m.backbone.name, m.backbone.digest)]),
-        ("lists of", lambda m: [(d.name, d.digest) for d in (*m.datasets, *m.targets)]),
-    ):
-        now = {name: value for matrix in here for name, value in of(matrix)}
-        for name, value in dict.fromkeys(pair for matrix in there for pair in of(matrix)):
+    for what, facts_of in _FACTS.items():
+        now = {name: value for matrix in here for name, value in facts_of(matrix)}
+        for name, value in dict.fromkeys(pair for matrix in there for pair in facts_of(matrix)):
             mine = now.get(name, "")
-            if value and mine and not _same(what, value, mine):
-                yield f"{what} {name}: {value} in the line, {mine} here"
+            # A digest of the line may be shortened.
+            same = value == mine if what == "version" else mine.startswith(value)
+            if value and mine and not same:
+                yield f"{what} of {name}: {value} in the line, {mine} here"
     total = sum(matrix.count for matrix in there)
     if len(cells) != total:
         yield f"cells: {total:,} in the line, {len(cells):,} here"
 
 
-def _same(what: str, there: str, here: str) -> bool:
-    """True for equal versions, or a digest that starts with the line's, which may be shortened."""
-    return there == here if what == "version of" else here.startswith(there)
-
-
-def _versions(matrix: Matrix) -> list[tuple[str, str]]:
-    return [(choice.method, choice.version) for choice in matrix.methods]
+_FACTS: Mapping[str, Callable[[Matrix], list[tuple[str, str]]]] = {
+    "version": lambda matrix: [(choice.method, choice.version) for choice in matrix.methods],
+    "weights": lambda matrix: [(matrix.backbone.name, matrix.backbone.digest)],
+    "lists": lambda matrix: [(d.name, d.digest) for d in (*matrix.datasets, *matrix.targets)],
+}

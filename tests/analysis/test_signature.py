@@ -19,13 +19,13 @@ from fewshot_bench.analysis.signature import (
     write,
 )
 from fewshot_bench.analysis.signature.line import Choice, Matrix, Named, Pair
-from fewshot_bench.api.condition import YES_NO
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     IMPORTED,
     PRECISIONS,
+    YES_NO,
 )
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError

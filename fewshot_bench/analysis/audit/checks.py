@@ -22,9 +22,8 @@ from fewshot_bench.analysis.conditions import overlaps_of
 from fewshot_bench.analysis.frame import count, decode, distinct, group, is_true, values
 from fewshot_bench.analysis.table.table import Seed
 from fewshot_bench.api.defaults import DEMO
-from fewshot_bench.api.image_facts import overlap_texts
 from fewshot_bench.api.method_card import OTHER_QUERIES
-from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record
+from fewshot_bench.api.record import OUT_OF_MEMORY, RETRIED, TIME, Record, overlap_texts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, TOY, TOY_NOTE
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.stated import number, read_kit
 from fewshot_bench.analysis.conditions import own_data
-from fewshot_bench.api.image_facts import split_digest
-from fewshot_bench.api.record import Record, entry
+from fewshot_bench.api.record import Record, entry, split_digest
 from fewshot_bench.api.spec import CONDITIONS
 
 _PUBLISHED = {True: "yes", False: "no", None: "none published"}

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.frame import Computed, decode, encode, load
-from fewshot_bench.api.condition import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.plugins import OWN
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.api.spec import CONDITIONS, Condition
 from fewshot_bench.utils.text import digest_of
 
 if TYPE_CHECKING:

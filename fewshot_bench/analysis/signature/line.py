@@ -17,7 +17,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from fewshot_bench.api.condition import YES_NO, Condition
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     CLASSES,
@@ -25,6 +24,8 @@ from fewshot_bench.api.spec import (
     LONGEST_NUMBER,
     MOST_NUMBERS,
     WORD,
+    YES_NO,
+    Condition,
 )
 from fewshot_bench.utils.errors import UsageError
 

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from fewshot_bench.analysis.signature.line import UNSIGNED, Choice, Matrix, Named, Pair, write
-from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, CONDITIONS, RunSpec, canonical_json
 from fewshot_bench.utils.text import digest_of

@@ -16,12 +16,12 @@ from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.filters import split_version
 from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.defaults import full_name
+from fewshot_bench.api.options import names_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.run_options import names_of
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, split_values
-from fewshot_bench.cli.filters import listed, refuse_file
+from fewshot_bench.cli.filters import list_records, refuse_file
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, run_options
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.panels import list_option
@@ -172,7 +172,7 @@ def _reproduce(
     again = _again(ctx)
     with working("reproduce"):
         refuse_file(store)
-        records = listed(Store(store))
+        records = list_records(Store(store))
         report = build(table, wanted, chosen, records, absent, "" if wanted.versions else again)
     has_results = any(line.status not in ("missing", "not shipped") for line in report.lines)
     if form != "terminal" or full or wanted.versions or has_results:

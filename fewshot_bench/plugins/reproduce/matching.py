@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 from fewshot_bench.analysis.conditions import code, loaded_weights, templates
-from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, KEPT_MODEL, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
@@ -22,7 +21,7 @@ _FACTS: Sequence[tuple[str, Callable[[Record], object], bool]] = (
     ("revision", attrgetter("spec.revision"), False),
     ("weights", loaded_weights, True),
     ("templates", templates, True),
-    ("bytes of test images", lambda record: test_images(record.split), True),
+    ("bytes of test images", lambda record: record.split.get("test_images") or "", True),
     ("code", code, False),
 )
 CROSSED = "another split seed than training seed"

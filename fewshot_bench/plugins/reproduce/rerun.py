@@ -87,11 +87,11 @@ def _move_method(kept: Kept, file: str | None) -> Kept:
     UsageError for a method in no file, and for a missing file whose source the store holds: no code
     of a store runs unless the user names it.
     """
-    from fewshot_bench.api.method_files import canonical, parts
-    from fewshot_bench.store.method_copies import source_place
+    from fewshot_bench.api.method_code import canonical, parts
+    from fewshot_bench.store.merge import source_path
 
     spec = kept.record.spec
-    reference, copied = parts(spec.method), source_place(spec.method)
+    reference, copied = parts(spec.method), source_path(spec.method)
     if file is not None:
         if reference is None:
             raise UsageError(f"'{spec.method}' is not a method in a file: leave --method out")
