@@ -1,8 +1,7 @@
-"""The sweep as a figure: heat maps, or a curve for a single option. `draw` is the entry."""
+"""The sweep as a figure: heat maps, or a curve for a single option. `figure` is the entry."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from textwrap import wrap
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import break_line
 from fewshot_bench.analysis.sweep.panels import Panel, Sweep, estimates_of, position, scale_of
-from fewshot_bench.analysis.table.figure import metadata_of
 from fewshot_bench.api.metrics import PERCENT
 from fewshot_bench.utils.text import printable_lines
 
@@ -23,17 +21,6 @@ if TYPE_CHECKING:
 _CELL, _LABELS, _HEAD = 0.62, 0.9, 0.75
 # Width of a character of small print (a generous estimate) and height of a line, in inches.
 _CHARACTER, _LINE = 0.055, 0.1
-
-
-def draw(sweep: Sweep, form: str) -> bytes:
-    """The content of the file in format `pdf`, `svg` or `png`."""
-    import matplotlib
-
-    drawn, buffer = figure(sweep), io.BytesIO()
-    about = metadata_of(sweep.table.signatures.get("", ""), form)
-    with matplotlib.rc_context(SETTINGS):
-        drawn.savefig(buffer, format=form, dpi=200, metadata=about)
-    return buffer.getvalue()
 
 
 def figure(sweep: Sweep) -> Figure:
