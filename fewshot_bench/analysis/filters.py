@@ -26,7 +26,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, LONGEST_NUMBER, YES_NO, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.spelling import spelled_once
+from fewshot_bench.utils.spelling import spell_once
 from fewshot_bench.utils.text import join_names, option_name, split_names
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def expand_datasets(text: str, names: Set[str]) -> list[str]:
     listed, paths = split_list(text, names), split_names(text)
     if text not in names and ("\\" in text or any("," in name for name in paths)):
         listed = list(paths)
-    return _expand(listed, registry().datasets.suites(), names, spelled_once)
+    return _expand(listed, registry().datasets.suites(), names, spell_once)
 
 
 def _expand(

@@ -33,7 +33,7 @@ PANELS = ("what", "how", "where", "output", "advanced")
 class RunOption:
     """One option of a run, such as `split_seed`: `--split-seed`, and `run(split_seed=...)`.
 
-    kind: what its values are; `cli.options` and `engines.arguments` read them by it. panel: its
+    kind: what its values are; `cli.options` and `engines.library` read them by it. panel: its
     heading in the help. scope: `condition` (part of a cell, equal in a table), `plan` (which cells
     there are), `engine` (how they are computed; no number depends on it), or `call` (concerns one
     call, and is not saved). flag: its name on the command line, if that is another one (`method`);
@@ -129,7 +129,7 @@ _OPTIONS = RunOption(
 _CLASSES = RunOption(
     "classes",
     "names",
-    "all, base (first half), new (the other half); none: see --transfer.",
+    "all, base (first half), new; none: see --transfer.",
     ("all",),
     least=1,
     names="all, base or new",
@@ -157,7 +157,7 @@ _LOGITS = "All, the top 5 classes, or none (default: all up to 16 MB a cell)."
 _HANG = "Silent seconds that end a worker (default: 600)."
 _LEASE = "Seconds that claims outlive a machine (default: 60)."
 _BUDGET = "Disk for features, such as 20GB (default: half of what is free)."
-_SPLIT = "Where a split of own images is kept."
+_SPLIT = "Where a split of own images is kept (default: store)."
 # Rows by panel and scope, in the order of `fsbench run --help`.
 _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("what", "plan"): (
@@ -165,7 +165,6 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("classnames", "own", _OWN, metavar="FILE"),
         RunOption("templates", "texts", "Own prompt with {}, or a file of prompts.", ()),
         RunOption("holdout", "share", "Share of own images held out for testing.", metavar="SHARE"),
-        _flag("skip_damaged", "Go on without images that cannot be used."),
     ),
     ("how", "condition"): tuple(_condition(about) for about in CONDITIONS.values() if about.option),
     ("how", "plan"): (
@@ -181,16 +180,15 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("keep_logits", "word", _LOGITS, words=KEPT_LOGITS),
         _flag("keep_models", "Keep the model of every computed cell in the store (models/KEY)."),
     ),
-    ("output", "call"): (
-        _flag("dry_run", "Check, count and estimate hours; run nothing."),
-        _flag("traceback", "Print whole tracebacks of cells that fail."),
-    ),
+    ("output", "call"): (_flag("dry_run", "Check, count and estimate hours; run nothing."),),
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
         _flag("retry_failed", "Compute failed cells again."),
         _flag("keep_stale", "Keep results whose method's code or images have changed since."),
+        _flag("traceback", "Print whole tracebacks of cells that fail."),
     ),
     ("advanced", "plan"): (
+        _flag("skip_damaged", "Go on without images that cannot be used."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (

@@ -142,12 +142,11 @@ class Condition:
         """True if a run resolves the value, so that a reproducing command must state it."""
         return self.asked is not SAME or self.assumed is not SAME
 
-    def words_of_command(self, value: Any) -> list[str]:
-        """The `fsbench run` arguments that set a value; empty if none are needed."""
-        needless = value == self.default and not self.resolved
-        if needless or value in ("", None):
+    def words_of_command(self, text: str) -> list[str]:
+        """The `fsbench run` arguments that set the value of a text; empty if none are needed."""
+        if not text or (text == self.text(self.default) and not self.resolved):
             return []
-        return [option_name(self.name), *([] if self.kind is bool else [str(value)])]
+        return [option_name(self.name), *([] if self.kind is bool else [text])]
 
     def text(self, value: Any) -> str:
         """A value as text for tables and filters."""
@@ -339,15 +338,15 @@ class RunSpec(_Derived):
     train_seed: Count
     protocol: str = condition(
         "coop",
-        "Only records of this sampling protocol.",
+        "sampling protocol",
         registered=True,
         asked="fair",
-        option=f"{', '.join(PRESETS)}, or a sampler: {{words}}.",
+        option=f"{' (default), '.join(PRESETS)}, {{words}}.",
         short="proto",
     )
     val: str = condition(
         "min4",
-        "Only records of this validation policy.",
+        "validation policy",
         title="validation policy",
         registered=True,
         asked=None,
@@ -357,7 +356,7 @@ class RunSpec(_Derived):
     )
     prompts: str = condition(
         "custom",
-        "Only records of this template set.",
+        "template set",
         title="prompt set",
         words=tuple(TEMPLATE_SETS),
         asked=None,
@@ -367,24 +366,23 @@ class RunSpec(_Derived):
     )
     backbone: str = condition(
         TOY,
-        "Only records of this backbone.",
+        "backbone",
         asked=AUTO,
-        option="MODEL/TAG[@FILE] or a name; auto: tiny for the demo's data sets, else "
-        "ViT-B-16/openai.",
+        option="Name or MODEL/TAG[@FILE] (default: ViT-B-16/openai; tiny for demo).",
     )
     precision: str = condition(
         "fp32",
-        "Only records of this precision.",
+        "precision",
         words=PRECISIONS,
         asked=AUTO,
         option="fp32, bf16 or fp16; auto: fp32 on a CPU.",
         short="p",
         signed=True,
     )
-    device: str = condition("cpu", "Only records of this device.", short="dev", assumed="")
+    device: str = condition("cpu", "device", short="dev", assumed="")
     limit: int | None = condition(
         None,
-        "Only runs with this limit on queries.",
+        "limit on queries",
         metavar="N|none",
         kind=int,
         least=1,
@@ -392,12 +390,10 @@ class RunSpec(_Derived):
         short="lim",
         quiet=True,
     )
-    weights: str = condition(
-        "", "Only records of these backbone weights.", metavar="PREFIX", prefix=True
-    )
+    weights: str = condition("", "weights of the backbone", metavar="PREFIX", prefix=True)
     exif: str = condition(
         "ignore",
-        "Only runs that ignore EXIF, or rotate by it.",
+        "ignore EXIF, or rotate by it",
         metavar="WORD",
         title="way with EXIF orientations",
         words=EXIF,
@@ -408,7 +404,7 @@ class RunSpec(_Derived):
     )
     published: bool = condition(
         False,
-        "Only runs with published values, or with one setting for all data sets.",
+        "published values, or one setting for all data sets",
         metavar="yes|no",
         title="published values",
         kind=bool,

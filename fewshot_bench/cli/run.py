@@ -22,7 +22,7 @@ from fewshot_bench.cli.options import PathName, run_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import option
 from fewshot_bench.cli.working import working
-from fewshot_bench.engines import matrix, progress
+from fewshot_bench.engines import matrix, reporting
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
@@ -79,12 +79,12 @@ class TerminalReporter:
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int
-    ) -> AbstractContextManager[progress.Display]:
+    ) -> AbstractContextManager[reporting.Display]:
         """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
         live = sys.stdout.isatty()
         if live or not cells:
             self._before.close()
-        return progress.display(cells, workers, live=live, say=self._about_cell)
+        return reporting.display(cells, workers, live=live, say=self._about_cell)
 
     def _about_cell(self, text: str) -> None:
         self._before.close()
@@ -119,7 +119,7 @@ _PATH: Any = PathName(path_type=Path)
     short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @run_options()
-@option("--save-config", type=_PATH, help="Write these options to a file.", panel="output")
+@option("--save-config", type=_PATH, help="Write these options to a file.", panel="advanced")
 @option(
     "--config",
     type=_PATH,

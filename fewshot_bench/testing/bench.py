@@ -31,7 +31,7 @@ from fewshot_bench.testing.toy import (
     draw,
     toy_backbone,
 )
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 
 SHOTS = 4
 VALIDATION = 2
@@ -155,7 +155,7 @@ def fit(method: Any, setting: Setting, device: str, *, watched: bool = False) ->
             made.fingerprints.append(made.backbone.fingerprint())
 
     look()
-    with isolated(SEED), observe(setting.most_steps) as seen:
+    with isolate(SEED), observe(setting.most_steps) as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
         look()
         if callable(getattr(made.classifier, "logits", None)):

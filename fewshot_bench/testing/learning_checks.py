@@ -12,7 +12,7 @@ from fewshot_bench.testing.contract_checks import as_floats, require_close, requ
 from fewshot_bench.testing.failure import CheckSkipped, listed, require
 from fewshot_bench.testing.observe import not_stored
 from fewshot_bench.utils.errors import NotApplicableError
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 
 ABOVE_CHANCE = 0.25
 SLACK = 0.1
@@ -131,7 +131,7 @@ def check_other_classes_are_answered_consistently(bench: Bench) -> None:
         raise CheckSkipped(f"tied to its classes: {tied}")
     names, templates = fit.task.classnames, fit.task.templates
     try:
-        with isolated(0), torch.no_grad():
+        with isolate(0), torch.no_grad():
             same = fit.classifier.for_classes(Vocabulary(names, templates)).logits(fit.view())
             fewer = fit.classifier.for_classes(Vocabulary(names[1:3], templates)).logits(fit.view())
     except NotApplicableError as reason:

@@ -9,7 +9,6 @@ import copy
 import functools
 import io
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,8 @@ from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.api.items import Item
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone, import_library
-from fewshot_bench.images.features import drop_view
 from fewshot_bench.testing.observe import single_threaded
-from fewshot_bench.utils.rng import generator, isolated
+from fewshot_bench.utils.rng import generator, isolate
 
 SIZE = 16
 CLASSNAMES = ("red", "green", "dark_blue", "yellow")
@@ -77,13 +75,6 @@ def _png(pixels: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-class _Use:
-    """Shared by all copies of a view's watcher; when it goes, nothing uses the view any more."""
-
-    def __deepcopy__(self, memo: object) -> _Use:
-        return self
-
-
 def _pass_on(name: str) -> Any:
     return property(lambda watched: getattr(watched._view, name))
 
@@ -94,8 +85,6 @@ class WatchedImages:
     def __init__(self, view: Any) -> None:
         self._view = view
         self._asked: list[str] = []
-        self._use = _Use()
-        weakref.finalize(self._use, drop_view, view)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
@@ -160,7 +149,7 @@ def _module() -> nn.Module:
     from open_clip import CLIP
 
     # Single-threaded, so that all processes build a bit-identical toy.
-    with isolated(0), single_threaded(), torch.no_grad():
+    with isolate(0), single_threaded(), torch.no_grad():
         module: nn.Module = CLIP(**CONFIG).eval()
         module.logit_scale.fill_(math.log(LOGIT_SCALE))  # type: ignore[operator]
         _align(module)

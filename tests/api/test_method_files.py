@@ -72,7 +72,7 @@ def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.M
         other,
     ]
     line = signature_of([make(name)])
-    assert parse(line).matrices[0].methods[0].method == name
+    assert parse(line)[0].methods[0].method == name
 
 
 # Paths of real systems contain no lone surrogates.
@@ -84,7 +84,7 @@ def test_any_path_is_read_back(path: str, cls: str) -> None:
     name = method_code.canonical(f"/{path}.py:{cls}")
     assert method_code.canonical(name) == name
     assert method_code.parts(name) is not None
-    assert parse(signature_of([make(name)])).matrices[0].methods[0].method == name
+    assert parse(signature_of([make(name)]))[0].methods[0].method == name
 
 
 @pytest.mark.parametrize(

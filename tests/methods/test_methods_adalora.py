@@ -66,7 +66,7 @@ def test_a_whole_fit_equals_a_plain_loop() -> None:
     task, shots = recorded(backbone)
     method = AdaLora(dropout=0, iterations=8, lr=5e-3, batch_size=6)
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     assert observer.trained == sum(x.numel() for x in classifier.tensors().values())
     _, step = started(method, backbone, task)

@@ -14,12 +14,8 @@ from torch import Tensor
 from fewshot_bench import Augment
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training.provisional import (
-    build_prompts,
-    conditioned_backward,
-    conditioned_logits,
-    for_images,
-)
+from fewshot_bench.training.conditioned import conditioned_backward, conditioned_logits, for_images
+from fewshot_bench.training.prompts import build_prompts
 from tests.reference import cocoop as reference
 from tests.reference.coop import dassl_rates
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap

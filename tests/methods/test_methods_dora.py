@@ -132,7 +132,7 @@ def test_a_whole_fit_equals_a_plain_loop() -> None:
     backbone, method = random_backbone(), Dora(dropout=0, iterations=8, lr=5e-3, batch_size=6)
     task, shots = recorded(backbone)
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     assert observer.trained == sum(x.numel() for x in classifier.tensors().values())
     _, first = started(method, backbone, task)

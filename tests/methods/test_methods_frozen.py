@@ -49,7 +49,7 @@ def batches(views: Tensor, labels: Tensor, size: int) -> list[reference.Batches]
 def trained(method: Any, task: Task = TASK) -> int:
     """Number of trained parameters, observed at the optimizer."""
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         method.fit(task, BACKBONE, context())
     return observer.trained
 

@@ -36,7 +36,7 @@ def test_what_a_card_states_is_trained(name: str) -> None:
     task = random_task(backbone, classnames=names, shots=SIZES.shots, val=0)
     context, observer = Context(3, CPU), ParameterObserver()
     method = short(name)
-    with observer.watching():
+    with observer.watch():
         method.fit(task, backbone, context)
     observer.declared = context.declared
     card = card_of(method)

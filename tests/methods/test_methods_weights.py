@@ -139,7 +139,7 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
 def observed_fit(method: Any, task: Task, backbone: Any) -> tuple[Any, int]:
     """The classifier, and the number of trained values observed at the optimizer."""
     observer = ParameterObserver()
-    with observer.watching():
+    with observer.watch():
         classifier = method.fit(task, backbone, context())
     return classifier, observer.trained
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
-from fewshot_bench.utils.rng import isolated
+from fewshot_bench.utils.rng import isolate
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -48,7 +48,7 @@ def random_clip(
     vision: configuration of an image encoder other than the default transformer.
     """
     vit = {"image_size": SIZE, "patch_size": 8, "width": width, "head_width": 16, "layers": layers}
-    with isolated(0):
+    with isolate(0):
         module = CLIP(
             embed_dim=24,
             vision_cfg=dict(vision or vit),

@@ -94,7 +94,7 @@ def command(
         chosen, older, unrunnable = choose_records(
             outcomes.store, filters, every_version=allow_mixed
         )
-        records = outcomes.completed(chosen, [metric, "ece"])
+        records = outcomes.complete(chosen, [metric, "ece"])
         options = Options(
             metric=metric,
             metrics=metrics,
