@@ -121,17 +121,6 @@ def test_a_tracker_that_ends_its_process_is_named(
     assert [record.status for record in Store(tmp_path).records()] == ["done"]
 
 
-def test_a_tracker_that_blocks_is_named(
-    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "HOOK_SECONDS", 1.0)
-    install("bad", hook("run_finished(record):\n    time.sleep(1000)"))
-    done = fsbench(*RUN, "--store", tmp_path)
-    assert done.code == 0, done.err
-    assert done.err.splitlines() == [f"warning: run_finished of plug-in fsbench-bad:bad {LOST}"]
-    assert [record.status for record in Store(tmp_path).records()] == ["done"]
-
-
 def test_a_tracker_that_blocks_holds_up_no_cell(
     install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
