@@ -139,10 +139,11 @@ def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:
 
 
 def test_other_conditions_are_a_block_of_the_same_page(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, shots=(16,))
     with without_figures():
         alone = report(tmp_path, store)
-        store_of(store, {"coop": 0.6, "gda": 0.9, "tip": 0.7}, ("dtd",), change=on_another_backbone)
+        others = {"coop": 0.6, "gda": 0.9, "tip": 0.7}
+        store_of(store, others, ("dtd",), (16,), change=on_another_backbone)
         page = report(tmp_path, store)
     # The one with the most records comes first, as it is alone.
     main = re.compile(r"<section.*</section>", re.DOTALL)
@@ -151,7 +152,7 @@ def test_other_conditions_are_a_block_of_the_same_page(tmp_path: Path) -> None:
     assert "Conditions 1 of 2: backbone test maple " in text
     assert "Conditions 2 of 2: backbone other gda " in text
     assert text.count("no differences to gda") == 2, "a note, also of the table as LaTeX"
-    assert "from 42 records" in text
+    assert "from 21 records" in text
     only = read(tmp_path, store, "--backbone", "other", "--baseline", "gda")
     second = only.partition(" Missing ")[2].partition(" Written by")[0]
     assert len(second) > 1000
