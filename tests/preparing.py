@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.data.places import LOCK
+from fewshot_bench.plugins.data.commands import LOCK
 from tests import helpers
 from tests.http_server import Page, Site, serving
 

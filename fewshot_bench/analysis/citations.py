@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.paper import THIS_TOOL, Paper, entries_of
 from fewshot_bench.api.record import Record
@@ -52,7 +52,7 @@ def of_records(records: Sequence[Record]) -> Citations:
     for name in sorted(stated):
         citations.add(
             "method",
-            method_files.short(name),
+            method_code.short(name),
             stated[name] or entries_of(papers_of_installed(name)),
         )
     for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
@@ -101,7 +101,7 @@ def papers_of_backbone(name: str) -> tuple[Paper, ...]:
 
 def papers_of_installed(method: str) -> tuple[Paper, ...]:
     """The papers of a method if it is installed, else none; a file is not imported for this."""
-    if method_files.is_meant(method):
+    if method_code.is_meant(method):
         return ()
     try:
         return papers_of_method(method)

@@ -57,8 +57,8 @@ def compare(
     table, DataMissingError if the logits of all are damaged.
     """
     metrics = set(metrics)
-    completed = outcomes.completed(records, metrics)
-    for text in outcomes.lacking(completed, metrics):
+    completed = outcomes.complete(records, metrics)
+    for text in outcomes.list_missing(completed, metrics):
         warn(text)
     columns = _plugin_columns(warn)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, TOY
@@ -12,8 +13,6 @@ from fewshot_bench.api.spec import AUTO, TOY
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"
 
-# OpenAI's own name whose @ is not followed by a file.
-_LARGEST = "ViT-L/14@336px"
 # The slash of `ViT-B/16`.
 _SLASH = re.compile(r"^(ViT-[A-Za-z]+)/(?=\d)", re.IGNORECASE)
 
@@ -38,7 +37,8 @@ def full_name(name: str) -> str:
     """
     if name in registry().backbones.entries:
         return name
-    if name == _LARGEST:
+    # OpenAI's own name whose @ is not followed by a file.
+    if name == "ViT-L/14@336px":
         return "ViT-L-14-336/openai"
     model, at, file = name.partition("@")
     model = _SLASH.sub(r"\1-", model)
@@ -71,7 +71,5 @@ def _can_bf16(device: str) -> bool:
     import torch
 
     index = device.partition(":")[2]
-    if not index:
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    with torch.cuda.device(int(index)):
+    with torch.cuda.device(int(index)) if index else nullcontext():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

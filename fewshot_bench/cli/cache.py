@@ -23,9 +23,9 @@ from fewshot_bench.utils.cache_dir import (
     KINDS,
     LISTS,
     CacheFile,
-    bound_of,
     files,
     folder_of,
+    limit_of,
     remove,
 )
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
@@ -63,7 +63,7 @@ def _describe(file: CacheFile) -> Iterator[tuple[str, int | None, int]]:
     if file.kind in (DIGESTS, LISTS):
         yield from small_cache.describe(file.path)
     elif file.kind == IMAGES:
-        from fewshot_bench.images.cache_file import read_description
+        from fewshot_bench.images.cache import read_description
 
         if read := read_description(file.path):
             yield str(read[0].get("dataset", "")), read[0]["shape"][0], file.size
@@ -110,7 +110,7 @@ def size(store: Path) -> None:
         folder = folder_of(kind, store)
         there = files(kind, folder)
         total = sum(file.size for file in there)
-        bound = bound_of(kind, folder, total)
+        bound = limit_of(kind, folder, total)
         most = f" of at most {size_text(bound[0])} ({bound[1]})" if bound else ""
         say(f"{kind:<10} {size_text(total):>9}{most} in {len(there)} files, {folder}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.filters import choose_records, say_notes
 from fewshot_bench.cli.options import filter_options, output_option, store_option
@@ -65,7 +65,7 @@ def _look_up(name: str) -> tuple[str, Sequence[str]] | None:
     from fewshot_bench.api.registry import registry
 
     plugins = registry()
-    if name in plugins.methods.entries or method_files.is_meant(name):
+    if name in plugins.methods.entries or method_code.is_meant(name):
         return "method", [name]
     if plugins.dataset_entry(name) is not None:
         return "data set", [name]

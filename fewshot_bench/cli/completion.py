@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.registry import EVERY, registry
+from fewshot_bench.api.registry import registry
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# `_RN50 = dict(`, then `"RN50": _RN50,` or `"RN50": dict(`; a tag of a dict is `openai=_pcfg(`.
+# `_RN50 = dict(`, then `"RN50": _RN50,` or `"RN50": dict(`; its tag is `openai=_pcfg(`.
 _ENTRY = re.compile(r'^(_\w+) = |^    "([^"]+)": (_\w+)?|(?:^ +|dict\()(\w+)=_\w+\(', re.MULTILINE)
 Source = Callable[[], Iterable[str]]
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem | str]"]

@@ -7,10 +7,11 @@ from itertools import chain
 
 import click
 
+from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.method_card import LISTED_AS, MethodCard, card_of
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.plugins import DISABLED, list_useless_disabling
-from fewshot_bench.api.registry import Catalog, Registry, registry
+from fewshot_bench.api.registry import Registry, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.cli.output import aligned, warn
 from fewshot_bench.utils.errors import PluginError, unknown

@@ -21,7 +21,7 @@ from fewshot_bench.utils.errors import (
     FsbenchError,
     PluginError,
     UsageError,
-    denied,
+    explain_denial,
 )
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.image_formats import ignore_pillow_warnings
@@ -230,7 +230,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
             return f"{getattr(error, 'strerror', None) or error}; {LIMITS}", 1
         case PermissionError():
             code = DataMissingError.exit_code
-            return f"{denied(error)}, then run the same command again", code
+            return f"{explain_denial(error)}, then run the same command again", code
     return None
 
 

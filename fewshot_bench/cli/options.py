@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.run_options import PANELS, RUN_OPTIONS, RunOption
+from fewshot_bench.api.options import PANELS, RUN_OPTIONS, RunOption
 from fewshot_bench.api.spec import (
     ALL_SHOTS,
     CONDITIONS,

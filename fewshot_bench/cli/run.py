@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.options import is_given
-from fewshot_bench.api.run_options import RUN_OPTIONS
+from fewshot_bench.api.options import RUN_OPTIONS, is_given
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import RunCommand, split_values
 from fewshot_bench.cli.options import PATH, run_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.panels import option
 from fewshot_bench.cli.working import working
-from fewshot_bench.engines import matrix, progress
+from fewshot_bench.engines import matrix, reporting
 from fewshot_bench.engines.asking import ask
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.processes import interrupt_on_signals
@@ -80,12 +79,12 @@ class TerminalReporter:
 
     def progress(
         self, cells: Sequence[RunSpec], workers: int
-    ) -> AbstractContextManager[progress.Display]:
+    ) -> AbstractContextManager[reporting.Display]:
         """One bar on a terminal, lines elsewhere; these begin with the first line about a cell."""
         live = sys.stdout.isatty()
         if live or not cells:
             self._before.close()
-        return progress.display(cells, workers, live=live, say=self._about_cell)
+        return reporting.display(cells, workers, live=live, say=self._about_cell)
 
     def _about_cell(self, text: str) -> None:
         self._before.close()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_files
+from fewshot_bench.api import method_code
+from fewshot_bench.api.catalog import Entry
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset
 from fewshot_bench.api.defaults import full_name
 from fewshot_bench.api.method import hyperparameters
@@ -18,7 +19,7 @@ from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import find_broken_rules
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.paper import Paper
-from fewshot_bench.api.registry import Entry, is_place, place_without_family, registry
+from fewshot_bench.api.registry import is_place, place_without_family, registry
 from fewshot_bench.backbones.papers import papers_of_weights
 from fewshot_bench.cli.completion import (
     backbones,
@@ -50,7 +51,7 @@ def command(name: str, store: Path) -> None:
         if name not in METRICS:
             catalog.refuse_conflict(name)
     family = f"{name.partition(':')[0]}:"
-    if name in plugins.methods.entries or method_files.is_meant(name):
+    if name in plugins.methods.entries or method_code.is_meant(name):
         _show_method(name)
     elif name in plugins.datasets.entries or (":" in name and family in plugins.datasets.entries):
         _show_dataset(name, store)
@@ -101,7 +102,7 @@ def _show_method(name: str) -> None:
     if dataclasses.is_dataclass(cls):
         _show_hyperparameters(cls)
     origin = registry().method(name).origin
-    say(f"from {origin}" if method_files.is_meant(name) else f"registered by {origin}")
+    say(f"from {origin}" if method_code.is_meant(name) else f"registered by {origin}")
 
 
 def _show_metric(name: str) -> None:
@@ -146,8 +147,7 @@ def _show_hyperparameters(cls: type) -> None:
 
 def _show_record(name: str, store: Path) -> None:
     """Print the result of a cell, or the reason for its failure with the full traceback."""
-    from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.engines.reporting import reasons, trace_lines
+    from fewshot_bench.engines.reporting import outcome, reasons, trace_lines
     from fewshot_bench.store.store import find
 
     record = find(name, store).record

@@ -18,7 +18,9 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.signature.parsed import Matrix, Signature
+    from collections.abc import Iterator, Sequence
+
+    from fewshot_bench.analysis.signature.line import Matrix
     from fewshot_bench.api.spec import RunSpec
 
 
@@ -54,13 +56,13 @@ def command(
     given = [option_name(name) for name, value in filters.items() if value]
     if given:
         raise UsageError(f"{given[0]} chooses records of a store; leave it out beside a signature")
-    signature = parse(line)
-    lines = commands(signature)
+    matrices = parse(line)
+    lines = commands(matrices)
     for text in lines:
         click.echo(printable(text))
-    say_notes(problems(signature))
+    say_notes(problems(matrices))
     if check:
-        differing = list(_differences(signature, lines))
+        differing = list(_differences(matrices, lines))
         for text in differing:
             click.echo(f"differs: {printable(text)}", err=True)
         count = f"{len(differing)} difference{'s' if len(differing) != 1 else ''}"
@@ -82,15 +84,14 @@ def cells_of(line: str) -> list[RunSpec]:
     return expanded.cells
 
 
-def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
+def _differences(there: Sequence[Matrix], lines: list[str]) -> Iterator[str]:
     """Differences between a signature and this installation: versions, weights, lists, cells."""
     from fewshot_bench.analysis.signature import parse, signature_of
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
     # Without the data there are no cells, and `line` is empty.
     line = signature_of([Record(cell, "done") for cell in cells.values()])
-    here = parse(line).matrices if line else ()
-    there = signature.matrices
+    here = parse(line) if line else ()
     for what, facts_of in _FACTS.items():
         now = {name: value for matrix in here for name, value in facts_of(matrix)}
         for name, value in dict.fromkeys(pair for matrix in there for pair in facts_of(matrix)):

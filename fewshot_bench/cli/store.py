@@ -276,7 +276,7 @@ def gc_command(folder: Path, damaged: bool, dry_run: bool, yes: bool) -> None:
     Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
     go on meanwhile: only what is stale is taken. The index and outcomes are made again when needed.
     """
-    from fewshot_bench.engines.job import Job
+    from fewshot_bench.engines.distributed import Job
     from fewshot_bench.store.clean import KINDS, collect
 
     counts: Counter[str] = Counter()

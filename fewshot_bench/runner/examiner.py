@@ -15,29 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard
-from fewshot_bench.api.dataset_overrides import SKIPPED, data_of_target
-from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.dataset import SKIPPED, Dataset, DatasetCard, data_of_target
 from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, image_facts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.examination import CellLists, ImageList, LabelSpace, Outcome
 from fewshot_bench.runner.preflight import revision_of
-from fewshot_bench.splits.draw import draw_all_classes, narrow, split_key
+from fewshot_bench.splits.draw import draw_all_classes, narrow, short_facts, split_key
+from fewshot_bench.splits.imported import load_picks
 from fewshot_bench.splits.published import verify_picks
-from fewshot_bench.splits.sampling import Picks
-from fewshot_bench.splits.short_classes import short_facts
 from fewshot_bench.utils.errors import ContractError, DataMissingError
 
 if TYPE_CHECKING:
     import numpy as np
 
 DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 64, 256
-# Value of `environment["labels"]` if metrics were computed in a process without the method's code.
 _NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
 
 
@@ -91,15 +87,11 @@ class Examiner:
         return fitted, LabelSpace.of_evaluation(self.target(spec).card(), spec).name_as(fitted)
 
     def files(self, images: ImageList) -> ImageFiles:
-        """The encoded files of an image list."""
-        return self.find_files(images.handle)
-
-    def find_files(self, handle: str) -> ImageFiles:
-        """The encoded files of the image list with this handle; ContractError if unknown."""
-        if handle not in self._lists:
-            raise ContractError(f"no list of images has the handle '{handle}'; run again")
-        self._lists.move_to_end(handle)
-        return self._lists[handle]
+        """The encoded files of an image list; ContractError if its handle is unknown."""
+        if images.handle not in self._lists:
+            raise ContractError(f"no list of images has the handle '{images.handle}'; run again")
+        self._lists.move_to_end(images.handle)
+        return self._lists[images.handle]
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
         """The outcome of a cell, with its metrics, from logits in the order of the queries."""
@@ -134,8 +126,7 @@ class Examiner:
         """The data set that a cell is evaluated on; custom templates apply to every target."""
         if not spec.target:
             return self.dataset(spec)
-        said = ("templates", SKIPPED)
-        data = {name: value for name, value in spec.data.items() if name in said}
+        data = {name: spec.data[name] for name in ("templates", SKIPPED) if name in spec.data}
         return self._open(spec.target, data)
 
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
@@ -157,7 +148,10 @@ class Examiner:
         self._check_lists(spec.dataset, spec.data, spec.revision)
         if spec.target:
             self._check_lists(spec.target, data_of_target(spec.data), spec.target_revision)
-        drawn = draw_all_classes(spec, dataset.items(), self._load_imported(spec))
+        picks = None
+        if spec.protocol == IMPORTED and self._store is not None:
+            picks = load_picks(self._store, spec, dataset.items())
+        drawn = draw_all_classes(spec, dataset.items(), picks)
         other = target.items() if spec.target else None
         split = narrow(spec, drawn, len(dataset.card().classnames), other)
         return _Cell(dataset, target, drawn, split, self._shuffle(split))
@@ -167,12 +161,9 @@ class Examiner:
 
         Cells with the same test images have the same order, and share their images.
         """
-
-        def rank(index: int) -> bytes:
-            name = split.test[index].id.encode("utf-8", "surrogatepass")
-            return hashlib.blake2b(name, key=self._secret).digest()
-
-        return tuple(sorted(range(len(split.test)), key=rank))
+        ids = [item.id.encode("utf-8", "surrogatepass") for item in split.test]
+        ranks = [hashlib.blake2b(id, key=self._secret).digest() for id in ids]
+        return tuple(sorted(range(len(ids)), key=ranks.__getitem__))
 
     def _check_lists(self, name: str, data: Mapping[str, Any], planned: str) -> None:
         """DataMissingError if a data set lists other images than when the cell was planned.
@@ -191,22 +182,6 @@ class Examiner:
                 f"{then}, now {now}): run the command again; a data set of a plug-in must list "
                 "the same in every process"
             )
-
-    def _load_imported(self, spec: RunSpec) -> Picks | None:
-        """The imported picks of a cell; None unless its protocol is `imported`."""
-        if spec.protocol != IMPORTED or self._store is None:
-            return None
-        from fewshot_bench.splits.imported import load_imported
-
-        pools = self.dataset(spec).items()
-        picks = load_imported(self._store, spec.dataset, spec.shots, spec.split_seed, pools)
-        if picks.digest != spec.picks:
-            raise DataMissingError(
-                f"the picks imported for {spec.dataset}, {spec.shots}-shot, seed {spec.split_seed} "
-                f"have the digest {picks.digest[:12]}, this cell was planned with "
-                f"{spec.picks[:12]}: run the command again"
-            )
-        return picks.train, () if spec.val == "none" else picks.val
 
     def _list_labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
         return self.images(cell.dataset, tuple(items), tuple(item.label for item in items))
@@ -245,13 +220,13 @@ class Examiner:
             "mirrored": card.mirrored,
             "templates": list(evaluated.templates),
             "classnames": list(evaluated.classnames),
-            **self._images(spec, cell),
+            **self._describe_images(spec, cell),
             **short_facts(spec, split),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
-    def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
+    def _describe_images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
         lists = self.cell(spec)
         train, val = self.files(lists.train).digests, self.files(lists.val).digests
         shuffled = self.files(lists.queries).digests

@@ -1,35 +1,53 @@
 """Fitting a method to the task of a cell, measured and guarded.
 
-`fit` is the entry point. Its result is immutable: `evaluate.evaluate` applies it to any number of
-cells, none of which sees side effects of another.
+`fit_within_memory` is the entry point: a fit that runs out of memory is tried again in smaller
+parts. Its result is immutable: `evaluate.evaluate` applies it to any number of cells, none of which
+sees side effects of another.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
+import traceback
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Classifier
-from fewshot_bench.api.record import NOT_OBSERVED, Incidents
+from fewshot_bench.api.record import NOT_OBSERVED, OUT_OF_MEMORY, Incidents
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
-from fewshot_bench.images.features import accounted, shots_view
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.profiling.optimizer import FiniteNumbers, LogitsObserver, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guard
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.cache_dir import only_read
-from fewshot_bench.utils.errors import ContractError
-from fewshot_bench.utils.rng import derive, isolated
+from fewshot_bench.utils.errors import ContractError, InsufficientMemoryError
+from fewshot_bench.utils.memory import give_back_memory
+from fewshot_bench.utils.rng import derive, isolate
+
+MOST_PARTS = 64
+Progress = Callable[[int, int], None]
+_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+# The whole message of oneDNN, on a CPU, if memory for a kernel cannot be allocated.
+_ONEDNN = "could not create a primitive"
 
 
 @dataclass(frozen=True)
@@ -87,10 +105,10 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
     observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
     with ExitStack() as stack:
         stack.enter_context(accounted(session.features, meter))
-        stack.enter_context(memory.watching())
-        stack.enter_context(isolated(seed_of(cell)))
+        stack.enter_context(memory.watch())
+        stack.enter_context(isolate(seed_of(cell)))
         printed = stack.enter_context(guard(f"{spec.method}.fit", incidents))
-        with observer.watching(), meter.phase("fit"):
+        with observer.watch(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
         _check_classifier(classifier, spec.method)
         _check_options(cell)
@@ -130,10 +148,11 @@ def _check_found(cell: Cell, session: Session, incidents: Incidents) -> None:
 
 def _task(cell: Cell, session: Session, meter: Meter) -> Task:
     spec = cell.spec
-    view = functools.partial(
-        shots_view,
+    view: Callable[..., Any] = functools.partial(
+        image_view,
         store=session.features,
         meter=meter,
+        labeled=True,
         phase="encode_support",
         seed=spec.train_seed,
     )
@@ -174,3 +193,111 @@ def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None
             f"{who} left the backbone changed (weights, flags or hooks "
             "differ from before); work on copies, or undo the change before returning"
         )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A fit that ended with an error, and the incidents until then."""
+
+    error: BaseException
+    incidents: Incidents
+    divisible: bool = False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True if the error means that a device or the machine ran out of memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).casefold()
+    is_memory = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and is_memory
+
+
+def release(error: BaseException) -> None:
+    """Free memory held by an error's frames, and return it to the device and the system."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        raised = waiting.pop()
+        if raised is not None and id(raised) not in seen:
+            seen.add(id(raised))
+            traceback.clear_frames(raised.__traceback__)
+            waiting += [raised.__cause__, raised.__context__]
+    forget_derived()
+    gc.collect()
+    give_back_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fit_within_memory(
+    cell: Cell,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int = 1,
+) -> Fitted | Failure:
+    """Fit a cell; when out of memory, retry with twice as many parts, up to `MOST_PARTS`.
+
+    parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
+    second try. An interruption by the user is raised, every other error is returned.
+    """
+    incidents, parts = Incidents(), min(parts, MOST_PARTS)
+    while True:
+        result = _try(cell, session, progress, interrupted, parts, incidents)
+        if isinstance(result, Fitted) or not out_of_memory(result.error):
+            return result
+        release(result.error)
+        session.drop_changed_backbone()
+        spec = cell.spec
+        if not result.divisible or parts >= MOST_PARTS:
+            tried = "and cannot use less of it (it does not read ctx.memory_parts)"
+            if result.divisible:
+                tried = f"even in {parts} parts"
+            return Failure(give_up(spec, "fit", tried, result.error), result.incidents)
+        parts, incidents = 2 * parts, result.incidents
+        text = f"{spec.method}.fit ran out of memory ({_reason(result.error)})"
+        incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
+
+
+def _try(
+    cell: Cell,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int,
+    incidents: Incidents,
+) -> Fitted | Failure:
+    context: Context | None = None
+    try:
+        backbone, _ = session.backbone(cell.spec)
+        seed, precision = seed_of(cell), cell.spec.precision
+        context = Context(seed, backbone.device, precision, progress, parts)
+        return fit(cell, session, context, incidents)
+    except BaseException as error:
+        if interrupted():
+            raise
+        return Failure(error, incidents, context is not None and context.divisible)
+
+
+def give_up(spec: RunSpec, when: str, tried: str, reason: BaseException) -> InsufficientMemoryError:
+    """The error for a cell that does not fit into memory, with advice for the user."""
+    size = spec.options.get("batch_size")
+    advice = []
+    if when == "fit" and isinstance(size, int) and size > 1:
+        advice.append(f"a smaller batch (-o {spec.method}.batch_size={size // 2})")
+    if spec.precision == "fp32":
+        advice.append("--precision bf16")
+    advice += ["another --device", "fewer --jobs"]
+    shown = f"{', '.join(advice[:-1])} or {advice[-1]}"
+    error = InsufficientMemoryError(
+        f"{spec.method}.{when} ran out of memory {tried} ({_reason(reason)}); try {shown}"
+    )
+    error.__cause__ = reason
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The start of the error message: torch appends advice for programmers."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."

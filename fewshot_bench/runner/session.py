@@ -88,7 +88,12 @@ class Session:
 
     def drop_changed_backbone(self) -> None:
         """Drop the backbone if a method left it changed; the next cell loads it anew."""
-        if any(_differs(loaded, fingerprint) for loaded, fingerprint in self._backbones.values()):
+        try:
+            same = all(loaded.fingerprint() == then for loaded, then in self._backbones.values())
+        except Exception:
+            # No fingerprint can be computed any more.
+            same = False
+        if not same:
             self._backbones.clear()
             self._sources.clear()
 
@@ -127,11 +132,3 @@ def import_stated(method: str, modules: Any) -> None:
                 f"method '{method}' states in `imports` that it needs '{name}', which cannot be "
                 f"imported: {error}; install it"
             ) from error
-
-
-def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:
-    """True if the backbone has changed, or if no fingerprint can be computed any more."""
-    try:
-        return backbone.fingerprint() != fingerprint
-    except Exception:
-        return True

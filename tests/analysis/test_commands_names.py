@@ -101,7 +101,7 @@ def varied(spec: RunSpec, values: dict[str, Any]) -> RunSpec:
     return dataclasses.replace(spec, classes=classes, target=target, **plain)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.lists(SPECS, min_size=1, max_size=2), st.lists(VARIED, max_size=12))
 def test_any_names_and_values_are_said_as_they_are_or_named(found: Any, values: Any) -> None:
     specs = [*found, *(varied(found[0], one) for one in values)]

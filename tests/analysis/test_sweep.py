@@ -90,7 +90,7 @@ def test_figure_3_is_drawn(tmp_path: Path) -> None:
     assert lines[start + 3].split() == ["q", *(f"{60.25 + n:.2f}" for n in range(6))]
     assert lines[start + 9].split() == ["qkvo", *(f"{78.25 + n:.2f}" for n in range(6))]
     assert "missing" not in shown.out
-    (matrix,) = parse(shown.out[shown.out.index("fsbench:1") :]).matrices
+    (matrix,) = parse(shown.out[shown.out.index("fsbench:1") :])
     assert (len(matrix.methods), matrix.methods[0].count, matrix.count) == (1, 378, 378)
     text = " ".join(ElementTree.parse(target).getroot().itertext())
     assert text.count("60.25") >= 9
@@ -295,7 +295,7 @@ def test_what_is_not_drawn_beside_an_average_is_named(tmp_path: Path) -> None:
     shown = fsbench(*SWEEP, *SMALL, "--store", store).out
     assert "* not drawn beside the average: dtd (base) (--each draws them)" in shown
     signature = shown[shown.index("fsbench:1") :]
-    assert [matrix.classes for matrix in parse(signature).matrices] == [("all",)]
+    assert [matrix.classes for matrix in parse(signature)] == [("all",)]
     every = fsbench(*SWEEP, *SMALL, "--store", store, "--each").out
     assert "on dtd (base), 4-shot" in every
     assert "not drawn" not in every

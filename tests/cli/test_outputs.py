@@ -130,10 +130,10 @@ def test_strict_kernels_are_asked_for_by_yes_or_no(monkeypatch: pytest.MonkeyPat
 
     for value, asked in (("no", False), ("off", False), ("", False), ("1", True), ("yes", True)):
         monkeypatch.setenv(determinism.VARIABLE, value)
-        assert determinism.asked() == asked
+        assert determinism.is_asked() == asked
     monkeypatch.setenv(determinism.VARIABLE, "perhaps")
     with pytest.raises(UsageError, match="DETERMINISTIC=perhaps: expected 1 to use"):
-        determinism.asked()
+        determinism.is_asked()
 
 
 def test_options_of_a_reproduction_need_its_name() -> None:

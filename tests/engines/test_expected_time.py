@@ -9,7 +9,7 @@ import pytest
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones.shape import shape_of
 from fewshot_bench.engines.expected_time import Machine, Units, Work, work_of
-from fewshot_bench.runner.needs import Counts, count
+from fewshot_bench.runner.preflight import Counts, count
 from fewshot_bench.runner.request import Plan, Request, expand
 from tests.helpers import cells, fsbench
 

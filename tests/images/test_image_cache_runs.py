@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.api.registry import hosting, registry
-from tests import plugin_photos
+from fewshot_bench.api.registry import registry
 from tests.helpers import Result, fsbench, save_image
 
 MODULE = "fsbench_counted_photos"
@@ -49,11 +48,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         registry.cache_clear()
         yield photos
     registry.cache_clear()
-
-
-def test_a_paper_comes_from_the_process_of_its_plugin(root: Path) -> None:
-    with hosting():
-        assert registry().datasets.find("counted:").papers == (plugin_photos.PAPER,)
 
 
 def feature_names(store: Path) -> set[int]:
@@ -116,20 +110,3 @@ def test_the_second_run_reads_nothing_and_a_changed_image_is_seen(
     assert third.features != first.features
     digests = [run.record["split"]["images"] for run in (first, second, third)]
     assert digests[0] == digests[1] != digests[2]
-
-
-def test_a_corrupt_image_is_named_in_every_run(root: Path, tmp_path: Path) -> None:
-    corrupt = root / "test" / "dog" / "29.bmp"
-    whole = corrupt.read_bytes()
-    corrupt.write_bytes(whole[:200])
-    try:
-        for _ in range(2):
-            result = fsbench(
-                *("run", "--method", "zero-shot", "--dataset", f"counted:{root}"),
-                *("--backbone", "tiny"),
-                *("--shots", "1", "--seeds", "1", "--val", "none", "--store", tmp_path),
-            )
-            assert result.code == 3
-            assert "1 of its images cannot be used: test/dog/29.bmp: " in result.err
-    finally:
-        corrupt.write_bytes(whole)

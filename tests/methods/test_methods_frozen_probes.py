@@ -34,7 +34,7 @@ from tests.reference.toy import CPU, context, relative_gap
 
 RAW = template_features(BACKBONE, TASK)
 BASE = RAW.mean(dim=0)
-ITERATIONS = 301
+ITERATIONS = 201
 
 
 @pytest.mark.parametrize(("kind", "batch_size"), [(ZsLp, 256), (Clap, 256), (Clap, 12)])

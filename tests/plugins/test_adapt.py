@@ -20,7 +20,7 @@ from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Variant
-from fewshot_bench.store.model_files import read_config, read_model
+from fewshot_bench.store.kept_models import read_config, read_model
 from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.progress import Work
 from tests.helpers import Result, fsbench, image_folder, save_image

@@ -60,7 +60,7 @@ def test_an_interval_holds_its_share_after_a_choice() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_intervals_of_all_right_or_wrong_have_a_width(share: float) -> None:
-    low, high = accuracy.wilson(share, 20)
+    low, high = accuracy.wilson(share, 30)
     assert 0 <= low < high <= 1
     assert high - low == pytest.approx(0.161, abs=0.001)
 

@@ -181,7 +181,7 @@ def test_no_plug_in_gives_a_worker_another_device() -> None:
     slot = Slot("cpu/0", "cpu", {"CUDA_VISIBLE_DEVICES": "3"})
     worker = Worker(slot, mock.Mock(), channel, labels)
     given = {"CUDA_VISIBLE_DEVICES": "7", "MINE": "1"}
-    worker.send(cells("zero-shot"), False, 1, {}, "some:plug-in", given)
+    worker.send(cells("zero-shot"), "some:plug-in", given)
     (message,) = channel.send.call_args.args
     assert message["variables"] == {"CUDA_VISIBLE_DEVICES": "3", "MINE": "1"}
 

@@ -256,7 +256,7 @@ def test_the_lock_of_a_living_process_is_waited_for(shop: Shop) -> None:
 
 
 def test_the_command_imports_no_torch() -> None:
-    module = "fewshot_bench.plugins.data.prepare_command"
+    module = "fewshot_bench.plugins.data.commands"
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

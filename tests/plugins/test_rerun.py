@@ -163,7 +163,7 @@ def test_logits_that_were_changed_are_named(kept: tuple[Path, Record], tmp_path:
     store, record = kept
     shutil.copytree(store, tmp_path / "s")
     path = Store(tmp_path / "s").file(record.spec.key()).with_suffix(".npz")
-    arrays = read(path)
+    arrays = read(path)[0]
     np.savez(path, **arrays | {"statistics": arrays["statistics"][::-1]})
     result = fsbench("rerun", record.spec.key(), "--store", tmp_path / "s")
     assert f"not used: {path}: they are not those of the record" in result.err

@@ -175,28 +175,6 @@ def test_a_changed_global_of_torch_reaches_nobody_else(
     assert torch.equal(good(run_one(after, own)), clean)
 
 
-def test_nothing_that_is_handed_over_leads_to_the_test_set(methods: Any, photos: Path) -> None:
-    (spec,) = cells("walker", datasets=(f"folder:{photos}",), limit=None, shots=(2,))
-    walked = run_one(spec, Session(), lambda done, total: None)
-    good(walked)
-    found = methods.FOUND
-    assert "ShotsView" in found["kinds"]
-    assert "ImageView" in found["kinds"]
-    assert not {"Item", "Split", "ImageSource", "_Backing", "Session"} & set(found["kinds"])
-    texts = set(found["texts"])
-    assert not [text for text in texts if str(photos) in text or text.endswith(".jpg")]
-    assert walked.answers is not None
-    counts = torch.tensor(walked.answers.labels).bincount()
-    same = [
-        tensor
-        for tensor in found["tensors"]
-        if tensor.numel() == len(walked.answers.labels)
-        and not (tensor < 0).any()
-        and torch.equal(tensor.flatten().long().bincount(minlength=2), counts)
-    ]
-    assert not same
-
-
 def test_position_in_the_list_of_queries_says_nothing(methods: Any, session: Session) -> None:
     record = run_one(cells("positions", limit=None)[0], session).record
     assert record.metrics["n"] > 500

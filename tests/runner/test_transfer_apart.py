@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fewshot_bench import DatasetCard, Item
-from fewshot_bench.api.dataset_overrides import customize
+from fewshot_bench.api.dataset import customize
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine

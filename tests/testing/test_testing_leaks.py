@@ -12,8 +12,7 @@ from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.testing import Bench, run_checks
 from fewshot_bench.testing.bench import QUERIES, Setting, _files, _view, prepare
-from fewshot_bench.testing.toy_backbone import toy_backbone
-from fewshot_bench.testing.toy_images import ToyDataset
+from fewshot_bench.testing.toy import ToyDataset, toy_backbone
 from tests.breakers import Head
 
 _OUTSIDE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)

@@ -38,7 +38,7 @@ from fewshot_bench.analysis.table.table import (
     marks_of_seeds,
 )
 from fewshot_bench.api.method import hyperparameters
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import CONDITIONS, method_label

@@ -35,8 +35,13 @@ class Accuracy:
     images: int
 
 
-def wilson(share: float, images: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of `images` images."""
+def wilson(share: float, held_out: int) -> tuple[float, float]:
+    """Wilson's score interval of a share of held-out images.
+
+    Folds share training images, and the kept model is yet another fit: fewer images count
+    (`SHARED`). Nadeau and Bengio (2003) correct for that by up to 2.25.
+    """
+    images = held_out / SHARED
     square = NORMAL**2
     center = (share + square / (2 * images)) / (1 + square / images)
     spread = share * (1 - share) / images + square / (4 * images**2)
@@ -44,19 +49,10 @@ def wilson(share: float, images: float) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def effective(images: int) -> float:
-    """Effective number of images for an interval.
-
-    Folds share training images, and the kept model is yet another fit. Nadeau and Bengio (2003)
-    correct for that by up to 2.25.
-    """
-    return images / SHARED
-
-
 def own(right: Shares) -> Accuracy:
     """Accuracy of one method by itself; right: (images,) share of repeats that were right."""
     mean = float(right.mean())
-    return Accuracy(mean, *wilson(mean, effective(len(right))), len(right))
+    return Accuracy(mean, *wilson(mean, len(right)), len(right))
 
 
 def lead(right: Shares, other: Shares) -> tuple[float, float]:
@@ -106,4 +102,4 @@ def estimate(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:
         winner = int((table @ drawn).argmax())
         left.append(float(table[winner, drawn == 0].mean()))
     mean = min(seen.mean, math.fsum(left) / len(left)) if left else seen.mean
-    return Accuracy(mean, wilson(mean, effective(seen.images))[0], seen.high, seen.images)
+    return Accuracy(mean, wilson(mean, seen.images)[0], seen.high, seen.images)

@@ -15,8 +15,7 @@ import numpy as np
 from fewshot_bench.api.dataset import Dataset, Undivided
 from fewshot_bench.api.items import Item, digest_of, packed
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images.decode import ImageFiles, unreadable
-from fewshot_bench.images.readable import list_lost_classes
+from fewshot_bench.images.decode import ImageFiles, find_unreadable, list_lost_classes
 from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -90,12 +89,14 @@ def gather(
             f"{name} has {lack}: expected images of two classes or more, "
             "such as one folder of images per class"
         )
-    notes = _notes(pools)
+    val, test = len(pools.get("val", ())), len(pools.get("test", ()))
+    notes = [f"{val:,} validation images are trained on, too"] if val else []
+    notes += [f"{test:,} test images are left alone"] if test else []
     if shots is not None:
         lists = {"train": packed(trained)}
         split = draw(name, "", lists, protocol="nested", shots=shots, seed=seed, val="none")
         trained = list(split.train)
-        notes += (f"at most {shots} of each class (--shots)",)
+        notes.append(f"at most {shots} of each class (--shots)")
     kept, left_out = _readable(name, dataset, trained, skip_damaged)
     return Material(dataset, kept, card.revision, data, (*notes, *left_out))
 
@@ -105,17 +106,11 @@ def trainable(pools: Mapping[str, Sequence[Item]]) -> list[Item]:
     return [*pools.get("train", ()), *pools.get("val", ())]
 
 
-def _notes(pools: Mapping[str, Sequence[Item]]) -> tuple[str, ...]:
-    val, test = len(pools.get("val", ())), len(pools.get("test", ()))
-    notes = (f"{val:,} validation images are trained on, too",) if val else ()
-    return notes + ((f"{test:,} test images are left alone",) if test else ())
-
-
 def _readable(
     name: str, dataset: Dataset, items: Sequence[Item], skip: bool
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The images that can be decoded, and a note on the others."""
-    bad = unreadable(dataset, items).bad
+    bad = find_unreadable(dataset, items).bad
     if not bad:
         return tuple(items), ()
     lost = [title for title, _ in list_lost_classes(items, bad)]

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 
 from fewshot_bench.api.catalog import Catalog
 from fewshot_bench.api.column_names import taken
+from fewshot_bench.api.method_rules import EVERY
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.api.registry import EVERY, registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.utils.errors import UsageError
 
 PREFIX = "fsbench"

@@ -81,7 +81,7 @@ def command(store: Path, output: Path, title: str, metric: str, images: int, **a
     with working("report"):
         outcomes = Outcomes(Store(store), [value for value in metrics.values() if value.source])
         chosen, older, unrunnable = choose_records(outcomes.store, asked, every_version=allow_mixed)
-        records = outcomes.completed(chosen, [metric, "ece"])
+        records = outcomes.complete(chosen, [metric, "ece"])
         options = Options(
             metric=metric,
             metrics=metrics,

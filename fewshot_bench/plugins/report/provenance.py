@@ -59,7 +59,9 @@ def provenance(table: Table, data: pd.DataFrame, audit: Audit) -> list[Grid]:
             "Known hazards to fairness, each with its answer",
             ("hazard", "what the records say"),
             [
-                text_row(f"{h.number}. {h.name}", h.text, css="finding" if h.open else "")
+                text_row(
+                    f"{h.number}. {h.name}", h.text, css="finding" if h.state == "open" else ""
+                )
                 for h in audit.hazards
             ],
         ),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_bench.api.dataset_overrides import data_of_target
+from fewshot_bench.api.dataset import data_of_target
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcome
 
