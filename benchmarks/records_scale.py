@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record, seal
+from fewshot_bench.api.record import Record, image_facts, seal
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import ImageFiles

@@ -16,6 +16,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.sources import (
     SIMPLE_TEMPLATES,
@@ -29,7 +31,7 @@ from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, numb
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
 from fsbench_datasets.split_lists import lines_of, shortened
-from fsbench_datasets.tar import Member, check_places, kept, members, read_member
+from fsbench_datasets.tar import Member, keep_index, members, read_member
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 WILD = re.compile(r"[*?\[]")
@@ -221,8 +223,7 @@ def _role(name: str, relative: Path) -> str:
     return UNSPLIT
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, array_like=True):
     """One labeled image of a shard; `label` is an integer or the class name itself."""
 
     key: str
@@ -242,7 +243,7 @@ Samples = tuple[Sample, ...]
 
 def shard_samples(name: str, shard: Path) -> Samples:
     """The samples in shard order; UsageError for a sample without one image and a valid label."""
-    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encode, _decode)
+    return keep_index(shard, tuple[Sample, ...], lambda: tuple(_read(name, shard)))
 
 
 def _read(name: str, shard: Path) -> Iterator[Sample]:
@@ -316,26 +317,6 @@ def _describe(name: str, where: str, shard: Path, member: Member | None) -> Mapp
             f"{name}: {where}: '{member.name}': expected an object with label or class"
         )
     return value
-
-
-def _encode(samples: Samples) -> Any:
-    return [
-        [s.key, s.extension, s.image.name, s.image.offset, s.image.size, s.label, s.classname]
-        for s in samples
-    ]
-
-
-def _decode(content: Any, end: int) -> Samples:
-    for row in content:
-        if [type(value) for value in row[:5]] != [str, str, str, int, int]:
-            raise ValueError("a value of another kind")
-        if type(row[5]) not in (int, str) or not isinstance(row[6], str | None):
-            raise ValueError("a label of another kind")
-    check_places([row[3] for row in content], [row[4] for row in content], end)
-    return tuple(
-        Sample(key, extension, Member(name, offset, size), label, classname)
-        for key, extension, name, offset, size, label, classname in content
-    )
 
 
 @dataclass(frozen=True)

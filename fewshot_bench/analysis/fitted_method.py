@@ -15,7 +15,7 @@ from typing import Any
 from fewshot_bench.api import method_code
 from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method import convert_value, hyperparameters
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.store.kept_models import ModelConfig
 from fewshot_bench.utils.errors import FsbenchError, StoreError, UsageError

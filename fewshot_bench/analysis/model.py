@@ -384,7 +384,7 @@ def _as_in_runs(
     """
     import torch
 
-    from fewshot_bench.images.features import accounted, open_views
+    from fewshot_bench.images.features import accounted
     from fewshot_bench.profiling.meter import Meter
 
     cudnn = torch.backends.cudnn
@@ -392,7 +392,7 @@ def _as_in_runs(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
     )
     meter = meter or Meter(backbone.device)
-    with torch.no_grad(), kernels, open_views(), accounted(features, meter):
+    with torch.no_grad(), kernels, accounted(features, meter):
         yield meter
 
 

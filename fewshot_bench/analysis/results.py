@@ -25,7 +25,7 @@ from fewshot_bench.analysis.filters import (
 )
 from fewshot_bench.analysis.sweep.panels import SweepOptions, select_swept
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS
-from fewshot_bench.api.method_files import short
+from fewshot_bench.api.method_code import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.spec import (

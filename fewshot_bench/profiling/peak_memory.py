@@ -23,7 +23,7 @@ class PeakMemory:
         self.megabytes = 0.0
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Measure the peak inside the context."""
         with idle_bytes(self._device) as idle:
             if self._device.type == "cuda":

@@ -19,7 +19,7 @@ from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.api.method import Classifier
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.runner.evaluate import plain_logits
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
@@ -43,7 +43,6 @@ def check_restored(fitted: Fitted, session: Session, incidents: Incidents) -> Ma
     """
     spec = fitted.cell.spec
     with ExitStack() as stack:
-        stack.enter_context(open_views())
         stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
         stack.enter_context(isolate(derive(seed_of(fitted.cell), "keep")))
         stack.enter_context(guard(f"{spec.method}.restore", incidents))

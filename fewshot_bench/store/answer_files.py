@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewshot_bench.api.metrics import Answers
+from fewshot_bench.api.options import KEPT_LOGITS
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.run_options import KEPT_LOGITS
 from fewshot_bench.utils.errors import StoreError, unknown
 from fewshot_bench.utils.files import Damaged, open_regular, read_regular
 from fewshot_bench.utils.processes import is_at_limit

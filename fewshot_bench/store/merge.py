@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.method_files import parts
+from fewshot_bench.api.method_code import parts
 from fewshot_bench.api.registry import KEPT_SPLITS
 from fewshot_bench.api.split_file import MAX_BYTES
 from fewshot_bench.splits.formats import read_split_file
-from fewshot_bench.splits.imported import FOLDER, checked, split_paths
+from fewshot_bench.splits.imported import FOLDER, read_imported, split_paths
 from fewshot_bench.store.answer_files import largest_gap
 from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.predictions import Queries
@@ -127,7 +127,7 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     call completes a merge that was stopped or killed.
     """
     for path in split_paths(source):
-        yield _copy_split(path, "picks", lambda path: checked(path).digest, destination, dry_run)
+        yield _copy_split(path, "picks", _digest_picks, destination, dry_run)
     for path in sorted((source / KEPT_SPLITS).glob("*.json")):
         yield _copy_split(path, "a split of own images", _digest_split, destination, dry_run)
     for file in over(list(record_files(Store(source).root)), f"records of {source}"):
@@ -165,6 +165,10 @@ def _copy_split(
         with _guard_writes(destination, target):
             write_whole(target, read_regular(path, MAX_BYTES))
     return Step(COPIED, path)
+
+
+def _digest_picks(path: Path) -> str:
+    return read_imported(path).digest
 
 
 def _digest_split(path: Path) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_bench.api.json_text import parse_json
-from fewshot_bench.api.record import SCHEMA, Record, unseal
+from fewshot_bench.api.record import SCHEMA, Record, parse_json, unseal
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import (
     LARGEST,

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.json_text import parse_json
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, seal, unseal
+from fewshot_bench.api.record import Record, parse_json, seal, unseal
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     ASKED,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
-from fewshot_bench.splits.imported import checked, split_paths
+from fewshot_bench.splits.imported import read_imported, split_paths
 from fewshot_bench.store import clean
 from fewshot_bench.store.answer_files import (
     FILE,
@@ -209,7 +209,7 @@ def verify(store: Store) -> Report:
     for path in split_paths(store.path):
         report.splits += 1
         try:
-            checked(path)
+            read_imported(path)
         except FsbenchError as error:
             report.add(DAMAGED, path, str(error))
     for kind, path in clean.list_leftovers(store):

@@ -23,7 +23,7 @@ from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
-from fewshot_bench.images.cache_file import SegmentWriter, open_segment
+from fewshot_bench.images.cache import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decode_or_explain, deep_problem
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder

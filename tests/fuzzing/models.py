@@ -15,7 +15,7 @@ from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
-from fewshot_bench.plugins.models.pictures import small
+from fewshot_bench.plugins.models.fitting import shrink
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.kept_models import (
@@ -71,7 +71,7 @@ def _keep_support(folder: Path) -> None:
     rng, width = np.random.default_rng(1), _TINY[0].embed_dim
     features = rng.normal(size=(6, width)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    pictures = tuple(small(picture(seed)) for seed in range(6))
+    pictures = tuple(shrink(picture(seed)) for seed in range(6))
     support = pack_support(Support(features, np.arange(6) % len(config.classnames), pictures))
     write_model(folder, config, tensors, (folder / CARD).read_text(), support)
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.formats import latex, markdown, tidy
 from fewshot_bench.api.options import is_given
+from fewshot_bench.api.spec import plain
 from fewshot_bench.cli.config import read_config, save_config
 from fewshot_bench.plugins.data.extract import UnsafeError, safe_path
 from fewshot_bench.splits.imported import safe_name
-from fewshot_bench.splits.pickled import Datum, Refused, plain
+from fewshot_bench.splits.pickled import Datum, Refused
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import leaves, printable
 

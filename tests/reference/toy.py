@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.fit import Context
 from fewshot_bench.utils.rng import isolate
 
 CPU = torch.device("cpu")
@@ -67,7 +67,10 @@ def random_backbone(precision: str = "fp32", **shape: Any) -> OpenClipBackbone:
     half, module = (0.5, 0.5, 0.5), random_clip(**shape)
     config = PreprocessCfg(size=module.visual.image_size, mean=half, std=half)
     transform = image_transform_v2(config, is_train=False)
-    return OpenClipBackbone("random", module, SimpleTokenizer(), transform, precision=precision)
+    return OpenClipBackbone("random", module, _tokenizer(), transform, precision=precision)
+
+
+_tokenizer = cache(SimpleTokenizer)
 
 
 @dataclass

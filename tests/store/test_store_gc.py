@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.engines.base import Settings, StoreSnapshot
-from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.distributed import Job
 from fewshot_bench.store import clean as store_gc
 from fewshot_bench.store.index_file import index_file
 from fewshot_bench.store.kept_models import model_folder

@@ -17,7 +17,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.fit import seed_of
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.testing.process_state import ProcessState
+from fewshot_bench.testing.observe import ProcessState
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.rng import derive, isolate
 from tests.helpers import cells, quick

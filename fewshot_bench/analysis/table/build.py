@@ -38,10 +38,9 @@ from fewshot_bench.analysis.table.groups import Names, table_groups
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import Answers, significance, variations
 from fewshot_bench.analysis.table.table import Cell, Group, Row, Scope, Seed, Table
-from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.image_facts import overlap_texts
+from fewshot_bench.api.dataset import SKIPPED
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, overlap_texts
 from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError
 

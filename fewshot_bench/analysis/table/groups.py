@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.analysis.filters import expand_datasets, place
 from fewshot_bench.analysis.frame import distinct
 from fewshot_bench.analysis.table.table import AVERAGE, Group, Row, Scope, Seed
-from fewshot_bench.api.method_files import aliases
+from fewshot_bench.api.method_code import aliases
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
