@@ -19,8 +19,7 @@ from pathlib import Path
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
-from fewshot_bench.store.index import Index
-from fewshot_bench.store.index_file import index_files
+from fewshot_bench.store.index import Index, index_files
 from fewshot_bench.store.kept_models import (
     list_unclaimed,
     model_folder,

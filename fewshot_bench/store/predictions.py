@@ -35,7 +35,7 @@ from fewshot_bench.api.metrics import (
 )
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import KEEP_ALL, Stored, has_logits, load
-from fewshot_bench.store.index_file import digest_of_text, open_index_file
+from fewshot_bench.store.index import digest_of_text, open_index_file
 from fewshot_bench.store.record_files import pack_stamp
 from fewshot_bench.store.store import Damage, Store
 from fewshot_bench.utils.errors import ContractError, StoreError

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, parse_json, seal, unseal
+from fewshot_bench.api.record import Record, seal
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     ASKED,
@@ -37,6 +37,7 @@ from fewshot_bench.store.index import Index
 from fewshot_bench.store.record_files import (
     RECORDS,
     Stamp,
+    parse_record,
     path_of,
     read_content,
     read_record,
@@ -229,8 +230,8 @@ class Store:
             if record.status != "done" or (row is not None and row.is_verified(logits)):
                 return record
             if self._logits_usable(record, stamp):
-                if row is not None:
-                    row.mark_verified(logits)
+                if row is not None and index is not None:
+                    index.mark_verified(row, logits)
                 return record
             if self.stamp(key) == stamp:
                 return None
@@ -291,7 +292,7 @@ class Store:
             row = index.find(file.key, file.stamp)
             if row is None:
                 try:
-                    row = index.add(file.key, file.stamp, read_record(file.path))
+                    row = index.add(file.key, file.stamp, read_record(file.location))
                 except FileNotFoundError:
                     continue
                 except (Damaged, StoreError) as error:
@@ -394,9 +395,8 @@ def find(name: str, store: Path) -> Kept:
             )
         path, folder = paths[0], store
     try:
-        content = read_content(path)
-        record = unseal(content, parse_json(content))
-    except (OSError, ValueError, StoreError, Damaged) as error:
+        record = parse_record(path, read_content(path))
+    except (OSError, StoreError, Damaged) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:

@@ -14,7 +14,7 @@ import pytest
 from fewshot_bench.api.metrics import METRICS, Metric, measured, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index_file import index_file
+from fewshot_bench.store.index import index_file
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError

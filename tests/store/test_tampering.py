@@ -17,7 +17,7 @@ import pytest
 
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index_file import index_file, index_files
+from fewshot_bench.store.index import index_file, index_files
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.predictions import Outcome, OutcomeCache, Outcomes
 from fewshot_bench.store.record_files import pack_stamp
@@ -169,13 +169,17 @@ def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     time.sleep(0.05)
     expected = list(store.records())
     with closing(sqlite3.connect(index_file(store.path))) as database:
-        whole = database.execute("select key, own from records").fetchall()
-        edited = [(text.replace(b'"top1":', b'"top1":1'), key) for key, text in whole]
-        sealed = [(store_index._seal(key, text[4:]), key) for text, key in edited]
-        for rows in (edited, sealed):
+        row = "key, stamp, numbers, facts, split, own"
+        whole = database.execute(f"select {row} from records").fetchall()
+        edited = [(*rest, own.replace(b'"top1":', b'"top1":1')) for *rest, own in whole]
+        sums = [(store_index._sum_of(content), content[0]) for content in edited]
+        for fitting in (False, True):
             with database:
-                database.executemany("update records set own = ? where key = ?", rows)
-            assert (list(Store(store.path).records()) == expected) == (rows is edited)
+                changed = [(content[-1], content[0]) for content in edited]
+                database.executemany("update records set own = ? where key = ?", changed)
+                if fitting:
+                    database.executemany("update records set sum = ? where key = ?", sums)
+            assert (list(Store(store.path).records()) == expected) == (not fitting)
     findings = [(f.kind, f.path) for f in verify(store).findings]
     assert findings == [(DAMAGED, index_file(store.path))] * 3
     index_file(store.path).unlink()
