@@ -166,7 +166,8 @@ def test_a_block_that_would_mix_is_refused_alone(tmp_path: Path) -> None:
     for seed in (1, 2):
         Store(store).write(compare_records.make("gda", seed=seed, val="none", revision=str(seed)))
     page = tmp_path / "page.html"
-    done = fsbench("report", "--store", store, "-O", page)
+    with without_figures():
+        done = fsbench("report", "--store", store, "-O", page)
     assert done.code == 0
     assert "warning: val none left out: records differ in revision of 'dtd'" in done.err
     text = Page(page.read_text(encoding="utf-8")).text
@@ -181,7 +182,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     wrong = fsbench("report", "--store", store, "--baseline", "cop", "-O", tmp_path / "r.html")
     assert wrong.code == 2
     assert "did you mean 'coop'" in wrong.err
-    nowhere = fsbench("report", "--store", store, "-O", tmp_path / "no" / "r.html")
+    with without_figures():
+        nowhere = fsbench("report", "--store", store, "-O", tmp_path / "no" / "r.html")
     assert nowhere.code == 2
     assert "choose another file with --output" in nowhere.err
 
@@ -320,9 +322,11 @@ def test_a_method_looks_the_same_beside_any_others(tmp_path: Path) -> None:
     methods = {"zero-shot": 0.4, "coop": 0.5, "mine.py:A": 0.6, "tip-adapter": 0.7, "maple": 0.8}
     store = store_of(tmp_path / "s", methods, ("dtd",), (1, 4))
     head = r'class="(s\d+)[^"]*"><th[^>]*><span[^>]*>(.)</span>([\w.:-]+)'
-    every = {name: (css, mark) for css, mark, name in re.findall(head, report(tmp_path, store))}
-    assert set(every) == set(methods)
-    page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
+    with without_figures():
+        page = report(tmp_path, store)
+        every = {name: (css, mark) for css, mark, name in re.findall(head, page)}
+        assert set(every) == set(methods)
+        page = report(tmp_path, store, "--method", "maple,mine.py:A,coop")
     for css, mark, name in re.findall(head, page):
         assert every[name] == (css, mark)
     for line in load(store).where(method=("coop", "maple")).curves().axes[0].get_lines():
@@ -349,7 +353,8 @@ def test_built_in_methods_look_different() -> None:
 
 
 def test_every_row_names_the_paper_of_its_method(tmp_path: Path) -> None:
-    html = report(tmp_path, store_of(tmp_path / "s", {"coop": 0.5, "my-own": 0.8}))
+    with without_figures():
+        html = report(tmp_path, store_of(tmp_path / "s", {"coop": 0.5, "my-own": 0.8}))
     row = html[html.index('<table id="leaderboard"') :].partition("</table>")[0]
     link = r'coop <span class="paper"><a href="https://[^"]*" title="Learning [^"]* \(IJCV 2022\)"'
     assert re.search(rf"{link} [^>]*>Zhou et al\. 2022</a>", row)

@@ -108,14 +108,8 @@ def _draw(metric: str, column: Cost, points: Sequence[Point]) -> Picture:
     canvas.tag(line, "front")
     for point in points:
         look = point.contestant.look
-        (mark,) = axes.plot(
-            *([point.cost], [point.value]),
-            color=look.sentinel,
-            marker=look.marker,
-            markersize=(8 if point.bold else 6.5) * look.scale,
-            markeredgewidth=0,
-        )
-        canvas.tag(mark, "curve", look.css)
+        size = (8 if point.bold else 6.5) * look.scale
+        canvas.plot(axes, [point.cost], [point.value], look, marker=look.marker, markersize=size)
     axes.margins(x=0.12, y=0.14)
     axes.set_xlabel(column.axis)
     axes.minorticks_off()
