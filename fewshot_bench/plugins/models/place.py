@@ -73,7 +73,7 @@ def put(
     try:
         for left in home.glob(f"{TEMPORARY}~*"):
             # A process that was killed between two moves has left earlier files in `old`.
-            if left.is_dir() and is_stale(left) and not sorted_entries(left / "old"):
+            if left.is_dir() and is_stale(left) and not list_entries(left / "old"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
             new.mkdir(parents=True)
