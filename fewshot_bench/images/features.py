@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -65,25 +64,21 @@ def _describe_preprocessing(backbone: Any) -> dict[str, Any]:
 
 
 def encode(source: ImageSource, batches: Iterator[Tensor], *, projected: bool = True) -> Tensor:
-    """Raw features (n, width) of batches of pixels, on the CPU."""
-    encode_image = source.backbone.encode_image
-    if not projected:
-        encode_image = partial(encode_image, projected=False)
-    return torch.cat([_encode_batch(encode_image, pixels).cpu() for pixels in batches])
+    """Raw features (n, width) of batches of pixels, on the CPU.
 
-
-def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """Features (b, width) whose rounding does not depend on the batch that an image is in.
-
-    Small matrix products use other kernels, so that a small batch is padded with repetitions; on an
-    accelerator, where more depends on the size, every incomplete batch is.
+    Their rounding does not depend on the batch that an image is in. Small matrix products use other
+    kernels, so that a small batch is padded with repetitions; on an accelerator, where more depends
+    on the size, every incomplete batch is.
     """
-    count = len(pixels)
-    least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
-    if count >= least:
-        return encode_image(pixels)
-    index = torch.arange(least, device=pixels.device) % count
-    return encode_image(pixels[index])[:count]
+    options = {} if projected else {"projected": False}
+    rows = []
+    for pixels in batches:
+        count = len(pixels)
+        least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
+        if count < least:
+            pixels = pixels[torch.arange(least, device=pixels.device) % count]
+        rows.append(source.backbone.encode_image(pixels, **options)[:count].cpu())
+    return torch.cat(rows)
 
 
 def pad_order(count: int) -> list[int]:
