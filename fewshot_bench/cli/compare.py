@@ -19,13 +19,13 @@ from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.formats.tidy import field
 from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
-from fewshot_bench.analysis.table.figure import draw, panels
+from fewshot_bench.analysis.table.figure import figure, panels, save
 from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
+    PATH,
     MetricName,
-    PathName,
     allow_mixed_option,
     filter_options,
     format_option,
@@ -54,7 +54,7 @@ from fewshot_bench.utils.text import counted, encodable, option_name
 if TYPE_CHECKING:
     from fewshot_bench.analysis.blocks import Block
     from fewshot_bench.analysis.comparison import Shown
-    from fewshot_bench.analysis.formats import Document
+    from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.table import Table
@@ -189,12 +189,13 @@ def write_figure(path: Path, table: Table, sweep: SweepOptions | None) -> None:
         from fewshot_bench.analysis.sweep.panels import sweep_of
 
         swept = sweep_of(table, sweep)
-        count, draw_it = len(swept.panels), partial(heat_map.draw, swept, suffix[1:])
+        count, draw = len(swept.panels), partial(heat_map.figure, swept)
     else:
-        count, draw_it = len(panels(table)), partial(draw, table, suffix[1:])
+        count, draw = len(panels(table)), partial(figure, table)
     if not count:
         raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
-    write_bytes(path, drawn(draw_it, suffix))
+    signature = table.signatures.get("", "")
+    write_bytes(path, drawn(lambda: save(draw(), suffix[1:], signature), suffix))
     click.echo(f"{path}: {counted(count, 'panel')}", err=True)
 
 
@@ -222,9 +223,6 @@ def read_sweep(asked: Mapping[str, Any]) -> SweepOptions | None:
 
 _TABLE = "table"
 _in_table = partial(option, panel=_TABLE)
-
-
-_FILE: Any = PathName(path_type=Path)
 
 
 @click.command(
@@ -275,13 +273,13 @@ _FILE: Any = PathName(path_type=Path)
 )
 @option(
     "--figure",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also draw curves over shots: .pdf, .svg, .png.",
 )
 @option(
     "--predictions",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also write all predictions per test image: .csv, .parquet.",
 )

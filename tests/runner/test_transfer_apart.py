@@ -23,13 +23,13 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import NotApplicableError
 from tests import plugin_transfer
-from tests.helpers import cells, record_files
+from tests.helpers import cells, install_methods, record_files
 
 
 @pytest.fixture
 def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("transferring")
-    plugin_transfer.install(folder)
+    install_methods(folder, plugin_transfer.MODULE, "plugin_transfer.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
