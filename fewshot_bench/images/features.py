@@ -97,14 +97,6 @@ def list_visits(order: Any, count: int) -> list[int]:
     return list(range(count)) if order is None else indices("batches: order", order, count)
 
 
-def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each batch with its part of the labels, which are in the order of the images."""
-    start = 0
-    for pixels in batches:
-        yield pixels, labels[start : start + len(pixels)].to(pixels.device)
-        start += len(pixels)
-
-
 def _check_augment(what: str, augment: Any) -> None:
     if not isinstance(augment, Augment):
         raise ContractError(f"{what}: augment is {augment!r}, expected Augment(...) or Augment()")
@@ -305,7 +297,15 @@ class ShotsView(ImageView):
             return pixels
         visits = [self._order[number] for number in list_visits(passed.get("order"), len(self))]
         chosen = self._source.labels[torch.tensor(visits, dtype=torch.int64)]
-        return labeled(pixels, send(chosen, self._source.backbone.device))
+        chosen = send(chosen, self._source.backbone.device)
+
+        def pair() -> Iterator[tuple[Tensor, Tensor]]:
+            start = 0
+            for batch in pixels:
+                yield batch, chosen[start : start + len(batch)].to(batch.device)
+                start += len(batch)
+
+        return pair()
 
     @property
     def labels(self) -> Tensor:
