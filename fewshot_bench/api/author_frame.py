@@ -15,7 +15,11 @@ _OURS = Path(__file__).parents[1].as_posix()
 _PYTHON = Path(sysconfig.get_path("stdlib")).as_posix()
 # Folders of installed packages and of Python itself, on this machine or another one.
 _INSTALLED = re.compile(r"/(?:(?:site|dist)-packages|lib/python3[.\d]*)(?=/)")
-_BUILT_IN = re.compile(r"/fsbench_(?:methods|datasets)/")
+# Files that are not an author's: of the harness, Python, built-in plug-ins, installed packages.
+_LIBRARY = re.compile(
+    rf"^(?:{re.escape(_OURS)}/|{re.escape(_PYTHON)}/|<)|/fsbench_(?:methods|datasets)/"
+    rf"|{_INSTALLED.pattern}"
+)
 
 
 def author_frame(trace: str, packages: Iterable[str]) -> str:
@@ -31,7 +35,7 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     frames += [frame for frame in matches if frame[2]]
     names = set(filter(None, packages))
     own = [frame for frame in frames if names & _modules(frame[0])]
-    own = own or [frame for frame in frames if not _is_library(frame[0])]
+    own = own or [frame for frame in frames if not _LIBRARY.search(PurePath(frame[0]).as_posix())]
     if not own:
         return ""
     file, line, _, function = own[-1]
@@ -99,9 +103,3 @@ def _modules(file: str) -> set[str]:
         return {PurePath(_OURS).name}
     roots = [match.end() for match in _INSTALLED.finditer(path.as_posix())]
     return {path.as_posix()[roots[-1] + 1 :].split("/")[0]} if roots else set(path.parts)
-
-
-def _is_library(file: str) -> bool:
-    path = PurePath(file).as_posix()
-    own = path.startswith((f"{_OURS}/", f"{_PYTHON}/")) or _BUILT_IN.search(path)
-    return bool(own) or path.startswith("<") or _INSTALLED.search(path) is not None

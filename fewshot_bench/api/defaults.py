@@ -63,13 +63,13 @@ def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
         return name
     if devices[0].partition(":")[0] == "cpu":
         return "fp32"
-    return "bf16" if here and all(map(_can_bf16, devices)) else "fp16"
-
-
-def _can_bf16(device: str) -> bool:
-    """True if the GPU has native bf16; older GPUs emulate it, slower than fp32."""
+    if not here:
+        return "fp16"
     import torch
 
-    index = device.partition(":")[2]
-    with torch.cuda.device(int(index)) if index else nullcontext():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    for index in (device.partition(":")[2] for device in devices):
+        with torch.cuda.device(int(index)) if index else nullcontext():
+            # Older GPUs emulate bf16, slower than fp32.
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                return "fp16"
+    return "bf16"

@@ -197,18 +197,18 @@ def parts(items: Iterable[Item]) -> Iterator[Part]:
 def group(items: Iterable[Item]) -> dict[int, Sequence[Item]]:
     """The items of each class, in order; labels in order of first appearance."""
     if isinstance(items, ItemList):
-        return items.once("by label", lambda: _group_runs(items))
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.label, []).append(item)
-    return dict(groups)
+        return items.once(
+            "by label",
+            lambda: {label: ItemList(r) for label, r in _group_by_label(items.runs).items()},
+        )
+    return dict(_group_by_label(items))
 
 
-def _group_runs(items: ItemList) -> dict[int, Sequence[Item]]:
-    groups: dict[int, list[Run]] = {}
-    for run in items.runs:
-        groups.setdefault(run.label, []).append(run)
-    return {label: ItemList(runs) for label, runs in groups.items()}
+def _group_by_label(parts: Iterable[Changed]) -> dict[int, list[Changed]]:
+    groups: dict[int, list[Changed]] = {}
+    for part in parts:
+        groups.setdefault(part.label, []).append(part)
+    return groups
 
 
 def label_counts(items: Iterable[Item]) -> Counter[int]:

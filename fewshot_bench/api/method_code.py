@@ -139,7 +139,7 @@ def _digest(root: Root) -> str:
     kept = _DIGESTS.get(root)
     if kept is not None and kept[0] == stamps:
         return kept[1]
-    text = "".join(f"{name}\0{_digest_of_file(path)}\n" for name, path in files)
+    text = "".join(f"{name}\0{_digest_file(path)}\n" for name, path in files)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else ""
     _DIGESTS[root] = stamps, digest
     return digest
@@ -230,7 +230,7 @@ def _stamp(path: str) -> Stamp:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
-def _digest_of_file(path: str) -> str:
+def _digest_file(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:

@@ -345,7 +345,10 @@ def digests_of_text(text: bytes) -> tuple[str, str]:
     Its own is the SHA-256 of what is before, without blanks between tokens. ValueError for another
     text.
     """
-    compact = compact_json(text)
+    try:
+        compact = msgspec.json.format(text, indent=-1)
+    except (msgspec.DecodeError, RecursionError):
+        compact = json.dumps(parse_json(text), separators=(",", ":")).encode()
     end = _OWN_DIGEST.search(compact, max(len(compact) - 90, 0))
     stated, covered = (end[1].decode(), end.start()) if end else ("None", len(compact) - 2)
     return stated, hashlib.sha256(compact[:covered]).hexdigest()
@@ -369,14 +372,6 @@ def encode_json(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
-
-
-def compact_json(text: bytes) -> bytes:
-    """A JSON text without blanks between its tokens; ValueError for anything else."""
-    try:
-        return msgspec.json.format(text, indent=-1)
-    except (msgspec.DecodeError, RecursionError):
-        return json.dumps(parse_json(text), separators=(",", ":")).encode()
 
 
 def _refuse_number(name: str) -> None:

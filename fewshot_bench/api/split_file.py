@@ -82,7 +82,9 @@ def _read_entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
     if not isinstance(entries, list):
         raise damaged(path, f"has {type(entries).__name__} under '{role}', expected a list")
     for number, entry in enumerate(entries):
-        if not _well_formed(entry):
+        kinds = [type(value) for value in entry] if isinstance(entry, list) else []
+        texts = entry[::2] if kinds == [str, int, str] else [""]
+        if not all(text and plain_text(text) for text in texts):
             raise damaged(path, f"has {shown(entry)} as entry {number} of '{role}'")
         relative, label, classname = entry
         if label < 0:
@@ -90,14 +92,6 @@ def _read_entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
         if leaves(relative):
             raise damaged(path, f"has the path '{relative}' ('{role}'), which leaves the folder")
         yield Item(relative, label, classname)
-
-
-def _well_formed(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and [type(value) for value in entry] == [str, int, str]
-        and all(part and plain_text(part) for part in (entry[0], entry[2]))
-    )
 
 
 def _check(path: Path, pools: Pools) -> None:

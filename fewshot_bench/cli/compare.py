@@ -24,8 +24,8 @@ from fewshot_bench.analysis.table.layouts import DEFAULT, LAYOUTS, lay_out
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import choose_records
 from fewshot_bench.cli.options import (
+    PATH,
     MetricName,
-    PathName,
     allow_mixed_option,
     filter_options,
     format_option,
@@ -225,9 +225,6 @@ _TABLE = "table"
 _in_table = partial(option, panel=_TABLE)
 
 
-_FILE: Any = PathName(path_type=Path)
-
-
 @click.command(
     "compare", cls=PanelCommand, short_help="Compare methods from the records of a store."
 )
@@ -276,13 +273,13 @@ _FILE: Any = PathName(path_type=Path)
 )
 @option(
     "--figure",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also draw curves over shots: .pdf, .svg, .png.",
 )
 @option(
     "--predictions",
-    type=_FILE,
+    type=PATH,
     metavar="FILE",
     help="Also write all predictions per test image: .csv, .parquet.",
 )

@@ -90,22 +90,19 @@ def decode(data: bytes) -> Image.Image:
     # Reading the pixels empties the list of tiles, which alone says how many bits they had.
     wide = WIDE.search(str(getattr(image, "tile", ())))
     image.load()
+    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3], 0)
+    if not wide or not colors:
+        return image
+    extrema: Any = image.getextrema()
+    highest = max(high for _, high in extrema[:colors])
     # Pillow rounds the colors of PPM, and cuts the lower 8 bits off others.
-    highest = _brightest(image) if wide else None
-    if wide and highest is not None and highest < BLACK + bool(wide["rounded"]):
+    if highest < BLACK + bool(wide["rounded"]):
         raise UnsuitableError(
             f"colors of 16 bits, none of them above {256 * highest + 255:,} of 65,535: they would "
             f"look {'white' if image.mode == 'CMYK' else 'black'}; scale it to 0 to 255 and "
             "convert it to 8 bits"
         )
     return image
-
-
-def _brightest(image: Image.Image) -> int | None:
-    """The largest value of the colors of an image in RGB, RGBA or CMYK; None in another mode."""
-    colors = {"RGB": 3, "CMY": 4}.get(image.mode[:3])
-    extrema: Any = image.getextrema()
-    return int(max(high for _, high in extrema[:colors])) if colors else None
 
 
 def decode_or_explain(data: bytes) -> Image.Image | str:
@@ -234,12 +231,15 @@ class DatasetDigests:
             self._known.update(new)
         if not new:
             return
+
+        def merge(before: bytes | None) -> bytes:
+            """The content of the cache with new records; those of decoded images win."""
+            records = _split(before)
+            new_ones = {k: v for k, v in new.items() if k not in records or v[SHA]}
+            return b"".join(key + packed for key, packed in (records | new_ones).items())
+
         try:
-            change(
-                *(DIGESTS, self._key, lambda before: _merge(before, new)),
-                title=self._name,
-                images=len(self._known),
-            )
+            change(DIGESTS, self._key, merge, title=self._name, images=len(self._known))
         except (OSError, RuntimeError) as error:
             self.problem = f"digests of images are not kept: {error}"
 
@@ -262,15 +262,6 @@ def is_racy(stamp: Stamp, taken: float) -> bool:
 def _key(item: Item, stamp: Stamp) -> bytes:
     text = f"{stamp.token}\0{stamp.size}\0{item.id}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=KEY).digest()
-
-
-def _merge(before: bytes | None, new: dict[bytes, bytes]) -> bytes:
-    """The content of the cache with new records; those of decoded images take precedence."""
-    records = _split(before)
-    for key, packed in new.items():
-        if key not in records or packed[SHA]:
-            records[key] = packed
-    return b"".join(key + packed for key, packed in records.items())
 
 
 def _split(content: bytes | None) -> dict[bytes, bytes]:

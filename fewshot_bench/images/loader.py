@@ -164,9 +164,12 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
-    def _ahead(self, jobs: Iterator[Callable[[], Loaded]]) -> Ahead[Loaded]:
+    def _load_ahead(
+        self, load: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]
+    ) -> Ahead[Loaded]:
         on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
-        return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
+        depth = (0 if on_cpu else DEPTH) if self._depth is None else self._depth
+        return Ahead((functools.partial(load, chunk) for chunk in chunks), depth)
 
     def allowed(self, augment: Augment) -> Augment:
         """The augmentation, without flips if a mirror image would show another class."""
@@ -228,7 +231,7 @@ class ImageSource:
         """uint8 (b, 3, h, w) of the published evaluation transform."""
         with tally.unbilled():
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
-        loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._evaluation_batch, chunks)
         try:
             for loaded in self._wait_for(loading, "evaluation", tally):
                 decoded = [i for i, price in enumerate(loaded.prices) if price is None]
@@ -331,7 +334,7 @@ class ImageSource:
         tally: ImageCost,
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
-        loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
+        loading = self._load_ahead(self._rgb_batch, chunks)
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:

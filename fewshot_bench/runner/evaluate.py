@@ -30,7 +30,7 @@ from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import LogitsObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.examination import adapt_classifier
+from fewshot_bench.runner.examiner import adapt_classifier
 from fewshot_bench.runner.fit import (
     MOST_PARTS,
     Fitted,
@@ -212,12 +212,12 @@ def _answer(
 
 def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
     """The method card; an error in it becomes an incident, since the result is already computed."""
+    spec = cell.spec
+    setting = (
+        FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
+    )
     try:
         card = card_of(cell.method)
-        spec = cell.spec
-        setting = (
-            FitSetting(spec.dataset, spec.shots, spec.classes != "all") if spec.published else None
-        )
         if card is None:
             return {}
         facts = card.to_dict(spec.overrides, setting)
@@ -227,7 +227,7 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
             facts["papers"] = entries_of(card.papers)
         return {"card": facts}
     except (Exception, SystemExit) as error:
-        incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
+        incidents.add("card", f"{spec.method}: {error}; the record holds no card")
         return {}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import ROLES, Keeping, Stamped
-from fewshot_bench.api.items import ItemList, Run, digest_of, label_counts, packed, parts
+from fewshot_bench.api.items import Run, digest_of, label_counts, packed, parts
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.api.task import Vocabulary
@@ -183,22 +183,14 @@ def _check_classnames(card: DatasetCard) -> None:
 
 def _find_duplicates(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
     """Ids that occur twice, with the roles of both places; compared folder by folder."""
-    if not any(isinstance(items, ItemList) for items in pools.values()):
-        # Packing tuples takes longer than comparing their ids, which already exist.
-        ids = [item.id for items in pools.values() for item in items]
-        if len(set(ids)) == len(ids):
-            return
     folders: dict[str, list[tuple[str, Run]]] = {}
     for role, items in pools.items():
         for run in packed(items).runs:
             folders.setdefault(run.folder, []).append((role, run))
     for folder, runs in folders.items():
-        listed = [(role, run.names.listed()) for role, run in runs]
-        if len({name for _, names in listed for name in names}) == sum(len(n) for _, n in listed):
-            continue
         first: dict[str, str] = {}
-        for role, names in listed:
-            for name in names:
+        for role, run in runs:
+            for name in run.names.listed():
                 if name in first:
                     yield folder + name, first[name], role
                 first.setdefault(name, role)

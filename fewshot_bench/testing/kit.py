@@ -61,7 +61,9 @@ class NamedCheck:
     def __call__(self, method: Any) -> None:
         """Run the check; CheckFailure (or an error of the method) if the rule is broken."""
         __tracebackhide__ = True
-        bench = _bench(method)
+        bench = next((bench for bench in _benches if bench.method is method), None)
+        if bench is None:
+            _benches.append(bench := Bench(method))
         try:
             with single_threaded():
                 self.function(bench)
@@ -77,14 +79,6 @@ def add_place(reason: str, where: str) -> str:
 
 # The benches of the last two methods, so that checks share fits.
 _benches: deque[Bench] = deque(maxlen=2)
-
-
-def _bench(method: Any) -> Bench:
-    for bench in _benches:
-        if bench.method is method:
-            return bench
-    _benches.append(Bench(method))
-    return _benches[-1]
 
 
 def all_checks() -> list[NamedCheck]:

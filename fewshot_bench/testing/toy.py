@@ -162,7 +162,10 @@ def _align(module: Any) -> None:
     visual = module.visual
     width, visual.proj = visual.proj.shape[0], None
     pooled = visual(pixels.float() / 127.5 - 1)
-    targets = _text_features(module)[labels]
+    toy = Vocabulary(CLASSNAMES, TEMPLATES)
+    tokens = [_tokenizer()(toy.prompts(template)) for template in TEMPLATES]
+    features = [F.normalize(module.encode_text(batch), dim=-1) for batch in tokens]
+    targets = F.normalize(torch.stack(features).mean(dim=0), dim=-1)[labels]
     gram = pooled.T @ pooled / len(pooled) + RIDGE * torch.eye(width)
     projection = torch.linalg.solve(gram, pooled.T @ targets / len(pooled))
     error = torch.randn(width, EMBED, generator=generator(0, "misalignment"))
@@ -170,11 +173,3 @@ def _align(module: Any) -> None:
     spread = pooled - pooled.mean(dim=0)
     varied = F.normalize(spread, dim=0).T @ F.normalize(spread, dim=0) / width
     visual.proj = torch.nn.Parameter(projection + scale * varied @ error)
-
-
-def _text_features(module: Any) -> Tensor:
-    """(classes, embed) unit features of the toy classes, averaged over the templates."""
-    toy = Vocabulary(CLASSNAMES, TEMPLATES)
-    tokens = [_tokenizer()(toy.prompts(template)) for template in TEMPLATES]
-    features = [F.normalize(module.encode_text(batch), dim=-1) for batch in tokens]
-    return F.normalize(torch.stack(features).mean(dim=0), dim=-1)

@@ -141,7 +141,7 @@ def test_logits_that_cannot_be_read_are_refused(prying: None, photos: Path, tmp_
     assert record.status == "failed"
     assert record.error is not None
     assert record.error["type"] == "ContractError"
-    assert "device 'meta'" in record.error["message"]
+    assert "meta tensor" in record.error["message"]
 
 
 def test_logits_of_other_kinds_are_refused_or_become_float32() -> None:
@@ -253,15 +253,18 @@ def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
 ) -> None:
     folder = tmp_path / "plugin"
     folder.mkdir()
-    helpers.install_methods(folder, "fsbench_both", "plugin_both.py")
+    module = "fsbench_prototype"
+    helpers.install_methods(folder, module, f"third_party_plugin/{module}")
+    points = folder / f"{module}-1.0.dist-info" / "entry_points.txt"
+    points.write_text(f"[fewshot_bench]\n{module} = {module}.plugin\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
     registry.cache_clear()
     try:
-        own, other = cells("both", "zero-shot", datasets=("bothdata",), limit=None)
-        apart = cells("both")[0]
-        assert label_process.list_needed_plugins([own]) == ["fsbench_both:fsbench_both"]
+        own, other = cells("prototype", "zero-shot", datasets=("blobs",), limit=None)
+        apart = cells("prototype")[0]
+        assert label_process.list_needed_plugins([own]) == [f"{module}:{module}"]
         records = run(tmp_path / "store", [own, other, apart])
         said = [done(record).environment.get("labels") for record in records]
         # Its code is among the labels of the other data set's cells as well.

@@ -80,7 +80,7 @@ requests = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_train_and_val_are_disjoint_and_come_from_their_pools(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -92,7 +92,7 @@ def test_train_and_val_are_disjoint_and_come_from_their_pools(
     assert split.test == pools["test"]
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_every_class_gives_its_shots(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -107,7 +107,7 @@ def test_every_class_gives_its_shots(
         assert short or len(set(items)) == shots
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
 def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -127,7 +127,7 @@ def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
         assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(**requests)
 def test_the_validation_policy_never_changes_train_picks(
     pools: Pools, protocol: str, shots: int, seed: int, val: str

@@ -72,7 +72,8 @@ def put(
     new, old = made / "new", made / "old"
     try:
         for left in home.glob(f"{TEMPORARY}~*"):
-            if left.is_dir() and is_stale(left):
+            # A process that was killed between two moves has left earlier files in `old`.
+            if left.is_dir() and is_stale(left) and not sorted_entries(left / "old"):
                 shutil.rmtree(left, ignore_errors=True)
         try:
             new.mkdir(parents=True)

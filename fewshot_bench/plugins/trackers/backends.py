@@ -21,7 +21,6 @@ from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.analysis.table.columns import number
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import per_class
-from fewshot_bench.plugins.trackers.plugin import MLFLOW_VARIABLE, WANDB_VARIABLE
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.text import printable
 
@@ -150,8 +149,8 @@ def wandb(cell: Contents, folder: Path) -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # An unreachable server must not delay the cells that follow: W&B waits for 90 s.
     os.environ.setdefault("WANDB_INIT_TIMEOUT", str(_ANSWER_SECONDS))
-    mode: Any = (not offline.is_on() and os.environ.get(WANDB_VARIABLE)) or "offline"
-    os.environ[WANDB_VARIABLE] = mode
+    mode: Any = (not offline.is_on() and os.environ.get("WANDB_MODE")) or "offline"
+    os.environ["WANDB_MODE"] = mode
     import wandb as library
 
     run = library.init(
@@ -186,7 +185,7 @@ def mlflow(cell: Contents, folder: Path) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(os.environ.get(MLFLOW_VARIABLE) or folder.absolute().as_uri())
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or folder.absolute().as_uri())
     experiment = _find_experiment(client, folder)
     run = client.create_run(experiment, run_name=cell.name)
     now = int(time.time() * 1000)
