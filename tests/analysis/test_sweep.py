@@ -163,16 +163,6 @@ def test_figures(tmp_path: Path) -> None:
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
 
 
-def test_csv_and_json(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(SMALL)[:-4])
-    table = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "csv").out
-    lines = list(csv.DictReader(io.StringIO(table)))
-    assert [line["option_rank"] for line in lines] == ["1", "2", "4"] * 2
-    assert [line["status"] for line in lines].count("missing") == 1
-    data = fsbench(*SWEEP, *SMALL, "--store", store, "--format", "json").out
-    assert json.loads(data)["meta"]["defaults"] == {"rank": 2, "matrices": "qkv"}
-
-
 def test_the_library_draws_the_same(tmp_path: Path) -> None:
     results = fb.load(save(tmp_path / "store", [*swept(SMALL), make("coop")]))
     values = {"rank": [1, 2, 4], "matrices": ["q", "qv"]}
