@@ -425,7 +425,7 @@ class RunSpec(_Derived):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values, in the order of the fields."""
-        values = {name: getattr(self, name) for name in _fields()}
+        values = {name: getattr(self, name) for name in RunSpec.__dataclass_fields__}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
@@ -491,12 +491,6 @@ class RunSpec(_Derived):
         """One line that names the cell."""
         label = method_label(method_code.short(self.method), self.overrides)
         return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
-
-
-@functools.cache
-def _fields() -> tuple[str, ...]:
-    """The field names, in order."""
-    return tuple(field.name for field in dataclasses.fields(RunSpec))
 
 
 # The conditions of a run by name, in the order in which tables show them.
