@@ -184,11 +184,11 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
     ("advanced", "call"): (
         _flag("force", "Compute done cells again."),
         _flag("retry_failed", "Compute failed cells again."),
-        _flag("keep_stale", "Keep results whose method's code or images have changed since."),
-        _flag("traceback", "Print whole tracebacks of cells that fail."),
+        _flag("keep_stale", "Keep results of code or images that have changed since."),
+        _flag("traceback", "Print whole tracebacks of failed cells."),
     ),
     ("advanced", "plan"): (
-        _flag("skip_damaged", "Go on without images that cannot be used."),
+        _flag("skip_damaged", "Go on without unusable images."),
         RunOption("keep_split", "word", _SPLIT, "store", words=("store", "data")),
     ),
     ("advanced", "engine"): (
@@ -202,7 +202,7 @@ _ROWS: Mapping[tuple[str, str], tuple[RunOption, ...]] = {
         RunOption("hang_after", "seconds", _HANG, metavar="SECONDS", least=1),
         RunOption("lease", "seconds", _LEASE, metavar="SECONDS", least=3),
         RunOption("feature_budget", "size", _BUDGET, metavar="SIZE"),
-        _flag("deterministic", "Equal bits in every run, also where that is slower."),
+        _flag("deterministic", "Equal bits in every run; may be slower."),
     ),
 }
 # Every option of a run by name, in the order of `fsbench run --help`.

@@ -341,7 +341,7 @@ class RunSpec(_Derived):
         "sampling protocol",
         registered=True,
         asked="fair",
-        option=f"{' (default), '.join(PRESETS)}, {{words}}.",
+        option=f"{' (default), '.join(PRESETS)}, {{words}}",
         short="proto",
     )
     val: str = condition(
@@ -368,7 +368,7 @@ class RunSpec(_Derived):
         TOY,
         "backbone",
         asked=AUTO,
-        option="Name or MODEL/TAG[@FILE] (default: ViT-B-16/openai; tiny for demo).",
+        option="Name, MODEL/TAG[@FILE] (default: ViT-B-16/openai; tiny for demo).",
     )
     precision: str = condition(
         "fp32",
