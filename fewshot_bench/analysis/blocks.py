@@ -150,6 +150,9 @@ def _parts(data: pd.DataFrame) -> Iterator[tuple[Key, pd.DataFrame]]:
 def _split(data: pd.DataFrame, names: Sequence[str]) -> Iterator[pd.DataFrame]:
     """The records by the values of some columns."""
     numbers, first = group(data, names)
+    if len(first) == 1:
+        yield data
+        return
     for number in range(len(first)):
         yield data.iloc[np.flatnonzero(numbers == number)].reset_index(drop=True)
 

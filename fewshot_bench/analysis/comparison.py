@@ -46,19 +46,17 @@ def compare(
     records: Sequence[Record],
     outcomes: Outcomes,
     options: Options,
-    metrics: Iterable[str],
     warn: Callable[[str], None],
 ) -> list[Made[Shown]]:
     """A table per set of conditions, and the records that it uses (without damaged logits).
 
-    metrics: names of the metrics to show, computed from logits for records that lack them. warn:
-    called for metrics that cannot be computed, plug-ins whose columns are left out, and sets of
-    conditions that have no table. UsageError when the records of all of these must not share a
+    Metrics of the options are computed from logits for records that lack them. warn: called for
+    metrics that cannot be computed, plug-ins whose columns are left out, and sets of conditions
+    that have no table. UsageError when the records of all of these must not share a
     table, DataMissingError if the logits of all are damaged.
     """
-    metrics = set(metrics)
-    completed = outcomes.completed(records, metrics)
-    for text in outcomes.lacking(completed, metrics):
+    completed = outcomes.completed(records, options.metrics)
+    for text in outcomes.lacking(completed, options.metrics):
         warn(text)
     columns = _plugin_columns(warn)
 

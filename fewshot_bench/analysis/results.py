@@ -383,7 +383,7 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [about for about in metrics.values() if about.source])
-        made = compare(records, outcomes, table_options, metrics, warnings.warn)
+        made = compare(records, outcomes, table_options, warnings.warn)
         _warn_of_damage(outcomes)
         return Comparison(made, layout, SweepOptions(values, each))
 

@@ -313,24 +313,22 @@ class Record:
     def from_dict(cls, values: Any) -> Record:
         """The inverse of `to_dict`; StoreError for an unexpected key or type."""
         check_kinds("record", values, RecordKinds, {"status": STATUSES, "schema": (SCHEMA,)})
-        return cls(
+        record = object.__new__(cls)
+        # As the constructor, which is slow for a frozen class.
+        record.__dict__.update(
+            {name: values[name] for name in (*OBJECTS, "status")},
             spec=RunSpec.from_dict(values["spec"]),
-            status=values["status"],
-            split=values["split"],
-            metrics=values["metrics"],
-            footprint=values["footprint"],
-            timings=values["timings"],
-            environment=values["environment"],
             notes=values.get("notes") or {},
             error=values.get("error"),
             incidents=tuple(values["incidents"]),
-            digests=values["digests"],
         )
+        return record
 
 
 def entry(values: Any, name: str, absent: Any = None) -> Any:
     """A value in nested objects by its dotted name; `absent` if there is none."""
-    if not isinstance(values, Mapping):
+    # Most are dictionaries, for which this is faster.
+    if type(values) is not dict and not isinstance(values, Mapping):
         return absent
     if name in values:
         return values[name]

@@ -369,7 +369,10 @@ def command(
         if swept is not None:
             chosen, undrawn = select_swept(chosen, swept)
             older += undrawn
-        metrics = find_metrics({metric, sort or "", *(columns or "").split(",")})
+        asked = {metric, sort or "", *((columns or "").replace(" ", "").split(","))}
+        metrics = find_metrics(asked)
+        if form not in ("csv", "json"):
+            metrics = {name: about for name, about in metrics.items() if name in asked}
         options = Options(
             metric=metric,
             metrics=metrics,
@@ -397,7 +400,7 @@ def command(
             made = map_blocks(chosen, options, _tables_only, warn)
             shown = document_of(made, partial(_classes, outcomes=outcomes, before=older))
         else:
-            made = compare(chosen, outcomes, options, _names_needed(form, options), warn)
+            made = compare(chosen, outcomes, options, warn)
             lay = partial(_document, form=form, layout=layout, paper=paper, swept=swept)
             shown = document_of(made, lay)
         text = paper.render(shown, form, output)
@@ -409,14 +412,6 @@ def command(
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
-
-
-def _names_needed(form: str, options: Options) -> set[str]:
-    """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
-    if form in ("csv", "json"):
-        return set(options.metrics)
-    asked = {name.strip() for name in (options.columns or "").split(",")}
-    return {options.metric, options.sort, *asked} & set(options.metrics)
 
 
 def _refuse_beside_classes(asked: Mapping[str, object]) -> None:

@@ -11,14 +11,14 @@ import itertools
 import operator
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, defstruct
+from msgspec import defstruct
 
 from fewshot_bench.api.json_text import encode_json, parse_json
 from fewshot_bench.api.record import Record, entry
@@ -127,7 +127,10 @@ class Index:
         self._texts: dict[bytes, bytes] = {}
         self._values: dict[bytes, Any] = {}
         self._digests: dict[bytes, bytes] = {}
-        # Fields of the row that was read last, and its whole text under the name "".
+        # Own texts by key and stamp: of all rows of the file, once many were asked for.
+        self._own_texts: dict[Head, bytes] | None = None
+        self._asked = 0
+        # Fields of the row that was read last.
         self._last: tuple[Head, dict[str, Any]] = (), {}
         self._found: set[str] = set()
         self._is_refused = False
@@ -255,21 +258,20 @@ class Index:
         """A field of a row's own text, without entries that others share."""
         last, values = self._last
         if last != head[:2]:
-            values = {}
+            (text,) = self._texts_of([head])
+            values = parse_json(text)
             self._last = head[:2], values
-        if field not in values:
-            text = values[""] = values.get("") or self._own_text(head)
-            values[field] = _reader(field, (), None)(text)
         return values[field]
 
-    def _own_texts(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Keys, stamps and own texts of all rows of the file, some at a time."""
-        sql = "select key, stamp, own from records where key between ? and ?"
-        for begin in "0123456789abcdef":
-            for key, stamp, sealed in self._database.read(sql, (begin, f"{begin}g")):
-                text = _unseal(key, sealed)
-                if text is not None:
-                    yield key, stamp, text
+    def _texts_of(self, heads: Sequence[Head]) -> list[bytes]:
+        """The own texts of rows; those of the file stay in memory once many were asked for."""
+        self._asked += len(heads)
+        if self._own_texts is None and 8 * self._asked > len(self._found):
+            rows = self._database.read("select key, stamp, own from records")
+            texts = {(key, stamp): _unseal(key, sealed) for key, stamp, sealed in rows}
+            self._own_texts = {head: text for head, text in texts.items() if text is not None}
+        texts_of_file = self._own_texts or {}
+        return [texts_of_file.get(head[:2]) or self._own_text(head) for head in heads]
 
     def _own_text(self, head: Head) -> bytes:
         key, stamp = head[:2]
@@ -288,7 +290,7 @@ class Index:
         shared = tuple(name for name in names if name not in of_own)
         if not of_own:
             return self._shared_lines(heads, field, shared, absent)
-        lines = self._own_lines(heads, field, tuple(of_own), absent)
+        lines = _read_lines(self._texts_of(heads), field, tuple(of_own), absent)
         if not shared:
             return lines
         others = self._shared_lines(heads, field, shared, absent)
@@ -306,16 +308,6 @@ class Index:
             value = value if field == "split" else value[field]
             lines[digest] = tuple(entry(value, name, absent) for name in names)
         return [lines[head[column]] for head in heads]
-
-    def _own_lines(
-        self, heads: Sequence[Head], field: str, names: Names, absent: Any
-    ) -> list[tuple[Any, ...]]:
-        read = _reader(field, names, absent)
-        lines = {}
-        if 8 * len(heads) > len(self._found):
-            lines = {(key, stamp): read(text) for key, stamp, text in self._own_texts()}
-        # Rows of other files, or of none.
-        return [lines.get(head[:2]) or read(self._own_text(head)) for head in heads]
 
     def read_file(self, head: Head) -> Record:
         """The record of a row from its file; StoreError if it is another one now."""
@@ -376,24 +368,39 @@ def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[:2]) <= time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-@functools.cache
-def _reader(field: str, names: Names, absent: Any) -> Callable[[bytes], Any]:
-    """A function that reads the named entries of a field, or all without names, and no others."""
-    firsts = dict.fromkeys([*names, *(name.partition(".")[0] for name in names)])
-    labels = {f"f{number}": name for number, name in enumerate(firsts)}
-    asked = defstruct("Asked", [(label, Any, UNSET) for label in labels], rename=labels)
-    kind = defstruct("Own", [("field", asked if names else Any)], rename={"field": field})
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind).decode
-
-    def read(text: bytes) -> Any:
+def _read_lines(
+    texts: Sequence[bytes], field: str, names: Names, absent: Any
+) -> list[tuple[Any, ...]]:
+    """The named entries of a field of each own text."""
+    dotted = [name.partition(".") for name in names if "." in name]
+    keys = (*names, *dict.fromkeys(first for first, _, _ in dotted if first not in names))
+    decoder = _decoder(field, keys, absent)
+    lines: list[tuple[Any, ...]] = []
+    for start in range(0, len(texts), MOST):
+        part = texts[start : start + MOST]
         try:
-            values = decode(text).field
+            rows = decoder.decode(b"[%b]" % b",".join(part))
         except msgspec.DecodeError:
-            values = parse_json(text)[field]
+            fields = (parse_json(text)[field] for text in part)
+            lines += (tuple(entry(values, name, absent) for name in keys) for values in fields)
         else:
-            if names:
-                items = ((name, getattr(values, label)) for label, name in labels.items())
-                values = {name: value for name, value in items if value is not UNSET}
-        return tuple(entry(values, name, absent) for name in names) if names else values
+            lines += (msgspec.structs.astuple(row.field) for row in rows)
+    if not dotted or not lines:
+        return lines
+    columns = dict(zip(keys, zip(*lines, strict=True), strict=True))
+    for first, _, inner in dotted:
+        name = f"{first}.{inner}"
+        columns[name] = tuple(
+            entry(values, inner, absent) if value is absent else value
+            for value, values in zip(columns[name], columns[first], strict=True)
+        )
+    return list(zip(*(columns[name] for name in names), strict=True))
 
-    return read
+
+@functools.cache
+def _decoder(field: str, keys: Names, absent: Any) -> msgspec.json.Decoder[list[Any]]:
+    """Reads the entries of a field of many own texts, and nothing else of them."""
+    labels = {f"f{number}": key for number, key in enumerate(keys)}
+    asked = defstruct("Asked", [(label, Any, absent) for label in labels], rename=labels)
+    own = defstruct("Own", [("field", asked)], rename={"field": field})
+    return msgspec.json.Decoder(list[own])  # type: ignore[valid-type]

@@ -38,15 +38,14 @@ class RecordFile(NamedTuple):
     key: stated by the file's name; empty if the file is in the wrong folder.
     """
 
-    folder: Path
-    name: str
+    location: str
     key: str
     stamp: Stamp | None
 
     @property
     def path(self) -> Path:
-        """The file."""
-        return self.folder / self.name
+        """The file, which thousands of listed records do not need."""
+        return Path(self.location)
 
 
 def record_files(root: Path) -> Iterator[RecordFile]:
@@ -55,14 +54,13 @@ def record_files(root: Path) -> Iterator[RecordFile]:
         with os.scandir(folder) as entries:
             records = sorted((entry.name, entry) for entry in entries if _is_record(entry.name))
         for name, entry in records:
-            key = name.removesuffix(".json")
-            key = key if folder.name == key[:2] else ""
+            key = name.removesuffix(".json") if name.startswith(folder.name) else ""
             try:
-                yield RecordFile(folder, name, key, stamp_of(entry.stat()))
+                yield RecordFile(entry.path, key, stamp_of(entry.stat()))
             except FileNotFoundError:
                 continue
             except OSError:
-                yield RecordFile(folder, name, key, None)
+                yield RecordFile(entry.path, key, None)
 
 
 def path_of(store: Path, key: str) -> Path:
@@ -92,13 +90,13 @@ def to_text(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
     return record, record.to_json().encode()
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path | str) -> Record:
     """Parse a record file; StoreError if a newer version wrote it, Damaged if it is invalid."""
     content = read_content(path)
     return record_of(path, parse_values(path, content), content)
 
 
-def read_content(path: Path) -> bytes:
+def read_content(path: Path | str) -> bytes:
     """The bytes of a record file; Damaged for more than LARGEST, StoreError if it is unreadable."""
     try:
         return read_regular(path, LARGEST)
@@ -112,7 +110,7 @@ def read_content(path: Path) -> bytes:
         ) from error
 
 
-def record_of(path: Path, values: Mapping[str, Any], content: bytes | None = None) -> Record:
+def record_of(path: Path | str, values: Mapping[str, Any], content: bytes | None = None) -> Record:
     """Build the record from a file's values; Damaged if they are invalid or of another key.
 
     content: the text of the file, to compare its digest with the one that it states.
@@ -129,7 +127,7 @@ def record_of(path: Path, values: Mapping[str, Any], content: bytes | None = Non
     return record
 
 
-def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
+def parse_values(path: Path | str, content: bytes) -> Mapping[str, Any]:
     """Parse the values of a record file; errors as in `read_record`."""
     try:
         values = parse_json(content)

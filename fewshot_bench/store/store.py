@@ -311,7 +311,7 @@ class Store:
 
     def _row_or_report(self, file: RecordFile, index: Index) -> Row | None:
         try:
-            record = read_record(file.path)
+            record = read_record(file.location)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:

@@ -89,8 +89,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     opened: list[Path] = []
     read = module.read_content
 
-    def counted(path: Path) -> bytes:
-        opened.append(path)
+    def counted(path: Path | str) -> bytes:
+        opened.append(Path(path))
         return read(path)
 
     monkeypatch.setattr(module, "read_content", counted)

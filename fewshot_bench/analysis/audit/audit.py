@@ -228,6 +228,6 @@ def _cells(audit: Audit) -> list[dict[str, Any]]:
 
 def _join_mapping(value: Any) -> Any:
     """Convert a mapping to a sorted list of `name=value`; return anything else unchanged."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [f"{name}={item}" for name, item in sorted(value.items())]
     return value

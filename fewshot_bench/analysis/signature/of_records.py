@@ -34,8 +34,10 @@ def boxes(points: Collection[Point]) -> list[Box]:
     whole = hull(points)
     if math.prod(map(len, whole)) == len(set(points)):
         return [whole]
-    single: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
-    return min((_merge(single, order) for order in _orders(len(whole))), key=len)
+    alone = {value: frozenset([value]) for value in set().union(*points)}
+    single: list[Box] = [tuple(map(alone.__getitem__, point)) for point in points]
+    firsts = [_merge(single, [axis]) for axis in range(len(whole))]
+    return min((_merge(firsts[first], rest) for first, *rest in _orders(len(whole))), key=len)
 
 
 def _orders(count: int) -> list[list[int]]:
@@ -47,11 +49,12 @@ def _orders(count: int) -> list[list[int]]:
 
 def _merge(parts: list[Box], order: Sequence[int]) -> list[Box]:
     for axis in order:
-        groups: dict[Box, frozenset[Any]] = {}
+        groups: defaultdict[Box, list[frozenset[Any]]] = defaultdict(list)
         for box in parts:
-            others = box[:axis] + box[axis + 1 :]
-            groups[others] = groups.get(others, frozenset()) | box[axis]
-        parts = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
+            groups[box[:axis] + box[axis + 1 :]].append(box[axis])
+        parts = [
+            (*key[:axis], frozenset().union(*values), *key[axis:]) for key, values in groups.items()
+        ]
     return parts
 
 

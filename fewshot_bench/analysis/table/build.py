@@ -126,7 +126,7 @@ def build(
         table,
         cells=_cells(table, by_row, _members(data, options.metrics), columns),
         row_extra=extra,
-        columns=check_columns(options.columns, {*options.metrics, *titles}),
+        columns=check_columns(options.columns, {*METRICS, *options.metrics, *titles}),
     )
     without = options.baseline if options.baseline in options.elsewhere else None
     if options.baseline and not without:
