@@ -20,8 +20,8 @@ from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.contrasts import Contrast, Ranking, Significance
 from fewshot_bench.analysis.table.layouts import full
+from fewshot_bench.analysis.table.significance import Contrast, Ranking, Significance
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store

@@ -22,13 +22,13 @@ from fewshot_bench.analysis.table.columns import (
     sort_rows,
     text_columns,
 )
-from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.grids import (
     COMMANDS,
     SCREENS,
     Block,
     close,
     difference_grid,
+    evidence,
     marks,
     most_common,
     value_grid,
