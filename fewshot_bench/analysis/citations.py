@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fewshot_bench.api import method_files
@@ -34,6 +34,14 @@ class Citations:
                     f"{kind} '{name}': another paper has the key '{key}'; its own is left out"
                 )
 
+    def add_names(self, datasets: Iterable[str], backbones: Iterable[str]) -> Citations:
+        """Add the papers of data sets and backbones; returns itself."""
+        for name in dict.fromkeys(datasets):
+            self.add("data set", name, entries_of(papers_of_dataset(name)))
+        for name in dict.fromkeys(backbones):
+            self.add("backbone", name, entries_of(papers_of_backbone(name)))
+        return self
+
     @property
     def text(self) -> str:
         """All entries, sorted by key."""
@@ -50,16 +58,10 @@ def of_records(records: Sequence[Record]) -> Citations:
     specs = [record.spec for record in records]
     citations = Citations()
     for name in sorted(stated):
-        citations.add(
-            "method",
-            method_files.short(name),
-            stated[name] or entries_of(papers_of_installed(name)),
-        )
-    for name in sorted({name for spec in specs for name in (spec.dataset, spec.target) if name}):
-        citations.add("data set", name, entries_of(papers_of_dataset(name)))
-    for name in sorted({spec.backbone for spec in specs}):
-        citations.add("backbone", name, entries_of(papers_of_backbone(name)))
-    return citations
+        papers = stated[name] or entries_of(papers_of_installed(name))
+        citations.add("method", method_files.short(name), papers)
+    used = {name for spec in specs for name in (spec.dataset, spec.target) if name}
+    return citations.add_names(sorted(used), sorted({spec.backbone for spec in specs}))
 
 
 def of_names(
@@ -67,15 +69,9 @@ def of_names(
 ) -> Citations:
     """What to cite for these names; PluginError or UsageError for a method that cannot be had."""
     citations = Citations()
-    readers: tuple[tuple[str, Iterable[str], Callable[[str], Sequence[Paper]]], ...] = (
-        ("method", methods, papers_of_method),
-        ("data set", datasets, papers_of_dataset),
-        ("backbone", backbones, papers_of_backbone),
-    )
-    for kind, names, read in readers:
-        for name in dict.fromkeys(names):
-            citations.add(kind, name, entries_of(read(name)))
-    return citations
+    for name in dict.fromkeys(methods):
+        citations.add("method", name, entries_of(papers_of_method(name)))
+    return citations.add_names(datasets, backbones)
 
 
 def papers_of_method(name: str) -> tuple[Paper, ...]:

@@ -25,12 +25,12 @@ import msgspec
 
 from fewshot_bench.analysis.comparison import frame
 from fewshot_bench.api import method_code
-from fewshot_bench.api.defaults import cuda_is_there
+from fewshot_bench.api.defaults import check_device, cuda_is_there
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, convert_value, hyperparameters
 from fewshot_bench.api.method_files import parts
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import EXIF, PRECISIONS
+from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.model_files import ModelConfig, read_model
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from fewshot_bench.api.backbone import LoadedBackbone
     from fewshot_bench.images.feature_cache import FeatureCache
+    from fewshot_bench.images.features import ImageView
     from fewshot_bench.images.loader import ImageSource
     from fewshot_bench.profiling.meter import Meter
 
@@ -174,21 +175,14 @@ class Model:
         if self.support is None:
             raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
         support, neighbors = torch.from_numpy(self.support.features), []
-        answers = self._answers(_as_list(images), BATCH, self._features_of)
-        for names, features, problems in answers:
+        names_of = [self.classnames[int(label)] for label in self.support.labels]
+        for names, features, problems in self._answers(_as_list(images), BATCH, self._features_of):
             _refuse(names, problems)
             best = (features @ support.T).topk(min(count, len(support)))
-            pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            neighbors += [self._neighbors(*pair) for pair in pairs]
+            for line in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                pairs = zip(*line, strict=True)
+                neighbors.append([Neighbor(names_of[i], value, i) for value, i in pairs])
         return neighbors
-
-    def _neighbors(self, values: Sequence[float], places: Sequence[int]) -> list[Neighbor]:
-        assert self.support is not None
-        labels = self.support.labels
-        return [
-            Neighbor(self.classnames[int(labels[index])], value, index)
-            for value, index in zip(values, places, strict=True)
-        ]
 
     def stream(
         self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
@@ -247,17 +241,14 @@ class Model:
         """(n, classes) float32 logits on the CPU; StoreError if the kept tensors do not fit."""
         import torch
 
-        from fewshot_bench.images.features import image_view, pad_order
-
         if not len(source):
             return torch.empty(0, len(self.classnames))
-        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
+        with self._view(source, meter) as (view, meter):
             # Copy the classifier, so that state left by one call does not affect the next one.
-            ask, order = copy.copy(self.classifier).logits, pad_order(len(source))
-            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+            ask = copy.copy(self.classifier).logits
             with _translate_errors(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
-        shape = (len(order), len(self.classnames))
+        shape = (len(view), len(self.classnames))
         if tuple(logits.shape) != shape:
             raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
         if not bool(logits.isfinite().all()):
@@ -268,14 +259,24 @@ class Model:
         """(n, width) float32 features of unit length on the CPU."""
         import torch
 
-        from fewshot_bench.images.features import image_view, pad_order
-
         if not len(source):
             return torch.empty(0, self.backbone.embed_dim)
-        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
-            order = pad_order(len(source))
-            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+        with self._view(source) as (view, _):
             return view.features[: len(source)].to("cpu", torch.float32)
+
+    @contextmanager
+    def _view(
+        self, source: ImageSource, meter: Meter | None = None
+    ) -> Iterator[tuple[ImageView, Meter]]:
+        """The images as a method sees them in a run, padded, and the meter of the work."""
+        from fewshot_bench.images.features import image_view, pad_order
+
+        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as used:
+            order = pad_order(len(source))
+            yield (
+                image_view(source, self._features, used, phase="encode_queries", order=order),
+                used,
+            )
 
     def __repr__(self) -> str:
         count = len(self.classnames)
@@ -314,7 +315,10 @@ def open_model(
     config, tensors = read_model(path)
     config = msgspec.structs.replace(config, precision=precision or config.precision)
     fitted = _build_method(path, config, method, warn)
-    backbone = _backbone(path, config, _device(device))
+    if device == AUTO:
+        device = "cuda" if cuda_is_there() else "cpu"
+    check_device(device, here=True)
+    backbone = _backbone(path, config, device)
     config = msgspec.structs.replace(config, backbone=backbone.name)
     from fewshot_bench.images.feature_cache import FeatureCache
 
@@ -429,20 +433,6 @@ def _error_line(error: BaseException) -> str:
     """An error in one line; errors of libraries and plug-ins with their type, cut short."""
     words = " ".join(str(error).split())
     return words if isinstance(error, FsbenchError) else f"{type(error).__name__}: {words:.160}"
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if cuda_is_there() else "cpu"
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
-        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if int(index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"device '{name}' is not on this machine; use cpu or auto")
-    return name
 
 
 def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:

@@ -246,9 +246,9 @@ class Results:
         if name == "method" and any(map(is_method_object, several(value))):
             return of_methods(records, several(value))
         if name in _LISTS:
-            return select(records, {name: words_of(value)}, {})
+            return select(records, {name: words_of(value)})
         if name in _CONDITIONS:
-            parts = [select(records, {}, {name: words_of(text)}) for text in several(value)]
+            parts = [select(records, {name: words_of(text)}) for text in several(value)]
             keys = {record.spec.key() for part in parts for record in part}
             return [record for record in records if record.spec.key() in keys]
         raise unknown("filter", name, (*_LISTS, *_CONDITIONS, *_OTHERS), "docs/python.md")

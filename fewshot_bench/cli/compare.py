@@ -439,8 +439,7 @@ def _tables_only(block: Block, options: Options) -> Shown:
 
 
 def _classes(shown: Shown, outcomes: Outcomes, before: Sequence[str]) -> Document:
-    from fewshot_bench.analysis.table.per_class import build_classes, document
+    from fewshot_bench.analysis.table.per_class import document
 
     table, records = shown
-    classes = build_classes(table, records, outcomes)
-    return document(classes, [note for note in before if note in table.notes])
+    return document(table, records, outcomes, [note for note in before if note in table.notes])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.cli.options import LISTED
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -26,22 +25,13 @@ def choose_records(
     Selects the newest version of every method, unless `--method NAME@VERSION` names another one;
     every_version: includes older versions.
     """
-    from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
+    from fewshot_bench.analysis.filters import Shown, current, newest, older_versions, select
 
     every = read_records(store)
-    records = matching(every, values)
+    records = select(every, values)
     if every_version:
         return Shown(records, (), older_versions(records, newest(every)))
     return current(every, records, values["method"])
-
-
-def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:
-    """The records that match the filters, in any version."""
-    from fewshot_bench.analysis.filters import select
-
-    names = {name: values[name] for name in LISTED}
-    conditions = {name: text for name, text in values.items() if name not in LISTED}
-    return select(records, names, conditions)
 
 
 def read_records(store: Store) -> Sequence[Record]:

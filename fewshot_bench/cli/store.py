@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.cli.filters import matching, read_records, refuse_file
+from fewshot_bench.cli.filters import read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, PathName, filter_options, store_option, yes_option
 from fewshot_bench.cli.output import confirm, refuse_kept, say
@@ -230,10 +230,12 @@ def _match(
     status: Sequence[str] | None,
     filters: dict[str, str | None],
 ) -> list[Record]:
+    from fewshot_bench.analysis.filters import select
+
     for name in status or ():
         if name not in STATUSES:
             raise unknown("status", name, STATUSES, "fsbench store rm --help")
-    records = matching(_with_keys(read_records(store), keys), filters)
+    records = select(_with_keys(read_records(store), keys), filters)
     records = [record for record in records if not status or record.status in status]
     if filters["weights"]:
         # Tables show cells without a result, which may come to have other weights.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.defaults import backbone_for, cuda_is_there, precision_for
+from fewshot_bench.api.defaults import backbone_for, check_device, cuda_is_there, precision_for
 from fewshot_bench.api.options import Option, is_given, values_of
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.run_options import RUN_OPTIONS, names_of
@@ -66,7 +66,8 @@ def settle(request: Request) -> Request:
     if devices == (AUTO,):
         devices = (_usual_device(request),)
     elif here:
-        _check_present(devices)
+        for name in devices:
+            check_device(name, here=True)
     precision = precision_for(request.precision, devices, here=here)
     return dataclasses.replace(request, backbone=backbone, devices=devices, precision=precision)
 
@@ -104,9 +105,7 @@ def _check_names(names: tuple[str, ...]) -> None:
     if names == (AUTO,):
         return
     for name in names:
-        kind, colon, index = name.partition(":")
-        if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
-            raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+        check_device(name, here=False)
     if len(set(names)) != len(names):
         raise UsageError(f"devices {','.join(names)}: one stands there twice")
     if len({name.partition(":")[0] for name in names}) > 1:
@@ -116,19 +115,6 @@ def _check_names(names: tuple[str, ...]) -> None:
         )
     if len(names) > 1 and "cuda" in names:
         raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
-
-
-def _check_present(names: tuple[str, ...]) -> None:
-    if names[0] == "cpu":
-        return
-    import torch
-
-    count = torch.cuda.device_count()
-    for name in names:
-        if int(name.partition(":")[2] or 0) >= count:
-            raise UsageError(
-                f"device '{name}': this machine has {count} CUDA devices; use --device cpu"
-            )
 
 
 def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:

@@ -65,7 +65,7 @@ def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
 
 def test_crossed_runs_are_chosen_by_support_set_then_training_seed(tmp_path: Path) -> None:
     fill_crossed(tmp_path, CROSSED)
-    found = select(list(Store(tmp_path).records()), {"seeds": "2,3/1"}, {})
+    found = select(list(Store(tmp_path).records()), {"seeds": "2,3/1"})
     assert {(one.spec.split_seed, one.spec.train_seed) for one in found} == {(2, 2), (3, 1)}
 
 
