@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fewshot_bench.analysis.comparison import frame
+from fewshot_bench.analysis.comparison import frame_rows
 from fewshot_bench.api import method_code
 from fewshot_bench.api.defaults import check_device, cuda_is_there
 from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
@@ -134,9 +134,9 @@ class Model:
         image.
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
-        head = frame([], columns(min(max(2, top), len(self.classnames))))
+        head = frame_rows([], columns(min(max(2, top), len(self.classnames))))
         rows = [prediction.row() for prediction in self._all(images, top, batch)]
-        return frame(rows) if rows else head
+        return frame_rows(rows) if rows else head
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU, of images as `predict` takes them."""

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame
+from fewshot_bench.analysis.comparison import Comparison, compare, find_metrics, frame_rows
 from fewshot_bench.analysis.filters import (
     is_method_object,
     of_methods,
@@ -310,7 +310,7 @@ class Results:
             warnings.warn(lack, stacklevel=2)
         _warn_of_damage(outcomes)
         heads = dict.fromkeys((*HEADS, *every))
-        return frame([_row(record, every) for record in records], list(heads))
+        return frame_rows([_row(record, every) for record in records], list(heads))
 
     def compare(
         self,

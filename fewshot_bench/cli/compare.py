@@ -53,8 +53,7 @@ from fewshot_bench.utils.errors import UsageError, require
 from fewshot_bench.utils.text import counted, encodable, option_name
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.blocks import Block
-    from fewshot_bench.analysis.comparison import Shown
+    from fewshot_bench.analysis.comparison import Block, Shown
     from fewshot_bench.analysis.formats import Document
     from fewshot_bench.analysis.sweep.panels import SweepOptions
     from fewshot_bench.analysis.table.build import Options
@@ -352,8 +351,13 @@ def command(
     --method coop,clip-lora --shots 1,16. Cells that do not exist are shown as missing, with the
     command that would run them.
     """
-    from fewshot_bench.analysis.blocks import document_of, map_blocks, the_only
-    from fewshot_bench.analysis.comparison import compare, find_metrics
+    from fewshot_bench.analysis.comparison import (
+        compare,
+        document_of,
+        find_metrics,
+        map_blocks,
+        the_only,
+    )
     from fewshot_bench.analysis.sweep.panels import select_swept
     from fewshot_bench.analysis.table.build import Options
 
