@@ -158,16 +158,6 @@ def test_one_test_image_has_no_variance(tmp_path: Path) -> None:
     assert "variance not split: one test image says" in " ".join(document["meta"]["notes"])
 
 
-@pytest.mark.parametrize(("runs", "mark"), [(CROSSED, True), (((1, 1), (2, 2), (3, 3)), False)])
-def test_cells_with_fewer_draws_than_runs_are_marked(
-    tmp_path: Path, runs: tuple[Run, ...], mark: bool
-) -> None:
-    fill_crossed(tmp_path, runs)
-    rows = compared(tmp_path)["rows"]
-    assert rows
-    assert all(("crossed seeds" in row["marks"]) == mark for row in rows)
-
-
 def crossed_values(
     rng: np.random.Generator, noise: Sequence[float], trains: int
 ) -> dict[Run, float]:

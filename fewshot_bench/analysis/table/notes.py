@@ -160,13 +160,13 @@ def _short(table: Table) -> Iterator[str]:
     val: dict[str, None] = {}
     imported = False
     for cell in _own_cells(table):
-        place, short = f"{cell.group.name}, {cell.shots}-shot", cell.short
+        task, short = f"{cell.group.name}, {cell.shots}-shot", cell.short
         imported |= bool(short.of) and cell.row.spec.protocol == IMPORTED
         if short.classes:
             least = f"the smallest gave {short.least}"
-            train[f"{place}: {short.classes} of {short.of} classes ({least})"] = None
+            train[f"{task}: {short.classes} of {short.of} classes ({least})"] = None
         if short.val:
-            val[f"{place}: {short.val} of {short.of} classes"] = None
+            val[f"{task}: {short.val} of {short.of} classes"] = None
     if train:
         why = "as imported or for want of more" if imported else "for want of more"
         yield f"fewer images than the shots, {why}: {_some(list(train), '; ')}"
